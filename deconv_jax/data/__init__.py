@@ -1,0 +1,1 @@
+"""Examples: where they come from, in which order, and what is done to them."""

@@ -1,0 +1,150 @@
+"""Where examples come from: TFDS by name, the sets embedded in the package, arrays in memory.
+
+A source is random access: `gather` takes example indices and returns a batch of numpy arrays, uint8
+images (batch, height, width, channels) and int32 labels. TFDS data is read as `array_record` through
+`as_data_source`, which keeps TensorFlow out of the training process; only *preparing* a set with an
+Image feature needs it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deconv_jax.errors import InputError, closest
+
+Batch = dict[str, np.ndarray]
+
+EMBEDDED = ("digits",)
+
+
+class Source(Protocol):
+    """A split of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The examples at `indices`, each feature stacked along a new first axis."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Examples held in memory: arrays with one row an example."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in self.arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise InputError(f"arrays of a source have one row an example; got lengths {lengths}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordSource:
+    """Examples decoded from TFDS records as they are asked for; images must share one shape."""
+
+    records: Any
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        examples = self.records.__getitems__([int(i) for i in indices])
+        shapes = {np.shape(example["image"]) for example in examples}
+        if len(shapes) > 1:
+            raise InputError(
+                f"images of one batch must share one shape; got {sorted(shapes)} (this data set "
+                "needs a resizing or cropping pipeline)"
+            )
+        batch = {"image": np.stack([example["image"] for example in examples])}
+        if "label" in examples[0]:
+            batch["label"] = np.array([example["label"] for example in examples], np.int32)
+        return batch
+
+
+def in_memory(source: Source) -> ArraySource:
+    """All of `source` decoded once; the same examples in the same order."""
+    if isinstance(source, ArraySource):
+        return source
+    return ArraySource(source.gather(np.arange(len(source))))
+
+
+def load(name: str, split: str, data_dir: str | None = None) -> RecordSource:
+    """Opens one split of a prepared TFDS data set; embedded sets are prepared on first use.
+
+    Args:
+      name: an embedded set ("digits") or the name of a TFDS data set ("mnist", "cifar10:3.0.2").
+      split: a TFDS split, e.g. "test" or "train[:55000]".
+      data_dir: the TFDS data directory; TFDS's own default (`$TFDS_DATA_DIR`, else
+        ~/tensorflow_datasets) if None.
+
+    Raises:
+      InputError: no such data set or split, or it is not prepared; says what to run.
+    """
+    if name in EMBEDDED:
+        prepare(name, data_dir)
+    builder = _builder(name, data_dir)
+    where = f" --data_dir {data_dir}" if data_dir else ""
+    if not builder.is_prepared():
+        raise InputError(
+            f"data set {name!r} is not prepared in {builder.data_dir}; run: "
+            f"deconv-jax prepare {name}{where}"
+        )
+    if builder.info.file_format.value != "array_record":
+        raise InputError(
+            f"data set {name!r} in {builder.data_dir} is stored as "
+            f"{builder.info.file_format.value}, which only TensorFlow reads; prepare it anew "
+            "elsewhere, with: deconv-jax prepare {name} --data_dir DIR"
+        )
+    try:
+        return RecordSource(builder.as_data_source(split))
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"data set {name!r} has no split {split!r}; it has {', '.join(builder.info.splits)}"
+        ) from error
+
+
+def prepare(name: str, data_dir: str | None = None) -> Path:
+    """Downloads (unless embedded) and prepares a TFDS data set as `array_record`.
+
+    Returns:
+      The folder it is in. A set that is already there is left as it is.
+
+    Raises:
+      InputError: no such data set, or TensorFlow, which the preparation needs, is missing.
+    """
+    builder = _builder(name, data_dir, file_format="array_record")
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare()
+        except ImportError as error:
+            raise InputError(
+                f"preparing {name!r} needs TensorFlow ({error}); install the extra with: "
+                "pip install 'deconv_jax[prepare]'"
+            ) from error
+    return Path(builder.data_dir)
+
+
+def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
+    import tensorflow_datasets as tfds
+
+    options["data_dir"] = str(Path(data_dir).expanduser()) if data_dir else None
+    if name == "digits":
+        from deconv_jax.data.embedded.digits import Digits
+
+        return Digits(**(options | {"file_format": "array_record"}))
+    try:
+        return tfds.builder(name, **options)
+    except tfds.core.DatasetNotFoundError as error:
+        known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+        base = name.split(":")[0].split("/")[0]
+        raise InputError(f"no data set {name!r}; {closest(base, known)}") from error

@@ -1,0 +1,345 @@
+"""An experiment as a value, and what can be done with one: train it, evaluate it.
+
+A workdir is self-describing: `config.json` there holds the whole experiment, defaults included, so
+everything after training needs the folder's path and nothing else.
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from deconv_jax import schema
+from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
+from deconv_jax.data.sources import Source, in_memory
+from deconv_jax.errors import InputError
+from deconv_jax.files import read_json, write_json
+from deconv_jax.models import MODELS
+from deconv_jax.tasks import TASKS
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.logging import METRICS, RunLog
+from deconv_jax.training.loop import Stream, Training, fit
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import Devices, wait_for_all
+from deconv_jax.training.state import Precision, TrainState
+from deconv_jax.training.task import Task
+
+CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
+PICTURED = 12
+"""Examples in a picture."""
+
+_CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS}
+_HANDED_DOWN = frozenset({"optimizer", "precision", "seed"})
+"""Task fields that are top-level keys of a config, since every task has them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A task on a data set, for so many steps.
+
+    Attributes:
+      task: what is learned; holds `optimizer`, `precision` and, if it draws random numbers, `seed`.
+      data: what from.
+      training: for how long.
+      seed: of the initial weights, the order of examples and the task's random numbers.
+    """
+
+    task: Task
+    data: Data
+    training: Training
+    optimizer: Optimizer
+    precision: Precision = "f32"
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":
+        """Builds an experiment of the keys task, data, training, optimizer, precision, seed.
+
+        Raises:
+          InputError: an unknown, missing or ill-typed key.
+        """
+        values = dict(config)
+        task_values = values.pop("task", None)
+        task_class, task_fields = schema.choose(TASKS, task_values, "config.task")
+        outer = schema.build(cls, {"optimizer": {}} | values, _CHOICES, task=None)
+        optimizer = outer.optimizer
+        if optimizer.decay_steps is None:
+            optimizer = dataclasses.replace(optimizer, decay_steps=outer.training.num_steps)
+        task = schema.build(
+            task_class,
+            task_fields,
+            _CHOICES,
+            "config.task",
+            optimizer=optimizer,
+            precision=outer.precision,
+            seed=outer.seed,
+        )
+        return dataclasses.replace(outer, task=task)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config that `from_dict` makes this of, defaults written out; JSON-able."""
+        values = schema.to_dict(self, _CHOICES, leave_out=frozenset({"task"}))
+        return {"task": schema.to_dict(self.task, _CHOICES, leave_out=_HANDED_DOWN)} | values
+
+
+def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """Trains an experiment, or continues it from the last checkpoint in `workdir`.
+
+    Leaves there checkpoints/, config.json, metrics.jsonl, tensorboard/, pictures/ and, once
+    finished, result.json.
+
+    Returns:
+      The content of result.json; if it was there before, nothing else is done.
+
+    Raises:
+      InputError: the config does not fit the data, the devices or what is in `workdir`; or the
+        disk is full; or the loss became NaN.
+      Interrupted: after SIGTERM or SIGINT, saved.
+    """
+    started = time.perf_counter()
+    config = experiment.to_dict()
+    writes = jax.process_index() == 0
+    _check_workdir(workdir, config)
+    if (workdir / RESULT).exists():
+        return read_json(workdir / RESULT)
+
+    training = experiment.training
+    devices = Devices.all(training.compiler)
+    devices.check_batch_size(training.batch_size)
+    sources = _sources(experiment.data)
+    stream = _stream(experiment, devices, sources)
+    state = _init(experiment, devices, sources["train"])
+    if writes:
+        write_json(workdir / CONFIG, config)
+    wait_for_all("config written")
+
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS,
+        monitor=experiment.task.monitor,
+        config=config,
+        report=lambda message: print(f"warning: {message}", file=sys.stderr),
+    )
+    log = None
+    try:
+        restored = checkpoints.restore(state, devices.replicated)
+        if restored is not None:
+            state = restored.state
+            stream.train.set_state(restored.data)
+        first_step = 0 if restored is None else restored.step
+        log = RunLog(
+            workdir,
+            first_step=first_step,
+            last_step=training.num_steps,
+            batch_size=training.batch_size,
+            writes=writes,
+        )
+        if restored is not None:
+            log.say(f"continuing from the checkpoint of step {first_step}")
+        state = fit(
+            experiment.task,
+            state,
+            stream,
+            training=training,
+            devices=devices,
+            checkpoints=checkpoints,
+            log=log,
+        )
+        metrics = _evaluate_split(experiment, devices, sources["test"], state)
+        log.evaluation(training.num_steps, "test", metrics)
+        result = {
+            "config": config,
+            "step": training.num_steps,
+            "metrics": {"test": metrics},
+            "baseline": {"test": experiment.task.baseline(sources["train"], sources["test"])},
+            "protocol": experiment.task.protocol,
+            "counts": {name: len(source) for name, source in sources.items()},
+            "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
+            "seed": experiment.seed,
+            "wall_time_s": round(time.perf_counter() - started, 2),
+            "resumed_at_step": first_step,
+            **provenance(),
+        }
+        if writes:
+            write_json(workdir / RESULT, result)
+        wait_for_all("result written")
+        return result
+    finally:
+        if log is not None:
+            log.close()
+        checkpoints.close()
+
+
+def evaluate(
+    workdir: Path,
+    *,
+    checkpoint: Literal["last", "best"] | int = "last",
+    split: Literal["train", "validation", "test"] = "test",
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """The measures of a trained model on a split.
+
+    Args:
+      workdir: of the run.
+      checkpoint: the last, the best on the validation split, or that of a step.
+      split: one of those the config names.
+      data_dir: where the data is now, if not where the run found it.
+
+    Returns:
+      {"step": of the checkpoint, "split": ..., "metrics": {...}}
+
+    Raises:
+      InputError: the workdir is none, or holds no such checkpoint.
+    """
+    experiment = open_workdir(workdir)
+    if data_dir is not None:
+        data = dataclasses.replace(experiment.data, data_dir=data_dir)
+        experiment = dataclasses.replace(experiment, data=data)
+    devices = Devices.all()
+    source = experiment.data.source(split)
+    like = _init(experiment, devices, source, abstract=True)
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
+    )
+    try:
+        step = checkpoints.best_step() if checkpoint == "best" else None
+        if isinstance(checkpoint, int):
+            step = checkpoint
+        restored = checkpoints.restore(like, devices.replicated, step)
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise InputError(f"{workdir} holds no checkpoint yet")
+    metrics = _evaluate_split(experiment, devices, source, restored.state)
+    return {"step": restored.step, "split": split, "metrics": metrics}
+
+
+def open_workdir(workdir: Path) -> Experiment:
+    """The experiment that a workdir was trained with."""
+    if not (workdir / CONFIG).is_file():
+        raise InputError(f"{workdir} is not the workdir of a run: it has no {CONFIG}")
+    return Experiment.from_dict(read_json(workdir / CONFIG))
+
+
+def provenance() -> dict[str, Any]:
+    """What else a figure depends on: commit, versions, devices, platform, time."""
+    root = Path(__file__).parent.parent
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    commit = _git(root, "rev-parse", "HEAD")
+    return {
+        "commit": commit,
+        "uncommitted_changes": None if commit is None else bool(_git(root, "status", "--porcelain")),
+        "versions": {"python": platform.python_version()}
+        | {"deconv_jax": importlib.metadata.version("deconv_jax")}
+        | {name: importlib.metadata.version(name) for name in packages},
+        "device": {
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+            "platform": platform.platform(terse=True),
+        },
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
+    """Refuses a workdir that is of another experiment, or is something else."""
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir} is not a folder")
+    if not (workdir / CONFIG).exists():
+        if (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists():
+            raise InputError(f"workdir {workdir} holds a run without its {CONFIG}; use another")
+        return
+    changes = list(schema.differences(read_json(workdir / CONFIG), config))
+    if changes:
+        raise InputError(
+            f"workdir {workdir} belongs to a run with another config; use another workdir, or "
+            "undo:\n  " + "\n  ".join(changes)
+        )
+
+
+def _sources(data: Data) -> dict[str, Source]:
+    """All splits; the first process comes first, since it may have to prepare an embedded set."""
+    if jax.process_index() != 0:
+        wait_for_all("data prepared")
+    sources = {split: data.source(split) for split in ("train", "validation", "test")}
+    if jax.process_index() == 0:
+        wait_for_all("data prepared")
+    return sources
+
+
+def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Source]) -> Stream:
+    data, training = experiment.data, experiment.training
+    on_device = data.cache == "device"
+    batches = training_iterator(
+        sources["train"],
+        batch_size=training.batch_size,
+        batches=training.num_steps,
+        seed=experiment.seed,
+        indices_only=on_device,
+        workers=data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    train = Prefetched(
+        batches, devices.put_batches, group=training.steps_per_call, depth=data.prefetch
+    )
+    cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
+    validation = sources["validation"]
+    first = validation.gather(np.arange(min(PICTURED, len(validation))))
+    return Stream(
+        train=train,
+        cached=cached,
+        validation=lambda: _evaluation(experiment, devices, validation),
+        examples=devices.replicate(first),
+    )
+
+
+def _evaluation(
+    experiment: Experiment, devices: Devices, source: Source
+) -> Iterator[dict[str, jax.Array]]:
+    training = experiment.training
+    wanted = training.eval_batch_size or training.batch_size
+    batches = evaluation_batches(
+        source,
+        # Filling is masked out, so any number of devices will do.
+        batch_size=-(-wanted // devices.mesh.size) * devices.mesh.size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return map(devices.put_batch, batches)
+
+
+def _evaluate_split(
+    experiment: Experiment, devices: Devices, source: Source, state: TrainState
+) -> dict[str, float]:
+    return experiment.task.evaluate(state, _evaluation(experiment, devices, source))
+
+
+def _init(
+    experiment: Experiment, devices: Devices, source: Source, *, abstract: bool = False
+) -> TrainState:
+    example = source.gather(np.zeros(1, np.int64)) | {"index": np.zeros(1, np.int32)}
+
+    def init(key: jax.Array) -> TrainState:
+        return experiment.task.init(key, example)
+
+    key = jax.random.key(experiment.seed)
+    return jax.eval_shape(init, key) if abstract else devices.init(init, key)

@@ -1,0 +1,57 @@
+"""Files that are either whole or not there: written under a temporary name, then renamed."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deconv_jax.errors import InputError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Creates or replaces `path` with what `write` puts into the file it is given.
+
+    Raises:
+      InputError: the file cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      InputError: it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def cannot_write(path: Path, error: Exception) -> InputError:
+    """The error to show a person when `path` could not be written."""
+    full = isinstance(error, OSError) and error.errno in _DISK_FULL
+    hint = " (free some space and run the same command again)" if full else ""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(f"cannot write {path}: {reason}{hint}")

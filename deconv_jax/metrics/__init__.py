@@ -1,0 +1,1 @@
+"""Measures, exact over a masked, sharded evaluation set."""

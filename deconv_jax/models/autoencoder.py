@@ -1,0 +1,138 @@
+"""Symmetric convolutional autoencoder: encode with strided convolutions, decode with their adjoints.
+
+Each encoder stage halves the image with `Conv`, each decoder stage doubles it with `ConvTranspose`
+of the same kernel size and stride, so the decoder's layers are the transposes of the encoder's in
+reverse order (with weights of their own). After Masci et al., "Stacked convolutional auto-encoders
+for hierarchical feature extraction", ICANN 2011, with strides in place of pooling as in
+arXiv:1412.6806. The decoder ends in a sigmoid: images are in [0, 1] on both sides.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from deconv_jax.errors import InputError
+from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose, Norm, NormName, activation
+
+
+class Autoencoder(nn.Module):
+    """Convolutional autoencoder with a vector or a map for a code.
+
+    Attributes:
+      image_shape: (height, width, channels) of the images; both sizes divisible by the total
+        stride, `stride ** len(features)`.
+      features: channels of each encoder stage; the decoder mirrors them.
+      latent: "vector" (a dense layer to `latent_dim` numbers an image) or "map" (a 1x1
+        convolution to `latent_dim` channels at 1 / total stride of the resolution; any image size
+        divisible by it is accepted then).
+      latent_dim: numbers in the code vector, or channels of the code map.
+      kernel_size, stride: of every stage, pixels.
+      norm, activation: by name, see `layers`.
+      remat: recompute each stage in the backward pass instead of storing its activations.
+    """
+
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    features: tuple[int, ...] = (32, 64)
+    latent: Literal["vector", "map"] = "vector"
+    latent_dim: int = 32
+    kernel_size: int = 4
+    stride: int = 2
+    norm: NormName = "batch"
+    activation: str = "relu"
+    remat: bool = False
+
+    def setup(self) -> None:
+        total = self.stride ** len(self.features)
+        height, width, channels = self.image_shape
+        if height % total or width % total:
+            raise InputError(
+                f"images of {height}x{width} pixels do not fit this autoencoder: both sides must "
+                f"be divisible by its total stride {total} ({self.stride}^{len(self.features)})"
+            )
+        down, up = (nn.remat(s, static_argnums=(2,)) if self.remat else s for s in (_Down, _Up))
+        sizes = {"kernel_size": self.kernel_size, "stride": self.stride}
+        style = sizes | {"norm": self.norm, "activation": self.activation}
+        self.down = [down(f, **style) for f in self.features]
+        if self.latent == "vector":
+            base = (height // total, width // total, self.features[-1])
+            self.to_code = nn.Dense(self.latent_dim)
+            self.from_code = nn.Dense(base[0] * base[1] * base[2])
+            self.base = base
+        else:
+            self.to_code = Conv(self.latent_dim, kernel_size=1)
+            self.from_code = Conv(self.features[-1], kernel_size=1)
+        self.up = [up(f, **style) for f in self.features[-2::-1]]
+        self.to_image = ConvTranspose(channels, **sizes)
+
+    def encode(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch *code"]:
+        """Images in [0, 1] to codes: (batch, latent_dim), or a map with `latent_dim` channels."""
+        total = self.stride ** len(self.features)
+        expected = self.image_shape
+        fits = images.shape[1:] == expected
+        if self.latent == "map":
+            fits = images.shape[-1] == expected[-1] and not any(
+                n % total for n in images.shape[1:3]
+            )
+        if not fits:
+            raise InputError(
+                f"this autoencoder takes images of shape {expected}"
+                + (f" or other sizes divisible by {total}" if self.latent == "map" else "")
+                + f"; got {images.shape[1:]} (set task.model.image_shape)"
+            )
+        x = images
+        for stage in self.down:
+            x = stage(x, train)
+        return self.to_code(x.reshape(x.shape[0], -1) if self.latent == "vector" else x)
+
+    def decode(
+        self, code: Float[Array, "batch *code"], train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Codes to images in [0, 1]."""
+        x = self.from_code(code)
+        if self.latent == "vector":
+            x = x.reshape(x.shape[0], *self.base)
+        x = activation(self.activation)(x)
+        for stage in self.up:
+            x = stage(x, train)
+        return jax.nn.sigmoid(self.to_image(x))
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Images in [0, 1] to their reconstructions in [0, 1]."""
+        return self.decode(self.encode(images, train), train)
+
+
+class _Stage(nn.Module):
+    """A strided layer, its normalisation and activation; the subclass says which layer."""
+
+    features: int
+    kernel_size: int
+    stride: int
+    norm: NormName
+    activation: str
+
+    layer = Conv
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = self.layer(
+            self.features,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            use_bias=self.norm == "none",
+            gain=RELU_GAIN,
+        )(x)
+        return activation(self.activation)(Norm(self.norm, train=train)(x))
+
+
+class _Down(_Stage):
+    layer = Conv
+
+
+class _Up(_Stage):
+    layer = ConvTranspose

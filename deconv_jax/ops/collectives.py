@@ -1,0 +1,26 @@
+"""Averages over the data-parallel axis for steps that are compiled once per device.
+
+Under `jax.jit` a step sees the global batch and needs none of this; under `jax.pmap` it sees one
+device's share. Asking whether the axis is bound lets one step be compiled both ways.
+"""
+
+from typing import Any
+
+import jax
+
+DATA_AXIS = "data"
+
+
+def bound_data_axis() -> str | None:
+    """`DATA_AXIS` while tracing under `pmap` over it, else None."""
+    try:
+        jax.lax.axis_size(DATA_AXIS)
+    except NameError:
+        return None
+    return DATA_AXIS
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """The mean of each leaf over the devices of `pmap`; the tree itself under `jit`."""
+    axis = bound_data_axis()
+    return tree if axis is None else jax.lax.pmean(tree, axis)

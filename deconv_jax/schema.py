@@ -1,0 +1,138 @@
+"""Nested dicts to frozen dataclasses and back, with errors that name the key and the nearest one.
+
+The fields of the dataclasses are the schema: there is no other list of valid keys. A field whose
+annotation is a key of `choices` (a base class or protocol) takes a dict with a "name" that picks
+the class, and that class's own fields beside it.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+import flax.linen as nn
+
+from deconv_jax.errors import InputError, closest
+
+Choices = Mapping[Any, Mapping[str, type]]
+
+
+def build(cls: type, values: Any, choices: Choices, path: str = "config", **given: Any) -> Any:
+    """Makes a `cls` of a dict.
+
+    Args:
+      cls: a dataclass.
+      values: its fields; nested dataclasses as dicts.
+      choices: annotation -> name -> class, for fields whose class the dict names.
+      path: what to call `values` in an error.
+      given: fields that are not the dict's to set; those that `cls` lacks are ignored.
+
+    Raises:
+      InputError: an unknown, missing or ill-typed key.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path} must be a group of settings; got {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in _fields(cls)}
+    given = {name: value for name, value in given.items() if name in fields}
+    free = [name for name in fields if name not in given]
+    for key in values:
+        if key not in free:
+            raise InputError(f"unknown key {path}.{key}; {closest(str(key), free)}")
+    for name in free:
+        field = fields[name]
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in values:
+            raise InputError(f"{path}.{name} is missing")
+    made = {k: _value(hints[k], v, choices, f"{path}.{k}") for k, v in values.items()}
+    return cls(**made, **given)
+
+
+def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, dict[str, Any]]:
+    """The class that `values["name"]` picks from `options`, and the other values."""
+    if not isinstance(values, Mapping) or "name" not in values:
+        raise InputError(f"{path}.name is missing; {closest('', options)}")
+    rest = dict(values)
+    name = rest.pop("name")
+    if name not in options:
+        raise InputError(f"{path}.name: no {name!r}; {closest(str(name), options)}")
+    return options[name], rest
+
+
+def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset()) -> Any:
+    """The dict that `build` makes `value` of, defaults written out; tuples become lists."""
+    if isinstance(value, tuple):
+        return [to_dict(v, choices) for v in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = {c: name for options in choices.values() for name, c in options.items()}
+    named = {"name": names[type(value)]} if type(value) in names else {}
+    return named | {
+        field.name: to_dict(getattr(value, field.name), choices)
+        for field in _fields(type(value))
+        if field.name not in leave_out
+    }
+
+
+def differences(old: Any, new: Any, path: str = "config") -> Iterator[str]:
+    """A line "path: old -> new" for every place where two nested dicts differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}")
+    elif old != new:
+        yield f"{path}: {old!r} -> {new!r}"
+
+
+def _fields(cls: type) -> list[Any]:
+    hidden = ("parent", "name") if issubclass(cls, nn.Module) else ()
+    return [f for f in dataclasses.fields(cls) if f.init and f.name not in hidden]
+
+
+def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
+    if hint in choices:
+        cls, rest = choose(choices[hint], value, path)
+        return build(cls, rest, choices, path)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, choices, path)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(arguments, value, choices, path)
+    if origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise InputError(
+                f"{path} must be one of {', '.join(map(repr, arguments))}; got {value!r}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{path} must be a sequence; got {value!r}")
+        if arguments[-1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(arguments) != len(value):
+            raise InputError(f"{path} must have {len(arguments)} entries; got {value!r}")
+        entries = zip(arguments, value, strict=True)
+        return tuple(_value(h, v, choices, f"{path}[{i}]") for i, (h, v) in enumerate(entries))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is type(None):
+        hint = types.NoneType
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(
+            f"{path} must be {hint.__name__}; got {value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def _union(hints: tuple[Any, ...], value: Any, choices: Choices, path: str) -> Any:
+    errors = []
+    for hint in hints:
+        try:
+            return _value(hint, value, choices, path)
+        except InputError as error:
+            errors.append(str(error))
+    wanted = " or ".join("None" if h is type(None) else getattr(h, "__name__", str(h))
+                         for h in hints)
+    raise InputError(f"{path} must be {wanted}; got {value!r}")

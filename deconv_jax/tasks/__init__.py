@@ -1,0 +1,11 @@
+"""What one experiment family learns, by the name a config gives in `task.name`."""
+
+from deconv_jax.tasks.autoencoding import Autoencoding
+from deconv_jax.tasks.recognition import Recognition
+
+TASKS = {
+    "autoencoding": Autoencoding,
+    "recognition": Recognition,
+}
+
+__all__ = ["TASKS", "Autoencoding", "Recognition"]

@@ -1,0 +1,1 @@
+"""One loop for every task: protocol, state, devices, checkpoints, logs."""

@@ -1,0 +1,179 @@
+"""What a run tells: a progress bar or plain lines, metrics.jsonl, TensorBoard events, pictures.
+
+Only the first process writes. A run that resumes drops the records after the checkpoint it resumes
+from, so that metrics.jsonl reads like that of a run never stopped.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from deconv_jax.errors import InputError
+from deconv_jax.files import cannot_write, write_atomically
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """The log of one run in its workdir."""
+
+    def __init__(
+        self, workdir: Path, *, first_step: int, last_step: int, batch_size: int, writes: bool
+    ):
+        """Opens the log at `first_step`; where not `writes`, every method does nothing."""
+        self._writes, self._batch_size = writes, batch_size
+        if not writes:
+            return
+        from tensorboardX import SummaryWriter  # Slow to import, and only one process needs it.
+
+        self._path = workdir / METRICS
+        self._started = self._last_time = time.perf_counter()
+        self._last_step = first_step
+        _drop_records_after(self._path, first_step)
+        try:
+            self._file = self._path.open("a", buffering=1)
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        self._pictures = workdir / "pictures"
+        self._bar = tqdm(
+            total=last_step,
+            initial=first_step,
+            unit="step",
+            desc="train",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def train(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records the scalars of a training step, with images/s since the last record."""
+        if not self._writes:
+            return
+        now = time.perf_counter()
+        rate = (step - self._last_step) * self._batch_size / (now - self._last_time)
+        self._last_step, self._last_time = step, now
+        self._record(step, "train", scalars | {"images_per_second": rate})
+        if self._bar.disable:
+            remaining = (self._bar.total - step) * self._batch_size / rate
+            self.say(
+                f"step {step}/{self._bar.total}  loss {scalars['loss']:.5f}  "
+                f"{rate:,.0f} images/s  ETA {tqdm.format_interval(remaining)}"
+            )
+        else:
+            self._bar.set_postfix_str(f"loss {scalars['loss']:.5f}, {rate:,.0f} images/s")
+            self._bar.update(step - self._bar.n)
+
+    def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Records the measures of a whole split."""
+        if not self._writes:
+            return
+        self._record(step, split, metrics)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"step {step}  {split}: {shown}")
+        # Evaluation is no training: the next rate starts here.
+        self._last_time = time.perf_counter()
+
+    def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
+        """Writes pictures/NAME_STEP.png."""
+        if not self._writes:
+            return
+        for name, picture in pictures.items():
+            path = self._pictures / f"{name}_{step:07d}.png"
+            write_atomically(path, lambda file, p=picture: p.save(file, format="PNG"))
+            self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def say(self, message: str) -> None:
+        """A line for the person watching."""
+        if self._writes:
+            self._bar.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if not self._writes:
+            return
+        self._bar.close()
+        self._events.close()
+        self._file.close()
+
+    def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        record = {"step": step, "split": split, "time": time.time(), **values}
+        # JSON has no infinity and no NaN; null says that there was a value and it was neither.
+        finite = {k: v if isinstance(v, str) or np.isfinite(v) else None for k, v in record.items()}
+        try:
+            self._file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line cut off by a crash is left out.
+
+    Raises:
+      InputError: the file cannot be read, or a line other than the last is damaged.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+    return records
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [json.dumps(r) + "\n" for r in read_metrics(path) if r["step"] <= step]
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))
+
+
+def picture_grid(rows: Mapping[str, np.ndarray], *, scale: int = 2) -> Image.Image:
+    """Rows of images above one another, each under its caption.
+
+    Args:
+      rows: caption -> images (count, height, width, 1 or 3) in [0, 1], or uint8.
+      scale: pixels a side that an image's pixel is drawn with.
+
+    Returns:
+      An RGB picture.
+    """
+    font = ImageFont.load_default(size=14)
+    gap, caption_height = 4, 22
+    strips = []
+    for caption, images in rows.items():
+        pixels = images
+        if pixels.dtype != np.uint8:
+            pixels = (np.clip(pixels, 0.0, 1.0) * 255).round().astype(np.uint8)
+        if pixels.shape[-1] == 1:
+            pixels = np.repeat(pixels, 3, axis=-1)
+        pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+        strips.append((caption, pixels))
+    width = max(
+        max(len(p) * (p.shape[2] + gap) + gap for _, p in strips),
+        max(int(font.getlength(c)) + 2 * gap for c, _ in strips),
+    )
+    height = sum(caption_height + p.shape[1] + gap for _, p in strips)
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    top = 0
+    for caption, pixels in strips:
+        draw.text((gap, top + 2), caption, fill="black", font=font)
+        top += caption_height
+        for i, image in enumerate(pixels):
+            picture.paste(Image.fromarray(image), (gap + i * (image.shape[1] + gap), top))
+        top += pixels.shape[1] + gap
+    return picture

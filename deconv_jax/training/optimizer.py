@@ -1,0 +1,111 @@
+"""Optimizers and learning-rate schedules, by name, from optax."""
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+from deconv_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How gradients become updates.
+
+    Attributes:
+      name: "adam", "adamw" (decoupled weight decay) or "sgd".
+      learning_rate: at its peak, after the warm-up.
+      schedule: after the warm-up, "constant"; "cosine" or "linear" down to `end_factor` times the
+        peak at `decay_steps`; or "step": times `step_factor` at each of `step_boundaries`.
+      warmup_steps: linear rise from zero.
+      decay_steps: the step where the decay ends, warm-up included; None for the run's last.
+      end_factor: learning rate at the end over the peak.
+      step_boundaries: steps, rising.
+      step_factor: what the rate is multiplied by at each boundary.
+      momentum: first-moment decay (adam's beta 1, sgd's momentum).
+      beta2: second-moment decay of adam and adamw.
+      weight_decay: of adamw, on every parameter of two axes or more.
+      clip_norm: gradients of a larger global norm are scaled down to it; None for never.
+      accumulate_steps: the batch is taken in so many parts, one after the other, and their
+        gradients averaged: the memory of a part, the gradient of the whole.
+      ema_decay: of the running average of the weights that evaluation then uses; None for none.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    warmup_steps: int = 0
+    decay_steps: int | None = None
+    end_factor: float = 0.0
+    step_boundaries: tuple[int, ...] = ()
+    step_factor: float = 0.1
+    momentum: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    accumulate_steps: int = 1
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_decay and self.name != "adamw":
+            raise InputError(
+                f"optimizer.weight_decay={self.weight_decay} needs optimizer.name='adamw'; "
+                f"got {self.name!r}"
+            )
+        if self.accumulate_steps < 1:
+            raise InputError(
+                f"optimizer.accumulate_steps must be at least 1; got {self.accumulate_steps}"
+            )
+        decays = self.schedule in ("cosine", "linear") and self.decay_steps is not None
+        if decays and self.decay_steps <= self.warmup_steps:  # type: ignore[operator]
+            raise InputError(
+                f"optimizer.decay_steps ({self.decay_steps}, the run's length unless set) must be "
+                f"larger than optimizer.warmup_steps ({self.warmup_steps})"
+            )
+
+    def rate(self) -> optax.Schedule:
+        """Learning rate as a function of the step."""
+        peak, end = self.learning_rate, self.learning_rate * self.end_factor
+        if self.schedule == "constant":
+            main = optax.constant_schedule(peak)
+        elif self.schedule == "step":
+            boundaries = {b - self.warmup_steps: self.step_factor for b in self.step_boundaries}
+            main = optax.piecewise_constant_schedule(peak, boundaries)
+        else:
+            if self.decay_steps is None:
+                raise InputError(f"schedule {self.schedule!r} needs optimizer.decay_steps")
+            steps = self.decay_steps - self.warmup_steps
+            main = (
+                optax.cosine_decay_schedule(peak, steps, alpha=self.end_factor)
+                if self.schedule == "cosine"
+                else optax.linear_schedule(peak, end, steps)
+            )
+        if not self.warmup_steps:
+            return main
+        warmup = optax.linear_schedule(0.0, peak, self.warmup_steps)
+        return optax.join_schedules([warmup, main], [self.warmup_steps])
+
+    def transform(self) -> optax.GradientTransformation:
+        """Clipping, then the optimizer."""
+        if self.name == "sgd":
+            update = optax.sgd(self.rate(), momentum=self.momentum)
+        elif self.name == "adam":
+            update = optax.adam(self.rate(), b1=self.momentum, b2=self.beta2)
+        else:
+            update = optax.adamw(
+                self.rate(),
+                b1=self.momentum,
+                b2=self.beta2,
+                weight_decay=self.weight_decay,
+                mask=_matrices,
+            )
+        if self.clip_norm is None:
+            return update
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), update)
+
+
+def _matrices(params):
+    """Which parameters weight decay is for: kernels, not biases and scales."""
+    import jax
+
+    return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -1,0 +1,157 @@
+"""The training state, and the update that every gradient-trained task shares.
+
+`gradient_step` is the middle of the system: pure, and compiled elsewhere. It works on the global
+batch under `jit` and on one device's share under `pmap`, where gradients are averaged explicitly.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from deconv_jax.errors import InputError
+from deconv_jax.ops.collectives import mean_over_devices
+from deconv_jax.training.optimizer import Optimizer
+
+Tree = Any
+Scalars = dict[str, jax.Array]
+Precision = Literal["f32", "bf16"]
+LossFunction = Callable[[Tree, Mapping[str, jax.Array]], tuple[jax.Array, tuple[Scalars, Tree]]]
+"""(variables, batch) -> (loss, (scalars to log, updated batch statistics))."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run's future depends on beside its config and the data's place.
+
+    Attributes:
+      step: updates done, int32.
+      params: the module's "params", float32.
+      batch_stats: the module's "batch_stats", {} where it has none.
+      opt_state: the optimizer's.
+      ema: running average of `params`, {} where none is kept.
+    """
+
+    step: jax.Array
+    params: Tree
+    batch_stats: Tree
+    opt_state: Tree
+    ema: Tree
+
+    def inference_variables(self) -> dict[str, Tree]:
+        """The variables to evaluate with: averaged weights where they are kept."""
+        return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array
+) -> TrainState:
+    """Initialises a module on one image of `image`'s shape, and its optimizer."""
+    variables = model.init(key, images_in_unit_range(image[:1]))
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.transform().init(params),
+        # A copy: the state is donated to the step, and no buffer may be donated twice.
+        ema={} if optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
+    )
+
+
+def images_in_unit_range(images: jax.Array) -> jax.Array:
+    """uint8 images to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def apply_model(
+    model: nn.Module, variables: Tree, images: jax.Array, *, train: bool, precision: Precision
+) -> tuple[jax.Array, Tree]:
+    """Runs a module on images in [0, 1].
+
+    With "bf16", weights and activations are bfloat16 and so is the computation; parameters,
+    their gradients and the output stay float32.
+
+    Returns:
+      The output, float32, and the batch statistics, updated if `train`.
+    """
+    params, stats = variables["params"], variables["batch_stats"]
+    if precision == "bf16":
+        params, images = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, images))
+    inputs = {"params": params, "batch_stats": stats}
+    if not train:
+        return model.apply(inputs, images).astype(jnp.float32), stats  # type: ignore[union-attr]
+    output, mutated = model.apply(inputs, images, train=True, mutable=["batch_stats"])
+    return output.astype(jnp.float32), mutated.get("batch_stats", {})
+
+
+def gradient_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    loss_function: LossFunction,
+    optimizer: Optimizer,
+) -> tuple[TrainState, Scalars]:
+    """One descent of `loss_function`, a mean over the batch's examples.
+
+    Returns:
+      The new state and the loss function's scalars with "loss", "grad_norm" (before clipping) and
+      "learning_rate".
+    """
+    loss, scalars, batch_stats, gradients = _accumulated(
+        state, batch, loss_function, optimizer.accumulate_steps
+    )
+    scalars, gradients, loss = mean_over_devices((scalars, gradients, loss))
+    updates, opt_state = optimizer.transform().update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if optimizer.ema_decay is not None:
+        ema = optax.incremental_update(params, ema, 1.0 - optimizer.ema_decay)
+    scalars = scalars | {
+        "loss": loss,
+        "grad_norm": optax.global_norm(gradients),
+        "learning_rate": jnp.asarray(optimizer.rate()(state.step), jnp.float32),
+    }
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
+
+
+def _accumulated(state, batch, loss_function, parts):
+    """Loss, scalars, batch statistics and gradients, averaged over `parts` parts of the batch."""
+    differentiate = jax.value_and_grad(
+        lambda params, stats, part: loss_function({"params": params, "batch_stats": stats}, part),
+        has_aux=True,
+    )
+
+    def take(stats, part):
+        (loss, (scalars, stats)), gradients = differentiate(state.params, stats, part)
+        return stats, (loss, scalars, gradients)
+
+    if parts == 1:
+        batch_stats, (loss, scalars, gradients) = take(state.batch_stats, batch)
+        return loss, scalars, batch_stats, gradients
+
+    size = batch["index"].shape[0]
+    if size % parts:
+        raise InputError(
+            f"a batch of {size} examples does not divide into optimizer.accumulate_steps={parts}"
+        )
+
+    # Part i takes rows i, i + parts, ...: some of every device's rows, so that none is moved.
+    def split(array):
+        return jnp.moveaxis(array.reshape(size // parts, parts, *array.shape[1:]), 1, 0)
+
+    def add(carry, part):
+        stats, total = carry
+        stats, values = take(stats, part)
+        return (stats, jax.tree.map(jnp.add, total, values)), None
+
+    split_batch = {name: split(array) for name, array in batch.items()}
+    first = {name: array[0] for name, array in split_batch.items()}
+    shapes = jax.eval_shape(take, state.batch_stats, first)[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (batch_stats, total), _ = jax.lax.scan(add, (state.batch_stats, zeros), split_batch)
+    loss, scalars, gradients = jax.tree.map(lambda a: a / parts, total)
+    return loss, scalars, batch_stats, gradients

@@ -1,0 +1,48 @@
+"""The protocol between the training loop and an experiment family.
+
+A task is a frozen dataclass whose fields are the schema of `config.task`. It knows what is learned
+and nothing of devices, files or flags: its methods are pure, and the loop compiles and feeds them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol
+
+import jax
+from PIL import Image
+
+from deconv_jax.data.sources import Source
+from deconv_jax.training.state import Scalars, TrainState
+
+Batch = Mapping[str, jax.Array]
+"""uint8 "image" (batch, height, width, channels), int32 "label" (batch,), int32 "index" (batch,)
+and, in evaluation, float32 "mask" (batch,): 1 for an example, 0 for a filling."""
+
+
+class Task(Protocol):
+    """What one experiment family learns."""
+
+    monitor: ClassVar[str]
+    """The validation measure, higher is better, that picks the best checkpoint."""
+
+    protocol: ClassVar[str]
+    """How the measures of `evaluate` are defined, in a sentence that a result can carry."""
+
+    def init(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The state before the first step; only the shapes of `batch` matter."""
+        ...
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        """One update. Scalars hold "loss" and "grad_norm", which the loop watches for NaN."""
+        ...
+
+    def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measures over a whole split."""
+        ...
+
+    def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
+        """What a person would rather look at than read, by name."""
+        ...
+
+    def baseline(self, train: Source, test: Source) -> dict[str, float]:
+        """Measures on `test` of what needs no network, fitted to `train`; {} where there is none."""
+        ...

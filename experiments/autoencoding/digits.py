@@ -1,0 +1,30 @@
+"""Autoencoder of the embedded handwritten digits: the first thing to run, no download."""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: latent=8, the size of the code."""
+    args = config_arguments(arg, latent=8)
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="autoencoding",
+        model=dict(
+            name="autoencoder",
+            image_shape=(32, 32, 1),
+            features=(32, 64, 128),
+            latent_dim=args["latent"],
+        ),
+    )
+    config.data = dict(name="digits", cache="device")
+    config.optimizer = dict(
+        name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+    )
+    config.training = dict(
+        num_steps=1000, batch_size=64, eval_every=250, save_every=250, log_every=50,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config
