@@ -90,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser(
-        "train", help="train an experiment, or continue it", description=_TRAIN,
+        "train",
+        help="train an experiment, or continue it",
+        description=_TRAIN,
         formatter_class=formatter,
         usage="deconv-jax train --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]",
         allow_abbrev=False,
@@ -98,14 +100,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the experiment")
     train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="its folder")
     train.add_argument(
-        "--distributed", nargs="?", const="auto", metavar="HOST:PORT,INDEX,COUNT",
+        "--distributed",
+        nargs="?",
+        const="auto",
+        metavar="HOST:PORT,INDEX,COUNT",
         help="join several processes; without a value, as SLURM, Open MPI, Kubernetes or a TPU "
         "pod says",
     )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser(
-        "evaluate", help="measure a trained model again, from its checkpoint",
+        "evaluate",
+        help="measure a trained model again, from its checkpoint",
         description="Computes the measures of a checkpoint and prints them as JSON.",
     )
     evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of the run")
@@ -119,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     prepare = commands.add_parser(
-        "prepare", help="download and prepare a data set",
+        "prepare",
+        help="download and prepare a data set",
         description="Downloads and prepares a TFDS data set in the format that training reads. "
         "Needs the extra: pip install 'deconv_jax[prepare]' (embedded sets do not).",
     )
@@ -130,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
     prepare.set_defaults(run=_prepare)
 
     tables = commands.add_parser(
-        "tables", help="render the figures in the texts from experiments/results",
+        "tables",
+        help="render the figures in the texts from experiments/results",
         description="Rewrites the marked parts of the texts from the JSON files of the runs.",
     )
     tables.add_argument("--check", action="store_true", help="change nothing; fail on a difference")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax import schema
@@ -236,7 +237,9 @@ def provenance() -> dict[str, Any]:
     commit = _git(root, "rev-parse", "HEAD")
     return {
         "commit": commit,
-        "uncommitted_changes": None if commit is None else bool(_git(root, "status", "--porcelain")),
+        "uncommitted_changes": None
+        if commit is None
+        else bool(_git(root, "status", "--porcelain")),
         "versions": {"python": platform.python_version()}
         | {"deconv_jax": importlib.metadata.version("deconv_jax")}
         | {name: importlib.metadata.version(name) for name in packages},
@@ -336,7 +339,8 @@ def _evaluate_split(
 def _init(
     experiment: Experiment, devices: Devices, source: Source, *, abstract: bool = False
 ) -> TrainState:
-    example = source.gather(np.zeros(1, np.int64)) | {"index": np.zeros(1, np.int32)}
+    rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}
+    example = jax.tree.map(jnp.asarray, rows)
 
     def init(key: jax.Array) -> TrainState:
         return experiment.task.init(key, example)

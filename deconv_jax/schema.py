@@ -120,9 +120,7 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
     if hint is type(None):
         hint = types.NoneType
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(
-            f"{path} must be {hint.__name__}; got {value!r} ({type(value).__name__})"
-        )
+        raise InputError(f"{path} must be {hint.__name__}; got {value!r} ({type(value).__name__})")
     return value
 
 
@@ -133,6 +131,7 @@ def _union(hints: tuple[Any, ...], value: Any, choices: Choices, path: str) -> A
             return _value(hint, value, choices, path)
         except InputError as error:
             errors.append(str(error))
-    wanted = " or ".join("None" if h is type(None) else getattr(h, "__name__", str(h))
-                         for h in hints)
+    wanted = " or ".join(
+        "None" if h is type(None) else getattr(h, "__name__", str(h)) for h in hints
+    )
     raise InputError(f"{path} must be {wanted}; got {value!r}")

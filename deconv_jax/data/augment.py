@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 
-def example_keys(
-    key: Key[Array, ""], index: Int[Array, " batch"]
-) -> Key[Array, " batch"]:
+def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array, " batch"]:
     """One key an example, folded from the step's key and the example's place in the data set.
 
     The randomness of an example so depends on neither its place in the batch nor the devices.

@@ -45,6 +45,7 @@ class ArraySource:
         return len(next(iter(self.arrays.values())))
 
     def gather(self, indices: np.ndarray) -> Batch:
+        """See `Source.gather`."""
         return {name: array[indices] for name, array in self.arrays.items()}
 
 
@@ -58,6 +59,7 @@ class RecordSource:
         return len(self.records)
 
     def gather(self, indices: np.ndarray) -> Batch:
+        """See `Source.gather`; raises InputError if the images differ in shape."""
         examples = self.records.__getitems__([int(i) for i in indices])
         shapes = {np.shape(example["image"]) for example in examples}
         if len(shapes) > 1:

@@ -14,9 +14,7 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
 
     A filling's value may be anything, infinity and NaN included.
     """
-    sums = {
-        name: jnp.sum(jnp.where(mask > 0, values, 0.0)) for name, values in per_example.items()
-    }
+    sums = {name: jnp.sum(jnp.where(mask > 0, values, 0.0)) for name, values in per_example.items()}
     return sums | {"count": jnp.sum(mask)}
 
 

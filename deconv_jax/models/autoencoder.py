@@ -7,7 +7,8 @@ for hierarchical feature extraction", ICANN 2011, with strides in place of pooli
 arXiv:1412.6806. The decoder ends in a sigmoid: images are in [0, 1] on both sides.
 """
 
-from typing import Literal
+import math
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -44,6 +45,7 @@ class Autoencoder(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
+        """Lays out the stages; raises InputError for an `image_shape` that does not fit them."""
         total = self.stride ** len(self.features)
         height, width, channels = self.image_shape
         if height % total or width % total:
@@ -51,20 +53,22 @@ class Autoencoder(nn.Module):
                 f"images of {height}x{width} pixels do not fit this autoencoder: both sides must "
                 f"be divisible by its total stride {total} ({self.stride}^{len(self.features)})"
             )
-        down, up = (nn.remat(s, static_argnums=(2,)) if self.remat else s for s in (_Down, _Up))
-        sizes = {"kernel_size": self.kernel_size, "stride": self.stride}
-        style = sizes | {"norm": self.norm, "activation": self.activation}
-        self.down = [down(f, **style) for f in self.features]
+        self.down = [self._stage(_Down, f) for f in self.features]
+        self.to_code: nn.Module
+        self.from_code: nn.Module
         if self.latent == "vector":
-            base = (height // total, width // total, self.features[-1])
+            self.base = (height // total, width // total, self.features[-1])
             self.to_code = nn.Dense(self.latent_dim)
-            self.from_code = nn.Dense(base[0] * base[1] * base[2])
-            self.base = base
+            self.from_code = nn.Dense(math.prod(self.base))
         else:
             self.to_code = Conv(self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
-        self.up = [up(f, **style) for f in self.features[-2::-1]]
-        self.to_image = ConvTranspose(channels, **sizes)
+        self.up = [self._stage(_Up, f) for f in self.features[-2::-1]]
+        self.to_image = ConvTranspose(channels, kernel_size=self.kernel_size, stride=self.stride)
+
+    def _stage(self, kind: "type[_Stage]", features: int) -> nn.Module:
+        stage = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
+        return stage(features, self.kernel_size, self.stride, self.norm, self.activation)
 
     def encode(
         self, images: Float[Array, "batch height width channels"], train: bool = False
@@ -116,7 +120,7 @@ class _Stage(nn.Module):
     norm: NormName
     activation: str
 
-    layer = Conv
+    layer: ClassVar[type[Conv] | type[ConvTranspose]]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

@@ -33,6 +33,7 @@ class Classifier(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
+        """Lays out the blocks."""
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         self.blocks = [
             block(f, self.convs_per_block, self.norm, self.activation) for f in self.features

@@ -66,6 +66,7 @@ class Conv(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width in_channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
+        """The convolution of x; raises InputError as `ops.conv` does."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         init = variance_scaling(self.gain, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1)
         y = ops.conv(
@@ -104,6 +105,7 @@ class ConvTranspose(nn.Module):
     def __call__(
         self, y: Float[Array, "batch height width in_channels"]
     ) -> Float[Array, "batch out_height out_width features"]:
+        """The transposed convolution of y; raises InputError as `ops.conv_transpose` does."""
         shape = (self.kernel_size, self.kernel_size, self.features // self.groups, y.shape[-1])
         gain = self.gain * self.groups * self.stride**2
         init = variance_scaling(gain, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
@@ -141,7 +143,8 @@ class Norm(nn.Module):
     groups: int = 8
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *space channels"]) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """x, normalised; raises InputError for an unknown `kind`."""
         if self.kind == "batch":
             return nn.BatchNorm(
                 use_running_average=not self.train, momentum=0.9, axis_name=bound_data_axis()

@@ -202,11 +202,11 @@ def _promote(x: Array, kernel: Array) -> tuple[Array, Array]:
     return x.astype(dtype), kernel.astype(dtype)
 
 
-def _pair(name: str, value: OnePerAxis, least: int) -> tuple[int, int]:
+def _pair(name: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
         raise InputError(f"{name} is an int >= {least} or a pair of them; got {value!r}")
-    return pair
+    return pair[0], pair[1]
 
 
 def _extents(kernel: Array, dilation: tuple[int, int]) -> tuple[int, int]:
@@ -230,8 +230,7 @@ def _pads(size, extents, stride, padding: Padding) -> Pairs:
         padding = ((padding, padding), (padding, padding))
     if isinstance(padding, str) or len(padding) != 2:
         raise InputError(
-            'padding is "SAME", "VALID", an int or ((top, bottom), (left, right)); '
-            f"got {padding!r}"
+            f'padding is "SAME", "VALID", an int or ((top, bottom), (left, right)); got {padding!r}'
         )
     vertical, horizontal = (_pair("padding", tuple(side), 0) for side in padding)
     return vertical, horizontal
@@ -298,7 +297,5 @@ def _split_padding(geometry: _Geometry, mode: PaddingMode):
     height, width = (
         n + sum(pad) for n, pad in zip(geometry.input_size, geometry.padding, strict=True)
     )
-    padded = dataclasses.replace(
-        geometry, input_size=(height, width), padding=((0, 0), (0, 0))
-    )
+    padded = dataclasses.replace(geometry, input_size=(height, width), padding=((0, 0), (0, 0)))
     return (lambda x: jnp.pad(x, widths, mode=_NUMPY_PAD_MODE[mode])), padded

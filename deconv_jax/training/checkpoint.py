@@ -63,7 +63,9 @@ class Checkpoints:
         self._saving: tuple[int, Any] | None = None
         policies = ocp.training.preservation_policies
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[monitor], n=1, keep_checkpoints_without_metrics=False
+            get_metric_fn=lambda metrics: metrics[monitor],
+            n=1,
+            keep_checkpoints_without_metrics=False,
         )
         if read_only and not directory.is_dir():
             raise InputError(f"{directory} holds no checkpoints")
@@ -177,7 +179,9 @@ class Checkpoints:
     def _cannot_save(self, step: int, error: Exception) -> InputError:
         message = cannot_write(self.directory / str(step), error)
         intact = [s for s in self.steps() if s != step]
-        kept = f"the checkpoint of step {intact[-1]} is intact" if intact else "none was written yet"
+        kept = (
+            f"the checkpoint of step {intact[-1]} is intact" if intact else "none was written yet"
+        )
         return InputError(f"{message}; {kept}")
 
 
@@ -187,6 +191,8 @@ def _checksum(state: TrainState) -> int:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.ascontiguousarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-        value = zlib.crc32(array.view(np.uint8).data if array.ndim else array.tobytes(),
-                           zlib.crc32(name.encode(), value))
+        value = zlib.crc32(
+            array.view(np.uint8).data if array.ndim else array.tobytes(),
+            zlib.crc32(name.encode(), value),
+        )
     return value

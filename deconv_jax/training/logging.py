@@ -4,6 +4,7 @@ Only the first process writes. A run that resumes drops the records after the ch
 from, so that metrics.jsonl reads like that of a run never stopped.
 """
 
+import functools
 import json
 import sys
 import time
@@ -59,7 +60,7 @@ class RunLog:
         now = time.perf_counter()
         rate = (step - self._last_step) * self._batch_size / (now - self._last_time)
         self._last_step, self._last_time = step, now
-        self._record(step, "train", scalars | {"images_per_second": rate})
+        self._record(step, "train", {**scalars, "images_per_second": rate})
         if self._bar.disable:
             remaining = (self._bar.total - step) * self._batch_size / rate
             self.say(
@@ -86,7 +87,7 @@ class RunLog:
             return
         for name, picture in pictures.items():
             path = self._pictures / f"{name}_{step:07d}.png"
-            write_atomically(path, lambda file, p=picture: p.save(file, format="PNG"))
+            write_atomically(path, functools.partial(picture.save, format="PNG"))
             self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def say(self, message: str) -> None:
@@ -103,11 +104,11 @@ class RunLog:
         self._file.close()
 
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        record = {"step": step, "split": split, "time": time.time(), **values}
-        # JSON has no infinity and no NaN; null says that there was a value and it was neither.
-        finite = {k: v if isinstance(v, str) or np.isfinite(v) else None for k, v in record.items()}
+        # JSON has no infinity and no NaN: null says that there was a value and it was neither.
+        finite = {name: v if np.isfinite(v) else None for name, v in values.items()}
+        record = {"step": step, "split": split, "time": time.time(), **finite}
         try:
-            self._file.write(json.dumps(finite) + "\n")
+            self._file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise cannot_write(self._path, error) from error
         for name, value in values.items():

@@ -116,7 +116,7 @@ def fit(
             evaluates = fresh and (done or step % training.eval_every == 0)
             saves = fresh and (done or stop or step % training.save_every == 0)
             if evaluates or saves:
-                _record(pending, training, log)  # Raises if this state came of a NaN.
+                _record(pending, devices, training, log)  # Raises if this state came of a NaN.
                 pending = None
 
             # 1. Evaluate the state that the save below will write.
@@ -138,7 +138,7 @@ def fit(
             state, scalars = call(state, next(stream.train), stream.cached)
 
             # 5. Log the call before, while the device works on this one.
-            _record(pending, training, log)
+            _record(pending, devices, training, log)
             step += training.steps_per_call
             pending = (step, scalars)
             stop = _stop_agreed(stop_requested, step, training)
@@ -147,12 +147,14 @@ def fit(
     return state
 
 
-def _record(pending: tuple[int, Any] | None, training: Training, log: RunLog) -> None:
+def _record(
+    pending: tuple[int, Any] | None, devices: Devices, training: Training, log: RunLog
+) -> None:
     """Logs the scalars of a call, if due; raises Diverged if they are not finite."""
     if pending is None:
         return
-    step, scalars = pending
-    loss, norm = np.asarray(scalars["loss"]), np.asarray(scalars["grad_norm"])
+    step, scalars = pending[0], devices.fetch(pending[1])
+    loss, norm = scalars["loss"], scalars["grad_norm"]
     bad = ~(np.isfinite(loss) & np.isfinite(norm))
     if bad.any():
         first = int(bad.argmax())
@@ -162,7 +164,7 @@ def _record(pending: tuple[int, Any] | None, training: Training, log: RunLog) ->
             "optimizer.learning_rate, optimizer.clip_norm=1.0 or, with bf16, precision='f32'"
         )
     if step == training.steps_per_call or step % training.log_every == 0:
-        log.train(step, {name: float(np.asarray(v)[-1]) for name, v in scalars.items()})
+        log.train(step, {name: float(v[-1]) for name, v in scalars.items()})
 
 
 def _stop_agreed(requested: Callable[[], bool], step: int, training: Training) -> bool:

@@ -1,8 +1,9 @@
 """Optimizers and learning-rate schedules, by name, from optax."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import optax
 
 from deconv_jax.errors import InputError
@@ -104,8 +105,6 @@ class Optimizer:
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), update)
 
 
-def _matrices(params):
+def _matrices(params: Any) -> Any:
     """Which parameters weight decay is for: kernels, not biases and scales."""
-    import jax
-
     return jax.tree.map(lambda p: p.ndim > 1, params)

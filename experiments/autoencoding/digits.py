@@ -23,7 +23,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     )
     config.training = dict(
-        num_steps=1000, batch_size=64, eval_every=250, save_every=250, log_every=50,
+        num_steps=1000,
+        batch_size=64,
+        eval_every=250,
+        save_every=250,
+        log_every=50,
         steps_per_call=10,
     )
     config.seed = 0
