@@ -7,6 +7,7 @@ told to stop and has saved: the same command continues it.
 import argparse
 import ast
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(overrides) < len(rest) or any(not word.startswith("--config.") for word in overrides):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     arguments.overrides = overrides
+    # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return arguments.run(arguments)
     except InputError as error:

@@ -7,7 +7,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("deconv_jax", "beartype.beartype")
+SHAPED = ["deconv_jax.ops", "deconv_jax.models", "deconv_jax.metrics", "deconv_jax.data.augment"]
+install_import_hook(SHAPED, "beartype.beartype")
 
 import jax
 

@@ -6,8 +6,10 @@ images (batch, height, width, channels) and int32 labels. TFDS data is read as `
 Image feature needs it.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,13 +129,27 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
     builder = _builder(name, data_dir, file_format="array_record")
     if not builder.is_prepared():
         try:
-            builder.download_and_prepare()
+            with _silence() if name in EMBEDDED else contextlib.nullcontext():
+                builder.download_and_prepare()
         except ImportError as error:
             raise InputError(
                 f"preparing {name!r} needs TensorFlow ({error}); install the extra with: "
                 "pip install 'deconv_jax[prepare]'"
             ) from error
     return Path(builder.data_dir)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps TFDS from announcing a download and drawing bars for a second's work without one."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 def _builder(name: str, data_dir: str | None, **options: Any) -> Any:

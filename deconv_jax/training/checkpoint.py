@@ -6,10 +6,13 @@ it, since the storage format does not notice every damaged byte; a checkpoint th
 reported and the one before is used. Saving goes on in the background while training continues.
 """
 
+import contextlib
 import dataclasses
+import gc
+import logging
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,8 @@ class Checkpoints:
         )
         if read_only and not directory.is_dir():
             raise InputError(f"{directory} holds no checkpoints")
+        if not read_only:
+            _set_aside_unreadable(self.directory, report)
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
@@ -78,6 +83,8 @@ class Checkpoints:
             )
         except OSError as error:
             raise cannot_write(self.directory, error) from error
+        except ValueError as error:
+            raise InputError(f"{self.directory} is not readable: {_first_line(error)}") from error
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, rising."""
@@ -149,9 +156,10 @@ class Checkpoints:
         wanted = steps[::-1] if step is None else [step]
         for candidate in wanted:
             try:
-                return self._load(candidate, like, sharding)
+                with _quiet():
+                    return self._load(candidate, like, sharding)
             except (OSError, ValueError, KeyError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = _first_line(error)
                 self._report(f"checkpoint of step {candidate} is damaged, passed over: {reason}")
         if wanted:
             raise InputError(f"{self.directory} has no readable checkpoint; tried steps {wanted}")
@@ -183,6 +191,38 @@ class Checkpoints:
             f"the checkpoint of step {intact[-1]} is intact" if intact else "none was written yet"
         )
         return InputError(f"{message}; {kept}")
+
+
+def _set_aside_unreadable(directory: Path, report: Callable[[str], None]) -> None:
+    """Renames checkpoints whose metadata orbax cannot parse: it would not open the folder."""
+    for folder in directory.glob("[0-9]*"):
+        if not folder.name.isdecimal():
+            continue
+        try:
+            with _quiet():
+                ocp.checkpointables_metadata(folder)
+        except (OSError, ValueError, KeyError) as error:
+            aside = folder.with_name(f"{folder.name}.damaged")
+            folder.rename(aside)
+            report(
+                f"checkpoint of step {folder.name} is damaged, renamed to {aside.name}: "
+                f"{_first_line(error)}"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax and asyncio from logging page-long details of an error that is reported here."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        gc.collect()  # asyncio logs a failed task only when it is collected.
+        logging.disable(logging.NOTSET)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _checksum(state: TrainState) -> int:

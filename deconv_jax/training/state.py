@@ -113,7 +113,7 @@ def gradient_step(
         ema = optax.incremental_update(params, ema, 1.0 - optimizer.ema_decay)
     scalars = scalars | {
         "loss": loss,
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": optax.tree.norm(gradients),
         "learning_rate": jnp.asarray(optimizer.rate()(state.step), jnp.float32),
     }
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars

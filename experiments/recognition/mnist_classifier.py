@@ -1,0 +1,46 @@
+"""Small convolutional classifier of MNIST."""
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Takes no arguments."""
+    del arg
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="recognition",
+        model=dict(
+            name="classifier",
+            num_classes=10,
+            features=(16, 32, 64),
+            convs_per_block=1,
+            embedding_dim=64,
+        ),
+        translate=2,
+    )
+    config.data = dict(
+        name="mnist",
+        train_split="train[:55000]",
+        validation_split="train[55000:]",
+        test_split="test",
+        cache="device",
+    )
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=4e-3,
+        schedule="cosine",
+        warmup_steps=200,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+    )
+    config.training = dict(
+        num_steps=3000,
+        batch_size=128,
+        eval_batch_size=500,
+        eval_every=1000,
+        save_every=1000,
+        log_every=100,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config
