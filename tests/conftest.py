@@ -13,3 +13,102 @@ install_import_hook(SHAPED, "beartype.beartype")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deconv_jax.data.sources import prepare
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """A TFDS data directory with the embedded digits."""
+    folder = tmp_path_factory.mktemp("tfds")
+    prepare("digits", str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def small_config(digits_dir):
+    """A config of an autoencoder that trains in seconds; every setting can be replaced by path."""
+
+    def config(**overrides):
+        model = {"name": "autoencoder", "image_shape": (32, 32, 1), "features": (4, 8)}
+        values = {
+            "task": {"name": "autoencoding", "model": model | {"latent_dim": 6}},
+            "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
+            "optimizer": {"learning_rate": 3e-3},
+            "training": {
+                "num_steps": 8,
+                "batch_size": 16,
+                "eval_every": 4,
+                "save_every": 4,
+                "log_every": 2,
+            },
+        }
+        for path, value in overrides.items():
+            *groups, last = path.split("__")
+            group = values
+            for key in groups:
+                group = group.setdefault(key, {})
+            group[last] = value
+        return values
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Starts the command line in a process of its own, on one device, as a user would.
+
+    Compiled programs are shared between the processes of a session.
+    """
+    cache = tmp_path_factory.mktemp("xla")
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    # A module that is None cannot be imported: training must do without TensorFlow.
+    program = (
+        "import sys; sys.modules['tensorflow'] = None; "
+        "from deconv_jax.cli import main; sys.exit(main())"
+    )
+
+    def start(*arguments, **options):
+        words = [sys.executable, "-c", program, *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(words, cwd=root, env=environment, **(pipes | options))
+
+    return start
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """Writes a dict as a config file and returns its path."""
+
+    def write(values, name="config.py"):
+        path = tmp_path / name
+        path.write_text(
+            "import ml_collections\n\n\ndef get_config(arg=''):\n"
+            f"    return ml_collections.ConfigDict({values!r})\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def assert_trees_equal():
+    """Asserts that two trees agree bit for bit, or to a relative error of each leaf's norm."""
+
+    def check(a, b, relative=0.0):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
+        for (path, x), y in pairs:
+            x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+            error, size = np.linalg.norm(x - y), np.linalg.norm(y)
+            assert error <= relative * size, f"{jax.tree_util.keystr(path)}: {error} of {size}"
+
+    return check

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import grain
 import numpy as np
+from absl import flags
 
 from deconv_jax.data.sources import ArraySource, Batch, Source, in_memory, load
 from deconv_jax.errors import InputError
@@ -117,6 +118,8 @@ def training_iterator(
     order = _GlobalOrder(len(source), batch_size, batches, seed)
     dataset = grain.MapDataset.source(order).map(examples)
     if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads flags, and only absl.app.run parses them.
         options = grain.MultiprocessingOptions(num_workers=workers)
         return iter(dataset.to_iter_dataset().mp_prefetch(options))
     # Gathering from memory is a copy: threads would only contend with the computation.

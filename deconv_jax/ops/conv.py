@@ -203,10 +203,14 @@ def _promote(x: Array, kernel: Array) -> tuple[Array, Array]:
 
 
 def _pair(name: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
+    pair = (value, value) if isinstance(value, int) else value
+    if not _is_pair(pair) or any(not isinstance(v, int) or v < least for v in pair):
         raise InputError(f"{name} is an int >= {least} or a pair of them; got {value!r}")
     return pair[0], pair[1]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _extents(kernel: Array, dilation: tuple[int, int]) -> tuple[int, int]:
@@ -228,11 +232,11 @@ def _pads(size, extents, stride, padding: Padding) -> Pairs:
         return (0, 0), (0, 0)
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
-    if isinstance(padding, str) or len(padding) != 2:
+    if not _is_pair(padding) or not all(map(_is_pair, padding)):
         raise InputError(
             f'padding is "SAME", "VALID", an int or ((top, bottom), (left, right)); got {padding!r}'
         )
-    vertical, horizontal = (_pair("padding", tuple(side), 0) for side in padding)
+    vertical, horizontal = (_pair("padding", side, 0) for side in padding)
     return vertical, horizontal
 
 

@@ -66,7 +66,7 @@ def init_state(
 
 def images_in_unit_range(images: jax.Array) -> jax.Array:
     """uint8 images to float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
+    return jnp.asarray(images, jnp.float32) / 255.0
 
 
 def apply_model(

@@ -1,0 +1,84 @@
+"""Two processes, one run: they agree with a run of one process, and stop together."""
+
+import json
+import signal
+import socket
+import time
+
+import jax
+import pytest
+
+from deconv_jax.cli import EXIT_INTERRUPTED
+from deconv_jax.experiment import CHECKPOINTS, RESULT, open_workdir
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.logging import METRICS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def together(command):
+    """Starts the two processes of a run."""
+
+    def start(*arguments):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        return [command(*arguments, "--distributed", f"{address},{i},2") for i in range(2)]
+
+    return start
+
+
+def weights(workdir):
+    experiment = open_workdir(workdir)
+    example = {"image": jax.numpy.zeros((1, 32, 32, 1), "uint8")}
+    like = jax.eval_shape(lambda key: experiment.task.init(key, example), jax.random.key(0))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True)
+    restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    checkpoints.close()
+    return restored.state
+
+
+def test_two_processes_agree_with_one(
+    tmp_path, command, together, config_file, small_config, assert_trees_equal
+):
+    config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
+    arguments = ["train", "--config", config, "--workdir"]
+    one = command(*arguments, tmp_path / "one")
+    assert one.wait() == 0, one.communicate()[1]
+    for process in together(*arguments, tmp_path / "two"):
+        assert process.wait() == 0, process.communicate()[1]
+    assert_trees_equal(weights(tmp_path / "two"), weights(tmp_path / "one"), relative=1e-5)
+    results = [json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two")]
+    assert [r["device"]["processes"] for r in results] == [1, 2]
+    one_psnr, two_psnr = (r["metrics"]["test"]["psnr"] for r in results)
+    assert one_psnr == pytest.approx(two_psnr, rel=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_and_the_run_continues(
+    tmp_path, command, together, config_file, small_config
+):
+    config = config_file(
+        small_config(training__num_steps=4000, training__eval_every=200, training__save_every=200)
+    )
+    arguments = ["train", "--config", config, "--workdir", tmp_path / "run"]
+    processes = together(*arguments)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / METRICS).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = [process.communicate() for process in processes]
+    assert [p.returncode for p in processes] == [EXIT_INTERRUPTED] * 2, ended
+    steps = [output.split("saved at step ")[1].split(";")[0] for output, _ in ended]
+    assert steps[0] == steps[1]
+    # What two processes left, one takes up.
+    process = command(*arguments)
+    deadline = time.monotonic() + 120
+    for line in process.stderr:
+        if f"continuing from the checkpoint of step {steps[0]}" in line:
+            break
+        assert time.monotonic() < deadline
+    process.kill()
+    process.communicate()
+    assert "continuing" in line

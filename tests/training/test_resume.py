@@ -1,0 +1,108 @@
+"""A run that is stopped, however, ends with the bits of a run that never was."""
+
+import json
+import random
+import signal
+import time
+
+import jax
+import pytest
+
+from deconv_jax.cli import EXIT_INTERRUPTED
+from deconv_jax.experiment import CHECKPOINTS, RESULT, open_workdir
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.logging import METRICS, read_metrics
+
+pytestmark = pytest.mark.slow
+
+STEPS, EVERY = 400, 20
+
+
+def final_state(workdir):
+    experiment = open_workdir(workdir)
+    example = {"image": jax.numpy.zeros((1, 32, 32, 1), "uint8")}
+    like = jax.eval_shape(lambda key: experiment.task.init(key, example), jax.random.key(0))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True)
+    restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    checkpoints.close()
+    assert restored.step == STEPS
+    return restored.state
+
+
+def logged(workdir):
+    """The records without what a clock wrote; rates and time differ between any two runs."""
+    clocked = ("time", "images_per_second")
+    records = read_metrics(workdir / METRICS)
+    return [{k: v for k, v in r.items() if k not in clocked} for r in records]
+
+
+def wait_until(process, happened):
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def reached(workdir, step):
+    path = workdir / METRICS
+    return path.exists() and any(
+        f'"step": {s},' in path.read_text() for s in range(step, step + 3 * EVERY)
+    )
+
+
+def saving(workdir, after):
+    folder = workdir / CHECKPOINTS
+    names = [p.name.split(".") for p in folder.glob("*.orbax-checkpoint-tmp")]
+    return any(int(name[0]) > after for name in names)
+
+
+def test_killed_while_training_while_saving_and_asked_to_stop(
+    tmp_path, command, config_file, small_config, assert_trees_equal
+):
+    config = config_file(
+        small_config(
+            training__num_steps=STEPS,
+            training__eval_every=EVERY,
+            training__save_every=EVERY,
+            training__log_every=EVERY // 2,
+            training__steps_per_call=2,
+            optimizer__ema_decay=0.9,
+        )
+    )
+    arguments = ["train", "--config", config, "--workdir"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    undisturbed = command(*arguments, whole)
+    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+
+    # Killed at a random step.
+    at = random.randrange(EVERY, 4 * EVERY)
+    process = command(*arguments, broken)
+    wait_until(process, lambda: reached(broken, at))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+    # Killed during a save, some way on.
+    process = command(*arguments, broken)
+    wait_until(process, lambda: saving(broken, after=at + EVERY))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+    # Asked to stop.
+    process = command(*arguments, broken)
+    last = max(int(p.name) for p in (broken / CHECKPOINTS).iterdir() if p.name.isdecimal())
+    wait_until(process, lambda: reached(broken, last + EVERY))
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate()
+    assert process.returncode == EXIT_INTERRUPTED, errors
+    assert "stopped and saved at step" in output
+    assert not (broken / RESULT).exists()
+
+    process = command(*arguments, broken)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "continuing from the checkpoint of step" in errors
+    assert_trees_equal(final_state(broken), final_state(whole))
+    assert logged(broken) == logged(whole)
+    tests = [json.loads((w / RESULT).read_text())["metrics"] for w in (whole, broken)]
+    assert tests[0] == tests[1]
