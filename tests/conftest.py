@@ -70,18 +70,24 @@ def command(tmp_path_factory):
     cache = tmp_path_factory.mktemp("xla")
     root = Path(__file__).parent.parent
     environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    # A module that is None cannot be imported: training must do without TensorFlow.
-    program = (
-        "import sys; sys.modules['tensorflow'] = None; "
-        "from deconv_jax.cli import main; sys.exit(main())"
-    )
 
     def start(*arguments, **options):
-        words = [sys.executable, "-c", program, *map(str, arguments)]
+        words = [sys.executable, "-m", "deconv_jax.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(words, cwd=root, env=environment, **(pipes | options))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def ended():
+    """Waits for a process, closes its pipes, and returns its exit code, output and errors."""
+
+    def wait(process):
+        output, errors = process.communicate(timeout=300)
+        return process.returncode, output, errors
+
+    return wait
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deconv_jax.errors import InputError
+
 PerExample = Mapping[str, Float[Array, " batch"]]
 
 
@@ -24,8 +26,13 @@ def mean_over(
     """The mean of each measure over all batches; `sums` gives a batch's `masked_sums`.
 
     Batches are added up on the host in double precision, after all have been dispatched.
+
+    Raises:
+      InputError: there is no batch.
     """
     per_batch = jax.device_get([sums(batch) for batch in batches])
+    if not per_batch:
+        raise InputError("the split to evaluate on has no examples")
     totals = {name: sum(float(batch[name]) for batch in per_batch) for name in per_batch[0]}
     count = totals.pop("count")
     return {name: total / count for name, total in totals.items()}

@@ -9,7 +9,6 @@ from deconv_jax.errors import InputError
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.state import TrainState
 
-
 # orbax leaves tasks of a failed read behind, which complain that its event loop has gone.
 damaged_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

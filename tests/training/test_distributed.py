@@ -40,14 +40,14 @@ def weights(workdir):
 
 
 def test_two_processes_agree_with_one(
-    tmp_path, command, together, config_file, small_config, assert_trees_equal
+    tmp_path, command, ended, together, config_file, small_config, assert_trees_equal
 ):
     config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
     arguments = ["train", "--config", config, "--workdir"]
     one = command(*arguments, tmp_path / "one")
-    assert one.wait() == 0, one.communicate()[1]
-    for process in together(*arguments, tmp_path / "two"):
-        assert process.wait() == 0, process.communicate()[1]
+    for process in (one, *together(*arguments, tmp_path / "two")):
+        code, _, errors = ended(process)
+        assert code == 0, errors
     assert_trees_equal(weights(tmp_path / "two"), weights(tmp_path / "one"), relative=1e-5)
     results = [json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two")]
     assert [r["device"]["processes"] for r in results] == [1, 2]
@@ -56,29 +56,26 @@ def test_two_processes_agree_with_one(
 
 
 def test_a_signal_to_one_process_stops_both_and_the_run_continues(
-    tmp_path, command, together, config_file, small_config
+    tmp_path, command, ended, together, config_file, small_config
 ):
     config = config_file(
         small_config(training__num_steps=4000, training__eval_every=200, training__save_every=200)
     )
     arguments = ["train", "--config", config, "--workdir", tmp_path / "run"]
     processes = together(*arguments)
+    log = tmp_path / "run" / METRICS
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / METRICS).exists() and time.monotonic() < deadline:
+    while not (log.exists() and '"train"' in log.read_text()):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(1)
     processes[1].send_signal(signal.SIGTERM)
-    ended = [process.communicate() for process in processes]
-    assert [p.returncode for p in processes] == [EXIT_INTERRUPTED] * 2, ended
-    steps = [output.split("saved at step ")[1].split(";")[0] for output, _ in ended]
+    codes, outputs, errors = zip(*map(ended, processes), strict=True)
+    assert list(codes) == [EXIT_INTERRUPTED] * 2, errors
+    steps = [output.split("saved at step ")[1].split(";")[0] for output in outputs]
     assert steps[0] == steps[1]
     # What two processes left, one takes up.
     process = command(*arguments)
-    deadline = time.monotonic() + 120
-    for line in process.stderr:
-        if f"continuing from the checkpoint of step {steps[0]}" in line:
-            break
-        assert time.monotonic() < deadline
+    continued = any(f"checkpoint of step {steps[0]}" in line for line in process.stderr)
     process.kill()
-    process.communicate()
-    assert "continuing" in line
+    ended(process)
+    assert continued

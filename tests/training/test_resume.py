@@ -44,11 +44,13 @@ def wait_until(process, happened):
         time.sleep(0.0005)
 
 
-def reached(workdir, step):
-    path = workdir / METRICS
-    return path.exists() and any(
-        f'"step": {s},' in path.read_text() for s in range(step, step + 3 * EVERY)
-    )
+def training_beyond(process, step):
+    """Returns once the process has logged a step beyond `step`."""
+    for line in process.stderr:
+        word = line.split()[1] if line.startswith("step ") else ""
+        if "/" in word and int(word.split("/")[0]) > step:
+            return
+    pytest.fail("the run ended before")
 
 
 def saving(workdir, after):
@@ -58,7 +60,7 @@ def saving(workdir, after):
 
 
 def test_killed_while_training_while_saving_and_asked_to_stop(
-    tmp_path, command, config_file, small_config, assert_trees_equal
+    tmp_path, command, ended, config_file, small_config, assert_trees_equal
 ):
     config = config_file(
         small_config(
@@ -72,35 +74,34 @@ def test_killed_while_training_while_saving_and_asked_to_stop(
     )
     arguments = ["train", "--config", config, "--workdir"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    undisturbed = command(*arguments, whole)
-    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+    code, _, errors = ended(command(*arguments, whole))
+    assert code == 0, errors
 
     # Killed at a random step.
     at = random.randrange(EVERY, 4 * EVERY)
     process = command(*arguments, broken)
-    wait_until(process, lambda: reached(broken, at))
+    training_beyond(process, at)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert ended(process)[0] == -signal.SIGKILL
 
     # Killed during a save, some way on.
     process = command(*arguments, broken)
     wait_until(process, lambda: saving(broken, after=at + EVERY))
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert ended(process)[0] == -signal.SIGKILL
 
     # Asked to stop.
     process = command(*arguments, broken)
     last = max(int(p.name) for p in (broken / CHECKPOINTS).iterdir() if p.name.isdecimal())
-    wait_until(process, lambda: reached(broken, last + EVERY))
+    training_beyond(process, last + EVERY)
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate()
-    assert process.returncode == EXIT_INTERRUPTED, errors
+    code, output, errors = ended(process)
+    assert code == EXIT_INTERRUPTED, errors
     assert "stopped and saved at step" in output
     assert not (broken / RESULT).exists()
 
-    process = command(*arguments, broken)
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
+    code, _, errors = ended(command(*arguments, broken))
+    assert code == 0, errors
     assert "continuing from the checkpoint of step" in errors
     assert_trees_equal(final_state(broken), final_state(whole))
     assert logged(broken) == logged(whole)

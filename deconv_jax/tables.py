@@ -1,0 +1,124 @@
+"""Figures in texts, rendered from the JSON files of runs and never typed.
+
+A text marks where a table goes with `<!-- table: NAME -->` and `<!-- end -->`; what stands between is
+replaced. The JSON files are those that runs and benchmarks wrote, under experiments/results.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deconv_jax.errors import InputError, closest
+from deconv_jax.files import read_json, write_atomically
+
+RESULTS = Path("experiments/results")
+TEXTS = ("README.md", "experiments/benchmarks/README.md")
+
+_MARKED = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render_texts(root: Path, *, check: bool = False) -> list[Path]:
+    """Renders every marked table of the project's texts.
+
+    Args:
+      root: the project's top folder.
+      check: change nothing.
+
+    Returns:
+      The texts that differ, or differed, from the results.
+
+    Raises:
+      InputError: a text or a result cannot be read, or a mark names no table.
+    """
+    changed = []
+    for name in TEXTS:
+        path = root / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; run this in the project's top folder")
+        before = path.read_text()
+        after = _MARKED.sub(lambda mark: _render(root, mark), before)
+        if after != before:
+            changed.append(path)
+            if not check:
+                write_atomically(path, lambda file, text=after: file.write(text.encode()))
+    return changed
+
+
+def _render(root: Path, mark: re.Match[str]) -> str:
+    name = mark["name"]
+    if name not in _TABLES:
+        raise InputError(f"no table {name!r}; {closest(name, _TABLES)}")
+    return f"{mark[1]}{_TABLES[name](root / RESULTS)}\n{mark[3]}"
+
+
+def _runs(folder: Path) -> str:
+    """A row an experiment: its test measures beside the baseline's."""
+    rows = []
+    for path, result in _results(folder.glob("*/*.json"), "config"):
+        config = result["config"]
+        device = result["device"]
+        rows.append(
+            [
+                f"`{path.relative_to(folder).with_suffix('')}`",
+                _measures(result["metrics"]["test"]),
+                _measures(result["baseline"]["test"]),
+                f"{result['counts']['test']:,}",
+                f"{result['parameters']:,}",
+                f"{result['step']:,} x {config['training']['batch_size']}",
+                f"{device['count']} x {device['kind']}",
+                _duration(result["wall_time_s"]),
+                (result["commit"] or "-")[:7],
+            ]
+        )
+    header = "experiment | test | baseline | images | parameters | steps x batch | device | time | commit"
+    return _markdown(header, rows)
+
+
+def _benchmarks(folder: Path) -> str:
+    """A section a benchmark: medians and ratios of one run."""
+    sections = []
+    for path, record in _results(folder.glob("benchmarks/*.json"), "median_ms"):
+        medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
+        ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
+        sections.append(
+            f"### `{path.stem}.py`\n\n{record['measured'].capitalize()}.\n\n"
+            f"{_markdown('candidate | median', medians)}\n\n"
+            f"{_markdown('time ratio | median / median', ratios)}\n\n"
+            f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
+            f"threads, {record['processor'] or 'processor unknown'}; jax "
+            f"{record['versions']['jax']}; load average before the end {record['load_average'][0]}."
+        )
+    return "\n\n".join(sections)
+
+
+def _training_ratios(folder: Path) -> str:
+    """One line: the training step against its peers."""
+    ratios = read_json(folder / "benchmarks" / "training_step.json")["time_ratios"]
+    parts = [f"{name} = {ratio:.3g}" for name, ratio in ratios.items()]
+    return f"Time of a training step of the MNIST autoencoder on a CPU: {', '.join(parts)}."
+
+
+_TABLES = {"runs": _runs, "benchmarks": _benchmarks, "training-ratios": _training_ratios}
+
+
+def _results(paths: Iterable[Path], key: str) -> list[tuple[Path, Any]]:
+    read = [(path, read_json(path)) for path in sorted(paths)]
+    return [(path, result) for path, result in read if key in result]
+
+
+def _measures(values: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:.2f} dB" if name.endswith("psnr") else f"{name} {value:.4f}"
+        for name, value in values.items()
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _markdown(header: str, rows: list[list[str]]) -> str:
+    columns = header.split(" | ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

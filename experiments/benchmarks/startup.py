@@ -1,0 +1,88 @@
+"""From the command to the first training step, at the first start and at the second.
+
+What a person waits for: Python, imports, reading the data, compiling, evaluating the untrained
+model, one step. The first start has an empty compilation cache; the second one finds there what the
+first has compiled, in a new workdir. The data set is prepared beforehand, and its download is not
+part of either.
+
+What a reader would get wrong is to take the second start for a resumed run (it trains from step 0),
+or the first for a first start ever: files are in the system's memory, and Python's byte code is
+compiled, from a start that is not counted.
+
+  python experiments/benchmarks/startup.py
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from timing import ROOT, parse_arguments, time_ratios, write_record
+
+from deconv_jax.data.sources import prepare
+from deconv_jax.training.logging import METRICS, read_metrics
+
+CONFIG = ROOT / "experiments" / "autoencoding" / "digits.py"
+OVERRIDES = (
+    "--config.training.steps_per_call=1",
+    "--config.training.num_steps=2",
+    "--config.training.eval_every=2",
+    "--config.training.save_every=2",
+    "--config.training.log_every=1",
+    "--config.optimizer.warmup_steps=0",
+)
+"""As short as a run gets."""
+FIRST, SECOND = "first start", "second start"
+
+
+def main() -> None:
+    """Starts twice a round."""
+    arguments = parse_arguments(__file__, __doc__, rounds=5)
+    times: dict[str, list[float]] = {FIRST: [], SECOND: []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare("digits", str(folder / "data"))
+        start(folder / "uncounted", folder / "data")
+        for number in range(arguments.rounds):
+            for which in times:
+                times[which].append(start(folder / f"round_{number}", folder / "data"))
+    write_record(
+        arguments.output,
+        measured="command to the end of the first training step on digits",
+        protocol="median over rounds of a first start, its compilation cache empty, and a second "
+        "one in turns, each a process of its own; until the time in the first training record of "
+        "metrics.jsonl; the data set prepared, and an uncounted start, before; the config's model "
+        "and batch with " + " ".join(OVERRIDES),
+        times=times,
+        ratios=time_ratios(times, (FIRST, SECOND)),
+        config=str(CONFIG.relative_to(ROOT)),
+    )
+
+
+def start(folder: Path, data_dir: Path) -> float:
+    """Milliseconds from the command to its first training step.
+
+    Args:
+      folder: holds the compilation cache and, of each start, the workdir.
+      data_dir: where the data set is.
+    """
+    folder.mkdir(exist_ok=True)
+    workdir = Path(tempfile.mkdtemp(prefix="workdir_", dir=folder))
+    command = [sys.executable, "-m", "deconv_jax.cli", "train"]
+    command += ["--config", str(CONFIG), "--workdir", str(workdir), *OVERRIDES]
+    command += [f"--config.data.data_dir={data_dir}"]
+    settings = {k: v for k, v in os.environ.items() if not k.startswith("JAX_PERSISTENT_CACHE")}
+    settings["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
+    started = time.time()  # The clock that metrics.jsonl is stamped with.
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    records = read_metrics(workdir / METRICS)
+    first = next(record for record in records if record["split"] == "train")
+    return 1e3 * (first["time"] - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Variables of a model without compiling its initialisation, which takes longer than using them."""
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def random_variables():
+    """Random parameters, and running statistics, of the shapes that `model.init` gives."""
+
+    def make(model, x):
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        random = np.random.default_rng(0)
+
+        def parameter(leaf):
+            fan_in = max(1, np.prod(leaf.shape[:-1]))
+            return random.normal(0.0, fan_in**-0.5, leaf.shape).astype(leaf.dtype)
+
+        def statistic(leaf):
+            return random.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+
+        fill = {"params": parameter, "batch_stats": statistic}
+        return {name: jax.tree.map(fill[name], tree) for name, tree in variables.items()}
+
+    return make
+
+
+@pytest.fixture
+def apply():
+    """`model.apply` or another method of it, compiled."""
+
+    def call(model, variables, *inputs, method=None):
+        return jax.jit(lambda v, x: model.apply(v, *x, method=method))(variables, inputs)
+
+    return call

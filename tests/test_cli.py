@@ -1,0 +1,196 @@
+"""The command line: what a person sees, and that a mistake costs one line and changes nothing."""
+
+import json
+import resource
+import time
+
+import pytest
+
+from deconv_jax.cli import load_config, main
+from deconv_jax.errors import InputError
+from deconv_jax.experiment import CHECKPOINTS, CONFIG, RESULT
+
+DIGITS = "experiments/autoencoding/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def error_of(capsys):
+    """Runs a command that must fail with exit code 2 and one line; returns the line."""
+
+    def run(*arguments, lines=1):
+        assert main([str(a) for a in arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("deconv-jax: error: ")
+        assert len(error.splitlines()) == lines, error
+        return error
+
+    return run
+
+
+def test_a_file_takes_an_argument_and_any_key_an_override():
+    config = load_config(f"{DIGITS}:latent=16", ["--config.optimizer.learning_rate=3e-4"])
+    assert config["task"]["model"]["latent_dim"] == 16
+    assert config["optimizer"]["learning_rate"] == 3e-4
+    # A key that the file leaves at its default can be set too.
+    assert load_config(DIGITS, ["--config.data.workers=2"])["data"]["workers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "--config.task.model.latent_dmi=16",
+            "config.task.model.latent_dmi; did you mean 'latent_dim'",
+        ),
+        (
+            "--config.task.model.latent_dim=big",
+            "config.task.model.latent_dim must be int; got 'big'",
+        ),
+        ("--config.task.model.name=autoencode", "did you mean 'autoencoder'"),
+        ("--config.optimizer.schedule=cosin", "config.optimizer.schedule must be one of"),
+        ("--config.training.batch_size=12", "batch_size=12 does not divide over 8 devices"),
+        ("--config.training.eval_every=7", "must be a positive multiple of"),
+        ("--config.task.model.image_shape=(30,32,1)", "divisible by its total stride 8"),
+        ("--config.task.model.image_shape=(64,64,1)", "got (32, 32, 1)"),
+        ("--config.data.name=minst", "no data set 'minst'; did you mean 'mnist'"),
+        ("--config.data.test_split=tset", "no split 'tset'; it has"),
+        ("--config.seed", "an override is --config.KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_costs_one_line_and_leaves_nothing(
+    error_of, tmp_path, digits_dir, override, said
+):
+    where = ["--workdir", tmp_path / "run", f"--config.data.data_dir={digits_dir}"]
+    assert said in error_of("train", "--config", DIGITS, *where, override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_is_not_prepared_says_what_to_run(error_of, tmp_path):
+    said = error_of(
+        "train",
+        "--config",
+        "experiments/autoencoding/mnist.py",
+        "--workdir",
+        tmp_path / "run",
+        f"--config.data.data_dir={tmp_path}",
+    )
+    assert f"run: deconv-jax prepare mnist --data_dir {tmp_path}" in said
+
+
+def test_missing_files_and_foreign_folders_are_named(error_of, tmp_path):
+    assert "no config file 'none.py'" in error_of(
+        "train", "--config", "none.py", "--workdir", tmp_path / "run"
+    )
+    assert "is not the workdir of a run" in error_of("evaluate", "--workdir", tmp_path)
+    (tmp_path / CONFIG).write_text("{")
+    assert "cannot read" in error_of("evaluate", "--workdir", tmp_path)
+    (tmp_path / "file").touch()
+    assert "is not a folder" in error_of(
+        "train", "--config", DIGITS, "--workdir", tmp_path / "file"
+    )
+
+
+def test_unknown_arguments_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--workdir", "x", "--config.seed=1"])
+    assert stop.value.code == 2
+    assert "unknown arguments: --config.seed=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["prepare"], ["tables"]])
+def test_help_is_complete_and_short(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 30
+    if not command:
+        assert all(word in text for word in ("train", "evaluate", "prepare", "tables"))
+
+
+def test_train_finish_evaluate_and_refuse(capsys, tmp_path, config_file, small_config, error_of):
+    workdir = tmp_path / "run"
+    arguments = ["train", "--config", str(config_file(small_config())), "--workdir", str(workdir)]
+    assert main(arguments) == 0
+    seen = capsys.readouterr()
+    result = json.loads((workdir / RESULT).read_text())
+    measured = result["metrics"]["test"]["psnr"]
+    assert f"psnr {measured:.4f}" in seen.out
+    assert f"pca_psnr {result['baseline']['test']['pca_psnr']:.4f}" in seen.out
+    # Not on a terminal: plain lines with all that the bar would show.
+    line = next(line for line in seen.err.splitlines() if line.startswith("step 4/8"))
+    assert all(word in line for word in ("loss", "images/s", "ETA"))
+    for name in ("checkpoints", "config.json", "metrics.jsonl", "tensorboard", "pictures"):
+        assert name in seen.out
+        assert (workdir / name).exists()
+
+    assert main(["evaluate", "--workdir", str(workdir)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["metrics"] == result["metrics"]["test"]
+    assert main(["evaluate", "--workdir", str(workdir), "--checkpoint", "best"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] in (4, 8)
+    assert "no checkpoint of step 3" in error_of(
+        "evaluate", "--workdir", workdir, "--checkpoint", "3"
+    )
+
+    def content():
+        return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+
+    before = content()
+    assert main(arguments) == 0
+    assert "already finished" in capsys.readouterr().out
+    other = "--config.optimizer.learning_rate=0.5"
+    assert "config.optimizer.learning_rate: 0.003 -> 0.5" in error_of(*arguments, other, lines=2)
+    assert content() == before
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(
+    tmp_path, command, ended, config_file, small_config
+):
+    config = config_file(small_config(task__model__features=(16, 64), data__cache="none"))
+    process = command("train", "--config", config, "--workdir", tmp_path / "run")
+    # A file that may grow no further fails to be written just as on a full disk.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (30_000, 30_000))
+    code, _, errors = ended(process)
+    assert code == 2, errors
+    said = [line for line in errors.splitlines() if line.startswith("deconv-jax: error:")]
+    assert len(said) == 1
+    assert "cannot write" in said[0]
+    assert not (tmp_path / "run" / RESULT).exists()
+    assert [p.name for p in (tmp_path / "run" / CHECKPOINTS).iterdir() if p.name.isdecimal()] == []
+    # With room again, the same command does the run.
+    code, _, errors = ended(command("train", "--config", config, "--workdir", tmp_path / "run"))
+    assert code == 0, errors
+
+
+@pytest.mark.slow
+def test_the_main_job_beats_pca(tmp_path, command, ended):
+    start = time.monotonic()
+    process = command(
+        "train",
+        "--config",
+        DIGITS,
+        "--workdir",
+        tmp_path / "run",
+        f"--config.data.data_dir={tmp_path}",
+    )
+    code, output, errors = ended(process)
+    assert code == 0, errors
+    result = json.loads((tmp_path / "run" / RESULT).read_text())
+    psnr, pca = result["metrics"]["test"]["psnr"], result["baseline"]["test"]["pca_psnr"]
+    assert psnr > pca
+    assert f"psnr {psnr:.4f}" in output
+    print(f"main job: {time.monotonic() - start:.0f} s, {psnr:.2f} dB, PCA {pca:.2f} dB")
+
+
+def test_an_argument_of_a_config_is_checked():
+    with pytest.raises(
+        InputError, match=r"unknown config argument 'latnet'; did you mean 'latent'"
+    ):
+        load_config(f"{DIGITS}:latnet=16")

@@ -1,0 +1,126 @@
+"""An experiment as a value, and what training one leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import load_config
+from deconv_jax.errors import InputError
+from deconv_jax.experiment import METRICS, RESULT, Experiment, evaluate, open_workdir, train
+from deconv_jax.training.logging import picture_grid, read_metrics
+from deconv_jax.training.loop import Diverged
+
+CONFIGS = [
+    "experiments/autoencoding/digits.py",
+    "experiments/autoencoding/mnist.py",
+    "experiments/autoencoding/fashion_mnist.py",
+    "experiments/recognition/digits_classifier.py",
+    "experiments/recognition/mnist_classifier.py",
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_builds_and_round_trips_through_json(path):
+    experiment = Experiment.from_dict(load_config(path))
+    text = json.dumps(experiment.to_dict())
+    assert Experiment.from_dict(json.loads(text)) == experiment
+    assert experiment.task.optimizer.decay_steps == experiment.training.num_steps
+
+
+def test_a_run_is_self_describing_and_says_how_it_was_measured(tmp_path, small_config):
+    experiment = Experiment.from_dict(small_config())
+    result = train(experiment, tmp_path / "run")
+    assert open_workdir(tmp_path / "run") == experiment
+    assert result == json.loads((tmp_path / "run" / RESULT).read_text())
+    for key in ("protocol", "seed", "device", "commit", "wall_time_s", "versions"):
+        assert key in result
+    assert result["counts"] == {"train": 1257, "validation": 180, "test": 360}
+    measured = evaluate(tmp_path / "run", split="validation")
+    records = read_metrics(tmp_path / "run" / METRICS)
+    (last,) = [r for r in records if r["split"] == "validation" and r["step"] == 8]
+    assert {k: last[k] for k in measured["metrics"]} == measured["metrics"]
+    assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 4, 6, 8]
+
+
+def test_pictures_show_the_images_and_their_reconstructions(tmp_path, small_config):
+    train(Experiment.from_dict(small_config()), tmp_path / "run")
+    names = sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir())
+    assert names == [f"reconstructions_{step:07d}.png" for step in (0, 4, 8)]
+    picture = np.asarray(Image.open(tmp_path / "run" / "pictures" / names[-1]))
+    first = Experiment.from_dict(small_config()).data.source("validation").gather(np.arange(1))
+    # Caption 22 pixels, gap 4, each pixel drawn 2x2.
+    original = picture[22 : 22 + 64 : 2, 4 : 4 + 64 : 2, 0]
+    np.testing.assert_array_equal(original, first["image"][0, ..., 0])
+
+
+def test_picture_grid_is_wide_enough_for_images_and_captions():
+    images = np.full((3, 4, 5, 1), 0.5)
+    grid = np.asarray(picture_grid({"a": images, "b" * 80: images}, scale=1))
+    assert grid.shape[0] == 2 * (22 + 4 + 4)
+    assert grid.shape[1] > 3 * 9 + 4
+    assert (grid[22, 4] == 128).all()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path, small_config
+):
+    config = small_config(
+        optimizer__name="sgd", optimizer__learning_rate=1e38, training__save_every=4
+    )
+    with pytest.raises(Diverged, match=r"after step \d+ the loss was .*Try a smaller"):
+        train(Experiment.from_dict(config), tmp_path / "run")
+    assert not (tmp_path / "run" / RESULT).exists()
+    assert evaluate(tmp_path / "run")["step"] == 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"precision": "bf16"},
+        {"task__model__remat": True, "task__model__norm": "group"},
+        {"task__model__latent": "map", "optimizer__accumulate_steps": 2},
+        {"data__cache": "device", "training__steps_per_call": 2, "training__compiler": "pmap"},
+        {"optimizer__ema_decay": 0.5, "optimizer__name": "adamw", "optimizer__clip_norm": 1.0},
+    ],
+    ids=lambda overrides: ",".join(overrides),
+)
+def test_every_option_trains_and_learns(tmp_path, small_config, overrides):
+    config = small_config(**overrides)
+    train(Experiment.from_dict(config), tmp_path / "run")
+    losses = [r["loss"] for r in read_metrics(tmp_path / "run" / METRICS) if "loss" in r]
+    assert losses[-1] < losses[0]
+
+
+def test_a_classifier_learns_through_the_same_loop(tmp_path, digits_dir):
+    config = load_config("experiments/recognition/digits_classifier.py")
+    config["data"]["data_dir"] = digits_dir
+    config["task"]["model"]["features"] = (8, 16)
+    config["optimizer"]["warmup_steps"] = 5
+    config["training"] = config["training"] | {
+        "num_steps": 60,
+        "eval_every": 60,
+        "save_every": 60,
+        "log_every": 10,
+    }
+    result = train(Experiment.from_dict(config), tmp_path / "run")
+    # Ten classes of about the same size: guessing gets a tenth.
+    assert result["metrics"]["test"]["accuracy"] > 0.5
+    assert evaluate(tmp_path / "run")["metrics"] == result["metrics"]["test"]
+
+
+def test_a_workdir_that_lost_its_config_is_refused(tmp_path, small_config):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / METRICS).touch()
+    with pytest.raises(InputError, match=r"holds a run without its config.json"):
+        train(Experiment.from_dict(small_config()), tmp_path / "run")
+
+
+def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
+    path = tmp_path / METRICS
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        read_metrics(path)
