@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return arguments.run(arguments)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a file or folder that may not be used.
         print(f"deconv-jax: error: {error}", file=sys.stderr)
         return EXIT_INPUT_ERROR
 

@@ -18,8 +18,9 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
             raise InputError(f"unknown config argument {name!r}; {closest(name, defaults)}")
         kind = type(defaults[name])
         try:
-            values[name] = kind(text)
-        except ValueError:
+            # bool("False") is True.
+            values[name] = {"True": True, "False": False}[text] if kind is bool else kind(text)
+        except (ValueError, KeyError):
             raise InputError(
                 f"config argument {name} must be {kind.__name__}; got {text!r}"
             ) from None

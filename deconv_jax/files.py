@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, then renamed."""
 
+import contextlib
 import errno
 import json
 import os
@@ -27,8 +28,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # Renamed, or its folder could not be made.
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,15 @@
 """Every test runs strictly: 8 host devices, no rank promotion, run-time shape checks."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+# Programs that several tests compile are compiled once, in this process and those it starts.
+CACHE = tempfile.mkdtemp(prefix="deconv_jax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -62,14 +70,10 @@ def small_config(digits_dir):
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
-    """Starts the command line in a process of its own, on one device, as a user would.
-
-    Compiled programs are shared between the processes of a session.
-    """
-    cache = tmp_path_factory.mktemp("xla")
+def command():
+    """Starts the command line in a process of its own, on one device, as a user would."""
     root = Path(__file__).parent.parent
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment = os.environ | {"XLA_FLAGS": ""}
 
     def start(*arguments, **options):
         words = [sys.executable, "-m", "deconv_jax.cli", *map(str, arguments)]

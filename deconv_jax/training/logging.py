@@ -6,6 +6,7 @@ from, so that metrics.jsonl reads like that of a run never stopped.
 
 import functools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ class RunLog:
             initial=first_step,
             unit="step",
             desc="train",
-            dynamic_ncols=True,
+            # tqdm draws nothing on a terminal that does not say how wide it is.
+            ncols=shutil.get_terminal_size().columns,
             disable=not sys.stderr.isatty(),
         )
 

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def images(*shape, seed=1):
-    return jax.random.uniform(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).random(shape, np.float32))
 
 
 def small(**fields):

@@ -1,0 +1,178 @@
+"""Where examples come from: the embedded digits, MNIST if it is there, and errors that help."""
+
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.data.embedded.digits import SPLITS
+from deconv_jax.data.sources import ArraySource, RecordSource, in_memory, load, prepare
+from deconv_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def archive():
+    """The arrays that the digits are made of."""
+    path = resources.files("deconv_jax.data.embedded") / "digits.npz"
+    with path.open("rb") as file, np.load(file) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [("train", 1257), ("validation", 180), ("test", 360), ("train[:5]", 5)]
+)
+def test_digits_have_their_counts_shapes_and_types(digits_dir, split, count):
+    source = load("digits", split, digits_dir)
+    batch = source.gather(np.array([0, count - 1]))
+    assert len(source) == count
+    assert set(batch) == {"image", "label"}
+    assert (batch["image"].shape, batch["image"].dtype) == ((2, 32, 32, 1), np.uint8)
+    assert (batch["label"].shape, batch["label"].dtype) == ((2,), np.int32)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_digits_are_those_of_the_archive_enlarged_four_times(digits_dir, archive, split):
+    """TFDS shuffles within a split: the two are compared as sets of (image, label).
+
+    The archive's gray levels are 0 to 16; the enlargement is done here again, image by image.
+    """
+    start, stop = SPLITS[split]
+    made = in_memory(load("digits", split, digits_dir)).arrays
+    expected = [
+        Image.fromarray(np.round(image * 255.0 / 16).astype(np.uint8)).resize((32, 32), 3)
+        for image in archive["images"][start:stop]
+    ]
+    labels = archive["labels"][start:stop]
+    ours = sorted((int(k), i.tobytes()) for k, i in zip(made["label"], made["image"], strict=True))
+    assert ours == sorted((int(k), i.tobytes()) for k, i in zip(labels, expected, strict=True))
+    assert made["image"].min() == 0
+    assert made["image"].max() == 255
+    np.testing.assert_array_equal(np.bincount(made["label"]), np.bincount(labels))
+
+
+def test_the_splits_of_the_digits_are_all_of_them_once(archive):
+    places = np.concatenate([np.arange(*bounds) for bounds in SPLITS.values()])
+    np.testing.assert_array_equal(np.sort(places), np.arange(len(archive["images"])))
+
+
+def test_digits_are_prepared_and_read_without_tensorflow(tmp_path):
+    """A process of its own, in which TensorFlow cannot be imported; quiet on both streams."""
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "import numpy as np\n"
+        "from deconv_jax.data.sources import load\n"
+        f"batch = load('digits', 'test', {str(tmp_path)!r}).gather(np.arange(3))\n"
+        "others = [m for m in sys.modules if m.split('.')[0] in ('torch', 'jax')]\n"
+        "print(batch['image'].shape, sys.modules['tensorflow'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(3, 32, 32, 1) None\n"
+
+
+def test_a_prepared_set_is_left_as_it_is(digits_dir):
+    folder = prepare("digits", digits_dir)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert prepare("digits", digits_dir) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert any("array_record" in path.name for path in before)
+
+
+def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
+    source = load("digits", "validation", digits_dir)
+    order = np.array([7, 0, 7, 179])
+    batch, everything = source.gather(order), in_memory(source)
+    for name, array in everything.arrays.items():
+        np.testing.assert_array_equal(batch[name], array[order])
+        np.testing.assert_array_equal(everything.gather(order)[name], array[order])
+    assert len(everything) == len(source)
+    assert in_memory(everything) is everything
+
+
+def message_of(call, *args):
+    with pytest.raises(InputError) as raised:
+        call(*args)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("digit", "digits"), ("mnits", "mnist"), ("cifar_10:3.0.2", "cifar10")]
+)
+def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
+    message = message_of(load, name, "train", str(tmp_path))
+    assert message == f"no data set {name!r}; did you mean {meant!r}?"
+
+
+def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path):
+    message = message_of(load, "mnist", "train", str(tmp_path))
+    assert message.startswith(f"data set 'mnist' is not prepared in {tmp_path}")
+    assert message.endswith(f"; run: deconv-jax prepare mnist --data_dir {tmp_path}")
+
+
+def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path):
+    """The digits as if they had been prepared in TFDS's default format."""
+    old = tmp_path / "digits" / "1.0.0"
+    old.mkdir(parents=True)
+    for path in prepare("digits", digits_dir).iterdir():
+        if path.suffix == ".json":
+            text = path.read_text().replace("array_record", "tfrecord")
+            (old / path.name).write_text(text)
+        else:
+            (old / path.name.replace("array_record", "tfrecord")).write_bytes(path.read_bytes())
+    message = message_of(load, "digits", "train", str(tmp_path))
+    assert "tfrecord" in message
+    assert message.endswith("with: deconv-jax prepare digits --data_dir DIR")
+
+
+@pytest.mark.parametrize("split", ["training", "train[:5", "train+nothing"])
+def test_an_unknown_split_names_those_there_are(digits_dir, split):
+    message = message_of(load, "digits", split, digits_dir)
+    assert f"{split!r}" in message
+    assert all(name in message for name in SPLITS)
+
+
+def test_arrays_of_different_lengths_are_no_source():
+    message = message_of(ArraySource, {"image": np.zeros(3), "label": np.zeros(2)})
+    assert "{'image': 3, 'label': 2}" in message
+
+
+class Records(list):
+    """Decoded examples with the batched access of a TFDS data source."""
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def test_images_of_different_shapes_are_named():
+    source = RecordSource(Records({"image": np.zeros((n, 2, 1), np.uint8)} for n in (3, 4)))
+    assert "(3, 2, 1), (4, 2, 1)" in message_of(source.gather, np.arange(2))
+
+
+def test_a_set_without_labels_gives_images_alone():
+    source = RecordSource(Records([{"image": np.zeros((3, 2, 1), np.uint8)}] * 2))
+    assert set(source.gather(np.arange(2))) == {"image"}
+
+
+def mnist_dir():
+    """The TFDS directory in the folder that $DECONV_JAX_DATA names."""
+    return Path(os.environ.get("DECONV_JAX_DATA", "")) / "tfds"
+
+
+@pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
+@pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
+def test_mnist_has_its_counts_and_its_first_images(split, count):
+    source = load("mnist", split, str(mnist_dir()))
+    assert len(source) == count
+    batch = source.gather(np.arange(0, count, count // 500))
+    assert (batch["image"].shape[1:], batch["image"].dtype) == ((28, 28, 1), np.uint8)
+    # About a tenth of each digit: 50 of 500, five standard deviations (6.7) either way.
+    assert (np.abs(np.bincount(batch["label"], minlength=10) - 50) < 34).all()
+    # LeCun's digits were centred in a 28x28 field with a margin of 4 pixels around 20x20, by mass.
+    assert (batch["image"][:, 0] == 0).mean() > 0.99

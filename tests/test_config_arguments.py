@@ -1,0 +1,45 @@
+"""The argument of a config file."""
+
+import pytest
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.errors import InputError
+
+DEFAULTS = {"latent": 8, "rate": 0.5, "norm": "batch", "remat": False}
+
+
+@pytest.mark.parametrize(
+    ("argument", "changed"),
+    [
+        ("", {}),
+        ("latent=16", {"latent": 16}),
+        ("latent=16,norm=group", {"latent": 16, "norm": "group"}),
+        ("rate=1e-3", {"rate": 1e-3}),
+        ("rate=1", {"rate": 1.0}),
+        ("norm=a=b", {"norm": "a=b"}),
+        ("remat=True", {"remat": True}),
+        ("remat=False", {"remat": False}),
+        ("latent=1,latent=2,", {"latent": 2}),
+    ],
+)
+def test_named_values_replace_their_defaults_in_their_type(argument, changed):
+    values = config_arguments(argument, **DEFAULTS)
+    assert values == DEFAULTS | changed
+    assert {k: type(v) for k, v in values.items()} == {k: type(v) for k, v in DEFAULTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("latnet=16", "unknown config argument 'latnet'; did you mean 'latent'?"),
+        ("=3", "unknown config argument ''; known are: latent, norm, rate, remat"),
+        ("latent=1.5", "config argument latent must be int; got '1.5'"),
+        ("latent", "config argument latent must be int; got ''"),
+        ("rate=fast", "config argument rate must be float; got 'fast'"),
+        ("remat=maybe", "config argument remat must be bool; got 'maybe'"),
+    ],
+)
+def test_errors_name_the_argument_and_its_value(argument, message):
+    with pytest.raises(InputError) as raised:
+        config_arguments(argument, **DEFAULTS)
+    assert str(raised.value) == message

@@ -1,0 +1,106 @@
+"""Files are whole or not there, and an error says which file and why."""
+
+import errno
+import json
+
+import pytest
+
+from deconv_jax.errors import InputError
+from deconv_jax.files import cannot_write, read_json, write_atomically, write_json
+
+
+def test_json_survives_a_round_trip(tmp_path):
+    value = {"a": [1, 2.5, None, True, "é"], "b": {"c": {}}}
+    write_json(tmp_path / "new" / "folder" / "x.json", value)
+    assert read_json(tmp_path / "new" / "folder" / "x.json") == value
+
+
+def test_json_is_text_that_a_person_can_read(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def half(error):
+    """A writer that fails half-way."""
+
+    def write(file):
+        file.write(b"half of the")
+        file.flush()
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), InputError),
+        (RuntimeError("a defect"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+@pytest.mark.parametrize("before", [b"old content", None])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, before, error, raised):
+    path = tmp_path / "x.bin"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(raised):
+        write_atomically(path, half(error))
+    assert [p.name for p in tmp_path.iterdir()] == ([] if before is None else ["x.bin"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_the_file_is_not_seen_before_it_is_whole(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    seen = []
+
+    def write(file):
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes())
+
+    write_atomically(path, write)
+    assert (seen, path.read_bytes()) == ([b"old"], b"new")
+
+
+def test_a_number_that_json_has_not_is_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text()) == 1
+
+
+def test_a_folder_that_is_a_file_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/x\.json"):
+        write_json(tmp_path / "file" / "x.json", 1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_says_what_to_do(tmp_path, number):
+    message = str(cannot_write(tmp_path / "x", OSError(number, "reason")))
+    assert message.startswith(f"cannot write {tmp_path / 'x'}: ")
+    assert message.endswith("(free some space and run the same command again)")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EACCES, "Permission denied"), "[Errno 13] Permission denied"),
+        (ValueError("first line\nsecond line"), "first line"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_other_reasons_are_one_line(tmp_path, error, reason):
+    assert str(cannot_write(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
+def test_reading_what_is_no_json_is_an_input_error_naming_the_file(tmp_path, content):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot read .*x\.json"):
+        read_json(path)

@@ -1,0 +1,124 @@
+"""Learning rates and updates at points that can be computed by hand."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deconv_jax.errors import InputError
+from deconv_jax.training.optimizer import Optimizer
+
+PEAK = 2.0
+DECAY = {"warmup_steps": 10, "decay_steps": 110, "end_factor": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "points"),
+    [
+        ({}, {0: 1.0, 1000: 1.0}),
+        ({"warmup_steps": 10}, {0: 0.0, 1: 0.1, 5: 0.5, 10: 1.0, 1000: 1.0}),
+        # Half a cosine from 1 to 0.1: 0.1 + 0.9 * (1 + cos(pi * (step - 10) / 100)) / 2.
+        (
+            {"schedule": "cosine"} | DECAY,
+            {5: 0.5, 10: 1.0, 35: 0.1 + 0.45 * (1 + math.sqrt(0.5)), 60: 0.55, 110: 0.1, 999: 0.1},
+        ),
+        ({"schedule": "linear"} | DECAY, {5: 0.5, 10: 1.0, 35: 0.775, 60: 0.55, 110: 0.1, 999: 0.1}),
+        # Without warm-up, and to zero.
+        ({"schedule": "linear", "decay_steps": 4}, {0: 1.0, 1: 0.75, 3: 0.25, 4: 0.0}),
+        # Boundaries are steps of the run, warm-up included; the boundary's own step is past it.
+        (
+            {"schedule": "step", "step_boundaries": (20, 40), "warmup_steps": 10},
+            {5: 0.5, 10: 1.0, 19: 1.0, 20: 0.1, 39: 0.1, 40: 0.01},
+        ),
+        ({"schedule": "step", "step_boundaries": (2,), "step_factor": 0.5}, {1: 1.0, 2: 0.5}),
+    ],
+)
+def test_the_learning_rate_over_its_peak(settings, points):
+    rate = Optimizer(learning_rate=PEAK, **settings).rate()
+    found = {step: float(rate(jnp.asarray(step))) / PEAK for step in points}
+    assert found == pytest.approx(points, abs=1e-6)
+
+
+def after(optimizer, gradients, params):
+    """Parameters after one update with each of the gradients."""
+    transform = optimizer.transform()
+    state = transform.init(params)
+    for gradient in gradients:
+        updates, state = transform.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_sgd_with_momentum_adds_up_discounted_gradients():
+    """v1 = g1, v2 = g2 + 0.5 g1; p - 0.1 (v1 + v2) = p - 0.1 (1.5 g1 + g2)."""
+    optimizer = Optimizer(name="sgd", learning_rate=0.1, momentum=0.5)
+    p, g1, g2 = (jnp.array(v) for v in ([1.0, 2.0], [3.0, -1.0], [0.5, 4.0]))
+    np.testing.assert_allclose(after(optimizer, [g1, g2], p), p - 0.1 * (1.5 * g1 + g2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign(name):
+    """m / (1 - b1) = g and v / (1 - b2) = g**2, so the step is g / |g|."""
+    gradient = jnp.array([[3.0, -1e-3]])
+    moved = after(Optimizer(name=name, learning_rate=0.1), [gradient], jnp.zeros((1, 2)))
+    np.testing.assert_allclose(moved, [[-0.1, 0.1]], rtol=1e-4)
+
+
+def test_momentum_and_beta2_are_adams_betas():
+    """Two steps, by Algorithm 1 of arXiv:1412.6980."""
+    rate, b1, b2 = 0.1, 0.8, 0.9
+    p, m, v = 1.0, 0.0, 0.0
+    gradients = [0.5, -2.0]
+    for t, g in enumerate(gradients, start=1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        p -= rate * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + 1e-8)
+    optimizer = Optimizer(learning_rate=rate, momentum=b1, beta2=b2)
+    assert after(optimizer, map(jnp.array, gradients), jnp.array(1.0)) == pytest.approx(p, rel=1e-5)
+
+
+def test_weight_decay_shrinks_kernels_alone_and_by_the_learning_rate():
+    params = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, 4.0), "scale": jnp.array(4.0)}
+    still = jax.tree.map(jnp.zeros_like, params)
+    optimizer = Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5)
+    moved = after(optimizer, [still], params)
+    np.testing.assert_allclose(moved["kernel"], 4.0 * (1 - 0.1 * 0.5), rtol=1e-6)
+    np.testing.assert_array_equal(moved["bias"], params["bias"])
+    np.testing.assert_array_equal(moved["scale"], params["scale"])
+
+
+@pytest.mark.parametrize(("clip_norm", "factor"), [(None, 1.0), (10.0, 1.0), (5.0, 1.0), (1.0, 0.2)])
+def test_gradients_are_scaled_down_to_the_norm_and_never_up(clip_norm, factor):
+    """The norm over both parameters is sqrt(3**2 + 4**2) = 5."""
+    gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+    optimizer = Optimizer(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=clip_norm)
+    moved = after(optimizer, [gradient], jax.tree.map(jnp.zeros_like, gradient))
+    for name, g in gradient.items():
+        np.testing.assert_allclose(moved[name], -factor * g, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weight_decay": 0.1}, ["weight_decay=0.1", "'adamw'", "'adam'"]),
+        ({"name": "sgd", "weight_decay": 0.1}, ["weight_decay=0.1", "'adamw'", "'sgd'"]),
+        ({"accumulate_steps": 0}, ["accumulate_steps", "at least 1", "0"]),
+        (
+            {"schedule": "cosine", "decay_steps": 10, "warmup_steps": 10},
+            ["decay_steps (10", "larger than", "warmup_steps (10)"],
+        ),
+        ({"schedule": "linear", "decay_steps": 0}, ["decay_steps (0", "warmup_steps (0)"]),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings, words):
+    with pytest.raises(InputError) as raised:
+        Optimizer(**settings)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_decay_needs_its_end(schedule):
+    with pytest.raises(InputError, match=f"'{schedule}' needs optimizer.decay_steps"):
+        Optimizer(schedule=schedule).rate()
