@@ -65,7 +65,11 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     if spec is None or spec.loader is None:
         raise InputError(f"config file {name!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # A config may build on one beside it.
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {name!r} has no get_config(arg)")
     config = module.get_config(argument).to_dict()

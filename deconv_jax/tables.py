@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import read_json, write_atomically
+from deconv_jax.files import read_json, write_text
 
 RESULTS = Path("experiments/results")
 TEXTS = ("README.md", "experiments/benchmarks/README.md")
@@ -41,7 +41,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
         if after != before:
             changed.append(path)
             if not check:
-                write_atomically(path, lambda file, text=after: file.write(text.encode()))
+                write_text(path, after)
     return changed
 
 

@@ -30,6 +30,8 @@ import numpy as np
 import pytest
 
 from deconv_jax.data.sources import prepare
+from deconv_jax.experiment import CHECKPOINTS, open_workdir
+from deconv_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +94,22 @@ def ended():
         return process.returncode, output, errors
 
     return wait
+
+
+@pytest.fixture
+def last_state():
+    """Reads the step and the state of a workdir's last checkpoint, onto one device."""
+
+    def read(workdir):
+        experiment = open_workdir(workdir)
+        example = {"image": jax.numpy.zeros((1, 32, 32, 1), "uint8")}
+        like = jax.eval_shape(lambda key: experiment.task.init(key, example), jax.random.key(0))
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True)
+        restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+        checkpoints.close()
+        return restored.step, restored.state
+
+    return read
 
 
 @pytest.fixture

@@ -103,12 +103,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> RecordSource:
             f"data set {name!r} is not prepared in {builder.data_dir}; run: "
             f"deconv-jax prepare {name}{where}"
         )
-    if builder.info.file_format.value != "array_record":
-        raise InputError(
-            f"data set {name!r} in {builder.data_dir} is stored as "
-            f"{builder.info.file_format.value}, which only TensorFlow reads; prepare it anew "
-            "elsewhere, with: deconv-jax prepare {name} --data_dir DIR"
-        )
+    _check_format(name, builder)
     try:
         return RecordSource(builder.as_data_source(split))
     except (ValueError, KeyError) as error:
@@ -124,10 +119,12 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
       The folder it is in. A set that is already there is left as it is.
 
     Raises:
-      InputError: no such data set, or TensorFlow, which the preparation needs, is missing.
+      InputError: no such data set, or it is there in another format, or TensorFlow, which the
+        preparation needs, is missing.
     """
-    builder = _builder(name, data_dir, file_format="array_record")
+    builder = _builder(name, data_dir)
     if not builder.is_prepared():
+        builder = _builder(name, data_dir, file_format="array_record")
         try:
             with _silence() if name in EMBEDDED else contextlib.nullcontext():
                 builder.download_and_prepare()
@@ -136,7 +133,18 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
                 f"preparing {name!r} needs TensorFlow ({error}); install the extra with: "
                 "pip install 'deconv_jax[prepare]'"
             ) from error
+    _check_format(name, builder)
     return Path(builder.data_dir)
+
+
+def _check_format(name: str, builder: Any) -> None:
+    stored = builder.info.file_format.value
+    if stored != "array_record":
+        raise InputError(
+            f"data set {name!r} in {builder.data_dir} is stored as {stored}, which only "
+            f"TensorFlow reads; prepare it anew elsewhere, with: deconv-jax prepare {name} "
+            "--data_dir DIR"
+        )
 
 
 @contextlib.contextmanager
@@ -159,7 +167,7 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
     if name == "digits":
         from deconv_jax.data.embedded.digits import Digits
 
-        return Digits(**(options | {"file_format": "array_record"}))
+        return Digits(**options)
     try:
         return tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError as error:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, write_atomically
+from deconv_jax.files import cannot_write, json_text, write_atomically, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -106,11 +106,9 @@ class RunLog:
         self._file.close()
 
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        # JSON has no infinity and no NaN: null says that there was a value and it was neither.
-        finite = {name: v if np.isfinite(v) else None for name, v in values.items()}
-        record = {"step": step, "split": split, "time": time.time(), **finite}
+        record = {"step": step, "split": split, "time": time.time(), **values}
         try:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json_text(record))
         except OSError as error:
             raise cannot_write(self._path, error) from error
         for name, value in values.items():
@@ -140,8 +138,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = [json.dumps(r) + "\n" for r in read_metrics(path) if r["step"] <= step]
-    write_atomically(path, lambda file: file.write("".join(kept).encode()))
+    kept = [json_text(r) for r in read_metrics(path) if r["step"] <= step]
+    write_text(path, "".join(kept))
 
 
 def picture_grid(rows: Mapping[str, np.ndarray], *, scale: int = 2) -> Image.Image:

@@ -1,41 +1,11 @@
-"""Autoencoder of Fashion-MNIST with a code of 32 numbers, beside PCA-32."""
+"""Autoencoder of Fashion-MNIST: that of MNIST, on other images."""
 
 import ml_collections
-
-from deconv_jax.config_arguments import config_arguments
+import mnist
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: latent=32, the size of the code."""
-    args = config_arguments(arg, latent=32)
-    config = ml_collections.ConfigDict()
-    config.task = dict(
-        name="autoencoding",
-        model=dict(
-            name="autoencoder",
-            image_shape=(28, 28, 1),
-            features=(32, 64),
-            latent_dim=args["latent"],
-        ),
-    )
-    config.data = dict(
-        name="fashion_mnist",
-        train_split="train[:55000]",
-        validation_split="train[55000:]",
-        test_split="test",
-        cache="device",
-    )
-    config.optimizer = dict(
-        name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0
-    )
-    config.training = dict(
-        num_steps=4000,
-        batch_size=128,
-        eval_batch_size=500,
-        eval_every=1000,
-        save_every=1000,
-        log_every=100,
-        steps_per_call=10,
-    )
-    config.seed = 0
+    config = mnist.get_config(arg)
+    config.data.name = "fashion_mnist"
     return config

@@ -5,12 +5,10 @@ import signal
 import socket
 import time
 
-import jax
 import pytest
 
 from deconv_jax.cli import EXIT_INTERRUPTED
-from deconv_jax.experiment import CHECKPOINTS, RESULT, open_workdir
-from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.experiment import RESULT
 from deconv_jax.training.logging import METRICS
 
 pytestmark = pytest.mark.slow
@@ -29,18 +27,8 @@ def together(command):
     return start
 
 
-def weights(workdir):
-    experiment = open_workdir(workdir)
-    example = {"image": jax.numpy.zeros((1, 32, 32, 1), "uint8")}
-    like = jax.eval_shape(lambda key: experiment.task.init(key, example), jax.random.key(0))
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True)
-    restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    checkpoints.close()
-    return restored.state
-
-
 def test_two_processes_agree_with_one(
-    tmp_path, command, ended, together, config_file, small_config, assert_trees_equal
+    tmp_path, command, ended, together, config_file, small_config, last_state, assert_trees_equal
 ):
     config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
     arguments = ["train", "--config", config, "--workdir"]
@@ -48,7 +36,8 @@ def test_two_processes_agree_with_one(
     for process in (one, *together(*arguments, tmp_path / "two")):
         code, _, errors = ended(process)
         assert code == 0, errors
-    assert_trees_equal(weights(tmp_path / "two"), weights(tmp_path / "one"), relative=1e-5)
+    (_, two), (_, one) = last_state(tmp_path / "two"), last_state(tmp_path / "one")
+    assert_trees_equal(two, one, relative=1e-5)
     results = [json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two")]
     assert [r["device"]["processes"] for r in results] == [1, 2]
     one_psnr, two_psnr = (r["metrics"]["test"]["psnr"] for r in results)

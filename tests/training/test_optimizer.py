@@ -25,7 +25,10 @@ DECAY = {"warmup_steps": 10, "decay_steps": 110, "end_factor": 0.1}
             {"schedule": "cosine"} | DECAY,
             {5: 0.5, 10: 1.0, 35: 0.1 + 0.45 * (1 + math.sqrt(0.5)), 60: 0.55, 110: 0.1, 999: 0.1},
         ),
-        ({"schedule": "linear"} | DECAY, {5: 0.5, 10: 1.0, 35: 0.775, 60: 0.55, 110: 0.1, 999: 0.1}),
+        (
+            {"schedule": "linear"} | DECAY,
+            {5: 0.5, 10: 1.0, 35: 0.775, 60: 0.55, 110: 0.1, 999: 0.1},
+        ),
         # Without warm-up, and to zero.
         ({"schedule": "linear", "decay_steps": 4}, {0: 1.0, 1: 0.75, 3: 0.25, 4: 0.0}),
         # Boundaries are steps of the run, warm-up included; the boundary's own step is past it.
@@ -89,7 +92,9 @@ def test_weight_decay_shrinks_kernels_alone_and_by_the_learning_rate():
     np.testing.assert_array_equal(moved["scale"], params["scale"])
 
 
-@pytest.mark.parametrize(("clip_norm", "factor"), [(None, 1.0), (10.0, 1.0), (5.0, 1.0), (1.0, 0.2)])
+@pytest.mark.parametrize(
+    ("clip_norm", "factor"), [(None, 1.0), (10.0, 1.0), (5.0, 1.0), (1.0, 0.2)]
+)
 def test_gradients_are_scaled_down_to_the_norm_and_never_up(clip_norm, factor):
     """The norm over both parameters is sqrt(3**2 + 4**2) = 5."""
     gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}

@@ -145,7 +145,9 @@ def test_averaged_weights_follow_their_recursion_and_are_what_is_evaluated(asser
 
 def test_averaged_weights_start_as_a_copy_that_can_be_donated_with_the_parameters():
     state = initial(Linear(), Optimizer(ema_decay=0.9))
-    for averaged, own in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True):
+    for averaged, own in zip(
+        jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True
+    ):
         np.testing.assert_array_equal(averaged, own)
         assert averaged.unsafe_buffer_pointer() != own.unsafe_buffer_pointer()
 
