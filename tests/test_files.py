@@ -64,11 +64,17 @@ def test_the_file_is_not_seen_before_it_is_whole(tmp_path):
     assert (seen, path.read_bytes()) == ([b"old"], b"new")
 
 
-def test_a_number_that_json_has_not_is_refused_and_the_old_file_stays(tmp_path):
+def test_numbers_that_json_has_no_word_for_become_null(tmp_path):
+    inf = float("inf")
+    write_json(tmp_path / "x.json", {"psnr": inf, "losses": [1.0, float("nan"), (-inf, 2)]})
+    assert read_json(tmp_path / "x.json") == {"psnr": None, "losses": [1.0, None, [None, 2]]}
+
+
+def test_what_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, 1)
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, float("nan"))
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == 1
 
 

@@ -174,3 +174,5 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
         known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         base = name.split(":")[0].split("/")[0]
         raise InputError(f"no data set {name!r}; {closest(base, known)}") from error
+    except (AssertionError, ValueError) as error:  # an unknown version or configuration
+        raise InputError(f"no data set {name!r}: {str(error).strip().splitlines()[0]}") from error

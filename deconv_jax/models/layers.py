@@ -135,7 +135,7 @@ class Norm(nn.Module):
     Attributes:
       kind: which.
       train: "batch" uses and updates the batch's statistics if True, else the running ones.
-      groups: number of channel groups of "group"; the largest divisor of the channels up to it.
+      groups: number of channel groups of "group"; its greatest common divisor with the channels.
     """
 
     kind: NormName = "batch"

@@ -138,35 +138,71 @@ def conv_transpose(
     return jax.linear_transpose(pad, unpadded)(x)[0]
 
 
-def _lax_conv(geometry: _Geometry, x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
+# Every convolution is handed to XLA in this one layout. Within a loop its CPU backend brings none
+# other into it, and runs what is not on a plain loop nest, up to fifty times slower.
+_canonical_conv = functools.partial(
+    lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
+)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv(geometry: _Geometry, x: Array, kernel: Array) -> Array:
+    return _canonical_conv(
         x,
         kernel,
         geometry.stride,
         geometry.padding,
         rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=geometry.groups,
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(geometry: _Geometry, x: Array, kernel: Array) -> Array:
-    return _lax_conv(geometry, x, kernel)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _conv_transpose(geometry: _Geometry, y: Array, kernel: Array) -> Array:
-    channels = kernel.shape[2] * geometry.groups
-    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.input_size, channels), y.dtype)
-    return jax.linear_transpose(lambda x: _lax_conv(geometry, x, kernel), x)(y)[0]
+    height, width, channels, features = kernel.shape
+    groups = geometry.groups
+    # Flipped, with "in" and "out" exchanged within each group.
+    kernel = kernel[::-1, ::-1].reshape(height, width, channels, groups, features // groups)
+    kernel = kernel.transpose(0, 1, 4, 3, 2).reshape(height, width, -1, groups * channels)
+    padding = []
+    for n, m, k, s, d, (before, _) in _axes(geometry, y):
+        extent = d * (k - 1) + 1
+        low = extent - 1 - before
+        padding.append((low, n + extent - 1 - low - (s * (m - 1) + 1)))
+    return _canonical_conv(
+        y,
+        kernel,
+        (1, 1),
+        padding,
+        lhs_dilation=geometry.stride,
+        rhs_dilation=geometry.dilation,
+        feature_group_count=groups,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _kernel_gradient(geometry: _Geometry, x: Array, y: Array) -> Array:
-    channels = x.shape[-1] // geometry.groups, y.shape[-1]
-    kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, *channels), x.dtype)
-    return jax.linear_transpose(lambda kernel: _lax_conv(geometry, x, kernel), kernel)(y)[0]
+    padding = [
+        (before, d * (k - 1) + s * (m - 1) + 1 - n - before)
+        for n, m, k, s, d, (before, _) in _axes(geometry, y)
+    ]
+    # The sum runs over the batch, so channels of x take the place of the batch and y's images that
+    # of the kernel.
+    gradient = _canonical_conv(
+        x.transpose(3, 1, 2, 0),
+        y.transpose(1, 2, 0, 3),
+        geometry.dilation,
+        padding,
+        rhs_dilation=geometry.stride,
+        batch_group_count=geometry.groups,
+    )
+    return gradient.transpose(1, 2, 0, 3)
+
+
+def _axes(geometry: _Geometry, y: Array):
+    """Per spatial axis: sizes of image, output and kernel; stride, dilation, padding."""
+    sizes = geometry.input_size, y.shape[1:3], geometry.kernel_size
+    return zip(*sizes, geometry.stride, geometry.dilation, geometry.padding, strict=True)
 
 
 def _with_residuals(function):

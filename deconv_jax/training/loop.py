@@ -116,7 +116,7 @@ def fit(
             evaluates = fresh and (done or step % training.eval_every == 0)
             saves = fresh and (done or stop or step % training.save_every == 0)
             if evaluates or saves:
-                _record(pending, devices, training, log)  # Raises if this state came of a NaN.
+                _record(pending, training, log)  # Raises if this state came of a NaN.
                 pending = None
 
             # 1. Evaluate the state that the save below will write.
@@ -138,7 +138,7 @@ def fit(
             state, scalars = call(state, next(stream.train), stream.cached)
 
             # 5. Log the call before, while the device works on this one.
-            _record(pending, devices, training, log)
+            _record(pending, training, log)
             step += training.steps_per_call
             pending = (step, scalars)
             stop = _stop_agreed(stop_requested, step, training)
@@ -147,13 +147,11 @@ def fit(
     return state
 
 
-def _record(
-    pending: tuple[int, Any] | None, devices: Devices, training: Training, log: RunLog
-) -> None:
+def _record(pending: tuple[int, Any] | None, training: Training, log: RunLog) -> None:
     """Logs the scalars of a call, if due; raises Diverged if they are not finite."""
     if pending is None:
         return
-    step, scalars = pending[0], devices.fetch(pending[1])
+    step, scalars = pending[0], jax.device_get(pending[1])
     loss, norm = scalars["loss"], scalars["grad_norm"]
     bad = ~(np.isfinite(loss) & np.isfinite(norm))
     if bad.any():

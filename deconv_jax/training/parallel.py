@@ -51,15 +51,10 @@ class Devices:
     Attributes:
       mesh: its only axis is "data".
       compiler: what `compile` compiles steps with; "pmap" is for one process.
-      scans: whether several steps are one program, a `lax.scan`, or one program dispatched several
-        times. The first costs less host time; but XLA's CPU backend runs convolutions within a
-        loop more than ten times slower (`experiments/benchmarks/loops.py` measures it), and where
-        it is unrolled its rounding depends on the number of steps.
     """
 
     mesh: jax.sharding.Mesh
     compiler: Compiler = "jit"
-    scans: bool = True
 
     @classmethod
     def all(cls, compiler: Compiler = "jit") -> "Devices":
@@ -70,7 +65,7 @@ class Devices:
                 f"{jax.process_count()}; use 'jit'"
             )
         mesh = jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-        return cls(mesh, compiler, scans=jax.default_backend() != "cpu")
+        return cls(mesh, compiler)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -97,23 +92,14 @@ class Devices:
         """Puts this process's rows of a global batch, split over the devices."""
         return self._put(batch, PartitionSpec(DATA_AXIS))
 
-    def put_batches(self, batches: list[Batch]) -> Tree:
-        """Puts several batches for one call of a compiled step."""
-        if not self.scans:
-            return [self._put_for_step(batch, 0) for batch in batches]
+    def put_batches(self, batches: list[Batch]) -> dict[str, jax.Array]:
+        """Puts several batches, stacked along a new first axis, for one call of a compiled step."""
         stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
-        return self._put_for_step(stacked, 1)
-
-    def _put_for_step(self, batch: Batch, axis: int) -> dict[str, jax.Array]:
-        """Splits a batch, whose examples run along `axis`, as the compiled step takes it."""
         if self.compiler == "jit":
-            return self._put(batch, PartitionSpec(*[None] * axis, DATA_AXIS))
-        devices = self.mesh.size
+            return self._put(stacked, PartitionSpec(None, DATA_AXIS))
         split = {
-            name: np.moveaxis(
-                a.reshape(*a.shape[:axis], devices, -1, *a.shape[axis + 1 :]), axis, 0
-            )
-            for name, a in batch.items()
+            name: np.moveaxis(a.reshape(len(a), self.mesh.size, -1, *a.shape[2:]), 1, 0)
+            for name, a in stacked.items()
         }
         return self._put(split, PartitionSpec(DATA_AXIS))
 
@@ -129,46 +115,24 @@ class Devices:
         return jax.jit(function, out_shardings=self.replicated)(*args)
 
     def compile(self, step: StepFunction) -> Callable[[TrainState, Tree, Tree], Any]:
-        """Compiles `step` to run on each batch of a `put_batches`.
+        """Compiles `step` to run once for each batch of a `put_batches`, all in one dispatch.
 
         Returns:
-          call(state, batches, cached) -> (state, scalars), to be read with `fetch`. `cached` holds
-          whole data set arrays, which batches then name by "index" alone; {} if the batches bring
-          their examples. The state passed in must not be used again.
+          call(state, batches, cached) -> (state, scalars), the scalars (steps,) each. `cached`
+          holds whole data set arrays, which batches then name by "index" alone; {} if the batches
+          bring their examples. The state passed in must not be used again.
         """
 
-        def one(state, batch, cached):
-            examples = {name: array[batch["index"]] for name, array in cached.items()}
-            return step(state, examples | batch)
+        def call(state, batches, cached):
+            def one(state, batch):
+                examples = {name: array[batch["index"]] for name, array in cached.items()}
+                return step(state, examples | batch)
 
-        def several(state, batches, cached):
-            return jax.lax.scan(lambda state, batch: one(state, batch, cached), state, batches)
+            return jax.lax.scan(one, state, batches)
 
-        program = several if self.scans else one
         if self.compiler == "jit":
-            compiled = jax.jit(program, donate_argnums=0, out_shardings=self.replicated)
-        else:
-            compiled = jax.pmap(
-                program, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None
-            )
-        if self.scans:
-            return compiled
-
-        def dispatch(state, batches, cached):
-            scalars = []
-            for batch in batches:
-                state, of_step = compiled(state, batch, cached)
-                scalars.append(of_step)
-            return state, scalars
-
-        return dispatch
-
-    def fetch(self, scalars: Tree) -> dict[str, np.ndarray]:
-        """The scalars of a call on the host, (steps,) each; waits for them."""
-        fetched = jax.device_get(scalars)
-        if self.scans:
-            return fetched
-        return {name: np.stack([s[name] for s in fetched]) for name in fetched[0]}
+            return jax.jit(call, donate_argnums=0, out_shardings=self.replicated)
+        return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
 
 def agree(flag: bool) -> bool:

@@ -15,7 +15,6 @@ import optax
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.ops.loops import scan
 from deconv_jax.training.optimizer import Optimizer
 
 Tree = Any
@@ -153,6 +152,6 @@ def _accumulated(state, batch, loss_function, parts):
     first = {name: array[0] for name, array in split_batch.items()}
     shapes = jax.eval_shape(take, state.batch_stats, first)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (batch_stats, total), _ = scan(add, (state.batch_stats, zeros), split_batch)
+    (batch_stats, total), _ = jax.lax.scan(add, (state.batch_stats, zeros), split_batch)
     loss, scalars, gradients = jax.tree.map(lambda a: a / parts, total)
     return loss, scalars, batch_stats, gradients

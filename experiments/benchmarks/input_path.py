@@ -1,12 +1,12 @@
 """Training end to end over the three input paths: records, host memory, device memory.
 
-The digits autoencoder is trained by the library's own loop with examples decoded from records as
-they are needed, with all of them decoded once into host memory, and with all of them on the device,
-where a batch is only its indices and several steps are one call. All three compute the same.
+The library's own loop trains the digits autoencoder on examples decoded from records as they are
+needed, on examples decoded once into host memory, and on examples that are all on the device, where
+a batch is only its indices and several steps are one call. All three compute the same.
 
 What a reader would get wrong is to take one model's ratio for the input path's: where a step takes
-longer than its batch's decoding, the paths hardly differ, since decoding goes on beside it. So there is
-a second, deliberately tiny model, whose steps do next to nothing but wait for their input.
+longer than reading its batch, the paths hardly differ, since the two go on side by side. So there
+is a second, deliberately tiny model, whose steps do next to nothing but wait for their input.
 
   python experiments/benchmarks/input_path.py
 """
@@ -35,10 +35,10 @@ PATHS = {
 }
 """Overrides of config.data and config.training."""
 MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "digits": (dict(), dict(batch_size=64, num_steps=80, log_every=20)),
-    "tiny": (dict(features=(4, 8)), dict(batch_size=16, num_steps=1200, log_every=200)),
+    "digits": (dict(), dict(batch_size=64, num_steps=60, log_every=20)),
+    "tiny": (dict(features=(4, 8)), dict(batch_size=16, num_steps=800, log_every=200)),
 }
-"""Overrides of config.task.model and config.training. The first `log_every` steps are not timed."""
+"""Overrides of config.task.model and config.training; the first `log_every` steps are not timed."""
 
 
 def main() -> None:
@@ -71,13 +71,7 @@ def main() -> None:
             run: round(1e3 * MODELS[model][1]["batch_size"] / float(np.median(times[run])))
             for run, (model, _) in runs.items()
         },
-        shapes={
-            name: [
-                training["batch_size"],
-                *load_config(str(CONFIG))["task"]["model"]["image_shape"],
-            ]
-            for name, (_, training) in MODELS.items()
-        },
+        shapes={"images": load_config(str(CONFIG))["task"]["model"]["image_shape"]},
         models={name: model | training for name, (model, training) in MODELS.items()},
         paths={name: data | training for name, (data, training) in PATHS.items()},
         config=str(CONFIG.relative_to(ROOT)),

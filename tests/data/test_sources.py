@@ -108,6 +108,17 @@ def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
     assert message == f"no data set {name!r}; did you mean {meant!r}?"
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("mnist:9.9.9", "version 9.9.9, only: 3.0.1"), ("mnist/x", "x not found"), ("a b", "failed")],
+)
+def test_an_unusable_name_is_named_with_the_reason(tmp_path, name, reason):
+    message = message_of(load, name, "train", str(tmp_path))
+    assert message.startswith(f"no data set {name!r}: ")
+    assert reason in message
+    assert len(message.splitlines()) == 1
+
+
 def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path):
     message = message_of(load, "mnist", "train", str(tmp_path))
     assert message.startswith(f"data set 'mnist' is not prepared in {tmp_path}")

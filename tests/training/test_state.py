@@ -75,7 +75,7 @@ def gradient(state, batch, model=None):
 def test_a_step_descends_along_the_gradient_and_reports_what_it_did(assert_trees_equal):
     optimizer = Optimizer(**PLAIN, warmup_steps=4)
     state, batch = initial(Linear(), optimizer), batch_of(6)
-    state = state.replace(step=jnp.int32(2), opt_state=optimizer_state_at(optimizer, state, 2))
+    state = state.replace(step=jnp.int32(2), opt_state=opt_state_at(state, 2))
     loss, slope = gradient(state, batch)
     new, scalars = step(state, batch, optimizer)
     expected = jax.tree.map(lambda p, g: p - RATE / 2 * g, state.params, slope)
@@ -92,7 +92,7 @@ def test_a_step_descends_along_the_gradient_and_reports_what_it_did(assert_trees
     )
 
 
-def optimizer_state_at(optimizer, state, count):
+def opt_state_at(state, count):
     """The optimizer's state with its own step counters moved on, as a checkpoint would have it."""
     counters = jax.tree.map(lambda a: a.dtype == jnp.int32, state.opt_state)
     return jax.tree.map(lambda a, c: a + count if c else a, state.opt_state, counters)

@@ -1,0 +1,228 @@
+"""The order of examples, its shares, evaluation that counts each once, and exact resumption."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
+from deconv_jax.data.sources import ArraySource, load
+from deconv_jax.errors import InputError
+
+many = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def source_of(length):
+    """Examples that can be told from one another by either array."""
+    places = np.arange(length)
+    images = np.stack([places % 256, places // 256], axis=1).astype(np.uint8)
+    return ArraySource({"image": images.reshape(-1, 1, 2, 1), "label": places.astype(np.int32)})
+
+
+def training(length=10, *, batch_size=4, batches=20, seed=0, source=None, **options):
+    source = source or source_of(length)
+    return training_iterator(source, batch_size=batch_size, batches=batches, seed=seed, **options)
+
+
+def order(*args, **options):
+    """The indices of all batches, a row a batch."""
+    return np.array([batch["index"] for batch in training(*args, **options)])
+
+
+@many
+@given(length=st.integers(1, 12), batch_size=st.integers(1, 15), seed=st.integers(0, 2**31))
+def test_every_epoch_is_a_permutation(length, batch_size, seed):
+    """Also where epochs end inside a batch, or a batch holds several epochs."""
+    epochs = 3
+    batches = -(-length * epochs // batch_size)
+    indices = order(length, batch_size=batch_size, batches=batches, seed=seed).ravel()
+    for epoch in indices[: length * epochs].reshape(epochs, length):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_alone():
+    length = 50
+    rows = {
+        seed: order(length, batch_size=25, batches=6, seed=seed).reshape(3, length)
+        for seed in (0, 1)
+    }
+    np.testing.assert_array_equal(
+        order(length, batch_size=25, batches=6).reshape(3, length), rows[0]
+    )
+    # The 50! orders make an accidental repetition impossible.
+    assert len(np.unique(np.concatenate(list(rows.values())), axis=0)) == 6
+    # Another batch size cuts the same sequence elsewhere.
+    np.testing.assert_array_equal(order(length, batch_size=10, batches=15).ravel(), rows[0].ravel())
+
+
+def test_a_batch_holds_the_examples_of_its_indices():
+    source = source_of(300)
+    for batch in training(source=source, batch_size=7, batches=5):
+        assert batch["index"].dtype == np.int32
+        np.testing.assert_array_equal(batch["label"], batch["index"])
+        np.testing.assert_array_equal(batch["image"], source.arrays["image"][batch["index"]])
+
+
+def test_indices_alone_are_in_the_same_order():
+    batches = list(training(indices_only=True))
+    assert all(set(batch) == {"index"} for batch in batches)
+    np.testing.assert_array_equal([batch["index"] for batch in batches], order())
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_the_processes_rows_together_are_the_global_batch(process_count):
+    shares = [
+        list(training(batch_size=8, process_index=i, process_count=process_count))
+        for i in range(process_count)
+    ]
+    for whole, *parts in zip(training(batch_size=8), *shares, strict=True):
+        assert {len(part["index"]) for part in parts} == {8 // process_count}
+        for name, array in whole.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+
+
+def test_an_empty_training_split_is_refused():
+    with pytest.raises(InputError, match="the training split is empty"):
+        training(0)
+
+
+@many
+@given(
+    length=st.integers(0, 40),
+    share=st.integers(1, 6),
+    process_count=st.integers(1, 4),
+)
+def test_evaluation_covers_each_example_exactly_once(length, share, process_count):
+    source, size = source_of(length), share * process_count
+    per_process = [
+        list(
+            evaluation_batches(
+                source, batch_size=size, process_index=i, process_count=process_count
+            )
+        )
+        for i in range(process_count)
+    ]
+    # All processes take part in the same number of steps, or they would wait for one another.
+    assert {len(batches) for batches in per_process} == {-(-length // size)}
+    seen = []
+    for parts in zip(*per_process, strict=True):
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        assert {array.shape[0] for array in batch.values()} == {size}
+        assert batch["mask"].dtype == np.float32
+        assert set(batch["mask"]) <= {0.0, 1.0}
+        np.testing.assert_array_equal(batch["label"], batch["index"])
+        assert (batch["index"][batch["mask"] == 0] == 0).all()
+        seen.extend(batch["index"][batch["mask"] == 1])
+    assert seen == list(range(length))
+
+
+def prefetched(depth, group=2, put=None, **options):
+    put = put or (lambda batches: np.concatenate([batch["index"] for batch in batches]))
+    return Prefetched(training(**options), put, group=group, depth=depth)
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+depths = pytest.mark.parametrize("depth", [0, 1, 2, 3])
+
+
+@depths
+def test_prefetching_changes_no_batch_and_ends_with_the_last_whole_group(depth):
+    """7 batches make 3 groups of 2."""
+    ahead = prefetched(depth, batches=7)
+    np.testing.assert_array_equal(take(ahead, 3), order(batches=6).reshape(3, 8))
+    with pytest.raises(StopIteration):
+        next(ahead)
+
+
+@depths
+def test_batches_are_put_on_the_device_ahead_of_use(depth):
+    put = []
+    next(prefetched(depth, put=put.append))
+    assert len(put) == depth + 1
+
+
+@depths
+def test_the_state_is_that_of_the_last_batch_used(depth):
+    """It equals that of an iterator which looks nothing ahead."""
+    ahead, plain = prefetched(depth), training()
+    assert ahead.get_state() == plain.get_state()
+    for _ in range(3):
+        next(ahead)
+        take(plain, 2)
+        assert ahead.get_state() == plain.get_state()
+
+
+@pytest.mark.parametrize("used", [0, 1, 3])
+@depths
+def test_a_state_resumes_exactly(depth, used):
+    """Through JSON, as in a checkpoint; on a fresh iterator of another depth, and on a used one."""
+    first = prefetched(depth)
+    take(first, used)
+    state = json.loads(json.dumps(first.get_state()))
+    expected = take(first, 4)
+    fresh = prefetched(3 - depth)
+    for iterator in (fresh, first):
+        iterator.set_state(state)
+        assert iterator.get_state() == state
+        np.testing.assert_array_equal(take(iterator, 4), expected)
+
+
+def test_a_run_may_be_continued_by_another_number_of_processes():
+    one = training(batch_size=8)
+    take(one, 3)
+    halves = [training(batch_size=8, process_index=i, process_count=2) for i in range(2)]
+    for half in halves:
+        half.set_state(one.get_state())
+    for whole, *parts in zip(one, *halves, strict=True):
+        joined = np.concatenate([part["index"] for part in parts])
+        np.testing.assert_array_equal(joined, whole["index"])
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+def test_a_split_is_the_same_however_it_is_held(digits_dir, cache):
+    data = Data("digits", data_dir=digits_dir, validation_split="test[:20]", cache=cache)
+    source = data.source("validation")
+    assert isinstance(source, ArraySource) == (cache != "none")
+    expected = load("digits", "test[:20]", digits_dir).gather(np.arange(20))
+    for name, array in source.gather(np.arange(20)).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_reading_threads_keep_the_order(digits_dir):
+    """Records are read by threads; arrays are not."""
+    source = load("digits", "validation", digits_dir)
+    batches = list(training(source=source, batch_size=50, batches=6))
+    np.testing.assert_array_equal(
+        [batch["index"] for batch in batches], order(len(source), batch_size=50, batches=6)
+    )
+    for batch in batches:
+        np.testing.assert_array_equal(batch["image"], source.gather(batch["index"])["image"])
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches_and_resume_exactly(digits_dir):
+    """On records, as a real run has them, and in a program that is not started by absl."""
+    flags.FLAGS.unparse_flags()
+    source = load("digits", "validation", digits_dir)
+    options = {"source": source, "batch_size": 5, "batches": 7}
+
+    def batches_of(**more):
+        return Prefetched(training(**options, **more), jax.device_put, group=1, depth=1)
+
+    expected = take(batches_of(), 7)
+    workers = batches_of(workers=2)
+    got = take(workers, 3)
+    state = workers.get_state()
+    got += take(workers, 4)
+    workers.set_state(state)
+    for (batch,), (other,) in zip(expected + expected[3:], got + take(workers, 4), strict=True):
+        assert set(batch) == set(other) == {"image", "label", "index"}
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, other[name])
