@@ -1,7 +1,7 @@
 """The command line; the only file with flags, and the only one that sees a ConfigDict.
 
 Exit codes: 0 done; 2 the input was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) the run was
-told to stop and has saved: the same command continues it.
+told to stop while training and has saved: the same command continues it; 130 stopped elsewhere.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from deconv_jax.errors import InputError
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 75
+EXIT_KEYBOARD = 130
 
 _TRAIN = """\
 train an experiment, or continue it
@@ -36,15 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     overrides = rest if arguments.command == "train" else []
     if len(overrides) < len(rest) or any(not word.startswith("--config.") for word in overrides):
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+        hint = " (an override is --config.KEY=VALUE, in one word)" if overrides else ""
+        parser.error(f"unknown arguments: {' '.join(rest)}{hint}")
     arguments.overrides = overrides
     # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return arguments.run(arguments)
-    except (InputError, OSError) as error:  # OSError: a file or folder that may not be used.
+    except InputError as error:
         print(f"deconv-jax: error: {error}", file=sys.stderr)
         return EXIT_INPUT_ERROR
+    except KeyboardInterrupt:
+        print("deconv-jax: stopped", file=sys.stderr)
+        return EXIT_KEYBOARD
 
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _summary(workdir: Path, result: dict[str, Any]) -> str:
     entries = [
-        ("checkpoints/", "last and best weights, optimizer and data state"),
+        ("checkpoints/", "last two and best: weights, optimizer and data state"),
         ("config.json", "the whole experiment"),
         ("metrics.jsonl", "every logged step"),
         ("tensorboard/", f"the same: tensorboard --logdir {workdir / 'tensorboard'}"),

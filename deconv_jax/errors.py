@@ -13,8 +13,17 @@ class InputError(ValueError):
     """A value given from outside is unusable; the message says what, what it was, what is wanted."""
 
 
+def at_least(name: str, value: float, least: float) -> None:
+    """Raises InputError unless `value` is a number from `least` on."""
+    if not value >= least:
+        raise InputError(f"{name} must be at least {least}; got {value}")
+
+
 def closest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like `word` as the end of an error message, or the list of all choices."""
+    """The choice most like `word` as the end of an error message, or a list of choices."""
     choices = sorted(choices)
     match = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean {match[0]!r}?" if match else f"known are: {', '.join(choices)}"
+    if match:
+        return f"did you mean {match[0]!r}?"
+    more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
+    return f"known are: {', '.join(choices[:12])}{more}"

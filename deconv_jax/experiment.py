@@ -22,7 +22,7 @@ import numpy as np
 from deconv_jax import schema
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import read_json, write_json
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
@@ -39,6 +39,8 @@ PICTURED = 12
 """Examples in a picture."""
 
 _CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS}
+_WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
+"""Keys of config.data that a run may be continued with other values of: they change no number."""
 _HANDED_DOWN = frozenset({"optimizer", "precision", "seed"})
 """Task fields that are top-level keys of a config, since every task has them."""
 
@@ -60,6 +62,9 @@ class Experiment:
     optimizer: Optimizer
     precision: Precision = "f32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":
@@ -106,10 +111,10 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         disk is full; or the loss became NaN.
       Interrupted: after SIGTERM or SIGINT, saved.
     """
-    started = time.perf_counter()
+    started, ran_in = time.perf_counter(), provenance()
     config = experiment.to_dict()
     writes = jax.process_index() == 0
-    _check_workdir(workdir, config)
+    _check_workdir(workdir, experiment.to_dict())
     if (workdir / RESULT).exists():
         return read_json(workdir / RESULT)
 
@@ -167,7 +172,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             "seed": experiment.seed,
             "wall_time_s": round(time.perf_counter() - started, 2),
             "resumed_at_step": first_step,
-            **provenance(),
+            **ran_in,
         }
         if writes:
             write_json(workdir / RESULT, result)
@@ -211,9 +216,11 @@ def evaluate(
         workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
     )
     try:
-        step = checkpoints.best_step() if checkpoint == "best" else None
-        if isinstance(checkpoint, int):
-            step = checkpoint
+        step = checkpoint if isinstance(checkpoint, int) else None
+        if checkpoint == "best":
+            step = checkpoints.best_step()
+            if step is None:
+                raise InputError(f"no checkpoint in {workdir} was measured, so none is best")
         restored = checkpoints.restore(like, devices.replicated, step)
     finally:
         checkpoints.close()
@@ -234,12 +241,10 @@ def provenance() -> dict[str, Any]:
     """What else a figure depends on: commit, versions, devices, platform, time."""
     root = Path(__file__).parent.parent
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain")
     return {
-        "commit": commit,
-        "uncommitted_changes": None
-        if commit is None
-        else bool(_git(root, "status", "--porcelain")),
+        "commit": _git(root, "rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "versions": {"python": platform.python_version()}
         | {"deconv_jax": importlib.metadata.version("deconv_jax")}
         | {name: importlib.metadata.version(name) for name in packages},
@@ -249,16 +254,19 @@ def provenance() -> dict[str, Any]:
             "processes": jax.process_count(),
             "platform": platform.platform(terse=True),
         },
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints, or None where the package is in no checkout or there is no git."""
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-    )
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -270,7 +278,11 @@ def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
         if (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists():
             raise InputError(f"workdir {workdir} holds a run without its {CONFIG}; use another")
         return
-    changes = list(schema.differences(read_json(workdir / CONFIG), config))
+    # Rebuilt, so that a setting that did not exist then has the default that it has now.
+    before = open_workdir(workdir).to_dict()
+    for values in (before, config):
+        values["data"] = {k: v for k, v in values["data"].items() if k not in _WHERE_AND_HOW}
+    changes = list(schema.differences(before, config))
     if changes:
         raise InputError(
             f"workdir {workdir} belongs to a run with another config; use another workdir, or "
@@ -339,6 +351,8 @@ def _evaluate_split(
 def _init(
     experiment: Experiment, devices: Devices, source: Source, *, abstract: bool = False
 ) -> TrainState:
+    if len(source) == 0:
+        raise InputError(f"a split of data set {experiment.data.name!r} is empty")
     rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}
     example = jax.tree.map(jnp.asarray, rows)
 

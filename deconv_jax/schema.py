@@ -6,6 +6,7 @@ the class, and that class's own fields beside it.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -57,7 +58,7 @@ def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, d
         raise InputError(f"{path}.name is missing; {closest('', options)}")
     rest = dict(values)
     name = rest.pop("name")
-    if name not in options:
+    if not isinstance(name, str) or name not in options:
         raise InputError(f"{path}.name: no {name!r}; {closest(str(name), options)}")
     return options[name], rest
 
@@ -116,7 +117,9 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
         entries = zip(arguments, value, strict=True)
         return tuple(_value(h, v, choices, f"{path}[{i}]") for i, (h, v) in enumerate(entries))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{path} must be finite; got {value}")
     if hint is type(None):
         hint = types.NoneType
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

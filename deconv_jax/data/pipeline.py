@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from deconv_jax.data.sources import ArraySource, Batch, Source, in_memory, load
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Data:
       data_dir: TFDS data directory; None for TFDS's own default.
       train_split, validation_split, test_split: TFDS split expressions. Validation is looked at
         while training (and picks the best checkpoint); test only once, at the end.
-      cache: "none" decodes examples as they are needed; "memory" decodes the training split once,
-        into host memory; "device" then also keeps it on every device, so that a step takes only
-        indices from the host.
+      cache: "none" decodes examples as they are needed; "memory" decodes each split once, into
+        host memory; "device" then also keeps the training split on every device, so that a step
+        takes only indices from the host.
       workers: processes that read and decode ahead; 0 uses threads of this process.
       prefetch: batches on their way to the device ahead of the step.
     """
@@ -44,6 +44,10 @@ class Data:
     cache: Literal["none", "memory", "device"] = "none"
     workers: int = 0
     prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("data.workers", self.workers, 0)
+        at_least("data.prefetch", self.prefetch, 0)
 
     def source(self, split: Literal["train", "validation", "test"]) -> Source:
         """Opens a split, held as `cache` says."""

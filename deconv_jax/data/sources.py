@@ -8,6 +8,7 @@ Image feature needs it.
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,7 +109,8 @@ def load(name: str, split: str, data_dir: str | None = None) -> RecordSource:
         return RecordSource(builder.as_data_source(split))
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"data set {name!r} has no split {split!r}; it has {', '.join(builder.info.splits)}"
+            f"data set {name!r} has no split {split!r}, or it is empty; it has "
+            f"{', '.join(builder.info.splits)}"
         ) from error
 
 
@@ -125,14 +127,16 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
     builder = _builder(name, data_dir)
     if not builder.is_prepared():
         builder = _builder(name, data_dir, file_format="array_record")
+        if name not in EMBEDDED and importlib.util.find_spec("tensorflow") is None:
+            raise InputError(
+                f"preparing {name!r} needs TensorFlow; install the extra with: "
+                "pip install 'deconv_jax[prepare]'"
+            )
         try:
             with _silence() if name in EMBEDDED else contextlib.nullcontext():
                 builder.download_and_prepare()
-        except ImportError as error:
-            raise InputError(
-                f"preparing {name!r} needs TensorFlow ({error}); install the extra with: "
-                "pip install 'deconv_jax[prepare]'"
-            ) from error
+        except OSError as error:  # No network, or nowhere to write.
+            raise InputError(f"cannot prepare {name!r} in {builder.data_dir}: {error}") from error
     _check_format(name, builder)
     return Path(builder.data_dir)
 

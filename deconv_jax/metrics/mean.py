@@ -1,8 +1,8 @@
 """Means over an evaluation set that count every example once, whatever the batches and devices."""
 
+import collections
 from collections.abc import Callable, Iterable, Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,14 +25,24 @@ def mean_over(
 ) -> dict[str, float]:
     """The mean of each measure over all batches; `sums` gives a batch's `masked_sums`.
 
-    Batches are added up on the host in double precision, after all have been dispatched.
+    Batches are added up on the host in double precision, each once the next has been dispatched.
 
     Raises:
       InputError: there is no batch.
     """
-    per_batch = jax.device_get([sums(batch) for batch in batches])
-    if not per_batch:
+    totals: dict[str, float] = collections.defaultdict(float)
+
+    def add(sums_of_batch: Mapping[str, Array]) -> None:
+        for name, value in sums_of_batch.items():
+            totals[name] += float(value)
+
+    pending: Mapping[str, Array] = {}
+    for batch in batches:
+        dispatched = sums(batch)
+        add(pending)
+        pending = dispatched
+    add(pending)
+    count = totals.pop("count", 0.0)
+    if not count:
         raise InputError("the split to evaluate on has no examples")
-    totals = {name: sum(float(batch[name]) for batch in per_batch) for name in per_batch[0]}
-    count = totals.pop("count")
     return {name: total / count for name, total in totals.items()}

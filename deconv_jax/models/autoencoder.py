@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose, Norm, NormName, activation
 
 
@@ -46,6 +46,10 @@ class Autoencoder(nn.Module):
 
     def setup(self) -> None:
         """Lays out the stages; raises InputError for an `image_shape` that does not fit them."""
+        for name in ("stride", "kernel_size", "latent_dim"):
+            at_least(name, getattr(self, name), 1)
+        if not self.features or min(self.features) < 1:
+            raise InputError(f"features must be one or more positive numbers; got {self.features}")
         total = self.stride ** len(self.features)
         height, width, channels = self.image_shape
         if height % total or width % total:

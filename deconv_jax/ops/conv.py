@@ -17,7 +17,7 @@ so each one's reverse-mode derivative is a pair of the other two. Written so, ev
 every order stays on the fast paths: the gradient of a transposed convolution with respect to its
 kernel is the ordinary convolution's, with image and cotangent in exchanged roles, and never the
 convolution over a zero-dilated image that automatic transposition yields (10 to 80 times slower on
-a CPU).
+a CPU). Differentiation is in reverse mode: `jax.jvp` and `jax.linear_transpose` of these refuse.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def conv(
     Raises:
       InputError: for arguments that do not fit one another.
     """
-    x, kernel = _promote(x, kernel)
+    x, kernel = _promote(x, kernel, groups)
     if x.shape[-1] != kernel.shape[2] * groups or kernel.shape[3] % groups:
         raise InputError(
             f"conv: kernel {kernel.shape} with groups={groups} takes {kernel.shape[2] * groups} "
@@ -122,7 +122,7 @@ def conv_transpose(
     Raises:
       InputError: for arguments that do not fit one another.
     """
-    y, kernel = _promote(y, kernel)
+    y, kernel = _promote(y, kernel, groups)
     if y.shape[-1] != kernel.shape[3] or y.shape[-1] % groups:
         raise InputError(
             f"conv_transpose: kernel {kernel.shape} with groups={groups} takes {kernel.shape[3]} "
@@ -229,7 +229,9 @@ _conv_transpose.defvjp(_with_residuals(_conv_transpose), _conv_transpose_backwar
 _kernel_gradient.defvjp(_with_residuals(_kernel_gradient), _kernel_gradient_backward)
 
 
-def _promote(x: Array, kernel: Array) -> tuple[Array, Array]:
+def _promote(x: Array, kernel: Array, groups: int) -> tuple[Array, Array]:
+    if groups < 1:
+        raise InputError(f"groups must be at least 1; got {groups}")
     if x.ndim != 4 or kernel.ndim != 4:
         raise InputError(
             f"images and kernel have 4 axes each (NHWC, HWIO); got {x.shape} and {kernel.shape}"

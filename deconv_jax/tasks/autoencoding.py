@@ -92,8 +92,10 @@ class Autoencoding:
         targets = test.gather(np.arange(len(test)))["image"] / 255.0
         output = pca_reconstruction(images / 255.0, targets, int(np.prod(code.shape)))
         errors = np.mean(np.square(output - targets), axis=(1, 2, 3))
+        with np.errstate(divide="ignore"):  # An exact projection has an infinite PSNR.
+            decibels = -10 * np.log10(errors)
         return {
-            "pca_psnr": float(np.mean(-10 * np.log10(errors))),
+            "pca_psnr": float(np.mean(decibels)),
             "pca_mse": float(np.mean(errors)),
         }
 

@@ -3,16 +3,18 @@
 A checkpoint is the train state, the data iterator's state and the config (JSON). It appears whole or
 not at all: orbax writes under a temporary name and renames. A checksum of the state travels with
 it, since the storage format does not notice every damaged byte; a checkpoint that fails it is
-reported and the one before is used. Saving goes on in the background while training continues.
+renamed and reported, and the one before is used. The state is copied to the host, and written in the
+background while training continues.
 """
 
 import contextlib
 import dataclasses
 import gc
+import json
 import logging
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
 from deconv_jax.files import cannot_write
+from deconv_jax.training.parallel import agree, wait_for_all
 from deconv_jax.training.state import TrainState
 
 KEPT = 2
@@ -63,6 +66,7 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self._monitor, self._config, self._report = monitor, config, report
+        self._read_only = read_only
         self._saving: tuple[int, Any] | None = None
         policies = ocp.training.preservation_policies
         best = policies.BestN(
@@ -73,7 +77,7 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise InputError(f"{directory} holds no checkpoints")
         if not read_only:
-            _set_aside_unreadable(self.directory, report)
+            self._set_aside(_unreadable(self.directory))
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
@@ -106,8 +110,8 @@ class Checkpoints:
           metrics: validation measures of this very state, or None.
 
         Raises:
-          InputError: this checkpoint, or the one before it, cannot be written. Those already there
-            are untouched.
+          InputError: this checkpoint, or the one before it, cannot be written; those already there
+            are untouched. Or there is one of this step or a later one.
         """
         self.wait()
         step = int(state.step)
@@ -118,12 +122,13 @@ class Checkpoints:
             response = self._orbax.save_checkpointables_async(
                 step,
                 {"state": state},
-                overwrite=step in self.steps(),
                 metrics=metrics if finite else None,
                 custom_metadata=extra,
             )
         except (OSError, ValueError) as error:
             raise self._cannot_save(step, error) from error
+        if response is None:
+            raise InputError(f"{self.directory} already has a checkpoint of step {step} or later")
         self._saving = (step, response)
 
     def wait(self) -> None:
@@ -154,13 +159,24 @@ class Checkpoints:
         if step is not None and step not in steps:
             raise InputError(f"{self.directory} has no checkpoint of step {step}; it has {steps}")
         wanted = steps[::-1] if step is None else [step]
+        damaged: dict[int, str] = {}
         for candidate in wanted:
+            restored, reason = None, "another process could not read it"
             try:
                 with _quiet():
-                    return self._load(candidate, like, sharding)
+                    restored = self._load(candidate, like, sharding)
             except (OSError, ValueError, KeyError) as error:
                 reason = _first_line(error)
-                self._report(f"checkpoint of step {candidate} is damaged, passed over: {reason}")
+            if agree(restored is None):
+                damaged[candidate] = reason
+                continue
+            if not self._read_only and damaged:
+                self._set_aside(damaged)
+                self._orbax.reload()
+            else:
+                self._report_all(damaged, "passed over")
+            return restored
+        self._report_all(damaged, "passed over")
         if wanted:
             raise InputError(f"{self.directory} has no readable checkpoint; tried steps {wanted}")
         return None
@@ -171,6 +187,21 @@ class Checkpoints:
             self.wait()
         finally:
             self._orbax.close()
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Renames checkpoints that cannot be read, so that their steps can be saved anew."""
+        if jax.process_index() == 0:
+            for step in damaged:
+                aside = self.directory / f"{step}.damaged"
+                while aside.exists():
+                    aside = aside.with_name(f"{aside.name}.again")
+                (self.directory / str(step)).rename(aside)
+        wait_for_all("damaged checkpoints set aside")
+        self._report_all(damaged, "renamed to STEP.damaged")
+
+    def _report_all(self, damaged: Mapping[int, str], done: str) -> None:
+        for step, reason in damaged.items():
+            self._report(f"checkpoint of step {step} is damaged, {done}: {reason}")
 
     def _load(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> Restored:
         abstract = jax.tree.map(
@@ -193,21 +224,20 @@ class Checkpoints:
         return InputError(f"{message}; {kept}")
 
 
-def _set_aside_unreadable(directory: Path, report: Callable[[str], None]) -> None:
-    """Renames checkpoints whose metadata orbax cannot parse: it would not open the folder."""
+def _unreadable(directory: Path) -> dict[int, str]:
+    """Steps whose metadata orbax cannot parse, and why: it would not open the folder."""
+    reasons = {}
     for folder in directory.glob("[0-9]*"):
         if not folder.name.isdecimal():
             continue
         try:
             with _quiet():
                 ocp.checkpointables_metadata(folder)
+            for path in (folder / "metrics").glob("metrics"):
+                json.loads(path.read_text())
         except (OSError, ValueError, KeyError) as error:
-            aside = folder.with_name(f"{folder.name}.damaged")
-            folder.rename(aside)
-            report(
-                f"checkpoint of step {folder.name} is damaged, renamed to {aside.name}: "
-                f"{_first_line(error)}"
-            )
+            reasons[int(folder.name)] = _first_line(error)
+    return reasons
 
 
 @contextlib.contextmanager
@@ -226,13 +256,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _checksum(state: TrainState) -> int:
-    """CRC-32 over names, shapes, types and bytes of every array."""
+    """CRC-32 over names, shapes, types and bytes of every array; fetches them all."""
     value = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-        value = zlib.crc32(
-            array.view(np.uint8).data if array.ndim else array.tobytes(),
-            zlib.crc32(name.encode(), value),
-        )
+        value = zlib.crc32(array.tobytes(), zlib.crc32(name.encode(), value))
     return value

@@ -37,7 +37,7 @@ class RunLog:
 
         self._path = workdir / METRICS
         self._started = self._last_time = time.perf_counter()
-        self._last_step = first_step
+        self._last_step, self._compiled = first_step, False
         _drop_records_after(self._path, first_step)
         try:
             self._file = self._path.open("a", buffering=1)
@@ -56,21 +56,26 @@ class RunLog:
         )
 
     def train(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records the scalars of a training step, with images/s since the last record."""
+        """Records the scalars of a step with images/s since the last record, or the compile time."""
         if not self._writes:
             return
         now = time.perf_counter()
-        rate = (step - self._last_step) * self._batch_size / (now - self._last_time)
-        self._last_step, self._last_time = step, now
-        self._record(step, "train", {**scalars, "images_per_second": rate})
+        seconds, self._last_time = now - self._last_time, now
+        steps, self._last_step = step - self._last_step, step
+        if self._compiled:
+            rate = steps * self._batch_size / seconds
+            remaining = (self._bar.total - step) * seconds / steps
+            speed = {"images_per_second": rate}
+            shown = f"{rate:,.0f} images/s  ETA {tqdm.format_interval(remaining)}"
+        else:  # The first record's time is the compiler's.
+            speed = {"first_call_seconds": seconds}
+            shown = f"compiled in {seconds:.1f} s"
+        self._compiled = True
+        self._record(step, "train", {**scalars, **speed})
         if self._bar.disable:
-            remaining = (self._bar.total - step) * self._batch_size / rate
-            self.say(
-                f"step {step}/{self._bar.total}  loss {scalars['loss']:.5f}  "
-                f"{rate:,.0f} images/s  ETA {tqdm.format_interval(remaining)}"
-            )
+            self.say(f"step {step}/{self._bar.total}  loss {scalars['loss']:.5f}  {shown}")
         else:
-            self._bar.set_postfix_str(f"loss {scalars['loss']:.5f}, {rate:,.0f} images/s")
+            self._bar.set_postfix_str(f"loss {scalars['loss']:.5f}, {shown.split('  ')[0]}")
             self._bar.update(step - self._bar.n)
 
     def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
@@ -80,8 +85,6 @@ class RunLog:
         self._record(step, split, metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"step {step}  {split}: {shown}")
-        # Evaluation is no training: the next rate starts here.
-        self._last_time = time.perf_counter()
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
         """Writes pictures/NAME_STEP.png."""
@@ -91,6 +94,11 @@ class RunLog:
             path = self._pictures / f"{name}_{step:07d}.png"
             write_atomically(path, functools.partial(picture.save, format="PNG"))
             self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def start_clock(self, step: int) -> None:
+        """The next images/s counts from here: evaluating and saving is no training."""
+        if self._writes:
+            self._last_step, self._last_time = step, time.perf_counter()
 
     def say(self, message: str) -> None:
         """A line for the person watching."""

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from deconv_jax.data.pipeline import Prefetched
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import RunLog
 from deconv_jax.training.parallel import Compiler, Devices, agree
@@ -34,7 +34,8 @@ class Training:
       eval_batch_size: examples of an evaluation batch; None for `batch_size`.
       eval_every: validation measures and pictures.
       save_every: checkpoints; one is always written at the end.
-      log_every: scalars of the step.
+      log_every: scalars of the step; also how often several processes ask one another whether
+        to stop.
       steps_per_call: steps in one dispatch; more of them cost less host time. All of the above
         count in whole calls.
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
@@ -50,6 +51,10 @@ class Training:
     compiler: Compiler = "jit"
 
     def __post_init__(self) -> None:
+        at_least("training.steps_per_call", self.steps_per_call, 1)
+        at_least("training.batch_size", self.batch_size, 1)
+        if self.eval_batch_size is not None:
+            at_least("training.eval_batch_size", self.eval_batch_size, 1)
         for field in ("num_steps", "eval_every", "save_every", "log_every"):
             value = getattr(self, field)
             if value < 1 or value % self.steps_per_call:
@@ -57,6 +62,11 @@ class Training:
                     f"training.{field} must be a positive multiple of training.steps_per_call "
                     f"({self.steps_per_call}); got {value}"
                 )
+        if self.save_every % self.eval_every:
+            raise InputError(
+                "training.save_every must be a multiple of training.eval_every "
+                f"({self.eval_every}), so that every checkpoint is measured; got {self.save_every}"
+            )
 
 
 class Interrupted(Exception):
@@ -128,6 +138,8 @@ def fit(
             # 2. Save.
             if saves:
                 checkpoints.save(state, stream.train.get_state(), metrics)
+            if evaluates or saves:
+                log.start_clock(step)
             if done:
                 break
             if stop:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Optimizer:
       weight_decay: of adamw, on every parameter of two axes or more.
       clip_norm: gradients of a larger global norm are scaled down to it; None for never.
       accumulate_steps: the batch is taken in so many parts, one after the other, and their
-        gradients averaged: the memory of a part, the gradient of the whole.
+        gradients averaged: the memory of a part, the gradient of the whole (but for batch norm,
+        which sees the parts).
       ema_decay: of the running average of the weights that evaluation then uses; None for none.
     """
 
@@ -53,9 +54,17 @@ class Optimizer:
                 f"optimizer.weight_decay={self.weight_decay} needs optimizer.name='adamw'; "
                 f"got {self.name!r}"
             )
-        if self.accumulate_steps < 1:
+        at_least("optimizer.accumulate_steps", self.accumulate_steps, 1)
+        for field in ("learning_rate", "warmup_steps", "end_factor", "weight_decay"):
+            at_least(f"optimizer.{field}", getattr(self, field), 0)
+        for field in ("momentum", "beta2", "ema_decay"):
+            decay = getattr(self, field)
+            if decay is not None and not 0 <= decay < 1:
+                raise InputError(f"optimizer.{field} must be in [0, 1); got {decay}")
+        if any(b <= self.warmup_steps for b in self.step_boundaries):
             raise InputError(
-                f"optimizer.accumulate_steps must be at least 1; got {self.accumulate_steps}"
+                f"optimizer.step_boundaries must lie after optimizer.warmup_steps "
+                f"({self.warmup_steps}); got {self.step_boundaries}"
             )
         decays = self.schedule in ("cosine", "linear") and self.decay_steps is not None
         if decays and self.decay_steps <= self.warmup_steps:  # type: ignore[operator]

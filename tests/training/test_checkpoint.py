@@ -1,5 +1,7 @@
 """Checkpoints: whole or absent, on any devices, with damage noticed."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -60,12 +62,19 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
 
 
 @damaged_reads
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-@pytest.mark.parametrize("victim", ["state/d/*", "_CHECKPOINT_METADATA", "state/_METADATA"])
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        *itertools.product(
+            ["state/d/*", "_CHECKPOINT_METADATA", "state/_METADATA"], ["flip", "truncate", "delete"]
+        ),
+        ("metrics/metrics", "truncate"),
+    ],
+)
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     tmp_path, assert_trees_equal, damage, victim
 ):
-    write(tmp_path / "c", {5: None, 10: None})
+    write(tmp_path / "c", {5: None, 10: 1.0})
     (path,) = sorted((tmp_path / "c" / "10").glob(victim), key=lambda p: p.stat().st_size)[-1:]
     content = bytearray(path.read_bytes())
     if damage == "delete":
@@ -80,6 +89,10 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert_trees_equal(restored.state, state_of(5))
     assert len(reports) == 1
     assert "checkpoint of step 10 is damaged" in reports[0]
+    # The run goes on from there, and its next checkpoint may be of the very step that was damaged.
+    assert (tmp_path / "c" / "10.damaged").exists()
+    assert write(tmp_path / "c", {7: None, 10: None})[0] == [7, 10]
+    assert read(tmp_path / "c")[0].step == 10
 
 
 @damaged_reads
@@ -91,7 +104,7 @@ def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path):
         flipped = bytearray(content)
         flipped[place] ^= 1
         data.write_bytes(flipped)
-        assert read(tmp_path / "c")[0].step == 5
+        assert read(tmp_path / "c", read_only=True)[0].step == 5
 
 
 def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
