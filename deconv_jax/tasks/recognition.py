@@ -94,10 +94,12 @@ class Recognition:
         """ "predictions": images above the labels, with the classifier's beside them."""
         predicted = np.asarray(jnp.argmax(self._logits(state, batch), -1))
         labels = np.asarray(batch["label"])
-        caption = "label > prediction:  " + "  ".join(
-            f"{a}>{b}{'' if a == b else '!'}" for a, b in zip(labels, predicted, strict=True)
-        )
-        return {"predictions": picture_grid({caption: np.asarray(batch["image"])})}
+        names = [
+            f"{label} > {guess}{'' if label == guess else ' !'}"
+            for label, guess in zip(labels, predicted, strict=True)
+        ]
+        images = {"label > prediction": np.asarray(batch["image"])}
+        return {"predictions": picture_grid(images, names=names)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """ "nearest_mean_accuracy": the class whose mean training image is closest."""

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +150,14 @@ def _drop_records_after(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def picture_grid(rows: Mapping[str, np.ndarray], *, scale: int = 2) -> Image.Image:
+def picture_grid(
+    rows: Mapping[str, np.ndarray], *, names: Sequence[str] = (), scale: int = 2
+) -> Image.Image:
     """Rows of images above one another, each under its caption.
 
     Args:
       rows: caption -> images (count, height, width, 1 or 3) in [0, 1], or uint8.
+      names: a few letters to stand above each column.
       scale: pixels a side that an image's pixel is drawn with.
 
     Returns:
@@ -176,9 +179,12 @@ def picture_grid(rows: Mapping[str, np.ndarray], *, scale: int = 2) -> Image.Ima
         max(int(font.getlength(c)) + 2 * gap for c, _ in strips),
     )
     height = sum(caption_height + p.shape[1] + gap for _, p in strips)
+    height += caption_height if names else 0
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
-    top = 0
+    top = caption_height if names else 0
+    for i, name in enumerate(names):
+        draw.text((gap + i * (strips[0][1].shape[2] + gap), 2), name, fill="black", font=font)
     for caption, pixels in strips:
         draw.text((gap, top + 2), caption, fill="black", font=font)
         top += caption_height

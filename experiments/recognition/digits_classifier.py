@@ -1,4 +1,9 @@
-"""Small convolutional classifier of the embedded handwritten digits: that of MNIST, trained less."""
+"""Small convolutional classifier of the embedded handwritten digits: that of MNIST, trained less.
+
+  deconv-jax train --config experiments/recognition/digits_classifier.py --workdir runs/classifier
+
+Two CPU cores, about a minute. Test accuracy 98.5 % +- 1 (360 images, so one image is 0.3 %).
+"""
 
 import ml_collections
 import mnist_classifier

@@ -1,4 +1,10 @@
-"""Small convolutional classifier of MNIST."""
+"""Small convolutional classifier of MNIST.
+
+  deconv-jax prepare mnist
+  deconv-jax train --config experiments/recognition/mnist_classifier.py --workdir runs/classifier
+
+Two CPU cores, about 5 minutes. Test accuracy 99.4 % +- 0.2 (10,000 images).
+"""
 
 import ml_collections
 
