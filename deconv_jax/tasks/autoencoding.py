@@ -68,11 +68,11 @@ class Autoencoding:
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """ "psnr" (dB) and "mse", means over images."""
+        """Gives "psnr" (dB) and "mse", means over images."""
         return mean_over(batches, functools.partial(self._sums, state))
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """ "reconstructions": originals above their reconstructions."""
+        """Under "reconstructions": originals above their reconstructions."""
         output = self._reconstruct(state, batch)
         return {
             "reconstructions": picture_grid(
@@ -81,7 +81,7 @@ class Autoencoding:
         }
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """ "pca_psnr" (dB) and "pca_mse" with as many components as the model's code has numbers."""
+        """Gives "pca_psnr" (dB) and "pca_mse" with as many components as the model's code has numbers."""
         images = train.gather(np.arange(len(train)))["image"]
         code = jax.eval_shape(
             lambda images: self.model.init_with_output(jax.random.key(0), images, method="encode")[

@@ -87,11 +87,11 @@ class Recognition:
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """ "accuracy" in [0, 1] and "cross_entropy" in nats, means over images."""
+        """Gives "accuracy" in [0, 1] and "cross_entropy" in nats, means over images."""
         return mean_over(batches, functools.partial(self._sums, state))
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """ "predictions": images above the labels, with the classifier's beside them."""
+        """Under "predictions": each image below its label and the class predicted, wrong ones marked."""
         predicted = np.asarray(jnp.argmax(self._logits(state, batch), -1))
         labels = np.asarray(batch["label"])
         names = [
@@ -102,7 +102,7 @@ class Recognition:
         return {"predictions": picture_grid(images, names=names)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """ "nearest_mean_accuracy": the class whose mean training image is closest."""
+        """Gives "nearest_mean_accuracy": the class whose mean training image is closest."""
         fitted, measured = (s.gather(np.arange(len(s))) for s in (train, test))
         classes = np.unique(fitted["label"])
         flat = [b["image"].reshape(len(b["image"]), -1) / 255.0 for b in (fitted, measured)]
