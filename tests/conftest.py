@@ -102,9 +102,14 @@ def last_state():
 
     def read(workdir):
         experiment = open_workdir(workdir)
-        example = {"image": jax.numpy.zeros((1, 32, 32, 1), "uint8")}
+        example = {
+            "image": jax.numpy.zeros((1, 32, 32, 1), "uint8"),
+            "label": jax.numpy.zeros(1, int),
+        }
         like = jax.eval_shape(lambda key: experiment.task.init(key, example), jax.random.key(0))
-        checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True)
+        checkpoints = Checkpoints(
+            workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
+        )
         restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
         checkpoints.close()
         return restored.step, restored.state

@@ -1,0 +1,75 @@
+"""The loop's order and its stops, in one process."""
+
+import os
+import signal
+
+import pytest
+
+from deconv_jax.cli import load_config
+from deconv_jax.experiment import Experiment, train
+from deconv_jax.training import loop
+from deconv_jax.training.logging import METRICS, read_metrics
+
+
+@pytest.fixture
+def assert_resumes(tmp_path, monkeypatch, last_state, assert_trees_equal):
+    """Asserts that a run stopped at step 6 of 8, off the saving grid, ends as one never stopped."""
+
+    def check(config):
+        experiment = Experiment.from_dict(config)
+        train(experiment, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_stop_agreed", lambda *arguments: arguments[1] == 6)
+            with pytest.raises(loop.Interrupted, match="6"):
+                train(experiment, tmp_path / "stopped")
+        result = train(experiment, tmp_path / "stopped")
+        assert result["resumed_at_step"] == 6
+        assert_trees_equal(last_state(tmp_path / "stopped"), last_state(tmp_path / "whole"))
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"data__cache": "none"},
+        {"data__cache": "device", "training__steps_per_call": 2},
+        pytest.param({"data__cache": "none", "data__workers": 1}, marks=pytest.mark.slow),
+    ],
+    ids=["threads", "device", "worker processes"],
+)
+def test_every_input_path_resumes_exactly(assert_resumes, small_config, overrides):
+    assert_resumes(small_config(**overrides))
+
+
+def test_random_augmentation_resumes_exactly(assert_resumes, digits_dir):
+    config = load_config("experiments/recognition/digits_classifier.py")
+    config["task"]["model"]["features"] = (4, 8)
+    config["data"]["data_dir"] = digits_dir
+    config["optimizer"]["warmup_steps"] = 2
+    rhythm = {"num_steps": 8, "eval_every": 4, "save_every": 4, "log_every": 2, "batch_size": 16}
+    config["training"] = rhythm | {"steps_per_call": 2}
+    assert config["task"]["translate"] > 0
+    assert_resumes(config)
+
+
+def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(tmp_path, small_config):
+    train(Experiment.from_dict(small_config()), tmp_path / "run")
+    seen = [(r["step"], r["split"]) for r in read_metrics(tmp_path / "run" / METRICS)]
+    training = [(step, "train") for step in (1, 2, 4, 6, 8)]
+    validation = [(step, "validation") for step in (0, 4, 8)]
+    order = {"train": 0, "validation": 1, "test": 2}
+    expected = sorted([*training, *validation, (8, "test")], key=lambda r: (r[0], order[r[1]]))
+    assert seen == expected
+
+
+def test_signals_are_noted_and_a_second_interrupt_is_obeyed():
+    before = signal.getsignal(signal.SIGINT)
+    with loop._stop_signals() as requested:
+        assert not requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert requested()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
