@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, on any devices, with damage noticed."""
 
+import gc
 import itertools
 
 import jax
@@ -12,7 +13,15 @@ from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.state import TrainState
 
 # orbax leaves tasks of a failed read behind, which complain that its event loop has gone.
-damaged_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """They complain when they are collected, which must not be during another test."""
+    yield
+    for _ in range(3):
+        gc.collect()
 
 
 def state_of(step, size=300):
@@ -61,7 +70,6 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
     assert write(tmp_path / "c", measured) == ([5, 20, 25], 5)
 
 
-@damaged_reads
 @pytest.mark.parametrize(
     ("victim", "damage"),
     [
@@ -95,7 +103,6 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert read(tmp_path / "c")[0].step == 10
 
 
-@damaged_reads
 def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path):
     write(tmp_path / "c", {5: None, 10: None})
     data = max((tmp_path / "c" / "10" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
@@ -117,7 +124,6 @@ def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
     assert not unfinished.exists()
 
 
-@damaged_reads
 def test_errors_name_what_is_there(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no checkpoints"):
         read(tmp_path / "none", read_only=True)
