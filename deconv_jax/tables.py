@@ -55,7 +55,7 @@ def _render(root: Path, mark: re.Match[str]) -> str:
 def _runs(folder: Path) -> str:
     """A row an experiment: its test measures beside the baseline's."""
     rows = []
-    for path, result in _results(folder.glob("*/*.json"), "config"):
+    for path, result in _results(folder.glob("*/*.json"), "baseline"):
         config = result["config"]
         device = result["device"]
         rows.append(
@@ -87,7 +87,7 @@ def _benchmarks(folder: Path) -> str:
             f"{_markdown('time ratio | median / median', ratios)}\n\n"
             f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
             f"threads, {record['processor'] or 'processor unknown'}; jax "
-            f"{record['versions']['jax']}; load average before the end {record['load_average'][0]}."
+            f"{record['versions']['jax']}; load average {record['load_average'][0]}."
         )
     return "\n\n".join(sections)
 
