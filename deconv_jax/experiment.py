@@ -158,6 +158,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             devices=devices,
             checkpoints=checkpoints,
             log=log,
+            resumed_at=None if restored is None else restored.step,
         )
         metrics = _evaluate_split(experiment, devices, sources["test"], state)
         log.evaluation(training.num_steps, "test", metrics)

@@ -103,8 +103,12 @@ def fit(
     devices: Devices,
     checkpoints: Checkpoints,
     log: RunLog,
+    resumed_at: int | None = None,
 ) -> TrainState:
     """Trains from `state` to `training.num_steps` and returns the final state, saved.
+
+    Args:
+      resumed_at: the step of the checkpoint that `state` is from; None for a new run.
 
     Raises:
       Interrupted: after SIGTERM or SIGINT, once the current call has ended and been saved.
@@ -112,7 +116,7 @@ def fit(
       InputError: a checkpoint or the log cannot be written.
     """
     call = devices.compile(task.train_step)
-    resumed_at = step = int(state.step)
+    step = int(state.step)
     pending: tuple[int, Any] | None = None
     stop = False
 
@@ -120,7 +124,7 @@ def fit(
         while True:
             done = step >= training.num_steps
             # A run that resumes has evaluated and saved this state before it stopped.
-            fresh = step > resumed_at or step == 0
+            fresh = step != resumed_at
             metrics = None
 
             evaluates = fresh and (done or step % training.eval_every == 0)

@@ -8,6 +8,7 @@ import pytest
 from deconv_jax.cli import load_config
 from deconv_jax.experiment import Experiment, train
 from deconv_jax.training import loop
+from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, read_metrics
 
 
@@ -27,6 +28,26 @@ def assert_resumes(tmp_path, monkeypatch, last_state, assert_trees_equal):
         assert_trees_equal(last_state(tmp_path / "stopped"), last_state(tmp_path / "whole"))
 
     return check
+
+
+def test_a_run_that_died_before_its_second_checkpoint_goes_on_from_the_first(
+    tmp_path, monkeypatch, small_config, last_state, assert_trees_equal
+):
+    experiment = Experiment.from_dict(small_config())
+    train(experiment, tmp_path / "whole")
+    save = Checkpoints.save
+
+    def die_later(self, state, *arguments):
+        if state.step > 0:
+            raise RuntimeError("died")
+        save(self, state, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", die_later)
+        with pytest.raises(RuntimeError, match="died"):
+            train(experiment, tmp_path / "died")
+    assert train(experiment, tmp_path / "died")["resumed_at_step"] == 0
+    assert_trees_equal(last_state(tmp_path / "died"), last_state(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
