@@ -36,7 +36,7 @@ class RunLog:
         from tensorboardX import SummaryWriter  # Slow to import, and only one process needs it.
 
         self._path = workdir / METRICS
-        self._started = self._last_time = time.perf_counter()
+        self._last_time = time.perf_counter()
         self._last_step, self._compiled = first_step, False
         _drop_records_after(self._path, first_step)
         try:
