@@ -97,7 +97,7 @@ class ConvTranspose(nn.Module):
     padding_mode: PaddingMode = "zeros"
     dilation: int = 1
     groups: int = 1
-    output_padding: int = 0
+    output_padding: int | None = None
     use_bias: bool = True
     gain: float = 1.0
 

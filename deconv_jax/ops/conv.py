@@ -1,343 +1,367 @@
-"""Convolution and its adjoint on NHWC arrays, after Dumoulin & Visin, arXiv:1603.07285.
+"""Convolution and its adjoint in any number of dimensions, after Dumoulin & Visin, arXiv:1603.07285.
 
 One law holds for every combination of arguments:
 
     <conv(x, kernel), y> = <x, conv_transpose(y, kernel)>
 
 `conv_transpose` takes the *same* kernel and the same arguments as the `conv` it transposes, so its
-kernel is laid out (height, width, out / groups, in): the layout seen from the forward convolution,
+kernel is laid out (*kernel size, out / groups, in): the layout seen from the forward convolution,
 which maps "out" to "in". That is what a reader would get wrong.
 
-Both, and the gradient of the kernel, are the partial derivatives of a single trilinear form
-
-    T(x, kernel, y) = <conv(x, kernel), y>
-    dT/dy = conv(x, kernel)    dT/dx = conv_transpose(y, kernel)    dT/dkernel = kernel_gradient(x, y)
-
-so each one's reverse-mode derivative is a pair of the other two. Written so, every gradient of
-every order stays on the fast paths: the gradient of a transposed convolution with respect to its
-kernel is the ordinary convolution's, with image and cotangent in exchanged roles, and never the
-convolution over a zero-dilated image that automatic transposition yields (10 to 80 times slower on
-a CPU). Differentiation is in reverse mode: `jax.jvp` and `jax.linear_transpose` of these refuse.
+A `conv` maps `stride` neighbouring image sizes to one output size; its adjoint has to be told which
+of them to return. A number as padding leaves it to `output_padding`, as in PyTorch; "SAME" and
+"VALID" choose as Keras does; `output_size` names it.
 """
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
+from deconv_jax.ops import trilinear
+from deconv_jax.ops.formulations import Geometry
 
-Pairs = tuple[tuple[int, int], tuple[int, int]]
-Padding = Literal["SAME", "VALID"] | int | tuple[tuple[int, int], tuple[int, int]]
+Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 PaddingMode = Literal["zeros", "circular", "reflect", "edge"]
-OnePerAxis = int | tuple[int, int]
+OnePerAxis = int | Sequence[int]
+Size = tuple[int, ...]
 
 _NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "edge": "edge"}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Geometry:
-    """What a zero-padded convolution needs beside its arrays; static under `jit`."""
-
-    input_size: tuple[int, int]
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: Pairs
-    dilation: tuple[int, int]
-    groups: int
-
-
 def conv(
-    x: Float[Array, "batch height width in_channels"],
-    kernel: Float[Array, "kernel_height kernel_width in_channels_per_group out_channels"],
+    x: Float[Array, "*batch_and_size in_channels"],
+    kernel: Float[Array, "*kernel_size in_channels_per_group out_channels"],
     *,
     stride: OnePerAxis = 1,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
     dilation: OnePerAxis = 1,
     groups: int = 1,
-) -> Float[Array, "batch out_height out_width out_channels"]:
+) -> Float[Array, "*batch_and_output_size out_channels"]:
     """Strided, dilated, grouped cross-correlation, the "convolution" of neural networks.
 
     Args:
-      x: images.
-      kernel: weights; its third axis holds `in_channels / groups`.
+      x: images with 1, 2 or 3 axes of space, as many as the kernel has; any number of batch axes
+        before them, or none.
+      kernel: weights; its last axis but one holds `in_channels / groups`.
       stride: step between output positions, in pixels.
       padding: "SAME" (output size `ceil(size / stride)`, the odd pixel after the image), "VALID"
-        (none), pixels on every side, or ((top, bottom), (left, right)).
+        (none), pixels on every side, or pixels (before, after) for each axis of space.
       padding_mode: what the padding holds: zeros, the image wrapped around ("circular"), mirrored
         without its border pixel ("reflect"), or its border pixel repeated ("edge").
       dilation: distance between kernel taps, in pixels.
-      groups: number of independent channel groups.
+      groups: number of independent channel groups; `in_channels` of them for a depthwise one.
 
     Returns:
-      Output of size `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1`.
+      Images of the size that `conv_output_size` gives. Half-precision products are summed in
+      float32 and the sum is rounded once.
 
     Raises:
       InputError: for arguments that do not fit one another.
     """
-    x, kernel = _promote(x, kernel, groups)
-    if x.shape[-1] != kernel.shape[2] * groups or kernel.shape[3] % groups:
+    x, kernel, rank = _promote("conv", x, kernel, groups)
+    if x.shape[-1] != kernel.shape[-2] * groups or kernel.shape[-1] % groups:
         raise InputError(
-            f"conv: kernel {kernel.shape} with groups={groups} takes {kernel.shape[2] * groups} "
+            f"conv: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-2] * groups} "
             f"input channels and out channels divisible by groups; got images {x.shape}"
         )
-    geometry = _geometry(x.shape[1:3], kernel, stride, padding, dilation, groups)
-    pad, geometry = _split_padding(geometry, padding_mode)
-    return _conv(geometry, pad(x), kernel)
+    batch, size = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
+    window = _Window.of(kernel.shape[:rank], stride, padding, dilation)
+    pad, geometry = _split_padding(window, size, padding_mode)
+    x = pad(x.reshape(-1, *size, groups, kernel.shape[-2]))
+    y = trilinear.conv(x, _split_groups(kernel, groups), geometry)
+    return y.reshape(*batch, *geometry.output_size, kernel.shape[-1])
 
 
 def conv_transpose(
-    y: Float[Array, "batch height width in_channels"],
-    kernel: Float[Array, "kernel_height kernel_width out_channels_per_group in_channels"],
+    y: Float[Array, "*batch_and_size in_channels"],
+    kernel: Float[Array, "*kernel_size out_channels_per_group in_channels"],
     *,
     stride: OnePerAxis = 1,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
     dilation: OnePerAxis = 1,
     groups: int = 1,
-    output_padding: OnePerAxis = 0,
-) -> Float[Array, "batch out_height out_width out_channels"]:
+    output_padding: OnePerAxis | None = None,
+    output_size: OnePerAxis | None = None,
+) -> Float[Array, "*batch_and_output_size out_channels"]:
     """The adjoint of `conv` with the same arguments: the "deconvolution layer".
 
     Args:
       y: images, of the size and channels that the transposed `conv` puts out.
-      kernel: the kernel of that `conv`; its third axis holds `out_channels / groups`.
+      kernel: the kernel of that `conv`; its last axis but one holds `out_channels / groups`.
       stride: distance between input pixels in the output, in pixels.
-      padding: as for `conv`: what it added there is cut off here. "SAME" gives `size * stride`.
+      padding: as for `conv`: what it added there is cut off here.
       padding_mode: as for `conv`; its transpose adds the padding back onto the pixels it came from.
       dilation: distance between kernel taps, in pixels.
       groups: number of independent channel groups.
-      output_padding: which of the `stride` sizes that `conv` maps to y's size to return: 0 for the
-        smallest, `stride - 1` for the largest. "SAME" has already chosen, and takes 0 alone.
+      output_padding: which of the `stride` sizes that `conv` maps to y's size to return, counted
+        from the smallest; not with "SAME".
+      output_size: that size itself, instead.
 
     Returns:
-      Output of size `(size - 1) * stride + dilation * (kernel_size - 1) + 1 - padding +
-      output_padding` (relationship 14 of arXiv:1603.07285).
+      Images of the size that `conv_transpose_output_size` gives. Half-precision products are
+      summed in float32 and the sum is rounded once.
 
     Raises:
       InputError: for arguments that do not fit one another.
     """
-    y, kernel = _promote(y, kernel, groups)
-    if y.shape[-1] != kernel.shape[3] or y.shape[-1] % groups:
+    y, kernel, rank = _promote("conv_transpose", y, kernel, groups)
+    if y.shape[-1] != kernel.shape[-1] or y.shape[-1] % groups:
         raise InputError(
-            f"conv_transpose: kernel {kernel.shape} with groups={groups} takes {kernel.shape[3]} "
+            f"conv_transpose: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-1]} "
             f"input channels, divisible by groups; got images {y.shape}"
         )
-    size = _transposed_size(y.shape[1:3], kernel, stride, padding, dilation, output_padding)
-    geometry = _geometry(size, kernel, stride, padding, dilation, groups)
-    pad, geometry = _split_padding(geometry, padding_mode)
-    x = _conv_transpose(geometry, y, kernel)
-    if padding_mode == "zeros":
-        return x
-    unpadded = jax.ShapeDtypeStruct((y.shape[0], *size, x.shape[-1]), x.dtype)
-    return jax.linear_transpose(pad, unpadded)(x)[0]
+    batch, size = y.shape[: -rank - 1], y.shape[-rank - 1 : -1]
+    window = _Window.of(kernel.shape[:rank], stride, padding, dilation)
+    chosen = window.transposed_size(size, output_padding, output_size)
+    pad, geometry = _split_padding(window, chosen, padding_mode)
+    y = y.reshape(-1, *size, groups, y.shape[-1] // groups)
+    x = trilinear.conv_transpose(_split_groups(kernel, groups), y, geometry)
+    if padding_mode != "zeros":
+        unpadded = jax.ShapeDtypeStruct((x.shape[0], *chosen, *x.shape[-2:]), x.dtype)
+        (x,) = jax.linear_transpose(pad, unpadded)(x)
+    return x.reshape(*batch, *chosen, groups * kernel.shape[-2])
 
 
-# Every convolution is handed to XLA in this one layout. Within a loop its CPU backend brings none
-# other into it, and runs what is not on a plain loop nest, up to fifty times slower.
-_canonical_conv = functools.partial(
-    lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")
-)
+def conv_output_size(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    *,
+    stride: OnePerAxis = 1,
+    padding: Padding = "SAME",
+    dilation: OnePerAxis = 1,
+) -> Size:
+    """The size of `conv`'s output for images of `size`.
+
+    It is `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1` (relationship 6
+    of arXiv:1603.07285, with dilation), which is `ceil(size / stride)` for "SAME".
+
+    Args:
+      size: of the image, in pixels, an axis of space each.
+      kernel_size: taps, an axis each.
+      stride: as for `conv`.
+      padding: as for `conv`.
+      dilation: as for `conv`.
+
+    Returns:
+      Pixels, an axis each.
+
+    Raises:
+      InputError: for a padded image smaller than the kernel, or wrong arguments.
+    """
+    return _Window.of(kernel_size, stride, padding, dilation).output_size(tuple(size))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv(geometry: _Geometry, x: Array, kernel: Array) -> Array:
-    return _canonical_conv(
-        x,
-        kernel,
-        geometry.stride,
-        geometry.padding,
-        rhs_dilation=geometry.dilation,
-        feature_group_count=geometry.groups,
-    )
+def conv_transpose_output_size(
+    size: Sequence[int],
+    kernel_size: Sequence[int],
+    *,
+    stride: OnePerAxis = 1,
+    padding: Padding = "SAME",
+    dilation: OnePerAxis = 1,
+    output_padding: OnePerAxis | None = None,
+    output_size: OnePerAxis | None = None,
+) -> Size:
+    """The size of `conv_transpose`'s output for images of `size`.
+
+    One of those that `conv` maps to `size`, which are
+
+        (size - 1) * stride + dilation * (kernel_size - 1) + 1 - padding + a,  0 <= a < stride
+
+    (relationship 14 of arXiv:1603.07285, with dilation): the one with `a = output_padding`, or
+    `output_size` itself. Where neither is given, padding in pixels takes a = 0 as in PyTorch, and
+    the words choose as in Keras: "SAME" `size * stride`, "VALID" as much, or the smallest if that
+    is larger.
+
+    Args:
+      size: of the image, in pixels, an axis of space each.
+      kernel_size: taps, an axis each.
+      stride: as for `conv_transpose`.
+      padding: as for `conv_transpose`.
+      dilation: as for `conv_transpose`.
+      output_padding: as for `conv_transpose`.
+      output_size: as for `conv_transpose`.
+
+    Returns:
+      Pixels, an axis each.
+
+    Raises:
+      InputError: for a size that `conv` does not map to `size`, or wrong arguments.
+    """
+    window = _Window.of(kernel_size, stride, padding, dilation)
+    return window.transposed_size(tuple(size), output_padding, output_size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _conv_transpose(geometry: _Geometry, y: Array, kernel: Array) -> Array:
-    height, width, channels, features = kernel.shape
-    groups = geometry.groups
-    # Flipped, with "in" and "out" exchanged within each group.
-    kernel = kernel[::-1, ::-1].reshape(height, width, channels, groups, features // groups)
-    kernel = kernel.transpose(0, 1, 4, 3, 2).reshape(height, width, -1, groups * channels)
-    padding = []
-    for n, m, k, s, d, (before, _) in _axes(geometry, y):
-        extent = d * (k - 1) + 1
-        low = extent - 1 - before
-        padding.append((low, n + extent - 1 - low - (s * (m - 1) + 1)))
-    return _canonical_conv(
-        y,
-        kernel,
-        (1, 1),
-        padding,
-        lhs_dilation=geometry.stride,
-        rhs_dilation=geometry.dilation,
-        feature_group_count=groups,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """The arguments that decide on sizes, checked, a figure an axis of space."""
 
+    kernel_size: Size
+    stride: Size
+    dilation: Size
+    padding: Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _kernel_gradient(geometry: _Geometry, x: Array, y: Array) -> Array:
-    padding = [
-        (before, d * (k - 1) + s * (m - 1) + 1 - n - before)
-        for n, m, k, s, d, (before, _) in _axes(geometry, y)
-    ]
-    # The sum runs over the batch, so channels of x take the place of the batch and y's images that
-    # of the kernel.
-    gradient = _canonical_conv(
-        x.transpose(3, 1, 2, 0),
-        y.transpose(1, 2, 0, 3),
-        geometry.dilation,
-        padding,
-        rhs_dilation=geometry.stride,
-        batch_group_count=geometry.groups,
-    )
-    return gradient.transpose(1, 2, 0, 3)
-
-
-def _axes(geometry: _Geometry, y: Array):
-    """Per spatial axis: sizes of image, output and kernel; stride, dilation, padding."""
-    sizes = geometry.input_size, y.shape[1:3], geometry.kernel_size
-    return zip(*sizes, geometry.stride, geometry.dilation, geometry.padding, strict=True)
-
-
-def _with_residuals(function):
-    return lambda geometry, a, b: (function(geometry, a, b), (a, b))
-
-
-def _conv_backward(geometry, residuals, y):
-    x, kernel = residuals
-    return _conv_transpose(geometry, y, kernel), _kernel_gradient(geometry, x, y)
-
-
-def _conv_transpose_backward(geometry, residuals, x):
-    y, kernel = residuals
-    return _conv(geometry, x, kernel), _kernel_gradient(geometry, x, y)
-
-
-def _kernel_gradient_backward(geometry, residuals, kernel):
-    x, y = residuals
-    return _conv_transpose(geometry, y, kernel), _conv(geometry, x, kernel)
-
-
-_conv.defvjp(_with_residuals(_conv), _conv_backward)
-_conv_transpose.defvjp(_with_residuals(_conv_transpose), _conv_transpose_backward)
-_kernel_gradient.defvjp(_with_residuals(_kernel_gradient), _kernel_gradient_backward)
-
-
-def _promote(x: Array, kernel: Array, groups: int) -> tuple[Array, Array]:
-    if groups < 1:
-        raise InputError(f"groups must be at least 1; got {groups}")
-    if x.ndim != 4 or kernel.ndim != 4:
-        raise InputError(
-            f"images and kernel have 4 axes each (NHWC, HWIO); got {x.shape} and {kernel.shape}"
+    @classmethod
+    def of(cls, kernel_size, stride, padding, dilation) -> "_Window":
+        rank = len(kernel_size)
+        return cls(
+            _per_axis("kernel_size", kernel_size, rank, 1),
+            _per_axis("stride", stride, rank, 1),
+            _per_axis("dilation", dilation, rank, 1),
+            _checked_padding(padding, rank),
         )
-    dtype = jnp.promote_types(x.dtype, kernel.dtype)
-    return x.astype(dtype), kernel.astype(dtype)
 
+    @property
+    def extent(self) -> Size:
+        """Pixels between the first and the last tap of the dilated kernel, both included."""
+        taps = zip(self.kernel_size, self.dilation, strict=True)
+        return tuple(d * (k - 1) + 1 for k, d in taps)
 
-def _pair(name: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if not _is_pair(pair) or any(not isinstance(v, int) or v < least for v in pair):
-        raise InputError(f"{name} is an int >= {least} or a pair of them; got {value!r}")
-    return pair[0], pair[1]
+    def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
+        """Pixels (before, after) that a `conv` adds to images of `size`."""
+        if self.padding == "VALID":
+            return ((0, 0),) * len(size)
+        if self.padding != "SAME":
+            return self.padding
+        axes = zip(size, self.stride, self.extent, strict=True)
+        totals = [max((-(-n // s) - 1) * s + extent - n, 0) for n, s, extent in axes]
+        return tuple((total // 2, total - total // 2) for total in totals)
 
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-def _extents(kernel: Array, dilation: tuple[int, int]) -> tuple[int, int]:
-    """Pixels between the first and the last tap of the dilated kernel, both included."""
-    height, width = (d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True))
-    return height, width
-
-
-def _pads(size, extents, stride, padding: Padding) -> Pairs:
-    """Resolves `padding` to pixels (before, after) per axis for a `conv` of images of `size`."""
-    if padding == "SAME":
-        totals = [
-            max((-(-n // s) - 1) * s + extent - n, 0)
-            for n, extent, s in zip(size, extents, stride, strict=True)
-        ]
-        (top, left) = (total // 2 for total in totals)
-        return (top, totals[0] - top), (left, totals[1] - left)
-    if padding == "VALID":
-        return (0, 0), (0, 0)
-    if isinstance(padding, int):
-        padding = ((padding, padding), (padding, padding))
-    if not _is_pair(padding) or not all(map(_is_pair, padding)):
-        raise InputError(
-            f'padding is "SAME", "VALID", an int or ((top, bottom), (left, right)); got {padding!r}'
-        )
-    vertical, horizontal = (_pair("padding", side, 0) for side in padding)
-    return vertical, horizontal
-
-
-def _geometry(size, kernel, stride, padding, dilation, groups) -> _Geometry:
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-    extents = _extents(kernel, dilation)
-    pads = _pads(size, extents, stride, padding)
-    for n, extent, pad in zip(size, extents, pads, strict=True):
-        if n + sum(pad) < extent:
+    def output_size(self, size: Size) -> Size:
+        """The size that `conv` maps `size` to."""
+        pads = self.pads(size)
+        axes = list(zip(size, pads, self.extent, self.stride, strict=True))
+        if any(n + sum(pad) < extent for n, pad, extent, _ in axes):
             raise InputError(
-                f"an image of {tuple(size)} pixels padded by {pads} is smaller than the dilated "
-                f"kernel, {extents} pixels"
+                f"an image of {size} pixels padded by {pads} is smaller than the dilated kernel, "
+                f"{self.extent} pixels"
             )
-    return _Geometry(tuple(size), kernel.shape[:2], stride, pads, dilation, groups)
+        return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
+    def image_sizes(self, output_size: Size) -> list[range]:
+        """Relationship 14: all the sizes, an axis each, that `conv` maps to `output_size`."""
+        if self.padding == "SAME":
+            lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
+        else:
+            axes = zip(output_size, self.stride, self.extent, self.pads(output_size), strict=True)
+            lowest = [(m - 1) * s + extent - sum(pad) for m, s, extent, pad in axes]
+        return [range(low, low + s) for low, s in zip(lowest, self.stride, strict=True)]
 
-def _transposed_size(size, kernel, stride, padding, dilation, output_padding) -> tuple[int, int]:
-    """The image size that `conv` maps to `size`, chosen among `stride` by `output_padding`."""
-    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
-    extra = _pair("output_padding", output_padding, 0)
-    if padding == "SAME":
-        if extra != (0, 0):
+    def transposed_size(self, size: Size, output_padding, output_size) -> Size:
+        """The size, among those that `conv` maps to `size`, that its adjoint is to return."""
+        sizes = self.image_sizes(size)
+        if output_size is not None:
+            if output_padding is not None:
+                raise InputError(
+                    "output_padding and output_size say the same thing: give one; got "
+                    f"{output_padding!r} and {output_size!r}"
+                )
+            chosen = _per_axis("output_size", output_size, len(size), 1)
+            if any(n not in allowed for n, allowed in zip(chosen, sizes, strict=True)):
+                ranges = ", ".join(f"{allowed[0]} to {allowed[-1]}" for allowed in sizes)
+                raise InputError(
+                    f"output_size {output_size!r} is none that conv maps to {size}: with stride "
+                    f"{self.stride}, kernel {self.kernel_size} and padding {self.padding!r} those "
+                    f"are {ranges}"
+                )
+        elif output_padding is not None:
+            extra = _per_axis("output_padding", output_padding, len(size), 0)
+            if self.padding == "SAME":
+                raise InputError(
+                    'padding="SAME" makes the size size * stride; to have another, give '
+                    f"output_size and no output_padding; got output_padding={output_padding!r}"
+                )
+            if any(e >= s for e, s in zip(extra, self.stride, strict=True)):
+                raise InputError(
+                    f"output_padding must be smaller than the stride {self.stride}; got "
+                    f"{output_padding!r}"
+                )
+            chosen = tuple(allowed[e] for allowed, e in zip(sizes, extra, strict=True))
+        elif isinstance(self.padding, str):
+            axes = zip(sizes, size, self.stride, strict=True)
+            chosen = tuple(max(allowed[0], m * s) for allowed, m, s in axes)
+        else:
+            chosen = tuple(allowed[0] for allowed in sizes)
+        if min(chosen) < 1:
             raise InputError(
-                'padding="SAME" fixes the output size to size * stride, so output_padding must be '
-                f"0; got {output_padding!r} (give the padding in pixels to choose another size)"
+                f"padding {self.padding!r} leaves nothing of the output of a {size} image with "
+                f"kernel {self.kernel_size} and stride {self.stride}"
             )
-        return size[0] * stride[0], size[1] * stride[1]
-    if any(e >= s for e, s in zip(extra, stride, strict=True)):
-        raise InputError(
-            f"output_padding must be smaller than the stride {stride}; got {output_padding!r}"
-        )
-    extents = _extents(kernel, dilation)
-    pads = _pads(size, extents, stride, padding)
-    height, width = (
-        (n - 1) * s + extent - sum(pad) + e
-        for n, s, extent, pad, e in zip(size, stride, extents, pads, extra, strict=True)
+        return chosen
+
+
+def _split_padding(window: _Window, size: Size, mode: PaddingMode):
+    """(pad, geometry) of a `conv` of images of `size`: zeros stay in it, other modes come first."""
+    output_size, pads = window.output_size(size), window.pads(size)
+    geometry = Geometry(
+        size,
+        output_size,
+        window.kernel_size,
+        window.stride,
+        window.dilation,
+        tuple(before for before, _ in pads),
+        jax.config.jax_default_matmul_precision,
     )
-    if min(height, width) < 1:
-        raise InputError(
-            f"padding {padding!r} leaves nothing of the output of a {tuple(size)} image with "
-            f"kernel {kernel.shape[:2]} and stride {stride}"
-        )
-    return height, width
-
-
-def _split_padding(geometry: _Geometry, mode: PaddingMode):
-    """Splits a convolution into (pad, convolution): zeros stay inside it, other modes come first."""
     if mode == "zeros":
         return (lambda x: x), geometry
     if mode not in _NUMPY_PAD_MODE:
         raise InputError(
             f"padding_mode is one of zeros, {', '.join(_NUMPY_PAD_MODE)}; got {mode!r}"
         )
-    most = 1 if mode == "reflect" else 0
-    for n, pad in zip(geometry.input_size, geometry.padding, strict=True):
-        if mode != "edge" and max(pad) > n - most:
+    spare = 1 if mode == "reflect" else 0
+    for n, pad in zip(size, pads, strict=True):
+        if mode != "edge" and max(pad) > n - spare:
             raise InputError(
-                f"padding_mode={mode!r} pads at most {n - most} pixels of an image of "
-                f"{geometry.input_size}; got padding {geometry.padding}"
+                f"padding_mode={mode!r} pads at most {n - spare} pixels of an image of {size}; "
+                f"got padding {pads}"
             )
-    widths = ((0, 0), *geometry.padding, (0, 0))
-    height, width = (
-        n + sum(pad) for n, pad in zip(geometry.input_size, geometry.padding, strict=True)
-    )
-    padded = dataclasses.replace(geometry, input_size=(height, width), padding=((0, 0), (0, 0)))
-    return (lambda x: jnp.pad(x, widths, mode=_NUMPY_PAD_MODE[mode])), padded
+    widths = ((0, 0), *pads, (0, 0), (0, 0))
+    padded = tuple(n + sum(pad) for n, pad in zip(size, pads, strict=True))
+    geometry = dataclasses.replace(geometry, input_size=padded, before=(0,) * len(size))
+    return (lambda x: jnp.pad(x, widths, mode=_NUMPY_PAD_MODE[mode])), geometry
+
+
+def _split_groups(kernel: Array, groups: int) -> Array:
+    return kernel.reshape(*kernel.shape[:-1], groups, kernel.shape[-1] // groups)
+
+
+def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Array, Array, int]:
+    """Both in the wider of their types, and the number of axes of space."""
+    if groups < 1:
+        raise InputError(f"groups must be at least 1; got {groups}")
+    rank = kernel.ndim - 2
+    if not 1 <= rank <= 3 or images.ndim < rank + 1:
+        raise InputError(
+            f"{name}: a kernel has 3, 4 or 5 axes (1, 2 or 3 of space), images at least as many of "
+            f"space and channels; got kernel {kernel.shape} and images {images.shape}"
+        )
+    dtype = jnp.promote_types(images.dtype, kernel.dtype)
+    return images.astype(dtype), kernel.astype(dtype), rank
+
+
+def _per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
+    values = (value,) * rank if isinstance(value, int) else value
+    if not _is_row(values, rank) or any(not isinstance(v, int) or v < least for v in values):
+        raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
+    return tuple(values)
+
+
+def _checked_padding(padding: Padding, rank: int):
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        return padding
+    sides = ((padding, padding),) * rank if isinstance(padding, int) else padding
+    if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):
+        raise InputError(
+            f'padding is "SAME", "VALID", an int or {rank} pairs (before, after); got {padding!r}'
+        )
+    return tuple(_per_axis("padding", side, 2, 0) for side in sides)
+
+
+def _is_row(value: object, length: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) == length
