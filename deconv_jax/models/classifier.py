@@ -8,6 +8,7 @@ penultimate activations; a distance between those of two sets of images compares
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.models.layers import RELU_GAIN, Conv, Norm, NormName, activation
 
@@ -74,4 +75,4 @@ class _Block(nn.Module):
         for _ in range(self.convs):
             x = Conv(self.features, use_bias=self.norm == "none", gain=RELU_GAIN)(x)
             x = activation(self.activation)(Norm(self.norm, train=train)(x))
-        return nn.max_pool(x, (2, 2), strides=(2, 2))
+        return ops.max_pool(x, 2)

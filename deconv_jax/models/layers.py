@@ -7,20 +7,33 @@ below keep the variance of activations through both kinds of layer.
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
-from jax.nn.initializers import variance_scaling
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, closest
 from deconv_jax.ops.collectives import bound_data_axis
-from deconv_jax.ops.conv import Padding, PaddingMode
+from deconv_jax.ops.conv import OnePerAxis, Padding, PaddingMode
+from deconv_jax.ops.initializers import fans, icnr, variance_scaling
+from deconv_jax.ops.resample import UpsampleMethod
 
 NormName = Literal["batch", "group", "layer", "none"]
+PoolKind = Literal["max", "average"]
+KernelNorm = Literal["none", "spectral", "standardized"]
+"""How a kernel is normalised, as a matrix of all that an output sums over by the outputs.
+
+"spectral" divides it by its largest singular value (Miyato et al., arXiv:1802.05957), estimated by
+a step of power iteration a call with `train`; the vector that is kept between steps is the variable
+`u` of the collection "batch_stats". "standardized" gives the weights of each output mean zero and
+variance gain / fan-in (scaled weight standardisation, Brock et al., arXiv:2101.08692, equation 1).
+"""
+
+_LEAST_DEVIATION = 1e-6
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -47,31 +60,33 @@ class Conv(nn.Module):
 
     Attributes:
       features: output channels.
-      kernel_size: height and width of the kernel, pixels.
+      kernel_size: taps of each axis of space; an int for images in two dimensions.
       gain: output variance over input variance at initialisation; `RELU_GAIN` before a ReLU.
+      kernel_norm: what the kernel goes through before it is used, see `KernelNorm`.
+      train: whether spectral normalisation takes its step.
       Others as for `ops.conv`.
     """
 
     features: int
-    kernel_size: int = 3
-    stride: int = 1
+    kernel_size: OnePerAxis = 3
+    stride: OnePerAxis = 1
     padding: Padding = "SAME"
     padding_mode: PaddingMode = "zeros"
-    dilation: int = 1
+    dilation: OnePerAxis = 1
     groups: int = 1
     use_bias: bool = True
     gain: float = 1.0
+    kernel_norm: KernelNorm = "none"
+    train: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width in_channels"]
-    ) -> Float[Array, "batch out_height out_width features"]:
+        self, x: Float[Array, "*batch_and_size in_channels"]
+    ) -> Float[Array, "*batch_and_output_size features"]:
         """The convolution of x; raises InputError as `ops.conv` does."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        init = variance_scaling(self.gain, "fan_in", "truncated_normal", in_axis=-2, out_axis=-1)
         y = ops.conv(
             x,
-            self.param("kernel", init, shape),
+            _kernel(self, x.shape[-1] // self.groups, self.features),
             stride=self.stride,
             padding=self.padding,
             padding_mode=self.padding_mode,
@@ -84,45 +99,208 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """`ops.conv_transpose` with a kernel and a bias, initialised from its true fan-in.
 
-    The fan-in of an output pixel is `kernel_size**2 * in / (groups * stride**2)`: exact where the
+    The fan-in of an output pixel is `kernel area * in / (groups * stride**rank)`: exact where the
     stride divides the kernel size, the mean over the stride's phases elsewhere.
 
-    Attributes: as for `Conv`; `output_padding` as for `ops.conv_transpose`.
+    Attributes: as for `Conv`; `output_padding` and `output_size` as for `ops.conv_transpose`.
     """
 
     features: int
-    kernel_size: int = 4
-    stride: int = 1
+    kernel_size: OnePerAxis = 4
+    stride: OnePerAxis = 1
     padding: Padding = "SAME"
     padding_mode: PaddingMode = "zeros"
-    dilation: int = 1
+    dilation: OnePerAxis = 1
     groups: int = 1
-    output_padding: int | None = None
+    output_padding: OnePerAxis | None = None
+    output_size: OnePerAxis | None = None
     use_bias: bool = True
     gain: float = 1.0
+    kernel_norm: KernelNorm = "none"
+    train: bool = False
 
     @nn.compact
     def __call__(
-        self, y: Float[Array, "batch height width in_channels"]
-    ) -> Float[Array, "batch out_height out_width features"]:
+        self, y: Float[Array, "*batch_and_size in_channels"]
+    ) -> Float[Array, "*batch_and_output_size features"]:
         """The transposed convolution of y; raises InputError as `ops.conv_transpose` does."""
-        shape = (self.kernel_size, self.kernel_size, self.features // self.groups, y.shape[-1])
-        gain = self.gain * self.groups * self.stride**2
-        init = variance_scaling(gain, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
         x = ops.conv_transpose(
             y,
-            self.param("kernel", init, shape),
+            _kernel(self, self.features // self.groups, y.shape[-1]),
             stride=self.stride,
             padding=self.padding,
             padding_mode=self.padding_mode,
             dilation=self.dilation,
             groups=self.groups,
             output_padding=self.output_padding,
+            output_size=self.output_size,
         )
         return _add_bias(self, x)
 
 
-def _add_bias(layer: Conv | ConvTranspose, x: Array) -> Array:
+class Upsample(nn.Module):
+    """`ops.upsample` with a kernel and a bias: one layer, three ways to enlarge an image.
+
+    Attributes:
+      features: output channels.
+      factor: of height and width.
+      method: "transposed", "subpixel" (initialised by ICNR) or "resize", see `ops.upsample`.
+      kernel_size: taps of height and width; unless given `2 * factor` for "transposed", which the
+        stride divides so that every output pixel sees as many taps, and 3 for the others.
+      use_bias: as for `Conv`.
+      gain: as for `Conv`.
+    """
+
+    features: int
+    factor: int = 2
+    method: UpsampleMethod = "transposed"
+    kernel_size: int | None = None
+    use_bias: bool = True
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch height width in_channels"]
+    ) -> Float[Array, "*batch out_height out_width features"]:
+        """x enlarged; raises InputError as `ops.upsample` does."""
+        transposed = self.method == "transposed"
+        kernel_size = self.kernel_size or (2 * self.factor if transposed else 3)
+        shape = ops.upsample_kernel_shape(
+            self.method, kernel_size, x.shape[-1], self.features, self.factor
+        )
+        stride = self.factor if transposed else 1
+        init = variance_scaling(self.gain, transposed=transposed, stride=stride)
+        if self.method == "subpixel":
+            init = icnr(init, self.factor)
+        kernel = self.param("kernel", init, shape)
+        return _add_bias(self, ops.upsample(x, kernel, self.factor, method=self.method))
+
+
+class Pool(nn.Module):
+    """`ops.max_pool` or `ops.avg_pool`.
+
+    Attributes:
+      window, stride, padding: as for `ops.max_pool`.
+      kind: which.
+    """
+
+    window: OnePerAxis = 2
+    stride: OnePerAxis | None = None
+    padding: Padding = "VALID"
+    kind: PoolKind = "max"
+
+    def __call__(
+        self, x: Float[Array, "*batch_and_size channels"]
+    ) -> Float[Array, "*batch_and_output_size channels"]:
+        """x, pooled; raises InputError as the operators do."""
+        pool = {"max": ops.max_pool, "average": ops.avg_pool}[self.kind]
+        return pool(x, self.window, stride=self.stride, padding=self.padding)
+
+    def with_switches(
+        self, x: Float[Array, "*batch_and_size channels"]
+    ) -> tuple[
+        Float[Array, "*batch_and_output_size channels"],
+        Int32[Array, "*batch_and_output_size channels"],
+    ]:
+        """The maxima of x and where they were, for `Unpool`."""
+        return ops.max_pool_with_switches(x, self.window, stride=self.stride, padding=self.padding)
+
+
+class Unpool(nn.Module):
+    """Undoes `Pool` as far as it can be: the adjoint of `ops.max_pool`, or `ops.avg_unpool`.
+
+    Attributes: those of the `Pool`.
+    """
+
+    window: OnePerAxis = 2
+    stride: OnePerAxis | None = None
+    padding: Padding = "VALID"
+    kind: PoolKind = "max"
+
+    def __call__(
+        self,
+        y: Float[Array, "*batch_and_size channels"],
+        output_size: Sequence[int],
+        switches: Int32[Array, "*batch_and_size channels"] | None = None,
+    ) -> Float[Array, "*batch_and_output_size channels"]:
+        """y at the size of the image before pooling.
+
+        Args:
+          y: what was made of the pooled image.
+          output_size: of that image, pixels.
+          switches: of `Pool.with_switches`; for "max" alone, and needed there.
+
+        Raises:
+          InputError: switches missing or too many, or as the operators do.
+        """
+        if (switches is None) == (self.kind == "max"):
+            raise InputError(
+                f'Unpool needs switches for kind "max" and no other; got kind {self.kind!r} '
+                f"{'without' if switches is None else 'with'} switches"
+            )
+        if switches is not None:
+            return ops.max_unpool(y, switches, output_size)
+        return ops.avg_unpool(
+            y,
+            self.window,
+            stride=self.stride,
+            padding=self.padding,
+            output_size=tuple(output_size),
+        )
+
+
+def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
+    """The layer's kernel, its last two axes of these lengths, ready for use."""
+    size = layer.kernel_size
+    kernel_size = (size, size) if isinstance(size, int) else tuple(size)
+    geometry: dict[str, Any] = {
+        "transposed": isinstance(layer, ConvTranspose),
+        "stride": layer.stride,
+        "groups": layer.groups,
+    }
+    shape = (*kernel_size, first, second)
+    kernel = layer.param("kernel", variance_scaling(layer.gain, **geometry), shape)
+    if layer.kernel_norm == "none":
+        return kernel
+    # The axes that an output sums over come to the front, in the kernel of either layer.
+    split = kernel.reshape(-1, first, layer.groups, second // layer.groups)
+    summed = (0, 3) if geometry["transposed"] else (0, 1)
+    if layer.kernel_norm == "spectral":
+        matrix = jnp.moveaxis(split, summed, (0, 1)).reshape(-1, layer.features)
+        return kernel / _spectral_norm(layer, matrix)
+    if layer.kernel_norm == "standardized":
+        fan_in, _ = fans(shape, **geometry)
+        centred = split - jnp.mean(split, summed, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(centred**2, summed, keepdims=True))
+        scale = (layer.gain / fan_in) ** 0.5 / jnp.maximum(deviation, _LEAST_DEVIATION)
+        return (centred * scale).reshape(shape)
+    raise InputError(
+        f"no kernel_norm {layer.kernel_norm!r}; {closest(layer.kernel_norm, get_args(KernelNorm))}"
+    )
+
+
+def _spectral_norm(
+    layer: Conv | ConvTranspose, matrix: Float[Array, "fan_in features"]
+) -> Float[Array, ""]:
+    """The largest singular value, by one step of power iteration on a vector kept between calls."""
+
+    def start() -> Array:
+        return _unit(jax.random.normal(layer.make_rng("params"), (layer.features,)))
+
+    u = layer.variable("batch_stats", "u", start)
+    fixed = jax.lax.stop_gradient(matrix)
+    v = _unit(fixed @ u.value)
+    next_u = _unit(fixed.T @ v)
+    if layer.train and not layer.is_initializing():
+        u.value = next_u
+    return v @ matrix @ next_u
+
+
+def _unit(vector: Float[Array, "n"]) -> Float[Array, "n"]:
+    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
+
+
+def _add_bias(layer: Conv | ConvTranspose | Upsample, x: Array) -> Array:
     if not layer.use_bias:
         return x
     bias = layer.param("bias", nn.initializers.zeros, (layer.features,))

@@ -306,7 +306,7 @@ def _split_padding(window: _Window, size: Size, mode: PaddingMode):
         window.stride,
         window.dilation,
         tuple(before for before, _ in pads),
-        jax.config.jax_default_matmul_precision,
+        jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
     )
     if mode == "zeros":
         return (lambda x: x), geometry
@@ -352,8 +352,8 @@ def _per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
     return tuple(values)
 
 
-def _checked_padding(padding: Padding, rank: int):
-    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+def _checked_padding(padding, rank: int):
+    if padding in ("SAME", "VALID"):
         return padding
     sides = ((padding, padding),) * rank if isinstance(padding, int) else padding
     if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):

@@ -23,7 +23,11 @@ FanMode = Literal["fan_in", "fan_out", "fan_avg"]
 
 
 def fans(
-    shape: Sequence[int], *, transposed: bool = False, stride: int = 1, groups: int = 1
+    shape: Sequence[int],
+    *,
+    transposed: bool = False,
+    stride: int | Sequence[int] = 1,
+    groups: int = 1,
 ) -> tuple[float, float]:
     """The weights that an output pixel sums over, and those that an input pixel goes through.
 
@@ -34,7 +38,7 @@ def fans(
       shape: of the kernel: (*kernel size, in / groups, out), or (*kernel size, out / groups, in) of
         a transposed convolution.
       transposed: whether it is one.
-      stride: of every axis of space.
+      stride: of every axis of space, or one each.
       groups: number of channel groups.
 
     Returns:
@@ -51,7 +55,8 @@ def fans(
     *kernel_size, first, second = shape
     taps = math.prod(kernel_size)
     # Of the convolution: its outputs are `stride` pixels apart, so an input pixel meets the fewer.
-    fan_in, fan_out = taps * first, taps * (second // groups) / stride ** len(kernel_size)
+    strides = math.prod(stride) if not isinstance(stride, int) else stride ** len(kernel_size)
+    fan_in, fan_out = float(taps * first), taps * (second // groups) / strides
     return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
 
@@ -61,7 +66,7 @@ def variance_scaling(
     distribution: Distribution = "truncated_normal",
     *,
     transposed: bool = False,
-    stride: int = 1,
+    stride: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Initializer:
     """Weights of variance gain / fan: `gain=2` is He's (arXiv:1502.01852), "fan_avg" Glorot's.
@@ -77,16 +82,10 @@ def variance_scaling(
     """
 
     def init(key, shape, dtype=jnp.float32):
-        true = dict(
-            zip(
-                ("fan_in", "fan_out"),
-                fans(shape, transposed=transposed, stride=stride, groups=groups),
-                strict=True,
-            )
-        )
-        true["fan_avg"] = (true["fan_in"] + true["fan_out"]) / 2
+        fan_in, fan_out = fans(shape, transposed=transposed, stride=stride, groups=groups)
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
         as_read = math.prod(shape[:-1])
-        scale = gain * as_read / true[mode]
+        scale = gain * as_read / fan
         return jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)(
             key, shape, dtype
         )

@@ -36,7 +36,7 @@ def kernel_from_torch(weight: ArrayLike) -> Kernel:
     return jnp.asarray(np.moveaxis(_kernel("weight", weight), (1, 0), (-2, -1)))
 
 
-def kernel_to_torch(kernel: Kernel) -> np.ndarray:
+def kernel_to_torch(kernel: ArrayLike) -> np.ndarray:
     """The inverse of `kernel_from_torch`.
 
     Raises:
@@ -63,7 +63,7 @@ def kernel_from_keras(kernel: ArrayLike, *, depthwise: bool = False) -> Kernel:
     return jnp.asarray(array.reshape(*array.shape[:-2], 1, -1) if depthwise else array)
 
 
-def kernel_to_keras(kernel: Kernel, *, depthwise_inputs: int | None = None) -> np.ndarray:
+def kernel_to_keras(kernel: ArrayLike, *, depthwise_inputs: int | None = None) -> np.ndarray:
     """The inverse of `kernel_from_keras`.
 
     Args:
@@ -105,7 +105,7 @@ def kernel_from_lax(
 
 
 def kernel_to_lax(
-    kernel: Kernel, *, transposed: bool = False, transpose_kernel: bool = False
+    kernel: ArrayLike, *, transposed: bool = False, transpose_kernel: bool = False
 ) -> np.ndarray:
     """The inverse of `kernel_from_lax`.
 
@@ -226,7 +226,7 @@ def _turned(kernel: np.ndarray, turn: bool) -> np.ndarray:
     """Flipped in space and its channel axes exchanged, or as it is; its own inverse."""
     if not turn:
         return kernel
-    return np.ascontiguousarray(np.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2))
+    return np.ascontiguousarray(np.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2))
 
 
 def _layer(kernel: Array, bias: ArrayLike | None) -> dict[str, Array]:

@@ -248,7 +248,7 @@ def pytorch_grid():
     """Every combination that PyTorch accepts, with groups of two channels and depthwise."""
     sizes = {1: (9,), 2: (6, 7), 3: (5, 4, 6)}
     for rank, taps, stride, padding, dilation, (groups, channels) in itertools.product(
-        (1, 2, 3), (1, 3, 4), (1, 2, 3), (0, 1), (1, 2), ((1, (2, 3)), (2, (2, 1)), (3, (1, 1)))
+        (1, 2, 3), (1, 2, 3, 4), (1, 2, 3), (0, 1), (1, 2), ((1, (2, 3)), (2, (2, 1)), (3, (1, 1)))
     ):
         if dilation * (taps - 1) + 1 <= min(sizes[rank]) + 2 * padding and padding < taps:
             yield Case(

@@ -1,0 +1,516 @@
+"""Resampling against PyTorch, hand-derived weights, a pixel-by-pixel double and published figures."""
+
+import functools
+import itertools
+import math
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jaxtyping import config as jaxtyping_config
+from PIL import Image
+
+from deconv_jax.errors import InputError
+from deconv_jax.ops.conv import conv
+from deconv_jax.ops.resample import (
+    blur_pool,
+    depth_to_space,
+    imresize,
+    resize,
+    space_to_depth,
+    upsample,
+    upsample_kernel_shape,
+)
+
+torch.set_num_threads(1)
+"""The arrays are tiny: threads would only contend with JAX's."""
+
+
+@pytest.fixture
+def double():
+    """Arrays are float64 in the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shape, seed=0):
+    """Standard normal numbers, float64, different for every shape and seed."""
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def to_torch(images):
+    return torch.from_numpy(np.moveaxis(np.asarray(images), -1, 1).copy())
+
+
+def from_torch(images):
+    return np.moveaxis(images.detach().numpy(), 1, -1)
+
+
+assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
+
+
+# Pixel shuffles
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_channel_major_shuffles_are_pytorchs(factor):
+    deep = jnp.asarray(draw(2, 3, 4, 2 * factor**2), jnp.float32)
+    wide = depth_to_space(deep, factor)
+    shuffled = torch.nn.functional.pixel_shuffle(to_torch(deep), factor)
+    np.testing.assert_array_equal(wide, from_torch(shuffled))
+    unshuffled = torch.nn.functional.pixel_unshuffle(to_torch(wide), factor)
+    np.testing.assert_array_equal(space_to_depth(wide, factor), from_torch(unshuffled))
+
+
+@pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
+def test_depth_to_space_follows_onnxs_definition_pixel_by_pixel(channel_order):
+    height, width, channels, rows, columns = 2, 3, 4, 2, 3
+    x = jnp.arange(height * width * channels * rows * columns).reshape(height, width, -1)
+    y = depth_to_space(x, (rows, columns), channel_order=channel_order)
+    assert y.shape == (height * rows, width * columns, channels)
+    for i, j, c in np.ndindex(y.shape):
+        within = i % rows * columns + j % columns
+        depth = {"CRD": c * rows * columns + within, "DCR": within * channels + c}[channel_order]
+        assert y[i, j, c] == x[i // rows, j // columns, depth]
+
+
+@pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
+@pytest.mark.parametrize("factors", [(3,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_the_shuffles_are_inverse_for_one_two_and_three_axes(batch, factors, channel_order):
+    size = [2 * f for f in factors]
+    x = jnp.asarray(draw(*batch, *size, 5))
+    deep = space_to_depth(x, factors, channel_order=channel_order)
+    assert deep.shape == (*batch, *(2 for _ in factors), 5 * math.prod(factors))
+    np.testing.assert_array_equal(depth_to_space(deep, factors, channel_order=channel_order), x)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_an_int_is_the_factor_of_all_axes_but_batch_and_channels(rank):
+    x = jnp.asarray(draw(2, *(4,) * rank, 3))
+    np.testing.assert_array_equal(space_to_depth(x, 2), space_to_depth(x, (2,) * rank))
+
+
+# Resizing as PyTorch does
+
+SIZES = [((5, 7), (10, 21)), ((9, 8), (3, 2)), ((6, 7), (5, 13)), ((1, 6), (4, 1))]
+TIES = [((14, 18), (9, 21)), ((20, 22), (22, 25)), ((6, 2), (5, 49))]
+"""Sizes for which rounding decides which of two equally near pixels is the nearest."""
+INTERPOLATIONS = [
+    *(("nearest", False, *sizes) for sizes in SIZES + TIES),
+    *itertools.chain.from_iterable(
+        (("bilinear", antialias, *sizes), ("bicubic", antialias, *sizes))
+        for antialias in (False, True)
+        for sizes in SIZES
+    ),
+]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("method", "antialias", "old", "new"), INTERPOLATIONS)
+def test_resize_and_its_gradient_are_pytorchs(method, antialias, old, new):
+    x, cotangent = draw(2, *old, 3), draw(2, *new, 3)
+
+    @jax.jit
+    def value_and_gradient(x, cotangent):
+        y, pull = jax.vjp(lambda x: resize(x, new, method=method, antialias=antialias), x)
+        return y, pull(cotangent)[0]
+
+    theirs = to_torch(x).requires_grad_()
+    mode = "nearest-exact" if method == "nearest" else method
+    options = {} if method == "nearest" else {"align_corners": False, "antialias": antialias}
+    expected = torch.nn.functional.interpolate(theirs, new, mode=mode, **options)
+    expected.backward(to_torch(cotangent))
+    y, gradient = value_and_gradient(jnp.asarray(x), jnp.asarray(cotangent))
+    assert_close(y, from_torch(expected))
+    assert_close(gradient, from_torch(theirs.grad))
+
+
+# Resizing as MATLAB does
+
+METHODS = ["nearest", "box", "bilinear", "bicubic"]
+
+
+def weights_of_rows(scale, method, size=16):
+    """The matrix that `imresize` applies to columns of `size` pixels."""
+    return imresize(jnp.eye(size)[..., None], (scale, 1.0), method=method)[..., 0]
+
+
+def row(start, numerators, denominator, size=16):
+    weights = np.zeros(size)
+    weights[start : start + len(numerators)] = np.divide(numerators, denominator)
+    return weights
+
+
+BY_HAND = [
+    # Keys' kernel at distances 1/4, 3/4, 5/4, 7/4 is (111, 29, -9, -3) / 128. At scale 1/2 it is
+    # halved and stretched to twice the width, and sees pixels 1/2, 3/2, 5/2, 7/2 away.
+    ("bicubic", 0.5, 4, row(5, [-3, -9, 29, 111, 111, 29, -9, -3], 256)),
+    # The three taps left of the image fall on its first three pixels.
+    ("bicubic", 0.5, 0, row(0, [111 + 29, 111 - 9, 29 - 3, -9, -3], 256)),
+    ("bicubic", 2.0, 8, row(2, [-3, 29, 111, -9], 128)),
+    ("bicubic", 2.0, 0, row(0, [111 + 29, -9 - 3], 128)),
+    ("bilinear", 0.5, 4, row(7, [1, 3, 3, 1], 8)),
+    ("bilinear", 2.0, 8, row(3, [1, 3], 4)),
+    ("box", 0.5, 4, row(8, [1, 1], 2)),
+    ("box", 0.25, 1, row(4, [1, 1, 1, 1], 4)),
+    ("nearest", 0.5, 4, row(9, [1], 1)),
+    ("nearest", 2.0, 8, row(4, [1], 1)),
+]
+
+
+@pytest.mark.parametrize(("method", "scale", "index", "expected"), BY_HAND)
+def test_weights_are_those_derived_by_hand(method, scale, index, expected):
+    np.testing.assert_array_equal(weights_of_rows(scale, method)[index], expected)
+
+
+def keys_cubic(t):
+    t = abs(t)
+    if t <= 1:
+        return 1.5 * t**3 - 2.5 * t**2 + 1
+    return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t <= 2 else 0.0
+
+
+SHAPES = {
+    "nearest": lambda t: float(-0.5 <= t < 0.5),
+    "box": lambda t: float(-0.5 <= t < 0.5),
+    "bilinear": lambda t: max(0.0, 1.0 - abs(t)),
+    "bicubic": keys_cubic,
+}
+
+
+def mirrored(pixel, size):
+    while not 0 <= pixel < size:
+        pixel = -1 - pixel if pixel < 0 else 2 * size - 1 - pixel
+    return pixel
+
+
+def dense_matrix(old, new, scale, method):
+    """The definition, element by element: how much of each old pixel there is in each new one."""
+    width = 1.0 if method == "nearest" or scale > 1 else 1.0 / scale
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) / scale - 0.5
+        for pixel in range(math.floor(centre - 3 * width), math.ceil(centre + 3 * width) + 1):
+            matrix[i, mirrored(pixel, old)] += SHAPES[method]((centre - pixel) / width)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("scale", "size"),
+    [
+        (1 / 3, None),
+        ((0.7, 1.9), None),
+        ((4.0, 0.15), None),
+        (1, None),
+        (None, (5, 17)),
+        (None, (23, 1)),
+    ],
+)
+def test_imresize_is_the_dense_matrix_of_its_definition(method, scale, size):
+    x = draw(11, 14, 2)
+    scales = np.divide(size, (11, 14)) if scale is None else np.broadcast_to(scale, 2)
+    new = [math.ceil(n * s) for n, s in zip((11, 14), scales, strict=True)] if scale else size
+    rows, columns = (
+        dense_matrix(*of_axis, method) for of_axis in zip((11, 14), new, scales, strict=True)
+    )
+    y = imresize(jnp.asarray(x), scale, size=size, method=method)
+    assert y.shape == (*new, 2)
+    assert_close(y, np.einsum("ah,bw,hwc->abc", rows, columns, x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [(0.3, 0.5), (1.7, 3.0)])
+def test_a_constant_image_stays_constant(method, scale):
+    y = imresize(jnp.full((10, 12, 1), 0.7), scale, method=method)
+    np.testing.assert_allclose(y, 0.7, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("method", "degree"), [("bilinear", 1), ("bicubic", 2)])
+@pytest.mark.parametrize("scale", [2.0, 1.3])
+def test_enlarging_reproduces_polynomials_inside(method, degree, scale):
+    """Linear interpolation does so for ramps, Keys' cubic with a = -1/2 for parabolas as well."""
+    size = 12
+    new = math.ceil(size * scale)
+    centre = (np.arange(new) + 0.5) / scale - 0.5
+    inside = (centre >= 1) & (centre <= size - 2)
+    for power in range(1, degree + 1):
+        x = jnp.arange(float(size)).reshape(size, 1, 1) ** power
+        y = imresize(x, (scale, 1.0), method=method)[:, 0, 0]
+        assert_close(y[inside], centre[inside] ** power, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("old", "scale", "new"),
+    [((7, 9), 0.5, (4, 5)), ((7, 9), (0.3, 1.5), (3, 14)), ((255, 256), 1 / 3, (85, 86))],
+)
+def test_the_new_size_is_rounded_up(old, scale, new):
+    shape = jax.eval_shape(lambda x: imresize(x, scale), jnp.zeros((*old, 1))).shape
+    assert shape == (*new, 1)
+
+
+# Published figures
+
+PUBLISHED = {"set5": (33.66, 30.39, 28.42), "set14": (30.24, 27.54, 26.00)}
+"""PSNR in dB of bicubic enlargement by 2, 3 and 4."""
+
+
+def luminance(path):
+    """MATLAB's `rgb2ycbcr(imread(path))(:, :, 1)`: 8 bits, of which 219 steps are used."""
+    pixels = np.asarray(Image.open(path), np.float64)
+    if pixels.ndim == 2:
+        return pixels
+    return np.floor(16 + pixels @ [65.481, 128.553, 24.966] / 255 + 0.5)
+
+
+@functools.partial(jax.jit, static_argnames="factor")
+def reduced_and_enlarged(x, factor):
+    return imresize(imresize(x, 1 / factor), float(factor))
+
+
+def bicubic_psnr(path, factor):
+    """Bicubic enlargement of a bicubic reduction, which is not rounded; the result is, to 8 bits.
+
+    That is the protocol of the test code published with arXiv:1501.00092.
+    """
+    y = luminance(path)
+    height, width = (n - n % factor for n in y.shape)
+    y = y[:height, :width]
+    large = reduced_and_enlarged(jnp.asarray(y[..., None] / 255, jnp.float32), factor)
+    large = np.asarray(large, np.float64)[..., 0]
+    large = np.clip(np.floor(255 * large + 0.5), 0, 255)
+    error = (large - y)[factor:-factor, factor:-factor]
+    return 10 * math.log10(255**2 / np.mean(error**2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
+@pytest.mark.parametrize("folder", PUBLISHED)
+def test_bicubic_super_resolution_has_the_published_psnr(folder):
+    paths = sorted(Path(os.environ["DECONV_JAX_DATA"], folder).glob("*.bmp"))
+    assert len(paths) == int(folder.removeprefix("set"))
+    means = [np.mean([bicubic_psnr(path, factor) for path in paths]) for factor in (2, 3, 4)]
+    np.testing.assert_allclose(means, PUBLISHED[folder], rtol=0, atol=0.01)
+
+
+# What holds for every linear map here
+
+LINEAR = {
+    "resize": lambda x: resize(x, (3, 16), method="bicubic"),
+    "resize antialiased": lambda x: resize(x, (3, 16), method="bilinear", antialias=True),
+    "imresize": lambda x: imresize(x, (0.4, 1.5)),
+    "imresize nearest": lambda x: imresize(x, (0.4, 1.5), method="nearest"),
+}
+OPERATORS = LINEAR | {
+    "depth_to_space": lambda x: depth_to_space(x, (2, 2)),
+    "space_to_depth": lambda x: space_to_depth(x, (2, 2)),
+    "blur_pool": lambda x: blur_pool(x, 2),
+    "transposed": lambda x: upsample(x, jnp.ones((4, 4, 3, 4)), 2, method="transposed"),
+    "subpixel": lambda x: upsample(x, jnp.ones((3, 3, 4, 8)), 2, method="subpixel"),
+    "resize convolution": lambda x: upsample(x, jnp.ones((3, 3, 4, 3)), 2, method="resize"),
+}
+linear = pytest.mark.parametrize("operator", LINEAR.values(), ids=LINEAR)
+every = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+
+
+@pytest.mark.usefixtures("double")
+@linear
+def test_the_linear_transpose_is_the_adjoint(operator):
+    x = jnp.asarray(draw(2, 8, 10, 3))
+    y = jnp.asarray(draw(*jax.eval_shape(operator, x).shape))
+    (adjoint,) = jax.jit(lambda y: jax.linear_transpose(operator, x)(y))(y)
+    assert_close(jnp.vdot(operator(x), y), jnp.vdot(x, adjoint), atol=1e-10)
+    (again,) = jax.linear_transpose(lambda y: jax.linear_transpose(operator, x)(y)[0], y)(x)
+    assert_close(again, operator(x))
+
+
+@pytest.mark.usefixtures("double")
+@linear
+def test_forward_and_reverse_mode_give_the_same_curvature(operator):
+    """The Hessian of |A x|^2 / 2 is A* A: symmetric, and A* A v along v."""
+    x = jnp.asarray(draw(4, 6, 1))
+    v = jnp.asarray(draw(4, 6, 1, seed=1))
+    gradient = jax.grad(lambda x: jnp.sum(operator(x) ** 2) / 2)
+    forward = jax.jvp(gradient, (x,), (v,))[1]
+    reverse = jax.grad(lambda x: jnp.vdot(gradient(x), v))(x)
+    assert_close(forward, gradient(v))
+    assert_close(reverse, gradient(v))
+
+
+@linear
+def test_the_adjoint_gathers_and_never_scatters(operator):
+    x = jnp.zeros((8, 10, 3))
+    y = jax.eval_shape(operator, x)
+    lowered = jax.jit(lambda y: jax.linear_transpose(operator, x)(y)).lower(y).as_text()
+    assert "gather" in lowered
+    assert "scatter" not in lowered
+
+
+@every
+def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
+    x = jnp.asarray(draw(2, 3, 6, 8, 4), jnp.float32)
+    many = operator(x)
+    assert many.shape[:2] == x.shape[:2]
+
+    @jax.jit
+    def other_ways(x):
+        mapped = jax.vmap(operator, in_axes=2, out_axes=1)(jnp.moveaxis(x[1], 0, 2))
+        return operator(x), operator(x[1]), operator(x[1, 2]), mapped.swapaxes(0, 1)
+
+    expected = many, many[1], many[1, 2], many[1]
+    for y, the_same in zip(other_ways(x), expected, strict=True):
+        np.testing.assert_allclose(y, the_same, rtol=1e-5, atol=1e-5)
+
+
+@linear
+def test_half_precision_is_computed_in_float32_and_rounded_once(operator):
+    x = jnp.asarray(draw(8, 10, 3), jnp.bfloat16)
+    y = operator(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, operator(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+# Pooling and upsampling
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("filter_size", "stride", "taps"),
+    [
+        (1, 2, [1]),
+        (2, 2, [1, 1]),
+        (3, 2, [1, 2, 1]),
+        (3, 1, [1, 2, 1]),
+        (4, 3, [1, 3, 3, 1]),
+        (5, 2, [1, 4, 6, 4, 1]),
+    ],
+)
+def test_blur_pool_is_pytorchs_depthwise_convolution_of_the_mirrored_image(
+    filter_size, stride, taps
+):
+    x = draw(2, 7, 9, 3)
+    before, after = (filter_size - 1) // 2, filter_size // 2
+    padded = torch.nn.functional.pad(to_torch(x), (before, after) * 2, mode="reflect")
+    binomial = torch.tensor(taps, dtype=torch.float64) / sum(taps)
+    weights = torch.outer(binomial, binomial).expand(3, 1, -1, -1)
+    expected = torch.nn.functional.conv2d(padded, weights, stride=stride, groups=3)
+    y = blur_pool(jnp.asarray(x), stride, filter_size=filter_size)
+    assert y.shape == (2, -(-7 // stride), -(-9 // stride), 3)
+    assert_close(y, from_torch(expected))
+
+
+@pytest.mark.parametrize("method", ["transposed", "subpixel", "resize"])
+@pytest.mark.parametrize(("kernel_size", "factor"), [(3, 1), (3, 2), (4, 2), (5, 3)])
+def test_every_way_of_upsampling_multiplies_the_size(method, kernel_size, factor):
+    kernel = jnp.zeros(upsample_kernel_shape(method, kernel_size, 4, 3, factor))
+    y = jax.eval_shape(
+        lambda x: upsample(x, kernel, factor, method=method), jnp.zeros((2, 5, 6, 4))
+    )
+    assert y.shape == (2, 5 * factor, 6 * factor, 3)
+
+
+@pytest.mark.usefixtures("double")
+def test_transposed_upsampling_is_the_adjoint_of_a_strided_convolution():
+    x, y = draw(2, 4, 5, 4), draw(2, 8, 10, 3)
+    kernel = jnp.asarray(draw(*upsample_kernel_shape("transposed", 4, 4, 3, 2)))
+    up = upsample(jnp.asarray(x), kernel, 2, method="transposed")
+    down = conv(jnp.asarray(y), kernel, stride=2)
+    assert_close(np.vdot(up, y), np.vdot(x, down), atol=1e-10)
+
+
+@pytest.mark.usefixtures("double")
+def test_subpixel_upsampling_is_pytorchs_convolution_and_shuffle():
+    x, kernel = draw(2, 4, 5, 4), draw(*upsample_kernel_shape("subpixel", 3, 4, 3, 2))
+    weights = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+    expected = torch.nn.functional.conv2d(to_torch(x), weights, padding=1)
+    expected = from_torch(torch.nn.functional.pixel_shuffle(expected, 2))
+    assert_close(upsample(jnp.asarray(x), jnp.asarray(kernel), 2, method="subpixel"), expected)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("factor", [2, 3])
+def test_subpixel_upsampling_by_a_repeated_kernel_enlarges_to_the_nearest_pixel(factor):
+    """The starting point of arXiv:1707.02937: no checkerboard before training."""
+    x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
+    repeated = jnp.repeat(kernel, factor**2, axis=-1)
+    y = upsample(x, repeated, factor, method="subpixel")
+    small = conv(x, kernel)
+    assert_close(y, resize(small, (4 * factor, 5 * factor), method="nearest"))
+    assert_close(y, small.repeat(factor, axis=1).repeat(factor, axis=2))
+
+
+@pytest.mark.usefixtures("double")
+def test_upsampling_by_resizing_convolves_the_repeated_pixels():
+    x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
+    expected = conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
+    assert_close(upsample(x, kernel, 2, method="resize"), expected)
+
+
+# Errors
+
+X = (2, 6, 6, 8)
+ERRORS = [
+    (lambda x: depth_to_space(x, 3), X, ["divisible by 9", "(2, 6, 6, 8)"]),
+    (lambda x: depth_to_space(x, 0), X, ["factor", ">= 1", "0"]),
+    (lambda x: depth_to_space(x, 2), (6, 8), ["factor", "(batch, *size, channels)", "(6, 8)"]),
+    (lambda x: depth_to_space(x, (2,) * 4), X, ["factor", "(2, 2, 2, 2)", "(2, 6, 6, 8)"]),
+    (lambda x: depth_to_space(x, 2, channel_order="DRC"), X, ["channel_order", "'DRC'", "'DCR'"]),
+    (lambda x: space_to_depth(x, 4), X, ["divisible", "4", "(2, 6, 6, 8)"]),
+    (lambda x: resize(x, 12), X, ["size", "height and a width", "12"]),
+    (lambda x: resize(x, (12, 0)), X, ["size", ">= 1", "(12, 0)"]),
+    (lambda x: resize(x, (12, 6.0)), X, ["size", "ints", "(12, 6.0)"]),
+    (lambda x: resize(x, (3, 3), method="bicubi"), X, ["method", "'bicubi'", "'bicubic'"]),
+    (lambda x: resize(x, (3, 3), method="nearest", antialias=True), X, ["antialias", "bilinear"]),
+    (lambda x: resize(x.astype(int), (3, 3)), X, ["floats", "int32"]),
+    (lambda x: imresize(x), X, ["one of scale and size", "None"]),
+    (lambda x: imresize(x, 2.0, size=(3, 3)), X, ["one of scale and size", "2.0", "(3, 3)"]),
+    (lambda x: imresize(x, -0.5), X, ["scale", "> 0", "-0.5"]),
+    (lambda x: imresize(x, (0.5, math.inf)), X, ["scale", "pair", "(0.5, inf)"]),
+    (lambda x: imresize(x, (0.5, 0.5, 1.0)), X, ["scale", "pair", "(0.5, 0.5, 1.0)"]),
+    (lambda x: imresize(x, 0.5, method="cubic"), X, ["method", "'cubic'", "'bicubic'"]),
+    (lambda x: blur_pool(x, 0), X, ["stride", "at least 1", "0"]),
+    (lambda x: blur_pool(x, 2, filter_size=0), X, ["filter_size", "at least 1", "0"]),
+    (lambda x: blur_pool(x, 2, filter_size=13), X, ["'reflect'", "at most 5"]),
+    (
+        lambda x: upsample(x, jnp.ones((3, 3, 8, 8)), 0, method="resize"),
+        X,
+        ["factor", "at least 1", "0"],
+    ),
+    (
+        lambda x: upsample(x, jnp.ones((3, 3, 8, 8)), 2, method="subpixels"),
+        X,
+        ["method", "'subpixels'", "'subpixel'"],
+    ),
+    (
+        lambda x: upsample(x, jnp.ones((3, 3, 8, 6)), 2, method="subpixel"),
+        X,
+        ["divisible by 4", "(2, 6, 6, 6)"],
+    ),
+    (
+        lambda x: upsample_kernel_shape("transpose", 3, *x.shape[-2:], 2),
+        X,
+        ["method", "'transpose'", "'transposed'"],
+    ),
+]
+
+
+@pytest.fixture
+def as_without_type_checks(monkeypatch):
+    """A user has no run-time type checker in front of the operators, and sees their own errors."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.parametrize(("operator", "shape", "words"), ERRORS)
+def test_errors_name_the_argument_and_its_value(operator, shape, words):
+    with pytest.raises(InputError) as raised:
+        operator(jnp.ones(shape))
+    message = str(raised.value)
+    assert [word for word in words if word not in message] == []
