@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.collectives import bound_data_axis
 from deconv_jax.ops.conv import OnePerAxis, Padding, PaddingMode
 from deconv_jax.ops.initializers import fans, icnr, variance_scaling
@@ -86,7 +86,7 @@ class Conv(nn.Module):
         """The convolution of x; raises InputError as `ops.conv` does."""
         y = ops.conv(
             x,
-            _kernel(self, x.shape[-1] // self.groups, self.features),
+            _kernel(self, _per_group(self, "input", x.shape[-1]), self.features),
             stride=self.stride,
             padding=self.padding,
             padding_mode=self.padding_mode,
@@ -126,7 +126,7 @@ class ConvTranspose(nn.Module):
         """The transposed convolution of y; raises InputError as `ops.conv_transpose` does."""
         x = ops.conv_transpose(
             y,
-            _kernel(self, self.features // self.groups, y.shape[-1]),
+            _kernel(self, _per_group(self, "output", self.features), y.shape[-1]),
             stride=self.stride,
             padding=self.padding,
             padding_mode=self.padding_mode,
@@ -163,8 +163,11 @@ class Upsample(nn.Module):
         self, x: Float[Array, "*batch height width in_channels"]
     ) -> Float[Array, "*batch out_height out_width features"]:
         """x enlarged; raises InputError as `ops.upsample` does."""
+        at_least("factor", self.factor, 1)
         transposed = self.method == "transposed"
-        kernel_size = self.kernel_size or (2 * self.factor if transposed else 3)
+        kernel_size = self.kernel_size
+        if kernel_size is None:
+            kernel_size = 2 * self.factor if transposed else 3
         shape = ops.upsample_kernel_shape(
             self.method, kernel_size, x.shape[-1], self.features, self.factor
         )
@@ -193,6 +196,7 @@ class Pool(nn.Module):
         self, x: Float[Array, "*batch_and_size channels"]
     ) -> Float[Array, "*batch_and_output_size channels"]:
         """x, pooled; raises InputError as the operators do."""
+        _check_kind(self.kind)
         pool = {"max": ops.max_pool, "average": ops.avg_pool}[self.kind]
         return pool(x, self.window, stride=self.stride, padding=self.padding)
 
@@ -231,8 +235,9 @@ class Unpool(nn.Module):
           switches: of `Pool.with_switches`; for "max" alone, and needed there.
 
         Raises:
-          InputError: switches missing or too many, or as the operators do.
+          InputError: switches missing or too many, an unknown kind, or as the operators do.
         """
+        _check_kind(self.kind)
         if (switches is None) == (self.kind == "max"):
             raise InputError(
                 f'Unpool needs switches for kind "max" and no other; got kind {self.kind!r} '
@@ -247,6 +252,20 @@ class Unpool(nn.Module):
             padding=self.padding,
             output_size=tuple(output_size),
         )
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in get_args(PoolKind):
+        raise InputError(f"no kind of pooling {kind!r}; {closest(kind, get_args(PoolKind))}")
+
+
+def _per_group(layer: Conv | ConvTranspose, which: str, channels: int) -> int:
+    if layer.groups < 1 or channels % layer.groups:
+        raise InputError(
+            f"groups is at least 1 and divides the {which} channels; got groups={layer.groups} and "
+            f"{channels} {which} channels"
+        )
+    return channels // layer.groups
 
 
 def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:

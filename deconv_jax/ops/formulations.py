@@ -1,6 +1,8 @@
-"""How a convolution, its adjoint and its kernel gradient are computed: `lax` alone.
+"""A convolution, its adjoint and its kernel gradient as `lax` convolutions: one each.
 
-Arrays have their channels split into (groups, channels per group): x is (batch, *space, groups,
+This is what GPU and TPU libraries are made for; `cpu` has what XLA's CPU backend does better. The
+kernel gradient is that of an ordinary convolution for both operators, its images in exchanged
+roles, and never slides a window over an image spread with zeros. Arrays have their channels split into (groups, channels per group): x is (batch, *space, groups,
 inputs), kernel (*space, inputs, groups, outputs), y (batch, *space, groups, outputs).
 """
 
@@ -59,22 +61,38 @@ def native_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 def native_conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
     """x by a convolution of y, spread with zeros, with the kernel turned round."""
-    space = range(len(geometry.kernel_size))
-    turned = lax.rev(kernel, space).swapaxes(-3, -1)
+    kernel, turned = turned_round(kernel, geometry)
     x = _canonical_conv(
         _flat(y),
-        _flat(turned),
+        _flat(kernel),
         geometry,
-        window_strides=(1,) * len(space),
-        padding=[
-            (extent - 1 - before, extent - 1 - after)
-            for extent, (before, after) in zip(geometry.extent, geometry.padding, strict=True)
-        ],
+        window_strides=turned.stride,
+        padding=turned.padding,
         lhs_dilation=geometry.stride,
         rhs_dilation=geometry.dilation,
         feature_group_count=y.shape[-2],
     )
     return _split(x, y.shape[-2])
+
+
+def turned_round(kernel: Array, geometry: Geometry) -> tuple[Array, Geometry]:
+    """The convolution with stride 1 that the adjoint is of y, once y is spread with zeros.
+
+    Returns:
+      Its kernel, flipped in space and with inputs and outputs exchanged, and its geometry, for an
+      image of the size that y has then.
+    """
+    spread = tuple(
+        s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)
+    )
+    turned = dataclasses.replace(
+        geometry,
+        input_size=spread,
+        output_size=geometry.input_size,
+        stride=(1,) * len(spread),
+        before=tuple(e - 1 - b for e, b in zip(geometry.extent, geometry.before, strict=True)),
+    )
+    return lax.rev(kernel, range(len(spread))).swapaxes(-3, -1), turned
 
 
 def native_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
@@ -113,18 +131,3 @@ def _flat(array: Array) -> Array:
 def _split(array: Array, groups: int) -> Array:
     """Splits the last axis into (groups, channels per group)."""
     return array.reshape(*array.shape[:-1], groups, -1)
-
-
-def cpu_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """y."""
-    return native_conv(x, kernel, geometry)
-
-
-def cpu_conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """x."""
-    return native_conv_transpose(kernel, y, geometry)
-
-
-def cpu_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """The kernel's gradient."""
-    return native_kernel_gradient(x, y, geometry)

@@ -8,14 +8,14 @@ Each function here returns an initialiser of Flax's kind, `init(key, shape, dtyp
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, closest
 
 Initializer = Callable[..., Array]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -45,18 +45,26 @@ def fans(
       (fan in, fan out).
 
     Raises:
-      InputError: a shape without 3, 4 or 5 axes, or channels that the groups do not divide.
+      InputError: a shape without 3, 4 or 5 axes, channels that the groups do not divide, or a
+        length, stride or number of groups below 1.
     """
-    if not 3 <= len(shape) <= 5 or shape[-1] % groups:
+    rank = len(shape) - 2
+    strides = (stride,) * rank if isinstance(stride, int) else tuple(stride)
+    if (
+        not 1 <= rank <= 3
+        or len(strides) != rank
+        or min(*shape, *strides, groups) < 1
+        or shape[-1] % groups
+    ):
         raise InputError(
-            "a kernel has 3, 4 or 5 axes, the last divisible by groups; got shape "
-            f"{tuple(shape)} and groups={groups}"
+            "a kernel has 3, 4 or 5 axes, the last divisible by groups, and a stride or one for "
+            f"each axis of space, all at least 1; got shape {tuple(shape)}, stride={stride!r} and "
+            f"groups={groups}"
         )
     *kernel_size, first, second = shape
     taps = math.prod(kernel_size)
     # Of the convolution: its outputs are `stride` pixels apart, so an input pixel meets the fewer.
-    strides = math.prod(stride) if not isinstance(stride, int) else stride ** len(kernel_size)
-    fan_in, fan_out = float(taps * first), taps * (second // groups) / strides
+    fan_in, fan_out = float(taps * first), taps * (second // groups) / math.prod(strides)
     return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
 
@@ -79,7 +87,16 @@ def variance_scaling(
       transposed: as for `fans`.
       stride: as for `fans`.
       groups: as for `fans`.
+
+    Raises:
+      InputError: for an unknown mode or distribution; from the initialiser, as `fans`.
     """
+    for name, value, known in (
+        ("mode", mode, get_args(FanMode)),
+        ("distribution", distribution, get_args(Distribution)),
+    ):
+        if value not in known:
+            raise InputError(f"no {name} {value!r}; {closest(value, known)}")
 
     def init(key, shape, dtype=jnp.float32):
         fan_in, fan_out = fans(shape, transposed=transposed, stride=stride, groups=groups)

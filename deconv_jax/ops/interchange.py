@@ -42,7 +42,7 @@ def kernel_to_torch(kernel: ArrayLike) -> np.ndarray:
     Raises:
       InputError: not 3, 4 or 5 axes.
     """
-    return np.ascontiguousarray(np.moveaxis(_kernel("kernel", kernel), (-2, -1), (1, 0)))
+    return _own(np.moveaxis(_kernel("kernel", kernel), (-2, -1), (1, 0)))
 
 
 def kernel_from_keras(kernel: ArrayLike, *, depthwise: bool = False) -> Kernel:
@@ -75,13 +75,13 @@ def kernel_to_keras(kernel: ArrayLike, *, depthwise_inputs: int | None = None) -
     """
     array = _kernel("kernel", kernel)
     if depthwise_inputs is None:
-        return array
-    if array.shape[-2] != 1 or array.shape[-1] % depthwise_inputs:
+        return _own(array)
+    if depthwise_inputs < 1 or array.shape[-2] != 1 or array.shape[-1] % depthwise_inputs:
         raise InputError(
             f"a depthwise kernel for {depthwise_inputs} inputs has one channel a group and a "
             f"multiple of {depthwise_inputs} outputs; got {array.shape}"
         )
-    return array.reshape(*array.shape[:-2], depthwise_inputs, -1)
+    return _own(array.reshape(*array.shape[:-2], depthwise_inputs, -1))
 
 
 def kernel_from_lax(
@@ -112,7 +112,7 @@ def kernel_to_lax(
     Raises:
       InputError: not 3, 4 or 5 axes.
     """
-    return _turned(_kernel("kernel", kernel), transposed and not transpose_kernel)
+    return _own(_turned(_kernel("kernel", kernel), transposed and not transpose_kernel))
 
 
 def layer_from_torch(parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -226,7 +226,12 @@ def _turned(kernel: np.ndarray, turn: bool) -> np.ndarray:
     """Flipped in space and its channel axes exchanged, or as it is; its own inverse."""
     if not turn:
         return kernel
-    return np.ascontiguousarray(np.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2))
+    return np.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2)
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A copy: JAX's memory is read-only, and another library may train in place what it is given."""
+    return np.array(array, order="C")
 
 
 def _layer(kernel: Array, bias: ArrayLike | None) -> dict[str, Array]:
@@ -236,4 +241,5 @@ def _layer(kernel: Array, bias: ArrayLike | None) -> dict[str, Array]:
 def _numpy_layer(parameters: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     if "kernel" not in parameters:
         raise InputError(f'a layer has a "kernel"; got {sorted(parameters)}')
-    return {name: np.asarray(parameters[name]) for name in ("kernel", "bias") if name in parameters}
+    names = [name for name in ("kernel", "bias") if name in parameters]
+    return {name: _own(np.asarray(parameters[name])) for name in names}

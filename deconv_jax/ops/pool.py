@@ -99,7 +99,7 @@ def max_unpool(
     Args:
       y: any number of batch axes, then the spatial axes, then channels.
       switches: for each value of y its place in the output, counted in row-major order over the
-        spatial axes. Values whose switch lies outside the output are dropped.
+        spatial axes. Values whose switch lies beyond the output are dropped.
       output_size: spatial size to return, in pixels: that of the pooled image, as the switches
         count in it.
 

@@ -24,7 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from deconv_jax.ops import formulations
+from deconv_jax.ops import cpu, formulations
 from deconv_jax.ops.formulations import Geometry
 
 Role = Literal["x", "kernel", "y"]
@@ -140,9 +140,7 @@ def _primitive(role: Role, native, on_cpu) -> Primitive:
 
 
 _PRIMITIVES: dict[Role, Primitive] = {
-    "y": _primitive("y", formulations.native_conv, formulations.cpu_conv),
-    "x": _primitive("x", formulations.native_conv_transpose, formulations.cpu_conv_transpose),
-    "kernel": _primitive(
-        "kernel", formulations.native_kernel_gradient, formulations.cpu_kernel_gradient
-    ),
+    "y": _primitive("y", formulations.native_conv, cpu.conv),
+    "x": _primitive("x", formulations.native_conv_transpose, cpu.conv_transpose),
+    "kernel": _primitive("kernel", formulations.native_kernel_gradient, cpu.kernel_gradient),
 }

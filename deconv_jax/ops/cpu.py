@@ -1,0 +1,263 @@
+"""A convolution, its adjoint and its kernel gradient as XLA's CPU backend computes them fastest.
+
+It has fast matrix products and fast convolutions with small windows. It has none over an image
+spread with zeros; none in three dimensions; and the one with an image-sized window that a kernel
+gradient is takes, for each image, the longer the more there are. Hence:
+
+| what | how |
+|---|---|
+| conv | one `lax` convolution; in three dimensions a matrix product of patches |
+| conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
+| conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
+| the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
+| kernel gradient | the one `lax` convolution that it is, of a few images at a time |
+| the same, 3-d or grouped | a matrix product of patches |
+
+Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
+shapes alone; `experiments/benchmarks/operators.py` measures what they lead to. Half precision is
+computed in float32 and rounded once. Arrays as in `formulations`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from deconv_jax.ops.formulations import (
+    Geometry,
+    native_conv,
+    native_conv_transpose,
+    native_kernel_gradient,
+    turned_round,
+)
+
+_READ_AT_A_TIME = 8e6
+"""Bytes of the patches that a matrix product reads: they are to stay in the cache."""
+
+_ADDED_AT_A_TIME = 32e6
+"""Bytes of the patches that one writes: adding them up is slower in a loop, but not in pieces
+that leave the cache."""
+
+
+def _in_single_precision(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wrapped(a: Array, b: Array, geometry: Geometry) -> Array:
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return function(a.astype(wide), b.astype(wide), geometry).astype(a.dtype)
+
+    return wrapped
+
+
+@_in_single_precision
+def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """y."""
+    if len(geometry.kernel_size) < 3:
+        return _small_window_conv(x, kernel, geometry)
+    rows = kernel.reshape(-1, *kernel.shape[-2:])
+
+    def part(x: Array) -> Array:
+        return _product(_patches(x, geometry), rows, (-1, 0), geometry)
+
+    return _by_parts(part, x, _patch_bytes(x, geometry) / _READ_AT_A_TIME)
+
+
+@_in_single_precision
+def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """x."""
+    if max(geometry.stride) == 1:
+        return conv(y, *turned_round(kernel, geometry))
+    if max(geometry.dilation) > 1:
+        return native_conv_transpose(kernel, y, geometry)
+    if _overlaps_much(kernel, geometry):
+        return _conv_to_phases(kernel, y, geometry)
+    taps_and_inputs = math.prod(kernel.shape[:-2])
+    part = functools.partial(_added_patches, kernel, geometry=geometry)
+    patch_bytes = y.nbytes // y.shape[-1] * taps_and_inputs
+    return _by_parts(part, y, patch_bytes / _ADDED_AT_A_TIME)
+
+
+@_in_single_precision
+def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """The kernel's gradient."""
+    rank, groups = len(geometry.kernel_size), x.shape[-2]
+    if rank == 1 and groups == 1:
+        return native_kernel_gradient(x, y, geometry)
+    if rank == 2 and groups == 1:
+        images = 4 if math.prod(geometry.output_size) >= 256 else 8
+        part = functools.partial(native_kernel_gradient, geometry=geometry)
+        return _summed_over_parts(part, x, y, len(x) / images)
+
+    def by_patches(x: Array, y: Array) -> Array:
+        patches, y = (a.reshape(-1, *a.shape[-2:]) for a in (_patches(x, geometry), y))
+        gradient = _product(patches, y, (0, 0), geometry)
+        return gradient.reshape(*geometry.kernel_size, x.shape[-1], *y.shape[-2:])
+
+    return _summed_over_parts(by_patches, x, y, _patch_bytes(x, geometry) / _READ_AT_A_TIME)
+
+
+def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    rows, kept = geometry.input_size[0], geometry.output_size[0]
+    extra = rows + 1 - kept
+    if len(geometry.kernel_size) != 2 or max(geometry.stride) > 1 or not 0 < 8 * extra <= kept:
+        return native_conv(x, kernel, geometry)
+    # XLA hands a two-dimensional convolution to another library when its output is no larger than
+    # its image, and that one takes up to twice as long: a few rows more, and it keeps it.
+    taller = dataclasses.replace(geometry, output_size=(kept + extra, *geometry.output_size[1:]))
+    return native_conv(x, kernel, taller)[:, :kept]
+
+
+def _overlaps_much(kernel: Array, geometry: Geometry) -> bool:
+    """Whether a strided transposed convolution is better done by phases.
+
+    The matrix product writes every product of an output pixel to memory, `blocks` to the power of
+    the rank of them; the phases none, but they multiply borders and taps that are then cut off.
+    """
+    blocks = _blocks(geometry)
+    axes = zip(blocks, geometry.stride, geometry.kernel_size, geometry.output_size, strict=True)
+    wasted = math.prod((m + q - 1) * q * s / (m * k) for q, s, k, m in axes)
+    features = math.prod(geometry.stride) * kernel.shape[-3]
+    return math.prod(blocks) >= 4 and wasted <= 1.2 and features >= 64
+
+
+def _conv_to_phases(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """The sub-pixel convolution: output phases are channels of a convolution with stride 1."""
+    rank, blocks = len(geometry.stride), _blocks(geometry)
+    inputs, groups, outputs = kernel.shape[-3:]
+    spread = [
+        (0, q * s - k, 0)
+        for q, s, k in zip(blocks, geometry.stride, geometry.kernel_size, strict=True)
+    ]
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*spread, *[(0, 0, 0)] * 3])
+    split = itertools.chain.from_iterable(zip(blocks, geometry.stride, strict=True))
+    kernel = kernel.reshape(*split, inputs, groups, outputs)
+    kernel = lax.rev(kernel, range(0, 2 * rank, 2)).transpose(
+        *range(0, 2 * rank, 2), 2 * rank + 2, 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank
+    )
+    lengths = tuple(m + q - 1 for m, q in zip(geometry.output_size, blocks, strict=True))
+    phases = native_conv(
+        y,
+        kernel.reshape(*blocks, outputs, groups, -1),
+        Geometry(
+            input_size=geometry.output_size,
+            output_size=lengths,
+            kernel_size=blocks,
+            stride=(1,) * rank,
+            dilation=(1,) * rank,
+            before=tuple(q - 1 for q in blocks),
+            precision=geometry.precision,
+        ),
+    )
+    return _interleaved(phases.reshape(*phases.shape[:-1], *geometry.stride, inputs), geometry)
+
+
+def _added_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Each pixel of y times the kernel, added up where these patches of the output overlap."""
+    inputs, groups, outputs = kernel.shape[-3:]
+    blocks = _blocks(geometry)
+    rows = kernel.reshape(-1, groups, outputs)
+    patches = _product(y, rows, (-1, -1), geometry)
+    patches = patches.reshape(*patches.shape[:-1], *geometry.kernel_size, inputs)
+    zero = jnp.zeros((), y.dtype)
+    lengths = [m + q - 1 for m, q in zip(geometry.output_size, blocks, strict=True)]
+    shape = (len(y), *lengths, groups, inputs)
+
+    def phase(offsets: tuple[int, ...]) -> Array:
+        shifted = []
+        for block in itertools.product(*map(range, blocks)):
+            tap = tuple(b * s + r for b, s, r in zip(block, geometry.stride, offsets, strict=True))
+            if all(t < k for t, k in zip(tap, geometry.kernel_size, strict=True)):
+                sides = [(b, q - 1 - b, 0) for b, q in zip(block, blocks, strict=True)]
+                sides = [(0, 0, 0), *sides, (0, 0, 0), (0, 0, 0)]
+                shifted.append(lax.pad(patches[(..., *tap, slice(None))], zero, sides))
+        return functools.reduce(jnp.add, shifted) if shifted else jnp.zeros(shape, y.dtype)
+
+    phases = jnp.stack([phase(r) for r in itertools.product(*map(range, geometry.stride))], -2)
+    return _interleaved(phases.reshape(*phases.shape[:-2], *geometry.stride, inputs), geometry)
+
+
+def _product(a: Array, b: Array, contracted: tuple[int, int], geometry: Geometry) -> Array:
+    """Matrix products over an axis of each, which are then without groups, the last axis but one."""
+
+    def product(a: Array, b: Array) -> Array:
+        of_a, of_b = contracted[0] % a.ndim, contracted[1] % b.ndim
+        axes = (((of_a,), (of_b,)), ((), ()))
+        return lax.dot_general(a, b, axes, precision=geometry.precision)
+
+    if a.shape[-2] > 1:
+        return jax.vmap(product, -2, -2)(a, b)
+    # A batch axis of length 1 costs a copy.
+    return jnp.expand_dims(product(a[..., 0, :], b[..., 0, :]), -2)
+
+
+def _interleaved(phases: Array, geometry: Geometry) -> Array:
+    """(batch, *blocks, groups, *stride, inputs) to the pixels of x."""
+    rank = len(geometry.stride)
+    within = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+    x = phases.transpose(0, *within, 1 + rank, 2 + 2 * rank)
+    lengths = [b * s for b, s in zip(phases.shape[1:], geometry.stride, strict=False)]
+    x = x.reshape(len(x), *lengths, *x.shape[-2:])
+    crop = [
+        (-before, n + before - length, 0)
+        for before, n, length in zip(geometry.before, geometry.input_size, lengths, strict=True)
+    ]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0), (0, 0, 0)])
+
+
+def _blocks(geometry: Geometry) -> tuple[int, ...]:
+    """How many strides, begun ones included, the kernel reaches over along each axis."""
+    return tuple(-(-k // s) for k, s in zip(geometry.kernel_size, geometry.stride, strict=True))
+
+
+def _patches(x: Array, geometry: Geometry) -> Array:
+    """What the kernel meets at each output pixel: (batch, *output size, groups, taps * inputs)."""
+    sides = [(0, 0, 0), *((low, high, 0) for low, high in geometry.padding), *[(0, 0, 0)] * 2]
+    x = lax.pad(x, jnp.zeros((), x.dtype), sides)
+    lengths = [s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)]
+
+    def at(tap: tuple[int, ...]) -> Array:
+        starts = [d * t for d, t in zip(geometry.dilation, tap, strict=True)]
+        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
+        return lax.slice(
+            x, (0, *starts, 0, 0), (len(x), *ends, *x.shape[-2:]), (1, *geometry.stride, 1, 1)
+        )
+
+    taps = itertools.product(*map(range, geometry.kernel_size))
+    return jnp.concatenate([at(tap) for tap in taps], axis=-1)
+
+
+def _patch_bytes(x: Array, geometry: Geometry) -> int:
+    pixels = len(x) * math.prod(geometry.output_size) * math.prod(geometry.kernel_size)
+    return pixels * math.prod(x.shape[-2:]) * x.dtype.itemsize
+
+
+def _by_parts(function: Callable, images: Array, least: float) -> Array:
+    """`function` of a part of the batch at a time, in at least so many parts."""
+    parts = lax.map(function, _divided(images, _parts(len(images), least)))
+    return parts.reshape(-1, *parts.shape[2:])
+
+
+def _summed_over_parts(function: Callable, x: Array, y: Array, least: float) -> Array:
+    """The sum of `function` of a part of both batches at a time, in at least so many parts."""
+    count = _parts(len(x), least)
+    shape = jax.eval_shape(function, x, y).shape
+    total, _ = lax.scan(
+        lambda total, arrays: (total + function(*arrays), None),
+        lax.full_like(x, 0, shape=shape),
+        (_divided(x, count), _divided(y, count)),
+    )
+    return total
+
+
+def _parts(batch: int, least: float) -> int:
+    """The smallest number of equal parts of a batch that is not below `least`; else one each."""
+    return next((n for n in range(1, batch) if batch % n == 0 and n >= least), max(batch, 1))
+
+
+def _divided(images: Array, parts: int) -> Array:
+    return images.reshape(parts, -1, *images.shape[1:])
