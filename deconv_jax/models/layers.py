@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int32
 from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.collectives import bound_data_axis
-from deconv_jax.ops.conv import OnePerAxis, Padding, PaddingMode
+from deconv_jax.ops.conv import PaddingMode
 from deconv_jax.ops.initializers import fans, icnr, variance_scaling
 from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.ops.window import OnePerAxis, Padding
 
 NormName = Literal["batch", "group", "layer", "none"]
 PoolKind = Literal["max", "average"]

@@ -24,11 +24,9 @@ from jaxtyping import Array, Float
 from deconv_jax.errors import InputError
 from deconv_jax.ops import trilinear
 from deconv_jax.ops.formulations import Geometry
+from deconv_jax.ops.window import OnePerAxis, Padding, Size, Window
 
-Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 PaddingMode = Literal["zeros", "circular", "reflect", "edge"]
-OnePerAxis = int | Sequence[int]
-Size = tuple[int, ...]
 
 _NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "edge": "edge"}
 
@@ -71,7 +69,7 @@ def conv(
             f"input channels and out channels divisible by groups; got images {x.shape}"
         )
     batch, size = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
-    window = _Window.of(kernel.shape[:rank], stride, padding, dilation)
+    window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     pad, geometry = _split_padding(window, size, padding_mode)
     x = pad(x.reshape(-1, *size, groups, kernel.shape[-2]))
     y = trilinear.conv(x, _split_groups(kernel, groups), geometry)
@@ -118,7 +116,7 @@ def conv_transpose(
             f"input channels, divisible by groups; got images {y.shape}"
         )
     batch, size = y.shape[: -rank - 1], y.shape[-rank - 1 : -1]
-    window = _Window.of(kernel.shape[:rank], stride, padding, dilation)
+    window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     chosen = window.transposed_size(size, output_padding, output_size)
     pad, geometry = _split_padding(window, chosen, padding_mode)
     y = y.reshape(-1, *size, groups, y.shape[-1] // groups)
@@ -155,7 +153,7 @@ def conv_output_size(
     Raises:
       InputError: for a padded image smaller than the kernel, or wrong arguments.
     """
-    return _Window.of(kernel_size, stride, padding, dilation).output_size(tuple(size))
+    return Window.of(kernel_size, stride, padding, dilation).output_size(tuple(size))
 
 
 def conv_transpose_output_size(
@@ -194,109 +192,11 @@ def conv_transpose_output_size(
     Raises:
       InputError: for a size that `conv` does not map to `size`, or wrong arguments.
     """
-    window = _Window.of(kernel_size, stride, padding, dilation)
+    window = Window.of(kernel_size, stride, padding, dilation)
     return window.transposed_size(tuple(size), output_padding, output_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Window:
-    """The arguments that decide on sizes, checked, a figure an axis of space."""
-
-    kernel_size: Size
-    stride: Size
-    dilation: Size
-    padding: Literal["SAME", "VALID"] | tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, kernel_size, stride, padding, dilation) -> "_Window":
-        rank = len(kernel_size)
-        return cls(
-            _per_axis("kernel_size", kernel_size, rank, 1),
-            _per_axis("stride", stride, rank, 1),
-            _per_axis("dilation", dilation, rank, 1),
-            _checked_padding(padding, rank),
-        )
-
-    @property
-    def extent(self) -> Size:
-        """Pixels between the first and the last tap of the dilated kernel, both included."""
-        taps = zip(self.kernel_size, self.dilation, strict=True)
-        return tuple(d * (k - 1) + 1 for k, d in taps)
-
-    def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
-        """Pixels (before, after) that a `conv` adds to images of `size`."""
-        if self.padding == "VALID":
-            return ((0, 0),) * len(size)
-        if self.padding != "SAME":
-            return self.padding
-        axes = zip(size, self.stride, self.extent, strict=True)
-        totals = [max((-(-n // s) - 1) * s + extent - n, 0) for n, s, extent in axes]
-        return tuple((total // 2, total - total // 2) for total in totals)
-
-    def output_size(self, size: Size) -> Size:
-        """The size that `conv` maps `size` to."""
-        pads = self.pads(size)
-        axes = list(zip(size, pads, self.extent, self.stride, strict=True))
-        if any(n + sum(pad) < extent for n, pad, extent, _ in axes):
-            raise InputError(
-                f"an image of {size} pixels padded by {pads} is smaller than the dilated kernel, "
-                f"{self.extent} pixels"
-            )
-        return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
-
-    def image_sizes(self, output_size: Size) -> list[range]:
-        """Relationship 14: all the sizes, an axis each, that `conv` maps to `output_size`."""
-        if self.padding == "SAME":
-            lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
-        else:
-            axes = zip(output_size, self.stride, self.extent, self.pads(output_size), strict=True)
-            lowest = [(m - 1) * s + extent - sum(pad) for m, s, extent, pad in axes]
-        return [range(low, low + s) for low, s in zip(lowest, self.stride, strict=True)]
-
-    def transposed_size(self, size: Size, output_padding, output_size) -> Size:
-        """The size, among those that `conv` maps to `size`, that its adjoint is to return."""
-        sizes = self.image_sizes(size)
-        if output_size is not None:
-            if output_padding is not None:
-                raise InputError(
-                    "output_padding and output_size say the same thing: give one; got "
-                    f"{output_padding!r} and {output_size!r}"
-                )
-            chosen = _per_axis("output_size", output_size, len(size), 1)
-            if any(n not in allowed for n, allowed in zip(chosen, sizes, strict=True)):
-                ranges = ", ".join(f"{allowed[0]} to {allowed[-1]}" for allowed in sizes)
-                raise InputError(
-                    f"output_size {output_size!r} is none that conv maps to {size}: with stride "
-                    f"{self.stride}, kernel {self.kernel_size} and padding {self.padding!r} those "
-                    f"are {ranges}"
-                )
-        elif output_padding is not None:
-            extra = _per_axis("output_padding", output_padding, len(size), 0)
-            if self.padding == "SAME":
-                raise InputError(
-                    'padding="SAME" makes the size size * stride; to have another, give '
-                    f"output_size and no output_padding; got output_padding={output_padding!r}"
-                )
-            if any(e >= s for e, s in zip(extra, self.stride, strict=True)):
-                raise InputError(
-                    f"output_padding must be smaller than the stride {self.stride}; got "
-                    f"{output_padding!r}"
-                )
-            chosen = tuple(allowed[e] for allowed, e in zip(sizes, extra, strict=True))
-        elif isinstance(self.padding, str):
-            axes = zip(sizes, size, self.stride, strict=True)
-            chosen = tuple(max(allowed[0], m * s) for allowed, m, s in axes)
-        else:
-            chosen = tuple(allowed[0] for allowed in sizes)
-        if min(chosen) < 1:
-            raise InputError(
-                f"padding {self.padding!r} leaves nothing of the output of a {size} image with "
-                f"kernel {self.kernel_size} and stride {self.stride}"
-            )
-        return chosen
-
-
-def _split_padding(window: _Window, size: Size, mode: PaddingMode):
+def _split_padding(window: Window, size: Size, mode: PaddingMode):
     """(pad, geometry) of a `conv` of images of `size`: zeros stay in it, other modes come first."""
     output_size, pads = window.output_size(size), window.pads(size)
     geometry = Geometry(
@@ -343,25 +243,3 @@ def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Arra
         )
     dtype = jnp.promote_types(images.dtype, kernel.dtype)
     return images.astype(dtype), kernel.astype(dtype), rank
-
-
-def _per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
-    values = (value,) * rank if isinstance(value, int) else value
-    if not _is_row(values, rank) or any(not isinstance(v, int) or v < least for v in values):
-        raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
-    return tuple(values)
-
-
-def _checked_padding(padding, rank: int):
-    if padding in ("SAME", "VALID"):
-        return padding
-    sides = ((padding, padding),) * rank if isinstance(padding, int) else padding
-    if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):
-        raise InputError(
-            f'padding is "SAME", "VALID", an int or {rank} pairs (before, after); got {padding!r}'
-        )
-    return tuple(_per_axis("padding", side, 2, 0) for side in sides)
-
-
-def _is_row(value: object, length: int) -> bool:
-    return isinstance(value, tuple | list) and len(value) == length

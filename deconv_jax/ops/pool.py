@@ -18,7 +18,6 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +25,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int32
 
 from deconv_jax.errors import InputError
-
-Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
-OnePerAxis = int | Sequence[int]
-Size = tuple[int, ...]
+from deconv_jax.ops.window import OnePerAxis, Padding, Size, Window, per_axis
 
 
 def max_pool(
@@ -112,7 +108,7 @@ def max_unpool(
     Source: Zeiler & Fergus, arXiv:1311.2901, section 2.1.
     """
     rank = _rank_of("output_size", output_size, "y", y)
-    size = _one_per_axis("output_size", output_size, rank)
+    size = per_axis("output_size", tuple(output_size), rank, 1)
     if switches.shape != y.shape:
         raise InputError(
             f"switches must have the shape of y, {y.shape}; got an array of {switches.shape}"
@@ -174,8 +170,7 @@ def avg_unpool(
         puts out.
       window, stride, padding: those of the `avg_pool`, which counts padding.
       output_size: spatial size to return, in pixels, along each axis or all; one that `avg_pool`
-        maps to the size of y. None is `size * stride` with padding "SAME", otherwise the smallest,
-        `(size - 1) * stride + window - padding`.
+        maps to the size of y. None chooses as `conv_transpose_output_size` does.
 
     Returns:
       Output of `output_size`, with the batch axes and channels of y.
@@ -185,18 +180,10 @@ def avg_unpool(
     """
     rank = _rank_of("window", window, "y", y)
     pooled_size = y.shape[-1 - rank : -1]
-    if output_size is None:
-        size = _smallest_unpooled_size(pooled_size, window, stride, padding)
-    else:
-        size = _one_per_axis("output_size", output_size, rank)
+    size = _window(window, stride, padding, rank).transposed_size(pooled_size, None, output_size)
     dtype = _accumulator(y)
     unpooled = jax.ShapeDtypeStruct((*y.shape[: -1 - rank], *size, y.shape[-1]), dtype)
     axes = _axes("the output", unpooled, window, stride, padding)
-    if tuple(axis.output_size for axis in axes) != pooled_size:
-        raise InputError(
-            f"output_size must be one that avg_pool maps to {pooled_size}, the size of y; got "
-            f"{size}, which it maps to {tuple(axis.output_size for axis in axes)}"
-        )
     transpose = jax.linear_transpose(functools.partial(_sum_pool, axes=axes), unpooled)
     return transpose(y.astype(dtype))[0].astype(y.dtype)
 
@@ -350,78 +337,25 @@ def _rank_of(name: str, per_axis: object, array_name: str, x) -> int:
     return rank
 
 
-def _one_per_axis(name: str, value: object, rank: int) -> Size:
-    values = value if isinstance(value, tuple | list) else (value,) * rank
-    if len(values) != rank or any(not isinstance(v, int) or v < 1 for v in values):
-        raise InputError(f"{name} is an int >= 1 or {rank} of them, one an axis; got {value!r}")
-    return tuple(values)
-
-
 def _axes(name: str, x, window, stride, padding) -> tuple[_Axis, ...]:
     """The spatial axes of a pooling of `x`, which messages call `name`."""
     rank = _rank_of("window", window, name, x)
     _check_floating(name, x)
     size = x.shape[-1 - rank : -1]
-    windows, strides, pads = _geometry(size, window, stride, padding)
-    for n, w, pad in zip(size, windows, pads, strict=True):
-        if n + sum(pad) < w:
-            raise InputError(
-                f"window {windows} does not fit into {name} of {size} pixels padded by {pads}"
-            )
-    per_axis = zip(size, windows, strides, pads, strict=True)
+    slides = _window(window, stride, padding, rank)
+    slides.output_size(size)  # raises where the window does not fit into the image
+    pads = slides.pads(size)
+    if any(max(pad) >= w for pad, w in zip(pads, slides.kernel_size, strict=True)):
+        raise InputError(
+            f"padding must be smaller than the window {slides.kernel_size}, or a window could lie "
+            f"in it entirely; got {padding!r}"
+        )
+    axes = zip(size, slides.kernel_size, slides.stride, pads, strict=True)
     return tuple(
-        _Axis(index, n, w, s, *pad)
-        for index, (n, w, s, pad) in enumerate(per_axis, x.ndim - 1 - rank)
+        _Axis(index, n, w, s, *pad) for index, (n, w, s, pad) in enumerate(axes, x.ndim - 1 - rank)
     )
 
 
-def _geometry(size: Size, window, stride, padding):
-    """Per spatial axis the window, the stride and the padding (before, after), in pixels."""
-    windows = _one_per_axis("window", window, len(size))
-    strides = windows if stride is None else _one_per_axis("stride", stride, len(size))
-    if padding == "SAME":
-        totals = [
-            max((-(-n // s) - 1) * s + w - n, 0)
-            for n, w, s in zip(size, windows, strides, strict=True)
-        ]
-        return windows, strides, tuple((total // 2, total - total // 2) for total in totals)
-    pads = 0 if padding == "VALID" else padding
-    if isinstance(pads, int):
-        pads = ((pads, pads),) * len(size)
-    if not _are_pairs(pads, len(size)):
-        raise InputError(
-            f'padding is "SAME", "VALID", an int >= 0 or {len(size)} pairs of them, (before, after) '
-            f"along each axis; got {padding!r}"
-        )
-    if any(max(pad) >= w for pad, w in zip(pads, windows, strict=True)):
-        raise InputError(
-            f"padding must be smaller than the window {windows}, or a window could lie in it "
-            f"entirely; got {padding!r}"
-        )
-    return windows, strides, tuple(map(tuple, pads))
-
-
-def _are_pairs(pads: object, count: int) -> bool:
-    return (
-        isinstance(pads, tuple | list)
-        and len(pads) == count
-        and all(isinstance(pad, tuple | list) and len(pad) == 2 for pad in pads)
-        and all(isinstance(side, int) and side >= 0 for pad in pads for side in pad)
-    )
-
-
-def _smallest_unpooled_size(size: Size, window, stride, padding) -> Size:
-    """The smallest spatial size that is pooled to `size`; for "SAME" its one multiple of stride."""
-    windows, strides, pads = _geometry(size, window, stride, padding)
-    if padding == "SAME":
-        return tuple(n * s for n, s in zip(size, strides, strict=True))
-    unpooled = tuple(
-        (n - 1) * s + w - sum(pad)
-        for n, w, s, pad in zip(size, windows, strides, pads, strict=True)
-    )
-    if min(unpooled) < 1:
-        raise InputError(
-            f"padding {padding!r} leaves nothing of the output of a {size} image with window "
-            f"{windows} and stride {strides}"
-        )
-    return unpooled
+def _window(window: OnePerAxis, stride: OnePerAxis | None, padding: Padding, rank: int) -> Window:
+    sizes = per_axis("window", window, rank, 1)
+    return Window.of(sizes, sizes if stride is None else stride, padding)
