@@ -1,0 +1,445 @@
+"""Ported weights give the outputs they gave at home, and come back bit for bit.
+
+Layers of PyTorch, of Flax and the functions of `jax.lax` run here; those of Keras in `test_keras`.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax import lax
+
+from deconv_jax.errors import InputError
+from deconv_jax.models.layers import Conv, ConvTranspose
+from deconv_jax.ops import (
+    conv,
+    conv_transpose,
+    kernel_from_keras,
+    kernel_from_lax,
+    kernel_from_torch,
+    kernel_to_keras,
+    kernel_to_lax,
+    kernel_to_torch,
+    layer_from_keras,
+    layer_from_lax,
+    layer_from_torch,
+    layer_to_keras,
+    layer_to_lax,
+    layer_to_torch,
+)
+
+torch.set_num_threads(1)
+"""The arrays are tiny: threads would only contend with JAX's."""
+
+
+def draw(*shape, seed=0):
+    """Standard normal numbers, float32, different for every shape and seed."""
+    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    """Elementwise, relative to the larger of 1 and the largest element."""
+    assert actual.shape == expected.shape
+    scale = max(1.0, float(np.max(np.abs(expected))))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+SIZES = {1: (9,), 2: (7, 6), 3: (5, 6, 7)}
+on_ranks = pytest.mark.parametrize("rank", [1, 2, 3], ids="{}d".format)
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchCase:
+    """Arguments that PyTorch's layers and ours both have, and mean alike."""
+
+    kernel_size: tuple[int, int, int]
+    """Of the first axes as many as there are; no two alike, so that none is taken for another."""
+    channels: tuple[int, int]
+    """Of the layer's input and output."""
+    use_bias: bool
+    options: dict[str, Any]
+    """What has a value for each axis is a tuple, as the kernel size."""
+
+    @classmethod
+    def of(cls, kernel_size=(3, 2, 4), channels=(4, 6), use_bias=True, **options):
+        return cls(kernel_size, channels, use_bias, options)
+
+    def options_in(self, rank):
+        return {
+            name: value[:rank] if isinstance(value, tuple) else value
+            for name, value in self.options.items()
+        }
+
+    def module(self, kind, rank):
+        torch.manual_seed(0)
+        make = getattr(torch.nn, f"{kind}{rank}d")
+        options = {"bias": self.use_bias, **self.options_in(rank)}
+        return make(*self.channels, self.kernel_size[:rank], **options)
+
+    def layer(self, kind, rank):
+        options = {"padding": 0, "use_bias": self.use_bias, **self.options_in(rank)}
+        if isinstance(options["padding"], tuple):
+            options["padding"] = tuple((p, p) for p in options["padding"])
+        make = {"Conv": Conv, "ConvTranspose": ConvTranspose}[kind]
+        return make(self.channels[1], self.kernel_size[:rank], **options)
+
+
+BUSY = {"stride": 3, "padding": 2, "dilation": 2, "groups": 2}
+CONVS = {
+    "default": TorchCase.of(),
+    "other taps": TorchCase.of((2, 5, 1)),
+    "no bias": TorchCase.of(use_bias=False),
+    "stride": TorchCase.of(stride=2),
+    "padding": TorchCase.of(padding=1),
+    "dilation": TorchCase.of(dilation=2),
+    "groups": TorchCase.of(groups=2),
+    "depthwise": TorchCase.of(channels=(3, 6), groups=3),
+    "all": TorchCase.of((4, 2, 3), **BUSY),
+    "one an axis": TorchCase.of(stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1)),
+}
+TRANSPOSED = CONVS | {
+    "output padding": TorchCase.of(stride=2, padding=1, output_padding=1),
+    "stride above kernel": TorchCase.of((2, 1, 3), stride=4, output_padding=(3, 0, 2)),
+    "all": TorchCase.of((4, 2, 3), **BUSY, output_padding=1),
+}
+
+
+IN_THREE_DIMENSIONS = {"default", "groups", "all", "one an axis", "output padding", "strides"}
+"""What suffices in three dimensions, where everything takes twice as long to compile."""
+
+
+def assert_equal_to_pytorch(module, layer, parameters, rank):
+    x = draw(2, *SIZES[rank], module.in_channels)
+    with torch.no_grad():
+        expected = module(torch.tensor(x).movedim(-1, 1)).movedim(1, -1).numpy()
+    assert_close(jax.jit(layer.apply)({"params": parameters}, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "rank"),
+    [
+        pytest.param(kind, case, rank, id=f"{kind}-{name}-{rank}d")
+        for kind, cases in (("Conv", CONVS), ("ConvTranspose", TRANSPOSED))
+        for name, case in cases.items()
+        for rank in (1, 2, 3)
+        if rank < 3 or name in IN_THREE_DIMENSIONS
+    ],
+)
+def test_a_layer_of_pytorch_computes_the_same_here(kind, case, rank):
+    module = case.module(kind, rank)
+    parameters = layer_from_torch(module.state_dict())
+    assert set(parameters) == ({"kernel", "bias"} if case.use_bias else {"kernel"})
+    assert_equal_to_pytorch(module, case.layer(kind, rank), parameters, rank)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_a_layer_of_ours_computes_the_same_in_pytorch(kind):
+    case, rank = CONVS["groups"], 2
+    layer, module = case.layer(kind, rank), case.module(kind, rank)
+    x = jax.ShapeDtypeStruct((1, *SIZES[rank], case.channels[0]), jnp.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    parameters = {name: jnp.asarray(draw(*leaf.shape)) for name, leaf in shapes.items()}
+    weights = layer_to_torch(parameters)
+    module.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    assert_equal_to_pytorch(module, layer, parameters, rank)
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_training_in_pytorch_goes_on_without_changing_what_was_ported(taps):
+    """No memory is shared, also where a kernel of one tap has the same order in both layouts."""
+    module = torch.nn.Conv1d(64, 1, taps)
+    parameters = layer_from_torch(module.state_dict())
+    before = {name: np.array(leaf) for name, leaf in parameters.items()}
+    weights = layer_to_torch(parameters)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+        for weight in weights.values():
+            torch.from_numpy(weight).add_(1.0)
+    for name, leaf in parameters.items():
+        np.testing.assert_array_equal(leaf, before[name])
+
+
+def random_parameters(layer, x):
+    """Flax's, without compiling its initialisers."""
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    return {name: draw(*leaf.shape, seed=1) for name, leaf in shapes.items()}
+
+
+FLAX_CONVS = {
+    "SAME": {},
+    "VALID": {"padding": "VALID"},
+    "strides": {"strides": 2},
+    "strides, VALID": {"strides": 3, "padding": "VALID"},
+    "groups": {"feature_group_count": 2},
+    "dilation": {"kernel_dilation": 2},
+    "no bias": {"use_bias": False},
+}
+TO_OURS = {"strides": "stride", "kernel_dilation": "dilation", "feature_group_count": "groups"}
+
+
+def assert_equal_to_flax(make_ours, theirs, options, **which):
+    """The layer of Flax and ours, of the same arguments by their names in Flax."""
+    rank = len(theirs.kernel_size)
+    x = draw(2, *SIZES[rank], 4)
+    parameters = random_parameters(theirs, x)
+    layer = make_ours(
+        6, theirs.kernel_size, **{TO_OURS.get(name, name): value for name, value in options.items()}
+    )
+    expected, y = jax.jit(
+        lambda theirs_parameters, our_parameters, x: (
+            theirs.apply({"params": theirs_parameters}, x),
+            layer.apply({"params": our_parameters}, x),
+        )
+    )(parameters, layer_from_lax(parameters, **which), x)
+    assert_close(np.asarray(y), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "rank"),
+    [
+        pytest.param(options, rank, id=f"{name}-{rank}d")
+        for name, options in FLAX_CONVS.items()
+        for rank in (1, 2, 3)
+        if rank < 3 or name in IN_THREE_DIMENSIONS
+    ],
+)
+def test_a_conv_of_flax_computes_the_same_here(options, rank):
+    assert_equal_to_flax(Conv, nn.Conv(6, (4, 3, 2)[:rank], **options), options)
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("kernel_size", "options"),
+    [
+        ((3,), {}),
+        ((4,), {"strides": 2}),
+        ((2,), {"strides": 3}),
+        ((3, 4), {"strides": 2}),
+        ((2, 5), {"strides": 3}),
+        ((3, 2), {"kernel_dilation": 2}),
+        ((4, 3), {"use_bias": False}),
+        ((2, 3, 4), {"strides": 2}),
+    ],
+)
+def test_a_conv_transpose_of_flax_computes_the_same_here(
+    kernel_size, options, padding, transpose_kernel
+):
+    """Its strides are one an axis, never an int."""
+    options = options | {"padding": padding}
+    strides = (options.get("strides", 1),) * len(kernel_size)
+    theirs = nn.ConvTranspose(
+        6, kernel_size, **options | {"strides": strides}, transpose_kernel=transpose_kernel
+    )
+    assert_equal_to_flax(
+        ConvTranspose, theirs, options, transposed=True, transpose_kernel=transpose_kernel
+    )
+
+
+DIMENSIONS = {
+    1: ("NWC", "WIO", "NWC"),
+    2: ("NHWC", "HWIO", "NHWC"),
+    3: ("NDHWC", "DHWIO", "NDHWC"),
+}
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("rank", "stride", "dilation"),
+    [(1, 1, 1), (1, 2, 1), (1, 3, 2), (2, 1, 1), (2, 2, 1), (2, 3, 2), (3, 3, 2)],
+)
+def test_laxs_conv_transpose_computes_the_same_here(
+    rank, stride, dilation, padding, transpose_kernel
+):
+    y, channels = draw(2, *SIZES[rank], 3), (2, 3) if transpose_kernel else (3, 2)
+    kernel = draw(*(3, 2, 4)[:rank], *channels)
+    per_axis = {"strides": (stride,) * rank, "rhs_dilation": (dilation,) * rank}
+    theirs = functools.partial(
+        lax.conv_transpose,
+        padding=padding,
+        dimension_numbers=DIMENSIONS[rank],
+        transpose_kernel=transpose_kernel,
+        **per_axis,
+    )
+    ours = functools.partial(conv_transpose, stride=stride, padding=padding, dilation=dilation)
+    ported = kernel_from_lax(kernel, transposed=True, transpose_kernel=transpose_kernel)
+    x, expected = jax.jit(lambda y, kernel, ported: (ours(y, ported), theirs(y, kernel)))(
+        y, kernel, ported
+    )
+    assert_close(np.asarray(x), np.asarray(expected))
+
+
+@on_ranks
+def test_laxs_convolution_computes_the_same_here(rank):
+    x, kernel = draw(2, *SIZES[rank], 4), draw(*(3, 2, 4)[:rank], 2, 6)
+    expected = lax.conv_general_dilated(
+        x, kernel, (2,) * rank, "SAME", dimension_numbers=DIMENSIONS[rank], feature_group_count=2
+    )
+    ported = kernel_from_lax(kernel)
+    assert_close(conv(jnp.asarray(x), ported, stride=2, groups=2), expected)
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_depthwise_kernel_of_keras_filters_each_channel_by_itself(rank, multiplier):
+    """Output channel `channel * multiplier + m` is channel `channel` by kernel (channel, m)."""
+    x, kernel = jnp.asarray(draw(2, *SIZES[rank], 3)), draw(*(3, 2)[:rank], 3, multiplier)
+    y = conv(x, kernel_from_keras(kernel, depthwise=True), groups=3)
+    for channel, m in itertools.product(range(3), range(multiplier)):
+        one = jnp.asarray(kernel[..., channel, m].reshape(*kernel.shape[:-2], 1, 1))
+        alone = conv(x[..., channel : channel + 1], one)
+        assert_close(y[..., channel * multiplier + m], alone[..., 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """The functions from and to one library, with the arguments that one kind of layer needs."""
+
+    name: str
+    to_ours: dict[str, Any] = dataclasses.field(default_factory=dict)
+    to_theirs: dict[str, Any] | None = None
+    """Unless the same."""
+
+    def _function(self, what, direction):
+        functions = {
+            "torch": (kernel_from_torch, kernel_to_torch, layer_from_torch, layer_to_torch),
+            "keras": (kernel_from_keras, kernel_to_keras, layer_from_keras, layer_to_keras),
+            "lax": (kernel_from_lax, kernel_to_lax, layer_from_lax, layer_to_lax),
+        }
+        index = 2 * ("kernel", "layer").index(what) + ("from", "to").index(direction)
+        changed = direction == "to" and self.to_theirs is not None
+        options = self.to_theirs if changed else self.to_ours
+        return functools.partial(functions[self.name][index], **options)
+
+    def both(self, what):
+        """From and to the library, for "kernel" or "layer"."""
+        return self._function(what, "from"), self._function(what, "to")
+
+    def weights(self, kernel, bias):
+        """A layer's weights as the library holds them."""
+        if self.name == "keras":
+            return [kernel] if bias is None else [kernel, bias]
+        name = {"torch": "weight", "lax": "kernel"}[self.name]
+        return {name: kernel} | ({} if bias is None else {"bias": bias})
+
+
+LIBRARIES = {
+    "torch": Library("torch"),
+    "keras": Library("keras"),
+    "keras, depthwise": Library("keras", {"depthwise": True}, {"depthwise_inputs": 3}),
+    "lax": Library("lax"),
+    "lax, transposed": Library("lax", {"transposed": True}),
+    "lax, transpose_kernel": Library("lax", {"transposed": True, "transpose_kernel": True}),
+}
+on_libraries = pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+
+
+def random_bits(*shape, dtype="float32"):
+    """Random bits as numbers: infinities, zeros of both signs and what is no number among them."""
+    dtype = jnp.dtype(dtype)
+    raw = np.random.default_rng(shape).bytes(dtype.itemsize * int(np.prod(shape)))
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def assert_same_bits(a, b):
+    """Of every leaf of two trees."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+SPACE = (4, 2, 3)
+
+
+def kernel_shape(library, rank):
+    """In the library's layout."""
+    return (2, 3, *SPACE[:rank]) if library.name == "torch" else (*SPACE[:rank], 3, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@on_ranks
+@on_libraries
+def test_a_kernel_comes_back_bit_for_bit(library, rank, dtype):
+    to_ours, to_theirs = library.both("kernel")
+    weight = random_bits(*kernel_shape(library, rank), dtype=dtype)
+    assert_same_bits(to_theirs(to_ours(weight)), weight)
+    channels = (1, 6) if library.to_theirs else (3, 2)
+    kernel = jnp.asarray(random_bits(*SPACE[:rank], *channels, dtype=dtype))
+    assert_same_bits(to_ours(to_theirs(kernel)), kernel)
+
+
+@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+@on_libraries
+def test_a_layer_comes_back_bit_for_bit(library, use_bias):
+    to_ours, to_theirs = library.both("layer")
+    bias = random_bits(5) if use_bias else None
+    weights = library.weights(random_bits(*kernel_shape(library, 2)), bias)
+    ported = to_ours(weights)
+    assert set(ported) == ({"kernel", "bias"} if use_bias else {"kernel"})
+    assert all(isinstance(leaf, jax.Array) for leaf in ported.values())
+    assert_same_bits(to_theirs(ported), weights)
+    assert_same_bits(to_ours(to_theirs(ported)), ported)
+
+
+@on_libraries
+def test_what_goes_to_another_library_is_its_own_to_change(library):
+    """JAX's arrays never change: of their memory nothing may be given away."""
+    to_ours, to_theirs = library.both("layer")
+    weights = library.weights(random_bits(*kernel_shape(library, 1)), random_bits(2))
+    ported = to_ours(weights)
+    for leaf in jax.tree.leaves(to_theirs(ported)):
+        assert leaf.flags.c_contiguous
+        leaf[...] = 0.0
+    assert_same_bits(to_theirs(ported), weights)
+
+
+ONE, TWO, SIX = np.zeros(3), np.zeros((3, 3)), np.zeros((1,) * 6)
+KERNEL = np.zeros((3, 3, 2, 4))
+DEPTHWISE = np.zeros((3, 3, 1, 4))
+AXES = "3, 4 or 5 axes: 1, 2 or 3 of space and two of channels"
+ERRORS = [
+    (lambda: kernel_from_torch(TWO), ["weight", AXES, "(3, 3)"]),
+    (lambda: kernel_to_torch(SIX), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
+    (lambda: kernel_from_keras(ONE), ["kernel", AXES, "(3,)"]),
+    (lambda: kernel_from_keras(TWO, depthwise=True), ["kernel", AXES, "(3, 3)"]),
+    (lambda: kernel_to_keras(TWO), ["kernel", AXES, "(3, 3)"]),
+    (
+        lambda: kernel_to_keras(KERNEL, depthwise_inputs=2),
+        ["depthwise kernel for 2 inputs", "one channel a group", "(3, 3, 2, 4)"],
+    ),
+    (
+        lambda: kernel_to_keras(DEPTHWISE, depthwise_inputs=3),
+        ["depthwise kernel for 3 inputs", "multiple of 3 outputs", "(3, 3, 1, 4)"],
+    ),
+    (
+        lambda: kernel_to_keras(DEPTHWISE, depthwise_inputs=0),
+        ["depthwise kernel for 0 inputs", "(3, 3, 1, 4)"],
+    ),
+    (lambda: kernel_from_lax(TWO), ["kernel", AXES, "(3, 3)"]),
+    (lambda: kernel_to_lax(SIX, transposed=True), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
+    (lambda: layer_from_torch({"kernel": KERNEL}), ['a layer of PyTorch has a "weight"', "kernel"]),
+    (lambda: layer_from_torch({"weight": TWO}), ["weight", AXES]),
+    (lambda: layer_to_torch({"weight": KERNEL}), ['a layer has a "kernel"', "['weight']"]),
+    (lambda: layer_from_keras([]), ["a kernel and at most a bias", "0 arrays"]),
+    (lambda: layer_from_keras([KERNEL] * 3), ["a kernel and at most a bias", "3 arrays"]),
+    (lambda: layer_to_keras({"bias": ONE}), ['a layer has a "kernel"', "['bias']"]),
+    (lambda: layer_from_lax({"scale": ONE}), ['a layer has a "kernel"', "['scale']"]),
+    (lambda: layer_to_lax({}), ['a layer has a "kernel"', "[]"]),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), ERRORS)
+def test_errors_name_the_argument_and_its_value(call, words):
+    with pytest.raises(InputError) as raised:
+        call()
+    assert [word for word in words if word not in str(raised.value)] == []
