@@ -78,18 +78,84 @@ def _runs(folder: Path) -> str:
 def _benchmarks(folder: Path) -> str:
     """A section a benchmark: medians and ratios of one run."""
     sections = []
-    for path, record in _results(folder.glob("benchmarks/*.json"), "median_ms"):
+    for path, record in _results(folder.glob("benchmarks/*.json"), "time_ratios"):
+        if "cases" in record:  # has a table of its own
+            continue
         medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
         ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
         sections.append(
             f"### `{path.stem}.py`\n\n{record['measured'].capitalize()}.\n\n"
             f"{_markdown('candidate | median', medians)}\n\n"
             f"{_markdown('time ratio | median / median', ratios)}\n\n"
-            f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
-            f"threads, {record['processor'] or 'processor unknown'}; jax "
-            f"{record['versions']['jax']}; load average {record['load_average'][0]}."
+            f"{_protocol(record)}"
         )
     return "\n\n".join(sections)
+
+
+def _operators(folder: Path) -> str:
+    """A row a case: how many times as fast as its peers both operators are."""
+    record = read_json(folder / "benchmarks" / "operators.json")
+    by_case: dict[str, dict[str, Any]] = {}
+    for row in record["cases"]:
+        by_case.setdefault(row["case"], {})[row["operator"]] = row
+    rows = []
+    for case, operators in by_case.items():
+        transposed, conv = operators["conv_transpose"], operators["conv"]
+        rows.append(
+            [
+                case,
+                f"{transposed['median_ms']['deconv_jax']:,.4g} ms",
+                f"{transposed['speed']['flax.linen']:.3g}",
+                f"{transposed['speed']['torch']:.2f}",
+                f"{conv['median_ms']['deconv_jax']:,.4g} ms",
+                f"{conv['speed']['torch']:.2f}",
+            ]
+        )
+    means = record["geometric_mean_speed"]
+    rows.append(
+        [
+            "**geometric mean**",
+            "",
+            f"**{means['conv_transpose against flax.linen']:.3g}**",
+            f"**{means['conv_transpose against torch']:.2f}**",
+            "",
+            f"**{means['conv against torch']:.2f}**",
+        ]
+    )
+    header = "case | conv_transpose | against flax.linen | against torch | conv | against torch"
+    memory = [
+        [
+            row["case"],
+            *(f"{row['peak_mb'][who]:.1f} MB" for who in ("deconv_jax", "torch")),
+            f"{row['peak_mb']['deconv_jax'] / row['peak_mb']['torch']:.2f}",
+        ]
+        for row in record["peak_memory"]
+    ]
+    return (
+        f'{record["measured"].capitalize()}; "against" is how many times as fast.\n\n'
+        f"{_markdown(header, rows)}\n\n"
+        f"{_markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
+        f"{_protocol(record)}"
+    )
+
+
+def _operator_speed(folder: Path) -> str:
+    """One sentence: both operators against their peers."""
+    means = read_json(folder / "benchmarks" / "operators.json")["geometric_mean_speed"]
+    return (
+        "On a CPU, forward and both gradients, `conv_transpose` is "
+        f"{means['conv_transpose against flax.linen']:.0f} times as fast as "
+        f"`flax.linen.ConvTranspose` and {means['conv_transpose against torch']:.2f} times as fast "
+        f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means)."
+    )
+
+
+def _protocol(record: Mapping[str, Any]) -> str:
+    return (
+        f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
+        f"threads, {record['processor'] or 'processor unknown'}; jax "
+        f"{record['versions']['jax']}; load average {record['load_average'][0]}."
+    )
 
 
 def _training_ratios(folder: Path) -> str:
@@ -99,7 +165,13 @@ def _training_ratios(folder: Path) -> str:
     return f"Time of a training step of the MNIST autoencoder on a CPU: {', '.join(parts)}."
 
 
-_TABLES = {"runs": _runs, "benchmarks": _benchmarks, "training-ratios": _training_ratios}
+_TABLES = {
+    "runs": _runs,
+    "benchmarks": _benchmarks,
+    "operators": _operators,
+    "operator-speed": _operator_speed,
+    "training-ratios": _training_ratios,
+}
 
 
 def _results(paths: Iterable[Path], key: str) -> list[tuple[Path, Any]]:

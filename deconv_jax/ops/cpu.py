@@ -10,8 +10,10 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
-| kernel gradient | the one `lax` convolution that it is, of a few images at a time |
-| the same, 3-d or grouped | a matrix product of patches |
+| kernel gradient | in one dimension the `lax` convolution that it is |
+| in two dimensions | the same, of a few images at a time |
+| where its taps do not overlap | a matrix product a tap |
+| in three dimensions, or grouped | a matrix product of patches |
 
 Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
 shapes alone; `experiments/benchmarks/operators.py` measures what they lead to. Half precision is
@@ -22,7 +24,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -86,19 +88,31 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     """The kernel's gradient."""
     rank, groups = len(geometry.kernel_size), x.shape[-2]
+
+    def by_taps(x: Array, y: Array) -> Array:
+        return jnp.stack([_matched(tap, y, geometry) for tap in _taps(x, geometry)])
+
+    def by_patches(x: Array, y: Array) -> Array:
+        return _matched(_patches(x, geometry), y, geometry)
+
     if rank == 1 and groups == 1:
         return native_kernel_gradient(x, y, geometry)
-    if rank == 2 and groups == 1:
+    if rank == 2 and groups == 1 and max(_blocks(geometry)) > 1:
         images = 4 if math.prod(geometry.output_size) >= 256 else 8
         part = functools.partial(native_kernel_gradient, geometry=geometry)
         return _summed_over_parts(part, x, y, len(x) / images)
+    if rank == 2 and groups == 1:
+        gradient = _summed_over_parts(by_taps, x, y, len(x) / 8)
+    else:
+        least = _patch_bytes(x, geometry) / _READ_AT_A_TIME
+        gradient = _summed_over_parts(by_patches, x, y, least)
+    return gradient.reshape(*geometry.kernel_size, x.shape[-1], *y.shape[-2:])
 
-    def by_patches(x: Array, y: Array) -> Array:
-        patches, y = (a.reshape(-1, *a.shape[-2:]) for a in (_patches(x, geometry), y))
-        gradient = _product(patches, y, (0, 0), geometry)
-        return gradient.reshape(*geometry.kernel_size, x.shape[-1], *y.shape[-2:])
 
-    return _summed_over_parts(by_patches, x, y, _patch_bytes(x, geometry) / _READ_AT_A_TIME)
+def _matched(a: Array, b: Array, geometry: Geometry) -> Array:
+    """The sum over batch and pixels of the products of their channels, for each group."""
+    a, b = (images.reshape(-1, *images.shape[-2:]) for images in (a, b))
+    return _product(a, b, (0, 0), geometry)
 
 
 def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -214,21 +228,22 @@ def _blocks(geometry: Geometry) -> tuple[int, ...]:
     return tuple(-(-k // s) for k, s in zip(geometry.kernel_size, geometry.stride, strict=True))
 
 
-def _patches(x: Array, geometry: Geometry) -> Array:
-    """What the kernel meets at each output pixel: (batch, *output size, groups, taps * inputs)."""
+def _taps(x: Array, geometry: Geometry) -> Iterator[Array]:
+    """What each tap of the kernel meets: (batch, *output size, groups, inputs)."""
     sides = [(0, 0, 0), *((low, high, 0) for low, high in geometry.padding), *[(0, 0, 0)] * 2]
     x = lax.pad(x, jnp.zeros((), x.dtype), sides)
     lengths = [s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)]
-
-    def at(tap: tuple[int, ...]) -> Array:
+    for tap in itertools.product(*map(range, geometry.kernel_size)):
         starts = [d * t for d, t in zip(geometry.dilation, tap, strict=True)]
         ends = [start + length for start, length in zip(starts, lengths, strict=True)]
-        return lax.slice(
+        yield lax.slice(
             x, (0, *starts, 0, 0), (len(x), *ends, *x.shape[-2:]), (1, *geometry.stride, 1, 1)
         )
 
-    taps = itertools.product(*map(range, geometry.kernel_size))
-    return jnp.concatenate([at(tap) for tap in taps], axis=-1)
+
+def _patches(x: Array, geometry: Geometry) -> Array:
+    """What the kernel meets at each output pixel: (batch, *output size, groups, taps * inputs)."""
+    return jnp.concatenate(list(_taps(x, geometry)), axis=-1)
 
 
 def _patch_bytes(x: Array, geometry: Geometry) -> int:
