@@ -275,4 +275,4 @@ def _parts(batch: int, least: float) -> int:
 
 
 def _divided(images: Array, parts: int) -> Array:
-    return images.reshape(parts, -1, *images.shape[1:])
+    return images.reshape(parts, len(images) // parts, *images.shape[1:])

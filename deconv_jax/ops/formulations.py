@@ -125,9 +125,9 @@ def _canonical_conv(lhs: Array, rhs: Array, geometry: Geometry, **options) -> Ar
 
 def _flat(array: Array) -> Array:
     """Merges the last two axes."""
-    return array.reshape(*array.shape[:-2], -1)
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
 
 
 def _split(array: Array, groups: int) -> Array:
     """Splits the last axis into (groups, channels per group)."""
-    return array.reshape(*array.shape[:-1], groups, -1)
+    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)

@@ -116,7 +116,8 @@ def _merge(array: Array, dimension: int, axis: int) -> Array:
     """Merges a batch dimension into the axis that is the `axis`-th without it."""
     axis = axis % (array.ndim - 1)
     array = jnp.moveaxis(array, dimension, axis)
-    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+    shape = array.shape
+    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
 def _primitive(role: Role, native, on_cpu) -> Primitive:

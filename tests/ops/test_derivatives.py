@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -254,6 +255,31 @@ def test_nested_vmap_equals_a_loop(name):
         mapped = jax.vmap(jax.vmap(ours, (0, None)), (None, 0))(images[:, None], kernels)
         for i, j in np.ndindex(2, 2):
             assert_close(mapped[i, j], (i + 1) * ours(images[j : j + 1], kernel))
+
+
+@both_operators
+def test_an_empty_batch_has_empty_images_and_a_kernel_gradient_of_zeros(name):
+    ours, _, (images, kernel) = operators({"stride": 2})[name]
+    images, kernel = jnp.float32(images[:0]), jnp.float32(kernel)
+    value, (by_images, by_kernel) = jax.jit(pulled_back(ours))(images, kernel)
+    assert value.shape[0] == 0
+    assert by_images.shape == images.shape
+    np.testing.assert_array_equal(by_kernel, np.zeros(kernel.shape))
+    assert jax.vmap(ours, (None, 0))(images, kernel[None]).shape == (1, *value.shape)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@both_operators
+def test_other_platforms_get_a_convolution_each_and_one_over_a_spread_image(name, platform):
+    """The transposed convolution itself; a kernel gradient would be the slow one."""
+    ours, _, arrays = operators({"stride": 2})[name]
+    exported = jax.export.export(jax.jit(pulled_back(ours)), platforms=[platform])(
+        *map(jnp.float32, arrays)
+    )
+    lines = exported.mlir_module().splitlines()
+    found = [line for line in lines if "stablehlo.convolution" in line]
+    assert len(found) == 3
+    assert sum("lhs_dilate = [2, 2]" in line for line in found) == 1
 
 
 @both_operators
