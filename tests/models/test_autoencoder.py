@@ -123,7 +123,7 @@ def test_remat_stores_less(initialised):
     def convolutions(remat):
         model, variables, x = initialised(norm="none", remat=remat)
         gradient = jax.grad(lambda v: jnp.sum(model.apply(v, x)))
-        return str(jax.make_jaxpr(gradient)(variables)).count("conv_general_dilated[")
+        return str(jax.make_jaxpr(gradient)(variables)).count("convolution_d")
 
     assert convolutions(remat=True) > convolutions(remat=False)
 
