@@ -141,12 +141,17 @@ def _operators(folder: Path) -> str:
 
 def _operator_speed(folder: Path) -> str:
     """One sentence: both operators against their peers."""
-    means = read_json(folder / "benchmarks" / "operators.json")["geometric_mean_speed"]
+    record = read_json(folder / "benchmarks" / "operators.json")
+    means = record["geometric_mean_speed"]
+    memory = [
+        row["peak_mb"]["deconv_jax"] / row["peak_mb"]["torch"] for row in record["peak_memory"]
+    ]
     return (
         "On a CPU, forward and both gradients, `conv_transpose` is "
         f"{means['conv_transpose against flax.linen']:.0f} times as fast as "
         f"`flax.linen.ConvTranspose` and {means['conv_transpose against torch']:.2f} times as fast "
-        f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means)."
+        f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means); at its peak it "
+        f"takes {min(memory):.1f} to {max(memory):.1f} times PyTorch's memory."
     )
 
 

@@ -1,5 +1,6 @@
 """Pure functions on arrays: no Flax, no state."""
 
+from deconv_jax.ops import initializers
 from deconv_jax.ops.conv import (
     conv,
     conv_output_size,
@@ -64,6 +65,7 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "imresize",
+    "initializers",
     "inverse_filter",
     "kernel_from_keras",
     "kernel_from_lax",

@@ -19,6 +19,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
@@ -68,12 +69,14 @@ def conv(
             f"conv: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-2] * groups} "
             f"input channels and out channels divisible by groups; got images {x.shape}"
         )
+    dtype = x.dtype
+    x, kernel = _wide_enough(x, kernel, padding_mode)
     batch, size = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     pad, geometry = _split_padding(window, size, padding_mode)
     x = pad(x.reshape(-1, *size, groups, kernel.shape[-2]))
     y = trilinear.conv(x, _split_groups(kernel, groups), geometry)
-    return y.reshape(*batch, *geometry.output_size, kernel.shape[-1])
+    return y.reshape(*batch, *geometry.output_size, kernel.shape[-1]).astype(dtype)
 
 
 def conv_transpose(
@@ -115,6 +118,8 @@ def conv_transpose(
             f"conv_transpose: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-1]} "
             f"input channels, divisible by groups; got images {y.shape}"
         )
+    dtype = y.dtype
+    y, kernel = _wide_enough(y, kernel, padding_mode)
     batch, size = y.shape[: -rank - 1], y.shape[-rank - 1 : -1]
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     chosen = window.transposed_size(size, output_padding, output_size)
@@ -122,9 +127,10 @@ def conv_transpose(
     y = y.reshape(-1, *size, groups, y.shape[-1] // groups)
     x = trilinear.conv_transpose(_split_groups(kernel, groups), y, geometry)
     if padding_mode != "zeros":
-        unpadded = jax.ShapeDtypeStruct((x.shape[0], *chosen, *x.shape[-2:]), x.dtype)
-        (x,) = jax.linear_transpose(pad, unpadded)(x)
-    return x.reshape(*batch, *chosen, groups * kernel.shape[-2])
+        # Made of x, so that it varies over the same devices under `shard_map`.
+        unpadded = lax.full_like(x, 0, shape=(x.shape[0], *chosen, *x.shape[-2:]))
+        (x,) = jax.vjp(pad, unpadded)[1](x)
+    return x.reshape(*batch, *chosen, groups * kernel.shape[-2]).astype(dtype)
 
 
 def conv_output_size(
@@ -153,7 +159,7 @@ def conv_output_size(
     Raises:
       InputError: for a padded image smaller than the kernel, or wrong arguments.
     """
-    return Window.of(kernel_size, stride, padding, dilation).output_size(tuple(size))
+    return Window.of(kernel_size, stride, padding, dilation).output_size(size)
 
 
 def conv_transpose_output_size(
@@ -193,7 +199,7 @@ def conv_transpose_output_size(
       InputError: for a size that `conv` does not map to `size`, or wrong arguments.
     """
     window = Window.of(kernel_size, stride, padding, dilation)
-    return window.transposed_size(tuple(size), output_padding, output_size)
+    return window.transposed_size(size, output_padding, output_size)
 
 
 def _split_padding(window: Window, size: Size, mode: PaddingMode):
@@ -227,14 +233,22 @@ def _split_padding(window: Window, size: Size, mode: PaddingMode):
     return (lambda x: jnp.pad(x, widths, mode=_NUMPY_PAD_MODE[mode])), geometry
 
 
+def _wide_enough(images: Array, kernel: Array, mode: PaddingMode) -> tuple[Array, Array]:
+    """In a type in which padding can be added back before the result is rounded."""
+    if mode == "zeros":
+        return images, kernel
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    return images.astype(wide), kernel.astype(wide)
+
+
 def _split_groups(kernel: Array, groups: int) -> Array:
     return kernel.reshape(*kernel.shape[:-1], groups, kernel.shape[-1] // groups)
 
 
 def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Array, Array, int]:
     """Both in the wider of their types, and the number of axes of space."""
-    if groups < 1:
-        raise InputError(f"groups must be at least 1; got {groups}")
+    if not isinstance(groups, int) or groups < 1:
+        raise InputError(f"groups is an int >= 1; got {groups!r}")
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3 or images.ndim < rank + 1:
         raise InputError(
@@ -242,4 +256,14 @@ def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Arra
             f"space and channels; got kernel {kernel.shape} and images {images.shape}"
         )
     dtype = jnp.promote_types(images.dtype, kernel.dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise InputError(
+            f"{name}: images or kernel hold floating-point numbers; got {images.dtype} and "
+            f"{kernel.dtype}"
+        )
+    if 0 in (images.shape[-1], *kernel.shape):
+        raise InputError(
+            f"{name}: neither channels nor kernel are empty; got kernel {kernel.shape} and images "
+            f"{images.shape}"
+        )
     return images.astype(dtype), kernel.astype(dtype), rank

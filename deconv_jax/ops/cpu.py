@@ -10,6 +10,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
+| the same, strided and dilated | as elsewhere, over an image spread with zeros: slow, and rare |
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in two dimensions | the same, of a few images at a time |
 | where its taps do not overlap | a matrix product a tap |
@@ -18,6 +19,9 @@ gradient is takes, for each image, the longer the more there are. Hence:
 Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
 shapes alone; `experiments/benchmarks/operators.py` measures what they lead to. Half precision is
 computed in float32 and rounded once. Arrays as in `formulations`.
+
+Parts of a batch that is sharded over the devices of one program are gathered first: with several
+CPU devices shard the batch by `shard_map`, as pmap does. That is for tests; GPUs never come here.
 """
 
 import dataclasses
@@ -121,7 +125,7 @@ def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if len(geometry.kernel_size) != 2 or max(geometry.stride) > 1 or not 0 < 8 * extra <= kept:
         return native_conv(x, kernel, geometry)
     # XLA hands a two-dimensional convolution to another library when its output is no larger than
-    # its image, and that one takes up to twice as long: a few rows more, and it keeps it.
+    # its image, and that one takes longer: a few rows more, and it keeps it.
     taller = dataclasses.replace(geometry, output_size=(kept + extra, *geometry.output_size[1:]))
     return native_conv(x, kernel, taller)[:, :kept]
 

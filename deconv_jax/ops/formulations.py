@@ -2,7 +2,9 @@
 
 This is what GPU and TPU libraries are made for; `cpu` has what XLA's CPU backend does better. The
 kernel gradient is that of an ordinary convolution for both operators, its images in exchanged
-roles, and never slides a window over an image spread with zeros. Arrays have their channels split into (groups, channels per group): x is (batch, *space, groups,
+roles, and never slides a window over an image spread with zeros.
+
+Arrays have their channels split into (groups, channels per group): x is (batch, *space, groups,
 inputs), kernel (*space, inputs, groups, outputs), y (batch, *space, groups, outputs).
 """
 
@@ -115,7 +117,7 @@ def native_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
 def _canonical_conv(lhs: Array, rhs: Array, geometry: Geometry, **options) -> Array:
     # Every convolution is handed to XLA in this one layout. Within a loop its CPU backend brings
-    # none other into it, and runs what is not on a plain loop nest, up to fifty times slower.
+    # none other into it, and runs what is not on a plain loop nest, very slowly.
     space = "DHW"[3 - len(geometry.kernel_size) :]
     layout = (f"N{space}C", f"{space}IO", f"N{space}C")
     return lax.conv_general_dilated(

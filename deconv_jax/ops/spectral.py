@@ -264,6 +264,8 @@ def _size(images: Array, psf: Array) -> tuple[int, ...]:
 
 
 def _check_fit(psf: Array, size: tuple[int, ...]) -> None:
+    if psf.dtype not in (jnp.float32, jnp.float64):
+        raise InputError(f"the Fourier transform takes float32 or float64; got psf of {psf.dtype}")
     if psf.ndim not in (1, 2, 3):
         raise InputError(f"psf has 1, 2 or 3 axes, those of space; got psf {psf.shape}")
     if len(size) != psf.ndim:

@@ -7,7 +7,7 @@ T is linear in each of its three arrays. So each of these three functions is bil
 derivatives of any one, forward or reverse, are the other two. As primitives with just these rules
 they are closed under differentiation: derivatives of every order stay on the paths of
 `formulations`, and none meets what automatic transposition makes of a transposed convolution, a
-kernel gradient over an image spread with zeros (10 to 80 times slower on a CPU).
+kernel gradient over an image spread with zeros, which is far slower on a CPU.
 
 What a reader would get wrong: the arrays have their channels split into (groups, channels per
 group), as in `formulations`. Thereby a dimension added by `vmap` always merges with a named axis:
@@ -26,6 +26,7 @@ from jaxtyping import Array
 
 from deconv_jax.ops import cpu, formulations
 from deconv_jax.ops.formulations import Geometry
+from deconv_jax.ops.primitives import run_compiled
 
 Role = Literal["x", "kernel", "y"]
 
@@ -129,7 +130,7 @@ def _primitive(role: Role, native, on_cpu) -> Primitive:
         return shaped.out_avals[0]
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
+    primitive.def_impl(run_compiled(primitive, ("geometry",)))
     mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
     mlir.register_lowering(
         primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"

@@ -37,6 +37,8 @@ class Window:
         Raises:
           InputError: for an argument that is none.
         """
+        if not isinstance(kernel_size, tuple | list):
+            raise InputError(f"kernel_size is a tuple, an int for each axis; got {kernel_size!r}")
         rank = len(kernel_size)
         return cls(
             per_axis("kernel_size", kernel_size, rank, 1),
@@ -61,8 +63,9 @@ class Window:
         totals = [max((-(-n // s) - 1) * s + extent - n, 0) for n, s, extent in axes]
         return tuple((total // 2, total - total // 2) for total in totals)
 
-    def output_size(self, size: Size) -> Size:
+    def output_size(self, size: Sequence[int]) -> Size:
         """The size that `conv` maps `size` to."""
+        size = per_axis("size", size, len(self.kernel_size), 0)
         pads = self.pads(size)
         axes = list(zip(size, pads, self.extent, self.stride, strict=True))
         if any(n + sum(pad) < extent for n, pad, extent, _ in axes):
@@ -82,9 +85,10 @@ class Window:
         return [range(low, low + s) for low, s in zip(lowest, self.stride, strict=True)]
 
     def transposed_size(
-        self, size: Size, output_padding: OnePerAxis | None, output_size: OnePerAxis | None
+        self, size: Sequence[int], output_padding: OnePerAxis | None, output_size: OnePerAxis | None
     ) -> Size:
         """The size, among those that `conv` maps to `size`, that its adjoint is to return."""
+        size = per_axis("size", size, len(self.kernel_size), 0)
         sizes = self.image_sizes(size)
         if output_size is not None:
             if output_padding is not None:
@@ -135,7 +139,7 @@ def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
 
 
 def _checked_padding(padding, rank: int):
-    if padding in ("SAME", "VALID"):
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return padding
     sides = ((padding, padding),) * rank if isinstance(padding, int) else padding
     if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):

@@ -338,10 +338,12 @@ both_operators = pytest.mark.parametrize("operator", HALVES.values(), ids=HALVES
 
 
 @both_operators
+@pytest.mark.parametrize("padding_mode", ["zeros", "edge"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_half_precision_is_the_float32_result_rounded_once(operator, dtype):
+def test_half_precision_is_the_float32_result_rounded_once(operator, dtype, padding_mode):
     """A thousand products of a sum kept in bfloat16 would be wrong in the second digit."""
     images, kernel = (jnp.asarray(draw(*shape), dtype) for shape in ((2, 6, 6, 64), (4, 4, 64, 64)))
+    operator = functools.partial(operator, padding_mode=padding_mode)
     cotangent = jnp.asarray(draw(*operator(images, kernel).shape), dtype)
 
     def both(*arrays):
@@ -433,6 +435,8 @@ ERRORS = [
     (conv, X, (3, 2), {}, ["3, 4 or 5 axes", "(3, 2)"]),
     (conv, (1, 6, 6, 3), K, {}, ["takes 2 input channels", "(3, 3, 2, 4)", "(1, 6, 6, 3)"]),
     (conv, X, (3, 3, 1, 3), {"groups": 2}, ["groups=2", "divisible", "(3, 3, 1, 3)"]),
+    (conv, X, K, {"groups": 1.0}, ["groups", ">= 1", "1.0"]),
+    (conv, (1, 6, 6, 0), (3, 3, 0, 4), {}, ["empty", "(3, 3, 0, 4)", "(1, 6, 6, 0)"]),
     (conv, X, K, {"stride": 0}, ["stride", ">= 1", "0"]),
     (conv, X, K, {"stride": (1, 2, 1)}, ["stride", "2 of them", "(1, 2, 1)"]),
     (conv, X, K, {"dilation": -1}, ["dilation", ">= 1", "-1"]),
@@ -501,6 +505,26 @@ ERRORS = [
 def as_without_type_checks(monkeypatch):
     """A user has no run-time type checker in front of the operators, and sees their own errors."""
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.parametrize("function", [conv_output_size, conv_transpose_output_size])
+@pytest.mark.parametrize(
+    ("size", "kernel_size", "word"),
+    [((32, 32, 32), (3, 3), "2 of them"), ((32,), (3, 3), "2 of them"), (32, 3, "a tuple")],
+)
+def test_sizes_and_kernel_have_as_many_axes(function, size, kernel_size, word):
+    with pytest.raises(InputError, match=word):
+        function(size, kernel_size)
+
+
+@pytest.mark.usefixtures("as_without_type_checks")
+@both_operators
+def test_integers_are_refused_and_a_float_kernel_makes_them_floats(operator):
+    images, kernel = jnp.ones((1, 6, 6, 3), jnp.uint8), jnp.ones((3, 3, 3, 3))
+    assert operator(images, kernel).dtype == jnp.float32
+    with pytest.raises(InputError, match="floating-point numbers; got uint8 and int32"):
+        operator(images, kernel.astype(jnp.int32))
 
 
 @pytest.mark.usefixtures("as_without_type_checks")

@@ -283,9 +283,28 @@ def test_other_platforms_get_a_convolution_each_and_one_over_a_spread_image(name
 
 
 @both_operators
-def test_sharded_gradients_are_those_of_the_whole_batch(name):
+def test_uncompiled_it_is_the_same(name):
+    ours, _, arrays = operators({"stride": 2})[name]
+    with jax.enable_x64(True):
+        arrays = tuple(map(jnp.asarray, arrays))
+        expected = pulled_back(ours)(*arrays)
+        with jax.disable_jit():
+            jax.tree.map(assert_close, pulled_back(ours)(*arrays), expected)
+
+
+@both_operators
+def test_the_search_for_nans_names_the_operator(name):
+    ours, _, (images, kernel) = operators({"stride": 2})[name]
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        ours(jnp.full(images.shape, jnp.nan), jnp.float32(kernel))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@both_operators
+def test_sharded_gradients_are_those_of_the_whole_batch(name, padding_mode):
     """The kernel is one for all devices: its gradient is the sum of theirs, which JAX must see."""
     ours, _, (images, kernel) = operators({"stride": 2})[name]
+    ours = functools.partial(ours, padding_mode=padding_mode)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     batch, everywhere = PartitionSpec("data"), PartitionSpec()
     sharded = jax.shard_map(ours, mesh=mesh, in_specs=(batch, everywhere), out_specs=batch)

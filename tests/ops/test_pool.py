@@ -633,3 +633,8 @@ def test_max_unpool_refuses_what_does_not_fit():
 def test_integer_images_are_refused(pool):
     assert_message(["x", "floating", "uint8"], pool, jnp.zeros(IMAGE, jnp.uint8), 2)
     assert_message(["x", "floating", "uint8"], global_avg_pool, jnp.zeros(IMAGE, jnp.uint8))
+
+
+def test_switches_outside_the_output_are_dropped():
+    y, switches = jnp.ones((1, 1, 3, 1)), jnp.array([-1, 2, 99], jnp.int32).reshape(1, 1, 3, 1)
+    assert max_unpool(y, switches, (2, 2)).ravel().tolist() == [0.0, 0.0, 1.0, 0.0]

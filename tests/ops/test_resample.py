@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -514,3 +515,23 @@ def test_errors_name_the_argument_and_its_value(operator, shape, words):
         operator(jnp.ones(shape))
     message = str(raised.value)
     assert [word for word in words if word not in message] == []
+
+
+def test_uncompiled_it_is_the_same():
+    x = jnp.asarray(np.random.default_rng(0).random((5, 6, 2)), jnp.float32)
+    expected = imresize(x, 0.5)
+    with jax.disable_jit():
+        np.testing.assert_allclose(imresize(x, 0.5), expected, rtol=1e-6)
+
+
+def test_an_empty_batch_stays_empty():
+    assert space_to_depth(jnp.ones((0, 4, 4, 1)), 2).shape == (0, 2, 2, 4)
+    assert depth_to_space(jnp.ones((0, 2, 2, 4)), 2).shape == (0, 4, 4, 1)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (0, 4, 1)])
+def test_what_is_no_image_is_named(monkeypatch, shape):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    for function in (functools.partial(resize, size=(2, 2)), functools.partial(imresize, scale=2)):
+        with pytest.raises(InputError, match=re.escape(str(shape))):
+            function(jnp.ones(shape))
