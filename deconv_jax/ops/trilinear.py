@@ -12,6 +12,9 @@ kernel gradient over an image spread with zeros, which is far slower on a CPU.
 What a reader would get wrong: the arrays have their channels split into (groups, channels per
 group), as in `formulations`. Thereby a dimension added by `vmap` always merges with a named axis:
 the one which just those arrays share that have it.
+
+Over several devices they work under `jit` with automatic mesh axes, `shard_map` and `pmap`; arrays
+sharded over explicit mesh axes have to be resharded first, or JAX asks for an output sharding.
 """
 
 import functools
