@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from deconv_jax.ops.window import extents
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -35,8 +37,7 @@ class Geometry:
     @property
     def extent(self) -> tuple[int, ...]:
         """Pixels between the first and the last tap of the dilated kernel, both included."""
-        taps = zip(self.kernel_size, self.dilation, strict=True)
-        return tuple(d * (k - 1) + 1 for k, d in taps)
+        return extents(self.kernel_size, self.dilation)
 
     @property
     def padding(self) -> list[tuple[int, int]]:

@@ -50,8 +50,7 @@ class Window:
     @property
     def extent(self) -> Size:
         """Pixels between the first and the last tap of the dilated kernel, both included."""
-        taps = zip(self.kernel_size, self.dilation, strict=True)
-        return tuple(d * (k - 1) + 1 for k, d in taps)
+        return extents(self.kernel_size, self.dilation)
 
     def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
         """Pixels (before, after) that a `conv` adds to images of `size`."""
@@ -128,6 +127,11 @@ class Window:
                 f"kernel {self.kernel_size} and stride {self.stride}"
             )
         return chosen
+
+
+def extents(kernel_size: Size, dilation: Size) -> Size:
+    """Pixels between the first and the last tap of a dilated kernel, both included."""
+    return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
 
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
