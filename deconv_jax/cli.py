@@ -6,7 +6,6 @@ told to stop while training and has saved: the same command continues it; 130 st
 
 import argparse
 import ast
-import importlib.util
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 
 EXIT_INPUT_ERROR = 2
@@ -63,18 +63,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
       InputError: no such file, no `get_config` in it, or an override that is none.
     """
     name, _, argument = path_and_argument.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise InputError(f"no config file {name!r}")
-    spec = importlib.util.spec_from_file_location("experiment_config", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"config file {name!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # A config may build on one beside it.
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
+    module = load_module(Path(name))
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {name!r} has no get_config(arg)")
     config = module.get_config(argument).to_dict()
@@ -150,8 +139,13 @@ def _parser() -> argparse.ArgumentParser:
 
     tables = commands.add_parser(
         "tables",
-        help="render the figures in the texts from experiments/results",
-        description="Rewrites the marked parts of the texts from the JSON files of the runs.",
+        help="run what a paper's table lacks; render all figures in the texts",
+        description="Runs the parts of a table (a module of experiments/tables) that have no record "
+        "under experiments/results yet, then rewrites the marked parts of the texts from the "
+        "records. Data sets and published weights are read from the folder $DECONV_JAX_DATA.",
+    )
+    tables.add_argument(
+        "name", nargs="?", metavar="TABLE[/PART]", help="what to run (default: only render)"
     )
     tables.add_argument("--check", action="store_true", help="change nothing; fail on a difference")
     tables.set_defaults(run=_tables)
@@ -224,8 +218,17 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from deconv_jax.tables import render_texts
+    from deconv_jax.tables import render_texts, run_missing
 
+    if arguments.name and arguments.check:
+        raise InputError("--check runs nothing: give it without a table's name")
+    if arguments.name:
+        _keep_compiled()
+        data = os.environ.get("DECONV_JAX_DATA")
+        if not data:
+            raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
+        for path in run_missing(Path.cwd(), arguments.name, Path(data)):
+            print(f"written: {path}")
     changed = render_texts(Path.cwd(), check=arguments.check)
     for path in changed:
         print(f"{'differs' if arguments.check else 'rewritten'}: {path}")

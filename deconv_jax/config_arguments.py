@@ -1,5 +1,9 @@
-"""The argument of a config file, `FILE.py:latent=16,norm=group`, parsed beside its defaults."""
+"""Config files as Python modules, and their argument, `FILE.py:latent=16,norm=group`."""
 
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from deconv_jax.errors import InputError, closest
@@ -25,3 +29,23 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
                 f"config argument {name} must be {kind.__name__}; got {text!r}"
             ) from None
     return values
+
+
+def load_module(path: Path) -> ModuleType:
+    """Runs a Python file; it may import files beside it.
+
+    Raises:
+      InputError: there is none.
+    """
+    if not path.is_file():
+        raise InputError(f"no config file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(f"experiments_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"config file {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    return module

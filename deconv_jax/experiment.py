@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax import schema
+from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
@@ -38,7 +39,7 @@ CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PICTURED = 12
 """Examples in a picture."""
 
-_CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS}
+_CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS, Degradation: DEGRADATIONS}
 _WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of config.data that a run may be continued with other values of: they change no number."""
 _HANDED_DOWN = frozenset({"optimizer", "precision", "seed"})
@@ -319,7 +320,8 @@ def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Sour
     )
     cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
     validation = sources["validation"]
-    first = validation.gather(np.arange(min(PICTURED, len(validation))))
+    places = np.arange(min(PICTURED, len(validation)), dtype=np.int32)
+    first = validation.gather(places) | {"index": places}
     return Stream(
         train=train,
         cached=cached,

@@ -2,7 +2,8 @@
 
 The fields of the dataclasses are the schema: there is no other list of valid keys. A field whose
 annotation is a key of `choices` (a base class or protocol) takes a dict with a "name" that picks
-the class, and that class's own fields beside it.
+the class, and that class's own fields beside it. An array is given as nested sequences of numbers and
+becomes a float32 one of NumPy.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import flax.linen as nn
+import numpy as np
 
 from deconv_jax.errors import InputError, closest
 
@@ -64,9 +66,11 @@ def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, d
 
 
 def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset()) -> Any:
-    """The dict that `build` makes `value` of, defaults written out; tuples become lists."""
+    """The dict that `build` makes `value` of, defaults written out; tuples and arrays become lists."""
     if isinstance(value, tuple):
         return [to_dict(v, choices) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     names = {c: name for options in choices.values() for name, c in options.items()}
@@ -116,6 +120,8 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
             raise InputError(f"{path} must have {len(arguments)} entries; got {value!r}")
         entries = zip(arguments, value, strict=True)
         return tuple(_value(h, v, choices, f"{path}[{i}]") for i, (h, v) in enumerate(entries))
+    if hint is np.ndarray:
+        return _array(value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -125,6 +131,15 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{path} must be {hint.__name__}; got {value!r} ({type(value).__name__})")
     return value
+
+
+def _array(value: Any, path: str) -> np.ndarray:
+    try:
+        return np.array(value, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path} must be an array, nested sequences of numbers; got {value!r}"
+        ) from None
 
 
 def _union(hints: tuple[Any, ...], value: Any, choices: Choices, path: str) -> Any:

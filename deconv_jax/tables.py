@@ -2,18 +2,26 @@
 
 A text marks where a table goes with `<!-- table: NAME -->` and `<!-- end -->`; what stands between is
 replaced. The JSON files are those that runs and benchmarks wrote, under experiments/results.
+
+A paper's table is a module of experiments/tables. Its `PARTS` say what there is to measure, each a
+function of the data folder that returns a JSON-able record, and its `render` makes Markdown of the
+records that there are, by part. A part is run once: its record is kept, with where it was run.
 """
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import read_json, write_text
+from deconv_jax.files import read_json, write_json, write_text
 
 RESULTS = Path("experiments/results")
-TEXTS = ("README.md", "experiments/benchmarks/README.md")
+PAPER_TABLES = Path("experiments/tables")
+TEXTS = ("README.md", "experiments/benchmarks/README.md", "experiments/tables/README.md")
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -45,11 +53,60 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
     return changed
 
 
+def run_missing(root: Path, name: str, data: Path) -> list[Path]:
+    """Runs the parts of a paper's table that have no record yet.
+
+    Args:
+      root: the project's top folder.
+      name: the table, or "TABLE/PART" for one part of it.
+      data: the folder of data sets and weights that the parts read.
+
+    Returns:
+      The records written, experiments/results/tables/TABLE/PART.json.
+
+    Raises:
+      InputError: no such table or part, or data that is missing.
+    """
+    from deconv_jax.experiment import provenance
+
+    table, _, only = name.partition("/")
+    parts = _paper_table(root, table).PARTS
+    if only and only not in parts:
+        raise InputError(f"table {table!r} has no part {only!r}; {closest(only, parts)}")
+    written = []
+    for part, run in parts.items():
+        path = _record(root / RESULTS, table, part)
+        if path.exists() or (only and part != only):
+            continue
+        print(f"{table}/{part} ...", flush=True)
+        started, ran_in = time.perf_counter(), provenance()
+        record = run(data)
+        wall_time = round(time.perf_counter() - started, 2)
+        write_json(path, record | {"wall_time_s": wall_time} | ran_in)
+        written.append(path)
+    return written
+
+
 def _render(root: Path, mark: re.Match[str]) -> str:
     name = mark["name"]
-    if name not in _TABLES:
-        raise InputError(f"no table {name!r}; {closest(name, _TABLES)}")
-    return f"{mark[1]}{_TABLES[name](root / RESULTS)}\n{mark[3]}"
+    if name in _TABLES:
+        text = _TABLES[name](root / RESULTS)
+    else:
+        table = _paper_table(root, name)
+        paths = {part: _record(root / RESULTS, name, part) for part in table.PARTS}
+        text = table.render({part: read_json(p) for part, p in paths.items() if p.exists()})
+    return f"{mark[1]}{text}\n{mark[3]}"
+
+
+def _paper_table(root: Path, name: str) -> ModuleType:
+    known = [path.stem for path in sorted((root / PAPER_TABLES).glob("[a-z]*.py"))]
+    if name not in known:
+        raise InputError(f"no table {name!r}; {closest(name, [*known, *_TABLES])}")
+    return load_module(root / PAPER_TABLES / f"{name}.py")
+
+
+def _record(results: Path, table: str, part: str) -> Path:
+    return results / "tables" / table / f"{part}.json"
 
 
 def _runs(folder: Path) -> str:
@@ -72,7 +129,7 @@ def _runs(folder: Path) -> str:
             ]
         )
     header = "experiment | test | baseline | images | parameters | steps x batch | device | time | commit"
-    return _markdown(header, rows)
+    return markdown(header, rows)
 
 
 def _benchmarks(folder: Path) -> str:
@@ -85,8 +142,8 @@ def _benchmarks(folder: Path) -> str:
         ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
         sections.append(
             f"### `{path.stem}.py`\n\n{record['measured'].capitalize()}.\n\n"
-            f"{_markdown('candidate | median', medians)}\n\n"
-            f"{_markdown('time ratio | median / median', ratios)}\n\n"
+            f"{markdown('candidate | median', medians)}\n\n"
+            f"{markdown('time ratio | median / median', ratios)}\n\n"
             f"{_protocol(record)}"
         )
     return "\n\n".join(sections)
@@ -133,8 +190,8 @@ def _operators(folder: Path) -> str:
     ]
     return (
         f'{record["measured"].capitalize()}; "against" is how many times as fast.\n\n'
-        f"{_markdown(header, rows)}\n\n"
-        f"{_markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
+        f"{markdown(header, rows)}\n\n"
+        f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
         f"{_protocol(record)}"
     )
 
@@ -195,7 +252,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _markdown(header: str, rows: list[list[str]]) -> str:
+def markdown(header: str, rows: list[list[str]]) -> str:
+    """A Markdown table; `header` names its columns, with " | " between them."""
     columns = header.split(" | ")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,8 +1,13 @@
 """Random image transforms that run on the device, inside the compiled step, a key an example."""
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+from deconv_jax.errors import InputError
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -24,3 +29,87 @@ def random_translate(
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
     return jax.vmap(translate)(keys, images)
+
+
+def random_crop(
+    keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch size size channels"]:
+    """A square part of each image, every place as likely; InputError for images smaller than it."""
+    height, width, channels = images.shape[1:]
+    _check_room(images, size)
+
+    def crop(key: Array, image: Array) -> Array:
+        most = jnp.array([height - size, width - size])
+        top, left = jax.random.randint(key, (2,), 0, most + 1)
+        return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
+
+    return jax.vmap(crop)(keys, images)
+
+
+def random_rescale(
+    keys: Key[Array, " batch"],
+    images: Float[Array, "batch height width channels"],
+    size: int,
+    factors: Sequence[float],
+) -> Float[Array, "batch size size channels"]:
+    """A square part of each image made smaller by a random one of `factors`.
+
+    Bicubic with antialiasing (Keys' a = -0.5, as `ops.imresize`), the part at a whole pixel, so that
+    factor 1 is a crop; clipped to [0, 1].
+
+    Args:
+      keys: one an example.
+      images: in [0, 1].
+      size: of the result, pixels a side.
+      factors: in (0, 1], each as likely; repeat one to favour it.
+
+    Raises:
+      InputError: for images smaller than `size / min(factors)`, or a factor out of range.
+    """
+    if not factors or not all(0 < f <= 1 for f in factors):
+        raise InputError(f"factors of random_rescale are in (0, 1]; got {factors}")
+    _check_room(images, math.ceil(size / min(factors)))
+    channels = images.shape[-1]
+    choices = jnp.array(factors, images.dtype)
+    room = jnp.array(images.shape[1:3])
+
+    def rescale(key: Array, image: Array) -> Array:
+        which, where = jax.random.split(key)
+        factor = jax.random.choice(which, choices)
+        most = room - jnp.ceil(size / factor).astype(int)
+        corner = jax.random.randint(where, (2,), 0, most + 1)
+        return jax.image.scale_and_translate(
+            image,
+            (size, size, channels),
+            (0, 1),
+            jnp.stack([factor, factor]),
+            -corner * factor,
+            method="cubic",
+            antialias=True,
+        )
+
+    return jnp.clip(jax.vmap(rescale)(keys, images), 0.0, 1.0)
+
+
+def random_dihedral(
+    keys: Key[Array, " batch"], images: Float[Array, "batch size size channels"]
+) -> Float[Array, "batch size size channels"]:
+    """Each square image in one of its eight orientations: quarter turns, mirrored or not."""
+    if images.shape[1] != images.shape[2]:
+        raise InputError(f"random_dihedral turns square images; got {images.shape[1:3]}")
+
+    def turn(key: Array, image: Array) -> Array:
+        transpose, down, across = jax.random.bernoulli(key, shape=(3,))
+        image = jnp.where(transpose, image.swapaxes(0, 1), image)
+        image = jnp.where(down, image[::-1], image)
+        return jnp.where(across, image[:, ::-1], image)
+
+    return jax.vmap(turn)(keys, images)
+
+
+def _check_room(images: Array, size: int) -> None:
+    if min(images.shape[1:3]) < size:
+        raise InputError(
+            f"parts of {size} pixels a side do not fit images of {images.shape[1]} x "
+            f"{images.shape[2]}"
+        )

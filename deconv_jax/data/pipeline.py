@@ -9,6 +9,7 @@ another number of processes and still see the same batches.
 import collections
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from deconv_jax.data.folders import FolderSource
+from deconv_jax.data.images import Color
 from deconv_jax.data.sources import ArraySource, Batch, Source, in_memory, load
 from deconv_jax.errors import InputError, at_least
 
@@ -25,10 +28,16 @@ class Data:
     """Which data set, and how it is held.
 
     Attributes:
-      name: an embedded set ("digits") or a TFDS name ("mnist").
-      data_dir: TFDS data directory; None for TFDS's own default.
-      train_split, validation_split, test_split: TFDS split expressions. Validation is looked at
-        while training (and picks the best checkpoint); test only once, at the end.
+      name: an embedded set ("digits", "photographs"), a folder of images ("folder:PATH") or a TFDS
+        name ("mnist").
+      data_dir: TFDS data directory, None for TFDS's own default; or where a folder is whose path
+        is not absolute.
+      train_split, validation_split, test_split: TFDS split expressions, or those of
+        `folders.find_files`. Validation is looked at while training (and picks the best
+        checkpoint); test only once, at the end.
+      tile: pixels a side of the overlapping parts of an image file that the training split's
+        examples are; None for whole images.
+      color: what image files are turned into, see `images.read_pixels`.
       cache: "none" decodes examples as they are needed; "memory" decodes each split once, into
         host memory; "device" then also keeps the training split on every device, so that a step
         takes only indices from the host.
@@ -41,6 +50,8 @@ class Data:
     train_split: str = "train"
     validation_split: str = "validation"
     test_split: str = "test"
+    tile: int | None = None
+    color: Color = "rgb"
     cache: Literal["none", "memory", "device"] = "none"
     workers: int = 0
     prefetch: int = 2
@@ -48,11 +59,21 @@ class Data:
     def __post_init__(self) -> None:
         at_least("data.workers", self.workers, 0)
         at_least("data.prefetch", self.prefetch, 0)
+        if self.tile is not None:
+            at_least("data.tile", self.tile, 1)
 
     def source(self, split: Literal["train", "validation", "test"]) -> Source:
-        """Opens a split, held as `cache` says."""
+        """Opens a split, held as `cache` says; names image files left out on standard error."""
         expression = getattr(self, f"{split}_split")
-        source = load(self.name, expression, self.data_dir)
+        tile = self.tile if split == "train" else None
+        source = load(self.name, expression, self.data_dir, tile=tile, color=self.color)
+        if isinstance(source, FolderSource) and source.skipped:
+            print(
+                f"warning: {split} split: left out {len(source.skipped)} image files:",
+                *source.skipped,
+                sep="\n  ",
+                file=sys.stderr,
+            )
         return source if self.cache == "none" else in_memory(source)
 
 

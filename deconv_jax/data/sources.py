@@ -1,7 +1,8 @@
-"""Where examples come from: TFDS by name, the sets embedded in the package, arrays in memory.
+"""Where examples come from: TFDS by name, folders of images, embedded sets, arrays in memory.
 
 A source is random access: `gather` takes example indices and returns a batch of numpy arrays, uint8
-images (batch, height, width, channels) and int32 labels. TFDS data is read as `array_record` through
+images (batch, height, width, channels) and, as the set has them, int32 labels or the int32 sizes of
+images that were extended to one shape. TFDS data is read as `array_record` through
 `as_data_source`, which keeps TensorFlow out of the training process; only *preparing* a set with an
 Image feature needs it.
 """
@@ -12,19 +13,27 @@ import importlib.util
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from deconv_jax.data.embedded import photographs
+from deconv_jax.data.folders import FOLDER, FolderSource, find_files
+from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError, closest
 
 Batch = dict[str, np.ndarray]
 
-EMBEDDED = ("digits",)
+EMBEDDED = ("digits", photographs.NAME)
 
 
 class Source(Protocol):
     """A split of a data set."""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What to call each example, or None where examples have no names."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -38,6 +47,7 @@ class ArraySource:
     """Examples held in memory: arrays with one row an example."""
 
     arrays: Mapping[str, np.ndarray]
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.arrays.items()}
@@ -57,6 +67,7 @@ class RecordSource:
     """Examples decoded from TFDS records as they are asked for; images must share one shape."""
 
     records: Any
+    names: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -80,21 +91,39 @@ def in_memory(source: Source) -> ArraySource:
     """All of `source` decoded once; the same examples in the same order."""
     if isinstance(source, ArraySource):
         return source
-    return ArraySource(source.gather(np.arange(len(source))))
+    return ArraySource(source.gather(np.arange(len(source))), source.names)
 
 
-def load(name: str, split: str, data_dir: str | None = None) -> RecordSource:
-    """Opens one split of a prepared TFDS data set; embedded sets are prepared on first use.
+def load(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    *,
+    tile: int | None = None,
+    color: Color = "rgb",
+) -> RecordSource | FolderSource:
+    """Opens one split of a data set: a folder of images, an embedded set, or a prepared TFDS set.
 
     Args:
-      name: an embedded set ("digits") or the name of a TFDS data set ("mnist", "cifar10:3.0.2").
-      split: a TFDS split, e.g. "test" or "train[:55000]".
-      data_dir: the TFDS data directory; TFDS's own default (`$TFDS_DATA_DIR`, else
-        ~/tensorflow_datasets) if None.
+      name: "folder:PATH", an embedded set ("digits", which is prepared on first use, or
+        "photographs"), or the name of a TFDS data set ("mnist", "cifar10:3.0.2").
+      split: e.g. "test" or "train[:55000]"; of a folder see `folders.find_files`.
+      data_dir: the TFDS data directory, TFDS's own default (`$TFDS_DATA_DIR`, else
+        ~/tensorflow_datasets) if None; or where a folder is whose path is not absolute.
+      tile, color: of image files alone, see `FolderSource`.
 
     Raises:
       InputError: no such data set or split, or it is not prepared; says what to run.
     """
+    if name == photographs.NAME:
+        return FolderSource(photographs.find_files(split), tile=tile, color=color)
+    if name.startswith(FOLDER):
+        return FolderSource(find_files(name, split, data_dir), tile=tile, color=color)
+    if tile is not None or color != "rgb":
+        raise InputError(
+            f"tile and color are for image files ({FOLDER}PATH or {photographs.NAME!r}); "
+            f"got tile={tile} and color={color!r} for data set {name!r}"
+        )
     if name in EMBEDDED:
         prepare(name, data_dir)
     builder = _builder(name, data_dir)
@@ -122,8 +151,10 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
 
     Raises:
       InputError: no such data set, or it is there in another format, or TensorFlow, which the
-        preparation needs, is missing.
+        preparation needs, is missing; or it is of image files, which are used as they are.
     """
+    if name == photographs.NAME or name.startswith(FOLDER):
+        raise InputError(f"data set {name!r} needs no preparation")
     builder = _builder(name, data_dir)
     if not builder.is_prepared():
         builder = _builder(name, data_dir, file_format="array_record")

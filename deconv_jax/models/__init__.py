@@ -2,10 +2,35 @@
 
 from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.models.classifier import Classifier
+from deconv_jax.models.dncnn import DnCNN
+from deconv_jax.models.espcn import ESPCN
+from deconv_jax.models.fsrcnn import FSRCNN
+from deconv_jax.models.rednet import REDNet
+from deconv_jax.models.restorer import Restorer
+from deconv_jax.models.srcnn import SRCNN
+from deconv_jax.models.unet import UNet
 
 MODELS = {
     "autoencoder": Autoencoder,
     "classifier": Classifier,
+    "dncnn": DnCNN,
+    "espcn": ESPCN,
+    "fsrcnn": FSRCNN,
+    "rednet": REDNet,
+    "restorer": Restorer,
+    "srcnn": SRCNN,
+    "unet": UNet,
 }
 
-__all__ = ["MODELS", "Autoencoder", "Classifier"]
+__all__ = [
+    "ESPCN",
+    "FSRCNN",
+    "MODELS",
+    "SRCNN",
+    "Autoencoder",
+    "Classifier",
+    "DnCNN",
+    "REDNet",
+    "Restorer",
+    "UNet",
+]

@@ -48,6 +48,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 RELU_GAIN = 2.0
 """Variance gain that makes up for a ReLU's zeroing half of its input (He et al., arXiv:1502.01852)."""
 
+PRELU_SLOPE = 0.25
+"""Slope of negative values that a `PReLU` starts with (arXiv:1502.01852, section 2.1)."""
+
+PRELU_GAIN = RELU_GAIN / (1 + PRELU_SLOPE**2)
+"""Variance gain before a `PReLU`, likewise (equation 15 there)."""
+
+RESIDUAL_GAIN = 1e-3
+"""Variance gain of the last layer of what is added to an image: a network starts as the identity."""
+
 
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation function called `name`; `leaky_relu` has slope 0.2 as in DCGAN."""
@@ -325,6 +334,37 @@ def _add_bias(layer: Conv | ConvTranspose | Upsample, x: Array) -> Array:
         return x
     bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class PReLU(nn.Module):
+    """A ReLU whose slope of negative values is learnt, one a channel (arXiv:1502.01852)."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
+        """max(x, 0) + slope * min(x, 0)."""
+        start = nn.initializers.constant(PRELU_SLOPE)
+        slope = self.param("slope", start, (x.shape[-1],)).astype(x.dtype)
+        return jnp.where(x < 0, x * slope.reshape((1,) * (x.ndim - 1) + (-1,)), x)
+
+
+def image_channels(
+    images: Float[Array, "*shape all_channels"], channels: int
+) -> Float[Array, "*shape channels"]:
+    """The image itself of what a restoration network is given: the first of the channels.
+
+    Args:
+      images: the image and, after it, maps that tell the network more, such as a noise level.
+      channels: of the image.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    if not 1 <= channels <= images.shape[-1]:
+        raise InputError(
+            f"this network takes images of {channels} channels, at least 1, and maps after them; "
+            f"got images {images.shape}"
+        )
+    return images[..., :channels]
 
 
 class Norm(nn.Module):

@@ -21,6 +21,7 @@ from deconv_jax.ops.interchange import (
     layer_to_lax,
     layer_to_torch,
 )
+from deconv_jax.ops.jpeg import jpeg
 from deconv_jax.ops.pool import (
     avg_pool,
     avg_unpool,
@@ -67,6 +68,7 @@ __all__ = [
     "imresize",
     "initializers",
     "inverse_filter",
+    "jpeg",
     "kernel_from_keras",
     "kernel_from_lax",
     "kernel_from_torch",

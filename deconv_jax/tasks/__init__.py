@@ -2,10 +2,12 @@
 
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.tasks.recognition import Recognition
+from deconv_jax.tasks.restoration import Restoration
 
 TASKS = {
     "autoencoding": Autoencoding,
     "recognition": Recognition,
+    "restoration": Restoration,
 }
 
-__all__ = ["TASKS", "Autoencoding", "Recognition"]
+__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration"]

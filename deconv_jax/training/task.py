@@ -15,7 +15,8 @@ from deconv_jax.training.state import Scalars, TrainState
 
 Batch = Mapping[str, jax.Array]
 """uint8 "image" (batch, height, width, channels), int32 "label" (batch,), int32 "index" (batch,)
-and, in evaluation, float32 "mask" (batch,): 1 for an example, 0 for a filling."""
+and, in evaluation, float32 "mask" (batch,): 1 for an example, 0 for a filling. Images that were
+extended to a common canvas have their true height and width in int32 "size" (batch, 2)."""
 
 
 class Task(Protocol):
@@ -24,8 +25,10 @@ class Task(Protocol):
     monitor: ClassVar[str]
     """The validation measure, higher is better, that picks the best checkpoint."""
 
-    protocol: ClassVar[str]
-    """How the measures of `evaluate` are defined, in a sentence that a result can carry."""
+    @property
+    def protocol(self) -> str:
+        """How the measures of `evaluate` are defined, in a sentence that a result can carry."""
+        ...
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """The state before the first step; only the shapes of `batch` matter."""

@@ -1,0 +1,281 @@
+"""Linear degradations that lose detail: blur, and reduction of the size.
+
+A blur is convolution proper, which flips the point-spread function, with the centre at index
+`size // 2`, as in `deconv_jax.ops.spectral`. It is computed by Fourier transform or pixel by pixel;
+the method changes the speed and nothing else, so choose "spatial" for small kernels.
+
+What a reader would get wrong: which image a low-resolution one comes from. `Downsample` is MATLAB's
+antialiased bicubic `imresize`, the "bicubic degradation" of super-resolution tables. `Decimate`
+keeps every scale-th pixel, from the first, and does not blur: it belongs after a blur in a `Chain`.
+The two differ in where the pixels lie: half a pixel of the small image, less half of the large one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deconv_jax import ops
+from deconv_jax.data.forward_model import Images, Linear, bounds, check_numbers, frozen_array
+from deconv_jax.data.lines import distance_to_segment
+from deconv_jax.errors import InputError, at_least
+
+Boundary = Literal["circular", "reflect", "zeros", "valid"]
+"""What lies outside an image: the image again, its mirror image without the border pixel (NumPy's
+"reflect"), zeros; or nothing, and the result is smaller by `size - 1` of the point-spread function.
+"""
+
+Method = Literal["fft", "spatial"]
+
+_NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "zeros": "constant"}
+
+
+class Convolution(Linear):
+    """A blur: what has a point-spread function `psf`, a `boundary` and a `method`.
+
+    `psf` is (height, width), or (batch, height, width) where each example has its own.
+    """
+
+    psf: Any
+    boundary: Boundary
+    method: Method
+
+    def forward(self, x: Images) -> Images:
+        """The blurred images; raises InputError for a psf larger than they are."""
+        psf = jnp.asarray(self.psf, x.dtype)
+        if psf.ndim == 3:
+            return jax.vmap(lambda image, own: self._blur(image[None], own)[0])(x, psf)
+        return self._blur(x, psf)
+
+    @property
+    def psf_size(self) -> tuple[int, int]:
+        """Height and width of the point-spread function, in pixels."""
+        height, width = self.psf.shape[-2:]
+        return height, width
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the blurred images, in pixels: as before, or smaller if "valid"."""
+        height, width = size
+        if self.boundary != "valid":
+            return height, width
+        return height - self.psf_size[0] + 1, width - self.psf_size[1] + 1
+
+    def _blur(self, x: Array, psf: Array) -> Array:
+        if any(k > n for k, n in zip(psf.shape, x.shape[1:3], strict=True)):
+            raise InputError(
+                f"psf is no larger than the images, {x.shape[1:3]} pixels; got psf {psf.shape}"
+            )
+        if self.method == "fft" and self.boundary == "circular":
+            return ops.fft_conv(x, psf, boundary="circular")
+        if self.method == "fft" and self.boundary == "zeros":
+            return ops.fft_conv(x, psf, boundary="linear")
+        if self.boundary != "valid":
+            pads = [((k - 1) // 2, k // 2) for k in psf.shape]
+            x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_NUMPY_PAD_MODE[self.boundary])
+        return _valid_fft(x, psf) if self.method == "fft" else _valid_spatial(x, psf)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Blur(Convolution):
+    """Convolution with a point-spread function.
+
+    Attributes:
+      psf: (height, width), centre at index `size // 2`; the images keep their brightness where it
+        sums to 1.
+      boundary: see `Boundary`.
+      method: "fft", or "spatial" for small kernels.
+    """
+
+    leaves = ("psf",)
+
+    psf: np.ndarray | Array
+    boundary: Boundary = "circular"
+    method: Method = "fft"
+
+    def __post_init__(self) -> None:
+        psf = frozen_array("psf", self.psf)
+        if psf.ndim not in (2, 3) or 0 in psf.shape:
+            raise InputError(f"psf is (height, width), neither of them 0; got shape {psf.shape}")
+        object.__setattr__(self, "psf", psf)
+        _check_blur(self)
+
+
+class ComputedBlur(Convolution):
+    """A blur whose point-spread function, `support` pixels wide and high, follows from numbers."""
+
+    support: int
+
+    @property
+    def psf_size(self) -> tuple[int, int]:
+        """Height and width of the point-spread function, in pixels; known before it is drawn."""
+        return self.support, self.support
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianBlur(ComputedBlur):
+    """Convolution with a Gaussian, sampled at the pixels and scaled to sum 1.
+
+    Attributes:
+      sigma: standard deviation in pixels, or a range of it.
+      size: of the point-spread function, in pixels, odd. Unless given it reaches as far as that of
+        `scipy.ndimage.gaussian_filter`, 4 times the (largest) sigma.
+      boundary, method: as for `Blur`.
+    """
+
+    leaves = ("sigma",)
+
+    sigma: float | tuple[float, float]
+    size: int | None = None
+    boundary: Boundary = "circular"
+    method: Method = "fft"
+    support: int = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_numbers("sigma", self.sigma, 0, exclude_least=True)
+        _, largest = bounds(self.sigma)
+        size = 2 * int(4 * largest + 0.5) + 1 if self.size is None else self.size
+        if size < 1 or size % 2 == 0:
+            raise InputError(f"size must be odd, for the blur to have a central pixel; got {size}")
+        object.__setattr__(self, "support", size)
+        _check_blur(self)
+
+    @property
+    def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
+        """The point-spread function, or one an example."""
+
+        def along_an_axis(sigma: Array) -> Array:
+            places = jnp.arange(self.support, dtype=jnp.float32) - self.support // 2
+            return jax.nn.softmax(-0.5 * jnp.square(places / sigma))
+
+        def plane(sigma: Array) -> Array:
+            weights = along_an_axis(sigma)
+            return jnp.outer(weights, weights)
+
+        return _each(plane, self._settled("sigma"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MotionBlur(ComputedBlur):
+    """The blur of a camera that moves along a straight line at constant speed.
+
+    The weight of a pixel falls from 1 on the line to 0 at a distance of one pixel, and all are
+    scaled to sum 1: a horizontal motion over an odd number of pixels is their plain mean.
+
+    Attributes:
+      length: pixels that a point is smeared over, at least 1, or a range of it.
+      angle: in degrees, counter-clockwise from horizontal, or a range of it.
+      boundary, method: as for `Blur`.
+    """
+
+    leaves = ("length", "angle")
+
+    length: float | tuple[float, float]
+    angle: float | tuple[float, float] = 0.0
+    boundary: Boundary = "circular"
+    method: Method = "fft"
+    support: int = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_numbers("length", self.length, 1)
+        check_numbers("angle", self.angle, -math.inf)
+        _, longest = bounds(self.length)
+        object.__setattr__(self, "support", 2 * math.ceil((longest - 1) / 2) + 1)
+        _check_blur(self)
+
+    @property
+    def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
+        """The point-spread function, or one an example."""
+
+        def plane(length: Array, angle: Array) -> Array:
+            n = self.support
+            distance = distance_to_segment(n, n, (n // 2, n // 2), length - 1, angle)
+            weights = jnp.maximum(1.0 - distance, 0.0)
+            return weights / jnp.sum(weights)
+
+        return _each(plane, self._settled("length"), self._settled("angle"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Downsample(Linear):
+    """MATLAB's antialiased bicubic reduction, `ops.imresize(x, 1 / scale)`.
+
+    Attributes:
+      scale: by which height and width are divided, rounding up; papers crop the images to multiples
+        of it before.
+    """
+
+    scale: int
+
+    def __post_init__(self) -> None:
+        at_least("scale", self.scale, 1)
+
+    def forward(self, x: Images) -> Images:
+        """The smaller images."""
+        return ops.imresize(x, 1 / self.scale)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the smaller images, in pixels."""
+        height, width = size
+        one = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
+        _, height, width, _ = jax.eval_shape(self.forward, one).shape
+        return height, width
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decimate(Linear):
+    """Keeps every scale-th pixel of every scale-th row, from the first of each.
+
+    Attributes:
+      scale: by which height and width are divided, rounding up.
+    """
+
+    scale: int
+
+    def __post_init__(self) -> None:
+        at_least("scale", self.scale, 1)
+
+    def forward(self, x: Images) -> Images:
+        """The smaller images."""
+        return x[:, :: self.scale, :: self.scale]
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the smaller images, in pixels."""
+        height, width = size
+        return -(-height // self.scale), -(-width // self.scale)
+
+
+def _check_blur(blur: Convolution) -> None:
+    for name, choices in {"boundary": Boundary, "method": Method}.items():
+        if getattr(blur, name) not in get_args(choices):
+            raise InputError(
+                f"{name} is one of {', '.join(get_args(choices))}; got {getattr(blur, name)!r}"
+            )
+
+
+def _each(plane: Callable[..., Array], *parameters: Any) -> Array:
+    """`plane` of numbers, or of each example's where one of them is an array."""
+    arrays = [jnp.asarray(p, jnp.float32) for p in parameters]
+    if all(a.ndim == 0 for a in arrays):
+        return plane(*arrays)
+    return jax.vmap(plane, [a.ndim - 1 if a.ndim else None for a in arrays])(*arrays)
+
+
+def _valid_fft(x: Array, psf: Array) -> Array:
+    """The pixels of the blurred image that depend on no pixel outside of it."""
+    blurred = ops.fft_conv(x, psf, boundary="linear")
+    rows, columns = ((k - 1) // 2 for k in psf.shape)
+    height, width = (n - k + 1 for n, k in zip(x.shape[1:3], psf.shape, strict=True))
+    return blurred[:, rows : rows + height, columns : columns + width]
+
+
+def _valid_spatial(x: Array, psf: Array) -> Array:
+    """As `_valid_fft`; channels become images, for a convolution of each by itself is slow."""
+    planes = jnp.moveaxis(x, -1, 1)[..., None]
+    kernel = psf[::-1, ::-1, None, None]
+    with jax.default_matmul_precision("highest"):
+        return jnp.moveaxis(ops.conv(planes, kernel, padding="VALID")[..., 0], 1, -1)

@@ -1,0 +1,239 @@
+"""Folders of image files as sources of examples, all of one shape though the files are not.
+
+For training an image is cut into tiles that overlap by half, and an example is one tile: files are
+decoded as they are needed, and random crops happen on the device, inside a tile. For evaluation an
+example is a whole image. Either is extended by mirroring, at the bottom and at the right, where it
+is too small, and "size" says what of it is true. What a reader would get wrong: a slice of a split
+counts files, in the order of their paths, also those that turn out to be unreadable, so that the
+splits of a folder stay disjoint whatever happens to its files.
+"""
+
+import collections
+import dataclasses
+import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deconv_jax.data.images import Color, list_images, read_pixels
+from deconv_jax.errors import InputError, at_least
+
+FOLDER = "folder:"
+"""How the name of a data set begins that is a folder."""
+CANVAS_MULTIPLE = 16
+"""Of the height and width to which whole images are extended, so that four halvings fit."""
+CACHE_BYTES = 1 << 30
+"""Decoded images that a source holds, most recently used first."""
+
+_SPLIT = re.compile(r"(?P<files>.*?)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
+_BOUND = re.compile(r"(-?\d+)(%?)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Image files and the folder that their names are told from."""
+
+    root: Path
+    paths: tuple[Path, ...]
+
+    def name(self, path: Path) -> str:
+        """What to call a file, with / between folders."""
+        return path.relative_to(self.root).as_posix()
+
+
+class FolderSource:
+    """A split of image files; `gather` gives "image" and "size".
+
+    "image" is uint8 (batch, height, width, channels), and "size" int32 (batch, 2), the height and
+    width of what is true of each, at the top left. Every file is decoded once at the start, so that
+    a damaged one is found before training and not in the middle of it.
+
+    Args:
+      files: the image files, in the order of examples.
+      tile: height and width of an example, a part of an image; None for whole images, extended to
+        the largest height and width among them, rounded up to a multiple of 16.
+      color: channels, see `read_pixels`.
+      cache_bytes: of decoded images, kept so that the tiles of an image need not decode it again.
+
+    Attributes:
+      names: the file of each example, by its path in the folder.
+      skipped: a line for each file that was left out, with the reason.
+
+    Raises:
+      InputError: there is no file, or none that can be read.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        *,
+        tile: int | None = None,
+        color: Color = "rgb",
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        if tile is not None:
+            at_least("tile", tile, 1)
+        self._files, self._color, self._cache_bytes = files, color, cache_bytes
+        self._start_cache()
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            found = list(threads.map(self._look_at, files.paths))
+        self.skipped = tuple(reason for reason in found if isinstance(reason, str))
+        sizes = {
+            path: size
+            for path, size in zip(files.paths, found, strict=True)
+            if not isinstance(size, str)
+        }
+        if not sizes:
+            reason = f" that can be read: {self.skipped[0]}" if self.skipped else ""
+            raise InputError(f"no image file{reason} in {files.root}")
+        if tile is None:
+            largest = np.max(list(sizes.values()), axis=0)
+            self._shape = tuple(int(-(-n // CANVAS_MULTIPLE) * CANVAS_MULTIPLE) for n in largest)
+            self._examples = [(path, 0, 0) for path in sizes]
+        else:
+            self._shape = (tile, tile)
+            self._examples = [
+                (path, top, left)
+                for path, (height, width) in sizes.items()
+                for top in tile_starts(height, tile)
+                for left in tile_starts(width, tile)
+            ]
+        self.names = tuple(files.name(path) for path, _, _ in self._examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`; raises InputError if a file has become unreadable."""
+        height, width = self._shape
+        sizes = np.empty((len(indices), 2), np.int32)
+        images = np.empty((len(indices), height, width, 3 if self._color == "rgb" else 1), np.uint8)
+        for row, index in enumerate(indices):
+            path, top, left = self._examples[index]
+            part = self._image(path)[top : top + height, left : left + width]
+            sizes[row] = part.shape[:2]
+            images[row] = extended(part, height, width)
+        return {"image": images, "size": sizes}
+
+    def _look_at(self, path: Path) -> tuple[int, int] | str:
+        """The size of an image, or why it cannot be read."""
+        try:
+            height, width, _ = self._image(path).shape
+        except InputError as error:
+            return str(error)
+        return height, width
+
+    def _image(self, path: Path) -> np.ndarray:
+        """A decoded file, of the cache if it is there; two threads may decode the same one."""
+        with self._lock:
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
+        image = read_pixels(path, self._color)
+        with self._lock:
+            if path not in self._cache:
+                self._cache[path] = image
+                self._cached_bytes += image.nbytes
+            while self._cached_bytes > self._cache_bytes:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached_bytes -= oldest.nbytes
+        return image
+
+    def _start_cache(self) -> None:
+        self._lock = threading.Lock()
+        self._cache: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
+        self._cached_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that load: each has a cache of its own."""
+        own = ("_lock", "_cache", "_cached_bytes")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_cache()
+
+
+def tile_starts(length: int, tile: int) -> list[int]:
+    """Where tiles begin along an axis: every half tile, and one at the end.
+
+    Any part of an axis no longer than half a tile, plus one pixel, is inside some tile.
+    """
+    last = max(length - tile, 0)
+    return [*range(0, last, max(tile // 2, 1)), last]
+
+
+def extended(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (h, w, channels) extended by mirroring about its last row and column."""
+    missing = (height - image.shape[0], width - image.shape[1])
+    if missing == (0, 0):
+        return image
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+
+
+def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
+    """The files of a split of a folder.
+
+    Args:
+      name: "folder:PATH"; ~ and environment variables are expanded, and a path that is not
+        absolute is one in `data_dir`, or in the working directory without it.
+      split: "all", a subfolder ("train"), or another folder ("folder:PATH"), then perhaps a slice
+        of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]".
+      data_dir: see `name`.
+
+    Raises:
+      InputError: no such folder, an ill-formed split, or one without files.
+    """
+    chosen, bounds = parse_split(split)
+    root = _folder(name, data_dir)
+    if chosen.startswith(FOLDER):
+        root = folder = _folder(chosen, data_dir)
+    else:
+        folder = root if chosen == "all" else root / chosen
+    if not root.is_dir():
+        raise InputError(f"data set {name!r}, split {split!r}: no folder {root}")
+    if not folder.is_dir():
+        raise InputError(
+            f"data set {name!r} has no split {split!r}: it is not \"all\", and {folder} is no "
+            'folder; a part of the files is e.g. "all[:-10]"'
+        )
+    return sliced(Files(root, tuple(list_images(folder))), split, bounds)
+
+
+def parse_split(split: str) -> tuple[str, tuple[str, str]]:
+    """What a split is of, and the two ends of its slice, "" where there is none."""
+    match = _SPLIT.fullmatch(split)
+    ends = (match["start"] or "", match["stop"] or "") if match else ("", "")
+    if match is None or any(end and not _BOUND.fullmatch(end) for end in ends):
+        raise InputError(
+            f'split {split!r} is ill-formed; wanted is e.g. "all", "train[:100]" or "all[90%:]"'
+        )
+    return match["files"], ends
+
+
+def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
+    """A slice of files; ends are whole numbers or percentages, rounded, from the end if negative."""
+    count = len(files.paths)
+
+    def place(end: str, default: int) -> int:
+        if not end:
+            return default
+        number, percent = _BOUND.fullmatch(end).groups()  # type: ignore[union-attr]
+        offset = round(int(number) * count / 100) if percent else int(number)
+        if abs(offset) > count:
+            raise InputError(f"split {split!r}: {end} is beyond the {count} files of {files.root}")
+        return offset + count if number.startswith("-") else offset
+
+    chosen = files.paths[place(ends[0], 0) : place(ends[1], count)]
+    if not chosen:
+        raise InputError(f"split {split!r} is empty: {files.root} has {count} image files for it")
+    return Files(files.root, chosen)
+
+
+def _folder(name: str, data_dir: str | None) -> Path:
+    parts = [data_dir or "", name.removeprefix(FOLDER)]
+    return Path(*(os.path.expanduser(os.path.expandvars(part)) for part in parts))

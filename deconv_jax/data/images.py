@@ -1,0 +1,427 @@
+"""Image files, read as they are, written as they were, refused with a reason.
+
+`read_image` keeps what a restored copy has to share with its original: bit depth, gray or colour,
+alpha, ICC profile, EXIF data. `read_pixels` is the short form for data sets: 8 bits, one or three
+channels. Pixels are numbers as stored: no colour profile is applied, nothing is made linear in
+light. What a reader would get wrong: Pillow reads 16-bit colour as 8 bits without a word, so such
+PNG files are decoded here in two passes, one for each byte, and such TIFF files by tifffile.
+
+    file                           pixels
+    black and white, gray          one channel
+    palette                        expanded: RGB, with alpha if the palette has transparency
+    CMYK, YCbCr, HSV               converted to RGB by Pillow, without colour management
+    one transparent colour         alpha, but for 16 bits, where it is ignored
+    orientation in EXIF or TIFF    applied, and no longer in the EXIF data
+    several pages or frames        the first
+    floats, 32-bit integers, Lab   refused
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import tifffile
+from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image
+
+from deconv_jax.errors import InputError, closest
+from deconv_jax.files import write_atomically
+
+Color = Literal["rgb", "gray", "y"]
+
+FORMATS = {
+    ".bmp": "BMP",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""The formats that file name endings, in small letters, stand for."""
+MAX_PIXELS = 250_000_000
+"""Height times width up to which a file is decoded, unless told otherwise."""
+JPEG_QUALITY = 95
+
+_OPENED = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""By number of channels: gray, gray and alpha, RGB, RGBA."""
+_REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
+_DESCRIPTIVE = frozenset(
+    {
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.XResolution,
+        ExifTags.Base.YResolution,
+        ExifTags.Base.ResolutionUnit,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.Copyright,
+        ExifTags.Base.ExifOffset,
+        ExifTags.Base.GPSInfo,
+    }
+)
+"""What of a TIFF file's tags is about the picture; the others are about the file."""
+_opening = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFile:
+    """What was in an image file.
+
+    Attributes:
+      pixels: upright, (height, width, 1 or 3), in [0, 1].
+      alpha: opacity (height, width, 1) in [0, 1], if the file has it; pixels are not multiplied
+        by it.
+      bit_depth: 8 or 16; 8 too for files of fewer bits.
+      mode: the file's kind of pixels in Pillow's word, such as "L", "P", "RGBA" or "CMYK".
+      icc_profile: the colour profile of `pixels`, as stored; None for none, and for CMYK.
+      exif: EXIF data without an orientation; of a TIFF file what describes the picture, and None of
+        one with 16-bit colour.
+      format: "BMP", "JPEG", "PNG", "TIFF" or "WEBP".
+    """
+
+    pixels: Float[np.ndarray, "height width channels"]
+    alpha: Float[np.ndarray, "height width 1"] | None
+    bit_depth: int
+    mode: str
+    icc_profile: bytes | None
+    exif: bytes | None
+    format: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A file's samples (height, width, channels), uint8 or uint16; an even last one is alpha."""
+
+    samples: np.ndarray
+    mode: str
+    format: str
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, by their endings, sorted by their paths.
+
+    Hidden files and folders are left out.
+
+    Raises:
+      InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        places = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in places if path.suffix.lower() in FORMATS]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
+    """Reads an image file, see the table above.
+
+    Args:
+      path: of a BMP, JPEG, PNG, TIFF or WebP file, whatever its name.
+      max_pixels: height times width from which on nothing is decoded.
+
+    Raises:
+      InputError: the file is missing, damaged, too large or of another kind.
+    """
+    decoded = _decode(path, max_pixels)
+    samples = decoded.samples
+    bit_depth = 8 * samples.dtype.itemsize
+    values = samples.astype(np.float32) / np.float32(2**bit_depth - 1)
+    has_alpha = samples.shape[-1] % 2 == 0
+    return ImageFile(
+        pixels=values[..., :-1] if has_alpha else values,
+        alpha=values[..., -1:] if has_alpha else None,
+        bit_depth=bit_depth,
+        mode=decoded.mode,
+        icc_profile=decoded.icc_profile,
+        exif=decoded.exif,
+        format=decoded.format,
+    )
+
+
+def read_pixels(
+    path: Path, color: Color = "rgb", max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Reads an image file as a data set needs it.
+
+    16 bits are rounded to 8; what is transparent is laid on white.
+
+    Args:
+      path: as for `read_image`.
+      color: "rgb" gives three channels, equal ones for a gray file. "gray" gives luma, 0.299 R +
+        0.587 G + 0.114 B, and a gray file as it is. "y" gives the Y of MATLAB's `rgb2ycbcr`, from
+        16 to 235 (ITU-R BT.601), a gray file being RGB with equal channels. Both are rounded.
+      max_pixels: as for `read_image`.
+
+    Raises:
+      InputError: as `read_image`.
+    """
+    samples = _decode(path, max_pixels).samples
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if samples.shape[-1] % 2 == 0:
+        samples = _on_white(samples)
+    if color == "rgb":
+        return np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
+    return rgb_to_y(samples) if color == "y" else _luma(samples)
+
+
+def rgb_to_y(
+    samples: UInt8[np.ndarray, "*size channels"],
+) -> UInt8[np.ndarray, "*size 1"]:
+    """The first channel of MATLAB's `rgb2ycbcr`, exactly rounded; one channel stands for three."""
+    red, green, blue = _channels(samples)
+    thousandths = 65481 * red + 128553 * green + 24966 * blue
+    return (16 + (thousandths + 127_500) // 255_000).astype(np.uint8)
+
+
+def _luma(samples: np.ndarray) -> np.ndarray:
+    red, green, blue = _channels(samples)
+    return ((299 * red + 587 * green + 114 * blue + 500) // 1000).astype(np.uint8)
+
+
+def _channels(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Red, green and blue, each (*size, 1)."""
+    wide = np.broadcast_to(samples, (*samples.shape[:-1], 3)).astype(np.uint32)
+    return (wide[..., i : i + 1] for i in range(3))
+
+
+def _on_white(samples: np.ndarray) -> np.ndarray:
+    """Samples with alpha laid on white, of their own type."""
+    most = np.iinfo(samples.dtype).max
+    pixels, alpha = samples[..., :-1].astype(np.uint64), samples[..., -1:].astype(np.uint64)
+    mixed = pixels * alpha + most * (most - alpha)
+    return ((mixed + most // 2) // most).astype(samples.dtype)
+
+
+def _decode(path: Path, max_pixels: int) -> _Decoded:
+    try:
+        with path.open("rb") as file:
+            if file.read(4) in _TIFF_STARTS:
+                with tifffile.TiffFile(file) as tiff:
+                    page: Any = tiff.pages[0]
+                    if page.bitspersample == 16 and page.samplesperpixel > 1:
+                        _check_size(page.imagewidth, page.imagelength, max_pixels)
+                        return _decode_wide_tiff(page)
+            return _decode_with_pillow(file, max_pixels)
+    except Exception as error:  # Decoders raise all sorts of things on a damaged file.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is damaged, or no BMP, JPEG, PNG, TIFF or WebP file"
+        raise InputError(f"cannot read image {path}: {reason}") from error
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"it has {width} x {height} pixels; the limit is {max_pixels} in all")
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Any]:
+    """An image of which Pillow has read the header; its own limit of pixels gives way to ours."""
+    file.seek(0)
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=_OPENED)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    with image:
+        yield image
+
+
+def _decode_with_pillow(file: BinaryIO, max_pixels: int) -> _Decoded:
+    with _opened(file) as image:
+        _check_size(image.width, image.height, max_pixels)
+        mode, kind = image.mode, image.format.replace("MPO", "JPEG")
+        samples_kind = image.tile[0].args if kind == "PNG" else None
+        samples = _samples(image)
+        # TIFF files are upright by now; a PNG file's EXIF data may come after its pixels.
+        exif = image.getexif()
+        turned = 1 if kind == "TIFF" else exif.get(ExifTags.Base.Orientation, 1)
+        for tag in list(exif):
+            if tag == ExifTags.Base.Orientation or (kind == "TIFF" and tag not in _DESCRIPTIVE):
+                del exif[tag]
+        profile = image.info.get("icc_profile") if mode != "CMYK" else None
+    if samples_kind in ("RGB;16B", "RGBA;16B", "LA;16B"):
+        mode, samples = samples_kind[:-4], _decode_wide_png(file, samples_kind)
+    samples = np.ascontiguousarray(_upright(samples, turned))
+    return _Decoded(samples, mode, kind, profile or None, exif.tobytes() if exif else None)
+
+
+def _samples(image: Any) -> np.ndarray:
+    """The samples (height, width, channels) of an opened file, in Pillow's own depth."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode in _REFUSED:
+        raise ValueError(f"its pixels are {_REFUSED[image.mode]}, not 8 or 16 bits of gray or RGB")
+    wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:
+        wanted += "A"
+    return np.asarray(image.convert(wanted)).reshape(image.height, image.width, len(wanted))
+
+
+def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
+    """The 16-bit samples of a colour PNG, of which Pillow gives one byte or the other."""
+
+    def read(stored: str) -> np.ndarray:
+        with _opened(file) as image:
+            image.tile = [image.tile[0]._replace(args=stored)]
+            return np.asarray(image).astype(np.uint16)
+
+    if samples_kind == "LA;16B":  # Its four bytes a pixel pass for RGBA of 8 bits.
+        pairs = read("RGBA")
+        return pairs[..., 0::2] << 8 | pairs[..., 1::2]
+    return read(samples_kind) << 8 | read(samples_kind.replace("16B", "16L"))
+
+
+def _decode_wide_tiff(page: Any) -> _Decoded:
+    """The 16-bit samples of a page of a TIFF file with several channels."""
+    channels = page.samplesperpixel
+    kinds = {1: (0, 1), 3: (2,)}[channels - (channels % 2 == 0)] if channels <= 4 else ()
+    if page.dtype != np.uint16 or page.photometric not in kinds:
+        raise ValueError("it is neither gray nor RGB")
+    samples = page.asarray()
+    if page.planarconfig == 2:
+        samples = np.moveaxis(samples, 0, -1)
+    if page.photometric == 0:
+        samples[..., 0] = 65535 - samples[..., 0]
+    orientation = page.tags.get("Orientation")
+    samples = _upright(samples, 1 if orientation is None else int(orientation.value))
+    mode = {2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    return _Decoded(np.ascontiguousarray(samples), mode, "TIFF", page.iccprofile)
+
+
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation, 1 to 8; other numbers mean nothing."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    return samples[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def write_image(
+    path: Path,
+    pixels: Float[np.ndarray, "height width channels"],
+    like: ImageFile | None = None,
+) -> None:
+    """Writes an image file, whole or not at all, in the format of its name's ending.
+
+    BMP, PNG, TIFF and WebP are lossless, JPEG has quality 95 and full colour resolution. 16 bits
+    go into PNG and TIFF, alpha into PNG, TIFF and WebP; elsewhere samples are rounded to 8 bits and
+    what is transparent is laid on white. WebP has no gray: its three channels are equal.
+
+    Args:
+      path: the file to make or replace.
+      pixels: one or three channels in [0, 1]; what is beyond is clipped.
+      like: gives bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile
+        (if gray stayed gray and colour colour) and EXIF data (not for colour TIFF of 16 bits);
+        without it the file has 8 bits and none of these. A palette is not made again.
+
+    Raises:
+      InputError: an unknown ending, pixels that are NaN or of another shape, more pixels than the
+        format has room for, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"no image format for {path}; {closest(suffix, FORMATS)}")
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.size == 0:
+        raise InputError(f"an image is (height, width, 1 or 3); got {pixels.shape} for {path}")
+    if np.isnan(pixels).any():
+        raise InputError(f"pixels for {path} are NaN")
+    kind = FORMATS[suffix]
+    values = [np.clip(pixels, 0.0, 1.0)]
+    if like is not None and like.alpha is not None:
+        values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
+    wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
+    dtype = np.uint16 if wide else np.uint8
+    scaled = np.concatenate(values, axis=-1).astype(np.float64) * np.iinfo(dtype).max
+    samples = np.rint(scaled).astype(dtype)
+    if kind in ("BMP", "JPEG") and samples.shape[-1] % 2 == 0:
+        samples = _on_white(samples)
+    same_colors = like is not None and like.pixels.shape[-1] == pixels.shape[-1]
+    profile = like.icc_profile if like is not None and same_colors else None
+    exif = like.exif if like is not None else None
+    try:
+        encoded = _encode(kind, samples, profile, exif)
+    except (OSError, ValueError, struct.error) as error:
+        raise InputError(f"cannot write {path} as {kind}: {error}") from error
+    write_atomically(path, lambda file: file.write(encoded))
+
+
+def _resized(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if alpha.shape[:2] == size:
+        return alpha
+    resized = Image.fromarray(alpha[..., 0]).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(resized)[..., None], 0.0, 1.0)
+
+
+def _encode(kind: str, samples: np.ndarray, profile: bytes | None, exif: bytes | None) -> bytes:
+    """The bytes of a file."""
+    channels = samples.shape[-1]
+    if samples.dtype == np.uint16 and kind == "PNG":
+        return _encode_wide_png(samples, profile, exif)
+    file = io.BytesIO()
+    if samples.dtype == np.uint16 and channels > 1:
+        tifffile.imwrite(
+            file,
+            samples,
+            photometric="rgb" if channels > 2 else "minisblack",
+            extrasamples=["unassalpha"] if channels % 2 == 0 else None,
+            planarconfig="contig",
+            compression="zlib",
+            iccprofile=profile,
+            metadata=None,
+        )
+        return file.getvalue()
+    defaults: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": JPEG_QUALITY, "subsampling": "4:4:4"},
+        "TIFF": {"compression": "tiff_adobe_deflate"},
+        "WEBP": {"lossless": True, "exact": True},
+    }
+    options = dict(defaults.get(kind, {}))
+    if profile is not None:
+        options["icc_profile"] = profile
+    if exif is not None:
+        options["exif"] = exif
+    Image.fromarray(samples[..., 0] if channels == 1 else samples).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _encode_wide_png(samples: np.ndarray, profile: bytes | None, exif: bytes | None) -> bytes:
+    """A PNG file of 16-bit samples (W3C, PNG specification), each row less the one above it."""
+    height, width, channels = samples.shape
+    rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPES[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header)]
+    if profile is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
+    if exif is not None:
+        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    chunks += [(b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b"")]
+    return _PNG_START + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -1,0 +1,32 @@
+"""Straight lines between pixels, of which motion blurs and strokes over a picture are made.
+
+Positions are (row, column) in pixels and rows count downwards, so that an angle, counter-clockwise
+from the direction of the columns as seen on the screen, points to *smaller* rows.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def distance_to_segment(
+    height: int,
+    width: int,
+    centre: tuple[float | Float[Array, ""], float | Float[Array, ""]],
+    length: float | Float[Array, ""],
+    angle: float | Float[Array, ""],
+) -> Float[Array, "height width"]:
+    """Distance of each pixel's middle to a line segment, in pixels.
+
+    Args:
+      height, width: of the grid, in pixels.
+      centre: row and column of the segment's middle.
+      length: of the segment, in pixels; 0 for a point.
+      angle: in degrees, counter-clockwise from horizontal.
+    """
+    rows = jnp.arange(height, dtype=jnp.float32) - centre[0]
+    columns = jnp.arange(width, dtype=jnp.float32) - centre[1]
+    down, right = jnp.meshgrid(rows, columns, indexing="ij")
+    radians = jnp.deg2rad(jnp.asarray(angle, jnp.float32))
+    along = right * jnp.cos(radians) - down * jnp.sin(radians)
+    across = right * jnp.sin(radians) + down * jnp.cos(radians)
+    return jnp.hypot(jnp.maximum(jnp.abs(along) - length / 2, 0.0), across)

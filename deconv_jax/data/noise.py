@@ -1,0 +1,138 @@
+"""Noise and compression: degradations that are not linear maps.
+
+What a reader would get wrong: the units. The standard deviation of `GaussianNoise` is in 8-bit
+levels, as papers quote it ("sigma = 25"), and means sigma / 255 on images in [0, 1]. Noisy images
+are neither clipped nor rounded: noise clipped to [0, 1] is no longer of mean zero.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deconv_jax.data.forward_model import (
+    Degradation,
+    Images,
+    Keys,
+    Noise,
+    check_numbers,
+)
+from deconv_jax.ops.jpeg import Subsampling, check_subsampling, jpeg
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianNoise(Noise):
+    """White Gaussian noise, independent of the image.
+
+    Attributes:
+      sigma: standard deviation in 8-bit levels, or a range of it.
+    """
+
+    leaves = ("sigma",)
+
+    sigma: float | tuple[float, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("sigma", self.sigma, 0)
+
+    @property
+    def sigma_unit(self) -> float | Float[Array, " batch"]:
+        """Standard deviation on images in [0, 1]; raises InputError for a range."""
+        return self._settled("sigma") / 255
+
+    @staticmethod
+    def _degrade(key: Array, image: Array, strength: Array) -> Array:
+        return image + strength / 255 * jax.random.normal(key, image.shape, image.dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PoissonNoise(Noise):
+    """The noise of counting photons: Poisson(peak * x) / peak, with variance x / peak.
+
+    Attributes:
+      peak: photons that a pixel of value 1 collects on average, or a range of it.
+    """
+
+    leaves = ("peak",)
+
+    peak: float | tuple[float, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("peak", self.peak, 0, exclude_least=True)
+
+    @staticmethod
+    def _degrade(key: Array, image: Array, strength: Array) -> Array:
+        mean = jnp.maximum(strength * image, 0)
+        return jax.random.poisson(key, mean).astype(image.dtype) / strength
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpeckleNoise(Noise):
+    """Noise in proportion to the image, x * (1 + sigma * standard normal), as in radar images.
+
+    Attributes:
+      sigma: standard deviation as a fraction of the pixel's value, without unit, or a range of it.
+    """
+
+    leaves = ("sigma",)
+
+    sigma: float | tuple[float, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("sigma", self.sigma, 0)
+
+    @staticmethod
+    def _degrade(key: Array, image: Array, strength: Array) -> Array:
+        return image * (1 + strength * jax.random.normal(key, image.shape, image.dtype))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SaltAndPepperNoise(Noise):
+    """Values replaced by 0 or 1, as likely one as the other, each channel by itself.
+
+    Attributes:
+      fraction: of the values that are replaced, or a range of it.
+    """
+
+    leaves = ("fraction",)
+
+    fraction: float | tuple[float, float]
+
+    def __post_init__(self) -> None:
+        check_numbers("fraction", self.fraction, 0, 1)
+
+    @staticmethod
+    def _degrade(key: Array, image: Array, strength: Array) -> Array:
+        place = jax.random.uniform(key, image.shape, image.dtype)
+        salt = (place < strength / 2).astype(image.dtype)
+        return jnp.where(place < strength, salt, image)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Jpeg(Degradation):
+    """JPEG compression and decompression, as `ops.jpeg`; clips and rounds to 8 bits.
+
+    Attributes:
+      quality: 1 to 100, as libjpeg and Pillow count it, or a range of it, both ends included.
+      subsampling: of the chroma channels.
+    """
+
+    leaves = ("quality",)
+
+    quality: int | tuple[int, int]
+    subsampling: Subsampling = "4:2:0"
+
+    def __post_init__(self) -> None:
+        check_numbers("quality", self.quality, 1, 100)
+        check_subsampling(self.subsampling)
+
+    def apply(self, x: Images, keys: Keys | None = None) -> Images:
+        """The decompressed images, in [0, 1]; the keys are not needed."""
+        del keys
+        return jpeg(x, self._settled("quality"), subsampling=self.subsampling)
+
+    @staticmethod
+    def _draw_number(key: Array, low_high: tuple[Any, Any]) -> Array:
+        return jax.random.randint(key, (), low_high[0], low_high[1] + 1)

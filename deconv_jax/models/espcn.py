@@ -1,0 +1,70 @@
+"""ESPCN: super-resolution by convolutions at low resolution and a sub-pixel convolution.
+
+Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
+convolutional neural network", arXiv:1609.05158, section 2: layers (f, n) = (5, 64), (3, 32) and
+f = 3 to `scale**2` times the channels, which are dealt out to blocks of pixels. What a reader would
+get wrong: the order of those channels. It is that of equation 4 and PyTorch's `PixelShuffle` ("CRD"
+in `ops.depth_to_space`); TensorFlow's is another for more than one channel. The paper's activation
+is tanh, found better than ReLU there (section 3.2).
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from deconv_jax.errors import at_least
+from deconv_jax.models.layers import RELU_GAIN, Conv, Upsample, activation, image_channels
+from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.ops.resample import UpsampleMethod
+
+
+class ESPCN(nn.Module):
+    """ESPCN with a choice of the layer that enlarges; that one has `9 * scale**2` taps in any case.
+
+    Attributes:
+      scale: of height and width.
+      channels: of the image; the paper restores luma alone.
+      features: channels of the first two layers.
+      activation: "tanh" as in the paper, or "relu".
+      upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution. "transposed" (of kernel size
+        `3 * scale`, the same map with its weights in another order) and "resize" (to the nearest
+        pixel, then a convolution of that kernel size) have as many weights.
+    """
+
+    scale: int = 3
+    channels: int = 1
+    features: tuple[int, int] = (64, 32)
+    activation: Literal["tanh", "relu"] = "tanh"
+    upsampling: UpsampleMethod = "subpixel"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width all_channels"], train: bool = False
+    ) -> Float[Array, "batch out_height out_width channels"]:
+        """Images to images `scale` times their size.
+
+        Raises:
+          InputError: too few channels, an unknown upsampling or activation, or a field out of
+            range.
+        """
+        del train
+        image_channels(images, self.channels)
+        act = activation(self.activation)
+        gain = RELU_GAIN if self.activation == "relu" else 1.0
+        x = images
+        for features, kernel_size in zip(self.features, (5, 3), strict=True):
+            x = act(Conv(features, kernel_size=kernel_size, gain=gain)(x))
+        size = self._upsampling_kernel_size()
+        return Upsample(self.channels, self.scale, self.upsampling, kernel_size=size)(x)
+
+    @nn.nowrap
+    def receptive_field(self) -> ReceptiveField:
+        """Of an output pixel; raises InputError for a field out of range."""
+        size = self._upsampling_kernel_size()
+        return Trace().conv(5).conv(3).upsample(self.scale, self.upsampling, size).receptive_field()
+
+    @nn.nowrap
+    def _upsampling_kernel_size(self) -> int:
+        at_least("scale", self.scale, 1)
+        return 3 if self.upsampling == "subpixel" else 3 * self.scale

@@ -1,0 +1,182 @@
+"""Which input pixels an output pixel depends on: the arithmetic behind exact work on tiles.
+
+A layer of windows maps the pixels that a pixel depends on to an interval along each axis
+(Dumoulin & Visin, arXiv:1603.07285); the intervals of a network's layers compose, and where two
+paths join the wider one counts. What a reader would get wrong: for a network that changes the size
+the interval is not the same for every pixel. It repeats with a period, so a `Trace` carries one
+period of intervals through the network, and the field is their union about the pixel's own place.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.ops.resample import UpsampleMethod
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """What an output pixel depends on, along an axis, in input pixels.
+
+    Output pixel o has its own place at input pixel `o // scale`, and depends on no input pixel
+    further than `before` to the left of it (or above it) or `after` to the right (or below).
+
+    Attributes:
+      before, after: pixels.
+      multiple: a crop of the input whose position is a multiple of it gives the crop of the output
+        beyond `before` and `after` of its cuts; sizes have to be multiples of it too.
+      scale: output pixels an input pixel.
+    """
+
+    before: int
+    after: int
+    multiple: int = 1
+    scale: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The input pixels that each pixel of a layer depends on; `Trace()` is the input itself.
+
+    A method is a layer and returns the trace of its output: `Trace().conv(3).conv(3, stride=2)`.
+
+    Attributes:
+      first, last: of a period of the layer's pixels, from pixel 0 on, the first and last input
+        pixel of each.
+      multiple: input pixels that the interval moves by with a period.
+    """
+
+    first: tuple[int, ...] = (0,)
+    last: tuple[int, ...] = (0,)
+    multiple: int = 1
+
+    def conv(
+        self, kernel_size: int, stride: int = 1, dilation: int = 1, padding: int | None = None
+    ) -> "Trace":
+        """`ops.conv`, or a pooling.
+
+        Args:
+          kernel_size: taps.
+          stride: in pixels.
+          dilation: distance between taps, in pixels.
+          padding: pixels before the image; unless given "SAME" for sizes that `stride` divides.
+
+        Raises:
+          InputError: a figure out of range.
+        """
+        extent = _extent(kernel_size, stride, dilation)
+        before = _same(extent, stride) if padding is None else padding
+        together = math.lcm(len(self.first), stride)
+        starts = [stride * pixel - before for pixel in range(together // stride)]
+        return Trace(
+            self._all_first(starts),
+            self._all_last([start + extent - 1 for start in starts]),
+            self.multiple * together // len(self.first),
+        )
+
+    def conv_transpose(
+        self, kernel_size: int, stride: int = 1, padding: int | None = None
+    ) -> "Trace":
+        """`ops.conv_transpose`; arguments as for `conv`.
+
+        Raises:
+          InputError: a figure out of range, or a kernel smaller than the stride, which leaves
+            pixels that depend on none.
+        """
+        extent = _extent(kernel_size, stride, 1)
+        at_least("kernel_size", kernel_size, stride)
+        before = _same(extent, stride) if padding is None else padding
+        pixels = range(before, before + stride * len(self.first))
+        return Trace(
+            self._all_first([-((extent - 1 - pixel) // stride) for pixel in pixels]),
+            self._all_last([pixel // stride for pixel in pixels]),
+            self.multiple,
+        )
+
+    def enlarge(self, factor: int) -> "Trace":
+        """`ops.resize` to the nearest pixel, or `ops.depth_to_space`; raises for a factor below 1."""
+        at_least("factor", factor, 1)
+        pixels = [pixel // factor for pixel in range(factor * len(self.first))]
+        return Trace(self._all_first(pixels), self._all_last(pixels), self.multiple)
+
+    def bicubic(self, factor: int) -> "Trace":
+        """`ops.imresize` to `factor` times the size; raises InputError for a factor below 1."""
+        at_least("factor", factor, 1)
+        first, last = [], []
+        for pixel in range(factor * len(self.first)):
+            left, between = divmod(2 * pixel + 1 - factor, 2 * factor)
+            # On a pixel the cubic is one there and zero at all others.
+            first.append(left - 1 if between else left)
+            last.append(left + 2 if between else left)
+        return Trace(self._all_first(first), self._all_last(last), self.multiple)
+
+    def upsample(self, factor: int, method: UpsampleMethod, kernel_size: int) -> "Trace":
+        """`ops.upsample`.
+
+        Raises:
+          InputError: an unknown method, or a figure out of range.
+        """
+        layers = {
+            "transposed": lambda: self.conv_transpose(kernel_size, factor),
+            "subpixel": lambda: self.conv(kernel_size).enlarge(factor),
+            "resize": lambda: self.enlarge(factor).conv(kernel_size),
+        }
+        if method not in layers:
+            raise InputError(f"no upsampling {method!r}; {closest(method, layers)}")
+        return layers[method]()
+
+    def join(self, other: "Trace") -> "Trace":
+        """The sum or concatenation with another path from the same input.
+
+        Raises:
+          InputError: the paths have not the same resolution.
+        """
+        if len(self.first) * other.multiple != len(other.first) * self.multiple:
+            raise InputError(
+                f"paths join at one resolution; got {len(self.first)} pixels for "
+                f"{self.multiple} of the input and {len(other.first)} for {other.multiple}"
+            )
+        pixels = range(math.lcm(len(self.first), len(other.first)))
+        firsts = zip(self._all_first(pixels), other._all_first(pixels), strict=True)
+        lasts = zip(self._all_last(pixels), other._all_last(pixels), strict=True)
+        multiple = math.lcm(self.multiple, other.multiple)
+        return Trace(tuple(map(min, firsts)), tuple(map(max, lasts)), multiple)
+
+    def receptive_field(self) -> ReceptiveField:
+        """Of the network that ends here.
+
+        Raises:
+          InputError: the output's size is not a whole multiple of the input's.
+        """
+        scale, rest = divmod(len(self.first), self.multiple)
+        if rest:
+            raise InputError(
+                "the output of a restoration network is a whole multiple of its input's size; got "
+                f"{len(self.first)} pixels for {self.multiple}"
+            )
+        places = [pixel // scale for pixel in range(len(self.first))]
+        before = max(place - first for place, first in zip(places, self.first, strict=True))
+        after = max(last - place for place, last in zip(places, self.last, strict=True))
+        return ReceptiveField(max(before, 0), max(after, 0), self.multiple, scale)
+
+    def _all_first(self, pixels: Sequence[int]) -> tuple[int, ...]:
+        return self._periodic(self.first, pixels)
+
+    def _all_last(self, pixels: Sequence[int]) -> tuple[int, ...]:
+        return self._periodic(self.last, pixels)
+
+    def _periodic(self, period: tuple[int, ...], pixels: Sequence[int]) -> tuple[int, ...]:
+        places = [divmod(pixel, len(period)) for pixel in pixels]
+        return tuple(period[phase] + self.multiple * count for count, phase in places)
+
+
+def _extent(kernel_size: int, stride: int, dilation: int) -> int:
+    for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)):
+        at_least(name, value, 1)
+    return dilation * (kernel_size - 1) + 1
+
+
+def _same(extent: int, stride: int) -> int:
+    """Pixels before an image that "SAME" adds where the stride divides the size."""
+    return max(extent - stride, 0) // 2

@@ -1,0 +1,143 @@
+"""U-Net for restoration: convolutions at halving resolutions, and the way back with skips.
+
+Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation",
+arXiv:1505.04597, section 2: two 3x3 convolutions a level, max pooling to the next, upsampling and
+concatenation on the way back, a 1x1 convolution at the end. It differs in what restoration needs:
+the size is kept (zero padding, where the paper's convolutions are valid and its skips cropped), the
+output is added to the image, and there are three ways to enlarge, of 4x4 ("transposed", 2x2 in the
+paper) or 3x3 taps.
+
+What a reader would get wrong: sizes have to be multiples of `2**levels`. The network does not pad
+by itself: a tile padded inside would no longer be a crop of the whole, and tiles would show seams.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    RESIDUAL_GAIN,
+    Conv,
+    Norm,
+    NormName,
+    Upsample,
+    activation,
+    image_channels,
+)
+from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.ops.resample import UpsampleMethod
+
+_CONVS_PER_LEVEL = 2
+
+
+class UNet(nn.Module):
+    """An encoder-decoder of halving resolutions with skips.
+
+    Attributes:
+      channels: of the image.
+      features: channels of each level, the full resolution first; each further one halves it.
+      upsampling: see `layers.Upsample`.
+      residual: adds the image to the output.
+      norm, activation: by name, see `layers`; "group" takes statistics of the whole image, so that
+        there is no receptive field.
+    """
+
+    channels: int = 1
+    features: tuple[int, ...] = (32, 64, 128)
+    upsampling: UpsampleMethod = "transposed"
+    residual: bool = True
+    norm: NormName = "none"
+    activation: str = "relu"
+
+    scale: ClassVar[int] = 1
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width all_channels"], train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Degraded images, and maps after their channels if any, to restored images.
+
+        Raises:
+          InputError: a size that the poolings do not divide, too few channels, or an unknown name.
+        """
+        image = image_channels(images, self.channels)
+        multiple = 2 ** (len(self._levels()) - 1)
+        if images.shape[1] % multiple or images.shape[2] % multiple:
+            raise InputError(
+                f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit this U-Net: both "
+                f"sides must be multiples of {multiple}; pad them"
+            )
+        *upper, lowest = self._levels()
+        x, skipped = images, []
+        for features in upper:
+            x = self._level(x, features, train)
+            skipped.append(x)
+            x = ops.max_pool(x, 2)
+        x = self._level(x, lowest, train)
+        for features in reversed(upper):
+            enlarge = Upsample(
+                features, method=self.upsampling, kernel_size=self._upsampling_kernel_size()
+            )
+            x = jnp.concatenate([skipped.pop(), enlarge(x)], axis=-1)
+            x = self._level(x, features, train)
+        gain = RESIDUAL_GAIN if self.residual else 1.0
+        x = Conv(self.channels, kernel_size=1, gain=gain, name="to_image")(x)
+        return image + x if self.residual else x
+
+    @nn.nowrap
+    def receptive_field(self) -> ReceptiveField:
+        """Of an output pixel; raises InputError for a field out of range, or norm "group"."""
+        if self.norm == "group":
+            raise InputError(
+                'norm "group" averages over the whole image: there is no receptive field; take '
+                '"batch", "layer" or "none"'
+            )
+        *upper, _ = self._levels()
+        trace, skipped = Trace(), []
+        for _ in upper:
+            trace = _level_trace(trace)
+            skipped.append(trace)
+            trace = trace.conv(2, stride=2)
+        trace = _level_trace(trace)
+        for _ in upper:
+            enlarged = trace.upsample(2, self.upsampling, self._upsampling_kernel_size())
+            trace = _level_trace(skipped.pop().join(enlarged))
+        return trace.receptive_field()
+
+    @nn.nowrap
+    def _level(self, x: Array, features: int, train: bool) -> Array:
+        for _ in range(_CONVS_PER_LEVEL):
+            x = _ConvBlock(features, self.norm, self.activation)(x, train)
+        return x
+
+    @nn.nowrap
+    def _levels(self) -> tuple[int, ...]:
+        if not self.features or min(self.features) < 1:
+            raise InputError(f"features must be one or more positive numbers; got {self.features}")
+        return self.features
+
+    @nn.nowrap
+    def _upsampling_kernel_size(self) -> int:
+        return 4 if self.upsampling == "transposed" else 3
+
+
+def _level_trace(trace: Trace) -> Trace:
+    for _ in range(_CONVS_PER_LEVEL):
+        trace = trace.conv(3)
+    return trace
+
+
+class _ConvBlock(nn.Module):
+    features: int
+    norm: NormName
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = Conv(self.features, use_bias=self.norm == "none", gain=RELU_GAIN)(x)
+        return activation(self.activation)(Norm(self.norm, train=train)(x))

@@ -1,0 +1,37 @@
+"""A small convolutional denoiser of photographs that come with scikit-image.
+
+  deconv-jax train --config experiments/restoration/denoise_photos.py --workdir runs/denoise
+
+Two convolutions, two transposed convolutions, the noise as what they predict. FIGURES
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: sigma=25.0, the noise's standard deviation in levels of 255."""
+    args = config_arguments(arg, sigma=25.0)
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="restoration",
+        model=dict(name="restorer", channels=1, features=(24, 24)),
+        degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
+        crop=48,
+    )
+    config.data = dict(name="photographs", color="gray", tile=96, cache="device")
+    config.optimizer = dict(
+        name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
+    )
+    config.training = dict(
+        num_steps=2000,
+        batch_size=16,
+        eval_batch_size=1,
+        eval_every=500,
+        save_every=500,
+        log_every=100,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config

@@ -1,0 +1,59 @@
+"""DnCNN for Gaussian noise of one level, trained from scratch on 400 gray images of 180 pixels.
+
+  deconv-jax train --config experiments/restoration/dncnn.py:sigma=25 --workdir runs/dncnn_25
+
+The paper's data and schedule (arXiv:1608.03981, section IV-B): patches of 40 pixels, batches of
+128, 50 epochs of 128 x 1600 patches, 80,000 steps; Adam in place of SGD. Needs the folder of data
+that $DECONV_JAX_DATA names: train400/, bsd68/ to look at while training, set12/ for the figure at
+the end. FIGURES
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: sigma=25.0 in levels of 255, depth=17, features=64, steps=80000, batch=128."""
+    args = config_arguments(
+        arg, sigma=25.0, depth=17, features=64, steps=80_000, batch=128, precision="f32"
+    )
+    steps = args["steps"]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="restoration",
+        model=dict(name="dncnn", channels=1, depth=args["depth"], features=args["features"]),
+        degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
+        crop=40,
+        rescale=(1.0, 0.9, 0.8, 0.7),
+        reduction="half_sum",
+    )
+    config.data = dict(
+        name="folder:$DECONV_JAX_DATA/train400",
+        train_split="all",
+        validation_split="folder:$DECONV_JAX_DATA/bsd68[:8]",
+        test_split="folder:$DECONV_JAX_DATA/set12",
+        color="gray",
+        tile=180,
+        cache="device",
+    )
+    config.optimizer = dict(
+        name="adam",
+        learning_rate=1e-3,
+        schedule="step",
+        step_boundaries=(steps * 6 // 10,),
+        step_factor=0.1,
+    )
+    every = max(steps // 16 // 10 * 10, 10)
+    config.training = dict(
+        num_steps=steps,
+        batch_size=args["batch"],
+        eval_batch_size=1,
+        eval_every=every,
+        save_every=every,
+        log_every=10,
+        steps_per_call=10,
+    )
+    config.precision = args["precision"]
+    config.seed = 0
+    return config

@@ -1,0 +1,65 @@
+"""Super-resolution of luma by FSRCNN or ESPCN, trained from scratch on the 91 images.
+
+  deconv-jax train --config experiments/restoration/super_resolution.py:model=fsrcnn,scale=3 \\
+    --workdir runs/fsrcnn_x3
+
+Needs the folder of data that $DECONV_JAX_DATA names: t91/ to learn from, bsd68/ to look at while
+training and set5/ for the figure at the end. FIGURES
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+MODELS = {
+    "fsrcnn": dict(name="fsrcnn"),
+    "fsrcnn_s": dict(name="fsrcnn", d=32, s=5, m=1),
+    "espcn": dict(name="espcn"),
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: model=fsrcnn|fsrcnn_s|espcn, scale=3, upsampling (the model's own), steps."""
+    args = config_arguments(arg, model="fsrcnn", scale=3, upsampling="", steps=150_000)
+    scale = args["scale"]
+    model = MODELS[args["model"]] | dict(channels=1, scale=scale)
+    if args["upsampling"]:
+        model["upsampling"] = args["upsampling"]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="restoration",
+        model=model,
+        degradation=dict(name="downsample", scale=scale),
+        crop=20 * scale,
+        rescale=(1.0, 0.9, 0.8, 0.7, 0.6),
+        border=scale,
+    )
+    config.data = dict(
+        name="folder:$DECONV_JAX_DATA/t91",
+        train_split="all",
+        validation_split="folder:$DECONV_JAX_DATA/bsd68[:8]",
+        test_split="folder:$DECONV_JAX_DATA/set5",
+        color="y",
+        tile=40 * scale,
+        cache="device",
+    )
+    config.optimizer = dict(
+        name="adam",
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_steps=500,
+        end_factor=0.0,
+        clip_norm=1.0,
+        ema_decay=0.999,
+    )
+    config.training = dict(
+        num_steps=args["steps"],
+        batch_size=16,
+        eval_batch_size=1,
+        eval_every=10_000,
+        save_every=10_000,
+        log_every=1000,
+        steps_per_call=50,
+    )
+    config.seed = 0
+    return config
