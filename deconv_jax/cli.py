@@ -1,13 +1,16 @@
 """The command line; the only file with flags, and the only one that sees a ConfigDict.
 
-Exit codes: 0 done; 2 the input was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) the run was
-told to stop while training and has saved: the same command continues it; 130 stopped elsewhere.
+Exit codes: 0 done; 1 some files were not restored, the others are (a line on stderr for each says why);
+2 the input was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) the run was told to stop while
+training and has saved: the same command continues it; 130 stopped elsewhere.
 """
 
 import argparse
 import ast
+import functools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 
+EXIT_SOME_FAILED = 1
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 75
 EXIT_KEYBOARD = 130
@@ -28,6 +32,20 @@ follows a colon after its path is the argument. Any key of it can be overridden:
   deconv-jax train --config experiments/autoencoding/digits.py:latent=16 --workdir runs/digits \\
     --config.optimizer.learning_rate=3e-4 --config.training.num_steps=500
 Exits with 75 after SIGTERM or SIGINT, saved; the same command then continues the run.
+"""
+
+_RESTORE = """\
+restore images: by a trained network, or by a method that undoes a known blur
+
+  deconv-jax restore --checkpoint runs/dncnn_25 photos/ scan.png --output restored
+  deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png --output sharp
+
+An input is a file, a folder (with what is in it and below, its structure kept) or a quoted pattern
+such as 'photos/*.jpg'. A result has its input's name and format, size of samples, transparency,
+colour profile and EXIF data; one that is there already is left alone. A file that cannot be
+restored is reported, and the others are done; the exit code is then 1. A network of one channel
+restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the colour
+is enlarged bicubically.
 """
 
 
@@ -125,6 +143,102 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data_dir", metavar="DIR", help="where the data is now")
     evaluate.set_defaults(run=_evaluate)
 
+    restore = commands.add_parser(
+        "restore",
+        help="restore a person's images",
+        description=_RESTORE,
+        formatter_class=formatter,
+        usage="deconv-jax restore (--checkpoint RUN_OR_WEIGHTS | --method NAME --kernel FILE)\n"
+        "                          INPUT [INPUT ...] --output DIR [options]",
+        allow_abbrev=False,
+    )
+    restore.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or pattern")
+    restore.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
+    )
+    restore.add_argument(
+        "--overwrite", action="store_true", help="replace results that are there already"
+    )
+    restore.add_argument(
+        "--format", metavar="png|tif|...", help="of the results (default: each input's own)"
+    )
+    restore.add_argument(
+        "--noise-sigma",
+        type=float,
+        metavar="SIGMA",
+        help="standard deviation of the images' noise in levels of 255, for networks that are told "
+        "and methods that ask",
+    )
+    network = restore.add_argument_group("a trained network")
+    network.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN_OR_WEIGHTS",
+        help="workdir of a run of restoration, or published weights (.pth, .safetensors)",
+    )
+    network.add_argument(
+        "--step", default=None, metavar="last|best|STEP", help="of a run (default: last)"
+    )
+    network.add_argument(
+        "--scale", type=int, metavar="N", help="of weights that do not say by how much they enlarge"
+    )
+    network.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="restore in tiles of so many pixels a side, to the same result (default: as large as "
+        "the free memory allows); one size for files of many sizes saves compiling for each",
+    )
+    network.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="mean over the eight ways to turn and mirror the image; eight times slower",
+    )
+    network.add_argument(
+        "--precision",
+        choices=("f32", "bf16"),
+        help="(default: bf16 on accelerators, f32 on a CPU)",
+    )
+    method = restore.add_argument_group("a method without learning")
+    method.add_argument(
+        "--method", metavar="NAME", help="wiener, unsupervised_wiener, richardson_lucy, tv, ..."
+    )
+    method.add_argument(
+        "--kernel",
+        type=Path,
+        metavar="FILE",
+        help="the blur: a picture of it, or a .npy array; scaled to sum 1",
+    )
+    method.add_argument(
+        "--boundary",
+        choices=("reflect", "circular", "zeros"),
+        help="what the blur took from beyond the border (default: reflect)",
+    )
+    method.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the method, e.g. iterations=50; may be repeated",
+    )
+    measure = restore.add_argument_group("measuring and looking")
+    measure.add_argument(
+        "--reference",
+        type=Path,
+        metavar="DIR",
+        help="true images of the inputs' names: prints PSNR and SSIM, also of the inputs",
+    )
+    measure.add_argument(
+        "--border", type=int, metavar="PIXELS", help="left out when measuring (default: 0)"
+    )
+    measure.add_argument(
+        "--y-channel", action="store_true", help="measure Y of BT.601 instead of RGB"
+    )
+    measure.add_argument(
+        "--compare", action="store_true", help="write NAME.compare.png: before and after"
+    )
+    restore.set_defaults(run=_restore)
+
     prepare = commands.add_parser(
         "prepare",
         help="download and prepare a data set",
@@ -208,6 +322,155 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     print(json.dumps(measured, indent=2))
     return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from deconv_jax.inference.files import plan_jobs
+    from deconv_jax.inference.restore import Watch, restore_file
+    from deconv_jax.metrics.protocol import Protocol, mean_of
+
+    _keep_compiled()
+    _refuse_flags_of_the_other(arguments)
+    protocol = Protocol(color="y" if arguments.y_channel else "rgb", border=arguments.border or 0)
+    jobs = plan_jobs(
+        arguments.inputs,
+        arguments.output,
+        suffix=arguments.format and f".{arguments.format.lower().removeprefix('.')}",
+        references=arguments.reference,
+        compare=arguments.compare,
+    )
+    restorer = _restorer(arguments)
+    failed = 0
+    after, before = [], []
+    with tqdm(
+        total=len(jobs),
+        desc="restore",
+        bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]",
+        # tqdm draws nothing on a terminal that does not say how wide it is.
+        ncols=shutil.get_terminal_size().columns,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+
+        def show(place: int, share: float) -> None:
+            bar.update(place + share - bar.n)
+
+        def say(*words: object) -> None:
+            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
+
+        for place, job in enumerate(jobs):
+            watch = Watch(
+                share=functools.partial(show, place), say=functools.partial(say, job.source)
+            )
+            try:
+                result = restore_file(
+                    restorer, job, watch, protocol=protocol, overwrite=arguments.overwrite
+                )
+            except InputError as error:
+                failed += 1
+                say("error", error)
+            else:
+                after += [result.measured] if result.measured else []
+                before += [result.before] if result.before else []
+                height, width = result.size
+                figures = _figures(result.measured, result.before)
+                bar.write(
+                    f"{job.source} -> {job.output}  {width} x {height}  {result.seconds:.1f} s"
+                    + figures,
+                    file=sys.stdout,
+                )
+            show(place, 1.0)
+    if after:
+        print(
+            f"mean of {len(after)}{_figures(mean_of(after), mean_of(before) if before else None)}"
+        )
+        print(protocol.describe())
+    if failed:
+        say(f"{failed} of {len(jobs)} files were not restored")
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _figures(after: dict[str, Any] | None, before: dict[str, Any] | None) -> str:
+    """PSNR and SSIM as the end of a line."""
+    words = ""
+    for name, row in (("", after), ("input ", before)):
+        if row is not None:
+            words += f"  {name}PSNR {row['psnr']:.2f} dB SSIM {row['ssim']:.4f}"
+    return words
+
+
+def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
+    """Raises InputError unless one of network and method is asked for, and only its flags are set."""
+    if (arguments.checkpoint is None) == (arguments.method is None):
+        raise InputError(
+            "restore takes one of --checkpoint (a network) and --method (with --kernel)"
+        )
+    network = ("step", "scale", "tile", "self_ensemble", "precision")
+    method = ("kernel", "boundary", "option")
+    name, others = ("--checkpoint", method) if arguments.checkpoint else ("--method", network)
+    for flag in others:
+        if getattr(arguments, flag):
+            raise InputError(f"--{flag.replace('_', '-')} does not go with {name}")
+    if arguments.method and arguments.kernel is None:
+        raise InputError(f"--method {arguments.method} needs --kernel, the blur that it undoes")
+    if not arguments.reference and (arguments.border is not None or arguments.y_channel):
+        raise InputError("--border and --y-channel are of the measuring: give --reference")
+
+
+def _restorer(arguments: argparse.Namespace) -> Any:
+    """What the flags ask for."""
+    import jax
+
+    from deconv_jax.inference.files import read_kernel
+    from deconv_jax.inference.restore import ClassicalRestorer, LearnedRestorer
+
+    if arguments.method:
+        options = {}
+        for word in arguments.option:
+            key, equals, text = word.partition("=")
+            if not equals or not key:
+                raise InputError(f"an option is KEY=VALUE; got {word!r}")
+            options[key] = _literal(text)
+        return ClassicalRestorer(
+            arguments.method,
+            read_kernel(arguments.kernel),
+            noise_sigma=arguments.noise_sigma,
+            boundary=arguments.boundary or "reflect",
+            options=options,
+        )
+    conditional, sigma = False, arguments.noise_sigma
+    if arguments.checkpoint.is_dir():
+        from deconv_jax.experiment import load_restoration
+
+        if arguments.scale is not None:
+            raise InputError("--scale is for weights in a file: a run says its own")
+        task, variables = load_restoration(arguments.checkpoint, _checkpoint(arguments.step))
+        model, conditional = task.model, task.noise_conditional
+    else:
+        from deconv_jax.models.published import load_published
+
+        if arguments.step is not None:
+            raise InputError("--step is for the workdir of a run; weights in a file have no steps")
+        model, variables = load_published(arguments.checkpoint, arguments.scale)
+    return LearnedRestorer(
+        model,
+        variables,
+        noise_conditional=conditional,
+        noise_sigma=sigma,
+        precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
+        tile=arguments.tile,
+        ensemble=arguments.self_ensemble,
+    )
+
+
+def _checkpoint(word: str | None) -> Any:
+    if word in (None, "last", "best"):
+        return word or "last"
+    try:
+        return int(word)
+    except ValueError:
+        raise InputError(f"--step is last, best or a step; got {word!r}") from None
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

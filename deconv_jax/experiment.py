@@ -26,14 +26,14 @@ from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import read_json, write_json
 from deconv_jax.models import MODELS
-from deconv_jax.tasks import TASKS
+from deconv_jax.tasks import TASKS, Restoration
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, wait_for_all
 from deconv_jax.training.state import Precision, TrainState
-from deconv_jax.training.task import Task
+from deconv_jax.training.task import Batch, Task
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PICTURED = 12
@@ -124,7 +124,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     devices.check_batch_size(training.batch_size)
     sources = _sources(experiment.data)
     stream = _stream(experiment, devices, sources)
-    state = _init(experiment, devices, sources["train"])
+    state = _init(experiment, devices, _example(experiment, sources["train"]))
     if writes:
         write_json(workdir / CONFIG, config)
     wait_for_all("config written")
@@ -213,7 +213,30 @@ def evaluate(
         experiment = dataclasses.replace(experiment, data=data)
     devices = Devices.all()
     source = experiment.data.source(split)
-    like = _init(experiment, devices, source, abstract=True)
+    _, step, state = load_state(workdir, checkpoint, _example(experiment, source))
+    metrics = _evaluate_split(experiment, devices, source, state)
+    return {"step": step, "split": split, "metrics": metrics}
+
+
+def load_state(
+    workdir: Path, checkpoint: Literal["last", "best"] | int, example: Batch
+) -> tuple[Experiment, int, TrainState]:
+    """A run's experiment, and the step and state of one of its checkpoints.
+
+    Args:
+      workdir: of the run.
+      checkpoint: the last, the best on the validation split, or that of a step.
+      example: a batch that the task can be initialised for; only its shapes matter.
+
+    Returns:
+      The state is on every device.
+
+    Raises:
+      InputError: the workdir is none, or holds no such checkpoint.
+    """
+    experiment = open_workdir(workdir)
+    devices = Devices.all()
+    like = _init(experiment, devices, example, abstract=True)
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
     )
@@ -228,8 +251,40 @@ def evaluate(
         checkpoints.close()
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
-    metrics = _evaluate_split(experiment, devices, source, restored.state)
-    return {"step": restored.step, "split": split, "metrics": metrics}
+    return experiment, restored.step, restored.state
+
+
+def load_restoration(
+    workdir: Path, checkpoint: Literal["last", "best"] | int = "last"
+) -> tuple[Restoration, dict[str, Any]]:
+    """The task of a run of restoration and the variables that its network restores with.
+
+    The run's data is not looked at.
+
+    Args:
+      workdir, checkpoint: as for `load_state`.
+
+    Returns:
+      The variables are NumPy arrays.
+
+    Raises:
+      InputError: as `load_state`, or the run learned something else.
+    """
+    task = open_workdir(workdir).task
+    if not isinstance(task, Restoration):
+        raise InputError(
+            f"{workdir} is a run of {type(task).__name__}; wanted is one of Restoration"
+        )
+    model: Any = task.model
+    # Any image that the network takes will do; this one has room for kernels and masks.
+    multiple = model.receptive_field().multiple * task.scale
+    side = -(-512 // multiple) * multiple
+    example = {
+        "image": jnp.zeros((1, side, side, model.channels), jnp.uint8),
+        "index": jnp.zeros(1, jnp.int32),
+    }
+    _, _, state = load_state(workdir, checkpoint, example)
+    return task, jax.device_get(state.inference_variables())
 
 
 def open_workdir(workdir: Path) -> Experiment:
@@ -351,14 +406,17 @@ def _evaluate_split(
     return experiment.task.evaluate(state, _evaluation(experiment, devices, source))
 
 
-def _init(
-    experiment: Experiment, devices: Devices, source: Source, *, abstract: bool = False
-) -> TrainState:
+def _example(experiment: Experiment, source: Source) -> Batch:
+    """The first row of a split."""
     if len(source) == 0:
         raise InputError(f"a split of data set {experiment.data.name!r} is empty")
     rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}
-    example = jax.tree.map(jnp.asarray, rows)
+    return jax.tree.map(jnp.asarray, rows)
 
+
+def _init(
+    experiment: Experiment, devices: Devices, example: Batch, *, abstract: bool = False
+) -> TrainState:
     def init(key: jax.Array) -> TrainState:
         return experiment.task.init(key, example)
 

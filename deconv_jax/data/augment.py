@@ -68,16 +68,18 @@ def random_rescale(
     """
     if not factors or not all(0 < f <= 1 for f in factors):
         raise InputError(f"factors of random_rescale are in (0, 1]; got {factors}")
-    _check_room(images, math.ceil(size / min(factors)))
+    # Rounded first, or the error of 42 / 0.7 in floats would ask for a 61st pixel.
+    sides = [math.ceil(round(size / factor, 6)) for factor in factors]
+    _check_room(images, max(sides))
     channels = images.shape[-1]
     choices = jnp.array(factors, images.dtype)
-    room = jnp.array(images.shape[1:3])
+    most = jnp.array([[n - side for n in images.shape[1:3]] for side in sides])
 
     def rescale(key: Array, image: Array) -> Array:
         which, where = jax.random.split(key)
-        factor = jax.random.choice(which, choices)
-        most = room - jnp.ceil(size / factor).astype(int)
-        corner = jax.random.randint(where, (2,), 0, most + 1)
+        choice = jax.random.randint(which, (), 0, len(factors))
+        factor = choices[choice]
+        corner = jax.random.randint(where, (2,), 0, most[choice] + 1)
         return jax.image.scale_and_translate(
             image,
             (size, size, channels),
@@ -92,8 +94,8 @@ def random_rescale(
 
 
 def random_dihedral(
-    keys: Key[Array, " batch"], images: Float[Array, "batch size size channels"]
-) -> Float[Array, "batch size size channels"]:
+    keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"]
+) -> Float[Array, "batch height width channels"]:
     """Each square image in one of its eight orientations: quarter turns, mirrored or not."""
     if images.shape[1] != images.shape[2]:
         raise InputError(f"random_dihedral turns square images; got {images.shape[1:3]}")

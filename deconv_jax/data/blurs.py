@@ -7,7 +7,7 @@ the method changes the speed and nothing else, so choose "spatial" for small ker
 What a reader would get wrong: which image a low-resolution one comes from. `Downsample` is MATLAB's
 antialiased bicubic `imresize`, the "bicubic degradation" of super-resolution tables. `Decimate`
 keeps every scale-th pixel, from the first, and does not blur: it belongs after a blur in a `Chain`.
-The two differ in where the pixels lie: half a pixel of the small image, less half of the large one.
+The two differ in where pixels lie, too: by (scale - 1) / 2 pixels of the large image.
 """
 
 import dataclasses

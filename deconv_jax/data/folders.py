@@ -29,7 +29,7 @@ CANVAS_MULTIPLE = 16
 CACHE_BYTES = 1 << 30
 """Decoded images that a source holds, most recently used first."""
 
-_SPLIT = re.compile(r"(?P<files>.*?)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
+_SPLIT = re.compile(r"(?P<files>[^\[\]]*)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
 _BOUND = re.compile(r"(-?\d+)(%?)")
 
 
@@ -198,7 +198,7 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
         raise InputError(f"data set {name!r}, split {split!r}: no folder {root}")
     if not folder.is_dir():
         raise InputError(
-            f"data set {name!r} has no split {split!r}: it is not \"all\", and {folder} is no "
+            f'data set {name!r} has no split {split!r}: it is not "all", and {folder} is no '
             'folder; a part of the files is e.g. "all[:-10]"'
         )
     return sliced(Files(root, tuple(list_images(folder))), split, bounds)
@@ -223,9 +223,9 @@ def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
         if not end:
             return default
         number, percent = _BOUND.fullmatch(end).groups()  # type: ignore[union-attr]
-        offset = round(int(number) * count / 100) if percent else int(number)
-        if abs(offset) > count:
+        if abs(int(number)) > (100 if percent else count):
             raise InputError(f"split {split!r}: {end} is beyond the {count} files of {files.root}")
+        offset = round(int(number) * count / 100) if percent else int(number)
         return offset + count if number.startswith("-") else offset
 
     chosen = files.paths[place(ends[0], 0) : place(ends[1], count)]

@@ -31,6 +31,7 @@ Images = Float[Array, "batch height width channels"]
 Keys = Key[Array, " batch"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Degradation:
     """What is done to images; the base class of all forward models.
 
@@ -72,7 +73,7 @@ class Degradation:
         return self._with(**drawn)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """The degraded images, which may lie outside of [0, 1]: nothing is clipped or rounded.
+        """The degraded images, which may leave [0, 1]: only `Jpeg` clips and rounds.
 
         Args:
           x: images in [0, 1].
@@ -115,11 +116,13 @@ class Degradation:
         return copy
 
     def _flatten(self) -> tuple[list[tuple[Any, Any]], tuple[tuple[str, Any], ...]]:
-        static = tuple((k, v) for k, v in vars(self).items() if k not in self.leaves)
+        names = [field.name for field in dataclasses.fields(self)]
+        static = tuple((k, getattr(self, k)) for k in names if k not in self.leaves)
         return [(jax.tree_util.GetAttrKey(k), getattr(self, k)) for k in self.leaves], static
 
     def _content(self) -> tuple[Any, ...]:
-        return type(self), *(_comparable(v) for _, v in sorted(vars(self).items()))
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return type(self), *map(_comparable, values)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Degradation) and self._content() == other._content()
@@ -193,6 +196,10 @@ class Chain(Linear):
     leaves = ("steps",)
 
     steps: tuple[Degradation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, tuple):
+            raise InputError(f"steps is a tuple of degradations; got {self.steps!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> "Chain":
         """The chain of the drawn steps, each with keys of its own and the sizes it will see."""

@@ -52,10 +52,15 @@ MAX_PIXELS = 250_000_000
 JPEG_QUALITY = 95
 
 _OPENED = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """By number of channels: gray, gray and alpha, RGB, RGBA."""
+_WEIGHTS = {
+    "gray": ((299, 587, 114), 1000, 0),
+    "y": ((65481, 128553, 24966), 255_000, 16),
+}
+"""Of red, green and blue, what the weighted sum is divided by, and the level of black."""
 _REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
 _DESCRIPTIVE = frozenset(
     {
@@ -74,7 +79,8 @@ _DESCRIPTIVE = frozenset(
     }
 )
 """What of a TIFF file's tags is about the picture; the others are about the file."""
-_opening = threading.Lock()
+_GROUPS = (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)
+_limit = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,8 +173,8 @@ def read_pixels(
     Args:
       path: as for `read_image`.
       color: "rgb" gives three channels, equal ones for a gray file. "gray" gives luma, 0.299 R +
-        0.587 G + 0.114 B, and a gray file as it is. "y" gives the Y of MATLAB's `rgb2ycbcr`, from
-        16 to 235 (ITU-R BT.601), a gray file being RGB with equal channels. Both are rounded.
+        0.587 G + 0.114 B, and "y" the Y of MATLAB's `rgb2ycbcr`, from 16 to 235 (ITU-R BT.601);
+        both are rounded, and a gray file is taken as it is, as published figures on Set14 do.
       max_pixels: as for `read_image`.
 
     Raises:
@@ -176,32 +182,16 @@ def read_pixels(
     """
     samples = _decode(path, max_pixels).samples
     if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        samples = ((samples.astype(np.uint32) + 0) // 257).astype(np.uint8)
     if samples.shape[-1] % 2 == 0:
         samples = _on_white(samples)
     if color == "rgb":
         return np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
-    return rgb_to_y(samples) if color == "y" else _luma(samples)
-
-
-def rgb_to_y(
-    samples: UInt8[np.ndarray, "*size channels"],
-) -> UInt8[np.ndarray, "*size 1"]:
-    """The first channel of MATLAB's `rgb2ycbcr`, exactly rounded; one channel stands for three."""
-    red, green, blue = _channels(samples)
-    thousandths = 65481 * red + 128553 * green + 24966 * blue
-    return (16 + (thousandths + 127_500) // 255_000).astype(np.uint8)
-
-
-def _luma(samples: np.ndarray) -> np.ndarray:
-    red, green, blue = _channels(samples)
-    return ((299 * red + 587 * green + 114 * blue + 500) // 1000).astype(np.uint8)
-
-
-def _channels(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Red, green and blue, each (*size, 1)."""
-    wide = np.broadcast_to(samples, (*samples.shape[:-1], 3)).astype(np.uint32)
-    return (wide[..., i : i + 1] for i in range(3))
+    if samples.shape[-1] == 1:
+        return samples
+    weights, whole, offset = _WEIGHTS[color]
+    mixed = samples.astype(np.uint32) @ np.array(weights, np.uint32)
+    return ((mixed + whole // 2) // whole + offset).astype(np.uint8)[..., None]
 
 
 def _on_white(samples: np.ndarray) -> np.ndarray:
@@ -215,11 +205,15 @@ def _on_white(samples: np.ndarray) -> np.ndarray:
 def _decode(path: Path, max_pixels: int) -> _Decoded:
     try:
         with path.open("rb") as file:
-            if file.read(4) in _TIFF_STARTS:
+            start = file.read(4)
+            file.seek(0)
+            if start in _TIFF_STARTS:
                 with tifffile.TiffFile(file) as tiff:
                     page: Any = tiff.pages[0]
+                    _check_size(page.imagewidth, page.imagelength, max_pixels)
+                    if page.bitspersample not in (1, 4, 8, 16):
+                        raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
                     if page.bitspersample == 16 and page.samplesperpixel > 1:
-                        _check_size(page.imagewidth, page.imagelength, max_pixels)
                         return _decode_wide_tiff(page)
             return _decode_with_pillow(file, max_pixels)
     except Exception as error:  # Decoders raise all sorts of things on a damaged file.
@@ -235,15 +229,22 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 @contextlib.contextmanager
-def _opened(file: BinaryIO) -> Iterator[Any]:
-    """An image of which Pillow has read the header; its own limit of pixels gives way to ours."""
-    file.seek(0)
-    with _opening:
+def _without_limit() -> Iterator[None]:
+    """Pillow's own limit of pixels, a variable of the whole program, gives way to ours."""
+    with _limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(file, formats=_OPENED)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Any]:
+    """An image of which Pillow has read the header."""
+    file.seek(0)
+    with _without_limit():
+        image = Image.open(file, formats=_OPENED)
     with image:
         yield image
 
@@ -253,23 +254,26 @@ def _decode_with_pillow(file: BinaryIO, max_pixels: int) -> _Decoded:
         _check_size(image.width, image.height, max_pixels)
         mode, kind = image.mode, image.format.replace("MPO", "JPEG")
         samples_kind = image.tile[0].args if kind == "PNG" else None
+        # Of TIFF files Pillow looks at the size again before it decodes them.
+        with _without_limit() if kind == "TIFF" else contextlib.nullcontext():
+            image.load()
         samples = _samples(image)
         # TIFF files are upright by now; a PNG file's EXIF data may come after its pixels.
         exif = image.getexif()
         turned = 1 if kind == "TIFF" else exif.get(ExifTags.Base.Orientation, 1)
-        for tag in list(exif):
-            if tag == ExifTags.Base.Orientation or (kind == "TIFF" and tag not in _DESCRIPTIVE):
-                del exif[tag]
+        kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
+        for tag in exif:
+            if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
+                kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]
         profile = image.info.get("icc_profile") if mode != "CMYK" else None
     if samples_kind in ("RGB;16B", "RGBA;16B", "LA;16B"):
         mode, samples = samples_kind[:-4], _decode_wide_png(file, samples_kind)
     samples = np.ascontiguousarray(_upright(samples, turned))
-    return _Decoded(samples, mode, kind, profile or None, exif.tobytes() if exif else None)
+    return _Decoded(samples, mode, kind, profile or None, kept.tobytes() if kept else None)
 
 
 def _samples(image: Any) -> np.ndarray:
-    """The samples (height, width, channels) of an opened file, in Pillow's own depth."""
-    image.load()
+    """The samples (height, width, channels) of a decoded file, in Pillow's own depth."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode in _REFUSED:
@@ -299,12 +303,16 @@ def _decode_wide_tiff(page: Any) -> _Decoded:
     channels = page.samplesperpixel
     kinds = {1: (0, 1), 3: (2,)}[channels - (channels % 2 == 0)] if channels <= 4 else ()
     if page.dtype != np.uint16 or page.photometric not in kinds:
-        raise ValueError("it is neither gray nor RGB")
+        raise ValueError("its 16-bit samples are neither gray nor RGB")
     samples = page.asarray()
     if page.planarconfig == 2:
         samples = np.moveaxis(samples, 0, -1)
     if page.photometric == 0:
         samples[..., 0] = 65535 - samples[..., 0]
+    if 1 in page.extrasamples:
+        color, alpha = samples[..., :-1].astype(np.uint64), samples[..., -1:].astype(np.uint64)
+        divided = (color * 65535 + alpha // 2) // np.maximum(alpha, 1)
+        samples = np.concatenate([np.minimum(divided, 65535), alpha], axis=-1).astype(np.uint16)
     orientation = page.tags.get("Orientation")
     samples = _upright(samples, 1 if orientation is None else int(orientation.value))
     mode = {2: "LA", 3: "RGB", 4: "RGBA"}[channels]
@@ -327,9 +335,10 @@ def write_image(
 ) -> None:
     """Writes an image file, whole or not at all, in the format of its name's ending.
 
-    BMP, PNG, TIFF and WebP are lossless, JPEG has quality 95 and full colour resolution. 16 bits
-    go into PNG and TIFF, alpha into PNG, TIFF and WebP; elsewhere samples are rounded to 8 bits and
-    what is transparent is laid on white. WebP has no gray: its three channels are equal.
+    BMP, PNG, TIFF (not compressed) and WebP are lossless, JPEG has quality 95 and full colour
+    resolution. 16 bits go into PNG and TIFF, alpha into PNG, TIFF and WebP; elsewhere samples are
+    rounded to 8 bits and what is transparent is laid on white. WebP has no gray: its three
+    channels are equal.
 
     Args:
       path: the file to make or replace.
@@ -364,7 +373,7 @@ def write_image(
     exif = like.exif if like is not None else None
     try:
         encoded = _encode(kind, samples, profile, exif)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, RuntimeError, struct.error) as error:
         raise InputError(f"cannot write {path} as {kind}: {error}") from error
     write_atomically(path, lambda file: file.write(encoded))
 
@@ -389,14 +398,12 @@ def _encode(kind: str, samples: np.ndarray, profile: bytes | None, exif: bytes |
             photometric="rgb" if channels > 2 else "minisblack",
             extrasamples=["unassalpha"] if channels % 2 == 0 else None,
             planarconfig="contig",
-            compression="zlib",
             iccprofile=profile,
             metadata=None,
         )
         return file.getvalue()
     defaults: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": JPEG_QUALITY, "subsampling": "4:4:4"},
-        "TIFF": {"compression": "tiff_adobe_deflate"},
         "WEBP": {"lossless": True, "exact": True},
     }
     options = dict(defaults.get(kind, {}))

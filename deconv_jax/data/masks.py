@@ -191,9 +191,11 @@ class TextMask(RandomMask):
             raise InputError(f"text is one line with a letter in it; got {self.text!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """The `Mask` of (height, width), the same for all examples."""
+        """The `Mask` of (batch, height, width, 1), the same for all examples."""
         del keys
-        return Mask(1.0 - _written(self.text, self.font_size, shape[1], shape[2]))
+        batch, height, width, _ = shape
+        known = 1.0 - _written(self.text, self.font_size, height, width)
+        return Mask(np.broadcast_to(known[..., None], (batch, height, width, 1)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import RELU_GAIN, RESIDUAL_GAIN, Conv, Norm, image_channels
@@ -144,16 +145,17 @@ def fold_batch_norm(
 
 
 def _scaled(
-    layer: Mapping[str, Array],
-    norm: Mapping[str, Array],
-    statistics: Mapping[str, Array],
+    layer: Mapping[str, ArrayLike],
+    norm: Mapping[str, ArrayLike],
+    statistics: Mapping[str, ArrayLike],
     epsilon: float,
     *,
     transposed: bool,
 ) -> dict[str, Array]:
     """A convolution's parameters with the normalisation after it inside."""
-    scale = norm["scale"] / jnp.sqrt(statistics["var"] + epsilon)
-    kernel = layer["kernel"]
+    mean, variance = (jnp.asarray(statistics[name]) for name in ("mean", "var"))
+    scale = jnp.asarray(norm["scale"]) / jnp.sqrt(variance + epsilon)
+    kernel = jnp.asarray(layer["kernel"])
     outputs = kernel.shape[-2 if transposed else -1]
     if outputs != scale.size:
         raise InputError(
@@ -161,8 +163,8 @@ def _scaled(
             "takes transposed convolutions without groups"
         )
     shape = (1,) * (kernel.ndim - 2) + ((-1, 1) if transposed else (1, -1))
-    bias = layer.get("bias", jnp.zeros_like(scale))
+    bias = jnp.asarray(layer.get("bias", jnp.zeros_like(scale)))
     return {
         "kernel": kernel * scale.reshape(shape),
-        "bias": (bias - statistics["mean"]) * scale + norm["bias"],
+        "bias": (bias - mean) * scale + jnp.asarray(norm["bias"]),
     }

@@ -13,9 +13,11 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from deconv_jax import ops
 from deconv_jax.errors import at_least
 from deconv_jax.models.layers import RELU_GAIN, Conv, Upsample, activation, image_channels
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.resample import UpsampleMethod
 
 
@@ -28,8 +30,8 @@ class ESPCN(nn.Module):
       features: channels of the first two layers.
       activation: "tanh" as in the paper, or "relu".
       upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution. "transposed" (of kernel size
-        `3 * scale`, the same map with its weights in another order) and "resize" (to the nearest
-        pixel, then a convolution of that kernel size) have as many weights.
+        `3 * scale`, the same map with its weights in another order, but for one bias a channel) and
+        "resize" (to the nearest pixel, then a convolution of that kernel size) have as many weights.
     """
 
     scale: int = 3
@@ -56,7 +58,11 @@ class ESPCN(nn.Module):
         for features, kernel_size in zip(self.features, (5, 3), strict=True):
             x = act(Conv(features, kernel_size=kernel_size, gain=gain)(x))
         size = self._upsampling_kernel_size()
-        return Upsample(self.channels, self.scale, self.upsampling, kernel_size=size)(x)
+        if self.upsampling == "subpixel":
+            return _SubpixelConv(self.channels, self.scale, size, name="upsample")(x)
+        return Upsample(
+            self.channels, self.scale, self.upsampling, kernel_size=size, name="upsample"
+        )(x)
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
@@ -68,3 +74,21 @@ class ESPCN(nn.Module):
     def _upsampling_kernel_size(self) -> int:
         at_least("scale", self.scale, 1)
         return 3 if self.upsampling == "subpixel" else 3 * self.scale
+
+
+class _SubpixelConv(nn.Module):
+    """With a bias for each pixel of a block as in equation 4, where `Upsample` has one a channel."""
+
+    features: int
+    factor: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = ops.upsample_kernel_shape(
+            "subpixel", self.kernel_size, x.shape[-1], self.features, self.factor
+        )
+        kernel = self.param("kernel", icnr(variance_scaling(), self.factor), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:]).astype(x.dtype)
+        y = ops.conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return ops.depth_to_space(y, (self.factor, self.factor))

@@ -10,8 +10,8 @@ much output padding as makes the size `scale` times the input's (output padding 
 pixel i is the centre of the kernel that lies about output pixel `scale * i`, the first of its
 block, as in the widely used PyTorch implementation; "SAME" would put it about the block's middle.
 The paper starts the deconvolution from Gaussian weights of deviation 0.001 and gives it a tenth of
-the learning rate; here every layer keeps the variance of activations, which needs no rate of its
-own with Adam.
+the learning rate. Here it starts small too, from a hundredth of the variance that would keep that of
+the activations: with all of it Adam is much slower to learn. It has no rate of its own.
 """
 
 import flax.linen as nn
@@ -28,6 +28,8 @@ from deconv_jax.models.layers import (
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.resample import UpsampleMethod
+
+_UPSAMPLING_GAIN = 1e-2
 
 
 class FSRCNN(nn.Module):
@@ -64,8 +66,7 @@ class FSRCNN(nn.Module):
         """
         del train
         image_channels(images, self.channels)
-        at_least("scale", self.scale, 1)
-        at_least("m", self.m, 0)
+        self._check()
         x = _convolved(images, self.d, 5, "extract")
         x = _convolved(x, self.s, 1, "shrink")
         for i in range(self.m):
@@ -74,7 +75,12 @@ class FSRCNN(nn.Module):
         if self.upsampling != "transposed":
             size = self._upsampling_kernel_size()
             return Upsample(
-                self.channels, self.scale, self.upsampling, kernel_size=size, name="upsample"
+                self.channels,
+                self.scale,
+                self.upsampling,
+                kernel_size=size,
+                gain=_UPSAMPLING_GAIN,
+                name="upsample",
             )(x)
         return ConvTranspose(
             self.channels,
@@ -82,12 +88,14 @@ class FSRCNN(nn.Module):
             stride=self.scale,
             padding=4,
             output_padding=self.scale - 1,
+            gain=_UPSAMPLING_GAIN,
             name="upsample",
         )(x)
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
+        self._check()
         trace = Trace().conv(5)
         for _ in range(self.m):
             trace = trace.conv(3)
@@ -97,6 +105,11 @@ class FSRCNN(nn.Module):
             size = self._upsampling_kernel_size()
             trace = trace.upsample(self.scale, self.upsampling, size)
         return trace.receptive_field()
+
+    @nn.nowrap
+    def _check(self) -> None:
+        at_least("scale", self.scale, 1)
+        at_least("m", self.m, 0)
 
     @nn.nowrap
     def _upsampling_kernel_size(self) -> int:

@@ -29,7 +29,7 @@ import safetensors.numpy
 
 from deconv_jax.errors import InputError
 from deconv_jax.files import write_atomically
-from deconv_jax.models.dncnn import DnCNN
+from deconv_jax.models.dncnn import DnCNN, fold_batch_norm
 from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
 from deconv_jax.ops.interchange import layer_from_torch, layer_to_torch
@@ -250,19 +250,26 @@ def _folded_dncnn(tensors: Tensors) -> Tensors:
     _check_names(set(tensors) - counters, wanted)
     folded: Tensors = {}
     for i, place in enumerate(unfolded):
-        weight, bias = (tensors[f"model.{place}.{kind}"] for kind in kinds[:2])
+        layer = {kind: tensors[f"model.{place}.{kind}"] for kind in kinds[:2]}
         if place + 1 in norms:
-            gamma, beta, mean, variance = (tensors[f"model.{place + 1}.{kind}"] for kind in kinds)
-            shapes = {array.shape for array in (gamma, beta, mean, variance, bias)}
-            if shapes != {weight.shape[:1]}:
+            norm = [tensors[f"model.{place + 1}.{kind}"] for kind in kinds]
+            channels = layer["bias"].shape
+            if any(array.shape != channels for array in norm):
                 raise InputError(
-                    f"model.{place + 1} normalises the {weight.shape[0]} channels of the layer "
-                    f"before it; got arrays of {sorted(shapes)}"
+                    f"model.{place + 1} normalises the layer before it, of shape {channels}; got "
+                    f"arrays of {sorted({array.shape for array in norm})}"
                 )
-            scale = gamma / np.sqrt(variance + _ZHANG_EPSILON)
-            weight = weight * scale.reshape(-1, 1, 1, 1)
-            bias = (bias - mean) * scale + beta
-        folded |= {f"model.{2 * i}.weight": weight, f"model.{2 * i}.bias": bias}
+            scale, bias, mean, variance = norm
+            folded_layer = fold_batch_norm(
+                {
+                    "Conv_0": layer_from_torch(layer),
+                    "Norm_0": {"BatchNorm_0": {"scale": scale, "bias": bias}},
+                },
+                {"Norm_0": {"BatchNorm_0": {"mean": mean, "var": variance}}},
+                _ZHANG_EPSILON,
+            )
+            layer = layer_to_torch(folded_layer["Conv_0"])
+        folded |= {f"model.{2 * i}.{kind}": value for kind, value in layer.items()}
     return folded
 
 
@@ -297,7 +304,7 @@ def _layers(module: Published) -> dict[str, tuple[str, ...]]:
     return {
         "first_part.0": ("Conv_0",),
         "first_part.2": ("Conv_1",),
-        "last_part.0": ("Upsample_0",),
+        "last_part.0": ("upsample",),
     }
 
 

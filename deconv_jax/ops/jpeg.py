@@ -1,9 +1,9 @@
 """JPEG compression and decompression of images, to the bit as libjpeg does it, on the device.
 
 After ITU-T T.81 (the DCT, the quantisation, the example tables of annex K) and JFIF 1.02 (the
-colours), with the choices that those leave open made as in libjpeg, and so in Pillow, OpenCV and
-MATLAB: the scaling of the tables by a quality from 1 to 100, its accurate integer DCT, the alternate
-rounding of averaged chroma, and the triangle filter ("fancy upsampling") that enlarges chroma again.
+colours), with the choices that those leave open made as libjpeg 6b and libjpeg-turbo, which Pillow
+uses, make them by default: the scaling of the tables by a quality from 1 to 100, the accurate integer
+DCT, the alternate rounding of averaged chroma, and the triangle filter that enlarges chroma again.
 Entropy coding loses nothing and is left out: there is no file and no number of bytes here.
 
 What a reader would get wrong: the derivative. That of a rounded, clipped value is zero almost
@@ -62,13 +62,17 @@ _HALF_DCT = np.array(
     np.int32,
 )
 """The DCT of 8 pixels times sqrt(8), in units of 2^-13: row k is the wave of frequency k over the
-first 4 pixels. The few entries that are one off the nearest integer are so in libjpeg's fast
-algorithm, whose factors of 13 bits multiply out to these.
+first 4 pixels. A few entries are one off the nearest integer: such are the sums of the rounded
+factors by which libjpeg multiplies.
 """
 
 _SIGN = np.array([[1], [-1]] * 4, np.int32)
 _DCT = np.concatenate([_HALF_DCT, _SIGN * _HALF_DCT[:, ::-1]], axis=1)
 """Even frequencies are symmetric about the middle of the 8 pixels, odd ones antisymmetric."""
+
+_ALONG_ROWS = "kn,bhiwn->bhiwk"
+_ALONG_COLUMNS = "kn,bhnwj->bhkwj"
+"""One pass of the two over blocks (batch, rows of blocks, 8, columns of blocks, 8)."""
 
 _COLOR_BITS = 16
 _TO_YCBCR = np.array(
@@ -147,7 +151,7 @@ def _straight_through(subsampling: Subsampling, x: Array, quality: Array) -> Arr
     levels = jnp.clip(jnp.round(x * 255), 0, 255).astype(jnp.int32)
     luminance, chrominance = quantization_tables(quality)
     if x.shape[-1] == 1:
-        decoded = jnp.clip(_coded(levels[..., 0], luminance), 0, 255)[..., None]
+        decoded = _coded(levels[..., 0], luminance)[..., None]
     else:
         luma, *chroma = _ycbcr_levels(levels)
         code_chroma = functools.partial(_coded, table=chrominance)
@@ -207,23 +211,17 @@ def _coded(plane: Array, table: Array) -> Array:
     padded = _padded(plane, 8, 8)
     blocks = padded.reshape(len(plane), padded.shape[1] // 8, 8, padded.shape[2] // 8, 8) - 128
     # The two passes of the DCT leave 8 times the coefficients of T.81.
-    frequencies = _pass(_pass(blocks, _DCT, 4, 11), _DCT, 2, 15)
+    frequencies = _pass(_pass(blocks, _DCT, _ALONG_ROWS, 11), _DCT, _ALONG_COLUMNS, 15)
     step = table.reshape(len(plane), 1, 8, 1, 8)
     index = jnp.sign(frequencies) * ((jnp.abs(frequencies) + 4 * step) // (8 * step))
-    blocks = _pass(_pass(index * step, _DCT.T, 2, 11), _DCT.T, 4, 18)
+    blocks = _pass(_pass(index * step, _DCT.T, _ALONG_COLUMNS, 11), _DCT.T, _ALONG_ROWS, 18)
     decoded = jnp.clip(blocks + 128, 0, 255).reshape(padded.shape)
     return decoded[:, :height, :width]
 
 
-def _pass(blocks: Array, matrix: np.ndarray, axis: int, bits: int) -> Array:
-    """A fixed-point matrix product along an axis, then `bits` fewer, rounded."""
-    lines = [jax.lax.index_in_dim(blocks, n, axis, keepdims=False) for n in range(8)]
-    rounding = 1 << (bits - 1)
-    made = [
-        (sum(int(w) * line for w, line in zip(row, lines, strict=True)) + rounding) >> bits
-        for row in matrix
-    ]
-    return jnp.stack(made, axis)
+def _pass(blocks: Array, matrix: np.ndarray, axes: str, bits: int) -> Array:
+    """A fixed-point matrix product along an axis of the blocks, then `bits` fewer, rounded."""
+    return (jnp.einsum(axes, matrix, blocks) + (1 << (bits - 1))) >> bits
 
 
 def _padded(plane: Array, rows: int, columns: int) -> Array:

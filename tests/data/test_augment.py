@@ -1,11 +1,21 @@
 """Random image transforms: what they do, how it is distributed, and what it depends on."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.data.augment import example_keys, random_translate
+from deconv_jax.data.augment import (
+    example_keys,
+    random_crop,
+    random_dihedral,
+    random_rescale,
+    random_translate,
+)
+from deconv_jax.errors import InputError
+from deconv_jax.ops import imresize
 
 KEY = jax.random.key(0)
 
@@ -56,3 +66,124 @@ def test_an_examples_key_is_that_of_its_place_in_the_data_set():
     assert len(np.unique(jax.random.key_data(keys), axis=0)) == 3
     assert (example_keys(KEY, index[::-1]) == keys[::-1]).all()
     assert (example_keys(jax.random.key(1), index) != keys).all()
+
+
+def ramp(count, height, width):
+    """Images whose pixels tell their own place: channels row / 64 and column / 64."""
+    rows, columns = np.mgrid[:height, :width] / 64.0
+    return jnp.asarray(np.tile(np.stack([rows, columns], -1), (count, 1, 1, 1)), jnp.float32)
+
+
+def test_a_crop_is_a_part_of_its_image_and_every_place_is_as_likely():
+    """3 x 5 places for parts of 4 pixels in 6 x 8: 100 of each, standard deviation below 10."""
+    crops = np.asarray(random_crop(jax.random.split(KEY, 1500), ramp(1500, 6, 8), 4)) * 64
+    corners = crops[:, :1, :1]
+    np.testing.assert_array_equal(
+        crops - corners, np.tile(crops[:1] - corners[:1], (1500, 1, 1, 1))
+    )
+    np.testing.assert_array_equal(crops[0] - corners[0], ramp(1, 4, 4)[0] * 64)
+    places, counts = np.unique(corners.reshape(-1, 2), axis=0, return_counts=True)
+    np.testing.assert_array_equal(places, [(y, x) for y in range(3) for x in range(5)])
+    assert np.abs(counts - 100).max() < 50
+
+
+def test_an_image_is_turned_in_one_of_eight_ways_as_likely():
+    """2400 draws: 300 of each, standard deviation 16."""
+    image = np.random.default_rng(0).random((5, 5, 2), np.float32)
+    turned = np.asarray(
+        random_dihedral(jax.random.split(KEY, 2400), jnp.tile(image, (2400, 1, 1, 1)))
+    )
+    ways = [np.rot90(m, k) for m in (image, image[:, ::-1]) for k in range(4)]
+    counts = [(turned == way).all(axis=(1, 2, 3)).sum() for way in ways]
+    assert sum(counts) == 2400
+    assert np.abs(np.array(counts) - 300).max() < 5 * 16
+
+
+def cubic_matrix(size, length, corner, factor):
+    """Rows that resample an axis: Keys' cubic with a = -0.5, widened by 1 / factor."""
+    centres = corner + (np.arange(size)[:, None] + 0.5) / factor - 0.5
+    x = np.abs(centres - np.arange(length)) * factor
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_a_rescaled_part_is_a_resized_part_of_the_image_every_one_as_likely():
+    """Each of 600 parts is one of those that NumPy makes; with size unchanged, bit for bit."""
+    size, shape, factors = 8, (20, 22), (1.0, 0.75, 0.5)
+    image = np.random.default_rng(0).random((*shape, 1), np.float32)
+    images = jnp.tile(image, (600, 1, 1, 1))
+    rescale = jax.jit(random_rescale, static_argnums=(2, 3))
+    parts = np.asarray(rescale(jax.random.split(KEY, 600), images, size, factors))
+    counts = []
+    for factor in factors:
+        places = [n - math.ceil(size / factor) + 1 for n in shape]
+        down, across = (
+            np.stack([cubic_matrix(size, n, corner, factor) for corner in range(count)])
+            for n, count in zip(shape, places, strict=True)
+        )
+        whole = np.einsum("pih,hw,qjw->pqij", down, image[..., 0], across)
+        expected = np.clip(whole, 0.0, 1.0).reshape(1, -1, size * size)
+        found = np.abs(parts.reshape(600, 1, -1) - expected).max(-1) < 1e-5
+        assert found.sum(1).max() == 1
+        counts.append(found.sum(0))
+        if factor == 1.0:
+            exact = (parts.reshape(600, 1, -1) == expected.astype(np.float32)).all(-1)
+            np.testing.assert_array_equal(exact, found)
+    # 200 of each factor, with a standard deviation of 11.5; of the last each of 5 x 7 corners.
+    assert sum(map(np.sum, counts)) == 600
+    assert max(abs(np.sum(count) - 200) for count in counts) < 5 * 11.5
+    assert len(counts[2]) == 35
+    assert counts[2].min() > 0
+
+
+def test_making_images_smaller_does_not_alias():
+    """Of stripes of one pixel half size leaves their mean, where every other pixel would be black."""
+    stripes = jnp.tile(jnp.arange(32) % 2, (2, 32, 1)).astype(jnp.float32)[..., None]
+    rescale = jax.jit(random_rescale, static_argnums=(2, 3))
+    small = rescale(jax.random.split(KEY, 2), stripes, 12, (0.5,))
+    np.testing.assert_allclose(small[:, :, 3:-3], 0.5, atol=0.05)
+
+
+def test_resized_parts_are_those_of_imresize():
+    """Away from the border, where MATLAB's resizing mirrors and this one sees the whole image."""
+    image = jnp.asarray(np.random.default_rng(0).random((1, 48, 48, 1), np.float32))
+    expected = np.clip(imresize(image, 0.5), 0.0, 1.0)[0, 4:-4, 4:-4]
+    rescale = jax.jit(random_rescale, static_argnums=(2, 3))
+    part = rescale(jax.random.split(KEY, 1), image, 24, (0.5,))[0, 4:-4, 4:-4]
+    np.testing.assert_allclose(part, expected, atol=1e-5)
+
+
+AUGMENTATIONS = [
+    lambda keys, images: random_crop(keys, images, 8),
+    lambda keys, images: random_rescale(keys, images, 8, (1.0, 0.9, 0.7)),
+    random_dihedral,
+]
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_what_becomes_of_an_image_depends_on_its_key_alone(augment):
+    """Not on its place in the batch, nor on the images beside it."""
+    images = jnp.asarray(np.random.default_rng(0).random((16, 16, 16, 1), np.float32))
+    keys = jax.random.split(KEY, 16)
+    augment = jax.jit(augment)
+    results = augment(keys, images)
+    order = np.random.default_rng(1).permutation(16)
+    np.testing.assert_array_equal(augment(keys[order], images[order]), results[order])
+    other = augment(jax.random.split(jax.random.key(1), 16), images)
+    assert (np.asarray(other) != np.asarray(results)).any()
+
+
+def test_parts_that_do_not_fit_are_refused():
+    keys, images = jax.random.split(KEY, 1), jnp.zeros((1, 16, 20, 1))
+    with pytest.raises(InputError, match="parts of 17 pixels a side do not fit images of 16 x 20"):
+        random_crop(keys, images, 17)
+    with pytest.raises(InputError, match="parts of 20 pixels a side do not fit images of 16 x 20"):
+        random_rescale(keys, images, 10, (1.0, 0.5))
+    assert random_rescale(keys, jnp.zeros((1, 30, 30, 1)), 21, (0.7,)).shape == (1, 21, 21, 1)
+    for factors in ((), (0.5, 1.5), (0.0,)):
+        with pytest.raises(InputError, match=r"factors of random_rescale are in \(0, 1\]"):
+            random_rescale(keys, images, 4, factors)
+    with pytest.raises(InputError, match=r"turns square images; got \(16, 20\)"):
+        random_dihedral(keys, images)

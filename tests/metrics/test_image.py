@@ -1,10 +1,27 @@
-"""Distances between images, against their formulas and the invariances these have."""
+"""Measures of images, against their formulas, other libraries and the invariances they have."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from jaxtyping import config as jaxtyping_config
+from skimage.metrics import structural_similarity
 
-from deconv_jax.metrics.image import mean_squared_error, psnr
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.image import (
+    MS_SSIM_LEAST_SIZE,
+    SSIM_LEAST_SIZE,
+    mean_squared_error,
+    ms_ssim,
+    psnr,
+    ssim,
+)
+
+torch.set_num_threads(1)
+"""The arrays are small: threads would only contend with JAX's."""
 
 PREDICTION, TARGET = jnp.asarray(np.random.default_rng(0).random((2, 5, 6, 7, 3), np.float32))
 
@@ -49,3 +66,192 @@ def test_an_images_figure_does_not_depend_on_the_others(measure):
 def test_flipping_and_shifting_the_gray_of_both_images_changes_nothing(measure):
     moved = [1.0 - jnp.flip(a, (1, 2)) for a in (PREDICTION, TARGET)]
     np.testing.assert_allclose(measure(*moved), measure(PREDICTION, TARGET), rtol=1e-5)
+
+
+# Structural similarity
+
+
+def scene(*shape, seed=0):
+    """Smooth spots, flat black and flat white, as photographs have them."""
+    noise = np.random.default_rng((seed, *shape)).standard_normal(shape)
+    spectrum = np.fft.rfft2(noise, axes=(1, 2))
+    rows, columns = np.fft.fftfreq(shape[1]), np.fft.rfftfreq(shape[2])
+    low = np.exp(-200 * (rows[:, None] ** 2 + columns**2))[..., None]
+    smooth = np.fft.irfft2(spectrum * low, shape[1:3], axes=(1, 2))
+    return np.clip(0.5 + smooth / smooth.std() / 2, 0, 1).astype(np.float32)
+
+
+def with_noise(images, sigma):
+    noise = np.random.default_rng(1).standard_normal(images.shape)
+    return np.clip(images + sigma * noise, 0, 1).astype(np.float32)
+
+
+SCENE = scene(2, 40, 52, 3)
+VERSIONS = {
+    "noisy": with_noise(SCENE, 0.1),
+    "almost equal": with_noise(SCENE, 0.5 / 255),
+    "negative": 1 - SCENE,
+    "another": SCENE[::-1].copy(),
+    "flat": np.full_like(SCENE, 0.7),
+    "black": np.zeros_like(SCENE),
+}
+jitted_ssim, jitted_ms_ssim = jax.jit(ssim), jax.jit(ms_ssim)
+
+
+def skimage_ssim(a, b):
+    """The mean over windows inside the image, of scikit-image's map in double precision."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    _, of_windows = structural_similarity(
+        a, b, data_range=1.0, channel_axis=-1, full=True, **options
+    )
+    return of_windows[5:-5, 5:-5].mean()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ssim_is_scikit_images_in_double_precision(version):
+    """To the last digits of float32, though the variances of flat regions are tiny."""
+    images = VERSIONS[version]
+    expected = [skimage_ssim(a, b) for a, b in zip(images, SCENE, strict=True)]
+    np.testing.assert_allclose(jitted_ssim(images, SCENE), expected, rtol=0, atol=1e-6)
+
+
+def test_ssim_of_flat_images_is_that_of_their_means():
+    """Without variance only the first factor is left, (2ab + C1) / (a^2 + b^2 + C1)."""
+    flat = jnp.full((1, 40, 52, 3), 0.4)
+    expected = (2 * 0.4 * 0.6 + 1e-4) / (0.4**2 + 0.6**2 + 1e-4)
+    assert jitted_ssim(flat, 1 - flat)[0] == pytest.approx(expected, abs=5e-6)
+
+
+def test_an_image_is_wholly_like_itself():
+    np.testing.assert_array_equal(jitted_ssim(SCENE, SCENE), [1, 1])
+
+
+def double_similarities(a, b):
+    """SSIM's two factors from E[xy] - E[x]E[y], by PyTorch's convolution, in double precision."""
+    taps = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / 4.5)
+    window = torch.outer(taps, taps).div(taps.sum() ** 2).expand(a.shape[1], 1, 11, 11)
+
+    def mean(x):
+        return torch.nn.functional.conv2d(x, window, groups=a.shape[1])
+
+    covariance = {(x, y): mean(x * y) - mean(x) * mean(y) for x, y in ((a, a), (b, b), (a, b))}
+    structure = (2 * covariance[a, b] + 9e-4) / (covariance[a, a] + covariance[b, b] + 9e-4)
+    luminance = (2 * mean(a) * mean(b) + 1e-4) / (mean(a) ** 2 + mean(b) ** 2 + 1e-4)
+    return luminance, structure
+
+
+def double_ms_ssim(a, b):
+    """The formula of the 2003 paper, channel by channel; negative means count as 0."""
+    a, b = (torch.from_numpy(np.moveaxis(np.float64(x), -1, 1).copy()) for x in (a, b))
+    factors = []
+    for scale in range(5):
+        if scale:
+            # An odd size's last row and column are repeated.
+            a, b = (
+                torch.nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), "replicate")
+                for x in (a, b)
+            )
+            a, b = (torch.nn.functional.avg_pool2d(x, 2) for x in (a, b))
+        luminance, structure = double_similarities(a, b)
+        likeness = structure if scale < 4 else luminance * structure
+        factors.append(likeness.mean(dim=(2, 3)).clamp(min=0))
+    weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], dtype=torch.float64)
+    powers = torch.stack(factors, -1) ** weights
+    return powers.prod(dim=-1).mean(dim=1).numpy()
+
+
+def test_ms_ssim_is_the_formula_in_double_precision():
+    """On an odd size; the last pair is negative in structure at every scale."""
+    large = scene(1, 176, 189, 2)
+    images = np.concatenate([with_noise(large, 0.1), with_noise(large, 0.5 / 255), 1 - large])
+    targets = np.repeat(large, 3, axis=0)
+    measured = jitted_ms_ssim(images, targets)
+    np.testing.assert_allclose(measured, double_ms_ssim(images, targets), rtol=0, atol=1e-6)
+    assert measured[2] == 0.0
+    np.testing.assert_array_equal(jitted_ms_ssim(targets, targets), [1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("measure", "images"),
+    [(ssim, SCENE), (ms_ssim, scene(1, 176, 176, 1))],
+    ids=["ssim", "ms_ssim"],
+)
+def test_derivatives_grow_towards_the_target_vanish_there_and_are_finite(measure, images):
+    """Also where every scale of MS-SSIM counts as 0."""
+
+    @jax.jit
+    def slope(x, direction):
+        return jax.jvp(lambda x: measure(x, jnp.asarray(images)), (x,), (direction,))[1]
+
+    noisy = with_noise(images, 0.1)
+    assert (slope(noisy, images - noisy) > 0).all()
+    np.testing.assert_allclose(slope(images, images - noisy), jnp.zeros(len(images)), atol=1e-6)
+    of_negative = slope(1 - images, images - noisy)
+    assert (of_negative == 0).all() if measure is ms_ssim else jnp.isfinite(of_negative).all()
+
+
+@pytest.mark.slow
+def test_the_gradient_of_a_scale_that_counts_as_nothing_is_zero():
+    """Not 0 * infinity. Backwards, the program takes long to compile: do so without optimisation."""
+    images = jnp.asarray(scene(1, 176, 176, 1))
+    gradient = jax.grad(lambda x: ms_ssim(x, images)[0])
+    unoptimised = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
+    np.testing.assert_array_equal(unoptimised(1 - images), jnp.zeros_like(images))
+
+
+def test_ssim_is_symmetric_and_does_not_depend_on_the_side_or_the_batch():
+    a, b = VERSIONS["noisy"], SCENE
+    expected = np.asarray(jitted_ssim(a, b))
+    np.testing.assert_allclose(jitted_ssim(b, a), expected, rtol=0, atol=1e-6)
+    flipped = jitted_ssim(a[::-1, ::-1, ::-1].copy(), b[::-1, ::-1, ::-1].copy())
+    np.testing.assert_allclose(flipped[::-1], expected, rtol=0, atol=1e-6)
+    of_channels = jitted_ssim(*(np.moveaxis(x, -1, 1).reshape(6, 40, 52, 1) for x in (a, b)))
+    np.testing.assert_allclose(of_channels.reshape(2, 3).mean(1), expected, rtol=0, atol=1e-6)
+
+
+# Images of several sizes in one array
+
+SIZES = np.array([[40, 52], [17, 30], [40, 11]], np.int32)
+
+
+@pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim])
+def test_what_lies_outside_an_image_counts_for_nothing(measure):
+    measure = jax.jit(measure)
+    a, b = (np.repeat(x[:1], len(SIZES), axis=0) for x in (VERSIONS["noisy"], SCENE))
+    alone = []
+    for i, (height, width) in enumerate(SIZES):
+        alone.append(measure(*(jnp.asarray(x[i : i + 1, :height, :width]) for x in (a, b)))[0])
+        a[i, height:], a[i, :, width:], b[i, height:] = np.nan, np.nan, 0.5
+    together = measure(a, b, SIZES)
+    np.testing.assert_allclose(together, alone, rtol=2e-5)
+
+
+# Errors
+
+
+@pytest.fixture
+def as_without_type_checks(monkeypatch):
+    """The functions as a user calls them; under test their annotations are checked first."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize(
+    ("measure", "least"), [(ssim, SSIM_LEAST_SIZE), (ms_ssim, MS_SSIM_LEAST_SIZE)]
+)
+def test_an_image_needs_a_window_at_every_scale(measure, least):
+    images = jnp.zeros((1, least + 4, least - 1, 1))
+    words = f"at least {least} x {least} pixels; got {least + 4} x {least - 1}"
+    with pytest.raises(InputError, match=words):
+        measure(images, images)
+
+
+@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim, ms_ssim])
+def test_images_that_cannot_be_compared_are_refused(measure):
+    """They would be broadcast, or their differences wrapped around, to a wrong figure."""
+    rgb, gray = jnp.zeros((2, 16, 16, 3)), jnp.zeros((2, 16, 16, 1))
+    with pytest.raises(InputError, match=re.escape("(2, 16, 16, 3) and target (2, 16, 16, 1)")):
+        measure(rgb, gray)
+    with pytest.raises(InputError, match="takes floats in"):
+        measure(gray.astype("uint8"), gray)

@@ -1,0 +1,38 @@
+"""Restoration without learning, on the same forward models that train and test networks.
+
+Each method is `method(y, forward_model, *, ...) -> x`: observed images (batch, height, width,
+channels) in, images of the size before the degradation out, on any linear forward model unless it
+says otherwise. Their noise level is read from the model's `GaussianNoise`. Values are not clipped.
+"""
+
+from deconv_jax.classical.filters import inverse, tikhonov, unsupervised_wiener, wiener
+from deconv_jax.classical.iterative import cgls, landweber, richardson_lucy
+from deconv_jax.classical.proximal import fixed_level_denoiser, plug_and_play, tv, wavelet
+
+METHODS = {
+    "inverse": inverse,
+    "wiener": wiener,
+    "unsupervised_wiener": unsupervised_wiener,
+    "tikhonov": tikhonov,
+    "richardson_lucy": richardson_lucy,
+    "landweber": landweber,
+    "cgls": cgls,
+    "tv": tv,
+    "wavelet": wavelet,
+    "plug_and_play": plug_and_play,
+}
+
+__all__ = [
+    "METHODS",
+    "cgls",
+    "fixed_level_denoiser",
+    "inverse",
+    "landweber",
+    "plug_and_play",
+    "richardson_lucy",
+    "tikhonov",
+    "tv",
+    "unsupervised_wiener",
+    "wavelet",
+    "wiener",
+]

@@ -1,0 +1,453 @@
+"""Restoration with a prior that is not quadratic: total variation, sparsity, a denoiser.
+
+All minimise |A x - y|^2 / 2 + weight R(x) by splitting the two terms apart: `tv` after Chambolle &
+Pock (J. Math. Imaging and Vision 40, 120-145, 2011), `wavelet` by the monotone FISTA of Beck &
+Teboulle (IEEE Trans. Image Processing 18, 2419-2434, 2009), `plug_and_play` by half-quadratic
+splitting as Zhang et al. (DPIR, arXiv:2008.13751), or by ADMM (Venkatakrishnan et al., GlobalSIP
+2013), with a denoiser in place of R.
+
+What a reader would get wrong: the weight. It multiplies R in the sum above, with half of the squared
+error and images in [0, 1]; the same prior with the whole squared error needs twice as much. Colour
+channels are regularised one by one.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from deconv_jax.classical.iterative import least_squares
+from deconv_jax.classical.problem import (
+    Images,
+    Problem,
+    column,
+    gradient,
+    gradient_adjoint,
+    is_circular,
+    is_diagonal,
+    known_sigma,
+    laplacian,
+    per_image,
+    prepare,
+    tiny,
+    total_variation,
+    transfer_function,
+)
+from deconv_jax.data.degradations import Degradation, Linear
+from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.ops import wavelets
+
+Splitting = Literal["half_quadratic", "admm"]
+Denoiser = Callable[[Array, Array], Array]
+Returned = Images | tuple[Images, Float[Array, "iterations batch"]]
+
+_LEAST_SIGMA = 0.1 / 255
+_FIRST_ESTIMATE_WEIGHT = 1e-3
+_FIRST_ESTIMATE_ITERATIONS = 30
+
+
+def tv(
+    y: Images,
+    forward_model: Degradation,
+    *,
+    weight: float | None = None,
+    iterations: int = 100,
+    size: Sequence[int] | None = None,
+    return_objective: bool = False,
+) -> Returned:
+    """The x of least |A x - y|^2 / 2 + weight TV(x), TV the isotropic total variation.
+
+    TV sums |gradient x| over pixels and channels, with differences to the next pixel down and to the
+    right that are 0 at the last one (Rudin, Osher & Fatemi, Physica D 60, 259-268, 1992).
+
+    Args:
+      y: observed images.
+      forward_model: any.
+      weight: positive. Unless given TODO for noise of standard deviation sigma in [0, 1] units.
+      iterations: of the primal-dual algorithm.
+      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
+      return_objective: whether to return the objective after each iteration as well. It need not
+        fall at every one.
+
+    Returns:
+      Restored images; with the objective if asked for.
+
+    Raises:
+      InputError: without a weight for a model without Gaussian noise, or for arguments that do not
+        fit one another.
+    """
+    y, model, size = prepare(y, forward_model, size)
+    at_least("iterations", iterations, 1)
+    if weight is None:
+        sigma = jnp.asarray(known_sigma(forward_model, "tv takes a weight"))
+        weight = 8.0 * sigma**2
+    x, objective = _tv(y, model, column(weight, y), size, iterations, return_objective)
+    return (x, objective) if return_objective else x
+
+STEP = [1.0, 1.0]
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _tv(
+    y: Array,
+    model: Linear,
+    weight: Array,
+    size: tuple[int, int],
+    iterations: int,
+    return_objective: bool,
+) -> tuple[Array, Any]:
+    problem = Problem.of(y, model, size)
+    closed = _closed_data_step(problem)
+    x = _first_estimate(problem)
+    if closed is None:
+        image_rate = STEP[1]
+        gradient_rate = STEP[0] * weight
+        rate = 1.0 / (8.0 * gradient_rate + image_rate * problem.norm_squared())
+    else:
+        gradient_rate = STEP[0] * weight
+        rate = 1.0 / (8.0 * gradient_rate)
+
+    def step(state: Any, _: None) -> tuple[Any, Any]:
+        x, ahead, (down, right), image = state
+        ahead_down, ahead_right = gradient(ahead)
+        down, right = down + gradient_rate * ahead_down, right + gradient_rate * ahead_right
+        length = jnp.sqrt(down**2 + right**2)
+        shrink = jnp.minimum(1.0, weight / jnp.maximum(length, tiny(x)))
+        down, right = shrink * down, shrink * right
+        before = x
+        x = x - rate * gradient_adjoint(down, right)
+        if closed is None:
+            image = (image + image_rate * (problem.forward(ahead) - y)) / (1.0 + image_rate)
+            x = x - rate * problem.adjoint(image)
+        else:
+            x = closed(x, 1.0 / rate)
+        return (x, 2.0 * x - before, (down, right), image), objective(x)
+
+    def objective(x: Array) -> Array | None:
+        if not return_objective:
+            return None
+        return problem.fidelity(x) + per_image(weight) * total_variation(x)
+
+    zero = jnp.zeros_like(x)
+    (x, *_), history = lax.scan(step, (x, x, (zero, zero), jnp.zeros_like(y)), length=iterations)
+    return x, history
+
+
+def wavelet(
+    y: Images,
+    forward_model: Degradation,
+    *,
+    weight: float | None = None,
+    basis: str = "db4",
+    levels: int = 4,
+    iterations: int = 100,
+    size: Sequence[int] | None = None,
+    return_objective: bool = False,
+) -> Returned:
+    """The x = W^T c of least |A W^T c - y|^2 / 2 + weight |c|_1, W an orthonormal wavelet transform.
+
+    The coarse coefficients, or the mean of a block, are not in the sum of |c|. Images that cannot be
+    halved so often are extended at the bottom and right by pixels that A does not see.
+
+    Args:
+      y: observed images.
+      forward_model: any.
+      weight: positive. Unless given TODO for noise of standard deviation sigma in [0, 1] units.
+      basis: of `ops.wavelets.scaling_filter`, or "dct": the cosine transform of blocks of
+        `2**levels` pixels, 8 of them as in JPEG for 3 levels.
+      levels: of the transform.
+      iterations: of FISTA.
+      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
+      return_objective: whether to return the objective after each iteration as well. It never grows.
+
+    Returns:
+      Restored images; with the objective if asked for.
+
+    Raises:
+      InputError: for an unknown basis, without a weight for a model without Gaussian noise, or for
+        arguments that do not fit one another.
+    """
+    y, model, size = prepare(y, forward_model, size)
+    at_least("iterations", iterations, 1)
+    at_least("levels", levels, 1)
+    if basis != "dct":
+        wavelets.scaling_filter(basis)
+    if weight is None:
+        sigma = jnp.asarray(known_sigma(forward_model, "wavelet takes a weight"))
+        weight = 8.0 * sigma**2
+    options = size, basis, levels, iterations, return_objective
+    x, objective = _wavelet(y, model, column(weight, y), *options)
+    return (x, objective) if return_objective else x
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
+def _wavelet(
+    y: Array,
+    model: Linear,
+    weight: Array,
+    size: tuple[int, int],
+    basis: str,
+    levels: int,
+    iterations: int,
+    return_objective: bool,
+) -> tuple[Array, Any]:
+    problem = Problem.of(y, model, size)
+    analyse, synthesise, free = _frame(size, basis, levels)
+    rate = 1.0 / jnp.maximum(problem.norm_squared(), tiny(y))
+    threshold = jnp.where(free.reshape(1, *free.shape, 1), 0.0, weight)
+
+    def cost(c: Array, image: Array) -> Array:
+        penalty = jnp.sum(threshold * jnp.abs(c), (1, 2, 3), keepdims=True)
+        return 0.5 * jnp.sum((image - y) ** 2, (1, 2, 3), keepdims=True) + penalty
+
+    def shrink(c: Array, by: Array) -> Array:
+        return jnp.sign(c) * jnp.maximum(jnp.abs(c) - by, 0.0)
+
+    def step(state: Any, _: None) -> tuple[Any, Any]:
+        # Of everything in coefficients its image under A is carried along: A is linear.
+        best, least, ahead, momentum = state
+        slope = analyse(problem.adjoint(ahead[1] - y))
+        c = shrink(ahead[0] - rate * slope, rate * threshold)
+        trial = c, problem.forward(synthesise(c))
+        value = cost(*trial)
+        better = value <= least
+        before, best = best, jax.tree.map(lambda t, b: jnp.where(better, t, b), trial, best)
+        least = jnp.where(better, value, least)
+        following = 0.5 * (1.0 + jnp.sqrt(1.0 + 4.0 * momentum**2))
+
+        def extrapolate(new: Array, tried: Array, old: Array) -> Array:
+            return (
+                new
+                + momentum / following * (tried - new)
+                + (momentum - 1.0) / following * (new - old)
+            )
+
+        ahead = jax.tree.map(extrapolate, best, trial, before)
+        return (best, least, ahead, following), per_image(least) if return_objective else None
+
+    c = analyse(_first_estimate(problem))
+    start = c, problem.forward(synthesise(c))
+    state = start, cost(*start), start, jnp.ones((), y.dtype)
+    (best, *_), history = lax.scan(step, state, length=iterations)
+    return synthesise(best[0]), history
+
+
+def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, Any]:
+    """(images -> coefficients, coefficients -> images, which coefficients are free of a penalty).
+
+    The second is the adjoint of the first, and its inverse from the left.
+    """
+    step = 2**levels
+    height, width = (-(-n // step) * step for n in size)
+    if basis == "dct":
+        forward = functools.partial(wavelets.block_dct, block=step)
+        backward = functools.partial(wavelets.inverse_block_dct, block=step)
+        free = jnp.zeros((height, width), bool).at[::step, ::step].set(True)
+    else:
+        options = {"wavelet": basis, "levels": levels}
+        forward = functools.partial(wavelets.wavelet_transform, **options)
+        backward = functools.partial(wavelets.inverse_wavelet_transform, **options)
+        free = jnp.asarray(wavelets.coarse_coefficients((height, width), levels))
+
+    def analyse(x: Array) -> Array:
+        extra = ((0, 0), (0, height - size[0]), (0, width - size[1]), (0, 0))
+        return forward(jnp.pad(x, extra))
+
+    def synthesise(c: Array) -> Array:
+        return backward(c)[:, : size[0], : size[1]]
+
+    return analyse, synthesise, free
+
+
+def plug_and_play(
+    y: Images,
+    forward_model: Degradation,
+    *,
+    denoiser: Denoiser,
+    sigma: float | None = None,
+    iterations: int = 8,
+    first_sigma: float = 49 / 255,
+    data_weight: float = 0.23,
+    splitting: Splitting = "half_quadratic",
+    data_iterations: int = 30,
+    size: Sequence[int] | None = None,
+    return_objective: bool = False,
+) -> Returned:
+    """Alternates between fitting y and denoising, at noise levels that fall to that of y.
+
+    With sigma_k falling from `first_sigma` to sigma in equal ratios, and z = y before the first
+    iteration, each is (Zhang et al., arXiv:2008.13751, equations 6 and 9)
+
+        x = argmin |A x - y|^2 + mu_k |x - z|^2,    mu_k = data_weight sigma^2 / sigma_k^2
+        z = denoiser(x, sigma_k)
+
+    and z is the result. "admm" gives the denoiser x + u and the fit z - u, where u sums what the two
+    disagree by, scaled as mu_k changes. The fit is in closed form for circular blurs and for masks,
+    else by conjugate gradients from z; then the first z is a smooth image that fits y.
+
+    Args:
+      y: observed images.
+      forward_model: any.
+      denoiser: `denoiser(x, sigma) -> x`, of images with white noise of standard deviation sigma in
+        [0, 1] units, a traced number. It is a static argument, to be the same object from call to
+        call, unless it is a `jax.tree_util.Partial` or another pytree: then its leaves, a network's
+        weights, are arguments like y. `fixed_level_denoiser` makes one of networks that were
+        trained for single noise levels.
+      sigma: standard deviation of the noise in y, [0, 1] units, for the forward model's. At least
+        0.1 / 255 is taken.
+      iterations: 8 as in the paper; more are slower and little better.
+      first_sigma: noise level of the first denoising.
+      data_weight: lambda in the paper, which tunes it once for all noise levels.
+      splitting: "half_quadratic" or "admm".
+      data_iterations: of conjugate gradients in each fit, at most.
+      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
+      return_objective: whether to return |A z - y|^2 / 2 after each iteration as well; a denoiser
+        in general minimises nothing.
+
+    Returns:
+      Restored images; with the objective if asked for.
+
+    Raises:
+      InputError: for an unknown splitting, without sigma for a model without Gaussian noise, or for
+        arguments that do not fit one another.
+    """
+    if splitting not in get_args(Splitting):
+        raise InputError(f"no splitting {splitting!r}; {closest(splitting, get_args(Splitting))}")
+    y, model, size = prepare(y, forward_model, size)
+    at_least("iterations", iterations, 1)
+    if sigma is None:
+        sigma = known_sigma(forward_model, "plug_and_play takes sigma")
+    if jax.tree_util.all_leaves([denoiser]):
+        denoiser = Partial(denoiser)
+    last = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
+    first = jnp.asarray(first_sigma, y.dtype)
+    data_weight = jnp.asarray(data_weight, y.dtype)
+    options = size, iterations, splitting, data_iterations, return_objective
+    x, objective = _plug_and_play(y, model, denoiser, last, first, data_weight, *options)
+    return (x, objective) if return_objective else x
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))
+def _plug_and_play(
+    y: Array,
+    model: Linear,
+    denoiser: Denoiser,
+    last: Array,
+    first: Array,
+    data_weight: Array,
+    size: tuple[int, int],
+    iterations: int,
+    splitting: Splitting,
+    data_iterations: int,
+    return_objective: bool,
+) -> tuple[Array, Any]:
+    problem = Problem.of(y, model, size)
+    fit = _closed_data_step(problem) or _iterative_data_step(problem, data_iterations)
+    if last.ndim:
+        one = lambda image, sigma: denoiser(image[None], sigma)[0]  # noqa: E731
+        denoise = jax.vmap(one)
+    else:
+        denoise = denoiser
+    places = jnp.linspace(0.0, 1.0, iterations, dtype=y.dtype) if iterations > 1 else jnp.ones(1)
+    places = places.reshape(-1, *[1] * last.ndim)
+    log_first, log_last = jnp.log(first), jnp.log(last)
+    sigmas = jnp.exp(log_first + places * (log_last - log_first).reshape(1, *last.shape))
+
+    def step(state: Any, sigma: Array) -> tuple[Any, Any]:
+        z, disagreement, before = state
+        disagreement = disagreement * column((sigma / before) ** 2, y)
+        mu = column(data_weight * (last / sigma) ** 2, y)
+        x = fit(z - disagreement, mu)
+        z = denoise(x + disagreement, sigma)
+        if splitting == "admm":
+            disagreement = disagreement + x - z
+        return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
+
+    z = _first_estimate(problem)
+    (z, *_), history = lax.scan(step, (z, jnp.zeros_like(z), sigmas[0]), sigmas)
+    return z, history
+
+
+def fixed_level_denoiser(
+    denoise: Callable[[Array], Array] | Sequence[Callable[[Array], Array]],
+    trained_sigma: float | Sequence[float],
+) -> Denoiser:
+    """A denoiser of any noise level made of denoisers of single ones, for `plug_and_play`.
+
+    The contrast of the image is scaled so that its noise has the level that the denoiser was trained
+    for, and scaled back; of several denoisers the one is taken whose level is nearest in ratio.
+    """
+    functions = [denoise] if callable(denoise) else list(denoise)
+    levels = jnp.atleast_1d(jnp.asarray(trained_sigma, jnp.float32))
+    wrapped = [f if not jax.tree_util.all_leaves([f]) else Partial(f) for f in functions]
+    return Partial(_denoise_at_levels, tuple(wrapped), levels)
+
+CENTRE = [True]
+
+def _denoise_at_levels(
+    functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: Array
+) -> Array:
+    nearest = jnp.argmin(jnp.abs(jnp.log(levels) - jnp.log(sigma)))
+    scale = (levels[nearest] / sigma).astype(x.dtype)
+    centre = jnp.mean(x, (1, 2, 3), keepdims=True)
+    scaled = (scale * (x - centre) + centre) if CENTRE[0] else scale * x
+    denoised = lax.switch(nearest, functions, scaled)
+    return centre + (denoised - centre) / scale if CENTRE[0] else denoised / scale
+
+
+def _closed_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None:
+    """(v, mu) -> argmin |A x - y|^2 + mu |x - v|^2 where it is a quotient, None where it is not."""
+    y, model = problem.y, problem.model
+    if is_diagonal(model):
+        back = problem.adjoint(y)
+        square = problem.adjoint(problem.forward(jnp.ones(problem.shape, y.dtype)))
+        return lambda v, mu: (back + mu * v) / (square + mu)
+    if not is_circular(model):
+        return None
+    response = transfer_function(model, problem.shape, y.dtype)
+    power = jnp.square(jnp.abs(response))
+    back_spectrum = jnp.conj(response) * jnp.fft.rfft2(y, axes=(1, 2))
+
+    def fit(v: Array, mu: Array) -> Array:
+        spectrum = back_spectrum + mu * jnp.fft.rfft2(v, axes=(1, 2))
+        return jnp.fft.irfft2(spectrum / (power + mu), v.shape[1:3], axes=(1, 2))
+
+    return fit
+
+
+def _iterative_data_step(problem: Problem, iterations: int) -> Callable[[Array, Array], Array]:
+    """As `_closed_data_step`, by conjugate gradients from v."""
+
+    def fit(v: Array, mu: Array) -> Array:
+        root = jnp.sqrt(mu)
+        return least_squares(
+            lambda x: (problem.forward(x), root * x),
+            lambda parts: problem.adjoint(parts[0]) + root * parts[1],
+            (problem.y, root * v),
+            v,
+            iterations=iterations,
+            tolerance=1e-5,
+        )
+
+    return fit
+
+
+def _first_estimate(problem: Problem) -> Array:
+    """y where A is a circular blur, else a smooth image that A maps near to y."""
+    if is_circular(problem.model):
+        return problem.y
+    root = math.sqrt(_FIRST_ESTIMATE_WEIGHT)
+    start = jnp.zeros(problem.shape, problem.y.dtype)
+    return least_squares(
+        lambda x: (problem.forward(x), root * laplacian(x)),
+        lambda parts: problem.adjoint(parts[0]) + root * laplacian(parts[1]),
+        (problem.y, start),
+        start,
+        iterations=_FIRST_ESTIMATE_ITERATIONS,
+        tolerance=1e-4,
+    )

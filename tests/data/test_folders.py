@@ -1,0 +1,310 @@
+"""Folders of images: which files are in a split, what an example is, and what damage does."""
+
+import contextlib
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deconv_jax.data import folders
+from deconv_jax.data.embedded import photographs
+from deconv_jax.data.folders import Files, FolderSource, extended, find_files, tile_starts
+from deconv_jax.data.images import list_images, read_pixels
+from deconv_jax.data.pipeline import Data, evaluation_batches, training_iterator
+from deconv_jax.data.sources import in_memory, load, prepare
+from deconv_jax.errors import InputError
+
+SIZES = {"a.png": (20, 31), "b.png": (9, 40), "more/c.png": (33, 17), "more/d.png": (5, 6)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of four sizes, one of them gray, of pixels that are told apart by their values."""
+    random = np.random.default_rng(0)
+    for name, size in SIZES.items():
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = size if name == "b.png" else (*size, 3)
+        Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def names(*arguments):
+    files = find_files(*arguments)
+    return [files.name(path) for path in files.paths]
+
+
+def source_of(folder, **options):
+    return FolderSource(Files(folder, tuple(list_images(folder))), **options)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("all", "abcd"),
+        ("all[:]", "abcd"),
+        ("all[1:]", "bcd"),
+        ("all[:-1]", "abc"),
+        ("all[-3:-1]", "bc"),
+        ("all[50%:]", "cd"),
+        ("all[:-25%]", "abc"),
+        ("all[30%:70%]", "bc"),
+        ("more", "cd"),
+        ("more[:1]", "c"),
+    ],
+)
+def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):
+    found = names(f"folder:{folder}", split)
+    assert "".join(name.removesuffix(".png")[-1] for name in found) == expected
+
+
+@settings(deadline=None, derandomize=True)
+@given(count=st.integers(2, 40), percent=st.integers(0, 100), place=st.integers(0, 40))
+def test_slices_that_meet_leave_no_file_out_and_share_none(count, percent, place):
+    files = Files(folders.Path("/"), tuple(folders.Path(f"/{i}.png") for i in range(count)))
+    for end in (f"{percent}%", str(min(place, count)), f"-{min(place, count)}", f"-{percent}%"):
+        parts = []
+        for ends in (("", end), (end, "")):
+            with contextlib.suppress(InputError):  # It is empty.
+                parts += folders.sliced(files, "", ends).paths
+        assert tuple(parts) == files.paths
+
+
+def test_where_a_folder_is(folder, tmp_path, monkeypatch):
+    expected = names(f"folder:{folder}", "all")
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, data_dir in [
+        ("folder:images", str(tmp_path)),
+        ("folder:images", "$SOME_DATA"),
+        ("folder:images", None),
+        ("folder:~/images", "/elsewhere"),
+        ("folder:$SOME_DATA/images", "/elsewhere"),
+    ]:
+        assert names(name, "all", data_dir) == expected
+    assert names("folder:/elsewhere", "folder:images[:1]", str(tmp_path)) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("folder:missing", "all", "no folder .*missing"),
+        ("folder:images", "train", "no split 'train'.*\"all\""),
+        ("folder:images", "folder:missing", "no folder .*missing"),
+        ("folder:images", "all[5:]", "5 is beyond the 4 files"),
+        ("folder:images", "all[:-101%]", "-101% is beyond the 4 files"),
+        ("folder:images", "all[2:2]", "is empty"),
+        ("folder:images", "empty", "is empty.* 0 image files"),
+        ("folder:images", "all[x:]", "ill-formed"),
+        ("folder:images", "all[1]", "ill-formed"),
+        ("folder:images", "all[1:2", "ill-formed"),
+    ],
+)
+def test_splits_that_are_none_are_refused(folder, tmp_path, name, split, message):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        load(name, split, str(tmp_path))
+
+
+@settings(deadline=None, derandomize=True)
+@given(length=st.integers(1, 200), tile=st.integers(1, 64))
+def test_tiles_cover_an_axis_so_that_every_crop_of_half_a_tile_is_inside_one(length, tile):
+    starts = tile_starts(length, tile)
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    assert starts[-1] == max(length - tile, 0)
+    crop = min(tile // 2 + 1, length)
+    for place in range(length - crop + 1):
+        assert any(start <= place and place + crop <= start + tile for start in starts)
+
+
+@pytest.mark.parametrize("color", ["rgb", "gray", "y"])
+def test_an_example_of_training_is_a_tile_of_its_file(folder, color):
+    """Every tile is found in its file, and "size" is what of it is there."""
+    tile = 12
+    source = source_of(folder, tile=tile, color=color)
+    batch = source.gather(np.arange(len(source)))
+    assert batch["image"].shape == (len(source), tile, tile, 3 if color == "rgb" else 1)
+    assert (batch["image"].dtype, batch["size"].dtype) == (np.uint8, np.int32)
+    examples = zip(source.names, batch["image"], batch["size"], strict=True)
+    row = 0
+    for name in SIZES:
+        whole = read_pixels(folder / name, color)
+        for top in tile_starts(whole.shape[0], tile):
+            for left in tile_starts(whole.shape[1], tile):
+                example_name, image, size = next(examples)
+                part = whole[top : top + tile, left : left + tile]
+                assert example_name == name
+                assert tuple(size) == part.shape[:2]
+                missing = tile - size
+                expected = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), "reflect")
+                np.testing.assert_array_equal(image, expected)
+                row += 1
+    assert row == len(source)
+
+
+def test_images_are_mirrored_about_their_last_row_and_column():
+    """[1 2 3] goes on 2 1 2 3 2: the border pixel is not repeated, and small images fold again."""
+    image = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[..., None]
+    expected = np.array([[1, 2, 3, 2, 1, 2, 3, 2], [4, 5, 6, 5, 4, 5, 6, 5]])[[0, 1, 0, 1]]
+    np.testing.assert_array_equal(extended(image, 4, 8)[..., 0], expected)
+    assert (extended(image[:1, :1], 3, 2) == 1).all()
+
+
+def test_an_example_of_evaluation_is_a_whole_image_on_the_common_canvas(folder):
+    """33 and 40 are the largest height and width; 48 are the multiples of 16."""
+    source = source_of(folder)
+    assert source.names == tuple(SIZES)
+    order = np.array([3, 0, 2, 1, 0])
+    batch = source.gather(order)
+    assert batch["image"].shape == (5, 48, 48, 3)
+    np.testing.assert_array_equal(batch["size"], np.array(list(SIZES.values()))[order])
+    for index, image, (height, width) in zip(order, batch["image"], batch["size"], strict=True):
+        true = read_pixels(folder / source.names[index])
+        np.testing.assert_array_equal(image[:height, :width], true)
+        np.testing.assert_array_equal(image, extended(true, 48, 48))
+
+
+def test_a_folder_in_memory_is_the_folder(folder):
+    for options in ({}, {"tile": 8}):
+        source = source_of(folder, **options)
+        held = in_memory(source)
+        assert held.names == source.names
+        for name, array in source.gather(np.arange(len(source))).items():
+            np.testing.assert_array_equal(held.arrays[name], array)
+
+
+def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
+    """The slice of validation starts at the third file whether or not the first can be read."""
+    (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-30])
+    (folder / "more" / "d.png").write_bytes(b"")
+    data = Data(f"folder:{folder}", train_split="all[:2]", validation_split="all[2:]", tile=4)
+    assert set(data.source("train").names) == {"b.png"}
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "warning: train split: left out 1 image files:"
+    assert len(said) == 2
+    assert f"cannot read image {folder / 'a.png'}: " in said[1]
+    validation = data.source("validation")
+    assert validation.names == ("more/c.png",)
+    assert len(validation.skipped) == 1
+    with pytest.raises(InputError, match="no image file that can be read: cannot read image"):
+        load(f"folder:{folder}", "all[:1]")
+
+
+def test_a_file_that_vanishes_later_is_named(folder):
+    source = source_of(folder, cache_bytes=0)
+    (folder / "b.png").unlink()
+    with pytest.raises(InputError, match=r"cannot read image .*b\.png"):
+        source.gather(np.array([1]))
+
+
+def counted(monkeypatch):
+    """Counts the files decoded, by name."""
+    decoded = []
+
+    def read(path, color):
+        decoded.append(path.name)
+        return read_pixels(path, color)
+
+    monkeypatch.setattr(folders, "read_pixels", read)
+    return decoded
+
+
+def test_an_image_that_is_held_is_not_decoded_again(folder, monkeypatch):
+    decoded = counted(monkeypatch)
+    source = source_of(folder, tile=8)
+    for _ in range(2):
+        source.gather(np.arange(len(source)))
+    assert sorted(decoded) == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_the_images_held_are_the_last_used_within_the_bound(folder, monkeypatch):
+    """Room for two of the images of 3 * 20 * 31 = 1860, 1080, 1683 and 90 bytes, not for three."""
+    source = source_of(folder, cache_bytes=3600)
+    source.gather(np.array([0, 2]))
+    decoded = counted(monkeypatch)
+    source.gather(np.array([2, 0]))
+    assert decoded == []
+    source.gather(np.array([1, 0]))  # b.png drives out c.png, which was used longer ago.
+    assert decoded == ["b.png"]
+    source.gather(np.array([2]))
+    assert decoded == ["b.png", "c.png"]
+    nothing_held = source_of(folder, cache_bytes=0)
+    decoded.clear()
+    nothing_held.gather(np.array([0, 0]))
+    assert decoded == ["a.png", "a.png"]
+
+
+def test_threads_and_processes_get_the_same_examples(folder):
+    """Threads share the held images, of which there is room for one; processes get a copy."""
+    source = source_of(folder, tile=8, cache_bytes=2000)
+    everything = np.arange(len(source))
+    expected = source.gather(everything)["image"]
+    orders = [np.random.default_rng(i).permutation(everything) for i in range(16)]
+    with ThreadPoolExecutor(8) as threads:
+        for order, batch in zip(orders, threads.map(source.gather, orders), strict=True):
+            np.testing.assert_array_equal(batch["image"], expected[order])
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.names == source.names
+    np.testing.assert_array_equal(copy.gather(everything)["image"], expected)
+
+
+def test_batches_of_a_folder(folder):
+    source = source_of(folder, tile=8)
+    for batch in training_iterator(source, batch_size=5, batches=4, seed=0):
+        expected = source.gather(batch["index"])
+        for name in ("image", "size"):
+            np.testing.assert_array_equal(batch[name], expected[name])
+    whole = source_of(folder)
+    seen = [b["index"][b["mask"] == 1] for b in evaluation_batches(whole, batch_size=3)]
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(len(whole)))
+
+
+def test_tiles_are_for_training_alone(folder):
+    split = {"train_split": "all", "validation_split": "all[:1]", "test_split": "more"}
+    data = Data(f"folder:{folder}", tile=8, color="gray", **split)
+    assert data.source("train").gather(np.array([0]))["image"].shape == (1, 8, 8, 1)
+    assert data.source("validation").gather(np.array([0]))["image"].shape == (1, 32, 32, 1)
+    assert data.source("test").gather(np.array([0]))["image"].shape == (1, 48, 32, 1)
+
+
+def test_tiles_and_colours_are_for_image_files_alone(digits_dir):
+    for options in ({"tile": 8}, {"color": "gray"}):
+        with pytest.raises(InputError, match=r"tile and color are for image files.*'digits'"):
+            Data("digits", data_dir=digits_dir, **options).source("train")
+    for tile in (0, -3):
+        with pytest.raises(InputError, match="tile must be at least 1"):
+            Data("digits", tile=tile)
+
+
+def test_the_photographs_are_there_each_in_one_split():
+    """Without network: scikit-image's wheel holds them."""
+    data = Data("photographs", tile=96, color="gray")
+    splits = {split: data.source(split) for split in ("train", "validation", "test")}
+    files = [set(source.names) for source in splits.values()]
+    assert sum(map(len, files)) == len(set.union(*files)) == 12
+    for source in splits.values():
+        assert source.skipped == ()
+    assert splits["train"].gather(np.array([0]))["image"].shape == (1, 96, 96, 1)
+    every = load("photographs", "all")
+    assert set(every.names) == set.union(*files)
+    assert load("photographs", "test[1:2]").names == ("camera.png",)
+
+
+def test_photographs_that_are_not_there_are_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no split 'tests'; did you mean 'test'"):
+        load("photographs", "tests")
+    monkeypatch.setattr(photographs.resources, "files", lambda _: tmp_path)
+    with pytest.raises(InputError, match=r"lacks gravel\.png, rocket\.jpg; install scikit-image"):
+        load("photographs", "validation")
+
+
+def test_image_files_need_no_preparation():
+    for name in ("photographs", "folder:anywhere"):
+        with pytest.raises(InputError, match="needs no preparation"):
+            prepare(name)

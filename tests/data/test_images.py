@@ -1,0 +1,388 @@
+"""Image files: nothing is lost that need not be, and what cannot be read is refused in time."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import skimage.color
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from deconv_jax.data.images import (
+    FORMATS,
+    ImageFile,
+    list_images,
+    read_image,
+    read_pixels,
+    write_image,
+)
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.color import rgb_to_y_uint8
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ORIENTATION, MAKE, EXPOSURE = 0x0112, 0x010F, 0x829A
+
+
+def random_samples(*shape, bits=8):
+    dtype = {8: np.uint8, 16: np.uint16}[bits]
+    return np.random.default_rng(sum(shape)).integers(0, 2**bits, shape, dtype)
+
+
+def exif_data(**tags):
+    """EXIF data with the exposure time in a directory of its own, as cameras write it."""
+    exif = Image.Exif()
+    exif[MAKE] = "a camera"
+    for tag, value in tags.items():
+        exif[int(tag[1:])] = value
+    exif.get_ifd(0x8769)[EXPOSURE] = 0.25
+    return exif
+
+
+def like(samples, *, profile=None, exif=None):
+    """What `read_image` makes of a file with these samples; an even last channel is alpha."""
+    most = np.iinfo(samples.dtype).max
+    values = samples.astype(np.float32) / np.float32(most)
+    alpha = values[..., -1:] if samples.shape[-1] % 2 == 0 else None
+    pixels = values if alpha is None else values[..., :-1]
+    return ImageFile(pixels, alpha, 8 * samples.dtype.itemsize, "", profile, exif, "")
+
+
+def samples_of(image):
+    """Back to integers."""
+    parts = [image.pixels] if image.alpha is None else [image.pixels, image.alpha]
+    return np.rint(np.concatenate(parts, -1).astype(np.float64) * (2**image.bit_depth - 1))
+
+
+LOSSLESS = [
+    *[(".png", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
+    *[(".tif", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
+    *[(".bmp", channels, 8) for channels in (1, 3)],
+    *[(".webp", channels, 8) for channels in (3, 4)],
+]
+
+
+@pytest.mark.parametrize(("suffix", "channels", "bits"), LOSSLESS)
+def test_samples_profile_and_exif_survive_a_lossless_file(tmp_path, suffix, channels, bits):
+    samples = random_samples(13, 17, channels, bits=bits)
+    path = tmp_path / f"a{suffix}"
+    original = like(samples, profile=PROFILE, exif=exif_data().tobytes())
+    write_image(path, original.pixels, original)
+    read = read_image(path)
+    np.testing.assert_array_equal(samples_of(read), samples)
+    assert read.pixels.dtype == np.float32
+    assert (read.bit_depth, read.format) == (bits, FORMATS[suffix])
+    assert read.icc_profile == (None if suffix == ".bmp" else PROFILE)
+    if suffix != ".bmp" and not (suffix == ".tif" and bits == 16 and channels > 1):
+        kept = Image.Exif()
+        kept.load(read.exif)
+        assert kept[MAKE] == "a camera"
+        assert kept.get_ifd(0x8769)[EXPOSURE] == 0.25
+    # A second copy is the first, byte by byte.
+    write_image(tmp_path / f"b{suffix}", read.pixels, read)
+    assert (tmp_path / f"b{suffix}").read_bytes() == path.read_bytes()
+
+
+def paeth(left, up, corner):
+    """The PNG specification's predictor, of one byte."""
+    estimate = left + up - corner
+    return min((left, up, corner), key=lambda value: abs(estimate - value))
+
+
+def png(samples, color_type, bits):
+    """A PNG file by the specification, its rows filtered in each of the five ways in turn."""
+    height, width, channels = samples.shape
+    step = channels * bits // 8
+    rows = samples.astype(f">u{bits // 8}").reshape(height, -1).view(np.uint8).astype(int)
+    data = b""
+    for y, row in enumerate(rows):
+        up = rows[y - 1] if y else np.zeros_like(row)
+        left, corner = (np.concatenate([np.zeros(step, int), r[:-step]]) for r in (row, up))
+        three = zip(left, up, corner, strict=True)
+        guess = [0 * up, left, up, (left + up) // 2, np.array([paeth(*t) for t in three])][y % 5]
+        data += bytes([y % 5]) + ((row - guess) % 256).astype(np.uint8).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
+
+
+@pytest.mark.parametrize(("channels", "color_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_both_bytes_of_a_16_bit_png_are_read(tmp_path, channels, color_type):
+    samples = random_samples(11, 7, channels, bits=16)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(samples, color_type, 16))
+    read = read_image(path)
+    np.testing.assert_array_equal(samples_of(read), samples)
+    assert read.bit_depth == 16
+
+
+def test_16_bit_tiffs_of_other_programs_are_read(tmp_path):
+    """Planes apart, big-endian, BigTIFF, white as zero, pixels multiplied by their alpha."""
+    path = tmp_path / "a.tif"
+    color = random_samples(9, 12, 3, bits=16)
+    planes = np.ascontiguousarray(np.moveaxis(color, -1, 0))
+    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", byteorder=">")
+    np.testing.assert_array_equal(samples_of(read_image(path)), color)
+    tifffile.imwrite(path, color, photometric="rgb", bigtiff=True, compression="zlib")
+    np.testing.assert_array_equal(samples_of(read_image(path)), color)
+    gray = color[..., :2].copy()
+    options = {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(path, gray, photometric="miniswhite", **options)
+    gray[..., 0] = 65535 - gray[..., 0]
+    np.testing.assert_array_equal(samples_of(read_image(path)), gray)
+
+    alpha = np.full((9, 12, 1), 40_000, np.uint16)
+    alpha[0, 0] = 0
+    multiplied = np.concatenate([np.rint(color * (alpha / 65535)).astype(np.uint16), alpha], -1)
+    tifffile.imwrite(path, multiplied, photometric="rgb", extrasamples=["assocalpha"])
+    read = read_image(path)
+    np.testing.assert_array_equal(samples_of(read)[..., 3:], alpha)
+    # Rounding the product to a level leaves half a level over alpha of doubt.
+    error = np.abs(samples_of(read)[..., :3] - color)
+    assert error.reshape(-1, 3)[1:].max() <= 0.5 * 65535 / 40_000 + 0.5
+    assert (read.pixels[0, 0] == 0).all()
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return read_image(path)
+
+
+def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
+    indices = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) % 3, "L")
+    palette = np.array([[255, 0, 0], [0, 128, 0], [10, 20, 30]], np.uint8)
+    image = Image.frombytes("P", indices.size, indices.tobytes())
+    image.putpalette(palette.ravel().tolist())
+    expected = palette[np.asarray(indices)]
+
+    plain = saved(tmp_path / "a.png", image)
+    assert (plain.mode, plain.alpha) == ("P", None)
+    np.testing.assert_array_equal(samples_of(plain), expected)
+    see_through = saved(tmp_path / "b.png", image, transparency=bytes([255, 0, 100]))
+    alpha = np.array([255, 0, 100])[np.asarray(indices)][..., None]
+    np.testing.assert_array_equal(samples_of(see_through)[..., 3:], alpha)
+    np.testing.assert_array_equal(samples_of(see_through)[..., :3], expected)
+
+    color = saved(tmp_path / "c.png", Image.fromarray(expected), transparency=(10, 20, 30))
+    hidden = (expected == palette[2]).all(-1, keepdims=True)
+    np.testing.assert_array_equal(color.alpha == 0, hidden)
+    gray = saved(tmp_path / "d.png", indices, transparency=1)
+    np.testing.assert_array_equal(gray.alpha[..., 0] == 0, np.asarray(indices) == 1)
+    assert gray.pixels.shape == (3, 4, 1)
+
+    bits = saved(tmp_path / "e.png", Image.fromarray(np.eye(4, dtype=bool)))
+    np.testing.assert_array_equal(bits.pixels[..., 0], np.eye(4))
+    assert bits.mode == "1"
+
+
+def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    for suffix in (".tif", ".jpg"):
+        read = saved(tmp_path / f"a{suffix}", image, icc_profile=PROFILE)
+        np.testing.assert_allclose(read.pixels[8, 8], [1, 0, 0], atol=2 / 255)
+        assert (read.mode, read.icc_profile) == ("CMYK", None)
+        # Its copy is RGB.
+        write_image(tmp_path / "copy.png", read.pixels, read)
+        assert read_image(tmp_path / "copy.png").mode == "RGB"
+
+
+def test_a_second_picture_in_a_jpeg_is_left_alone(tmp_path):
+    """Phones append a preview or the other eye's view."""
+    first, second = (Image.new("RGB", (16, 8), color) for color in ("white", "black"))
+    read = saved(tmp_path / "a.jpg", first, format="MPO", save_all=True, append_images=[second])
+    assert read.format == "JPEG"
+    np.testing.assert_array_equal(read.pixels, np.ones((8, 16, 3)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright_once(tmp_path, orientation):
+    """Against Pillow's own way; the EXIF data of the result does not ask for it again."""
+    samples = random_samples(5, 8, 3)
+    image = Image.fromarray(samples)
+    exif = exif_data(**{f"t{ORIENTATION}": orientation})
+    image.getexif()[ORIENTATION] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(image))
+    for suffix in (".png", ".tif"):
+        read = saved(tmp_path / f"a{suffix}", Image.fromarray(samples), exif=exif)
+        np.testing.assert_array_equal(samples_of(read), expected)
+        kept = Image.Exif()
+        kept.load(read.exif)
+        assert ORIENTATION not in kept
+        assert kept[MAKE] == "a camera"
+        write_image(tmp_path / "copy.png", read.pixels, read)
+        np.testing.assert_array_equal(samples_of(read_image(tmp_path / "copy.png")), expected)
+    tag = (ORIENTATION, 3, 1, orientation, True)
+    wide = samples.astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "b.tif", wide, photometric="rgb", extratags=[tag])
+    np.testing.assert_array_equal(samples_of(read_image(tmp_path / "b.tif")) / 257, expected)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_damaged_files_are_refused(tmp_path, suffix):
+    path = tmp_path / f"photo{suffix}"
+    write_image(path, like(random_samples(40, 40, 3)).pixels)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) * 3 // 4], whole[:20], b"not an image", b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"cannot read image .*photo\{suffix}: "):
+            read_image(path)
+
+
+def test_a_16_bit_png_cut_short_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(random_samples(30, 30, 3, bits=16), 2, 16)[:-2000])
+    with pytest.raises(InputError, match="cannot read image"):
+        read_image(path)
+
+
+def test_what_is_no_image_of_this_kind_is_refused(tmp_path):
+    for name, dtype in (("float", np.float32), ("long", np.int32), ("short", np.int16)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.ones((8, 8), dtype))
+    lab = Image.new("LAB", (8, 8))
+    lab.save(tmp_path / "lab.tif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "gif.png", format="GIF")
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match=f"cannot read image .*{path.name}: its? "):
+            read_image(path)
+    for path in (tmp_path, tmp_path / "missing.png"):
+        with pytest.raises(InputError, match="cannot read image"):
+            read_image(path)
+
+
+def test_size_is_checked_before_anything_is_decoded(tmp_path):
+    """The file claims 10 gigapixels and holds none: only its header can have been read."""
+    path = tmp_path / "a.png"
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d))
+            for k, d in chunks
+        )
+    )
+    with pytest.raises(InputError, match="100000 x 100000 pixels; the limit is 250000000 in all"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_limit_is_ours_and_not_pillows(tmp_path, monkeypatch, suffix, bits):
+    """Pillow's is a variable of the whole program, which stays what it was."""
+    path = tmp_path / f"a{suffix}"
+    original = like(random_samples(6, 7, 3, bits=bits))
+    write_image(path, original.pixels, original)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_image(path, max_pixels=42).pixels.shape == (6, 7, 3)
+    with pytest.raises(InputError, match="7 x 6 pixels; the limit is 41 in all"):
+        read_image(path, max_pixels=41)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((4, 4, 3), np.float32))
+    before = path.read_bytes()
+    nan = np.full((4, 4, 3), np.nan, np.float32)
+    for pixels in (nan, np.zeros((4, 4)), np.zeros((4, 4, 2)), np.zeros((0, 4, 3))):
+        with pytest.raises(InputError, match=r"are NaN|an image is \(height, width, 1 or 3\)"):
+            write_image(path, pixels)
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match=r"a\.pmg; did you mean '\.png'"):
+        write_image(tmp_path / "a.pmg", np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(InputError, match=r"cannot write .* as WEBP"):
+        write_image(tmp_path / "wide.webp", np.zeros((1, 16_384, 1), np.float32))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_values_are_clipped_and_rounded_to_the_nearest_level(tmp_path):
+    values = np.array([-1.0, 0.4, 0.6, 254.4, 300.0, np.inf], np.float32).reshape(1, 6, 1) / 255
+    write_image(tmp_path / "a.png", values)
+    read = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(samples_of(read).ravel(), [0, 0, 1, 254, 255, 255])
+    assert (read.bit_depth, read.exif, read.icc_profile) == (8, None, None)
+
+
+def test_formats_without_alpha_show_white_where_an_image_is_transparent(tmp_path):
+    samples = np.full((8, 8, 4), [200, 100, 0, 0], np.uint16)
+    samples[4:, :, 3] = 65535
+    samples[..., :3] *= 257
+    original = like(samples)
+    for suffix, tolerance in ((".bmp", 0), (".jpg", 1 / 255)):
+        write_image(tmp_path / f"a{suffix}", original.pixels, original)
+        read = read_image(tmp_path / f"a{suffix}")
+        assert (read.alpha, read.bit_depth) == (None, 8)
+        np.testing.assert_allclose(read.pixels[0], np.ones((8, 3)), atol=tolerance)
+        np.testing.assert_allclose(read.pixels[-1], original.pixels[-1], atol=tolerance)
+
+
+def test_jpegs_keep_colour_at_full_resolution(tmp_path):
+    write_image(tmp_path / "a.jpg", like(random_samples(8, 8, 3)).pixels)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
+
+
+def test_a_larger_copy_has_larger_alpha_and_a_change_of_colours_drops_the_profile(tmp_path):
+    samples = np.full((4, 4, 2), 255, np.uint8)
+    samples[:, :2, 1] = 0
+    gray = like(samples, profile=PROFILE)
+    write_image(tmp_path / "a.png", np.ones((8, 8, 3), np.float32), gray)
+    read = read_image(tmp_path / "a.png")
+    assert read.alpha.shape == (8, 8, 1)
+    assert read.icc_profile is None
+    np.testing.assert_array_equal(read.alpha[:, [0, -1], 0], np.tile([0.0, 1.0], (8, 1)))
+
+
+def test_16_bits_are_rounded_to_the_nearest_of_8(tmp_path):
+    samples = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    expected = np.rint(samples / 257.0).astype(np.uint8)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", "gray")[..., 0], expected)
+
+
+def test_colours_for_data_sets(tmp_path):
+    """Y against the evaluation's and scikit-image's, luma against Pillow's, which has other sums."""
+    samples = random_samples(64, 65, 3)
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), samples)
+    y = read_pixels(tmp_path / "a.png", "y")
+    np.testing.assert_array_equal(y, rgb_to_y_uint8(samples))
+    np.testing.assert_array_equal(y[..., 0], np.rint(skimage.color.rgb2ycbcr(samples)[..., 0]))
+    luma = read_pixels(tmp_path / "a.png", "gray")
+    exact = samples @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(luma[..., 0] - exact).max() <= 0.5 + 1e-9
+    pillow = np.asarray(Image.fromarray(samples).convert("L")).astype(int)
+    assert np.abs(luma[..., 0] - pillow).max() <= 1
+    assert luma.dtype == y.dtype == np.uint8
+    for shape in (y.shape, luma.shape):
+        assert shape == (64, 65, 1)
+
+
+def test_a_gray_file_has_no_colour_to_convert(tmp_path):
+    samples = random_samples(6, 7, 1)
+    Image.fromarray(samples[..., 0]).save(tmp_path / "a.png")
+    for color in ("gray", "y"):
+        np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", color), samples)
+    rgb = read_pixels(tmp_path / "a.png")
+    np.testing.assert_array_equal(rgb, samples.repeat(3, axis=-1))
+
+
+def test_data_sets_see_transparent_pixels_on_white(tmp_path):
+    samples = random_samples(16, 16, 4)
+    Image.fromarray(samples).save(tmp_path / "a.png")
+    alpha = samples[..., 3:] / 255.0
+    exact = samples[..., :3] * alpha + 255.0 * (1 - alpha)
+    assert np.abs(read_pixels(tmp_path / "a.png") - exact).max() <= 0.5 + 1e-9
+
+
+def test_images_of_a_folder_are_listed_in_the_order_of_their_paths(tmp_path):
+    names = ["b.png", "a/z.JPG", "a/b/c.tiff", "a.webp", "notes.txt", ".b.png", ".c/d.png", "B.bmp"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == ["B.bmp", "a.webp", "a/b/c.tiff", "a/z.JPG", "b.png"]
+    with pytest.raises(InputError, match="no folder"):
+        list_images(tmp_path / "b.png")

@@ -1,0 +1,181 @@
+"""`deconv-jax restore` as a person uses it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax.cli import main
+from deconv_jax.data.degradations import Blur
+from deconv_jax.data.images import read_image, write_image
+from deconv_jax.experiment import CONFIG, Experiment, load_restoration, train
+from deconv_jax.files import write_json
+from deconv_jax.inference.restore import LearnedRestorer, Watch
+from deconv_jax.models import DnCNN
+from deconv_jax.models.published import save_published
+
+QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def weights(tmp_path, random_variables):
+    """A small DnCNN as a file of published weights."""
+    model = DnCNN(depth=2, features=2, norm="none")
+    path = tmp_path / "dncnn.safetensors"
+    save_published(path, model, random_variables(model, 1)["params"])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, draw):
+    """Two images, one of them in a subfolder, and a damaged one between them."""
+    folder = tmp_path / "in"
+    write_image(folder / "a.png", draw(16, 20, 1))
+    write_image(folder / "z" / "c.tif", draw(16, 20, 3))
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    return folder
+
+
+def run(*arguments):
+    return main(["restore", *map(str, arguments)])
+
+
+def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, folder, capsys):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", weights, folder, "--output", out]
+    assert run(*arguments) == 1
+    seen = capsys.readouterr()
+    lines = seen.out.splitlines()
+    assert lines[0].startswith(f"{folder / 'a.png'} -> {out / 'a.png'}  20 x 16  ")
+    assert lines[1].startswith(f"{folder / 'z' / 'c.tif'} -> {out / 'z' / 'c.tif'}  20 x 16  ")
+    errors = seen.err.splitlines()
+    assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
+    assert errors[1] == "deconv-jax: 1 of 3 files were not restored"
+    assert {p.name for p in out.rglob("*")} == {"a.png", "z", "c.tif"}
+    assert read_image(out / "z" / "c.tif").format == "TIFF"
+
+    (folder / "b.png").unlink()
+    before = (out / "a.png").stat().st_mtime_ns
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.count("is there already; give --overwrite to replace it") == 2
+    assert (out / "a.png").stat().st_mtime_ns == before
+    assert run(*arguments, "--overwrite", "--tile", "8", "--self-ensemble") == 0
+    assert (out / "a.png").stat().st_mtime_ns > before
+
+
+def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw, capsys):
+    config = {
+        "task": {
+            "name": "restoration",
+            "model": {"name": "dncnn", "depth": 2, "features": 2},
+            "degradation": {"name": "gaussian_noise", "sigma": 25.0},
+            "crop": 16,
+        },
+        "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
+        "optimizer": {"learning_rate": 1e-3},
+        "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2},
+    }
+    train(Experiment.from_dict(config), tmp_path / "run")
+    task, variables = load_restoration(tmp_path / "run", "best")
+    capsys.readouterr()
+    inputs = [folder / "a.png", "--output", tmp_path / "out"]
+    assert run("--checkpoint", tmp_path / "run", *inputs) == 0
+    image = read_image(folder / "a.png").pixels
+    expected = LearnedRestorer(task.model, variables)(image, QUIET)
+    written = read_image(tmp_path / "out" / "a.png").pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+    assert np.abs(written - draw(16, 20, 1)).max() > 0.01
+
+    for flags, said in (
+        (["--step", "7"], "has no checkpoint of step 7"),
+        (["--step", "first"], "--step is last, best or a step; got 'first'"),
+        (["--scale", "2"], "--scale is for weights in a file"),
+        (["--noise-sigma", "5"], "takes no level of noise"),
+    ):
+        assert run("--checkpoint", tmp_path / "run", *inputs, *flags) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_run_of_something_else_is_refused(tmp_path, small_config, folder, capsys):
+    config = Experiment.from_dict(small_config()).to_dict()
+    write_json(tmp_path / "run" / CONFIG, config)
+    assert run("--checkpoint", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
+    assert "is a run of Autoencoding; wanted is one of Restoration" in capsys.readouterr().err
+
+
+def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
+    columns, rows = np.meshgrid(np.linspace(0, 6, 40), np.linspace(0, 5, 32))
+    truth = (0.5 + 0.4 * np.sign(np.sin(columns) * np.cos(rows))).astype(np.float32)[..., None]
+    kernel = np.ones((3, 5), np.float32) / 15
+    blurred = np.asarray(Blur(kernel)(jnp.asarray(truth)[None])[0])
+    write_image(tmp_path / "truth" / "a.png", truth)
+    write_image(tmp_path / "blurred" / "a.png", blurred)
+    write_image(tmp_path / "kernel.png", np.ones((3, 5, 1), np.float32))
+    assert (
+        run(
+            *("--method", "richardson_lucy", "--kernel", tmp_path / "kernel.png"),
+            *("--option", "iterations=20", "--boundary", "circular", tmp_path / "blurred"),
+            *("--output", tmp_path / "out", "--reference", tmp_path / "truth", "--compare"),
+            *("--format", "TIF", "--border", "2"),
+        )
+        == 0
+    )
+    line, mean, protocol = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "out" / "a.tif.compare.png").exists()
+    files = tmp_path / "truth" / "a.png", tmp_path / "out" / "a.tif"
+    inner = [read_image(path).pixels[2:-2, 2:-2].astype(np.float64) for path in files]
+    measured = -10 * np.log10(np.mean(np.square(inner[0] - inner[1])))
+    words = line.split()
+    after, before = (float(words[i + 1]) for i, word in enumerate(words) if word == "PSNR")
+    assert after == pytest.approx(measured, abs=0.006)
+    assert after > before + 3
+    assert mean.split("  ")[1:] == line.split("  ")[3:]
+    assert mean.startswith("mean of 1  PSNR")
+    assert "a border of 2 pixels cropped" in protocol
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "one of --checkpoint (a network) and --method (with --kernel)"),
+        (["--checkpoint", "w.pth", "--method", "wiener"], "one of --checkpoint"),
+        (["--method", "wiener"], "--method wiener needs --kernel"),
+        (["--method", "wiener", "--kernel", "k.npy", "--tile", "64"], "--tile does not go with"),
+        (["--checkpoint", "w.pth", "--option", "a=1"], "--option does not go with --checkpoint"),
+        (["--checkpoint", "w.pth", "--border", "2"], "give --reference"),
+        (["--checkpoint", "w.pth", "--step", "2"], "--step is for the workdir of a run"),
+        (["--checkpoint", "none.pth"], "none.pth"),
+        (["--checkpoint", "w.txt"], "weights are .safetensors, .pth or .pt files"),
+        (["--checkpoint", "w.pth", "--format", "gif"], "no image format '.gif'"),
+        (["--method", "wiener", "--kernel", "none.npy"], "cannot read kernel none.npy"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_leaves_nothing(
+    tmp_path, monkeypatch, folder, capsys, flags, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert run(*flags, folder, "--output", "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_is_a_pair(tmp_path, folder, capsys):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    flags = ["--method", "tv", "--kernel", tmp_path / "k.npy", "--output", tmp_path / "out"]
+    assert run(*flags, folder, "--option", "iterations") == 2
+    assert "an option is KEY=VALUE; got 'iterations'" in capsys.readouterr().err
+
+
+def test_help_has_two_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.count("  deconv-jax restore --") == 2
+    assert all(len(line) <= 100 for line in text.splitlines())

@@ -1,0 +1,92 @@
+"""Colours against scikit-image, Pillow, exact fractions, and what holds for gray."""
+
+import re
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.color
+from PIL import Image
+
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.color import (
+    rgb_to_y,
+    rgb_to_y_uint8,
+    rgb_to_ycbcr,
+    to_gray,
+    ycbcr_to_rgb,
+)
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+CORNERS = np.stack(np.meshgrid(*[np.array([0, 255], np.uint8)] * 3, indexing="ij"), -1)
+IMAGES = jnp.asarray(PIXELS / 255, jnp.float32)
+
+
+def test_ycbcr_is_scikit_images():
+    expected = skimage.color.rgb2ycbcr(PIXELS / 255) / 255
+    np.testing.assert_allclose(rgb_to_ycbcr(IMAGES), expected, rtol=0, atol=3e-7)
+    np.testing.assert_allclose(rgb_to_y(IMAGES), expected[..., :1], rtol=0, atol=3e-7)
+
+
+def test_the_corners_of_the_colour_cube_fill_studio_range():
+    ycbcr = 255 * np.asarray(rgb_to_ycbcr(jnp.asarray(CORNERS / 255, jnp.float32))).reshape(-1, 3)
+    np.testing.assert_allclose(ycbcr.min(axis=0), [16, 16, 16], atol=1e-4)
+    np.testing.assert_allclose(ycbcr.max(axis=0), [235, 240, 240], atol=1e-4)
+
+
+def test_rgb_comes_back():
+    np.testing.assert_allclose(ycbcr_to_rgb(rgb_to_ycbcr(IMAGES)), IMAGES, rtol=0, atol=1e-6)
+
+
+def test_gray_has_no_chroma_and_keeps_its_luma():
+    levels = jnp.linspace(0, 1, 7).reshape(7, 1)
+    gray = jnp.concatenate([levels] * 3, axis=1)
+    np.testing.assert_allclose(rgb_to_ycbcr(gray)[:, 1:], 128 / 255, atol=1e-6)
+    np.testing.assert_allclose(rgb_to_y(gray), (16 + 219 * levels) / 255, atol=1e-6)
+    np.testing.assert_allclose(to_gray(gray), levels, atol=1e-6)
+
+
+def exact_y(red, green, blue):
+    """MATLAB's formula without any rounding but its last, halves upwards."""
+    sum_of_weighted = 65481 * red + 128553 * green + 24966 * blue
+    return int(Fraction(sum_of_weighted, 255_000) + 16 + Fraction(1, 2))
+
+
+TIES = np.array([[0, 204, 68], [1, 173, 225], [255, 51, 187]], np.uint8)
+"""Colours whose Y lies in the middle of two levels."""
+
+
+def test_8_bit_y_is_the_rounded_formula_for_every_kind_of_array():
+    colours = np.concatenate([PIXELS.reshape(-1, 3)[:500], CORNERS.reshape(-1, 3), TIES])
+    expected = np.array([[exact_y(*map(int, colour))] for colour in colours])
+    y = rgb_to_y_uint8(colours)
+    assert isinstance(y, np.ndarray)
+    assert y.dtype == np.uint8
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(rgb_to_y_uint8(jnp.asarray(colours)), expected)
+
+
+def test_8_bit_y_of_gray_is_in_studio_range():
+    levels = np.arange(256, dtype=np.uint8).reshape(-1, 1)
+    y = rgb_to_y_uint8(np.repeat(levels, 3, axis=1))
+    np.testing.assert_array_equal(y, np.floor(16 + levels * (219 / 255) + 0.5))
+
+
+def test_rounded_gray_is_pillows_but_for_rare_halves():
+    """Pillow's weights have 16 bits, so the two may fall on different sides of a half."""
+    pillow = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in PIXELS])
+    ours = np.floor(255 * np.asarray(to_gray(IMAGES))[..., 0] + 0.5)
+    difference = np.abs(ours - pillow)
+    assert difference.max() <= 1
+    assert difference.mean() < 2e-3
+
+
+def test_gray_images_stay_as_they_are():
+    np.testing.assert_array_equal(to_gray(IMAGES[..., :1]), IMAGES[..., :1])
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels_are_no_colour(channels):
+    with pytest.raises(InputError, match=re.escape(f"1 or 3 channels; got {channels}")):
+        to_gray(jnp.zeros((2, 2, channels)))

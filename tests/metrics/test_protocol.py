@@ -1,0 +1,228 @@
+"""Protocols against the field's evaluation code, written out in NumPy, and published figures."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import config as jaxtyping_config
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import structural_similarity
+
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.color import rgb_to_y_uint8
+from deconv_jax.metrics.mean import masked_sums, mean_over
+from deconv_jax.metrics.protocol import Protocol, mean_of
+from deconv_jax.ops.resample import imresize
+
+RANDOM = np.random.default_rng(0)
+STORED = RANDOM.integers(0, 256, (3, 24, 28, 3), np.uint8)
+TARGET = jnp.asarray(STORED / 255, jnp.float32)
+OUTPUT = TARGET + jnp.asarray(0.2 * RANDOM.standard_normal(TARGET.shape), jnp.float32)
+PIXELS = np.clip(np.floor(255 * np.asarray(OUTPUT, np.float64) + 0.5), 0, 255)
+"""The output as a file of 8 bits has it."""
+
+
+def figures_255(a, b):
+    """PSNR and SSIM of arrays in [0, 255], as the field's code has them."""
+    a, b = (np.float64(x).reshape(*x.shape[:2], -1) for x in (a, b))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    _, of_windows = structural_similarity(
+        a, b, data_range=255, channel_axis=-1, full=True, **options
+    )
+    decibels = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
+    return decibels, of_windows[5:-5, 5:-5].mean()
+
+
+def assert_measured(protocol, output, target, expected):
+    figures = jax.jit(protocol.measure)(output, target)
+    assert sorted(figures) == ["psnr", "ssim"]
+    decibels, likeness = np.transpose(list(expected))
+    np.testing.assert_allclose(figures["psnr"], decibels, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(figures["ssim"], likeness, rtol=0, atol=1e-5)
+
+
+def test_rgb_is_measured_as_stored_in_8_bits():
+    expected = map(figures_255, PIXELS, STORED)
+    assert_measured(Protocol(), OUTPUT, TARGET, expected)
+
+
+def test_y_is_taken_of_8_bit_rgb_and_not_rounded():
+    """The order of BasicSR and of KAIR: round, crop and convert."""
+    crop = slice(4, -4)
+    pairs = zip(PIXELS[:, crop, crop], STORED[:, crop, crop], strict=True)
+    expected = [figures_255(*(rgb2ycbcr(x / 255)[..., 0] for x in pair)) for pair in pairs]
+    assert_measured(Protocol(color="y", border=4), OUTPUT, TARGET, expected)
+
+
+@pytest.mark.parametrize(
+    ("output_is_y", "target_is_y"), [(True, True), (True, False), (False, False)]
+)
+def test_round_y_is_matlabs_conversion_of_8_bit_images(output_is_y, target_is_y):
+    """As SRCNN's code: both Y in 8 bits, borders cropped."""
+    stored_y, crop = rgb_to_y_uint8(STORED), slice(3, -3)
+    if output_is_y:
+        output = OUTPUT[..., 1:2]
+        output_y = PIXELS[..., 1:2]
+    else:
+        output, output_y = OUTPUT, rgb_to_y_uint8(PIXELS.astype(np.uint8))
+    target = jnp.asarray(stored_y / 255, jnp.float32) if target_is_y else TARGET
+    expected = map(figures_255, output_y[:, crop, crop], stored_y[:, crop, crop])
+    assert_measured(Protocol(color="y", border=3, round_y=True), output, target, expected)
+
+
+def test_rounding_y_again_changes_nothing_and_without_it_y_has_fractions():
+    prepared = 255 * Protocol(color="y", round_y=True).prepare(OUTPUT)
+    np.testing.assert_allclose(prepared, np.round(prepared), rtol=0, atol=1e-4)
+    fractions = 255 * Protocol(color="y").prepare(OUTPUT)
+    assert np.abs(fractions - np.round(fractions)).max() > 0.4
+
+
+def test_without_clipping_and_rounding_the_output_is_measured_as_it_is():
+    protocol = Protocol(clip=False, round_to_8_bits=False)
+    np.testing.assert_array_equal(protocol.prepare(OUTPUT), OUTPUT)
+    np.testing.assert_array_equal(protocol.prepare_target(TARGET), TARGET)
+    clipped = Protocol(round_to_8_bits=False).prepare(OUTPUT)
+    np.testing.assert_array_equal(clipped, jnp.clip(OUTPUT, 0, 1))
+
+
+def test_halves_are_rounded_upwards_and_the_target_is_not_rounded():
+    levels = jnp.array([-3.0, 0.5, 1.5, 2.5, 254.5, 300.0]).reshape(1, 6, 1, 1) / 255
+    prepared = 255 * Protocol().prepare(levels)
+    np.testing.assert_allclose(prepared.ravel(), [0, 1, 2, 3, 255, 255], atol=1e-4)
+    np.testing.assert_array_equal(Protocol().prepare_target(levels), levels)
+    quarter = jnp.full(TARGET.shape, 100.25 / 255)
+    decibels = jax.jit(Protocol().measure)(quarter, quarter)["psnr"]
+    np.testing.assert_allclose(decibels, 20 * np.log10(255 / 0.25), rtol=0, atol=1e-3)
+
+
+def test_short_floats_are_measured_in_float32():
+    prepared = Protocol().prepare(OUTPUT.astype(jnp.bfloat16))
+    assert prepared.dtype == jnp.float32
+    np.testing.assert_allclose(255 * prepared, np.round(255 * prepared), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("color", ["rgb", "y"])
+def test_an_image_on_a_larger_canvas_has_its_own_figures(color):
+    """The border is cropped from the image, not from the canvas."""
+    protocol = Protocol(color=color, border=2)
+    measure = jax.jit(protocol.measure)
+    alone = measure(OUTPUT, TARGET)
+    edges = ((0, 0), (0, 9), (0, 5), (0, 0))
+    canvas = (jnp.pad(OUTPUT, edges), jnp.pad(TARGET, edges, constant_values=1))
+    size = jnp.tile(jnp.array([[24, 28]]), (3, 1))
+    together = measure(*canvas, size)
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, rtol=1e-5)
+
+
+def test_every_way_to_a_mean_gives_the_same():
+    """Rows image by image, of any size; masked batches over a mesh of devices; and a vmap."""
+    protocol = Protocol(color="y", border=1)
+    names = ["first", "second", "third"]
+    rows = protocol.measure_all(zip(names, np.asarray(OUTPUT), np.asarray(TARGET), strict=True))
+    assert [row["name"] for row in rows] == names
+    expected = mean_of(rows)
+    assert expected["psnr"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    filled = {
+        "output": np.pad(OUTPUT, ((0, 5), *[(0, 0)] * 3)),
+        "target": np.pad(TARGET, ((0, 5), *[(0, 0)] * 3)),
+        "mask": np.array([1.0] * 3 + [0.0] * 5, np.float32),
+    }
+
+    @jax.jit
+    def sums(batch):
+        return masked_sums(protocol.measure(batch["output"], batch["target"]), batch["mask"])
+
+    assert mean_over([jax.device_put(filled, split)], sums) == pytest.approx(expected, rel=1e-5)
+    mapped = jax.jit(jax.vmap(protocol.measure))(OUTPUT[:, None], TARGET[:, None])
+    assert {k: float(v.mean()) for k, v in mapped.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_mean_over_no_rows_is_refused():
+    with pytest.raises(InputError, match="no images"):
+        mean_of([])
+
+
+def test_a_protocol_is_a_value_and_says_what_it_is():
+    assert {Protocol(color="y", border=3): 1}[Protocol(color="y", border=3)] == 1
+    words = Protocol(color="y", border=3, round_y=True).describe()
+    for part in ("PSNR and SSIM", "Y of BT.601", "border of 3 pixels", "clipped", "mean of its"):
+        assert part in words
+    settings = [
+        Protocol(),
+        Protocol(border=1),
+        Protocol(round_to_8_bits=False),
+        Protocol(clip=False, round_to_8_bits=False),
+        Protocol(color="y"),
+        Protocol(color="y", round_y=True),
+    ]
+    assert len({protocol.describe() for protocol in settings}) == len(settings)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"color": "Y"}, "no color 'Y'; known are: rgb, y"),
+        ({"border": -1}, "border must be at least 0; got -1"),
+        ({"clip": False}, "round_to_8_bits needs clip"),
+        ({"round_y": True}, "got color='rgb' and round_to_8_bits=True"),
+        ({"color": "y", "round_y": True, "round_to_8_bits": False}, "round_to_8_bits=False"),
+    ],
+)
+def test_settings_that_are_no_protocol(settings, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match=re.escape(words)):
+        Protocol(**settings)
+
+
+def test_images_that_a_protocol_cannot_compare(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    gray = TARGET[..., :1]
+    for protocol, output, target, words in (
+        (Protocol(), OUTPUT, gray, "of 3 channels cannot be compared with targets of 1"),
+        (Protocol(color="y"), OUTPUT, gray, "give gray images three equal channels"),
+        (Protocol(), gray, TARGET, "color='rgb'"),
+        (Protocol(), OUTPUT[..., :2], OUTPUT[..., :2], "1 or 3 channels"),
+        (Protocol(), STORED, TARGET, "floats in [0, 1]; got 3 of uint8"),
+        (Protocol(), OUTPUT, STORED, "floats in [0, 1]; got 3 of uint8"),
+        (Protocol(border=7), OUTPUT, TARGET, "at least 11 x 11 pixels; got 10 x 14"),
+        (Protocol(), OUTPUT, TARGET[:, 1:], "(3, 23, 28, 3)"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            protocol.measure(output, target)
+
+
+# Published figures
+
+
+def bicubic(path, factor):
+    """Name, bicubic enlargement of Y's bicubic reduction, and the image it should be."""
+    pixels = np.asarray(Image.open(path))
+    pixels = pixels[: len(pixels) // factor * factor, : pixels.shape[1] // factor * factor]
+    target = jnp.asarray(pixels / 255, jnp.float32)
+    y = jnp.asarray(rgb_to_y_uint8(pixels) / 255, jnp.float32)
+    return path.stem, imresize(imresize(y, 1 / factor), float(factor)), target
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
+def test_bicubic_enlargement_of_set5_has_the_published_figures():
+    """30.39 dB and 0.8682 at factor 3, as VDSR's paper has them, arXiv:1511.04587."""
+    paths = sorted(Path(os.environ["DECONV_JAX_DATA"], "set5").glob("*.bmp"))
+    assert len(paths) == 5
+    protocol = Protocol(color="y", border=3, round_y=True)
+    means = mean_of(protocol.measure_all(bicubic(path, 3) for path in paths))
+    assert means["psnr"] == pytest.approx(30.39, abs=0.01)
+    assert means["ssim"] == pytest.approx(0.8682, abs=0.001)

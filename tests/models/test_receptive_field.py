@@ -1,0 +1,230 @@
+"""Receptive fields against what layers and networks are measured to depend on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import config as jaxtyping_config
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError
+from deconv_jax.models import ESPCN, FSRCNN, SRCNN, DnCNN, REDNet, Restorer, UNet
+from deconv_jax.models.receptive_field import ReceptiveField, Trace
+
+BUMP = 1e6
+
+
+def ones(*kernel_size):
+    return jnp.ones((*kernel_size, 1, 1))
+
+
+def conv(size, stride=1, dilation=1, padding=None):
+    sides = "SAME" if padding is None else ((0, 0), (padding, padding))
+    options = {"stride": (1, stride), "dilation": (1, dilation), "padding": sides}
+    return (
+        lambda trace: trace.conv(size, stride, dilation, padding),
+        lambda x: ops.conv(x, ones(1, size), **options),
+    )
+
+
+def deconv(size, stride, padding=None):
+    """To `stride` times the size, whichever padding."""
+    options = {"stride": (1, stride)}
+    if padding is not None:
+        options |= {"padding": ((0, 0), (padding, padding)), "output_padding": (0, stride - 1)}
+    return (
+        lambda trace: trace.conv_transpose(size, stride, padding),
+        lambda x: ops.conv_transpose(x, ones(1, size), **options),
+    )
+
+
+def nearest(factor):
+    return (
+        lambda trace: trace.enlarge(factor),
+        lambda x: ops.resize(x, (x.shape[1], factor * x.shape[2]), method="nearest"),
+    )
+
+
+def bicubic(factor):
+    return (
+        lambda trace: trace.bicubic(factor),
+        lambda x: ops.imresize(x, (1, factor)),
+    )
+
+
+def intervals(images_to_outputs, width):
+    """First and last input column that each output column depends on.
+
+    Of monotone functions: every column of an image of ones is raised in turn, and what an output's
+    change reveals does not cancel.
+    """
+    raised = jnp.ones((width, 1, width, 1)) + BUMP * jnp.eye(width).reshape(width, 1, width, 1)
+    images = jnp.concatenate([raised, jnp.ones((1, 1, width, 1))])
+    outputs = np.asarray(images_to_outputs(images), np.float64)
+    changed = np.any(np.abs(outputs[:-1] - outputs[-1:]) > 1e-6, axis=(1, 3))
+    assert np.all(np.any(changed, axis=0))
+    return np.argmax(changed, axis=0), width - 1 - np.argmax(changed[::-1], axis=0)
+
+
+LAYERS = [
+    [conv(5)],
+    [conv(4), conv(1)],
+    [conv(3, dilation=3)],
+    [conv(4, stride=2), conv(3)],
+    [conv(5, stride=3, padding=2), conv(2, stride=2)],
+    [deconv(9, 2, 4)],
+    [deconv(9, 3, 4)],
+    [deconv(9, 4, 4), conv(3)],
+    [deconv(5, 2), deconv(4, 3)],
+    [conv(3, stride=2), conv(3), deconv(4, 2)],
+    [conv(2, stride=2), deconv(3, 3), conv(3)],
+    [nearest(3), conv(4)],
+    [nearest(2), conv(3, stride=3), nearest(3)],
+    [bicubic(2), conv(3)],
+    [bicubic(3)],
+    [bicubic(4), conv(2, stride=2)],
+]
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
+    width = 48
+    trace = Trace()
+    for traced, _ in layers:
+        trace = traced(trace)
+
+    def outputs(x):
+        for _, applied in layers:
+            x = applied(x)
+        return x
+
+    first, last = intervals(outputs, width)
+    period = len(trace.first)
+    assert len(first) == width * period // trace.multiple
+    inner = 0
+    for pixel in range(len(first)):
+        count, phase = divmod(pixel, period)
+        expected = (
+            trace.first[phase] + count * trace.multiple,
+            trace.last[phase] + count * trace.multiple,
+        )
+        if expected[0] >= 0 and expected[1] < width:
+            inner += 1
+            assert (first[pixel], last[pixel]) == expected
+    assert inner > len(first) // 2
+
+
+def test_where_paths_join_the_wider_one_counts():
+    narrow, wide = Trace().conv(1), Trace().conv(2, stride=2).conv(3).conv_transpose(2, 2)
+    both = narrow.join(wide)
+    assert both == wide.join(narrow)
+    assert both.receptive_field() == ReceptiveField(before=3, after=3, multiple=2)
+    assert Trace().conv(5).join(wide).receptive_field() == ReceptiveField(3, 3, 2)
+    assert Trace().conv(9).join(wide).receptive_field() == ReceptiveField(4, 4, 2)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Calls as users make them, without the test run's checks of annotated types."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Trace().join(Trace().conv(2, stride=2)), "1 pixels for 1 of the input"),
+        (lambda: Trace().conv(2, stride=2).receptive_field(), "got 1 pixels for 2"),
+        (lambda: Trace().conv_transpose(2, 3), "kernel_size must be at least 3"),
+        (lambda: Trace().conv(0), "kernel_size"),
+        (lambda: Trace().conv(3, stride=0), "stride"),
+        (lambda: Trace().enlarge(0), "factor"),
+        (lambda: Trace().bicubic(0), "factor"),
+        (lambda: Trace().upsample(2, "pixel", 3), "no upsampling 'pixel'"),
+    ],
+)
+def test_what_has_no_field_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+NETWORKS = {
+    "restorer": Restorer(features=(2, 3)),
+    "restorer-2": Restorer(features=(2, 3), stride=2, kernel_size=3),
+    "srcnn-2": SRCNN(scale=2, features=(2, 2), kernel_sizes=(5, 3, 3)),
+    "srcnn-3": SRCNN(scale=3, features=(2, 2)),
+    "fsrcnn-2": FSRCNN(scale=2, d=3, s=2, m=1),
+    "fsrcnn-3": FSRCNN(scale=3, d=3, s=2, m=2),
+    "fsrcnn-4-subpixel": FSRCNN(scale=4, d=3, s=2, m=1, upsampling="subpixel"),
+    "fsrcnn-3-resize": FSRCNN(scale=3, d=3, s=2, m=1, upsampling="resize"),
+    "espcn-3": ESPCN(scale=3, features=(3, 2)),
+    "espcn-2-transposed": ESPCN(scale=2, features=(3, 2), upsampling="transposed"),
+    "espcn-2-resize": ESPCN(scale=2, features=(3, 2), upsampling="resize"),
+    "dncnn": DnCNN(depth=4, features=3),
+    "rednet": REDNet(depth=6, features=3),
+    "unet": UNet(features=(4, 6, 8)),
+    "unet-subpixel": UNet(features=(2, 3), upsampling="subpixel", norm="batch"),
+}
+on_networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+
+
+@on_networks
+def test_a_network_depends_on_its_field_and_on_no_more(network, random_variables, apply):
+    """Its weights made positive, a network is monotone: raising a pixel shows wherever it is seen."""
+    field = network.receptive_field()
+    multiple, width = field.multiple, field.before + field.after + 4
+    width += -width % multiple
+    variables = random_variables(network, jnp.ones((1, multiple, width, 1)))
+
+    def mean_weight(leaf):
+        return jnp.full_like(leaf, 1.0 / np.prod(leaf.shape[:-1]) if leaf.ndim == 4 else 1.0)
+
+    params = jax.tree.map(mean_weight, variables["params"])
+    statistics = jax.tree.map(jnp.ones_like, variables.get("batch_stats", {}))
+
+    def outputs(columns):
+        images = jnp.broadcast_to(columns, (len(columns), multiple, width, 1))
+        return apply(network, {"params": params, "batch_stats": statistics}, images)
+
+    first, last = intervals(outputs, width)
+    assert len(first) == width * network.scale == width * field.scale
+    place = np.arange(len(first)) // field.scale
+    # The cuts only shorten what lies beyond them, so the widest to each side is within the image.
+    assert np.max(place - first) == field.before
+    assert np.max(last - place) == field.after
+
+
+@on_networks
+def test_a_crop_is_restored_as_within_the_whole(network, random_variables, apply):
+    field = network.receptive_field()
+    multiple, scale = field.multiple, field.scale
+
+    def up(n):
+        return n + -n % multiple
+
+    cut, size = up(3), up(field.before + field.after + 6)
+    rows, columns = up(6), cut + size + multiple
+    x = jnp.asarray(np.random.default_rng(0).random((1, rows, columns, 1), np.float32))
+    variables = random_variables(network, x)
+    whole = apply(network, variables, x)
+    crop = apply(network, variables, x[:, :, cut : cut + size])
+    inner = slice(scale * field.before, scale * (size - field.after))
+    expected = whole[:, :, scale * cut : scale * (cut + size)]
+    scaled = float(jnp.max(jnp.abs(expected)))
+    np.testing.assert_allclose(crop[:, :, inner], expected[:, :, inner], atol=2e-6 * scaled)
+
+
+def test_a_crop_between_the_multiples_is_another_image(random_variables, apply):
+    network = NETWORKS["unet"]
+    field = network.receptive_field()
+    x = jnp.asarray(np.random.default_rng(0).random((1, 8, 68, 1), np.float32))
+    variables = random_variables(network, x)
+    whole = apply(network, variables, x)[:, :, 2:66]
+    crop = apply(network, variables, x[:, :, 2:66])
+    inner = slice(field.before, 64 - field.after)
+    assert jnp.max(jnp.abs(whole[:, :, inner] - crop[:, :, inner])) > 1e-3
+
+
+def test_statistics_of_the_whole_image_leave_no_field():
+    with pytest.raises(InputError, match="group"):
+        UNet(norm="group").receptive_field()

@@ -1,0 +1,176 @@
+"""Restoration: the pairs that are learned from, what is measured, and that it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax import ops
+from deconv_jax.data.degradations import Blur, Chain, Downsample, GaussianNoise, Jpeg
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.errors import InputError
+from deconv_jax.models import FSRCNN, Classifier, Restorer
+from deconv_jax.tasks import Restoration
+from deconv_jax.training.optimizer import Optimizer
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (4, 24, 24, 1)).astype(np.uint8)
+SIZES = np.array([[24, 24], [20, 24], [17, 13], [24, 9]], np.int32)
+NET = Restorer(features=(4, 4), kernel_size=3)
+DENOISE = Restoration(NET, GaussianNoise(25.0), Optimizer(), crop=16)
+ENLARGE = Restoration(FSRCNN(scale=3, d=4, s=2, m=1), Downsample(3), Optimizer(), border=3)
+
+
+def batch_of(rows=slice(None), **more):
+    index = np.arange(4, dtype=np.int32)
+    arrays = {"image": PIXELS, "index": index, "size": SIZES, "mask": np.ones(4, np.float32)}
+    return {name: jnp.asarray(array[rows]) for name, array in (arrays | more).items()}
+
+
+def decibels(output, clean):
+    return -10 * np.log10(np.mean((np.clip(output, 0, 1) - clean) ** 2))
+
+
+def test_training_pairs_are_crops_and_noise_of_the_stated_level():
+    keys = jax.random.split(jax.random.key(0), 200)
+    ramp = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1) / 48 + 0.25, (200, 24, 24, 1))
+    task = dataclasses.replace(DENOISE, augment=False)
+    clean = task._patches(keys, ramp)
+    assert clean.shape == (200, 16, 16, 1)
+    assert set(np.round((np.asarray(clean[:, 0, 0, 0]) - 0.25) * 48).astype(int)) == set(range(9))
+    noise = np.asarray(task._degrade(keys, clean) - clean)
+    assert noise.std() * 255 == pytest.approx(25, rel=0.02)
+    assert noise.mean() * 255 == pytest.approx(0, abs=0.5)
+
+
+def test_a_step_is_a_function_of_the_examples_not_of_their_places():
+    state = DENOISE.init(jax.random.key(0), batch_of())
+    order = np.array([2, 0, 3, 1])
+    steps = [DENOISE.train_step(state, batch_of(rows))[0] for rows in (slice(None), order)]
+    for a, b in zip(*(jax.tree.leaves(s.params) for s in steps), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty"),
+    [
+        ("l1", np.abs),
+        ("l2", np.square),
+        ("charbonnier", lambda d: np.sqrt(d**2 + 1e-6)),
+    ],
+)
+def test_losses_are_their_formulas(loss, penalty):
+    """A network whose output does not depend on its weights shows the loss of the noise itself."""
+    task = dataclasses.replace(DENOISE, loss=loss, crop=None, augment=False)
+    state = task.init(jax.random.key(0), batch_of())
+    silent = jax.tree.map(jnp.zeros_like, state.params)
+    _, scalars = task.train_step(state.replace(params=silent), batch_of())
+    half = dataclasses.replace(task, reduction="half_sum")
+    _, summed = half.train_step(state.replace(params=silent), batch_of())
+    step_key = jax.random.fold_in(jax.random.key(0), 0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(4))
+    clean = jnp.asarray(PIXELS, jnp.float32) / 255
+    noise = np.asarray(task._degrade(keys, clean) - clean)
+    np.testing.assert_allclose(scalars["loss"], penalty(noise).mean(), rtol=1e-5)
+    np.testing.assert_allclose(summed["loss"], penalty(noise).sum() / 8, rtol=1e-5)
+
+
+def test_evaluation_measures_true_pixels_once_and_the_same_noise_each_time():
+    state = DENOISE.init(jax.random.key(0), batch_of())
+    mask = np.array([1, 1, 1, 0], np.float32)
+    together = DENOISE.evaluate(state, [batch_of(mask=mask)])
+    apart = DENOISE.evaluate(state, [batch_of([i], mask=mask) for i in (2, 0, 1)])
+    assert together == pytest.approx(apart, rel=1e-5)
+    degraded, output, clean = (np.asarray(a) for a in DENOISE._restored(state, batch_of()))
+    expected = [decibels(output[i, :h, :w], clean[i, :h, :w]) for i, (h, w) in enumerate(SIZES[:3])]
+    assert together["psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert (degraded - clean).std() * 255 == pytest.approx(25, rel=0.1)
+
+
+def test_the_baseline_is_the_input_under_the_same_protocol():
+    source = ArraySource({"image": PIXELS, "size": SIZES})
+    degraded, _, clean = (
+        np.asarray(a)
+        for a in DENOISE._restored(DENOISE.init(jax.random.key(0), batch_of()), batch_of())
+    )
+    expected = [decibels(degraded[i, :h, :w], clean[i, :h, :w]) for i, (h, w) in enumerate(SIZES)]
+    measured = DENOISE.baseline(source, source)
+    assert measured["input_psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_super_resolution_is_compared_with_bicubic_inside_the_border():
+    pixels = PIXELS[:1, :23, :22]  # Neither is a multiple of 3.
+    source = ArraySource({"image": pixels})
+    clean = pixels[:, :21, :21] / np.float32(255)
+    bicubic = np.asarray(ops.imresize(ops.imresize(jnp.asarray(clean), 1 / 3), 3))
+    expected = decibels(bicubic[:, 3:-3, 3:-3], clean[:, 3:-3, 3:-3])
+    assert ENLARGE.baseline(source, source)["input_psnr"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_there_is_no_baseline_where_the_degradation_cuts_the_border():
+    task = dataclasses.replace(DENOISE, degradation=Blur(np.full((3, 3), 1 / 9), "valid"))
+    source = ArraySource({"image": PIXELS})
+    assert task.baseline(source, source) == {}
+
+
+def test_the_network_is_told_the_noise_level():
+    task = dataclasses.replace(DENOISE, degradation=GaussianNoise((0.0, 50.0)))
+    task = dataclasses.replace(task, noise_conditional=True)
+    keys = jax.random.split(jax.random.key(1), 64)
+    clean = jnp.full((64, 16, 16, 1), 0.5)
+    degraded = np.asarray(task._degrade(keys, clean))
+    assert degraded.shape == (64, 16, 16, 2)
+    told, noise = degraded[..., 1], degraded[..., 0] - 0.5
+    assert (told == told[:, :1, :1]).all()
+    np.testing.assert_allclose(noise.std((1, 2)), told[:, 0, 0], rtol=0.2)
+    assert told.max() * 255 > 45
+    assert told.min() * 255 < 5
+    state = task.init(jax.random.key(0), batch_of())
+    assert jnp.isfinite(task.train_step(state, batch_of())[1]["loss"])
+    with pytest.raises(InputError, match="needs Gaussian noise"):
+        dataclasses.replace(task, degradation=Jpeg(10)).init(jax.random.key(0), batch_of())
+
+
+@pytest.mark.parametrize("task", [DENOISE, ENLARGE], ids=["denoise", "enlarge"])
+def test_pictures_show_before_after_and_truth(task):
+    batch = batch_of()
+    picture = task.pictures(task.init(jax.random.key(0), batch), batch)["restorations"]
+    assert picture.width >= 4 * 24
+    assert picture.height >= 3 * 24
+
+
+def test_it_learns_to_denoise():
+    smooth = np.kron(RNG.integers(0, 256, (8, 4, 4, 1)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+    task = Restoration(NET, Chain((GaussianNoise(40.0),)), Optimizer(learning_rate=1e-2), crop=24)
+    batch = {"image": jnp.asarray(smooth), "index": jnp.arange(8)}
+    state = task.init(jax.random.key(0), batch)
+    step = jax.jit(task.train_step)
+    for _ in range(60):
+        state, _ = step(state, batch)
+    masked = batch | {"mask": jnp.ones(8)}
+    source = ArraySource({"image": smooth})
+    gain = task.evaluate(state, [masked])["psnr"] - task.baseline(source, source)["input_psnr"]
+    assert gain > 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Classifier()}, "no restoration network"),
+        ({"model": FSRCNN(scale=3), "crop": 16}, "multiple of the model's scale 3"),
+        ({"crop": None, "rescale": (0.5,)}, "needs task.crop"),
+        ({"border": -1}, "task.border"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(DENOISE, **changes)
+
+
+def test_a_model_of_another_scale_than_the_degradation_is_refused():
+    task = Restoration(NET, Downsample(2), Optimizer())
+    state = task.init(jax.random.key(0), batch_of())
+    with pytest.raises(InputError, match="set its scale"):
+        task.train_step(state, batch_of())
