@@ -47,6 +47,12 @@ Splitting = Literal["half_quadratic", "admm"]
 Denoiser = Callable[[Array, Array], Array]
 Returned = Images | tuple[Images, Float[Array, "iterations batch"]]
 
+_GRADIENT_RATE = 10.0
+"""Dual step along the gradient as a multiple of the weight, which bounds the dual variable."""
+
+_IMAGE_RATE = 0.03
+"""Dual step along A x - y."""
+
 _LEAST_SIGMA = 0.1 / 255
 _FIRST_ESTIMATE_WEIGHT = 1e-3
 _FIRST_ESTIMATE_ITERATIONS = 30
@@ -90,7 +96,6 @@ def tv(
     x, objective = _tv(y, model, column(weight, y), size, iterations, return_objective)
     return (x, objective) if return_objective else x
 
-STEP = [1.0, 1.0]
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _tv(
@@ -104,13 +109,12 @@ def _tv(
     problem = Problem.of(y, model, size)
     closed = _closed_data_step(problem)
     x = _first_estimate(problem)
+    # The product of primal and dual rates is at most 1 over the squared norm of gradient (8) and A.
+    gradient_rate = _GRADIENT_RATE * weight
+    inverse_rate = 8.0 * gradient_rate
     if closed is None:
-        image_rate = STEP[1]
-        gradient_rate = STEP[0] * weight
-        rate = 1.0 / (8.0 * gradient_rate + image_rate * problem.norm_squared())
-    else:
-        gradient_rate = STEP[0] * weight
-        rate = 1.0 / (8.0 * gradient_rate)
+        inverse_rate = inverse_rate + _IMAGE_RATE * problem.norm_squared()
+    rate = 1.0 / inverse_rate
 
     def step(state: Any, _: None) -> tuple[Any, Any]:
         x, ahead, (down, right), image = state
@@ -122,10 +126,11 @@ def _tv(
         before = x
         x = x - rate * gradient_adjoint(down, right)
         if closed is None:
-            image = (image + image_rate * (problem.forward(ahead) - y)) / (1.0 + image_rate)
+            misfit = problem.forward(ahead) - y
+            image = (image + _IMAGE_RATE * misfit) / (1.0 + _IMAGE_RATE)
             x = x - rate * problem.adjoint(image)
         else:
-            x = closed(x, 1.0 / rate)
+            x = closed(x, inverse_rate)
         return (x, 2.0 * x - before, (down, right), image), objective(x)
 
     def objective(x: Array) -> Array | None:

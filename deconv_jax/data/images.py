@@ -182,7 +182,7 @@ def read_pixels(
     """
     samples = _decode(path, max_pixels).samples
     if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 0) // 257).astype(np.uint8)
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if samples.shape[-1] % 2 == 0:
         samples = _on_white(samples)
     if color == "rgb":
@@ -258,9 +258,9 @@ def _decode_with_pillow(file: BinaryIO, max_pixels: int) -> _Decoded:
         with _without_limit() if kind == "TIFF" else contextlib.nullcontext():
             image.load()
         samples = _samples(image)
-        # TIFF files are upright by now; a PNG file's EXIF data may come after its pixels.
+        # After the pixels: some PNG files have it there, and TIFF files are upright by now.
         exif = image.getexif()
-        turned = 1 if kind == "TIFF" else exif.get(ExifTags.Base.Orientation, 1)
+        turned = exif.get(ExifTags.Base.Orientation, 1)
         kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
         for tag in exif:
             if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):

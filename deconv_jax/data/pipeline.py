@@ -69,7 +69,7 @@ class Data:
         source = load(self.name, expression, self.data_dir, tile=tile, color=self.color)
         if isinstance(source, FolderSource) and source.skipped:
             print(
-                f"warning: {split} split: left out {len(source.skipped)} image files:",
+                f"warning: image files left out of the {split} split: {len(source.skipped)}",
                 *source.skipped,
                 sep="\n  ",
                 file=sys.stderr,

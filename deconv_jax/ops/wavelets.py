@@ -3,8 +3,8 @@
 A wavelet transform (Mallat, IEEE Trans. PAMI 11, 674-693, 1989) is a strided convolution of the
 image, wrapped around at its borders, with a scaling filter h and its mirror: a quarter of the
 coefficients is a coarser image, which is transformed again. The filters are Daubechies' (Comm. Pure
-Appl. Math. 41, 909-996, 1988), factored here from the polynomial that defines them. The filter bank
-is orthogonal, so its inverse is its adjoint, `conv_transpose` with the same arguments.
+Appl. Math. 41, 909-996, 1988), factored here from the polynomial that defines them. The basis is
+orthonormal, so the inverse is the adjoint, the transposed convolution.
 
 What a reader would get wrong: the coefficients have the shape of the image, coarse ones at the top
 left. Only that corner is an image; a threshold there changes the brightness of whole regions, so
@@ -22,10 +22,10 @@ import re
 import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.ops.conv import conv, conv_transpose
 
 _MOMENTS = {"db": range(1, 11), "sym": range(2, 10)}
 
@@ -124,14 +124,15 @@ def wavelet_transform(
       InputError: for an unknown wavelet, or a size that cannot be halved so often.
     """
     _check_levels(x.shape, levels)
-    height, width = x.shape[-3:-1]
     if not levels:
         return x
-    bands = _to_bands(x, _kernel(wavelet, (height, width)).astype(x.dtype))
-    coarse, across, down, both = (bands[..., i, :] for i in range(4))
+    rows, columns = x.ndim - 3, x.ndim - 2
+    top, bottom = _analyse(x, wavelet, rows)
+    coarse, right = _analyse(top, wavelet, columns)
     coarse = wavelet_transform(coarse, wavelet, levels=levels - 1)
-    top = jnp.concatenate([coarse, across], axis=-2)
-    return jnp.concatenate([top, jnp.concatenate([down, both], axis=-2)], axis=-3)
+    top = jnp.concatenate([coarse, right], columns)
+    bottom = jnp.concatenate(_analyse(bottom, wavelet, columns), columns)
+    return jnp.concatenate([top, bottom], rows)
 
 
 def inverse_wavelet_transform(
@@ -154,15 +155,15 @@ def inverse_wavelet_transform(
       InputError: as `wavelet_transform`.
     """
     _check_levels(coefficients.shape, levels)
-    height, width = coefficients.shape[-3:-1]
     if not levels:
         return coefficients
-    top, bottom = jnp.split(coefficients, 2, axis=-3)
-    coarse, across = jnp.split(top, 2, axis=-2)
-    down, both = jnp.split(bottom, 2, axis=-2)
+    rows, columns = coefficients.ndim - 3, coefficients.ndim - 2
+    top, bottom = jnp.split(coefficients, 2, rows)
+    coarse, right = jnp.split(top, 2, columns)
     coarse = inverse_wavelet_transform(coarse, wavelet, levels=levels - 1)
-    bands = jnp.stack([coarse, across, down, both], axis=-2)
-    return _from_bands(bands, _kernel(wavelet, (height, width)).astype(coefficients.dtype))
+    top = _synthesise(coarse, right, wavelet, columns)
+    bottom = _synthesise(*jnp.split(bottom, 2, columns), wavelet, columns)
+    return _synthesise(top, bottom, wavelet, rows)
 
 
 def coarse_coefficients(size: tuple[int, int], levels: int) -> np.ndarray:
@@ -237,40 +238,42 @@ def _check_levels(shape: tuple[int, ...], levels: int) -> None:
         )
 
 
-def _kernel(wavelet: str, size: tuple[int, int]) -> np.ndarray:
-    """The kernel (taps, taps, 1, 4) that maps an image of even `size` to its quarters."""
+def _filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
+    """The scaling filter h and its mirror g."""
     low = scaling_filter(wavelet)
-    high = low[::-1] * (-1.0) ** np.arange(len(low))
-    rows, columns = ([_wrapped(taps, n) for taps in (low, high)] for n in size)
-    return np.stack(
-        [np.outer(row, column) for row, column in itertools.product(rows, columns)], axis=-1
-    )[:, :, None, :]
+    return low, low[::-1] * (-1.0) ** np.arange(len(low))
 
 
-def _wrapped(taps: np.ndarray, n: int) -> np.ndarray:
-    """A filter of at most n taps that does the same to n pixels: taps n apart meet one pixel."""
-    if len(taps) <= n:
-        return taps
-    # `_padding` puts the middle of a filter in one place, whatever its length.
-    shift = (len(taps) - n) // 2
-    wrapped = np.zeros(n)
-    np.add.at(wrapped, (np.arange(len(taps)) - shift) % n, taps)
-    return wrapped
+def _analyse(x: Array, wavelet: str, axis: int) -> tuple[Array, Array]:
+    """The coarse and the detail coefficients along an axis, each of half its length."""
+    n = x.shape[axis]
+    filters = _filters(wavelet)
+    margin = len(filters[0]) // 2 - 1
+    x = _wrap(x, margin, axis)
+    met = [lax.slice_in_dim(x, k, k + n - 1, 2, axis) for k in range(len(filters[0]))]
+    coarse, detail = (sum(float(t) * m for t, m in zip(f, met, strict=True)) for f in filters)
+    return coarse, detail
 
 
-def _padding(kernel: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """N - 1 pixels on each side for 2 N taps."""
-    return tuple((k // 2 - 1, k // 2 - 1) for k in kernel.shape[:2])
+def _synthesise(coarse: Array, detail: Array, wavelet: str, axis: int) -> Array:
+    """The adjoint of `_analyse`, its inverse: even and odd places by every second tap each."""
+    n = coarse.shape[axis]
+    moments = len(scaling_filter(wavelet)) // 2
+    parts = [_wrap(part, moments // 2, axis) for part in (coarse, detail)]
+
+    def places(parity: int) -> Array:
+        taps = range((parity + moments - 1) % 2, 2 * moments, 2)
+        starts = [moments // 2 + (parity + moments - 1 - k) // 2 for k in taps]
+        return sum(
+            float(taps_of[k]) * lax.slice_in_dim(part, start, start + n, 1, axis)
+            for taps_of, part in zip(_filters(wavelet), parts, strict=True)
+            for k, start in zip(taps, starts, strict=True)
+        )
+
+    both = jnp.stack([places(0), places(1)], axis=axis + 1)
+    return both.reshape(*coarse.shape[:axis], 2 * n, *coarse.shape[axis + 1 :])
 
 
-def _to_bands(x: Array, kernel: np.ndarray) -> Array:
-    """(..., height / 2, width / 2, 4, channels) by a convolution of every channel alone."""
-    alone = jnp.moveaxis(x, -1, 0)[..., None]
-    bands = conv(alone, kernel, stride=2, padding=_padding(kernel), padding_mode="circular")
-    return jnp.moveaxis(bands, 0, -1)
-
-
-def _from_bands(bands: Array, kernel: np.ndarray) -> Array:
-    alone = jnp.moveaxis(bands, -1, 0)
-    x = conv_transpose(alone, kernel, stride=2, padding=_padding(kernel), padding_mode="circular")
-    return jnp.moveaxis(x[..., 0], 0, -1)
+def _wrap(x: Array, margin: int, axis: int) -> Array:
+    """x continued periodically by `margin` places on each side of an axis."""
+    return jnp.pad(x, [(margin, margin) if i == axis else (0, 0) for i in range(x.ndim)], "wrap")

@@ -25,10 +25,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
     )
     config.training = dict(
-        num_steps=2000,
+        num_steps=1000,
         batch_size=16,
         eval_batch_size=1,
-        eval_every=500,
+        eval_every=250,
         save_every=500,
         log_every=100,
         steps_per_call=10,

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.io
 from jax.tree_util import Partial
-from tables_common import gray_images
+from tables_common import gray_images, protocol_line
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
@@ -95,6 +95,5 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 rows.append([title, *images, f"**{mean['psnr']:.2f}**", f"{mean['ssim']:.4f}"])
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13)) + " | mean | SSIM"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
-    protocols = dict.fromkeys(p for record in records.values() for p in record["protocol"])
-    blocks.append("Protocol: " + "; or ".join(protocols) + ".")
+    blocks += protocol_line(p for record in records.values() for p in record["protocol"])
     return "\n\n".join(blocks)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables_common import gray_images, published_network
+from tables_common import gray_images, protocol_line, published_network
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
@@ -112,6 +112,5 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13))
         header += " | Set12 | BSD68 | SSIM Set12 | SSIM BSD68"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
-    protocols = {record["protocol"] for record in records.values()}
-    blocks.append("Protocol: " + "; or ".join(sorted(protocols)) + ".")
+    blocks += protocol_line(record["protocol"] for record in records.values())
     return "\n\n".join(blocks)

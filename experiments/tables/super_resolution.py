@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tables_common import luma_images, trained
+from tables_common import luma_images, protocol_line, trained
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
@@ -164,8 +164,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             f"Checkerboard energy of the true images: {truth:.2f} (geometric means over the images "
             "of both sets; 1 is no pattern)."
         )
-    protocols = {record["protocol"] for record in records.values()}
-    blocks.append("Protocol: " + "; or ".join(sorted(protocols)) + ".")
+    blocks += protocol_line(record["protocol"] for record in records.values())
     return "\n\n".join(blocks)
 
 

@@ -1,7 +1,7 @@
 """What several tables need: images of a folder, and networks as restorers of full-size images."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ def luma_images(folder: Path) -> list[tuple[str, np.ndarray]]:
         pixels = rgb[..., :1] if gray else read_pixels(path, "y")
         images.append((path.name, pixels.astype(np.float32) / 255))
     return images
+
+
+def protocol_line(protocols: Iterable[str]) -> list[str]:
+    """The protocols of a table's records as the last of its blocks; none where there are none."""
+    different = dict.fromkeys(protocols)
+    return [f"Protocol: {'; or '.join(different)}."] if different else []
 
 
 def published_network(path: Path) -> Callable[[np.ndarray], np.ndarray]:
