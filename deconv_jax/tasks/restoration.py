@@ -177,7 +177,7 @@ class Restoration:
         probe = jax.eval_shape(self._input, first | {"index": jnp.zeros(1, jnp.int32)})
         if probe is None:
             return {}
-        batches = evaluation_batches(test, batch_size=1)
+        batches = (jax.tree.map(jnp.asarray, b) for b in evaluation_batches(test, batch_size=1))
         measured = mean_over(batches, self._input_sums)
         return {f"input_{name}": value for name, value in measured.items()}
 

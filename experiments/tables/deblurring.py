@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import scipy.io
 from jax.tree_util import Partial
-from tables_common import gray_images, protocol_line
+from tables_common import images_in, protocol_line
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
@@ -45,7 +45,7 @@ METHODS = {
 def _measure(data: Path, *, method: str) -> dict[str, Any]:
     kernels = scipy.io.loadmat(data / "kernels" / "kernels_12.mat")["kernels"][0]
     options = {"denoiser": _denoiser(data)} if method == "plug_and_play" else {}
-    images = gray_images(data / "set12")
+    images = images_in(data / "set12", "gray")
     by_sigma, protocols = {}, []
     for sigma in SIGMAS:
         rows = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables_common import gray_images, protocol_line, published_network
+from tables_common import images_in, protocol_line, published_network
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
@@ -51,7 +51,7 @@ def _measure(
 ) -> dict[str, Any]:
     evaluation = Evaluation(GaussianNoise(float(sigma)), Protocol())
     restore = restorer(data, sigma)
-    sets = {name: evaluation.measure(restore, gray_images(data / name)) for name in SETS}
+    sets = {name: evaluation.measure(restore, images_in(data / name, "gray")) for name in SETS}
     return {"sets": sets, "sigma": sigma, "protocol": evaluation.describe(), "seed": 0}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tables_common import luma_images, protocol_line, trained
+from tables_common import images_in, protocol_line, trained
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
@@ -45,7 +45,7 @@ PAPER = {
 
 def _measure(restore: Callable[[np.ndarray], np.ndarray], data: Path, scale: int) -> dict[str, Any]:
     evaluation = _evaluation(scale)
-    sets = {name: evaluation.measure(restore, luma_images(data / name)) for name in SETS}
+    sets = {name: evaluation.measure(restore, images_in(data / name, "y")) for name in SETS}
     return {"scale": scale, "sets": sets, "protocol": evaluation.describe()}
 
 
@@ -67,7 +67,7 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
     sizes = [
         evaluation.degraded(evaluation.clean(image), 0).shape[:2]
         for name in SETS
-        for _, image in luma_images(data / name)
+        for _, image in images_in(data / name, "y")
     ]
     restore = network(run.apply, run.module.receptive_field(), sizes)
     outputs: list[np.ndarray] = []
@@ -78,7 +78,7 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
 
     measured = _measure(keep, data, scale)
     energies = [float(checkerboard_energy(jnp.asarray(x)[None], scale)[0]) for x in outputs]
-    truths = [evaluation.clean(image) for name in SETS for _, image in luma_images(data / name)]
+    truths = [evaluation.clean(image) for name in SETS for _, image in images_in(data / name, "y")]
     true_energies = [float(checkerboard_energy(jnp.asarray(x)[None], scale)[0]) for x in truths]
     return measured | {
         "training": run.record,

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from deconv_jax.cli import load_config
-from deconv_jax.data.images import list_images, read_pixels
+from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.experiment import Experiment, load_restoration, train
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.models.published import load_published
@@ -19,21 +19,10 @@ RUNS = Path("runs/tables")
 """Where networks are trained that a table needs."""
 
 
-def gray_images(folder: Path) -> list[tuple[str, np.ndarray]]:
-    """Names and gray images in [0, 1], in the order of the file names."""
+def images_in(folder: Path, color: Color) -> list[tuple[str, np.ndarray]]:
+    """Names and images in [0, 1], in the order of the file names; see `read_pixels` for `color`."""
     paths = list_images(folder)
-    return [(p.name, read_pixels(p, "gray").astype(np.float32) / 255) for p in paths]
-
-
-def luma_images(folder: Path) -> list[tuple[str, np.ndarray]]:
-    """Names and Y in [0, 1], rounded to 8 bits; a gray file as it is, like the papers' MATLAB code."""
-    images = []
-    for path in list_images(folder):
-        rgb = read_pixels(path, "rgb")
-        gray = np.all(rgb == rgb[..., :1])
-        pixels = rgb[..., :1] if gray else read_pixels(path, "y")
-        images.append((path.name, pixels.astype(np.float32) / 255))
-    return images
+    return [(p.name, read_pixels(p, color).astype(np.float32) / 255) for p in paths]
 
 
 def protocol_line(protocols: Iterable[str]) -> list[str]:

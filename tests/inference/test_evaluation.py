@@ -71,7 +71,9 @@ def test_many_sizes_share_one_program_and_give_the_same_images():
     outputs = [restore(x) for x in images]
     assert len(set(traced)) == 1
     for x, output in zip(images, outputs, strict=True):
-        np.testing.assert_allclose(output, model.apply(variables, jnp.asarray(x)[None])[0], atol=1e-5)
+        np.testing.assert_allclose(
+            output, model.apply(variables, jnp.asarray(x)[None])[0], atol=1e-5
+        )
 
     traced.clear()
     few = network(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])

@@ -1,0 +1,61 @@
+"""Every config in experiments/ builds, and what it would train fits its data's shape."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax.cli import load_config
+from deconv_jax.config_arguments import load_module
+from deconv_jax.experiment import Experiment
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(
+    path
+    for path in (ROOT / "experiments").glob("*/*.py")
+    if path.parent.name not in ("benchmarks", "tables")
+)
+ARGUMENTS = {
+    "super_resolution": [
+        "model=espcn,scale=2",
+        "model=fsrcnn_s,scale=4",
+        "upsampling=subpixel",
+        "upsampling=resize",
+    ],
+    "rednet": ["depth=10", "depth=20"],
+}
+CASES = [(path, "") for path in CONFIGS] + [
+    (path, argument) for path in CONFIGS for argument in ARGUMENTS.get(path.stem, [])
+]
+
+
+@pytest.mark.parametrize(("path", "argument"), CASES, ids=lambda value: str(value).split("/")[-1])
+def test_builds_and_takes_a_step(path, argument):
+    """Shapes alone: nothing is computed, and no data is read."""
+    experiment = Experiment.from_dict(load_config(f"{path}:{argument}"))
+    text = json.dumps(experiment.to_dict())
+    assert Experiment.from_dict(json.loads(text)) == experiment
+    assert experiment.task.optimizer.decay_steps == experiment.training.num_steps
+    model = experiment.task.model
+    height, width, channels = getattr(model, "image_shape", (28, 28, 1))
+    if experiment.data.tile is not None:
+        height = width = experiment.data.tile
+        channels = model.channels
+    batch = {
+        "image": jnp.zeros((2, height, width, channels), jnp.uint8),
+        "label": jnp.zeros(2, jnp.int32),
+        "index": jnp.arange(2, dtype=jnp.int32),
+    }
+    state = jax.eval_shape(lambda key: experiment.task.init(key, batch), jax.random.key(0))
+    after, scalars = jax.eval_shape(experiment.task.train_step, state, batch)
+    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+    assert {"loss", "grad_norm"} <= set(scalars)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_says_how_to_run_it(path):
+    command = f"--config experiments/{path.parent.name}/{path.name}"
+    assert command in load_module(path).__doc__
