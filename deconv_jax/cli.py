@@ -7,10 +7,8 @@ training and has saved: the same command continues it; 130 stopped elsewhere.
 
 import argparse
 import ast
-import functools
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,13 +37,17 @@ restore images: by a trained network, or by a method that undoes a known blur
 
   deconv-jax restore --checkpoint runs/dncnn_25 photos/ scan.png --output restored
   deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png --output sharp
+  deconv-jax restore --method plug_and_play --kernel blur.png --noise-sigma 2.55 \\
+    --checkpoint dncnn_15.pth --denoiser-sigma 15 --checkpoint dncnn_50.pth --denoiser-sigma 50 \\
+    blurred.png --output sharp
 
 An input is a file, a folder (with what is in it and below, its structure kept) or a quoted pattern
 such as 'photos/*.jpg'. A result has its input's name and format, size of samples, transparency,
 colour profile and EXIF data; one that is there already is left alone. A file that cannot be
 restored is reported, and the others are done; the exit code is then 1. A network of one channel
 restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the colour
-is enlarged bicubically.
+is enlarged bicubically. The method plug_and_play undoes the blur with a network that removes noise:
+one that is told the noise's level, or several that were trained for one level each.
 """
 
 
@@ -149,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         description=_RESTORE,
         formatter_class=formatter,
         usage="deconv-jax restore (--checkpoint RUN_OR_WEIGHTS | --method NAME --kernel FILE)\n"
+        "                          INPUT [INPUT ...] --output DIR [options]\n"
+        "       deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA\n"
+        "                          --checkpoint RUN_OR_WEIGHTS [--denoiser-sigma SIGMA] ...\n"
         "                          INPUT [INPUT ...] --output DIR [options]",
         allow_abbrev=False,
     )
@@ -173,8 +178,11 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--checkpoint",
         type=Path,
+        action="append",
+        default=[],
         metavar="RUN_OR_WEIGHTS",
-        help="workdir of a run of restoration, or published weights (.pth, .safetensors)",
+        help="workdir of a run of restoration, or published weights (.pth, .safetensors); may be "
+        "repeated for plug_and_play",
     )
     network.add_argument(
         "--step", default=None, metavar="last|best|STEP", help="of a run (default: last)"
@@ -201,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     method = restore.add_argument_group("a method without learning")
     method.add_argument(
-        "--method", metavar="NAME", help="wiener, unsupervised_wiener, richardson_lucy, tv, ..."
+        "--method", metavar="NAME", help="wiener, richardson_lucy, tv, plug_and_play, ..."
     )
     method.add_argument(
         "--kernel",
@@ -220,6 +228,15 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="of the method, e.g. iterations=50; may be repeated",
+    )
+    method.add_argument(
+        "--denoiser-sigma",
+        type=float,
+        action="append",
+        default=[],
+        metavar="SIGMA",
+        help="the noise that a --checkpoint of plug_and_play was trained for, in levels of 255; of a "
+        "run it is known, of weights it is given once for each, in their order",
     )
     measure = restore.add_argument_group("measuring and looking")
     measure.add_argument(
@@ -325,11 +342,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from deconv_jax.inference.files import plan_jobs
-    from deconv_jax.inference.restore import Watch, restore_file
-    from deconv_jax.metrics.protocol import Protocol, mean_of
+    from deconv_jax.inference.terminal import restore_files
+    from deconv_jax.metrics.protocol import Protocol
 
     _keep_compiled()
     _refuse_flags_of_the_other(arguments)
@@ -341,127 +356,100 @@ def _restore(arguments: argparse.Namespace) -> int:
         references=arguments.reference,
         compare=arguments.compare,
     )
-    restorer = _restorer(arguments)
-    failed = 0
-    after, before = [], []
-    with tqdm(
-        total=len(jobs),
-        desc="restore",
-        bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]",
-        # tqdm draws nothing on a terminal that does not say how wide it is.
-        ncols=shutil.get_terminal_size().columns,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
-
-        def show(place: int, share: float) -> None:
-            bar.update(place + share - bar.n)
-
-        def say(*words: object) -> None:
-            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
-
-        for place, job in enumerate(jobs):
-            watch = Watch(
-                share=functools.partial(show, place), say=functools.partial(say, job.source)
-            )
-            try:
-                result = restore_file(
-                    restorer, job, watch, protocol=protocol, overwrite=arguments.overwrite
-                )
-            except InputError as error:
-                failed += 1
-                say("error", error)
-            else:
-                after += [result.measured] if result.measured else []
-                before += [result.before] if result.before else []
-                height, width = result.size
-                figures = _figures(result.measured, result.before)
-                bar.write(
-                    f"{job.source} -> {job.output}  {width} x {height}  {result.seconds:.1f} s"
-                    + figures,
-                    file=sys.stdout,
-                )
-            show(place, 1.0)
-    if after:
-        print(
-            f"mean of {len(after)}{_figures(mean_of(after), mean_of(before) if before else None)}"
-        )
-        print(protocol.describe())
-    if failed:
-        say(f"{failed} of {len(jobs)} files were not restored")
+    restorer = _method(arguments) if arguments.method else _network(arguments)
+    failed = restore_files(restorer, jobs, protocol=protocol, overwrite=arguments.overwrite)
     return EXIT_SOME_FAILED if failed else 0
-
-
-def _figures(after: dict[str, Any] | None, before: dict[str, Any] | None) -> str:
-    """PSNR and SSIM as the end of a line."""
-    words = ""
-    for name, row in (("", after), ("input ", before)):
-        if row is not None:
-            words += f"  {name}PSNR {row['psnr']:.2f} dB SSIM {row['ssim']:.4f}"
-    return words
 
 
 def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
     """Raises InputError unless one of network and method is asked for, and only its flags are set."""
-    if (arguments.checkpoint is None) == (arguments.method is None):
+    both = arguments.method == "plug_and_play"
+    if not both and bool(arguments.checkpoint) == bool(arguments.method):
         raise InputError(
-            "restore takes one of --checkpoint (a network) and --method (with --kernel)"
+            "restore takes one of --checkpoint (a network) and --method (with --kernel); both for "
+            "plug_and_play"
         )
-    network = ("step", "scale", "tile", "self_ensemble", "precision")
-    method = ("kernel", "boundary", "option")
-    name, others = ("--checkpoint", method) if arguments.checkpoint else ("--method", network)
+    name = f"--method {arguments.method}" if arguments.method else "--checkpoint"
+    others: tuple[str, ...]
+    if both:
+        others = ("scale", "tile", "self_ensemble", "precision")
+    elif arguments.method:
+        others = ("step", "scale", "tile", "self_ensemble", "precision", "denoiser_sigma")
+    else:
+        others = ("kernel", "boundary", "option", "denoiser_sigma")
     for flag in others:
         if getattr(arguments, flag):
             raise InputError(f"--{flag.replace('_', '-')} does not go with {name}")
     if arguments.method and arguments.kernel is None:
-        raise InputError(f"--method {arguments.method} needs --kernel, the blur that it undoes")
+        raise InputError(f"{name} needs --kernel, the blur that it undoes")
+    if both and not arguments.checkpoint:
+        raise InputError(f"{name} needs --checkpoint, a network that removes noise")
+    if not both and len(arguments.checkpoint) > 1:
+        raise InputError("--checkpoint is given once, but for plug_and_play")
     if not arguments.reference and (arguments.border is not None or arguments.y_channel):
         raise InputError("--border and --y-channel are of the measuring: give --reference")
 
 
-def _restorer(arguments: argparse.Namespace) -> Any:
-    """What the flags ask for."""
+def _method(arguments: argparse.Namespace) -> Any:
+    """The method that the flags ask for, as a restorer."""
+    from deconv_jax.inference.denoiser import TrainedDenoiser, plug_in
+    from deconv_jax.inference.files import read_kernel
+    from deconv_jax.inference.methods import ClassicalRestorer
+
+    options = {}
+    for word in arguments.option:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"an option is KEY=VALUE; got {word!r}")
+        options[key] = _literal(text)
+    kernel = read_kernel(arguments.kernel)
+    networks = [
+        TrainedDenoiser(str(path), **_trained(path, arguments)) for path in arguments.checkpoint
+    ]
+    return ClassicalRestorer(
+        arguments.method,
+        kernel,
+        noise_sigma=arguments.noise_sigma,
+        boundary=arguments.boundary or "reflect",
+        options=options,
+        denoiser=plug_in(networks, arguments.denoiser_sigma) if networks else None,
+    )
+
+
+def _network(arguments: argparse.Namespace) -> Any:
+    """The network that the flags ask for, as a restorer."""
     import jax
 
-    from deconv_jax.inference.files import read_kernel
-    from deconv_jax.inference.restore import ClassicalRestorer, LearnedRestorer
+    from deconv_jax.inference.restore import LearnedRestorer
 
-    if arguments.method:
-        options = {}
-        for word in arguments.option:
-            key, equals, text = word.partition("=")
-            if not equals or not key:
-                raise InputError(f"an option is KEY=VALUE; got {word!r}")
-            options[key] = _literal(text)
-        return ClassicalRestorer(
-            arguments.method,
-            read_kernel(arguments.kernel),
-            noise_sigma=arguments.noise_sigma,
-            boundary=arguments.boundary or "reflect",
-            options=options,
-        )
-    conditional, sigma = False, arguments.noise_sigma
-    if arguments.checkpoint.is_dir():
-        from deconv_jax.experiment import load_restoration
-
-        if arguments.scale is not None:
-            raise InputError("--scale is for weights in a file: a run says its own")
-        task, variables = load_restoration(arguments.checkpoint, _checkpoint(arguments.step))
-        model, conditional = task.model, task.noise_conditional
-    else:
-        from deconv_jax.models.published import load_published
-
-        if arguments.step is not None:
-            raise InputError("--step is for the workdir of a run; weights in a file have no steps")
-        model, variables = load_published(arguments.checkpoint, arguments.scale)
+    trained = _trained(arguments.checkpoint[0], arguments)
     return LearnedRestorer(
-        model,
-        variables,
-        noise_conditional=conditional,
-        noise_sigma=sigma,
+        trained["model"],
+        trained["variables"],
+        noise_conditional=trained["noise_conditional"],
+        noise_sigma=arguments.noise_sigma,
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,
         ensemble=arguments.self_ensemble,
     )
+
+
+def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The network of a run or of a file of weights, and what is known of its training."""
+    if path.is_dir():
+        from deconv_jax.experiment import load_restoration
+
+        if arguments.scale is not None:
+            raise InputError("--scale is for weights in a file: a run says its own")
+        task, variables = load_restoration(path, _checkpoint(arguments.step))
+        known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
+        return {"model": task.model, "variables": variables} | known
+    from deconv_jax.models.published import load_published
+
+    if arguments.step is not None:
+        raise InputError("--step is for the workdir of a run; weights in a file have no steps")
+    model, variables = load_published(path, arguments.scale)
+    return {"model": model, "variables": variables, "noise_conditional": False}
 
 
 def _checkpoint(word: str | None) -> Any:

@@ -220,6 +220,26 @@ def _protocol(record: Mapping[str, Any]) -> str:
     )
 
 
+def _restore_memory(folder: Path) -> str:
+    """A row a case: what the command takes at its peak for a large image and for a small one."""
+    record = read_json(folder / "benchmarks" / "restore_memory.json")
+    rows = [
+        [
+            row["case"],
+            f"{row['image_mb']:,.0f} MB",
+            f"**{row['peak_mb'] / 1e3:.2f} GB**",
+            f"{row['peak_mb_of_64_pixels_a_side'] / 1e3:.2f} GB",
+            f"{row['free_mb_before'] / 1e3:.1f} GB",
+        ]
+        for row in record["peak_memory"]
+    ]
+    header = "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
+    return (
+        f"{record['measured'].capitalize()}.\n\n{markdown(header, rows)}\n\n"
+        f"Protocol: {record['protocol']}."
+    )
+
+
 def _training_ratios(folder: Path) -> str:
     """One line: the training step against its peers."""
     ratios = read_json(folder / "benchmarks" / "training_step.json")["time_ratios"]
@@ -232,6 +252,7 @@ _TABLES = {
     "benchmarks": _benchmarks,
     "operators": _operators,
     "operator-speed": _operator_speed,
+    "restore-memory": _restore_memory,
     "training-ratios": _training_ratios,
 }
 

@@ -23,7 +23,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -50,6 +50,9 @@ FORMATS = {
 MAX_PIXELS = 250_000_000
 """Height times width up to which a file is decoded, unless told otherwise."""
 JPEG_QUALITY = 95
+
+_BAND = 256
+"""Rows that are converted at a time when writing."""
 
 _OPENED = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -356,16 +359,14 @@ def write_image(
         raise InputError(f"no image format for {path}; {closest(suffix, FORMATS)}")
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.size == 0:
         raise InputError(f"an image is (height, width, 1 or 3); got {pixels.shape} for {path}")
-    if np.isnan(pixels).any():
+    if np.isnan(np.min(pixels)):
         raise InputError(f"pixels for {path} are NaN")
     kind = FORMATS[suffix]
-    values = [np.clip(pixels, 0.0, 1.0)]
+    values = [pixels]
     if like is not None and like.alpha is not None:
         values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
     wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
-    dtype = np.uint16 if wide else np.uint8
-    scaled = np.concatenate(values, axis=-1).astype(np.float64) * np.iinfo(dtype).max
-    samples = np.rint(scaled).astype(dtype)
+    samples = _samples_of(values, np.uint16 if wide else np.uint8)
     if kind in ("BMP", "JPEG") and samples.shape[-1] % 2 == 0:
         samples = _on_white(samples)
     same_colors = like is not None and like.pixels.shape[-1] == pixels.shape[-1]
@@ -376,6 +377,21 @@ def write_image(
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         raise InputError(f"cannot write {path} as {kind}: {error}") from error
     write_atomically(path, lambda file: file.write(encoded))
+
+
+def _samples_of(values: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    """Arrays of channels in [0, 1], clipped and rounded to whole numbers, side by side.
+
+    In bands of rows: of a large image, copies in double precision would be what takes the memory.
+    """
+    height, width = values[0].shape[:2]
+    channels = sum(v.shape[-1] for v in values)
+    samples = np.empty((height, width, channels), dtype)
+    for top in range(0, height, _BAND):
+        band = np.concatenate([v[top : top + _BAND] for v in values], axis=-1)
+        scaled = np.clip(band, 0.0, 1.0).astype(np.float64) * np.iinfo(dtype).max
+        samples[top : top + _BAND] = np.rint(scaled)
+    return samples
 
 
 def _resized(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Restorers of a person's images, and what one of them does to one file.
+"""Restorers of a person's images: what one is, and a trained network as one.
 
 A `Restorer` is a function of pixels: a trained network (`LearnedRestorer`), or a method without
-learning and the blur it undoes (`ClassicalRestorer`). A network sees what it was trained on, so an
-image of other channels is brought to it as the field does:
+learning (`methods.ClassicalRestorer`). A network sees what it was trained on, so an image of other
+channels is brought to it as the field does:
 
     image    network                  what happens
     gray     of three channels        repeated three times; the mean of the output's channels
@@ -15,27 +15,18 @@ image's size; bicubic enlarging sees a few pixels too, which the tiles' overlap 
 
 import dataclasses
 import functools
-import inspect
-import time
-import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable
+from typing import Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from PIL import Image
 
-from deconv_jax import ops, schema
-from deconv_jax.classical import METHODS
-from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
-from deconv_jax.data.images import FORMATS, read_image, write_image
-from deconv_jax.errors import InputError, at_least, closest
-from deconv_jax.files import write_atomically
+from deconv_jax import ops
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.ensemble import ensemble_field, self_ensemble
-from deconv_jax.inference.files import Job
 from deconv_jax.inference.tiling import (
     PROBE,
     Apply,
@@ -45,18 +36,10 @@ from deconv_jax.inference.tiling import (
     working_bytes,
 )
 from deconv_jax.metrics.color import rgb_to_ycbcr, ycbcr_to_rgb
-from deconv_jax.metrics.protocol import Protocol as MeasuringProtocol
-from deconv_jax.metrics.protocol import Row
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
-from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.state import Precision, Tree, apply_model
 
 Pixels = Float[np.ndarray, "height width channels"]
-Boundary = Literal["circular", "reflect", "zeros"]
-"""Those of `degradations.Boundary` that keep the size of an image."""
-
-PICTURED = 1024
-"""Pixels a side of an image that a comparison shows; of a larger one it shows the middle."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,17 +96,7 @@ class LearnedRestorer:
     _tiles: dict[int, int] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        missing = [
-            n for n in ("channels", "scale", "receptive_field") if not hasattr(self.model, n)
-        ]
-        if missing:
-            raise InputError(
-                f"{type(self.model).__name__} is no restoration network: it has no {missing[0]}"
-            )
-        if self._channels not in (1, 3):
-            raise InputError(
-                f"files have images of 1 or 3 channels; this network takes {self._channels}"
-            )
+        check_network(self.model)
         if self.noise_conditional and self.noise_sigma is None:
             raise InputError("this network has to be told the noise's level; give noise_sigma")
         if self.noise_sigma is not None:
@@ -219,191 +192,68 @@ def _restored(
     precision: Precision,
 ) -> Float[Array, "1 out_height out_width channels"]:
     """A tile by a network, whatever their channels, as the table at the top says."""
-
-    def network(images: Array) -> Array:
-        if level is not None:
-            map_of_it = jnp.broadcast_to(level.reshape(1, 1, 1, 1), (*images.shape[:3], 1))
-            images = jnp.concatenate([images, map_of_it], axis=-1)
-        return apply_model(model, variables, images, train=False, precision=precision)[0]
-
-    given, wanted = images.shape[-1], model.channels  # type: ignore[attr-defined]
+    network = functools.partial(at_level, model, variables, level, precision=precision)
+    wanted = model.channels  # type: ignore[attr-defined]
     scale = model.scale  # type: ignore[attr-defined]
-    if given == wanted:
-        return network(images)
-    if wanted == 3:
-        return jnp.mean(network(jnp.repeat(images, 3, axis=-1)), axis=-1, keepdims=True)
-    if scale == 1:
-        # The channels become a batch, and come back.
-        return jnp.transpose(network(jnp.transpose(images, (3, 1, 2, 0))), (3, 1, 2, 0))
+    if scale == 1 or images.shape[-1] <= wanted:
+        return of_other_channels(network, wanted, images)
     ycbcr = rgb_to_ycbcr(images)
     chroma = ops.imresize(ycbcr[..., 1:], scale)
     return ycbcr_to_rgb(jnp.concatenate([network(ycbcr[..., :1]), chroma], axis=-1))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClassicalRestorer:
-    """A method of `deconv_jax.classical` on the whole image, in float32.
-
-    Attributes:
-      method: a key of `METHODS`.
-      kernel: of the blur, (height, width), sum 1, centre at index `size // 2`.
-      noise_sigma: standard deviation of the image's noise in 8-bit levels, for methods that ask.
-      boundary: what the blur took from beyond the picture's border, see `Boundary`. The default is
-        for photographs; "circular" is that of many test images.
-      options: of the method, its keyword arguments.
-    """
-
-    method: str
-    kernel: Float[np.ndarray, "height width"]
-    noise_sigma: float | None = None
-    boundary: Boundary = "reflect"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"no method {self.method!r}; {closest(self.method, METHODS)}")
-        if self.boundary not in get_args(Boundary):
-            raise InputError(
-                f"no boundary {self.boundary!r}; {closest(self.boundary, get_args(Boundary))}"
-            )
-        object.__setattr__(self, "options", _checked_options(self.method, self.options))
-        # What the method will not take is refused here, without computing anything.
-        side = 2 * max(self.kernel.shape) + 1
-        jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
-
-    @property
-    def scale(self) -> int:
-        """1."""
-        return 1
-
-    def __call__(self, pixels: Pixels, watch: Watch) -> Pixels:
-        """The restored image; raises InputError where it is not finite or the kernel is larger."""
-        restored = np.asarray(self._method(jnp.asarray(pixels)[None])[0])
-        if not np.isfinite(restored).all():
-            raise InputError(f"the output of {self.method} is not finite for this image")
-        watch.share(1.0)
-        return restored
-
-    def _method(self, images: Array) -> Array:
-        blur = Blur(self.kernel, boundary=self.boundary)
-        sigma = self.noise_sigma
-        model = blur if sigma is None else Chain((blur, GaussianNoise(sigma)))
-        method: Any = METHODS[self.method]
-        return method(images, model, **self.options)
+def check_network(model: nn.Module) -> None:
+    """Raises InputError unless a module restores images of one or three channels."""
+    missing = [n for n in ("channels", "scale", "receptive_field") if not hasattr(model, n)]
+    if missing:
+        raise InputError(
+            f"{type(model).__name__} is no restoration network: it has no {missing[0]}"
+        )
+    channels = model.channels  # type: ignore[attr-defined]
+    if channels not in (1, 3):
+        raise InputError(f"files have images of 1 or 3 channels; this network takes {channels}")
 
 
-def _checked_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's keyword arguments, if they are such that a person can give."""
-    function: Any = METHODS[method]
-    hints = typing.get_type_hints(function)
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    needed = [p.name for p in parameters if p.default is inspect.Parameter.empty]
-    if needed:
-        raise InputError(f"{method} needs {', '.join(needed)}, which only a program can give")
-    free = [p for p in parameters if p.name != "size" and not p.name.startswith("return_")]
-    fields = [(p.name, hints[p.name], dataclasses.field(default=p.default)) for p in free]
-    schema.build(dataclasses.make_dataclass(method, fields), options, {}, f"options of {method}")
-    return dict(options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What became of one file.
-
-    Attributes:
-      size: height and width of the result, pixels.
-      seconds: that it took, reading and writing included.
-      measured: "psnr" in dB and "ssim" of the result, if there is a reference.
-      before: those of the file itself, if the reference has its size.
-    """
-
-    size: tuple[int, int]
-    seconds: float
-    measured: Row | None = None
-    before: Row | None = None
-
-
-def restore_file(
-    restorer: Restorer,
-    job: Job,
-    watch: Watch,
+def at_level(
+    model: nn.Module,
+    variables: Tree,
+    level: Array | None,
+    images: Float[Array, "batch height width channels"],
     *,
-    protocol: MeasuringProtocol | None = None,
-    overwrite: bool = False,
-) -> Result:
-    """Restores one file; its result appears whole or not at all.
-
-    Bit depth, alpha (bicubically enlarged), ICC profile and EXIF data stay as far as the format of
-    the result's name has room for them, see `write_image`.
+    precision: Precision = "f32",
+) -> Array:
+    """A network on images of its own channels.
 
     Args:
-      restorer: what does it.
-      job: what to read and write.
-      watch: who is told.
-      protocol: of the measuring, for a job with a reference. A reference larger by less than the
-        restorer's scale is cut at its bottom and right, as for "modcrop".
-      overwrite: whether a result that is there already is replaced.
+      model, variables, precision: see `apply_model`.
+      level: of the noise, standard deviation in [0, 1] units, which the network is given as one
+        channel more; None for a network that takes none.
+      images: the degraded ones.
 
-    Raises:
-      InputError: whatever is wrong with this file; others may still be done. A result that could
-        not be measured is written before.
+    Returns:
+      The restored ones, float32.
     """
-    started = time.perf_counter()
-    if job.output.suffix.lower() not in FORMATS:
-        raise InputError(f"no image format for {job.output}; {closest(job.output.suffix, FORMATS)}")
-    for path in filter(None, (job.output, job.comparison)):
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} is there already; give --overwrite to replace it")
-    image = read_image(job.source)
-    try:
-        restored = restorer(image.pixels, watch)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise InputError(
-                f"{job.source}: not enough memory for an image of {image.pixels.shape}; a smaller "
-                "tile takes less"
-            ) from error
-        raise
-    except InputError as error:
-        raise InputError(f"{job.source}: {error}") from error
-    write_image(job.output, restored, image)
-    views = {"before": image.pixels, "after": restored}
-    rows: dict[str, Row] = {}
-    if job.reference is not None:
-        truth = _cut(read_image(job.reference).pixels, restored, restorer.scale)
-        if truth.shape[:2] != restored.shape[:2]:
-            raise InputError(
-                f"{job.output} of {restored.shape[:2]} pixels cannot be measured: its reference "
-                f"{job.reference} has {truth.shape[:2]}"
-            )
-        same = [(name, view, truth) for name, view in views.items() if view.shape == restored.shape]
-        rows = {row.pop("name"): row for row in (protocol or MeasuringProtocol()).measure_all(same)}
-        views["reference"] = truth
-    if job.comparison is not None:
-        picture = _comparison(views, rows, restorer.scale)
-        write_atomically(job.comparison, functools.partial(picture.save, format="PNG"))
-    height, width = restored.shape[:2]
-    seconds = time.perf_counter() - started
-    return Result((height, width), seconds, rows.get("after"), rows.get("before"))
+    if level is not None:
+        map_of_it = jnp.broadcast_to(level.reshape(1, 1, 1, 1), (*images.shape[:3], 1))
+        images = jnp.concatenate([images, map_of_it.astype(images.dtype)], axis=-1)
+    return apply_model(model, variables, images, train=False, precision=precision)[0]
 
 
-def _cut(truth: Pixels, restored: Pixels, scale: int) -> Pixels:
-    height, width = restored.shape[:2]
-    extra = truth.shape[0] - height, truth.shape[1] - width
-    return truth[:height, :width] if all(0 <= n < scale for n in extra) else truth
+def of_other_channels(
+    apply: Callable[[Array], Array],
+    wanted: int,
+    images: Float[Array, "batch height width channels"],
+) -> Array:
+    """What a function of images with `wanted` channels, 1 or 3, makes of images with 1 or 3.
 
-
-def _comparison(views: Mapping[str, Pixels], rows: Mapping[str, Row], scale: int) -> Image.Image:
-    """Input, result and, if there is one, reference side by side, with what was measured."""
-    shown = PICTURED // scale
-    starts = [max(n - shown, 0) // 2 for n in views["before"].shape[:2]]
-    columns = []
-    for name, view in views.items():
-        # The input of an enlargement is shown in its own pixels, repeated.
-        own, repeated = (1, scale) if name == "before" else (scale, 1)
-        middle = view[tuple(slice(own * start, own * (start + shown)) for start in starts)]
-        middle = middle.repeat(repeated, axis=0).repeat(repeated, axis=1)
-        columns.append(np.broadcast_to(middle, (*middle.shape[:2], 3)))
-    figures = [f"{name} {row['psnr']:.2f} dB" for name, row in rows.items()]
-    caption = ", ".join(figures) or "restored"
-    return picture_grid({caption: np.stack(columns)}, names=list(views), scale=1)
+    Gray images are repeated and the output's mean taken; the channels of colour images become
+    images of their own in the batch.
+    """
+    batch, height, width, given = images.shape
+    if given == wanted:
+        return apply(images)
+    if wanted == 3:
+        return jnp.mean(apply(jnp.repeat(images, 3, axis=-1)), axis=-1, keepdims=True)
+    apart = jnp.moveaxis(images, -1, 1).reshape(batch * given, height, width, 1)
+    restored = apply(apart)
+    return jnp.moveaxis(restored.reshape(batch, given, *restored.shape[1:3]), 1, -1)

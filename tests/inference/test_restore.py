@@ -1,30 +1,21 @@
-"""Restorers of pixels and of files."""
+"""Networks as restorers of pixels."""
 
 import dataclasses
-from pathlib import Path
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from deconv_jax import ops
-from deconv_jax.classical import METHODS
-from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
-from deconv_jax.data.images import read_image, write_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference import restore, tiling
-from deconv_jax.inference.files import Job
-from deconv_jax.inference.restore import ClassicalRestorer, LearnedRestorer, Watch, restore_file
+from deconv_jax.inference.restore import LearnedRestorer, Watch
 from deconv_jax.metrics.color import rgb_to_ycbcr
-from deconv_jax.metrics.protocol import Protocol
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
-KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 
 
 class Simple(nn.Module):
@@ -170,173 +161,3 @@ def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, dra
     small(image[:8], QUIET)
     small(image[: tiling.PROBE], QUIET)
     assert not small._tiles
-
-
-def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
-    image = draw(12, 16, 3)
-    options = {"iterations": 4, "tv_weight": 0.002}
-    restorer = ClassicalRestorer("richardson_lucy", KERNEL, boundary="circular", options=options)
-    expected = METHODS["richardson_lucy"](image[None], Blur(KERNEL), **options)[0]
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
-    restorer = ClassicalRestorer("wiener", KERNEL, noise_sigma=4.0)
-    model = Chain((Blur(KERNEL, boundary="reflect"), GaussianNoise(4.0)))
-    expected = METHODS["wiener"](image[None], model)[0]
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
-    assert restorer.scale == 1
-    with pytest.raises(InputError, match="psf is no larger than the images"):
-        restorer(image[:2], QUIET)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"method": "weiner"}, "no method 'weiner'; did you mean 'wiener'"),
-        ({"boundary": "reflct"}, "no boundary 'reflct'; did you mean 'reflect'"),
-        ({"options": {"iteration": 3}}, "iteration; did you mean 'iterations'"),
-        ({"options": {"iterations": "ten"}}, "iterations must be int; got 'ten'"),
-        ({"options": {"iterations": 0}}, "iterations must be at least 1; got 0"),
-        ({"options": {"return_objective": True}}, "unknown key .*return_objective"),
-        ({"method": "wiener"}, "without Gaussian noise"),
-        ({"method": "plug_and_play"}, "plug_and_play needs denoiser"),
-        ({"noise_sigma": -3.0}, "sigma"),
-    ],
-)
-def test_a_method_that_cannot_work_is_refused_before_any_image(fields, said):
-    with pytest.raises(InputError, match=said):
-        ClassicalRestorer(**({"method": "richardson_lucy", "kernel": KERNEL} | fields))
-
-
-def test_a_method_whose_output_is_not_finite_is_an_error(draw):
-    restorer = ClassicalRestorer("richardson_lucy", KERNEL)
-    image = draw(8, 8, 1)
-    image[3, 3] = np.nan
-    with pytest.raises(InputError, match="richardson_lucy is not finite"):
-        restorer(image, QUIET)
-
-
-@pytest.fixture
-def photo(tmp_path, draw):
-    """A 16-bit colour PNG with alpha and a colour profile, as an `ImageFile`."""
-    pixels, alpha = draw(6, 7, 3), np.full((6, 7, 1), 0.25, np.float32)
-    Image.new("RGB", (1, 1)).save(
-        tmp_path / "small.png", icc_profile=b"a profile", exif=_exif("somebody")
-    )
-    like = dataclasses.replace(read_image(tmp_path / "small.png"), bit_depth=16, alpha=alpha)
-    write_image(tmp_path / "photo.png", pixels, like)
-    return read_image(tmp_path / "photo.png")
-
-
-def _exif(artist):
-    exif = Image.Exif()
-    exif[315] = artist
-    return exif
-
-
-def test_a_result_has_what_its_input_had(tmp_path, photo):
-    job = Job(tmp_path / "photo.png", tmp_path / "out" / "photo.png")
-    result = restore_file(learned(Simple(channels=3, scale=2)), job, QUIET)
-    assert result.size == (12, 14)
-    assert result.measured is None
-    restored = read_image(job.output)
-    np.testing.assert_array_equal(restored.pixels[::2, ::2], photo.pixels)
-    np.testing.assert_allclose(restored.alpha, np.full((12, 14, 1), 0.25), atol=1e-4)
-    assert photo.icc_profile == b"a profile"
-    for name in ("bit_depth", "mode", "icc_profile", "exif", "format"):
-        assert getattr(restored, name) == getattr(photo, name)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo.png"]
-
-
-def test_results_are_measured_and_compared(tmp_path, draw):
-    truth, noisy = draw(24, 24, 1), draw(24, 24, 1, seed=1)
-    for name, pixels in (("truth", truth), ("noisy", noisy)):
-        write_image(tmp_path / f"{name}.png", pixels)
-    job = Job(
-        tmp_path / "noisy.png",
-        tmp_path / "out.png",
-        reference=tmp_path / "truth.png",
-        comparison=tmp_path / "compare.png",
-    )
-    protocol = Protocol(border=2)
-    result = restore_file(learned(Simple(), factor=0.6), job, QUIET, protocol=protocol)
-    stored = [read_image(tmp_path / f"{n}.png").pixels for n in ("truth", "noisy", "out")]
-    inner = [image[2:-2, 2:-2].astype(np.float64) for image in stored]
-    for row, image in ((result.before, inner[1]), (result.measured, inner[2])):
-        expected = -10 * np.log10(np.mean((image - inner[0]) ** 2))
-        assert row["psnr"] == pytest.approx(expected, abs=1e-3)
-    picture = np.asarray(Image.open(tmp_path / "compare.png"))
-    top, left = 44, 4  # Under the columns' names and a caption, beside a gap.
-    for column, image in enumerate((noisy, stored[2], truth)):
-        shown = picture[top : top + 24, left + 28 * column : left + 28 * column + 24, 0] / 255
-        np.testing.assert_allclose(shown, image[..., 0], atol=0.003)
-
-
-def test_an_enlargement_is_measured_against_a_larger_image(tmp_path, draw):
-    small = draw(12, 12, 1)
-    large = small.repeat(2, axis=0).repeat(2, axis=1)
-    write_image(tmp_path / "small.png", small)
-    # One row and column more than twice the size, as before "modcrop".
-    write_image(tmp_path / "large.png", np.pad(large, ((0, 1), (0, 1), (0, 0))))
-    job = Job(
-        tmp_path / "small.png", tmp_path / "out.png", tmp_path / "large.png", tmp_path / "c.png"
-    )
-    result = restore_file(learned(Simple(scale=2)), job, QUIET)
-    assert result.measured["psnr"] > 100
-    assert result.before is None
-    picture = np.asarray(Image.open(tmp_path / "c.png"))
-    np.testing.assert_array_equal(picture[44:68, 4:28], picture[44:68, 32:56])
-    # Two rows more are another image: the result is there, and what is wrong is said.
-    write_image(tmp_path / "large.png", np.pad(large, ((0, 2), (0, 0), (0, 0))))
-    with pytest.raises(InputError, match=r"\(24, 24\) pixels cannot be measured.*\(26, 24\)"):
-        restore_file(learned(Simple(scale=2)), job, QUIET, overwrite=True)
-    assert job.output.exists()
-
-
-def test_a_result_that_is_there_is_left_alone(tmp_path, draw):
-    write_image(tmp_path / "a.png", draw(4, 4, 1))
-    job = Job(tmp_path / "a.png", tmp_path / "b.png")
-    job.output.write_text("mine")
-    with pytest.raises(InputError, match=r"b.png is there already; give --overwrite"):
-        restore_file(learned(Simple()), job, QUIET)
-    assert job.output.read_text() == "mine"
-    restore_file(learned(Simple()), job, QUIET, overwrite=True)
-    np.testing.assert_array_equal(read_image(job.output).pixels, read_image(job.source).pixels)
-
-
-@pytest.mark.parametrize(
-    ("source", "output", "said"),
-    [
-        ("none.png", "b.png", "cannot read image .*none.png"),
-        ("text.png", "b.png", "cannot read image .*text.png"),
-        ("a.png", "b.gif", "no image format for .*b.gif"),
-    ],
-)
-def test_a_file_that_fails_leaves_nothing(tmp_path, draw, source, output, said):
-    (tmp_path / "text.png").write_text("text")
-    write_image(tmp_path / "a.png", draw(4, 4, 1))
-    folder = tmp_path / "out"
-    with pytest.raises(InputError, match=said):
-        restore_file(learned(Simple()), Job(tmp_path / source, folder / output), QUIET)
-    assert not folder.exists()
-
-
-def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path, draw):
-    write_image(tmp_path / "a.png", draw(4, 4, 1))
-    job = Job(tmp_path / "a.png", tmp_path / "b.png")
-
-    def raising(error):
-        class Failing:
-            scale = 1
-
-            def __call__(self, *_):
-                raise error
-
-        return Failing()
-
-    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 PB")):
-        with pytest.raises(InputError, match=r"a.png: not enough memory .* smaller tile"):
-            restore_file(raising(error), job, QUIET)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        restore_file(raising(jax.errors.JaxRuntimeError("INTERNAL: x")), job, QUIET)
-    with pytest.raises(InputError, match=r"a.png: too odd"):
-        restore_file(raising(InputError("too odd")), job, QUIET)
-    assert not Path(job.output).exists()

@@ -9,10 +9,13 @@ from deconv_jax.data.degradations import Blur
 from deconv_jax.data.images import read_image, write_image
 from deconv_jax.experiment import CONFIG, Experiment, load_restoration, train
 from deconv_jax.files import write_json
+from deconv_jax.inference.denoiser import TrainedDenoiser, plug_in
+from deconv_jax.inference.methods import ClassicalRestorer
 from deconv_jax.inference.restore import LearnedRestorer, Watch
 from deconv_jax.models import DnCNN
-from deconv_jax.models.published import save_published
+from deconv_jax.models.published import load_published, save_published
 
+PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
 
 
@@ -90,6 +93,14 @@ def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw,
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
     assert np.abs(written - draw(16, 20, 1)).max() > 0.01
 
+    # The run says the level that its network was trained for.
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    method = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "5"]
+    method += ["--option", "iterations=1", "--checkpoint", tmp_path / "run"]
+    assert run(*method, folder / "a.png", "--output", tmp_path / "plugged", "--step", "best") == 0
+    assert run(*method, *inputs, "--denoiser-sigma", "15") == 2
+    assert "must be 25 to 25; got 15" in capsys.readouterr().err
+
     for flags, said in (
         (["--step", "7"], "has no checkpoint of step 7"),
         (["--step", "first"], "--step is last, best or a step; got 'first'"),
@@ -146,6 +157,11 @@ def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
         (["--method", "wiener"], "--method wiener needs --kernel"),
         (["--method", "wiener", "--kernel", "k.npy", "--tile", "64"], "--tile does not go with"),
         (["--checkpoint", "w.pth", "--option", "a=1"], "--option does not go with --checkpoint"),
+        (["--checkpoint", "w.pth", "--checkpoint", "v.pth"], "--checkpoint is given once"),
+        (["--checkpoint", "w.pth", "--denoiser-sigma", "5"], "--denoiser-sigma does not go with"),
+        ([*PLUG_AND_PLAY, "k.npy"], "plug_and_play needs --checkpoint, a network that removes"),
+        ([*PLUG_AND_PLAY[:2], "--checkpoint", "w.pth"], "plug_and_play needs --kernel"),
+        ([*PLUG_AND_PLAY, "k.npy", "--tile", "64"], "--tile does not go with --method plug_and"),
         (["--checkpoint", "w.pth", "--border", "2"], "give --reference"),
         (["--checkpoint", "w.pth", "--step", "2"], "--step is for the workdir of a run"),
         (["--checkpoint", "none.pth"], "none.pth"),
@@ -172,10 +188,34 @@ def test_an_option_is_a_pair(tmp_path, folder, capsys):
     assert "an option is KEY=VALUE; got 'iterations'" in capsys.readouterr().err
 
 
-def test_help_has_two_examples(capsys):
+def test_plug_and_play_takes_weights_whose_levels_are_told(
+    tmp_path, weights, folder, random_variables, draw
+):
+    model = DnCNN(depth=2, features=2, norm="none")
+    other = tmp_path / "other.safetensors"
+    save_published(other, model, random_variables(model, 1, seed=1)["params"])
+    kernel = draw(3, 3)
+    np.save(tmp_path / "k.npy", kernel)
+    networks = [TrainedDenoiser(p.name, *load_published(p)) for p in (weights, other)]
+    expected = ClassicalRestorer(
+        "plug_and_play",
+        kernel / kernel.sum(),
+        noise_sigma=2.55,
+        options={"iterations": 2},
+        denoiser=plug_in(networks, [15, 50]),
+    )(read_image(folder / "z" / "c.tif").pixels, QUIET)
+    flags = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "2.55"]
+    flags += ["--checkpoint", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]
+    flags += ["--checkpoint", other, "--denoiser-sigma", "50"]
+    assert run(*flags, folder / "z" / "c.tif", "--output", tmp_path / "out") == 0
+    written = read_image(tmp_path / "out" / "c.tif").pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+
+
+def test_help_has_three_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("  deconv-jax restore --") == 2
+    assert text.count("\n  deconv-jax restore --") == 3
     assert all(len(line) <= 100 for line in text.splitlines())

@@ -1,0 +1,99 @@
+"""A method without learning as a restorer of files: it undoes a known blur.
+
+The methods are those of `deconv_jax.classical`, with what a person can say of a photograph: the blur
+as a picture of it, the noise's level, and the method's own numbers. `plug_and_play` takes a denoiser
+beside, see `denoiser.plug_in`. What a reader would get wrong: the whole image is one problem, which
+does not fall into tiles, so these methods take memory by the image's size.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deconv_jax import schema
+from deconv_jax.classical import METHODS
+from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
+from deconv_jax.errors import InputError, closest
+from deconv_jax.inference.denoiser import Denoiser
+from deconv_jax.inference.restore import Pixels, Watch
+
+Boundary = Literal["circular", "reflect", "zeros"]
+"""Those of `degradations.Boundary` that keep the size of an image."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassicalRestorer:
+    """A method of `deconv_jax.classical` on the whole image, in float32.
+
+    Attributes:
+      method: a key of `METHODS`.
+      kernel: of the blur, (height, width), sum 1, centre at index `size // 2`.
+      noise_sigma: standard deviation of the image's noise in 8-bit levels, for methods that ask.
+      boundary: what the blur took from beyond the picture's border, see `Boundary`. The default is
+        for photographs; "circular" is that of many test images.
+      options: of the method, its keyword arguments.
+      denoiser: for `plug_and_play`, see `denoiser.plug_in`.
+    """
+
+    method: str
+    kernel: Float[np.ndarray, "height width"]
+    noise_sigma: float | None = None
+    boundary: Boundary = "reflect"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    denoiser: Denoiser | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"no method {self.method!r}; {closest(self.method, METHODS)}")
+        if self.boundary not in get_args(Boundary):
+            raise InputError(
+                f"no boundary {self.boundary!r}; {closest(self.boundary, get_args(Boundary))}"
+            )
+        self._check_arguments()
+        # What the method will not take is refused here, without computing anything.
+        side = 2 * max(self.kernel.shape) + 1
+        jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
+
+    @property
+    def scale(self) -> int:
+        """1."""
+        return 1
+
+    def __call__(self, pixels: Pixels, watch: Watch) -> Pixels:
+        """The restored image; raises InputError where it is not finite or the kernel is larger."""
+        restored = np.asarray(self._method(jnp.asarray(pixels)[None])[0])
+        if not np.isfinite(restored).all():
+            raise InputError(f"the output of {self.method} is not finite for this image")
+        watch.share(1.0)
+        return restored
+
+    def _method(self, images: Array) -> Array:
+        blur = Blur(self.kernel, boundary=self.boundary)
+        sigma = self.noise_sigma
+        model = blur if sigma is None else Chain((blur, GaussianNoise(sigma)))
+        method: Any = METHODS[self.method]
+        denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}
+        return method(images, model, **denoiser, **self.options)
+
+    def _check_arguments(self) -> None:
+        """Raises InputError for keyword arguments that the method, or a person, does not have."""
+        function: Any = METHODS[self.method]
+        hints = typing.get_type_hints(function)
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+        asks = any(p.name == "denoiser" for p in parameters)
+        if asks != (self.denoiser is not None):
+            raise InputError(f"{self.method} {'needs a' if asks else 'takes no'} denoiser")
+        fields = [
+            (p.name, hints[p.name], dataclasses.field(default=p.default))
+            for p in parameters
+            if p.name not in ("denoiser", "size") and not p.name.startswith("return_")
+        ]
+        options = dataclasses.make_dataclass(self.method, fields)
+        schema.build(options, self.options, {}, f"options of {self.method}")

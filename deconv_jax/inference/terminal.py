@@ -1,0 +1,85 @@
+"""Files restored before a person's eyes: a line for each on stdout, errors and a bar on stderr.
+
+What a reader would get wrong: a file that fails ends nothing. Its line goes to stderr, the others
+are done, and how many failed is what is returned.
+"""
+
+import functools
+import shutil
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from deconv_jax.errors import InputError
+from deconv_jax.inference.files import Job
+from deconv_jax.inference.restore import Restorer, Watch
+from deconv_jax.inference.work import Result, restore_file
+from deconv_jax.metrics.protocol import Protocol, Row, mean_of
+
+
+def restore_files(
+    restorer: Restorer, jobs: Sequence[Job], *, protocol: Protocol, overwrite: bool = False
+) -> int:
+    """Restores files one after another and says what becomes of them.
+
+    Args:
+      restorer, protocol, overwrite: as for `restore_file`.
+      jobs: what to read and write.
+
+    Returns:
+      How many were not restored.
+    """
+    results: list[Result] = []
+    failed = 0
+    with tqdm(
+        total=len(jobs),
+        desc="restore",
+        bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]",
+        # tqdm draws nothing on a terminal that does not say how wide it is.
+        ncols=shutil.get_terminal_size().columns,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+
+        def show(place: int, share: float) -> None:
+            bar.update(place + share - bar.n)
+
+        def say(*words: object) -> None:
+            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
+
+        for place, job in enumerate(jobs):
+            watch = Watch(
+                share=functools.partial(show, place), say=functools.partial(say, job.source)
+            )
+            try:
+                result = restore_file(restorer, job, watch, protocol=protocol, overwrite=overwrite)
+            except InputError as error:
+                failed += 1
+                say("error", error)
+            else:
+                results.append(result)
+                bar.write(f"{job.source} -> {job.output}  {_line(result)}", file=sys.stdout)
+            show(place, 1.0)
+    after = [result.measured for result in results if result.measured]
+    before = [result.before for result in results if result.before]
+    if after:
+        means = _figures(mean_of(after), mean_of(before) if before else None)
+        print(f"mean of {len(after)}{means}")
+        print(protocol.describe())
+    if failed:
+        say(f"{failed} of {len(jobs)} files were not restored")
+    return failed
+
+
+def _line(result: Result) -> str:
+    height, width = result.size
+    return f"{width} x {height}  {result.seconds:.1f} s{_figures(result.measured, result.before)}"
+
+
+def _figures(after: Row | None, before: Row | None) -> str:
+    """PSNR and SSIM as the end of a line."""
+    words = ""
+    for name, row in (("", after), ("input ", before)):
+        if row is not None:
+            words += f"  {name}PSNR {row['psnr']:.2f} dB SSIM {row['ssim']:.4f}"
+    return words

@@ -1,0 +1,144 @@
+"""Peak memory of `deconv-jax restore` on one large gray PNG, a process of its own each.
+
+Two cases: a photograph of 4 megapixels through the published DnCNN for sigma 25, which is restored
+in tiles as large as the free memory allows; and a scan of 100 megapixels through two layers of
+random weights, where the file's own copies of the image are what counts.
+
+What a reader would get wrong is to take the peak for that of the image. Python, JAX, and PyTorch for
+reading a .pth file, are in memory before the first pixel is: what the same command takes for an
+image of 64 pixels a side is recorded beside. And a machine with more free memory has larger tiles.
+
+  DECONV_JAX_DATA=data python experiments/benchmarks/restore_memory.py
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+from timing import ROOT, processors
+
+from deconv_jax import cli
+from deconv_jax.experiment import provenance
+from deconv_jax.files import write_json
+from deconv_jax.inference.tiling import free_memory
+from deconv_jax.models import DnCNN
+from deconv_jax.models.published import save_published
+
+RECORD = ROOT / "experiments" / "results" / "benchmarks" / "restore_memory.json"
+SMALL = 64
+BAND = 256
+SIGMA = 25.0
+CASES = (("4 megapixels, DnCNN of 17 layers", 2048), ("100 megapixels, 2 layers", 10_000))
+
+
+def main() -> None:
+    """Measures both cases, each in a process of its own, and records them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=RECORD, metavar="FILE", help="(default: %(default)s)"
+    )
+    parser.add_argument("--measure-peak", nargs=3, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure_peak:
+        measure_peak(*arguments.measure_peak)
+        return
+    if "DECONV_JAX_DATA" not in os.environ:
+        raise SystemExit("DECONV_JAX_DATA must name the folder with weights/dncnn_25.pth")
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        networks = (
+            Path(os.environ["DECONV_JAX_DATA"]) / "weights" / "dncnn_25.pth",
+            tiny_network(folder / "tiny.safetensors"),
+        )
+        for (label, side), weights in zip(CASES, networks, strict=True):
+            peaks = {}
+            for pixels in (SMALL, side):
+                image = folder / f"{pixels}.png"
+                write_noisy(image, pixels)
+                peaks[pixels] = peak(weights, image, folder / f"{label}, {pixels}")
+            rows.append(
+                {
+                    "case": label,
+                    "image_mb": round(4 * side**2 / 1e6, 1),
+                    "peak_mb": peaks[side]["peak_mb"],
+                    f"peak_mb_of_{SMALL}_pixels_a_side": peaks[SMALL]["peak_mb"],
+                    "free_mb_before": peaks[side]["free_mb"],
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    write_json(
+        arguments.output,
+        {
+            "measured": "peak resident memory of deconv-jax restore on one 8-bit gray PNG file",
+            "protocol": "the high-water mark of the command's process, from its start to its end, "
+            "compiling, reading and writing included; image_mb is one copy of the image in float32; square "
+            f"images of waves with Gaussian noise of sigma {SIGMA:g}; tiles as the free memory "
+            "allows",
+            "peak_memory": rows,
+            "threads": processors(),
+            "load_average": [round(load, 2) for load in os.getloadavg()],
+            **provenance(),
+        },
+    )
+    print(f"written: {arguments.output}")
+
+
+def tiny_network(path: Path) -> Path:
+    """Writes a DnCNN of two layers with random weights; gives its path."""
+    model = DnCNN(depth=2, features=8, norm="none")
+    image = np.zeros((1, SMALL, SMALL, 1), np.float32)
+    save_published(path, model, model.init(jax.random.key(0), image)["params"])
+    return path
+
+
+def write_noisy(path: Path, side: int) -> None:
+    """Writes a square gray PNG file of smooth waves with noise, made in bands of rows."""
+    random = np.random.default_rng(0)
+    samples = np.empty((side, side), np.uint8)
+    columns = np.arange(side) / 97
+    for start in range(0, side, BAND):
+        rows = np.arange(start, min(start + BAND, side))[:, None] / 61
+        waves = 127.5 + 90 * np.sin(rows) * np.cos(columns)
+        noise = random.normal(0.0, SIGMA, waves.shape)
+        samples[start : start + BAND] = np.rint(np.clip(waves + noise, 0, 255))
+    Image.fromarray(samples).save(path, compress_level=1)
+
+
+def peak(weights: Path, image: Path, output: Path) -> dict[str, Any]:
+    """What `measure_peak` prints in a process of its own."""
+    command = [sys.executable, __file__, "--measure-peak", str(weights), str(image), str(output)]
+    settings = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{output}, compiled"}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_peak(weights: Path, image: Path, output: Path) -> None:
+    """Restores an image by the command, then prints this process's peak (Linux), as JSON."""
+    free = free_memory()
+    words = ["restore", "--checkpoint", str(weights), str(image), "--output", str(output)]
+    if cli.main(words):
+        raise SystemExit(f"{image} was not restored")
+    # Of this program alone: what `getrusage` gives can be that of the process that started it.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    if not peaks:
+        raise SystemExit(f"no VmHWM in {status}: peak memory is measured on Linux alone")
+    print(json.dumps({"peak_mb": round(1024 * peaks[0] / 1e6, 1), "free_mb": round(free / 1e6)}))
+
+
+if __name__ == "__main__":
+    main()
