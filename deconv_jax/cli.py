@@ -1,8 +1,9 @@
 """The command line; the only file with flags, and the only one that sees a ConfigDict.
 
-Exit codes: 0 done; 1 some files were not restored, the others are (a line on stderr for each says why);
-2 the input was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) the run was told to stop while
-training and has saved: the same command continues it; 130 stopped elsewhere.
+Exit codes: 0 done; 1 some files were not restored, or not measured though --reference was given, the
+others are (a line for each says why); 2 the input was wrong (one line on stderr says what); 75
+(EX_TEMPFAIL) train or tables was told to stop while training and has saved: the same command
+continues it; 130 stopped elsewhere.
 """
 
 import argparse
@@ -44,10 +45,11 @@ restore images: by a trained network, or by a method that undoes a known blur
 An input is a file, a folder (with what is in it and below, its structure kept) or a quoted pattern
 such as 'photos/*.jpg'. A result has its input's name and format, size of samples, transparency,
 colour profile and EXIF data; one that is there already is left alone. A file that cannot be
-restored is reported, and the others are done; the exit code is then 1. A network of one channel
-restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the colour
-is enlarged bicubically. The method plug_and_play undoes the blur with a network that removes noise:
-one that is told the noise's level, or several that were trained for one level each.
+restored, or has no reference to be measured by, is reported, and the others are done; the exit code
+is then 1. A network of one channel restores the channels of a colour picture one by one, or, if it
+enlarges, the luma, and the colour is enlarged bicubically. The method plug_and_play undoes the blur
+with a network that removes noise: one that is told the noise's level, or several that were trained
+for one level each.
 """
 
 
@@ -70,6 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("deconv-jax: stopped", file=sys.stderr)
         return EXIT_KEYBOARD
+    except _interrupted() as stop:
+        print(f"stopped and saved at step {stop}; run the same command to continue")
+        return EXIT_INTERRUPTED
+
+
+def _interrupted() -> type[Exception]:
+    """What a training that was told to stop raises; only commands that train have imported it."""
+    from deconv_jax.training.loop import Interrupted
+
+    return Interrupted
 
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -137,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of the run")
     evaluate.add_argument(
-        "--checkpoint", default="last", metavar="last|best|STEP", help="which (default: last)"
+        "--step",
+        "--checkpoint",
+        default="last",
+        metavar="last|best|STEP",
+        help="which checkpoint (default: last)",
     )
     evaluate.add_argument(
         "--split", default="test", choices=("train", "validation", "test"), help="(default: test)"
@@ -200,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--self-ensemble",
         action="store_true",
+        default=None,
         help="mean over the eight ways to turn and mirror the image; eight times slower",
     )
     network.add_argument(
@@ -225,7 +242,6 @@ def _parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--option",
         action="append",
-        default=[],
         metavar="KEY=VALUE",
         help="of the method, e.g. iterations=50; may be repeated",
     )
@@ -233,7 +249,6 @@ def _parser() -> argparse.ArgumentParser:
         "--denoiser-sigma",
         type=float,
         action="append",
-        default=[],
         metavar="SIGMA",
         help="the noise that a --checkpoint of plug_and_play was trained for, in levels of 255; of a "
         "run it is known, of weights it is given once for each, in their order",
@@ -290,16 +305,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
         initialize_processes(arguments.distributed)
     from deconv_jax.experiment import RESULT, Experiment, train
-    from deconv_jax.training.loop import Interrupted
 
     experiment = Experiment.from_dict(load_config(arguments.config, arguments.overrides))
     workdir = arguments.workdir
     finished = (workdir / RESULT).exists()
-    try:
-        result = train(experiment, workdir)
-    except Interrupted as stop:
-        print(f"stopped and saved at step {stop}; run the same command to continue")
-        return EXIT_INTERRUPTED
+    result = train(experiment, workdir)
     print(f"already finished: {workdir}" if finished else _summary(workdir, result))
     return 0
 
@@ -325,15 +335,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _keep_compiled()
     from deconv_jax.experiment import evaluate
 
-    checkpoint = arguments.checkpoint
-    if checkpoint not in ("last", "best"):
-        try:
-            checkpoint = int(checkpoint)
-        except ValueError:
-            raise InputError(f"--checkpoint is last, best or a step; got {checkpoint!r}") from None
     measured = evaluate(
         arguments.workdir,
-        checkpoint=checkpoint,
+        checkpoint=_step(arguments.step),
         split=arguments.split,
         data_dir=arguments.data_dir,
     )
@@ -378,7 +382,7 @@ def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
     else:
         others = ("kernel", "boundary", "option", "denoiser_sigma")
     for flag in others:
-        if getattr(arguments, flag):
+        if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} does not go with {name}")
     if arguments.method and arguments.kernel is None:
         raise InputError(f"{name} needs --kernel, the blur that it undoes")
@@ -397,7 +401,7 @@ def _method(arguments: argparse.Namespace) -> Any:
     from deconv_jax.inference.methods import ClassicalRestorer
 
     options = {}
-    for word in arguments.option:
+    for word in arguments.option or ():
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise InputError(f"an option is KEY=VALUE; got {word!r}")
@@ -412,7 +416,7 @@ def _method(arguments: argparse.Namespace) -> Any:
         noise_sigma=arguments.noise_sigma,
         boundary=arguments.boundary or "reflect",
         options=options,
-        denoiser=plug_in(networks, arguments.denoiser_sigma) if networks else None,
+        denoiser=plug_in(networks, arguments.denoiser_sigma or ()) if networks else None,
     )
 
 
@@ -430,18 +434,20 @@ def _network(arguments: argparse.Namespace) -> Any:
         noise_sigma=arguments.noise_sigma,
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,
-        ensemble=arguments.self_ensemble,
+        ensemble=bool(arguments.self_ensemble),
     )
 
 
 def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The network of a run or of a file of weights, and what is known of its training."""
+    if not path.exists():
+        raise InputError(f"--checkpoint: no such file or folder {path}")
     if path.is_dir():
         from deconv_jax.experiment import load_restoration
 
         if arguments.scale is not None:
             raise InputError("--scale is for weights in a file: a run says its own")
-        task, variables = load_restoration(path, _checkpoint(arguments.step))
+        task, variables = load_restoration(path, _step(arguments.step or "last"))
         known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
         return {"model": task.model, "variables": variables} | known
     from deconv_jax.models.published import load_published
@@ -452,9 +458,10 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"model": model, "variables": variables, "noise_conditional": False}
 
 
-def _checkpoint(word: str | None) -> Any:
-    if word in (None, "last", "best"):
-        return word or "last"
+def _step(word: str) -> Any:
+    """Which checkpoint of a run the word of --step stands for."""
+    if word in ("last", "best"):
+        return word
     try:
         return int(word)
     except ValueError:

@@ -43,9 +43,15 @@ def load_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise InputError(f"config file {str(path)!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    known = set(sys.modules)
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
+        # Files of the same name in another folder are other modules.
+        for name in set(sys.modules) - known:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).parent == path.parent:
+                del sys.modules[name]
     return module

@@ -5,12 +5,13 @@ everything after training needs the folder's path and nothing else.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +19,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from deconv_jax import schema
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.files import read_json, write_json
+from deconv_jax.files import json_text, read_json, write_json
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS, Restoration
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices, wait_for_all
-from deconv_jax.training.state import Precision, TrainState
+from deconv_jax.training.parallel import Devices, agree, wait_for_all
+from deconv_jax.training.state import Precision, TrainState, init_state
 from deconv_jax.training.task import Batch, Task
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
@@ -170,6 +172,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             "baseline": {"test": experiment.task.baseline(sources["train"], sources["test"])},
             "protocol": experiment.task.protocol,
             "counts": {name: len(source) for name, source in sources.items()},
+            "data": {name: dict(source.fingerprint) for name, source in sources.items()},
             "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
             "seed": experiment.seed,
             "wall_time_s": round(time.perf_counter() - started, 2),
@@ -213,20 +216,23 @@ def evaluate(
         experiment = dataclasses.replace(experiment, data=data)
     devices = Devices.all()
     source = experiment.data.source(split)
-    _, step, state = load_state(workdir, checkpoint, _example(experiment, source))
+    example = _example(experiment, source)
+    step, state = load_state(workdir, checkpoint, lambda key: experiment.task.init(key, example))
     metrics = _evaluate_split(experiment, devices, source, state)
     return {"step": step, "split": split, "metrics": metrics}
 
 
 def load_state(
-    workdir: Path, checkpoint: Literal["last", "best"] | int, example: Batch
-) -> tuple[Experiment, int, TrainState]:
-    """A run's experiment, and the step and state of one of its checkpoints.
+    workdir: Path,
+    checkpoint: Literal["last", "best"] | int,
+    init: Callable[[jax.Array], TrainState],
+) -> tuple[int, TrainState]:
+    """The step and the state of one of a run's checkpoints.
 
     Args:
       workdir: of the run.
       checkpoint: the last, the best on the validation split, or that of a step.
-      example: a batch that the task can be initialised for; only its shapes matter.
+      init: makes a state of the run of a key; only its shapes matter.
 
     Returns:
       The state is on every device.
@@ -236,7 +242,7 @@ def load_state(
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
-    like = _init(experiment, devices, example, abstract=True)
+    like = jax.eval_shape(init, jax.random.key(0))
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
     )
@@ -251,7 +257,7 @@ def load_state(
         checkpoints.close()
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
-    return experiment, restored.step, restored.state
+    return restored.step, restored.state
 
 
 def load_restoration(
@@ -276,14 +282,12 @@ def load_restoration(
             f"{workdir} is a run of {type(task).__name__}; wanted is one of Restoration"
         )
     model: Any = task.model
-    # Any image that the network takes will do; this one has room for kernels and masks.
-    multiple = model.receptive_field().multiple * task.scale
-    side = -(-512 // multiple) * multiple
-    example = {
-        "image": jnp.zeros((1, side, side, model.channels), jnp.uint8),
-        "index": jnp.zeros(1, jnp.int32),
-    }
-    _, _, state = load_state(workdir, checkpoint, example)
+    # Parameters do not depend on the size of an image, nor on how it was degraded.
+    side = 4 * model.receptive_field().multiple
+    image = jnp.zeros((1, side, side, model.channels + task.noise_conditional))
+    _, state = load_state(
+        workdir, checkpoint, lambda key: init_state(model, task.optimizer, key, image)
+    )
     return task, jax.device_get(state.inference_variables())
 
 
@@ -298,7 +302,9 @@ def provenance() -> dict[str, Any]:
     """What else a figure depends on: commit, versions, devices, platform, time."""
     root = Path(__file__).parent.parent
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    changes = _git(root, "status", "--porcelain")
+    # What runs write, and what is rendered from it, changes no figure.
+    written = (":!experiments/results", ":!*.md")
+    changes = _git(root, "status", "--porcelain", "--", ".", *written)
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
@@ -348,13 +354,38 @@ def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def _sources(data: Data) -> dict[str, Source]:
-    """All splits; the first process comes first, since it may have to prepare an embedded set."""
+    """All splits; the first process comes first, since it may have to prepare an embedded set.
+
+    Raises:
+      InputError: in every process, if one of them cannot open the data or sees other data.
+    """
     if jax.process_index() != 0:
         wait_for_all("data prepared")
-    sources = {split: data.source(split) for split in ("train", "validation", "test")}
+    sources: dict[str, Source] = {}
+    error = None
+    try:
+        sources = {split: data.source(split) for split in ("train", "validation", "test")}
+    except InputError as raised:
+        error = raised
     if jax.process_index() == 0:
         wait_for_all("data prepared")
+    if agree(error is not None):
+        raise error or InputError(f"another process cannot open data set {data.name!r}")
+    seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
+    if not _same_everywhere(seen):
+        raise InputError(
+            f"the processes see different examples of data set {data.name!r}; process "
+            f"{jax.process_index()} has {seen.strip()}"
+        )
     return sources
+
+
+def _same_everywhere(text: str) -> bool:
+    """Whether every process has the same text; every process must ask at the same place."""
+    if jax.process_count() == 1:
+        return True
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    return bool(np.all(multihost_utils.process_allgather(digest) == digest))
 
 
 def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Source]) -> Stream:
@@ -371,7 +402,11 @@ def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Sour
         process_count=jax.process_count(),
     )
     train = Prefetched(
-        batches, devices.put_batches, group=training.steps_per_call, depth=data.prefetch
+        batches,
+        devices.put_batches,
+        group=training.steps_per_call,
+        depth=data.prefetch,
+        fingerprint=sources["train"].fingerprint,
     )
     cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
     validation = sources["validation"]
@@ -414,11 +449,8 @@ def _example(experiment: Experiment, source: Source) -> Batch:
     return jax.tree.map(jnp.asarray, rows)
 
 
-def _init(
-    experiment: Experiment, devices: Devices, example: Batch, *, abstract: bool = False
-) -> TrainState:
+def _init(experiment: Experiment, devices: Devices, example: Batch) -> TrainState:
     def init(key: jax.Array) -> TrainState:
         return experiment.task.init(key, example)
 
-    key = jax.random.key(experiment.seed)
-    return jax.eval_shape(init, key) if abstract else devices.init(init, key)
+    return devices.init(init, jax.random.key(experiment.seed))

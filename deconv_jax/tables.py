@@ -233,7 +233,9 @@ def _restore_memory(folder: Path) -> str:
         ]
         for row in record["peak_memory"]
     ]
-    header = "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
+    header = (
+        "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
+    )
     return (
         f"{record['measured'].capitalize()}.\n\n{markdown(header, rows)}\n\n"
         f"Protocol: {record['protocol']}."

@@ -16,6 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from jaxtyping import install_import_hook
 
 SHAPED = ["deconv_jax.ops", "deconv_jax.models", "deconv_jax.metrics", "deconv_jax.data.augment"]
+SHAPED += ["deconv_jax.classical", "deconv_jax.inference"]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import jax

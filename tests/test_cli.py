@@ -6,9 +6,11 @@ import time
 
 import pytest
 
+from deconv_jax import experiment, tables
 from deconv_jax.cli import load_config, main
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import CHECKPOINTS, CONFIG, RESULT
+from deconv_jax.training.loop import Interrupted
 
 DIGITS = "experiments/autoencoding/digits.py"
 
@@ -149,9 +151,9 @@ def test_train_finish_evaluate_and_refuse(capsys, tmp_path, config_file, small_c
     assert again["metrics"] == result["metrics"]["test"]
     assert main(["evaluate", "--workdir", str(workdir), "--checkpoint", "best"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] in (4, 8)
-    assert "no checkpoint of step 3" in error_of(
-        "evaluate", "--workdir", workdir, "--checkpoint", "3"
-    )
+    assert "no checkpoint of step 3" in error_of("evaluate", "--workdir", workdir, "--step", "3")
+    said = error_of("evaluate", "--workdir", workdir, "--step", "first")
+    assert "--step is last, best or a step; got 'first'" in said
 
     def content():
         return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
@@ -162,6 +164,25 @@ def test_train_finish_evaluate_and_refuse(capsys, tmp_path, config_file, small_c
     other = "--config.optimizer.learning_rate=0.5"
     assert "config.optimizer.learning_rate: 0.003 -> 0.5" in error_of(*arguments, other, lines=2)
     assert content() == before
+
+
+@pytest.mark.parametrize("command", ["train", "tables"])
+def test_a_training_that_is_told_to_stop_has_its_exit_code(
+    monkeypatch, capsys, tmp_path, config_file, small_config, command
+):
+    def interrupted(*_):
+        raise Interrupted(6)
+
+    monkeypatch.setenv("DECONV_JAX_DATA", str(tmp_path))
+    if command == "train":
+        monkeypatch.setattr(experiment, "train", interrupted)
+        arguments = ["--config", str(config_file(small_config())), "--workdir", str(tmp_path)]
+    else:
+        monkeypatch.setattr(tables, "run_missing", interrupted)
+        arguments = ["denoising"]
+    assert main([command, *arguments]) == 75
+    said = "stopped and saved at step 6; run the same command to continue\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.slow

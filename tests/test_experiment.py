@@ -9,6 +9,7 @@ from PIL import Image
 from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import METRICS, RESULT, Experiment, evaluate, open_workdir, train
+from deconv_jax.training import loop
 from deconv_jax.training.logging import picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
 
@@ -21,6 +22,7 @@ def test_a_run_is_self_describing_and_says_how_it_was_measured(tmp_path, small_c
     for key in ("protocol", "seed", "device", "commit", "wall_time_s", "versions"):
         assert key in result
     assert result["counts"] == {"train": 1257, "validation": 180, "test": 360}
+    assert result["data"] == {name: {"examples": n} for name, n in result["counts"].items()}
     measured = evaluate(tmp_path / "run", split="validation")
     records = read_metrics(tmp_path / "run" / METRICS)
     (last,) = [r for r in records if r["split"] == "validation" and r["step"] == 8]
@@ -92,6 +94,43 @@ def test_a_classifier_learns_through_the_same_loop(tmp_path, digits_dir):
     # Ten classes of about the same size: guessing gets a tenth.
     assert result["metrics"]["test"]["accuracy"] > 0.5
     assert evaluate(tmp_path / "run")["metrics"] == result["metrics"]["test"]
+
+
+@pytest.fixture
+def folder_config(tmp_path, small_config):
+    """A config of an autoencoder of seven small image files."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(7):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    splits = {"train_split": "all[:4]", "validation_split": "all[4:5]", "test_split": "all[5:]"}
+    data = {"name": f"folder:{folder}", "color": "gray", **splits}
+    return small_config(data=data, training__batch_size=8)
+
+
+def test_a_run_goes_on_with_its_image_files_and_with_no_others(
+    tmp_path, monkeypatch, folder_config, last_state, assert_trees_equal
+):
+    experiment, folder = Experiment.from_dict(folder_config), tmp_path / "images"
+    whole = train(experiment, tmp_path / "whole")
+    assert whole["data"]["train"]["files"] == whole["counts"]["train"] == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_stop_agreed", lambda *arguments: arguments[1] == 4)
+        with pytest.raises(loop.Interrupted):
+            train(experiment, tmp_path / "run")
+
+    (folder / "0.png").rename(tmp_path / "0.png")
+    with pytest.raises(InputError, match="examples are others") as raised:
+        train(experiment, tmp_path / "run")
+    # Of the slice of the first four files one is gone, and the next has moved up.
+    assert "names_and_sizes: " in str(raised.value)
+    assert "examples: " not in str(raised.value)
+    assert not (tmp_path / "run" / RESULT).exists()
+
+    (tmp_path / "0.png").rename(folder / "0.png")
+    assert train(experiment, tmp_path / "run")["resumed_at_step"] == 4
+    assert_trees_equal(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
 
 
 def test_a_workdir_that_lost_its_config_is_refused(tmp_path, small_config):

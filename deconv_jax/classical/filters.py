@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
+    Number,
     Problem,
     circular_psf,
     column,
@@ -50,7 +51,7 @@ _LEAST_SIGMA = 1e-6
 Filter = Callable[[Array, Array, Array], Array]
 
 
-def inverse(y: Images, forward_model: Degradation, *, threshold: float | None = None) -> Images:
+def inverse(y: Images, forward_model: Degradation, *, threshold: Number | None = None) -> Images:
     """Divides by the blur's response H where |H| > threshold, `ops.inverse_filter`.
 
     Args:
@@ -136,7 +137,7 @@ def tikhonov(
     y: Images,
     forward_model: Degradation,
     *,
-    weight: float | None = None,
+    weight: Number | None = None,
     regularizer: Regularizer = "laplacian",
     iterations: int = 200,
     tolerance: float = 1e-4,
@@ -171,8 +172,8 @@ def tikhonov(
     y, model, size = prepare(y, forward_model, size)
     sigma = noise_sigma(forward_model)
     if weight is None and sigma is not None:
-        sigma = jnp.asarray(sigma)
-        weight = 35.0 * sigma**2 if regularizer == "laplacian" else 1.3 * sigma
+        level = jnp.asarray(sigma)
+        weight = 35.0 * level**2 if regularizer == "laplacian" else 1.3 * level
     strength = column(1e-4 if weight is None else weight, y)
     if is_circular(model):
         closed = {"laplacian": _constrained_filter, "identity": _wiener_filter}[regularizer]
@@ -185,7 +186,7 @@ def _tikhonov(
     y: Array,
     model: Linear,
     weight: Array,
-    tolerance: Array,
+    tolerance: float,
     size: tuple[int, int],
     regularizer: Regularizer,
     iterations: int,

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from deconv_jax.classical.problem import (
     Images,
+    Number,
     PerImage,
     Problem,
     column,
@@ -47,7 +48,7 @@ def richardson_lucy(
     forward_model: Degradation,
     *,
     iterations: int = 30,
-    tv_weight: float = 0.0,
+    tv_weight: Number = 0.0,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> Images | tuple[Images, Float[Array, "iterations batch"]]:
@@ -160,9 +161,8 @@ def landweber(
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     bound = _discrepancy(y, forward_model, tau)
-    relaxation = jnp.asarray(relaxation, y.dtype)
     return _returned(
-        _landweber(y, model, relaxation, bound, size, iterations),
+        _landweber(y, model, jnp.asarray(relaxation, y.dtype), bound, size, iterations),
         return_objective,
         return_iterations,
     )
@@ -223,9 +223,7 @@ def cgls(
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     bound = _discrepancy(y, forward_model, tau)
-    return _returned(
-        _cgls(y, model, bound, size, iterations), return_objective, return_iterations
-    )
+    return _returned(_cgls(y, model, bound, size, iterations), return_objective, return_iterations)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

@@ -30,6 +30,8 @@ from deconv_jax.ops.spectral import psf2otf
 
 Images = Float[Array, "batch height width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
+Number = float | Float[Array, " batch"]
+"""A parameter: one number for all images, or one an image."""
 
 _POWER_ITERATIONS = 24
 _NORM_MARGIN = 1.05
@@ -67,7 +69,8 @@ class Problem:
 
     def fidelity(self, x: Images) -> Float[Array, " batch"]:
         """|A x - y|^2 / 2, an image."""
-        return 0.5 * per_image(dot(*2 * (self.forward(x) - self.y,)))
+        misfit = self.forward(x) - self.y
+        return 0.5 * per_image(dot(misfit, misfit))
 
     def norm_squared(self) -> PerImage:
         """An upper bound of |A|^2, the largest eigenvalue of A^T A, close to it.
@@ -77,7 +80,8 @@ class Problem:
         """
         if is_circular(self.model):
             power = jnp.square(jnp.abs(transfer_function(self.model, self.shape, self.y.dtype)))
-            return jnp.broadcast_to(jnp.max(power, (1, 2, 3), keepdims=True), self._columns)
+            largest = jnp.max(power, (1, 2, 3), keepdims=True)
+            return jnp.broadcast_to(largest, (self.shape[0], 1, 1, 1))
         ones = jnp.ones(self.shape, self.y.dtype)
         if is_diagonal(self.model):
             return jnp.max(self.adjoint(self.forward(ones)), (1, 2, 3), keepdims=True)
@@ -91,10 +95,6 @@ class Problem:
         image = self.forward(x)
         norm = dot(image, image) / jnp.maximum(dot(x, x), tiny(x))
         return _NORM_MARGIN * norm
-
-    @property
-    def _columns(self) -> tuple[int, ...]:
-        return (self.shape[0], 1, 1, 1)
 
 
 def prepare(
@@ -135,16 +135,15 @@ def _size_before(model: Linear, observed: tuple[int, int]) -> tuple[int, int]:
     """The size that the model maps to `observed`: the same one, or the largest."""
     if model.output_size(observed) == observed:
         return observed
-    # No model here mixes the axes, so both are found at once, by bisection.
-    low, high = observed, (2 * observed[0], 2 * observed[1])
+    # By bisection, of both axes at once, for no model mixes them.
+    low, high = observed, observed
     while any(n <= m for n, m in zip(model.output_size(high), observed, strict=True)):
-        low, high = high, (2 * high[0], 2 * high[1])
-    low = observed
-    while any(h - n > 1 for n, h in zip(low, high, strict=True)):
+        high = 2 * high[0], 2 * high[1]
+    while max(high[0] - low[0], high[1] - low[1]) > 1:
         middle = (low[0] + high[0]) // 2, (low[1] + high[1]) // 2
-        fits = [n <= m for n, m in zip(model.output_size(middle), observed, strict=True)]
-        low = tuple(m if fit else n for n, m, fit in zip(low, middle, fits, strict=True))
-        high = tuple(h if fit else m for h, m, fit in zip(high, middle, fits, strict=True))
+        down, right = (n <= m for n, m in zip(model.output_size(middle), observed, strict=True))
+        low = middle[0] if down else low[0], middle[1] if right else low[1]
+        high = high[0] if down else middle[0], high[1] if right else middle[1]
     return low
 
 

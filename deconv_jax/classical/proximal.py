@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
+    Number,
     Problem,
     column,
     gradient,
@@ -62,7 +63,7 @@ def tv(
     y: Images,
     forward_model: Degradation,
     *,
-    weight: float | None = None,
+    weight: Number | None = None,
     iterations: int = 100,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
@@ -117,7 +118,7 @@ def _tv(
         inverse_rate = inverse_rate + _IMAGE_RATE * problem.norm_squared()
     rate = 1.0 / inverse_rate
 
-    def step(state: Any, _: None) -> tuple[Any, Any]:
+    def step(state: Any, _: Any) -> Any:
         x, ahead, (down, right), image = state
         ahead_down, ahead_right = gradient(ahead)
         down, right = down + gradient_rate * ahead_down, right + gradient_rate * ahead_right
@@ -140,7 +141,8 @@ def _tv(
         return problem.fidelity(x) + per_image(weight) * total_variation(x)
 
     zero = jnp.zeros_like(x)
-    (x, *_), history = lax.scan(step, (x, x, (zero, zero), jnp.zeros_like(y)), length=iterations)
+    state: Any = x, x, (zero, zero), jnp.zeros_like(y)
+    (x, *_), history = lax.scan(step, state, length=iterations)
     return x, history
 
 
@@ -148,7 +150,7 @@ def wavelet(
     y: Images,
     forward_model: Degradation,
     *,
-    weight: float | None = None,
+    weight: Number | None = None,
     basis: str = "db4",
     levels: int = 4,
     iterations: int = 100,
@@ -215,7 +217,7 @@ def _wavelet(
     def shrink(c: Array, by: Array) -> Array:
         return jnp.sign(c) * jnp.maximum(jnp.abs(c) - by, 0.0)
 
-    def step(state: Any, _: None) -> tuple[Any, Any]:
+    def step(state: Any, _: Any) -> Any:
         # Of everything in coefficients its image under A is carried along: A is linear.
         best, least, ahead, momentum = state
         slope = analyse(problem.adjoint(ahead[1] - y))
@@ -256,9 +258,10 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
         backward = functools.partial(wavelets.inverse_block_dct, block=step)
         free = jnp.zeros((height, width), bool).at[::step, ::step].set(True)
     else:
-        options = {"wavelet": basis, "levels": levels}
-        forward = functools.partial(wavelets.wavelet_transform, **options)
-        backward = functools.partial(wavelets.inverse_wavelet_transform, **options)
+        forward = functools.partial(wavelets.wavelet_transform, wavelet=basis, levels=levels)
+        backward = functools.partial(
+            wavelets.inverse_wavelet_transform, wavelet=basis, levels=levels
+        )
         free = jnp.asarray(wavelets.coarse_coefficients((height, width), levels))
 
     def analyse(x: Array) -> Array:
@@ -276,7 +279,7 @@ def plug_and_play(
     forward_model: Degradation,
     *,
     denoiser: Denoiser,
-    sigma: float | None = None,
+    sigma: Number | None = None,
     iterations: int = 8,
     first_sigma: float = 49 / 255,
     data_weight: float = 0.23,
@@ -330,40 +333,41 @@ def plug_and_play(
     if sigma is None:
         sigma = known_sigma(forward_model, "plug_and_play takes sigma")
     last = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
-    first = jnp.asarray(first_sigma, y.dtype)
-    data_weight = jnp.asarray(data_weight, y.dtype)
+    schedule = jnp.asarray([first_sigma, data_weight], y.dtype)
     options = size, iterations, splitting, data_iterations, return_objective
-    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), last, first, data_weight, *options)
+    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), last, schedule, *options)
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8, 9, 10))
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
 def _plug_and_play(
     y: Array,
     model: Linear,
     denoiser: Denoiser,
     last: Array,
-    first: Array,
-    data_weight: Array,
+    schedule: Array,
     size: tuple[int, int],
     iterations: int,
     splitting: Splitting,
     data_iterations: int,
     return_objective: bool,
 ) -> tuple[Array, Any]:
+    first, data_weight = schedule
     problem = Problem.of(y, model, size)
     fit = _closed_data_step(problem) or _iterative_data_step(problem, data_iterations)
-    if last.ndim:
-        one = lambda image, sigma: denoiser(image[None], sigma)[0]  # noqa: E731
-        denoise = jax.vmap(one)
-    else:
-        denoise = denoiser
-    places = jnp.linspace(0.0, 1.0, iterations, dtype=y.dtype) if iterations > 1 else jnp.ones(1)
-    places = places.reshape(-1, *[1] * last.ndim)
-    log_first, log_last = jnp.log(first), jnp.log(last)
-    sigmas = jnp.exp(log_first + places * (log_last - log_first).reshape(1, *last.shape))
 
-    def step(state: Any, sigma: Array) -> tuple[Any, Any]:
+    def denoise(images: Array, sigma: Array) -> Array:
+        if sigma.ndim:
+            return jax.vmap(lambda image, own: denoiser(image[None], own)[0])(images, sigma)
+        return denoiser(images, sigma)
+
+    # From the end, so that a single iteration is at the noise level of y.
+    places = jnp.arange(iterations, dtype=y.dtype)[::-1] / max(iterations - 1, 1)
+    places = places.reshape(-1, *[1] * last.ndim)
+    ratio = (first / last).reshape(1, *last.shape)
+    sigmas = last.reshape(1, *last.shape) * ratio**places
+
+    def step(state: Any, sigma: Array) -> Any:
         z, disagreement, before = state
         disagreement = disagreement * column((sigma / before) ** 2, y)
         mu = column(data_weight * (last / sigma) ** 2, y)
@@ -374,7 +378,8 @@ def _plug_and_play(
         return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
 
     z = _first_estimate(problem)
-    (z, *_), history = lax.scan(step, (z, jnp.zeros_like(z), sigmas[0]), sigmas)
+    state: Any = z, jnp.zeros_like(z), sigmas[0]
+    (z, *_), history = lax.scan(step, state, sigmas)
     return z, history
 
 
@@ -416,7 +421,8 @@ def fixed_level_denoiser(
 def _denoise_at_levels(
     functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: Array
 ) -> Array:
-    chosen = jnp.maximum(jnp.sum(levels <= sigma) - 1, 0)
+    # A little room, as the level of the last iteration is rounded.
+    chosen = jnp.maximum(jnp.sum(levels <= 1.001 * sigma) - 1, 0)
     ratio = (levels[chosen] / sigma).astype(x.dtype)
     scale = jnp.minimum(ratio, 1.0)
     scaled = scale * x
@@ -431,8 +437,8 @@ def _as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _weight_for(sigma: Any, model: Linear, *, blurred: float, sharp: float) -> Array:
     """The weight that suits a noise level: a blur damps the noise that it lets a prior see."""
-    sigma = jnp.asarray(sigma)
-    return sharp * sigma**1.25 if is_diagonal(model) else blurred * sigma**1.5
+    level = jnp.asarray(sigma)
+    return sharp * level**1.25 if is_diagonal(model) else blurred * level**1.5
 
 
 def _closed_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None:

@@ -21,9 +21,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
-from deconv_jax.data.forward_model import Images, Linear, bounds, check_numbers, frozen_array
+from deconv_jax.data.forward_model import (
+    Images,
+    Linear,
+    bounds,
+    check_numbers,
+    check_whole,
+    frozen_array,
+)
 from deconv_jax.data.lines import distance_to_segment
-from deconv_jax.errors import InputError, at_least
+from deconv_jax.errors import InputError
 
 Boundary = Literal["circular", "reflect", "zeros", "valid"]
 """What lies outside an image: the image again, its mirror image without the border pixel (NumPy's
@@ -38,7 +45,8 @@ _NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "zeros": "constant"
 class Convolution(Linear):
     """A blur: what has a point-spread function `psf`, a `boundary` and a `method`.
 
-    `psf` is (height, width), or (batch, height, width) where each example has its own.
+    `psf` is (height, width), or (batch, height, width) where each example has its own; a batch of 1
+    is for all examples.
     """
 
     psf: Any
@@ -46,11 +54,13 @@ class Convolution(Linear):
     method: Method
 
     def forward(self, x: Images) -> Images:
-        """The blurred images; raises InputError for a psf larger than they are."""
+        """The blurred images; raises InputError for a psf larger than they are, or too few of them."""
         psf = jnp.asarray(self.psf, x.dtype)
-        if psf.ndim == 3:
-            return jax.vmap(lambda image, own: self._blur(image[None], own)[0])(x, psf)
-        return self._blur(x, psf)
+        if psf.ndim == 2 or psf.shape[0] == 1:
+            return self._blur(x, psf.reshape(psf.shape[-2:]))
+        if psf.shape[0] != x.shape[0]:
+            raise InputError(f"psf is one, or one for each of {x.shape[0]} images; got {psf.shape}")
+        return jax.vmap(lambda image, own: self._blur(image[None], own)[0])(x, psf)
 
     @property
     def psf_size(self) -> tuple[int, int]:
@@ -85,8 +95,8 @@ class Blur(Convolution):
     """Convolution with a point-spread function.
 
     Attributes:
-      psf: (height, width), centre at index `size // 2`; the images keep their brightness where it
-        sums to 1.
+      psf: (height, width), or (batch, height, width) for one an example, centre at index
+        `size // 2`; the images keep their brightness where it sums to 1.
       boundary: see `Boundary`.
       method: "fft", or "spatial" for small kernels.
     """
@@ -100,7 +110,10 @@ class Blur(Convolution):
     def __post_init__(self) -> None:
         psf = frozen_array("psf", self.psf)
         if psf.ndim not in (2, 3) or 0 in psf.shape:
-            raise InputError(f"psf is (height, width), neither of them 0; got shape {psf.shape}")
+            raise InputError(
+                f"psf is (height, width) or (batch, height, width), none of them 0; got shape "
+                f"{psf.shape}"
+            )
         object.__setattr__(self, "psf", psf)
         _check_blur(self)
 
@@ -139,7 +152,8 @@ class GaussianBlur(ComputedBlur):
         check_numbers("sigma", self.sigma, 0, exclude_least=True)
         _, largest = bounds(self.sigma)
         size = 2 * int(4 * largest + 0.5) + 1 if self.size is None else self.size
-        if size < 1 or size % 2 == 0:
+        check_whole("size", size, 1)
+        if size % 2 == 0:
             raise InputError(f"size must be odd, for the blur to have a central pixel; got {size}")
         object.__setattr__(self, "support", size)
         _check_blur(self)
@@ -212,7 +226,7 @@ class Downsample(Linear):
     scale: int
 
     def __post_init__(self) -> None:
-        at_least("scale", self.scale, 1)
+        check_whole("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
         """The smaller images."""
@@ -237,7 +251,7 @@ class Decimate(Linear):
     scale: int
 
     def __post_init__(self) -> None:
-        at_least("scale", self.scale, 1)
+        check_whole("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
         """The smaller images."""

@@ -10,12 +10,14 @@ splits of a folder stay disjoint whatever happens to its files.
 
 import collections
 import dataclasses
+import hashlib
 import os
 import re
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +31,7 @@ CANVAS_MULTIPLE = 16
 CACHE_BYTES = 1 << 30
 """Decoded images that a source holds, most recently used first."""
 
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _SPLIT = re.compile(r"(?P<files>[^\[\]]*)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
 _BOUND = re.compile(r"(-?\d+)(%?)")
 
@@ -45,12 +48,21 @@ class Files:
         return path.relative_to(self.root).as_posix()
 
 
+class _Seen(NamedTuple):
+    """What is known of a file that can be read."""
+
+    height: int
+    width: int
+    bytes: int
+
+
 class FolderSource:
     """A split of image files; `gather` gives "image" and "size".
 
     "image" is uint8 (batch, height, width, channels), and "size" int32 (batch, 2), the height and
     width of what is true of each, at the top left. Every file is decoded once at the start, so that
-    a damaged one is found before training and not in the middle of it.
+    a damaged one is found before training and not in the middle of it; that takes as long as a pass
+    over the files.
 
     Args:
       files: the image files, in the order of examples.
@@ -60,7 +72,9 @@ class FolderSource:
       cache_bytes: of decoded images, kept so that the tiles of an image need not decode it again.
 
     Attributes:
-      names: the file of each example, by its path in the folder.
+      names: the files that examples are of, by their paths in the folder.
+      fingerprint: see `Source.fingerprint`; of the files' names, sizes in pixels and in bytes, so
+        that one of the same sizes but with other pixels in it passes for the same.
       skipped: a line for each file that was left out, with the reason.
 
     Raises:
@@ -82,27 +96,34 @@ class FolderSource:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             found = list(threads.map(self._look_at, files.paths))
         self.skipped = tuple(reason for reason in found if isinstance(reason, str))
-        sizes = {
-            path: size
-            for path, size in zip(files.paths, found, strict=True)
-            if not isinstance(size, str)
+        seen = {
+            path: file
+            for path, file in zip(files.paths, found, strict=True)
+            if not isinstance(file, str)
         }
-        if not sizes:
+        if not seen:
             reason = f" that can be read: {self.skipped[0]}" if self.skipped else ""
             raise InputError(f"no image file{reason} in {files.root}")
         if tile is None:
-            largest = np.max(list(sizes.values()), axis=0)
+            largest = np.max([(file.height, file.width) for file in seen.values()], axis=0)
             self._shape = tuple(int(-(-n // CANVAS_MULTIPLE) * CANVAS_MULTIPLE) for n in largest)
-            self._examples = [(path, 0, 0) for path in sizes]
+            self._examples = [(path, 0, 0) for path in seen]
         else:
             self._shape = (tile, tile)
             self._examples = [
                 (path, top, left)
-                for path, (height, width) in sizes.items()
-                for top in tile_starts(height, tile)
-                for left in tile_starts(width, tile)
+                for path, file in seen.items()
+                for top in tile_starts(file.height, tile)
+                for left in tile_starts(file.width, tile)
             ]
-        self.names = tuple(files.name(path) for path, _, _ in self._examples)
+        self.names = tuple(map(files.name, seen))
+        described = [(tile, color), *zip(self.names, map(tuple, seen.values()), strict=True)]
+        self.fingerprint: Mapping[str, int | str] = {
+            "examples": len(self),
+            "files": len(seen),
+            "bytes": sum(file.bytes for file in seen.values()),
+            "names_and_sizes": hashlib.sha256(repr(described).encode()).hexdigest()[:16],
+        }
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -119,13 +140,13 @@ class FolderSource:
             images[row] = extended(part, height, width)
         return {"image": images, "size": sizes}
 
-    def _look_at(self, path: Path) -> tuple[int, int] | str:
-        """The size of an image, or why it cannot be read."""
+    def _look_at(self, path: Path) -> _Seen | str:
+        """The sizes of a file, or why it cannot be read."""
         try:
             height, width, _ = self._image(path).shape
-        except InputError as error:
+            return _Seen(height, width, path.stat().st_size)
+        except (InputError, OSError) as error:
             return str(error)
-        return height, width
 
     def _image(self, path: Path) -> np.ndarray:
         """A decoded file, of the cache if it is there; two threads may decode the same one."""
@@ -189,13 +210,16 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
       InputError: no such folder, an ill-formed split, or one without files.
     """
     chosen, bounds = parse_split(split)
-    root = _folder(name, data_dir)
-    if chosen.startswith(FOLDER):
-        root = folder = _folder(chosen, data_dir)
-    else:
-        folder = root if chosen == "all" else root / chosen
+    elsewhere = chosen.startswith(FOLDER)
+    root = _folder(chosen if elsewhere else name, data_dir)
     if not root.is_dir():
-        raise InputError(f"data set {name!r}, split {split!r}: no folder {root}")
+        raise InputError(f"data set {name!r}, split {split!r}: no folder {root}{_unset(root)}")
+    if not elsewhere and (Path(chosen).is_absolute() or ".." in Path(chosen).parts):
+        raise InputError(
+            f"data set {name!r}: split {split!r} is no folder in {root}; one that is elsewhere is "
+            f"written {FOLDER}PATH"
+        )
+    folder = root if elsewhere or chosen == "all" else root / chosen
     if not folder.is_dir():
         raise InputError(
             f'data set {name!r} has no split {split!r}: it is not "all", and {folder} is no '
@@ -216,7 +240,11 @@ def parse_split(split: str) -> tuple[str, tuple[str, str]]:
 
 
 def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
-    """A slice of files; ends are whole numbers or percentages, rounded, from the end if negative."""
+    """A slice of files; ends are whole numbers or percentages, from the end if negative.
+
+    A negative percentage is what is missing to 100%, and is then rounded as others are, so that
+    [:90%] and [-10%:] share no file.
+    """
     count = len(files.paths)
 
     def place(end: str, default: int) -> int:
@@ -225,8 +253,9 @@ def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
         number, percent = _BOUND.fullmatch(end).groups()  # type: ignore[union-attr]
         if abs(int(number)) > (100 if percent else count):
             raise InputError(f"split {split!r}: {end} is beyond the {count} files of {files.root}")
-        offset = round(int(number) * count / 100) if percent else int(number)
-        return offset + count if number.startswith("-") else offset
+        whole = 100 if percent else count
+        offset = int(number) + (whole if number.startswith("-") else 0)
+        return round(offset * count / 100) if percent else offset
 
     chosen = files.paths[place(ends[0], 0) : place(ends[1], count)]
     if not chosen:
@@ -235,5 +264,14 @@ def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
 
 
 def _folder(name: str, data_dir: str | None) -> Path:
-    parts = [data_dir or "", name.removeprefix(FOLDER)]
+    path = name.removeprefix(FOLDER)
+    if not path:
+        raise InputError(f"{name!r} names no folder; wanted is {FOLDER}PATH")
+    parts = [data_dir or "", path]
     return Path(*(os.path.expanduser(os.path.expandvars(part)) for part in parts))
+
+
+def _unset(folder: Path) -> str:
+    """What to add to the report of a missing folder if it is named by unknown variables."""
+    unset = sorted({match[1].strip("{}") for match in _VARIABLE.finditer(str(folder))})
+    return "".join(f"; the environment variable {name} is not set" for name in unset)

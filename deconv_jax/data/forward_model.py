@@ -15,8 +15,10 @@ example depends on neither its place in the batch nor the examples beside it.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
@@ -25,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 
 Images = Float[Array, "batch height width channels"]
 Keys = Key[Array, " batch"]
@@ -94,6 +96,16 @@ class Degradation:
         """Height and width that images of height and width `size` come out with, in pixels."""
         height, width = size
         return height, width
+
+    def describe(self) -> str:
+        """The degradation for a result's protocol: its repr, but arrays by shape and content.
+
+        Degradations that are equal have equal descriptions; an array stands as its shape and the
+        first 32 bits of its SHA-256: `Blur(psf=25x25 #1a2b3c4d, boundary='circular', method='fft')`.
+        """
+        shown = (field.name for field in dataclasses.fields(self) if field.repr)
+        fields = ", ".join(f"{name}={_description(getattr(self, name))}" for name in shown)
+        return f"{type(self).__name__}({fields})"
 
     @staticmethod
     def _draw_number(key: Array, low_high: tuple[Any, Any]) -> Array:
@@ -289,18 +301,45 @@ def bounds(value: Any) -> tuple[Any, Any]:
 
 
 def check_numbers(
-    name: str, value: Any, least: float, most: float = math.inf, *, exclude_least: bool = False
+    name: str,
+    value: Any,
+    least: float,
+    most: float = math.inf,
+    *,
+    exclude_least: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Raises InputError for a number or range outside of [least, most]; arrays pass unseen."""
-    if is_range(value) and (len(value) != 2 or not value[0] <= value[1]):
-        raise InputError(f"{name} is a number or a range (low, high); got {value}")
-    low, high = bounds(value)
-    if not isinstance(low, int | float):
+    """Raises InputError unless a parameter is a number or a range within [least, most].
+
+    Arrays may be traced: their values pass unseen. With `whole` all have to be whole numbers.
+    """
+    kind = "a whole number" if whole else "a number"
+    wanted = f"{name} is {kind}, a range (low, high) of them or an array"
+    if isinstance(value, np.ndarray | jax.Array):
+        if not jnp.issubdtype(value.dtype, jnp.integer if whole else jnp.number):
+            raise InputError(f"{wanted}; got an array of {value.dtype}")
         return
+    ends = value if is_range(value) else (value, value)
+    if len(ends) != 2 or not all(_is_number(end, whole) for end in ends) or not ends[0] <= ends[1]:
+        raise InputError(f"{wanted}; got {value!r}")
+    low, high = ends
     if not least <= low <= high <= most or (exclude_least and low == least):
         wanted = f"{'greater than' if exclude_least else 'at least'} {least:g}"
         wanted += "" if most == math.inf else f" and at most {most:g}"
         raise InputError(f"{name} must be {wanted}; got {value}")
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises InputError unless a field is a whole number from `least` on, and no range of them."""
+    if not _is_number(value, whole=True):
+        raise InputError(f"{name} is a whole number; got {value!r}")
+    at_least(name, value, least)
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    """Whether a value is a finite real number, NumPy's among them, and no truth value."""
+    kind = numbers.Integral if whole else numbers.Real
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def frozen_array(name: str, value: Any) -> Any:
@@ -332,4 +371,22 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, np.ndarray | jax.Array):
         content = np.asarray(value)
         return content.shape, content.dtype.str, content.tobytes()
-    return value
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(_comparable, value)) if isinstance(value, tuple) else value
+
+
+def _description(value: Any) -> str:
+    """A field's value as `Degradation.describe` shows it, alike for what `_comparable` equates."""
+    if isinstance(value, Degradation):
+        return value.describe()
+    if isinstance(value, np.ndarray | jax.Array):
+        content = repr(_comparable(value)).encode()
+        size = "x".join(map(str, value.shape)) or "number"
+        return f"{size} #{hashlib.sha256(content).hexdigest()[:8]}"
+    value = _comparable(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_description, value))}{',' if len(value) == 1 else ''})"
+    # 25 and 25.0 are equal.
+    whole = isinstance(value, float) and value.is_integer()
+    return repr(int(value) if whole else value)

@@ -34,8 +34,10 @@ from PIL import ExifTags, Image
 
 from deconv_jax.errors import InputError, closest
 from deconv_jax.files import write_atomically
+from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 Color = Literal["rgb", "gray", "y"]
+"""What the pixels of image files are turned into, see `read_pixels`."""
 
 FORMATS = {
     ".bmp": "BMP",
@@ -59,11 +61,6 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """By number of channels: gray, gray and alpha, RGB, RGBA."""
-_WEIGHTS = {
-    "gray": ((299, 587, 114), 1000, 0),
-    "y": ((65481, 128553, 24966), 255_000, 16),
-}
-"""Of red, green and blue, what the weighted sum is divided by, and the level of black."""
 _REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
 _DESCRIPTIVE = frozenset(
     {
@@ -192,9 +189,7 @@ def read_pixels(
         return np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
     if samples.shape[-1] == 1:
         return samples
-    weights, whole, offset = _WEIGHTS[color]
-    mixed = samples.astype(np.uint32) @ np.array(weights, np.uint32)
-    return ((mixed + whole // 2) // whole + offset).astype(np.uint8)[..., None]
+    return np.asarray((rgb_to_y_uint8 if color == "y" else rgb_to_gray_uint8)(samples))
 
 
 def _on_white(samples: np.ndarray) -> np.ndarray:

@@ -23,12 +23,13 @@ from deconv_jax.data.forward_model import (
     Linear,
     bounds,
     check_numbers,
+    check_whole,
     frozen_array,
     given_keys,
     is_range,
 )
 from deconv_jax.data.lines import distance_to_segment
-from deconv_jax.errors import InputError, at_least
+from deconv_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,8 +118,8 @@ class Boxes(RandomMask):
     size: int | tuple[int, int]
 
     def __post_init__(self) -> None:
-        at_least("count", self.count, 1)
-        check_numbers("size", self.size, 1)
+        check_whole("count", self.count, 1)
+        check_numbers("size", self.size, 1, whole=True)
 
     def _lost(self, key: Array, height: int, width: int) -> Array:
         """Along each axis, one table of which pixels each box covers."""
@@ -152,7 +153,7 @@ class Strokes(RandomMask):
     width: float | tuple[float, float]
 
     def __post_init__(self) -> None:
-        at_least("count", self.count, 1)
+        check_whole("count", self.count, 1)
         check_numbers("length", self.length, 0)
         check_numbers("width", self.width, 0)
 
@@ -186,16 +187,16 @@ class TextMask(RandomMask):
     font_size: int = 20
 
     def __post_init__(self) -> None:
-        at_least("font_size", self.font_size, 1)
+        check_whole("font_size", self.font_size, 1)
         if not self.text.strip() or "\n" in self.text:
             raise InputError(f"text is one line with a letter in it; got {self.text!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """The `Mask` of (batch, height, width, 1), the same for all examples."""
+        """The `Mask` of (1, height, width, 1), one for all examples."""
         del keys
-        batch, height, width, _ = shape
+        _, height, width, _ = shape
         known = 1.0 - _written(self.text, self.font_size, height, width)
-        return Mask(np.broadcast_to(known[..., None], (batch, height, width, 1)))
+        return Mask(known.reshape(1, height, width, 1))
 
 
 @functools.lru_cache(maxsize=64)

@@ -125,7 +125,7 @@ class Jpeg(Degradation):
     subsampling: Subsampling = "4:2:0"
 
     def __post_init__(self) -> None:
-        check_numbers("quality", self.quality, 1, 100)
+        check_numbers("quality", self.quality, 1, 100, whole=True)
         check_subsampling(self.subsampling)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:

@@ -19,7 +19,7 @@ from absl import flags
 
 from deconv_jax.data.folders import FolderSource
 from deconv_jax.data.images import Color
-from deconv_jax.data.sources import ArraySource, Batch, Source, in_memory, load
+from deconv_jax.data.sources import ArraySource, Batch, Fingerprint, Source, in_memory, load
 from deconv_jax.errors import InputError, at_least
 
 
@@ -157,7 +157,8 @@ class Prefetched:
     """Batches put on the device `depth` ahead of use; its state is that of the last batch used.
 
     grain's own state would run ahead by the batches in flight; a checkpoint written from it would
-    skip them on resume.
+    skip them on resume. It is a place in an order of indices, which means other examples where the
+    source has changed: `fingerprint`, that of the source, is therefore part of the state.
     """
 
     def __init__(
@@ -167,17 +168,37 @@ class Prefetched:
         *,
         group: int,
         depth: int,
+        fingerprint: Fingerprint,
     ):
         self._batches, self._put, self._group, self._depth = batches, put, group, depth
+        self._fingerprint = dict(fingerprint)
         self._queue: collections.deque[tuple[Any, Any]] = collections.deque()
         self._state = batches.get_state()
 
     def get_state(self) -> Any:
-        """Where the next batch will come from: grain's state, JSON-able."""
-        return self._state
+        """Where the next batch will come from: grain's state and of what source, JSON-able."""
+        return {"batches": self._state, "source": self._fingerprint}
 
     def set_state(self, state: Any) -> None:
-        """Continues from a `get_state`."""
+        """Continues from a `get_state`.
+
+        Raises:
+          InputError: it is of another source; grain's state alone is taken to be of this one.
+        """
+        if "source" in state:
+            was, now = state["source"], self._fingerprint
+            changes = [
+                f"{key}: {was.get(key)} -> {now.get(key)}"
+                for key in sorted({*was, *now})
+                if was.get(key) != now.get(key)
+            ]
+            if changes:
+                raise InputError(
+                    "the training examples are others than when the run was stopped, so it would "
+                    "not go on as it began; bring them back or use another workdir:\n  "
+                    + "\n  ".join(changes)
+                )
+            state = state["batches"]
         self._queue.clear()
         self._batches.set_state(state)
         self._state = state

@@ -13,7 +13,7 @@ import importlib.util
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError, closest
 
 Batch = dict[str, np.ndarray]
+Fingerprint = Mapping[str, int | str]
 
 EMBEDDED = ("digits", photographs.NAME)
 
@@ -31,8 +32,8 @@ class Source(Protocol):
     """A split of a data set."""
 
     @property
-    def names(self) -> tuple[str, ...] | None:
-        """What to call each example, or None where examples have no names."""
+    def fingerprint(self) -> Fingerprint:
+        """Tells these examples from others, cheaply; JSON-able, and the same in every process."""
         ...
 
     def __len__(self) -> int: ...
@@ -44,10 +45,15 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Examples held in memory: arrays with one row an example."""
+    """Examples held in memory: arrays with one row an example.
+
+    Attributes:
+      arrays: by feature.
+      held: the fingerprint of the source that was read into memory, if one was.
+    """
 
     arrays: Mapping[str, np.ndarray]
-    names: tuple[str, ...] | None = None
+    held: Fingerprint | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.arrays.items()}
@@ -56,6 +62,11 @@ class ArraySource:
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See `Source.fingerprint`: that of what is held, or the number of examples."""
+        return self.held or {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> Batch:
         """See `Source.gather`."""
@@ -67,10 +78,14 @@ class RecordSource:
     """Examples decoded from TFDS records as they are asked for; images must share one shape."""
 
     records: Any
-    names: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See `Source.fingerprint`: the number of examples, for a TFDS version does not change."""
+        return {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> Batch:
         """See `Source.gather`; raises InputError if the images differ in shape."""
@@ -91,7 +106,7 @@ def in_memory(source: Source) -> ArraySource:
     """All of `source` decoded once; the same examples in the same order."""
     if isinstance(source, ArraySource):
         return source
-    return ArraySource(source.gather(np.arange(len(source))), source.names)
+    return ArraySource(source.gather(np.arange(len(source))), source.fingerprint)
 
 
 def load(

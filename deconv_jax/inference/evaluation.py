@@ -13,9 +13,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from deconv_jax.data.degradations import Degradation, linear_part, noise_sigma
+from deconv_jax.data.degradations import (
+    Chain,
+    Degradation,
+    GaussianNoise,
+    Linear,
+    linear_part,
+    noise_sigma,
+)
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.tiling import Apply, least_tile, restore_tiled
 from deconv_jax.metrics.protocol import Protocol, mean_of
@@ -51,6 +58,15 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         at_least("multiple", self.multiple, 1)
+        if self.noise == "numpy":
+            *before, last = _steps(self.degradation) or [self.degradation]
+            linear = before if isinstance(last, GaussianNoise) else [*before, last]
+            if not all(isinstance(step, Linear) for step in linear):
+                raise InputError(
+                    "noise='numpy' is for linear degradations and Gaussian noise at their end; for "
+                    f"{self.degradation} give noise='jax'"
+                )
+            noise_sigma(self.degradation)  # Refuses a range of levels.
 
     def clean(self, image: Image) -> Image:
         """The image that is degraded, and compared with."""
@@ -63,7 +79,7 @@ class Evaluation:
         if self.noise == "jax":
             key = jax.random.fold_in(jax.random.key(self.seed), place)
             return np.asarray(self.degradation(batch, key[None])[0])
-        blurred = np.asarray(self._noiseless(batch)[0])
+        blurred = np.asarray(linear_part(self.degradation).forward(batch)[0])
         sigma = noise_sigma(self.degradation)
         if sigma is None:
             return blurred
@@ -77,7 +93,9 @@ class Evaluation:
             "jax": f"random numbers by jax.random, seed {self.seed} folded with the image's place",
         }
         cut = f"; images cut to multiples of {self.multiple}" if self.multiple > 1 else ""
-        return f"{self.degradation}; {draws[self.noise]}{cut}; {self.protocol.describe()}"
+        return (
+            f"{self.degradation.describe()}; {draws[self.noise]}{cut}; {self.protocol.describe()}"
+        )
 
     def measure(self, restore: Restore, images: Iterable[tuple[str, Image]]) -> dict[str, Any]:
         """Degrades, restores and measures every image.
@@ -105,8 +123,12 @@ class Evaluation:
         mean = mean_of(rows)
         return {"images": rows, "mean": mean, "count": len(rows), "protocol": self.describe()}
 
-    def _noiseless(self, images: Array) -> Array:
-        return linear_part(self.degradation).forward(images)
+
+def _steps(degradation: Degradation) -> list[Degradation]:
+    """The steps of a chain, and of the chains in it."""
+    if not isinstance(degradation, Chain):
+        return [degradation]
+    return [step for part in degradation.steps for step in _steps(part)]
 
 
 def network(apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]]) -> Restore:
@@ -114,7 +136,7 @@ def network(apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]
 
     Images of up to so many different sizes are restored whole. Of more, all are restored by exact
     tiles as large as the smallest side among them, so that one program serves for all; only images
-    smaller than a tile can be have programs of their own then.
+    smaller than a tile can have programs of their own then.
 
     Args:
       apply: the network on a batch of one image; compiled here.

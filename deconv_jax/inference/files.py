@@ -3,7 +3,8 @@
 A folder stands for the images in it and below, and keeps its structure under the output folder; a
 file or a pattern goes right into it. What a reader would get wrong: mistakes that concern several
 files (two results of one name, a result in the place of an input) are found here, before hours of
-work; what is wrong with one file alone is found when its turn comes, and the others are still done.
+work; what is wrong with one file alone, such as a missing reference, is found when its turn comes,
+and the others are still done.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ class Job:
     Attributes:
       source: the file to read.
       output: the file to write.
-      reference: what the result should be, to measure it, or None.
+      reference: what the result should be, to measure it, whether it is there or not; or None.
       comparison: a picture of input and result to write, or None.
     """
 
@@ -47,18 +48,20 @@ def plan_jobs(
 
     Args:
       inputs: paths of files, of folders, and patterns such as "photos/*.jpg" or "**/*.png".
-      output: the folder for the results; what it already holds is never an input.
+      output: the folder for the results; what it already holds is never an input: folders and
+        patterns leave it out, and naming it is a mistake.
       suffix: the ending of the results' names, a key of `FORMATS`; None for each file's own.
-      references: a folder with a true image for every input, of the same place and name but for
-        the ending.
+      references: a folder with true images, of the inputs' places and names but for the ending.
       compare: whether to write NAME.compare.png beside each result.
 
     Returns:
-      Jobs in the order of the inputs, each file once.
+      Jobs in the order of the inputs, each file once, where it was found first; a link to a file
+      is that file.
 
     Raises:
-      InputError: an input that is not there, a folder or pattern without images, two results of one
-        name, a result in the place of an input or a reference, or a missing reference.
+      InputError: an input that is not there or is in the output folder, a folder or pattern without
+        images, two results of one name, a result in the place of an input or a reference, or
+        references for none of the inputs.
     """
     if suffix is not None and suffix not in FORMATS:
         raise InputError(f"no image format {suffix!r}; {closest(suffix, FORMATS)}")
@@ -66,9 +69,12 @@ def plan_jobs(
         raise InputError(f"output {output} is not a folder")
     if references is not None and not references.is_dir():
         raise InputError(f"reference folder {references} is not a folder")
-    jobs: dict[Path, Job] = {}
-    writers: dict[Path, Path] = {}
+    found: dict[Path, tuple[Path, Path]] = {}
     for source, place in (pair for word in inputs for pair in _found(word, output)):
+        found.setdefault(source.resolve(), (source, place))
+    jobs: list[Job] = []
+    writers: dict[Path, Path] = {}
+    for source, place in found.values():
         name = place if suffix is None else place.with_suffix(suffix)
         job = Job(
             source,
@@ -78,20 +84,22 @@ def plan_jobs(
         )
         for path in _written(job):
             other = writers.setdefault(path.resolve(), source)
-            if other.resolve() != source.resolve():
+            if other != source:
                 raise InputError(
                     f"{other} and {source} would both be written to {path}; restore them into "
                     "different folders"
                 )
-        jobs.setdefault(job.output.resolve(), job)
-    for job in jobs.values():
+        jobs.append(job)
+    for job in jobs:
         for path in filter(None, (job.source, job.reference)):
             writer = writers.get(path.resolve())
             if writer is not None:
                 raise InputError(
                     f"the result of {writer} would replace {path}; choose another output folder"
                 )
-    return list(jobs.values())
+    if not any(job.reference is None or job.reference.is_file() for job in jobs):
+        raise InputError(f"{references} has no reference for any of the {len(jobs)} images")
+    return jobs
 
 
 def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
@@ -125,10 +133,15 @@ def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
 
 def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
     """Image files that an input stands for, and their places below the output folder."""
-    path = Path(word)
+    path, results = Path(word), output.resolve()
     if path.is_dir():
         found = [(file, file.relative_to(path)) for file in list_images(path)]
     elif path.is_file():
+        if path.resolve().is_relative_to(results):
+            raise InputError(
+                f"{path} is in the output folder {output}, whose files are never inputs; choose "
+                "another output folder"
+            )
         yield path, Path(path.name)
         return
     elif glob.has_magic(word):
@@ -136,20 +149,21 @@ def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
         found = [(file, Path(file.name)) for file in files if file.suffix.lower() in FORMATS]
     else:
         raise InputError(f"no input {word}")
-    results = output.resolve()
     found = [pair for pair in found if not pair[0].resolve().is_relative_to(results)]
     if not found:
-        raise InputError(f"{word} holds no images to restore ({', '.join(sorted(FORMATS))})")
+        raise InputError(
+            f"{word} holds no images to restore ({', '.join(sorted(FORMATS))}) outside of {output}"
+        )
     yield from found
 
 
 def _reference(folder: Path, place: Path) -> Path:
-    """The file of the same place and name, whatever image it is."""
+    """The file of the same place and name, whatever image it is, or would be."""
     endings = [place.suffix, *(suffix for suffix in FORMATS if suffix != place.suffix)]
     for candidate in (folder / place.with_suffix(ending) for ending in endings):
         if candidate.is_file():
             return candidate
-    raise InputError(f"no reference for {place} in {folder}")
+    return folder / place
 
 
 def _written(job: Job) -> Iterator[Path]:

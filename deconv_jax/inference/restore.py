@@ -1,6 +1,6 @@
 """Restorers of a person's images: what one is, and a trained network as one.
 
-A `Restorer` is a function of pixels: a trained network (`LearnedRestorer`), or a method without
+An `ImageRestorer` is a function of pixels: a trained network (`LearnedRestorer`), or a method without
 learning (`methods.ClassicalRestorer`). A network sees what it was trained on, so an image of other
 channels is brought to it as the field does:
 
@@ -35,8 +35,8 @@ from deconv_jax.inference.tiling import (
     restore_tiled,
     working_bytes,
 )
-from deconv_jax.metrics.color import rgb_to_ycbcr, ycbcr_to_rgb
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
 from deconv_jax.training.state import Precision, Tree, apply_model
 
 Pixels = Float[np.ndarray, "height width channels"]
@@ -55,7 +55,7 @@ class Watch:
     say: Callable[[str], None]
 
 
-class Restorer(Protocol):
+class ImageRestorer(Protocol):
     """Restores images in [0, 1] of one or three channels."""
 
     @property

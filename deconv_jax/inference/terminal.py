@@ -1,7 +1,8 @@
 """Files restored before a person's eyes: a line for each on stdout, errors and a bar on stderr.
 
 What a reader would get wrong: a file that fails ends nothing. Its line goes to stderr, the others
-are done, and how many failed is what is returned.
+are done, and how many failed is what is returned. One that is restored and could not be measured
+has its line among the results, which says so, and counts as failed too.
 """
 
 import functools
@@ -13,13 +14,13 @@ from tqdm import tqdm
 
 from deconv_jax.errors import InputError
 from deconv_jax.inference.files import Job
-from deconv_jax.inference.restore import Restorer, Watch
+from deconv_jax.inference.restore import ImageRestorer, Watch
 from deconv_jax.inference.work import Result, restore_file
 from deconv_jax.metrics.protocol import Protocol, Row, mean_of
 
 
 def restore_files(
-    restorer: Restorer, jobs: Sequence[Job], *, protocol: Protocol, overwrite: bool = False
+    restorer: ImageRestorer, jobs: Sequence[Job], *, protocol: Protocol, overwrite: bool = False
 ) -> int:
     """Restores files one after another and says what becomes of them.
 
@@ -28,7 +29,7 @@ def restore_files(
       jobs: what to read and write.
 
     Returns:
-      How many were not restored.
+      How many were not restored, or should have been measured and were not.
     """
     results: list[Result] = []
     failed = 0
@@ -66,14 +67,19 @@ def restore_files(
         means = _figures(mean_of(after), mean_of(before) if before else None)
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
-    if failed:
-        say(f"{failed} of {len(jobs)} files were not restored")
-    return failed
+    unmeasured = sum(result.unmeasured is not None for result in results)
+    for count, what in ((failed, "restored"), (unmeasured, "measured")):
+        if count:
+            say(f"{count} of {len(jobs)} files were not {what}")
+    return failed + unmeasured
 
 
 def _line(result: Result) -> str:
     height, width = result.size
-    return f"{width} x {height}  {result.seconds:.1f} s{_figures(result.measured, result.before)}"
+    figures = _figures(result.measured, result.before)
+    if result.unmeasured is not None:
+        figures = f"  not measured: {result.unmeasured}"
+    return f"{width} x {height}  {result.seconds:.1f} s{figures}"
 
 
 def _figures(after: Row | None, before: Row | None) -> str:

@@ -2,28 +2,35 @@
 
 Everything that is wrong with a file is an `InputError` of this file, and the next can be done. What
 a reader would get wrong: results are measured in memory before they are rounded to the file's bits,
-and the protocol rounds them, to 8 bits.
+and the protocol rounds them, to 8 bits; and a result that cannot be measured is a result.
 """
 
+import contextlib
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Array, Int
 from PIL import Image
 
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
 from deconv_jax.files import write_atomically
 from deconv_jax.inference.files import Job
-from deconv_jax.inference.restore import Pixels, Restorer, Watch
+from deconv_jax.inference.restore import ImageRestorer, Pixels, Watch
+from deconv_jax.metrics.image import SSIM_LEAST_SIZE
 from deconv_jax.metrics.protocol import Protocol, Row
 from deconv_jax.training.logging import picture_grid
 
 PICTURED = 1024
 """Pixels a side of an image that a comparison shows; of a larger one it shows the middle."""
+MEASURED_AT_ONCE = 2**20
+"""Pixels of a band that is measured at once; SSIM takes some 150 bytes for each, colour included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +42,18 @@ class Result:
       seconds: that it took, reading and writing included.
       measured: "psnr" in dB and "ssim" of the result, if there is a reference.
       before: those of the file itself, if the reference has its size.
+      unmeasured: why it was not measured, if there should be a reference; otherwise None.
     """
 
     size: tuple[int, int]
     seconds: float
     measured: Row | None = None
     before: Row | None = None
+    unmeasured: str | None = None
 
 
 def restore_file(
-    restorer: Restorer,
+    restorer: ImageRestorer,
     job: Job,
     watch: Watch,
     *,
@@ -65,8 +74,8 @@ def restore_file(
       overwrite: whether a result that is there already is replaced.
 
     Raises:
-      InputError: whatever is wrong with this file; others may still be done. A result that could
-        not be measured is written before.
+      InputError: whatever is wrong with this file, too little memory for it included; others may
+        still be done. A result that could not be measured is no error, see `Result.unmeasured`.
     """
     started = time.perf_counter()
     if job.output.suffix.lower() not in FORMATS:
@@ -74,37 +83,111 @@ def restore_file(
     for path in filter(None, (job.output, job.comparison)):
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already; give --overwrite to replace it")
-    image = read_image(job.source)
-    try:
-        restored = restorer(image.pixels, watch)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise InputError(
-                f"{job.source}: not enough memory for an image of {image.pixels.shape}; with a "
-                "network, a smaller tile takes less"
-            ) from error
-        raise
-    except InputError as error:
-        raise InputError(f"{job.source}: {error}") from error
-    write_image(job.output, restored, image)
-    views = {"before": image.pixels, "after": restored}
-    rows: dict[str, Row] = {}
-    if job.reference is not None:
-        truth = _cut(read_image(job.reference).pixels, restored, restorer.scale)
-        if truth.shape[:2] != restored.shape[:2]:
-            raise InputError(
-                f"{job.output} of {restored.shape[:2]} pixels cannot be measured: its reference "
-                f"{job.reference} has {truth.shape[:2]}"
-            )
-        same = [(name, view, truth) for name, view in views.items() if view.shape == restored.shape]
-        rows = {row.pop("name"): row for row in (protocol or Protocol()).measure_all(same)}
-        views["reference"] = truth
-    if job.comparison is not None:
-        picture = _comparison(views, rows, restorer.scale)
-        write_atomically(job.comparison, functools.partial(picture.save, format="PNG"))
+    with _enough_memory(
+        f"{job.source}: not enough memory; with a network, a smaller tile takes less"
+    ):
+        image = read_image(job.source)
+        try:
+            restored = restorer(image.pixels, watch)
+        except InputError as error:
+            raise InputError(f"{job.source}: {error}") from error
+        write_image(job.output, restored, image)
+        views = {"before": image.pixels, "after": restored}
+        rows: dict[str, Row] = {}
+        unmeasured = None
+        if job.reference is not None:
+            try:
+                with _enough_memory("not enough memory"):
+                    truth = _truth(job.reference, restored, restorer.scale)
+                    for name, view in views.items():
+                        if view.shape == restored.shape:
+                            rows[name] = measure_in_bands(protocol or Protocol(), view, truth)
+                    views["reference"] = truth
+            except InputError as error:
+                rows, unmeasured = {}, str(error)
+        if job.comparison is not None:
+            picture = _comparison(views, rows, restorer.scale)
+            write_atomically(job.comparison, functools.partial(picture.save, format="PNG"))
     height, width = restored.shape[:2]
     seconds = time.perf_counter() - started
-    return Result((height, width), seconds, rows.get("after"), rows.get("before"))
+    return Result((height, width), seconds, rows.get("after"), rows.get("before"), unmeasured)
+
+
+def measure_in_bands(protocol: Protocol, output: Pixels, target: Pixels) -> Row:
+    """`protocol.measure` of one image of any size, but for rounding, a band of rows at a time.
+
+    The mean squared error is the mean of the bands', and SSIM the mean over windows: a band reaches
+    as far into the next as the windows that begin in it. All bands have one shape, so an image
+    needs one compiled program, whose memory does not grow with the image.
+
+    Raises:
+      InputError: as `protocol.measure`.
+    """
+    # Images that cannot be measured are refused here, without computing anything.
+    jax.eval_shape(
+        protocol.measure,
+        *(jax.ShapeDtypeStruct((1, *view.shape), np.float32) for view in (output, target)),
+    )
+    border, protocol = protocol.border, dataclasses.replace(protocol, border=0)
+    height, width = (n - 2 * border for n in output.shape[:2])
+    inner = slice(border, border + height), slice(border, border + width)
+    overlap = SSIM_LEAST_SIZE - 1
+    windows = height - overlap
+    step = math.ceil(windows / math.ceil(windows * width / MEASURED_AT_ONCE))
+    squared_error = similarity = 0.0
+    for start in range(0, windows, step):
+        begun = min(step, windows - start)
+        # The last band also has the rows in which no window begins.
+        own = begun if start + begun < windows else begun + overlap
+        rows = slice(start, start + begun + overlap)
+        missing = (0, step - begun), (0, 0), (0, 0)
+        band = (np.pad(view[inner][rows], missing)[None] for view in (output, target))
+        sizes = (np.array([[n, width]]) for n in (own, begun + overlap))
+        psnr, ssim = map(float, _measured(protocol, *band, *sizes))
+        squared_error += own * 10 ** (-psnr / 10)
+        similarity += begun * ssim
+    mean = squared_error / height
+    return {
+        "psnr": -10 * math.log10(mean) if mean else math.inf,
+        "ssim": similarity / windows,
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measured(
+    protocol: Protocol,
+    output: Array,
+    target: Array,
+    own: Int[Array, "1 2"],
+    seen: Int[Array, "1 2"],
+) -> tuple[Array, Array]:
+    """PSNR of a band's own part and SSIM of the part whose windows are its own."""
+    psnr = protocol.measure(output, target, own)["psnr"]
+    return psnr[0], protocol.measure(output, target, seen)["ssim"][0]
+
+
+@contextlib.contextmanager
+def _enough_memory(otherwise: str) -> Iterator[None]:
+    """Turns running out of memory, the machine's or the accelerator's, into an InputError."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise InputError(otherwise) from error
+        raise
+
+
+def _truth(reference: Path, restored: Pixels, scale: int) -> Pixels:
+    """What the result should be; raises InputError where there is no such image of its size."""
+    if not reference.is_file():
+        raise InputError(f"there is no reference {reference}, nor one of another format")
+    truth = _cut(read_image(reference).pixels, restored, scale)
+    if truth.shape[:2] != restored.shape[:2]:
+        raise InputError(
+            f"the result has {restored.shape[:2]} pixels, its reference {reference} has "
+            f"{truth.shape[:2]}"
+        )
+    return truth
 
 
 def _cut(truth: Pixels, restored: Pixels, scale: int) -> Pixels:

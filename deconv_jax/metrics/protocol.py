@@ -30,10 +30,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.errors import InputError, at_least, closest
-from deconv_jax.metrics.color import rgb_to_y, rgb_to_y_uint8
 from deconv_jax.metrics.image import psnr, ssim
+from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
 
-Color = Literal["rgb", "y"]
+MeasuredColor = Literal["rgb", "y"]
 Row = dict[str, Any]
 """An image's figures, "psnr" and "ssim", and its "name"."""
 
@@ -54,15 +54,17 @@ class Protocol:
       InputError: for settings that are no protocol.
     """
 
-    color: Color = "rgb"
+    color: MeasuredColor = "rgb"
     border: int = 0
     clip: bool = True
     round_to_8_bits: bool = True
     round_y: bool = False
 
     def __post_init__(self) -> None:
-        if self.color not in get_args(Color):
-            raise InputError(f"no color {self.color!r}; {closest(self.color, get_args(Color))}")
+        if self.color not in get_args(MeasuredColor):
+            raise InputError(
+                f"no color {self.color!r}; {closest(self.color, get_args(MeasuredColor))}"
+            )
         at_least("border", self.border, 0)
         if self.round_to_8_bits and not self.clip:
             raise InputError(

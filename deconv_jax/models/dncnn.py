@@ -3,7 +3,7 @@
 Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image denoising",
 arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convolution, batch
 normalisation and ReLU, and a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise
-level, has depth 17, DnCNN-B, blind, depth 20 (section IV-B).
+level, has depth 17, DnCNN-B, blind, depth 20 (section IV-A).
 
 What a reader would get wrong: the network's output is the image *minus* what the layers make of it,
 so the target of the loss is still the clean image. `fold_batch_norm` moves the normalisation into

@@ -1,11 +1,12 @@
 """ESPCN: super-resolution by convolutions at low resolution and a sub-pixel convolution.
 
 Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
-convolutional neural network", arXiv:1609.05158, section 2: layers (f, n) = (5, 64), (3, 32) and
-f = 3 to `scale**2` times the channels, which are dealt out to blocks of pixels. What a reader would
-get wrong: the order of those channels. It is that of equation 4 and PyTorch's `PixelShuffle` ("CRD"
-in `ops.depth_to_space`); TensorFlow's is another for more than one channel. The paper's activation
-is tanh, found better than ReLU there (section 3.2).
+convolutional neural network", arXiv:1609.05158, section 3.2: layers (f, n) = (5, 64), (3, 32)
+and f = 3 to `scale**2` times the channels, which are dealt out to blocks of pixels. What a reader
+would get wrong: the order of those channels. It is that of PyTorch's `PixelShuffle` ("CRD" in
+`ops.depth_to_space`), which for the one channel that the paper restores is also that of its
+equation 4; TensorFlow's is another for more than one. The paper's activation is tanh, found better
+than ReLU there (section 3.2).
 """
 
 from typing import Literal
@@ -77,7 +78,7 @@ class ESPCN(nn.Module):
 
 
 class _SubpixelConv(nn.Module):
-    """With a bias for each pixel of a block as in equation 4, where `Upsample` has one a channel."""
+    """With a bias for each pixel of a block as in the paper, where `Upsample` has one a channel."""
 
     features: int
     factor: int

@@ -43,7 +43,8 @@ _WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model")
 _DEEPEST = 4
 _ZHANG_EPSILON = 1e-4
 _IRCNN_DEPTH = 7
-_READABLE = ("F16", "F32", "F64", "I64")
+_READABLE = {"F16": "float16", "F32": "float32", "F64": "float64", "I64": "int64"}
+"""Types of numbers as safetensors and as PyTorch call them."""
 
 _KNOWN = (
     "known are DnCNN (model.0.weight, model.2.weight, ...), FSRCNN (first_part.0.weight, "
@@ -160,18 +161,42 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, str]]:
         ) from error
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Whatever its reader stumbles over in a file that is none of its.
+        return _plain_tensors(path, values), {}
+    except InputError:
+        raise
+    except Exception as error:  # Whatever PyTorch stumbles over in a file that is none of its.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"cannot read {path} as PyTorch weights, tensors and nothing else: {reason}"
         ) from error
+
+
+def _plain_tensors(path: Path, values: Any) -> Tensors:
+    """The tensors among what PyTorch read, which take no more memory than they say.
+
+    A sparse or expanded tensor of a few bytes may stand for terabytes.
+    """
+    import torch
+
     for _ in range(_DEEPEST):
         if not isinstance(values, Mapping):
             break
-        tensors = {name: value for name, value in values.items() if torch.is_tensor(value)}
+        tensors = {str(name): value for name, value in values.items() if torch.is_tensor(value)}
         if tensors:
-            plain = {name: value.detach().to_dense().float() for name, value in tensors.items()}
-            return {str(name): value.numpy() for name, value in plain.items()}, {}
+            for name, value in tensors.items():
+                kind = str(value.dtype).removeprefix("torch.")
+                if value.layout != torch.strided or kind not in _READABLE.values():
+                    raise InputError(
+                        f"{path}: weights are dense, of type {' or '.join(_READABLE.values())}; got "
+                        f"{name} of {kind}, {value.layout}"
+                    )
+            size = sum(4 * value.numel() for value in tensors.values())
+            if size > LARGEST_FILE:
+                raise InputError(
+                    f"{path} stands for {size} bytes of numbers; weights of at most "
+                    f"{LARGEST_FILE} are read"
+                )
+            return {name: value.detach().float().numpy() for name, value in tensors.items()}
         inner = [name for name in _WRAPPERS if isinstance(values.get(name), Mapping)]
         if not inner:
             names = _some([str(name) for name in values])

@@ -1,6 +1,13 @@
 """Pure functions on arrays: no Flax, no state."""
 
 from deconv_jax.ops import initializers
+from deconv_jax.ops.color import (
+    rgb_to_gray_uint8,
+    rgb_to_y,
+    rgb_to_y_uint8,
+    rgb_to_ycbcr,
+    ycbcr_to_rgb,
+)
 from deconv_jax.ops.conv import (
     conv,
     conv_output_size,
@@ -86,8 +93,13 @@ __all__ = [
     "max_unpool",
     "psf2otf",
     "resize",
+    "rgb_to_gray_uint8",
+    "rgb_to_y",
+    "rgb_to_y_uint8",
+    "rgb_to_ycbcr",
     "space_to_depth",
     "upsample",
     "upsample_kernel_shape",
     "wiener_filter",
+    "ycbcr_to_rgb",
 ]

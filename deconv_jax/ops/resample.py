@@ -2,7 +2,7 @@
 
 `resize` follows PyTorch's `interpolate` (half-pixel centres), `imresize` MATLAB's function of that
 name, by which super-resolution is measured, `blur_pool` Zhang, arXiv:1904.11486, and the pixel
-shuffles Shi et al., arXiv:1609.05158. What a reader would get wrong: there is no such thing as "the"
+shuffles PyTorch's or TensorFlow's. What a reader would get wrong: there is no such thing as "the"
 bicubic. Keys' cubic has a parameter a, the kernel is widened for shrinking or not, and the border is
 repeated, left out or mirrored; a figure obtained with one choice cannot be compared with another's.
 
@@ -45,7 +45,10 @@ def depth_to_space(
     *,
     channel_order: ChannelOrder = "CRD",
 ) -> Shaped[Array, "*batch_new_size_and_channels"]:
-    """Deals the channels of each pixel out to a block of pixels (arXiv:1609.05158, equation 4).
+    """Deals the channels of each pixel out to a block of pixels.
+
+    In order "CRD" it is PyTorch's `PixelShuffle`, and for blocks of a single channel, where both
+    orders are one, equation 4 of Shi et al., arXiv:1609.05158.
 
     Args:
       x: images (*batch, *size, channels), channels divisible by the pixels of a block.

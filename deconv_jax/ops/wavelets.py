@@ -18,6 +18,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 import jax.scipy.fft
@@ -162,7 +163,8 @@ def inverse_wavelet_transform(
     coarse, right = jnp.split(top, 2, columns)
     coarse = inverse_wavelet_transform(coarse, wavelet, levels=levels - 1)
     top = _synthesise(coarse, right, wavelet, columns)
-    bottom = _synthesise(*jnp.split(bottom, 2, columns), wavelet, columns)
+    left, both = jnp.split(bottom, 2, columns)
+    bottom = _synthesise(left, both, wavelet, columns)
     return _synthesise(top, bottom, wavelet, rows)
 
 
@@ -251,27 +253,30 @@ def _analyse(x: Array, wavelet: str, axis: int) -> tuple[Array, Array]:
     margin = len(filters[0]) // 2 - 1
     x = _wrap(x, margin, axis)
     met = [lax.slice_in_dim(x, k, k + n - 1, 2, axis) for k in range(len(filters[0]))]
-    coarse, detail = (sum(float(t) * m for t, m in zip(f, met, strict=True)) for f in filters)
+    coarse, detail = (_weighted_sum(taps, met) for taps in filters)
     return coarse, detail
 
 
 def _synthesise(coarse: Array, detail: Array, wavelet: str, axis: int) -> Array:
     """The adjoint of `_analyse`, its inverse: even and odd places by every second tap each."""
     n = coarse.shape[axis]
-    moments = len(scaling_filter(wavelet)) // 2
+    filters = _filters(wavelet)
+    moments = len(filters[0]) // 2
     parts = [_wrap(part, moments // 2, axis) for part in (coarse, detail)]
 
     def places(parity: int) -> Array:
         taps = range((parity + moments - 1) % 2, 2 * moments, 2)
         starts = [moments // 2 + (parity + moments - 1 - k) // 2 for k in taps]
-        return sum(
-            float(taps_of[k]) * lax.slice_in_dim(part, start, start + n, 1, axis)
-            for taps_of, part in zip(_filters(wavelet), parts, strict=True)
-            for k, start in zip(taps, starts, strict=True)
-        )
+        met = [lax.slice_in_dim(part, s, s + n, 1, axis) for part in parts for s in starts]
+        return _weighted_sum([taps_of[k] for taps_of in filters for k in taps], met)
 
     both = jnp.stack([places(0), places(1)], axis=axis + 1)
     return both.reshape(*coarse.shape[:axis], 2 * n, *coarse.shape[axis + 1 :])
+
+
+def _weighted_sum(weights: Iterable[float], images: Iterable[Array]) -> Array:
+    terms = (float(w) * image for w, image in zip(weights, images, strict=True))
+    return functools.reduce(jnp.add, terms)
 
 
 def _wrap(x: Array, margin: int, axis: int) -> Array:

@@ -113,14 +113,18 @@ class Restoration:
             "PSNR in dB of images in [0, 1], output clipped and not rounded, mean over images of "
             "each image's PSNR; mse likewise; images extended by mirroring to one canvas and cut "
             f"to multiples of {self.scale}, true pixels but a border of {self.border} measured; "
-            f"{self.degradation}, its random numbers from JAX, seed {_EVALUATION_SEED} folded with "
+            f"{self.degradation.describe()}, its random numbers from JAX, seed {_EVALUATION_SEED} folded with "
             "the image's place in the split"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """A state for images of the batch's channels."""
-        clean = self._clean(batch)[:1]
-        degraded = jax.eval_shape(self._degrade, example_keys(key, jnp.zeros(1, int)), clean)
+
+        def degraded_patch() -> Images:
+            keys = example_keys(key, jnp.zeros(1, int))
+            return self._degrade(keys, self._patches(keys, self._clean(batch)[:1]))
+
+        degraded = jax.eval_shape(degraded_patch)
         return init_state(self.model, self.optimizer, key, jnp.zeros(degraded.shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:

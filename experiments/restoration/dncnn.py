@@ -2,10 +2,10 @@
 
   deconv-jax train --config experiments/restoration/dncnn.py:sigma=25 --workdir runs/dncnn_25
 
-The paper's data and schedule (arXiv:1608.03981, section IV-B): patches of 40 pixels, batches of
+The paper's data and schedule (arXiv:1608.03981, section IV-A): patches of 40 pixels, batches of
 128, 50 epochs of 128 x 1600 patches, 80,000 steps; Adam in place of SGD. Needs the folder of data
 that $DECONV_JAX_DATA names: train400/, bsd68/ to look at while training, set12/ for the figure at
-the end. FIGURES
+the end. Meant for an accelerator; not trained at this length yet, so no figure is claimed.
 """
 
 import ml_collections
@@ -14,7 +14,9 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: sigma=25.0 in levels of 255, depth=17, features=64, steps=80000, batch=128."""
+    """Arguments: sigma=25.0 in levels of 255, depth=17, features=64, steps=80000,
+    batch=128, precision=f32 (or bf16).
+    """
     args = config_arguments(
         arg, sigma=25.0, depth=17, features=64, steps=80_000, batch=128, precision="f32"
     )
@@ -29,10 +31,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         reduction="half_sum",
     )
     config.data = dict(
-        name="folder:$DECONV_JAX_DATA/train400",
+        name="folder:train400",
+        data_dir="$DECONV_JAX_DATA",
         train_split="all",
-        validation_split="folder:$DECONV_JAX_DATA/bsd68[:8]",
-        test_split="folder:$DECONV_JAX_DATA/set12",
+        validation_split="folder:bsd68[:8]",
+        test_split="folder:set12",
         color="gray",
         tile=180,
         cache="device",

@@ -22,5 +22,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.task.degradation = dict(name="jpeg", quality=quality)
     config.task.crop = 48
     config.task.rescale = (1.0,)
-    config.data.test_split = "folder:$DECONV_JAX_DATA/classic5"
+    config.data.test_split = "folder:classic5"
     return config

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.io
+from _common import images_in, protocol_line
 from jax.tree_util import Partial
-from tables_common import images_in, protocol_line
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
@@ -46,20 +46,18 @@ def _measure(data: Path, *, method: str) -> dict[str, Any]:
     kernels = scipy.io.loadmat(data / "kernels" / "kernels_12.mat")["kernels"][0]
     options = {"denoiser": _denoiser(data)} if method == "plug_and_play" else {}
     images = images_in(data / "set12", "gray")
-    by_sigma, protocols = {}, []
+    by_sigma = {}
     for sigma in SIGMAS:
         rows = []
         for (name, image), kernel in zip(images, kernels, strict=True):
             model = Chain((Blur(kernel.astype(np.float32)), GaussianNoise(sigma)))
             evaluation = Evaluation(model, Protocol())
             restore = functools.partial(_restore, method, model, options)
-            rows += evaluation.measure(restore, [(name, image)])["images"]
-        by_sigma[str(sigma)] = {"images": rows, "mean": mean_of(rows), "count": len(rows)}
-        protocols.append(
-            f"sigma {sigma}, kernel i for image i, circular; Gaussian noise by "
-            f"numpy.random.RandomState(0), anew for each image; {Protocol().describe()}"
-        )
-    return {"sigmas": by_sigma, "protocol": protocols, "seed": 0}
+            measured = evaluation.measure(restore, [(name, image)])
+            rows += [row | {"protocol": measured["protocol"]} for row in measured["images"]]
+        means = mean_of({n: row[n] for n in ("psnr", "ssim")} for row in rows)
+        by_sigma[str(sigma)] = {"images": rows, "mean": means, "count": len(rows)}
+    return {"sigmas": by_sigma, "seed": 0}
 
 
 def _restore(
@@ -95,5 +93,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 rows.append([title, *images, f"**{mean['psnr']:.2f}**", f"{mean['ssim']:.4f}"])
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13)) + " | mean | SSIM"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
-    blocks += protocol_line(p for record in records.values() for p in record["protocol"])
+    first = [
+        f"for the first image: {measured['images'][0]['protocol']}"
+        for record in records.values()
+        for measured in record["sigmas"].values()
+    ]
+    blocks += protocol_line(first)
     return "\n\n".join(blocks)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +79,14 @@ LINEAR = {
         for method in ("fft", "spatial")
     },
     "blur of each": Blur(np.stack([psf(3, 3), psf(3, 3).T])),
+    "blur of all": Blur(psf(1, 3, 2), "reflect"),
     "gaussian": GaussianBlur(0.7, boundary="reflect"),
     "motion": MotionBlur(4.5, 30.0, boundary="valid"),
     "downsample": Downsample(3),
     "decimate": Decimate(2),
     "mask": Mask(np.arange(11 * 8 * 3).reshape(11, 8, 3) % 5 > 1),
     "strokes": Strokes(2, (2, 8), 2).draw(keys(2), (2, 11, 8, 3)),
+    "text": TextMask("ab", 6).draw(None, (2, 11, 8, 3)),
     "identity": Chain(),
     "chain": Chain(
         (
@@ -132,6 +135,13 @@ def test_both_methods_agree_on_large_images_in_single_precision():
     x, kernel = images(1, 301, 256, 3), psf(15, 18)
     fft, spatial = (forward(Blur(kernel, "reflect", m), x) for m in ("fft", "spatial"))
     np.testing.assert_allclose(fft, spatial, rtol=0, atol=2e-6)
+
+
+def test_a_kernel_of_batch_1_is_for_all_images():
+    x, kernel = images(2, 9, 8, 1), psf(3, 2)
+    expected = forward(Blur(kernel), x)
+    np.testing.assert_array_equal(forward(Blur(kernel[None]), x), expected)
+    np.testing.assert_allclose(forward(Blur(np.stack([kernel] * 2)), x), expected, atol=1e-6)
 
 
 def test_gaussian_blur_is_scipys_and_each_example_may_have_its_own():
@@ -275,13 +285,16 @@ def test_a_stroke_has_the_area_of_a_line_with_round_ends():
 
 
 def test_text_covers_the_image_and_nothing_of_it_is_random():
-    masks = lost(TextMask("a few words", font_size=12), 60, 80)
-    assert (masks == masks[0]).all()
-    for part in np.split(masks[0], 3, axis=0):
+    mask = TextMask("a few words", font_size=12).draw(None, (3, 60, 80, 1)).mask
+    assert mask.shape == (1, 60, 80, 1)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    page = mask[0, ..., 0] == 0
+    for part in np.split(page, 3, axis=0):
         for corner in np.split(part, 4, axis=1):
             assert 0.05 < corner.mean() < 0.6
     x = np.ones((3, 60, 80, 1), np.float32)
-    np.testing.assert_array_equal(degrade(TextMask("a few words", 12), x)[..., 0] == 0, masks)
+    for image in degrade(TextMask("a few words", 12), x):
+        np.testing.assert_array_equal(image[..., 0] == 0, page)
 
 
 def test_linear_part_and_noise_of_a_chain():
@@ -343,6 +356,42 @@ def test_values_are_compared_and_hashed_by_content():
     assert dataclasses.replace(GaussianBlur(1.0), sigma=2.0) == GaussianBlur(2.0)
 
 
+def test_descriptions_are_short_and_alike_for_equal_values_alone():
+    kernel, x = psf(25, 25), images(2, 4, 4, 1)
+    model = Chain((Blur(kernel), GaussianNoise((0, 2.5))))
+    assert re.fullmatch(
+        r"Chain\(steps=\(Blur\(psf=25x25 #[0-9a-f]{8}, boundary='circular', method='fft'\), "
+        r"GaussianNoise\(sigma=\(0, 2\.5\)\)\)\)",
+        model.describe(),
+    )
+    assert GaussianBlur(1.5).describe() == (
+        "GaussianBlur(sigma=1.5, size=None, boundary='circular', method='fft')"
+    )
+    equal = [
+        (GaussianNoise(25), GaussianNoise(25.0)),
+        (GaussianNoise(0.1), GaussianNoise(np.float64(0.1))),
+        (GaussianNoise((0, 2)), GaussianNoise((np.float32(0), 2.0))),
+        (Blur(kernel), Blur(jnp.asarray(kernel, jnp.float32))),
+        (model.draw(keys(2), x.shape), model.draw(keys(2), x.shape)),
+    ]
+    for one, same in equal:
+        assert one == same
+        assert hash(one) == hash(same)
+        assert one.describe() == same.describe()
+    changed = kernel.astype(np.float32)
+    changed[3, 4] = np.nextafter(changed[3, 4], 1)
+    others = [
+        model,
+        Chain((model,)),
+        model.draw(keys(2), x.shape),
+        *(Blur(k) for k in (kernel, kernel.T, changed, kernel[None])),
+        *(Mask(np.zeros(shape)) for shape in ((4, 6), (6, 4))),
+        GaussianNoise(np.float32(0.1)),
+        GaussianNoise(0.1),
+    ]
+    assert len({other.describe() for other in others}) == len(set(others)) == len(others)
+
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
     """What a task with a degradation is to `schema`."""
@@ -388,13 +437,17 @@ X = jnp.zeros((2, 8, 8, 1))
 ERRORS = {
     "psf has axes": (
         lambda: Blur(np.ones(3)),
-        "psf is (height, width), neither of them 0; got shape (3,)",
+        "psf is (height, width) or (batch, height, width), none of them 0; got shape (3,)",
     ),
     "psf is numbers": (lambda: Blur([["a"]]), "psf is an array of numbers; got [['a']]"),
     "psf is finite": (lambda: Blur([[np.nan]]), "psf holds finite numbers"),
     "psf fits": (
         lambda: Blur(np.ones((9, 3))).forward(X),
         "no larger than the images, (8, 8) pixels",
+    ),
+    "psf count": (
+        lambda: Blur(np.ones((3, 2, 2))).forward(X),
+        "psf is one, or one for each of 2 images; got (3, 2, 2)",
     ),
     "boundary": (
         lambda: Blur(np.ones((3, 3)), "wrap"),
@@ -408,8 +461,23 @@ ERRORS = {
     "odd size": (lambda: GaussianBlur(1.0, 4), "size must be odd"),
     "range": (
         lambda: GaussianNoise((5, 3)),
-        "sigma is a number or a range (low, high); got (5, 3)",
+        "sigma is a number, a range (low, high) of them or an array; got (5, 3)",
     ),
+    "no list": (lambda: GaussianNoise([0, 55]), "or an array; got [0, 55]"),
+    "no text": (lambda: PoissonNoise("30"), "or an array; got '30'"),
+    "no truth value": (lambda: SpeckleNoise(True), "or an array; got True"),
+    "no array of them": (lambda: RandomPixels(np.eye(2) > 0), "got an array of bool"),
+    "range of numbers": (lambda: MotionBlur((1, "5")), "or an array; got (1, '5')"),
+    "range has ends": (lambda: Strokes(1, (1, 2, 3), 1), "or an array; got (1, 2, 3)"),
+    "finite": (lambda: GaussianBlur(np.inf), "sigma is a number, a range (low, high)"),
+    "whole range": (
+        lambda: Boxes(1, (2.5, 3.5)),
+        "size is a whole number, a range (low, high) of them or an array; got (2.5, 3.5)",
+    ),
+    "whole": (lambda: Jpeg(50.5), "quality is a whole number, a range (low, high) of them"),
+    "whole array": (lambda: Jpeg(np.ones(2)), "or an array; got an array of float64"),
+    "whole count": (lambda: Boxes((1, 2), 3), "count is a whole number; got (1, 2)"),
+    "whole scale": (lambda: Downsample(2.5), "scale is a whole number; got 2.5"),
     "sigma >= 0": (lambda: GaussianNoise(-1), "sigma must be at least 0; got -1"),
     "fraction": (lambda: RandomPixels(1.5), "keep must be at least 0 and at most 1; got 1.5"),
     "scale": (lambda: Decimate(0), "scale must be at least 1; got 0"),

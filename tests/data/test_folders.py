@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -53,6 +54,7 @@ def source_of(folder, **options):
         ("all[50%:]", "cd"),
         ("all[:-25%]", "abc"),
         ("all[:-1%]", "abcd"),
+        ("all[-100%:]", "abcd"),
         ("all[30%:70%]", "bc"),
         ("more", "cd"),
         ("more[:1]", "c"),
@@ -73,6 +75,18 @@ def test_slices_that_meet_leave_no_file_out_and_share_none(count, percent, place
             with contextlib.suppress(InputError):  # It is empty.
                 parts += folders.sliced(files, "", ends).paths
         assert tuple(parts) == files.paths
+
+
+def test_a_percentage_is_one_place_from_either_end():
+    """Of 15 files [:90%] is 14: [-10%:] must be one file, not the two that 1.5 is rounded to."""
+    for count in range(1, 51):
+        files = Files(folders.Path("/"), tuple(folders.Path(f"/{i}.png") for i in range(count)))
+        for percent in (1, 5, 10, 15, 25, 30, 50, 70, 75, 90, 99):
+            parts = []
+            for ends in (("", f"{percent}%"), (f"-{100 - percent}%", "")):
+                with contextlib.suppress(InputError):  # It is empty.
+                    parts += folders.sliced(files, "", ends).paths
+            assert tuple(parts) == files.paths, (count, percent)
 
 
 def test_where_a_folder_is(folder, tmp_path, monkeypatch):
@@ -97,6 +111,13 @@ def test_where_a_folder_is(folder, tmp_path, monkeypatch):
         ("folder:missing", "all", "no folder .*missing"),
         ("folder:images", "train", "no split 'train'.*\"all\""),
         ("folder:images", "folder:missing", "no folder .*missing"),
+        ("folder:", "all", "'folder:' names no folder; wanted is folder:PATH"),
+        ("folder:images", "folder:[:2]", "'folder:' names no folder"),
+        ("folder:images", "../images", "'../images' is no folder in .*images; .* folder:PATH"),
+        ("folder:images", "more/../..", "'more/../..' is no folder in"),
+        ("folder:images", "/tmp[:1]", r"'/tmp\[:1\]' is no folder in .*images; .* folder:PATH"),
+        ("folder:$NOWHERE_1/a", "all", r"NOWHERE_1/a; .* variable NOWHERE_1 is not set$"),
+        ("folder:images", "folder:${NOWHERE_2}", "variable NOWHERE_2 is not set$"),
         ("folder:images", "all[5:]", "5 is beyond the 4 files"),
         ("folder:images", "all[:-101%]", "-101% is beyond the 4 files"),
         ("folder:images", "all[2:2]", "is empty"),
@@ -132,15 +153,14 @@ def test_an_example_of_training_is_a_tile_of_its_file(folder, color):
     batch = source.gather(np.arange(len(source)))
     assert batch["image"].shape == (len(source), tile, tile, 3 if color == "rgb" else 1)
     assert (batch["image"].dtype, batch["size"].dtype) == (np.uint8, np.int32)
-    examples = zip(source.names, batch["image"], batch["size"], strict=True)
+    examples = zip(batch["image"], batch["size"], strict=True)
     row = 0
     for name in SIZES:
         whole = read_pixels(folder / name, color)
         for top in tile_starts(whole.shape[0], tile):
             for left in tile_starts(whole.shape[1], tile):
-                example_name, image, size = next(examples)
+                image, size = next(examples)
                 part = whole[top : top + tile, left : left + tile]
-                assert example_name == name
                 assert tuple(size) == part.shape[:2]
                 missing = tile - size
                 expected = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), "reflect")
@@ -175,7 +195,8 @@ def test_a_folder_in_memory_is_the_folder(folder):
     for options in ({}, {"tile": 8}):
         source = source_of(folder, **options)
         held = in_memory(source)
-        assert held.names == source.names
+        assert len(held) == len(source)
+        assert held.fingerprint == source.fingerprint
         for name, array in source.gather(np.arange(len(source))).items():
             np.testing.assert_array_equal(held.arrays[name], array)
 
@@ -185,7 +206,7 @@ def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-30])
     (folder / "more" / "d.png").write_bytes(b"")
     data = Data(f"folder:{folder}", train_split="all[:2]", validation_split="all[2:]", tile=4)
-    assert set(data.source("train").names) == {"b.png"}
+    assert data.source("train").names == ("b.png",)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "warning: image files left out of the train split: 1"
     assert len(said) == 2
@@ -250,8 +271,48 @@ def test_threads_and_processes_get_the_same_examples(folder):
         for order, batch in zip(orders, threads.map(source.gather, orders), strict=True):
             np.testing.assert_array_equal(batch["image"], expected[order])
     copy = pickle.loads(pickle.dumps(source))
-    assert copy.names == source.names
+    assert copy.fingerprint == source.fingerprint
     np.testing.assert_array_equal(copy.gather(everything)["image"], expected)
+
+
+def resaved(folder):
+    """Other pixels, and with them another size in bytes."""
+    Image.fromarray(np.zeros((20, 31, 3), np.uint8)).save(folder / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda folder: (folder / "b.png").unlink(), {"examples", "files", "bytes"}),
+        (lambda folder: (folder / "b.png").write_bytes(b"?"), {"examples", "files", "bytes"}),
+        (lambda folder: (folder / "b.png").rename(folder / "z.png"), set()),
+        (resaved, {"bytes"}),
+    ],
+    ids=["removed", "damaged", "renamed", "replaced"],
+)
+def test_a_fingerprint_tells_of_changed_files(folder, tmp_path, change, told):
+    before = source_of(folder, tile=8).fingerprint
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert source_of(copy, tile=8).fingerprint == before
+    change(folder)
+    after = source_of(folder, tile=8).fingerprint
+    assert {key for key in before if before[key] != after[key]} == told | {"names_and_sizes"}
+
+
+def test_a_fingerprint_tells_of_the_order_the_shapes_and_the_options(folder):
+    """Two uncompressed images of as many bytes, whose names are exchanged."""
+    for name, shape in (("b.bmp", (20, 32, 3)), ("c.bmp", (32, 20, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(folder / name)
+    assert (folder / "b.bmp").stat().st_size == (folder / "c.bmp").stat().st_size
+    fingerprints = [source_of(folder, tile=t, color=c).fingerprint for t, c in OPTIONS]
+    (folder / "b.bmp").rename(folder / "x")
+    (folder / "c.bmp").rename(folder / "b.bmp")
+    (folder / "x").rename(folder / "c.bmp")
+    fingerprints.append(source_of(folder, tile=8).fingerprint)
+    assert len({f["names_and_sizes"] for f in fingerprints}) == len(OPTIONS) + 1
+
+
+OPTIONS = ((8, "rgb"), (9, "rgb"), (8, "gray"), (None, "rgb"))
 
 
 def test_batches_of_a_folder(folder):

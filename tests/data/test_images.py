@@ -18,7 +18,7 @@ from deconv_jax.data.images import (
     write_image,
 )
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.color import rgb_to_y_uint8
+from deconv_jax.ops.color import rgb_to_y_uint8
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ORIENTATION, MAKE, EXPOSURE = 0x0112, 0x010F, 0x829A

@@ -120,9 +120,12 @@ def test_evaluation_covers_each_example_exactly_once(length, share, process_coun
     assert seen == list(range(length))
 
 
-def prefetched(depth, group=2, put=None, **options):
+SOURCE = {"examples": 10, "files": 3}
+
+
+def prefetched(depth, group=2, put=None, fingerprint=SOURCE, **options):
     put = put or (lambda batches: np.concatenate([batch["index"] for batch in batches]))
-    return Prefetched(training(**options), put, group=group, depth=depth)
+    return Prefetched(training(**options), put, group=group, depth=depth, fingerprint=fingerprint)
 
 
 def take(iterator, count):
@@ -152,11 +155,10 @@ def test_batches_are_put_on_the_device_ahead_of_use(depth):
 def test_the_state_is_that_of_the_last_batch_used(depth):
     """It equals that of an iterator which looks nothing ahead."""
     ahead, plain = prefetched(depth), training()
-    assert ahead.get_state() == plain.get_state()
-    for _ in range(3):
+    for _ in range(4):
+        assert ahead.get_state() == {"batches": plain.get_state(), "source": SOURCE}
         next(ahead)
         take(plain, 2)
-        assert ahead.get_state() == plain.get_state()
 
 
 @pytest.mark.parametrize("used", [0, 1, 3])
@@ -172,6 +174,22 @@ def test_a_state_resumes_exactly(depth, used):
         iterator.set_state(state)
         assert iterator.get_state() == state
         np.testing.assert_array_equal(take(iterator, 4), expected)
+
+
+def test_a_state_of_another_source_is_refused_and_says_what_changed():
+    stopped = prefetched(1)
+    next(stopped)
+    other = prefetched(1, fingerprint={"examples": 10, "files": 2})
+    with pytest.raises(InputError, match=r"examples are others .*\n  files: 3 -> 2$"):
+        other.set_state(stopped.get_state())
+    np.testing.assert_array_equal(next(other), order(batches=2).ravel())
+
+
+def test_a_state_from_before_there_were_fingerprints_is_taken():
+    plain, fresh = training(), prefetched(1)
+    take(plain, 2)
+    fresh.set_state(json.loads(json.dumps(plain.get_state())))
+    np.testing.assert_array_equal(next(fresh), order(batches=4)[2:].ravel())
 
 
 def test_a_run_may_be_continued_by_another_number_of_processes():
@@ -214,7 +232,9 @@ def test_worker_processes_give_the_same_batches_and_resume_exactly(digits_dir):
     options = {"source": source, "batch_size": 5, "batches": 7}
 
     def batches_of(**more):
-        return Prefetched(training(**options, **more), jax.device_put, group=1, depth=1)
+        return Prefetched(
+            training(**options, **more), jax.device_put, group=1, depth=1, fingerprint=SOURCE
+        )
 
     expected = take(batches_of(), 7)
     workers = batches_of(workers=2)

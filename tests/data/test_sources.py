@@ -92,6 +92,7 @@ def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
         np.testing.assert_array_equal(everything.gather(order)[name], array[order])
     assert len(everything) == len(source)
     assert in_memory(everything) is everything
+    assert everything.fingerprint == source.fingerprint == {"examples": 180}
 
 
 def message_of(call, *args):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from deconv_jax import ops
-from deconv_jax.data.degradations import Chain, Downsample, GaussianBlur, GaussianNoise, Jpeg
+from deconv_jax.data.degradations import (
+    Chain,
+    Downsample,
+    GaussianBlur,
+    GaussianNoise,
+    Jpeg,
+    PoissonNoise,
+    SaltAndPepperNoise,
+)
 from deconv_jax.errors import InputError
 from deconv_jax.inference.evaluation import MOST_PROGRAMS, Evaluation, network
 from deconv_jax.metrics.protocol import Protocol
@@ -87,5 +95,22 @@ def test_what_cannot_be_measured_is_refused():
         evaluation.measure(lambda y: y, [])
     with pytest.raises(InputError, match="a: restored to"):
         evaluation.measure(lambda y: y[1:], [("a", image())])
+
+
+@pytest.mark.parametrize(
+    "degradation",
+    [
+        PoissonNoise(20.0),
+        SaltAndPepperNoise(0.3),
+        Jpeg(10),
+        Chain((GaussianNoise(25.0), GaussianBlur(2.0))),
+        Chain((Chain((GaussianNoise(5.0),)), GaussianNoise(5.0))),
+        GaussianNoise((0.0, 50.0)),
+    ],
+    ids=lambda degradation: type(degradation).__name__,
+)
+def test_the_field_s_noise_is_gaussian_and_comes_last(degradation):
     with pytest.raises(InputError):
-        Evaluation(Jpeg(10), Protocol()).degraded(image(), 0)
+        Evaluation(degradation, Protocol())
+    other = Evaluation(degradation, Protocol(), noise="jax")
+    assert np.abs(other.degraded(image(), 0) - image()).max() > 0

@@ -47,6 +47,21 @@ def test_files_folders_and_patterns(place):
     assert planned("odd[1].png", "./odd[1].png") == [("odd[1].png", "out/odd[1].png")]
 
 
+def test_a_file_is_done_once_however_it_is_named(place):
+    place("photos/a/00.png", "photos/01.png", "elsewhere/x.txt")
+    Path("elsewhere/link").symlink_to(Path("photos").absolute())
+    again = ["photos/a/00.png", "photos/a/*.png", "photos/../photos", "elsewhere/link/a"]
+    assert planned("photos", *again) == [
+        ("photos/01.png", "out/01.png"),
+        ("photos/a/00.png", "out/a/00.png"),
+    ]
+    # The first name decides where the result goes.
+    assert planned("photos/a/00.png", "photos") == [
+        ("photos/a/00.png", "out/00.png"),
+        ("photos/01.png", "out/01.png"),
+    ]
+
+
 def test_earlier_results_are_no_inputs(place):
     place("in/a.png", "in/results/a.png")
     jobs = plan_jobs(["in", "in/**"], Path("in/results"))
@@ -63,14 +78,16 @@ def test_earlier_results_are_no_inputs(place):
         (["in/a.png", "in/a.tif"], {"suffix": ".png"}, "would both be written to out/a.png"),
         (["a.png"], {"suffix": ".pgn"}, "no image format '.pgn'; did you mean '.png'"),
         (["a.png"], {"references": Path("none")}, "reference folder none is not a folder"),
-        (["more"], {"references": Path("truth")}, "no reference for c.tif in truth"),
-        (["out/z.png"], {}, "the result of out/z.png would replace out/z.png"),
+        (["more"], {"references": Path("truth")}, "truth has no reference for any of the 1 im"),
+        (["out/z.png"], {}, "out/z.png is in the output folder out, whose files are never inputs"),
+        (["out/deep/y.png"], {}, "out/deep/y.png is in the output folder"),
+        (["out"], {}, r"out holds no images to restore .* outside of out"),
         (["truth/b.png"], {"references": Path("out")}, "would replace out/b.png"),
     ],
 )
 def test_mistakes_of_several_files_are_found_first(place, inputs, options, said):
     place("a.png", "in/a.png", "in/a.tif", "empty/x.txt", "out/z.png", "out/b.png")
-    place("truth/b.png", "more/c.tif")
+    place("truth/b.png", "more/c.tif", "out/deep/y.png")
     with pytest.raises(InputError, match=said):
         plan_jobs(inputs, Path("out"), **options)
 
@@ -89,6 +106,19 @@ def test_references_and_comparisons_go_by_name(place):
         Path("out/b.png.compare.png"),
         Path("out/x/a.jpg.compare.png"),
     ]
+    # One that is missing is found when its turn comes.
+    place("in/x/c.tif")
+    jobs = plan_jobs(["in"], Path("out"), references=Path("truth"))
+    assert [job.reference for job in jobs] == [
+        Path("truth/b.png"),
+        Path("truth/x/a.png"),
+        Path("truth/x/c.tif"),
+    ]
+    # Nor may a result become the reference that it is measured by.
+    place("out/note.txt")
+    with pytest.raises(InputError, match=r"of in/x/c.tif would replace out/c.tif"):
+        plan_jobs(["in/x/c.tif"], Path("out"), references=Path("out"))
+    Path("in/x/c.tif").unlink()
     # A comparison takes a name too.
     place("in/b.png.compare.png", "truth/b.png.compare.png")
     with pytest.raises(InputError, match=r"both be written to out/b.png.compare.png"):

@@ -11,9 +11,9 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.inference import restore, tiling
 from deconv_jax.inference.restore import LearnedRestorer, Watch
-from deconv_jax.metrics.color import rgb_to_ycbcr
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
+from deconv_jax.ops.color import rgb_to_ycbcr
 
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
 

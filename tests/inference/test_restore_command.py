@@ -149,6 +149,23 @@ def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
     assert "a border of 2 pixels cropped" in protocol
 
 
+def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights, folder, capsys):
+    (folder / "b.png").unlink()
+    truth = tmp_path / "truth"
+    write_image(truth / "a.png", read_image(folder / "a.png").pixels)
+    out = tmp_path / "out"
+    inputs = ["--checkpoint", weights, folder, "--reference", truth, "--output", out]
+    assert run(*inputs) == 1
+    seen = capsys.readouterr()
+    measured, unmeasured, mean, _ = seen.out.splitlines()
+    assert "  PSNR " in measured
+    reason = f"not measured: there is no reference {truth / 'z' / 'c.tif'}, nor one of another"
+    assert reason in unmeasured
+    assert mean.startswith("mean of 1  PSNR")
+    assert seen.err == "deconv-jax: 1 of 2 files were not measured\n"
+    assert (out / "z" / "c.tif").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -164,7 +181,11 @@ def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
         ([*PLUG_AND_PLAY, "k.npy", "--tile", "64"], "--tile does not go with --method plug_and"),
         (["--checkpoint", "w.pth", "--border", "2"], "give --reference"),
         (["--checkpoint", "w.pth", "--step", "2"], "--step is for the workdir of a run"),
-        (["--checkpoint", "none.pth"], "none.pth"),
+        (["--checkpoint", "none"], "error: --checkpoint: no such file or folder none"),
+        (["--checkpoint", "w.pth", "--kernel", "k.npy"], "--kernel does not go with --checkpoint"),
+        (["--method", "wiener", "--kernel", "k.npy", "--tile", "0"], "--tile does not go with"),
+        ([*PLUG_AND_PLAY, "k.npy", "--scale", "0"], "--scale does not go with --method plug_and"),
+        (["--method", "wiener", "--self-ensemble"], "--self-ensemble does not go with"),
         (["--checkpoint", "w.txt"], "weights are .safetensors, .pth or .pt files"),
         (["--checkpoint", "w.pth", "--format", "gif"], "no image format '.gif'"),
         (["--method", "wiener", "--kernel", "none.npy"], "cannot read kernel none.npy"),
@@ -174,6 +195,8 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(
     tmp_path, monkeypatch, folder, capsys, flags, said
 ):
     monkeypatch.chdir(tmp_path)
+    for name in ("w.pth", "w.txt"):
+        (tmp_path / name).touch()
     assert run(*flags, folder, "--output", "out") == 2
     error = capsys.readouterr().err.strip()
     assert said in error

@@ -1,7 +1,7 @@
 """What becomes of a file."""
 
 import dataclasses
-from pathlib import Path
+import re
 
 import jax
 import numpy as np
@@ -10,9 +10,10 @@ from PIL import Image
 
 from deconv_jax.data.images import read_image, write_image
 from deconv_jax.errors import InputError
+from deconv_jax.inference import work
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import Watch
-from deconv_jax.inference.work import restore_file
+from deconv_jax.inference.work import measure_in_bands, restore_file
 from deconv_jax.metrics.protocol import Protocol
 
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
@@ -100,11 +101,69 @@ def test_an_enlargement_is_measured_against_a_larger_image(tmp_path, draw):
     assert result.before is None
     picture = np.asarray(Image.open(tmp_path / "c.png"))
     np.testing.assert_array_equal(picture[44:68, 4:28], picture[44:68, 32:56])
-    # Two rows more are another image: the result is there, and what is wrong is said.
-    write_image(tmp_path / "large.png", np.pad(large, ((0, 2), (0, 0), (0, 0))))
-    with pytest.raises(InputError, match=r"\(24, 24\) pixels cannot be measured.*\(26, 24\)"):
-        restore_file(Scaled(scale=2), job, QUIET, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ((20, 24, 1), r"the result has \(18, 24\) pixels, its reference .*r.png has \(20, 24\)"),
+        ((18, 24, 3), "outputs of 1 channels cannot be compared with targets of 3"),
+        ((18, 24, 1), "ssim needs images of at least 11 x 11 pixels; got 10 x 16"),
+        (None, "there is no reference .*r.png, nor one of another format"),
+        ("text", "cannot read image .*r.png"),
+    ],
+)
+def test_a_result_that_cannot_be_measured_is_a_result(tmp_path, draw, reference, said):
+    write_image(tmp_path / "a.png", draw(9, 12, 1))
+    if reference == "text":
+        (tmp_path / "r.png").write_text("text")
+    elif reference is not None:
+        write_image(tmp_path / "r.png", draw(*reference))
+    job = Job(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "r.png", tmp_path / "c.png")
+    result = restore_file(Scaled(scale=2), job, QUIET, protocol=Protocol(border=4))
+    assert re.search(said, result.unmeasured)
+    assert result.measured is None
+    assert result.size == (18, 24)
     assert job.output.exists()
+    assert job.comparison.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "at_once", "protocol", "channels"),
+    [
+        ((47, 23), 23 * 7, Protocol(), (3, 3)),  # six bands, the last one shorter
+        ((45, 30), 1, Protocol(color="y", border=3), (1, 3)),  # bands of a single window's rows
+        ((16, 40), 2**20, Protocol(border=2), (1, 1)),  # one band
+    ],
+)
+def test_bands_measure_what_the_whole_image_does(
+    monkeypatch, draw, size, at_once, protocol, channels
+):
+    monkeypatch.setattr(work, "MEASURED_AT_ONCE", at_once)
+    target = draw(*size, channels[1])
+    # Neither error nor structure is the same everywhere, so that a wrong weight shows.
+    fading = np.linspace(0, 0.5, size[0], dtype=np.float32).reshape(-1, 1, 1)
+    output = target[..., : channels[0]] + fading * draw(*size, channels[0], seed=1)
+    row = measure_in_bands(protocol, output, target)
+    (whole,) = protocol.measure_all([("whole", output, target)])
+    assert row["psnr"] == pytest.approx(whole["psnr"], abs=2e-5)
+    assert row["ssim"] == pytest.approx(whole["ssim"], abs=2e-6)
+    black = np.zeros_like(target)
+    assert measure_in_bands(Protocol(), black, black) == {"psnr": np.inf, "ssim": 1.0}
+
+
+def test_the_program_that_measures_is_of_one_size_for_higher_images(monkeypatch, draw):
+    monkeypatch.setattr(work, "MEASURED_AT_ONCE", 16 * 10)
+    seen = []
+    monkeypatch.setattr(
+        work,
+        "_measured",
+        lambda protocol, output, target, *_: seen.append(output.shape) or (10.0, 1.0),  # noqa: ARG005
+    )
+    for height in (30, 110, 210):
+        measure_in_bands(Protocol(), draw(height, 16, 1), draw(height, 16, 1))
+    assert set(seen) == {(1, 20, 16, 1)}
+    assert len(seen) == 2 + 10 + 20
 
 
 def test_a_result_that_is_there_is_left_alone(tmp_path, draw):
@@ -135,7 +194,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path, draw, source, output, said):
     assert not folder.exists()
 
 
-def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path, draw):
+def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path, draw, monkeypatch):
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     job = Job(tmp_path / "a.png", tmp_path / "b.png")
 
@@ -148,11 +207,30 @@ def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path,
 
         return Failing()
 
-    for error in (MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 PB")):
-        with pytest.raises(InputError, match=r"a.png: not enough memory .* smaller tile"):
+    def fail(error):
+        def failing(*_):
+            raise error
+
+        return failing
+
+    exhausted = MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 PB")
+    for error in exhausted:
+        with pytest.raises(InputError, match=r"a.png: not enough memory; .* smaller tile"):
             restore_file(raising(error), job, QUIET)
+        for place in ("read_image", "write_image"):
+            with monkeypatch.context() as patch:
+                patch.setattr(work, place, fail(error))
+                with pytest.raises(InputError, match=r"a.png: not enough memory"):
+                    restore_file(Scaled(), job, QUIET)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         restore_file(raising(jax.errors.JaxRuntimeError("INTERNAL: x")), job, QUIET)
     with pytest.raises(InputError, match=r"a.png: too odd"):
         restore_file(raising(InputError("too odd")), job, QUIET)
-    assert not Path(job.output).exists()
+    assert not job.output.exists()
+    # What cannot be measured for want of memory is restored all the same.
+    measured = dataclasses.replace(job, reference=job.source)
+    for error in exhausted:
+        monkeypatch.setattr(work, "measure_in_bands", fail(error))
+        result = restore_file(Scaled(), measured, QUIET, overwrite=True)
+        assert result.unmeasured == "not enough memory"
+        assert job.output.exists()

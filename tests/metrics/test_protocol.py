@@ -15,9 +15,9 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.color import rgb_to_y_uint8
 from deconv_jax.metrics.mean import masked_sums, mean_over
 from deconv_jax.metrics.protocol import Protocol, mean_of
+from deconv_jax.ops.color import rgb_to_y_uint8
 from deconv_jax.ops.resample import imresize
 
 RANDOM = np.random.default_rng(0)

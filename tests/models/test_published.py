@@ -177,6 +177,34 @@ def test_nothing_in_a_file_is_executed(legacy, tmp_path):
     assert not made.exists()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.sparse_coo_tensor([[0], [0]], [1.0], (2**22, 2**22)), "torch.sparse_coo"),
+        (lambda: torch.zeros(1).expand(2**40), f"stands for {2**42 + 4} bytes"),
+        (lambda: torch.zeros(1, dtype=torch.int64).expand(2**40), f"stands for {2**42 + 4} bytes"),
+        (
+            lambda: torch._empty_affine_quantized([4], scale=1.0, zero_point=0, dtype=torch.qint8),
+            "got w of qint8",
+        ),
+        (lambda: torch.zeros(4, dtype=torch.complex64), "got w of complex64"),
+        (lambda: torch.zeros(4, dtype=torch.bfloat16), "got w of bfloat16"),
+        (lambda: torch.zeros(4, device="meta"), "tensors and nothing else"),
+    ],
+    ids=["sparse", "expanded", "expanded-integers", "quantized", "complex", "bfloat16", "meta"],
+)
+@pytest.mark.filterwarnings(
+    "ignore:Sparse invariant", "ignore:torch.quantize_per_tensor", "ignore:TypedStorage"
+)
+def test_tensors_are_plain_numbers_of_a_bounded_count(make, message, saved):
+    """A few hundred bytes can stand for terabytes, and not every tensor is made of real numbers."""
+    path = saved({"w": make(), "b": torch.zeros(1)})
+    assert path.stat().st_size < 4096
+    error = message_of(lambda: load_published(path))
+    assert message in error
+    assert error.count(str(path)) == 1
+
+
 def test_weights_within_themselves_are_an_error(saved):
     values = {}
     values["model"] = values

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from deconv_jax import ops
-from deconv_jax.data.degradations import Blur, Chain, Downsample, GaussianNoise, Jpeg
+from deconv_jax.data.degradations import Blur, Chain, Downsample, GaussianNoise, Jpeg, Mask
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.models import FSRCNN, Classifier, Restorer
+from deconv_jax.models import FSRCNN, Classifier, Restorer, UNet
 from deconv_jax.tasks import Restoration
 from deconv_jax.training.optimizer import Optimizer
 
@@ -131,6 +131,16 @@ def test_the_network_is_told_the_noise_level():
     assert jnp.isfinite(task.train_step(state, batch_of())[1]["loss"])
     with pytest.raises(InputError, match="needs Gaussian noise"):
         dataclasses.replace(task, degradation=Jpeg(10)).init(jax.random.key(0), batch_of())
+
+
+def test_a_state_is_made_for_patches_not_for_whole_examples():
+    """24 pixels do not fit a network of total stride 16, nor a mask of 16 pixels; patches do."""
+    mask = Mask(np.ones((16, 16), np.float32))
+    task = dataclasses.replace(
+        DENOISE, model=UNet(features=(2, 2, 2, 2, 2), norm="none"), degradation=mask, crop=16
+    )
+    state = task.init(jax.random.key(0), batch_of())
+    assert jnp.isfinite(task.train_step(state, batch_of())[1]["loss"])
 
 
 @pytest.mark.parametrize("task", [DENOISE, ENLARGE], ids=["denoise", "enlarge"])

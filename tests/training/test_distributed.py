@@ -6,6 +6,7 @@ import socket
 import time
 
 import pytest
+from PIL import Image
 
 from deconv_jax.cli import EXIT_INTERRUPTED
 from deconv_jax.experiment import RESULT
@@ -18,11 +19,13 @@ pytestmark = pytest.mark.slow
 def together(command):
     """Starts the two processes of a run."""
 
-    def start(*arguments):
+    def start(*arguments, each=((), ())):
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             address = f"localhost:{probe.getsockname()[1]}"
-        return [command(*arguments, "--distributed", f"{address},{i},2") for i in range(2)]
+        return [
+            command(*arguments, *each[i], "--distributed", f"{address},{i},2") for i in range(2)
+        ]
 
     return start
 
@@ -42,6 +45,31 @@ def test_two_processes_agree_with_one(
     assert [r["device"]["processes"] for r in results] == [1, 2]
     one_psnr, two_psnr = (r["metrics"]["test"]["psnr"] for r in results)
     assert one_psnr == pytest.approx(two_psnr, rel=1e-5)
+
+
+@pytest.mark.parametrize("files", [(6, 5), (6, 0)], ids=["fewer", "none"])
+def test_processes_that_see_different_files_all_stop(
+    tmp_path, ended, together, config_file, small_config, files
+):
+    """A folder of each process's own, as if it had not been copied to every machine in full."""
+    for process, count in enumerate(files):
+        (tmp_path / str(process) / "images").mkdir(parents=True)
+        for i in range(count):
+            image = Image.new("L", (32, 32), 40 * i)
+            image.save(tmp_path / str(process) / "images" / f"{i}.png")
+    splits = {"train_split": "all[2:]", "validation_split": "all[:1]", "test_split": "all[1:2]"}
+    data = {"name": "folder:images", "color": "gray", **splits}
+    each = [[f"--config.data.data_dir={tmp_path / str(process)}"] for process in range(2)]
+    config = config_file(small_config(data=data))
+    processes = together("train", "--config", config, "--workdir", tmp_path / "run", each=each)
+    codes, _, errors = zip(*map(ended, processes), strict=True)
+    assert codes == (2, 2), errors
+    said = ["see different examples"] * 2
+    if not files[1]:
+        said = ["another process cannot open data set 'folder:images'", "beyond the 0 files"]
+    for words, error in zip(said, errors, strict=True):
+        assert words in error
+    assert not (tmp_path / "run" / RESULT).exists()
 
 
 def test_a_signal_to_one_process_stops_both_and_the_run_continues(

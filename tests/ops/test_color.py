@@ -1,6 +1,5 @@
 """Colours against scikit-image, Pillow, exact fractions, and what holds for gray."""
 
-import re
 from fractions import Fraction
 
 import jax.numpy as jnp
@@ -9,12 +8,11 @@ import pytest
 import skimage.color
 from PIL import Image
 
-from deconv_jax.errors import InputError
-from deconv_jax.metrics.color import (
+from deconv_jax.ops.color import (
+    rgb_to_gray_uint8,
     rgb_to_y,
     rgb_to_y_uint8,
     rgb_to_ycbcr,
-    to_gray,
     ycbcr_to_rgb,
 )
 
@@ -44,49 +42,49 @@ def test_gray_has_no_chroma_and_keeps_its_luma():
     gray = jnp.concatenate([levels] * 3, axis=1)
     np.testing.assert_allclose(rgb_to_ycbcr(gray)[:, 1:], 128 / 255, atol=1e-6)
     np.testing.assert_allclose(rgb_to_y(gray), (16 + 219 * levels) / 255, atol=1e-6)
-    np.testing.assert_allclose(to_gray(gray), levels, atol=1e-6)
+
+
+def rounded(value):
+    """A fraction, halves upwards."""
+    return int(value + Fraction(1, 2))
 
 
 def exact_y(red, green, blue):
-    """MATLAB's formula without any rounding but its last, halves upwards."""
-    sum_of_weighted = 65481 * red + 128553 * green + 24966 * blue
-    return int(Fraction(sum_of_weighted, 255_000) + 16 + Fraction(1, 2))
+    """MATLAB's formula without any rounding but its last."""
+    return rounded(Fraction(65481 * red + 128553 * green + 24966 * blue, 255_000) + 16)
 
 
-TIES = np.array([[0, 204, 68], [1, 173, 225], [255, 51, 187]], np.uint8)
-"""Colours whose Y lies in the middle of two levels."""
+def exact_gray(red, green, blue):
+    return rounded(Fraction(299 * red + 587 * green + 114 * blue, 1000))
 
 
-def test_8_bit_y_is_the_rounded_formula_for_every_kind_of_array():
+TIES = np.array([[0, 204, 68], [1, 173, 225], [255, 51, 187], [0, 4, 168], [3, 1, 44]], np.uint8)
+"""Colours whose Y (the first three) or luma (the others) lies in the middle of two levels."""
+
+
+@pytest.mark.parametrize(
+    ("convert", "exact"), [(rgb_to_y_uint8, exact_y), (rgb_to_gray_uint8, exact_gray)]
+)
+def test_8_bit_luma_is_the_rounded_formula_for_every_kind_of_array(convert, exact):
     colours = np.concatenate([PIXELS.reshape(-1, 3)[:500], CORNERS.reshape(-1, 3), TIES])
-    expected = np.array([[exact_y(*map(int, colour))] for colour in colours])
-    y = rgb_to_y_uint8(colours)
-    assert isinstance(y, np.ndarray)
-    assert y.dtype == np.uint8
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(rgb_to_y_uint8(jnp.asarray(colours)), expected)
+    expected = np.array([[exact(*map(int, colour))] for colour in colours])
+    luma = convert(colours)
+    assert isinstance(luma, np.ndarray)
+    assert luma.dtype == np.uint8
+    np.testing.assert_array_equal(luma, expected)
+    np.testing.assert_array_equal(convert(jnp.asarray(colours)), expected)
 
 
-def test_8_bit_y_of_gray_is_in_studio_range():
+def test_8_bit_luma_of_gray_is_in_studio_range_or_the_gray_itself():
     levels = np.arange(256, dtype=np.uint8).reshape(-1, 1)
-    y = rgb_to_y_uint8(np.repeat(levels, 3, axis=1))
-    np.testing.assert_array_equal(y, np.floor(16 + levels * (219 / 255) + 0.5))
+    gray = np.repeat(levels, 3, axis=1)
+    np.testing.assert_array_equal(rgb_to_y_uint8(gray), np.floor(16 + levels * (219 / 255) + 0.5))
+    np.testing.assert_array_equal(rgb_to_gray_uint8(gray), levels)
 
 
-def test_rounded_gray_is_pillows_but_for_rare_halves():
+def test_8_bit_gray_is_pillows_but_for_rare_halves():
     """Pillow's weights have 16 bits, so the two may fall on different sides of a half."""
     pillow = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in PIXELS])
-    ours = np.floor(255 * np.asarray(to_gray(IMAGES))[..., 0] + 0.5)
-    difference = np.abs(ours - pillow)
+    difference = np.abs(rgb_to_gray_uint8(PIXELS)[..., 0].astype(int) - pillow)
     assert difference.max() <= 1
     assert difference.mean() < 2e-3
-
-
-def test_gray_images_stay_as_they_are():
-    np.testing.assert_array_equal(to_gray(IMAGES[..., :1]), IMAGES[..., :1])
-
-
-@pytest.mark.parametrize("channels", [2, 4])
-def test_other_channels_are_no_colour(channels):
-    with pytest.raises(InputError, match=re.escape(f"1 or 3 channels; got {channels}")):
-        to_gray(jnp.zeros((2, 2, channels)))

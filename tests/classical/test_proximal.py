@@ -1,0 +1,328 @@
+"""Variational restoration: optimality conditions, and parity with other ways to the same minimum."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.restoration
+from jax.tree_util import Partial
+
+from deconv_jax.classical import fixed_level_denoiser, plug_and_play, tikhonov, tv, wavelet
+from deconv_jax.classical.problem import total_variation
+from deconv_jax.data.degradations import Blur, Chain, Decimate, GaussianNoise, Mask
+from deconv_jax.errors import InputError
+from deconv_jax.ops.wavelets import (
+    coarse_coefficients,
+    inverse_wavelet_transform,
+    wavelet_transform,
+)
+
+SIZE = (16, 12)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def psf(*size):
+    weights = np.exp(draw(*size, seed=5))
+    return (weights / np.sum(weights)).astype("float32")
+
+
+def scene(count, channels=1):
+    """Flat regions, different for each image and channel."""
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    steps = [
+        0.2 + 0.6 * (rows + (1 + i) * columns > 12 + 3 * c)
+        for i in range(count)
+        for c in range(channels)
+    ]
+    return np.moveaxis(np.stack(steps).reshape(count, channels, *SIZE), 1, -1)
+
+
+MASK = Mask((draw(*SIZE) > -0.5).astype("float32"))
+CIRCULAR = Blur(psf(3, 4))
+MODELS = {
+    "identity": Chain(),
+    "circular": CIRCULAR,
+    "mask": MASK,
+    "blur, decimate": Chain((Blur(psf(3, 3), "zeros"), Decimate(2))),
+}
+on_models = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+
+
+def observe(model, count=2, channels=1, sigma=0.05):
+    y = np.asarray(model.forward(jnp.asarray(scene(count, channels))))
+    return jnp.asarray(y + sigma * draw(*y.shape, seed=1))
+
+
+def fidelity(x, y, model):
+    misfit = np.asarray(model.forward(jnp.asarray(x))) - np.asarray(y)
+    return 0.5 * np.sum(misfit**2, axis=(1, 2, 3))
+
+
+def test_tv_reaches_the_minimum_of_scikit_image_and_no_channel_sees_another():
+    y, weight = observe(Chain(), count=1, channels=2, sigma=0.1), 0.15
+    ours, objective = tv(y, Chain(), weight=weight, iterations=4000, return_objective=True)
+    theirs = skimage.restoration.denoise_tv_chambolle(
+        np.asarray(y[0]), weight=weight, eps=0, max_num_iter=3000, channel_axis=-1
+    )
+    reached = fidelity(theirs[None], y, Chain()) + weight * total_variation(
+        jnp.asarray(theirs)[None]
+    )
+    excess = float(reached[0]) - float(objective[-1, 0])
+    assert -1e-9 <= excess <= 5e-5 * float(reached[0])
+    # The objective grows by half the squared distance from its minimum, or more.
+    assert np.sum(np.square(ours[0] - theirs)) <= 2 * excess + 1e-8
+
+
+@on_models
+def test_tv_satisfies_its_optimality_conditions(model):
+    """At the minimum r = A^T (y - A x) is weight times a subgradient of TV at x.
+
+    TV is the support function of its subgradients, so <r, x> = weight TV(x), and <r, d> <= weight
+    TV(d) for every other image d, a constant one among them.
+    """
+    y, weights = observe(model), np.array([0.01, 0.05])
+    options = {"weight": weights, "iterations": 4000, "return_objective": True}
+    x, objective = tv(y, model, **options)
+    residual = np.asarray(model.adjoint(y - model.forward(x), SIZE))
+    variation = np.asarray(total_variation(x))
+    inner = np.sum(residual * np.asarray(x), axis=(1, 2, 3))
+    np.testing.assert_allclose(inner, weights * variation, rtol=1e-4)
+    for direction in (*draw(20, *SIZE, 1), np.ones((*SIZE, 1)), *(scene(2) - np.asarray(x))):
+        slope = np.sum(residual * direction, axis=(1, 2, 3))
+        bound = weights * float(total_variation(jnp.asarray(direction)[None])[0])
+        assert np.all(np.abs(slope) <= bound + 1e-4)
+    np.testing.assert_allclose(objective[-1], fidelity(x, y, model) + weights * variation)
+    default = tv(y, model, weight=weights, return_objective=True)[1]
+    assert np.all(default[-1] <= 1.03 * objective[-1])
+
+
+def test_tv_of_a_circular_blur_is_the_same_in_closed_form_and_by_its_dual():
+    y = observe(CIRCULAR)
+    whole = Chain((CIRCULAR, Mask(np.ones(SIZE))))
+    closed, dual = (tv(y, m, weight=0.02, iterations=3000) for m in (CIRCULAR, whole))
+    np.testing.assert_allclose(closed, dual, atol=1e-4)
+
+
+def shrink(c, by):
+    return np.sign(c) * np.maximum(np.abs(c) - by, 0)
+
+
+def test_wavelet_denoising_is_soft_thresholding():
+    y = observe(Chain())
+    options = {"basis": "db2", "levels": 2}
+    x = wavelet(y, Chain(), weight=0.1, iterations=1, **options)
+    c = np.asarray(wavelet_transform(y, "db2", levels=2))
+    free = coarse_coefficients(SIZE, 2)[..., None]
+    expected = np.where(free, c, shrink(c, 0.1))
+    expected = inverse_wavelet_transform(jnp.asarray(expected), "db2", levels=2)
+    np.testing.assert_allclose(x, expected, atol=1e-12)
+
+
+def dct_matrix(n):
+    """Orthonormal, a row a frequency."""
+    matrix = np.cos(np.pi * np.outer(np.arange(n), np.arange(n) + 0.5) / n) * np.sqrt(2 / n)
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+@pytest.mark.parametrize("model", [CIRCULAR, MASK], ids=["circular", "mask"])
+def test_fista_falls_to_the_minimum_that_ista_takes_long_to_reach(model):
+    """Blocks of 4 x 4 pixels, transformed here by matrices."""
+    y, weights, block = np.asarray(observe(model)), np.array([0.01, 0.1]), 4
+    rows, columns = (np.kron(np.eye(n // block), dct_matrix(block)) for n in SIZE)
+
+    def forward(x):
+        return np.einsum("ij,bjkc,lk->bilc", rows, x, columns)
+
+    def backward(c):
+        return np.einsum("ij,bikc,kl->bjlc", rows, c, columns)
+
+    penalty = np.ones((1, *SIZE, 1)) * weights.reshape(-1, 1, 1, 1)
+    penalty[:, ::block, ::block] = 0
+    apply, adjoint = jax.jit(model.forward), jax.jit(lambda r: model.adjoint(r, SIZE))
+    c = forward(np.zeros((2, *SIZE, 1)))
+    for _ in range(2000):
+        slope = forward(np.asarray(adjoint(np.asarray(apply(backward(c))) - y)))
+        c = shrink(c - slope, penalty)
+    minimum = fidelity(backward(c), y, model) + np.sum(penalty * np.abs(c), axis=(1, 2, 3))
+
+    options = {"weight": weights, "basis": "dct", "levels": 2, "return_objective": True}
+    x, objective = wavelet(jnp.asarray(y), model, iterations=300, **options)
+    objective = np.asarray(objective)
+    assert objective.shape == (300, 2)
+    assert np.all(np.diff(objective, axis=0) <= 1e-12)
+    np.testing.assert_allclose(objective[-1], minimum, rtol=1e-6)
+    c = forward(np.asarray(x))
+    reached = fidelity(x, y, model) + np.sum(penalty * np.abs(c), axis=(1, 2, 3))
+    np.testing.assert_allclose(reached, objective[-1], rtol=1e-9)
+
+
+def test_sizes_that_cannot_be_halved_are_extended_by_pixels_that_nobody_sees():
+    y = jnp.asarray(draw(1, 13, 10, 1))
+    x, objective = wavelet(
+        y, Chain(), weight=0.01, basis="haar", levels=3, iterations=300, return_objective=True
+    )
+    assert x.shape == y.shape
+    assert float(np.max(np.abs(x - y))) < 0.05
+    assert float(objective[-1, 0]) < 0.01 * np.sum(np.abs(y)) * 4
+    np.testing.assert_allclose(wavelet(y, Chain(), weight=1e-9, basis="haar"), y, atol=1e-6)
+
+
+def quadratic(x, sigma):
+    """The proximal operator of |x|^2 / 2 at weight sigma^2 / 0.1, what `data_weight` leaves of mu."""
+    return x / (1.0 + sigma**2 / 0.1)
+
+
+@on_models
+def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
+    """At a fixed level sigma the sum is |A x - y|^2 / 2 + mu sigma^2 / 0.1 |x|^2 / 2."""
+    y, sigma = observe(model), 0.2
+    options = {"sigma": sigma, "first_sigma": sigma, "data_weight": 0.5, "iterations": 300}
+    x = plug_and_play(y, model, denoiser=quadratic, splitting="admm", data_iterations=60, **options)
+    weight = 0.5 * sigma**2 / 0.1
+    expected = tikhonov(y, model, weight=weight, regularizer="identity", tolerance=1e-10)
+    np.testing.assert_allclose(x, expected, atol=5e-5)
+
+
+def test_admm_keeps_its_multiplier_while_the_levels_fall():
+    """Written out for A = identity with the multiplier itself, mu times what u sums."""
+    y, sigma, count = np.asarray(observe(Chain())), 0.05, 4
+    z, multiplier = y, np.zeros_like(y)
+    for level in np.geomspace(0.4, sigma, count):
+        mu = 0.23 * sigma**2 / level**2
+        x = (y + mu * z - multiplier) / (1 + mu)
+        z = quadratic(x + multiplier / mu, level)
+        multiplier = multiplier + mu * (x - z)
+    options = {"sigma": sigma, "first_sigma": 0.4, "iterations": count, "splitting": "admm"}
+    ours = plug_and_play(jnp.asarray(y), Chain(), denoiser=quadratic, **options)
+    np.testing.assert_allclose(ours, z, atol=1e-9)
+
+
+def smooth(x, sigma):
+    """A linear denoiser that blurs more the noisier an image is."""
+    spectrum = jnp.fft.rfft2(x, axes=(1, 2))
+    frequency = np.hypot(np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2]))
+    response = 1.0 / (1.0 + sigma * 20 * frequency**2)
+    return jnp.fft.irfft2(spectrum * response[None, ..., None], x.shape[1:3], axes=(1, 2))
+
+
+def test_half_quadratic_splitting_is_that_of_the_paper_step_by_step():
+    """Equations 6 and 9 of DPIR with a linear denoiser, written out in frequency."""
+    sigma, count = 7.65 / 255, 5
+    y = observe(CIRCULAR, sigma=sigma)
+    response = np.fft.rfft2(
+        np.asarray(CIRCULAR.forward(jnp.zeros((1, *SIZE, 1)).at[0, 0, 0].set(1.0))), axes=(1, 2)
+    )
+    spectrum = np.fft.rfft2(np.asarray(y), axes=(1, 2))
+    z = np.asarray(y)
+    for level in np.geomspace(49 / 255, sigma, count):
+        alpha = 0.23 * sigma**2 / level**2
+        quotient = np.conj(response) * spectrum + alpha * np.fft.rfft2(z, axes=(1, 2))
+        x = np.fft.irfft2(quotient / (np.abs(response) ** 2 + alpha), SIZE, axes=(1, 2))
+        z = np.asarray(smooth(jnp.asarray(x), level))
+    noisy = Chain((CIRCULAR, GaussianNoise(7.65)))
+    ours, misfit = plug_and_play(y, noisy, denoiser=smooth, iterations=count, return_objective=True)
+    np.testing.assert_allclose(ours, z, atol=1e-7)
+    np.testing.assert_allclose(misfit[-1], fidelity(ours, y, CIRCULAR), rtol=1e-7)
+    whole = Chain((noisy, Mask(np.ones(SIZE))))
+    options = {"denoiser": smooth, "iterations": count, "data_iterations": 200}
+    by_gradients = plug_and_play(y, whole, **options)
+    # Another first estimate, of which the levels leave little.
+    assert float(np.max(np.abs(by_gradients - ours))) < 0.1
+    at_once = plug_and_play(y, noisy, denoiser=smooth, iterations=1)
+    x = np.fft.irfft2(
+        (np.conj(response) * spectrum + 0.23 * spectrum) / (np.abs(response) ** 2 + 0.23),
+        SIZE,
+        axes=(1, 2),
+    )
+    np.testing.assert_allclose(at_once, smooth(jnp.asarray(x), sigma), atol=1e-7)
+
+
+def soft(x, level):
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - level, 0.0)
+
+
+def test_a_denoiser_of_fixed_levels_darkens_the_image_or_takes_a_part_of_its_correction():
+    """Soft thresholding at t is exact after scaling; which level was taken shows in what is added."""
+    levels = (0.2, 0.05, 0.1)
+    denoiser = fixed_level_denoiser([lambda x, t=t: soft(x, t) + 1e-3 * t for t in levels], levels)
+    x = jnp.asarray(draw(1, *SIZE, 1))
+    for sigma in (0.05, 0.09, 0.1, 0.15, 0.5):
+        expected = soft(x, sigma) + 1e-3 * sigma
+        np.testing.assert_allclose(denoiser(x, sigma), expected, atol=1e-7)
+    below = x + 0.02 / 0.05 * (soft(x, 0.05) + 5e-5 - x)
+    np.testing.assert_allclose(denoiser(x, 0.02), below, atol=1e-7)
+    offsets = [lambda x, t=t: x + t**2 for t in levels]
+    denoiser = fixed_level_denoiser(offsets, levels)
+    for sigma, level in ((0.05, 0.05), (0.09, 0.05), (0.1, 0.1), (0.15, 0.1), (0.5, 0.2)):
+        # What is added at the level is scaled back by sigma / level.
+        added = float(jnp.mean(denoiser(x, sigma) - x))
+        assert added == pytest.approx(level * sigma, rel=1e-5)
+
+
+def test_the_weights_of_a_denoiser_are_leaves_and_levels_may_be_one_an_image():
+    y = observe(CIRCULAR, count=2)
+
+    def network(weights, x):
+        return weights * x
+
+    def denoiser(weight):
+        return fixed_level_denoiser(Partial(network, jnp.asarray(weight)), 0.1)
+
+    assert len(jax.tree.leaves(denoiser(0.9))) == 2
+    sigmas = np.array([0.03, 0.1])
+    together = plug_and_play(y, CIRCULAR, denoiser=denoiser(0.9), sigma=sigmas)
+    for i, sigma in enumerate(sigmas):
+        alone = plug_and_play(y[i : i + 1], CIRCULAR, denoiser=denoiser(0.9), sigma=float(sigma))
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-7)
+    other = plug_and_play(y, CIRCULAR, denoiser=denoiser(0.5), sigma=sigmas)
+    assert float(np.max(np.abs(other - together))) > 0.1
+
+
+def test_a_network_may_be_trained_through_plug_and_play():
+    """Gradients by its weights, against central differences."""
+    y = observe(CIRCULAR, count=1)
+
+    def loss(weight):
+        denoiser = Partial(lambda weight, x, sigma: x / (1 + weight * sigma), weight)
+        options = {"denoiser": denoiser, "sigma": 0.05, "iterations": 3}
+        return jnp.sum(plug_and_play(y, CIRCULAR, **options) ** 2)
+
+    slope = (loss(0.5 + 1e-5) - loss(0.5 - 1e-5)) / 2e-5
+    assert float(jax.grad(loss)(0.5)) == pytest.approx(float(slope), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        (tv, {}, "tv takes a weight, or a forward model .*; got Blur without Gaussian noise"),
+        (tv, {"weight": 0.1, "iterations": 0}, "iterations must be at least 1; got 0"),
+        (wavelet, {}, "wavelet takes a weight"),
+        (wavelet, {"weight": 0.1, "basis": "db"}, "no wavelet 'db'"),
+        (wavelet, {"weight": 0.1, "levels": 0}, "levels must be at least 1; got 0"),
+        (plug_and_play, {"denoiser": smooth}, "plug_and_play takes sigma, or"),
+        (
+            plug_and_play,
+            {"denoiser": smooth, "sigma": 0.1, "splitting": "hqs"},
+            "no splitting 'hqs'; known are: admm, half_quadratic",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(method, options, words):
+    with pytest.raises(InputError, match=words):
+        method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)
+
+
+@pytest.mark.parametrize("levels", [0.0, (0.1, 0.2), ()])
+def test_a_denoiser_of_fixed_levels_has_a_positive_level_each(levels):
+    with pytest.raises(InputError, match="trained_sigma is a positive number for each denoiser"):
+        fixed_level_denoiser(soft, levels)
