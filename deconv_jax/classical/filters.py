@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -24,6 +25,7 @@ from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
     Number,
+    Observed,
     Problem,
     circular_psf,
     column,
@@ -51,7 +53,7 @@ _LEAST_SIGMA = 1e-6
 Filter = Callable[[Array, Array, Array], Array]
 
 
-def inverse(y: Images, forward_model: Degradation, *, threshold: Number | None = None) -> Images:
+def inverse(y: Observed, forward_model: Degradation, *, threshold: Number | None = None) -> Images:
     """Divides by the blur's response H where |H| > threshold, `ops.inverse_filter`.
 
     Args:
@@ -74,10 +76,10 @@ def inverse(y: Images, forward_model: Degradation, *, threshold: Number | None =
 
 
 def wiener(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
-    noise_to_signal: float | Float[Array, "..."] | None = None,
+    noise_to_signal: float | Float[Array | np.ndarray, "..."] | None = None,
 ) -> Images:
     """The linear estimate of least expected squared error, `ops.wiener_filter`.
 
@@ -108,7 +110,7 @@ def wiener(
 
 
 def unsupervised_wiener(
-    y: Images, forward_model: Degradation, *, return_estimates: bool = False
+    y: Observed, forward_model: Degradation, *, return_estimates: bool = False
 ) -> Any:
     """Wiener's filter with the power of the noise and of the image found from y alone.
 
@@ -134,7 +136,7 @@ def unsupervised_wiener(
 
 
 def tikhonov(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     weight: Number | None = None,
@@ -186,7 +188,7 @@ def _tikhonov(
     y: Array,
     model: Linear,
     weight: Array,
-    tolerance: float,
+    tolerance: float | Array,
     size: tuple[int, int],
     regularizer: Regularizer,
     iterations: int,
@@ -206,7 +208,7 @@ def _tikhonov(
 
 
 def _prepare(
-    name: str, y: Images, forward_model: Degradation
+    name: str, y: Observed, forward_model: Degradation
 ) -> tuple[Array, Linear, tuple[int, int]]:
     """`problem.prepare`, and a check that the model is a blur."""
     y, model, size = prepare(y, forward_model)

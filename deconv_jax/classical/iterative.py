@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 from deconv_jax.classical.problem import (
     Images,
     Number,
+    Observed,
     PerImage,
     Problem,
     column,
@@ -44,7 +45,7 @@ _MOST_TV = 8**-0.5
 
 
 def richardson_lucy(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     iterations: int = 30,
@@ -122,7 +123,7 @@ def _richardson_lucy(
 
 
 def landweber(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     iterations: int = 500,
@@ -191,7 +192,7 @@ def _landweber(
 
 
 def cgls(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     iterations: int = 50,
@@ -276,7 +277,7 @@ def least_squares(
     start: Array,
     *,
     iterations: int,
-    tolerance: float,
+    tolerance: float | Array,
 ) -> Array:
     """The x of least |forward(x) - target|^2, by `conjugate_gradients`.
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float
+import numpy as np
+from jaxtyping import Array, Complex, Float, Shaped
 
 from deconv_jax.data.degradations import (
     Chain,
@@ -29,8 +30,9 @@ from deconv_jax.errors import InputError
 from deconv_jax.ops.spectral import psf2otf
 
 Images = Float[Array, "batch height width channels"]
+Observed = Float[Array, "batch observed_height observed_width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
-Number = float | Float[Array, " batch"]
+Number = float | Float[Array | np.ndarray, " batch"]
 """A parameter: one number for all images, or one an image."""
 
 _POWER_ITERATIONS = 24
@@ -53,13 +55,13 @@ class Problem:
     """
 
     model: Linear
-    y: Images
+    y: Observed
     shape: tuple[int, ...]
     forward: Callable[[Array], Array]
     adjoint: Callable[[Array], Array]
 
     @classmethod
-    def of(cls, y: Images, model: Linear, size: tuple[int, int]) -> "Problem":
+    def of(cls, y: Observed, model: Linear, size: tuple[int, int]) -> "Problem":
         """The problem of images of `size` that were observed as y; `model` has no noise."""
         shape = (y.shape[0], *size, y.shape[-1])
         zeros = jnp.zeros(shape, y.dtype)
@@ -98,7 +100,7 @@ class Problem:
 
 
 def prepare(
-    y: Images, forward_model: Degradation, size: Sequence[int] | None = None
+    y: Observed, forward_model: Degradation, size: Sequence[int] | None = None
 ) -> tuple[Array, Linear, tuple[int, int]]:
     """Checks what a method is given.
 
@@ -167,7 +169,7 @@ def column(value: Any, y: Array) -> PerImage:
     return jnp.broadcast_to(jnp.asarray(value, y.dtype), y.shape[:1]).reshape(-1, 1, 1, 1)
 
 
-def per_image(values: PerImage) -> Float[Array, " batch"]:
+def per_image(values: Shaped[Array, "batch 1 1 1"]) -> Shaped[Array, " batch"]:
     """(batch, 1, 1, 1) as (batch,)."""
     return values.reshape(-1)
 

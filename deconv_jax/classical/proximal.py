@@ -26,6 +26,7 @@ from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
     Number,
+    Observed,
     Problem,
     column,
     gradient,
@@ -60,7 +61,7 @@ _FIRST_ESTIMATE_ITERATIONS = 30
 
 
 def tv(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     weight: Number | None = None,
@@ -147,7 +148,7 @@ def _tv(
 
 
 def wavelet(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     weight: Number | None = None,
@@ -275,7 +276,7 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
 
 
 def plug_and_play(
-    y: Images,
+    y: Observed,
     forward_model: Degradation,
     *,
     denoiser: Denoiser,
@@ -419,7 +420,7 @@ def fixed_level_denoiser(
 
 
 def _denoise_at_levels(
-    functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: Array
+    functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: float | Array
 ) -> Array:
     # A little room, as the level of the last iteration is rounded.
     chosen = jnp.maximum(jnp.sum(levels <= 1.001 * sigma) - 1, 0)

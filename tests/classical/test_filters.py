@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.restoration
+from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.classical import inverse, problem, tikhonov, unsupervised_wiener, wiener
@@ -16,6 +17,12 @@ from deconv_jax.errors import InputError
 def double_precision():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """A user has no run-time type checker in front of the functions, and sees their own errors."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 def draw(*shape, seed=0):
@@ -193,6 +200,7 @@ def test_what_is_no_blur_is_refused_with_a_method_that_works(method, model, kind
         method(jnp.zeros((1, 8, 8, 1)), model)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_wiener_needs_a_noise_level_and_tikhonov_a_known_regularizer():
     y = jnp.zeros((1, 8, 8, 1))
     with pytest.raises(InputError, match=r"takes noise_to_signal .*; got Blur without Gaussian"):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.classical import problem as problems
@@ -26,6 +27,12 @@ SIZE = (12, 10)
 def double_precision():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """A user has no run-time type checker in front of the functions, and sees their own errors."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 def draw(*shape, seed=0):
@@ -119,6 +126,7 @@ def test_another_size_that_the_model_maps_there_may_be_given_and_others_are_refu
         problems.prepare(y, Decimate(3), (16, 19))
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("y", "words"),
     [
@@ -134,6 +142,7 @@ def test_observations_are_batches_of_float_images(y, words):
         problems.prepare(y, MODELS["circular"])
 
 
+@pytest.mark.usefixtures("without_type_checks")
 def test_a_model_without_a_linear_part_is_refused():
     with pytest.raises(InputError, match="Jpeg is no linear map"):
         problems.prepare(np.zeros((1, 4, 4, 1)), Jpeg(50))
