@@ -16,7 +16,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from jaxtyping import install_import_hook
 
 SHAPED = ["deconv_jax.ops", "deconv_jax.models", "deconv_jax.metrics", "deconv_jax.data.augment"]
-SHAPED += ["deconv_jax.classical", "deconv_jax.inference"]
+SHAPED += ["deconv_jax.classical"]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import jax

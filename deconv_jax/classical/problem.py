@@ -30,7 +30,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.ops.spectral import psf2otf
 
 Images = Float[Array, "batch height width channels"]
-Observed = Float[Array, "batch observed_height observed_width channels"]
+Observed = Float[Array | np.ndarray, "batch observed_height observed_width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
 Number = float | Float[Array | np.ndarray, " batch"]
 """A parameter: one number for all images, or one an image."""
@@ -55,13 +55,13 @@ class Problem:
     """
 
     model: Linear
-    y: Observed
+    y: Float[Array, "batch observed_height observed_width channels"]
     shape: tuple[int, ...]
     forward: Callable[[Array], Array]
     adjoint: Callable[[Array], Array]
 
     @classmethod
-    def of(cls, y: Observed, model: Linear, size: tuple[int, int]) -> "Problem":
+    def of(cls, y: Array, model: Linear, size: tuple[int, int]) -> "Problem":
         """The problem of images of `size` that were observed as y; `model` has no noise."""
         shape = (y.shape[0], *size, y.shape[-1])
         zeros = jnp.zeros(shape, y.dtype)

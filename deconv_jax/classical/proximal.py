@@ -292,7 +292,7 @@ def plug_and_play(
     """Alternates between fitting y and denoising, at noise levels that fall to that of y.
 
     With sigma_k falling from `first_sigma` to sigma in equal ratios, and z = y before the first
-    iteration, each is (Zhang et al., arXiv:2008.13751, equations 6 and 9)
+    iteration, each is (Zhang et al., arXiv:2008.13751)
 
         x = argmin |A x - y|^2 + mu_k |x - z|^2,    mu_k = data_weight sigma^2 / sigma_k^2
         z = denoiser(x, sigma_k)

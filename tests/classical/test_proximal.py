@@ -223,7 +223,7 @@ def smooth(x, sigma):
 
 
 def test_half_quadratic_splitting_is_that_of_the_paper_step_by_step():
-    """Equations 6 and 9 of DPIR with a linear denoiser, written out in frequency."""
+    """With a linear denoiser, written out in frequency."""
     sigma, count = 7.65 / 255, 5
     y = observe(CIRCULAR, sigma=sigma)
     response = np.fft.rfft2(
