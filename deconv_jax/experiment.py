@@ -5,7 +5,6 @@ everything after training needs the folder's path and nothing else.
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -19,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from deconv_jax import schema
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
@@ -33,7 +31,7 @@ from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices, agree, wait_for_all
+from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
 from deconv_jax.training.state import Precision, TrainState, init_state
 from deconv_jax.training.task import Batch, Task
 
@@ -372,20 +370,12 @@ def _sources(data: Data) -> dict[str, Source]:
     if agree(error is not None):
         raise error or InputError(f"another process cannot open data set {data.name!r}")
     seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
-    if not _same_everywhere(seen):
+    if not same_everywhere(seen):
         raise InputError(
             f"the processes see different examples of data set {data.name!r}; process "
             f"{jax.process_index()} has {seen.strip()}"
         )
     return sources
-
-
-def _same_everywhere(text: str) -> bool:
-    """Whether every process has the same text; every process must ask at the same place."""
-    if jax.process_count() == 1:
-        return True
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    return bool(np.all(multihost_utils.process_allgather(digest) == digest))
 
 
 def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Source]) -> Stream:

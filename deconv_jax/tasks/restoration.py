@@ -207,9 +207,9 @@ class Restoration:
         sigma = noise_sigma(degradation)
         if sigma is None:
             raise InputError(f"task.noise_conditional needs Gaussian noise in {self.degradation}")
-        levels = jnp.broadcast_to(jnp.reshape(jnp.asarray(sigma, degraded.dtype), (-1, 1, 1, 1)),
-                                  (*degraded.shape[:3], 1))  # fmt: skip
-        return jnp.concatenate([degraded, levels], axis=-1)
+        levels = jnp.asarray(sigma, degraded.dtype).reshape(-1, 1, 1, 1)
+        maps = jnp.broadcast_to(levels, (*degraded.shape[:3], 1))
+        return jnp.concatenate([degraded, maps], axis=-1)
 
     def _evaluation_pair(self, batch: Batch) -> tuple[Images, Images]:
         clean = self._clean(batch)

@@ -6,6 +6,7 @@ themselves. `jax.pmap` compiles the same step once a device; both give the same 
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -140,6 +141,14 @@ def agree(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def same_everywhere(text: str) -> bool:
+    """Whether every process has the same text; every process must ask at the same place."""
+    if jax.process_count() == 1:
+        return True
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    return bool(np.all(multihost_utils.process_allgather(digest) == digest))
 
 
 def wait_for_all(name: str) -> None:
