@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.restoration
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.classical import inverse, problem, tikhonov, unsupervised_wiener, wiener
@@ -17,12 +16,6 @@ from deconv_jax.errors import InputError
 def double_precision():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the functions, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 def draw(*shape, seed=0):

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.classical import problem as problems
@@ -27,12 +26,6 @@ SIZE = (12, 10)
 def double_precision():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the functions, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 def draw(*shape, seed=0):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import skimage.restoration
 from jax.tree_util import Partial
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.classical import fixed_level_denoiser, plug_and_play, tikhonov, tv, wavelet
 from deconv_jax.classical.problem import total_variation
@@ -25,12 +24,6 @@ SIZE = (16, 12)
 def double_precision():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the functions, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 def draw(*shape, seed=0):
