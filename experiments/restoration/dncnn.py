@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         step_boundaries=(steps * 6 // 10,),
         step_factor=0.1,
     )
-    every = max(steps // 16 // 10 * 10, 10)
+    every = max(steps // 16 // 10 * 10, 500)
     config.training = dict(
         num_steps=steps,
         batch_size=args["batch"],

@@ -15,13 +15,15 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: depth=30 (or 10, 20), sigma=30.0 in levels of 255, steps=200000, batch=64."""
-    args = config_arguments(arg, depth=30, sigma=30.0, steps=200_000, batch=64)
+    """Arguments: depth=30 (or 10, 20), sigma=30.0 in levels of 255, steps=200000, batch=64,
+    learning_rate=1e-4.
+    """
+    args = config_arguments(arg, depth=30, sigma=30.0, steps=200_000, batch=64, learning_rate=1e-4)
     steps, batch, sigma = args["steps"], args["batch"], args["sigma"]
     config = dncnn.get_config(f"sigma={sigma},steps={steps},batch={batch}")
     config.task.model = dict(name="rednet", channels=1, depth=args["depth"])
     config.task.crop = 50
     config.task.rescale = (1.0,)
     config.task.reduction = "mean"
-    config.optimizer = dict(name="adam", learning_rate=1e-4)
+    config.optimizer = dict(name="adam", learning_rate=args["learning_rate"])
     return config

@@ -1,7 +1,8 @@
 """What several tables need: images of a folder, and networks as restorers of full-size images."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.experiment import Experiment, load_restoration, train
 from deconv_jax.inference.tiling import restore_tiled
-from deconv_jax.models.published import load_published
+
+CONFIGS = Path(__file__).parent.parent / "restoration"
 
 RUNS = Path("runs/tables")
 """Where networks are trained that a table needs."""
@@ -26,14 +28,21 @@ def images_in(folder: Path, color: Color) -> list[tuple[str, np.ndarray]]:
 
 
 def protocol_line(protocols: Iterable[str]) -> list[str]:
-    """The protocols of a table's records as the last of its blocks; none where there are none."""
-    different = dict.fromkeys(protocols)
-    return [f"Protocol: {'; or '.join(different)}."] if different else []
+    """The protocols of a table's records as the last of its blocks; none where there are none.
+
+    What they have in common is said once, and then in what they differ.
+    """
+    clauses = [protocol.split("; ") for protocol in dict.fromkeys(protocols)]
+    if not clauses:
+        return []
+    common = [clause for clause in clauses[0] if all(clause in other for other in clauses)]
+    own = [", ".join(c for c in protocol if c not in common) for protocol in clauses]
+    line = f"Protocol: {'; '.join(common)}."
+    return [f"{line} And one of: {'; '.join(own)}." if len(own) > 1 else line]
 
 
-def published_network(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A network with published weights, on whole images."""
-    module, variables = load_published(path)
+def whole_images(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a restorer of whole images of any size."""
     field = module.receptive_field()
     apply = jax.jit(lambda images: module.apply(variables, images))
     return lambda image: restore_tiled(apply, image, field)
@@ -57,10 +66,21 @@ class Trained:
         return self.module.apply(self.variables, images)
 
 
-def trained(config: str, name: str) -> Trained:
-    """Trains what a config says in runs/tables/`name`, unless it is there, and loads it."""
-    workdir = RUNS / name.replace("=", "_").replace(",", "-")
-    experiment = Experiment.from_dict(load_config(config))
+def budget(training: Mapping[str, Any] | None) -> str:
+    """What a network of a record was trained with, in words; "" where it was not trained here."""
+    if training is None:
+        return ""
+    steps, batch, minutes = training["steps"], training["batch_size"], training["wall_time_s"] / 60
+    return f"{steps:,} steps of {batch}, {minutes:.0f} min"
+
+
+def trained(config: str) -> Trained:
+    """Trains a config of restoration, "FILE.py:ARGUMENTS", under runs/tables and loads what it learned.
+
+    A run that is there already is continued, or only loaded.
+    """
+    workdir = RUNS / re.sub(r"[.]py:|[=,]", "_", config)
+    experiment = Experiment.from_dict(load_config(f"{CONFIGS / config}"))
     result = train(experiment, workdir)
     task, variables = load_restoration(workdir)
     record = {

@@ -4,7 +4,8 @@
 
 Twelve images one by one (Set12) and the mean of 68 (BSD68) at sigma 15, 25 and 50 of 255. DnCNN-S
 has the weights that its authors published; every method gets the same noisy images. The paper's
-noise was drawn by MATLAB, so its figures differ in the second decimal.
+noise was drawn by MATLAB, so its figures differ in the second decimal. Networks "trained here" had
+the budget of a CPU, a small part of the papers'; the rows state it.
 """
 
 import functools
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import images_in, protocol_line, published_network
+from _common import budget, images_in, protocol_line, trained, whole_images
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.evaluation import Evaluation
 from deconv_jax.metrics.protocol import Protocol
+from deconv_jax.models.published import load_published
 from deconv_jax.tables import markdown
 
 SIGMAS = (15, 25, 50)
@@ -50,20 +52,24 @@ PAPER = {
 }  # fmt: skip
 
 
-def _measure(
-    data: Path, sigma: int, restorer: Callable[[Path, int], Callable[[np.ndarray], np.ndarray]]
-) -> dict[str, Any]:
+Restore = Callable[[np.ndarray], np.ndarray]
+
+
+def _measure(data: Path, sigma: int, restore: Restore) -> dict[str, Any]:
     evaluation = Evaluation(GaussianNoise(float(sigma)), Protocol())
-    restore = restorer(data, sigma)
     sets = {name: evaluation.measure(restore, images_in(data / name, "gray")) for name in SETS}
     return {"sets": sets, "sigma": sigma, "protocol": evaluation.describe(), "seed": 0}
 
 
-def _dncnn(data: Path, sigma: int) -> Callable[[np.ndarray], np.ndarray]:
-    return published_network(data / "weights" / f"dncnn_{sigma}.pth")
+def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore]) -> dict[str, Any]:
+    return _measure(data, sigma, restorer(data, sigma))
 
 
-def _bm3d(data: Path, sigma: int) -> Callable[[np.ndarray], np.ndarray]:
+def _dncnn(data: Path, sigma: int) -> Restore:
+    return whole_images(*load_published(data / "weights" / f"dncnn_{sigma}.pth"))
+
+
+def _bm3d(data: Path, sigma: int) -> Restore:
     del data
     try:
         import bm3d
@@ -72,8 +78,8 @@ def _bm3d(data: Path, sigma: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda noisy: bm3d.bm3d(noisy, sigma / 255).reshape(noisy.shape).astype(np.float32)
 
 
-def _classical(name: str) -> Callable[[Path, int], Callable[[np.ndarray], np.ndarray]]:
-    def restorer(data: Path, sigma: int) -> Callable[[np.ndarray], np.ndarray]:
+def _classical(name: str) -> Callable[[Path, int], Restore]:
+    def restorer(data: Path, sigma: int) -> Restore:
         del data
         model = GaussianNoise(float(sigma))
         return lambda noisy: np.asarray(classical.METHODS[name](noisy[None], model)[0])
@@ -89,10 +95,30 @@ METHODS = {
     "Wiener": ("wiener", _classical("wiener")),
 }
 
-PARTS = {
-    f"{part}_{sigma}": functools.partial(_measure, sigma=sigma, restorer=restorer)
+
+def _trained(data: Path, *, config: str, sigma: int) -> dict[str, Any]:
+    run = trained(config)
+    restore = whole_images(run.module, run.variables)
+    return _measure(data, sigma, restore) | {"training": run.record}
+
+
+# Part: what it is called, its level of noise, its config.
+TRAINED = {
+    "dncnn_trained_25": ("DnCNN-S", 25, "dncnn.py:sigma=25,steps=1600,batch=16"),
+    "rednet10_trained_25": (
+        "RED10",
+        25,
+        "rednet.py:depth=10,sigma=25,steps=1600,batch=16,learning_rate=5e-4",
+    ),
+}
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    f"{part}_{sigma}": functools.partial(_method, sigma=sigma, restorer=restorer)
     for part, restorer in METHODS.values()
     for sigma in SIGMAS
+} | {
+    part: functools.partial(_trained, config=config, sigma=sigma)
+    for part, (_, sigma, config) in TRAINED.items()
 }
 
 
@@ -104,18 +130,25 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         for method, (part, _) in METHODS.items():
             record = records.get(f"{part}_{sigma}")
             if record is not None:
-                sets = record["sets"]
-                images = [row["psnr"] for row in sets["set12"]["images"]]
-                means = [sets[name]["mean"]["psnr"] for name in SETS]
-                ssims = [f"{sets[name]['mean']['ssim']:.4f}" for name in SETS]
-                rows.append([method, *(f"{v:.2f}" for v in images), *(f"**{v:.3f}**" for v in means), *ssims])  # fmt: skip
+                rows.append(_row(method, record))
             if method in PAPER:
                 *paper, set12, bsd68 = PAPER[method][sigma]
                 figures = [*(f"{v:.2f}" for v in paper), f"{set12:.3f}", f"{bsd68:.2f}", "", ""]
                 rows.append([f"{method}, paper", *figures])
+        for part, (name, level, _) in TRAINED.items():
+            if level == sigma and part in records:
+                title = f"{name}, trained here: {budget(records[part]['training'])}"
+                rows.append(_row(title, records[part]))
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13))
         header += " | Set12 | BSD68 | SSIM Set12 | SSIM BSD68"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
     blocks.append(SOURCE)
     blocks += protocol_line(record["protocol"] for record in records.values())
     return "\n\n".join(blocks)
+
+
+def _row(title: str, record: Mapping[str, Any]) -> list[str]:
+    sets = record["sets"]
+    images = [f"{row['psnr']:.2f}" for row in sets["set12"]["images"]]
+    means = [f"**{sets[name]['mean']['psnr']:.3f}**" for name in SETS]
+    return [title, *images, *means, *(f"{sets[name]['mean']['ssim']:.4f}" for name in SETS)]

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import images_in, protocol_line, trained
+from _common import budget, images_in, protocol_line, trained
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
@@ -31,7 +31,7 @@ from deconv_jax.tables import markdown
 SETS = ("set5", "set14")
 SCALES = (2, 3, 4)
 ABLATION = {"transposed": "transposed 9x9", "subpixel": "sub-pixel 3x3", "resize": "resize 9x9"}
-ABLATION_STEPS = 15_000
+ABLATION_STEPS = 10_000
 
 SOURCE = (
     "The papers' figures, of networks trained on the same 91 images, are quoted from later "
@@ -65,8 +65,7 @@ def _bicubic(data: Path, *, scale: int) -> dict[str, Any]:
 
 
 def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
-    config = Path(__file__).parent.parent / "restoration" / "super_resolution.py"
-    run = trained(f"{config}:{config_argument}", f"super_resolution/{config_argument}")
+    run = trained(f"super_resolution.py:{config_argument}")
     evaluation = _evaluation(scale)
     sizes = [
         evaluation.degraded(evaluation.clean(image), 0).shape[:2]
@@ -107,7 +106,7 @@ def _speed(apply: Callable[[jax.Array], jax.Array], scale: int) -> float:
 
 NETWORKS = {
     "fsrcnn_x3": ("FSRCNN", 3, "model=fsrcnn,scale=3"),
-    "espcn_x3": ("ESPCN", 3, "model=espcn,scale=3"),
+    "espcn_x3": ("ESPCN", 3, "model=espcn,scale=3,steps=50000"),
 }
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
@@ -142,7 +141,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                     *(f"**{sets[s]['mean']['psnr']:.2f}**" for s in SETS),
                     *(f"{figure:.2f}" for figure in paper),
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
-                    _training(records[part].get("training")),
+                    budget(records[part].get("training")),
                 ]
             )
     header = "method | Set5 | Set14 | paper Set5 | paper Set14 | SSIM Set5 | SSIM Set14 | training"
@@ -155,7 +154,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             *(f"{record['sets'][s]['mean']['psnr']:.2f}" for s in SETS),
             f"{record['ms_per_output_megapixel']:.0f} ms",
             f"{record['checkerboard_energy']:.2f}",
-            _training(record["training"]),
+            budget(record["training"]),
         ]
         for kind, record in ablation.items()
         if record is not None
@@ -171,11 +170,3 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     blocks.append(SOURCE)
     blocks += protocol_line(record["protocol"] for record in records.values())
     return "\n\n".join(blocks)
-
-
-def _training(record: Mapping[str, Any] | None) -> str:
-    if record is None:
-        return ""
-    return (
-        f"{record['steps']:,} steps of {record['batch_size']}, {record['wall_time_s'] / 60:.0f} min"
-    )
