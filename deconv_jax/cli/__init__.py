@@ -1,0 +1,65 @@
+"""The command line: the only place with flags, and the only one that sees a ConfigDict.
+
+Exit codes: 0 done; 1 some files were not restored, or not measured though --reference was given, the
+others are (a line for each says why); 2 the input was wrong (one line on stderr says what); 75
+(EX_TEMPFAIL) train or tables was told to stop while training and has saved: the same command
+continues it; 130 stopped elsewhere.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from deconv_jax.cli import restore, tables, train
+from deconv_jax.cli.common import load_config
+from deconv_jax.errors import InputError
+
+__all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
+
+EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 75
+EXIT_KEYBOARD = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = rest if arguments.command == "train" else []
+    if len(overrides) < len(rest) or any(not word.startswith("--config.") for word in overrides):
+        hint = " (an override is --config.KEY=VALUE, in one word)" if overrides else ""
+        parser.error(f"unknown arguments: {' '.join(rest)}{hint}")
+    arguments.overrides = overrides
+    # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"deconv-jax: error: {error}", file=sys.stderr)
+        return EXIT_INPUT_ERROR
+    except KeyboardInterrupt:
+        print("deconv-jax: stopped", file=sys.stderr)
+        return EXIT_KEYBOARD
+    except _interrupted() as stop:
+        print(f"stopped and saved at step {stop}; run the same command to continue")
+        return EXIT_INTERRUPTED
+
+
+def _interrupted() -> type[Exception]:
+    """What a training that was told to stop raises; only commands that train have imported it."""
+    from deconv_jax.training.loop import Interrupted
+
+    return Interrupted
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="deconv-jax",
+        description="Convolution and transposed-convolution networks in JAX.",
+        epilog="deconv-jax COMMAND --help describes a command.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (train, restore, tables):
+        module.add_commands(commands)
+    return parser
