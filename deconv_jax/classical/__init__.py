@@ -5,9 +5,10 @@ channels) in, images of the size before the degradation out, on any linear forwa
 says otherwise. Their noise level is read from the model's `GaussianNoise`. Values are not clipped.
 """
 
+from deconv_jax.classical.denoiser_prior import fixed_level_denoiser, plug_and_play
 from deconv_jax.classical.filters import inverse, tikhonov, unsupervised_wiener, wiener
 from deconv_jax.classical.iterative import cgls, landweber, richardson_lucy
-from deconv_jax.classical.proximal import fixed_level_denoiser, plug_and_play, tv, wavelet
+from deconv_jax.classical.proximal import tv, wavelet
 
 METHODS = {
     "inverse": inverse,

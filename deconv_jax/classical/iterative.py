@@ -21,11 +21,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.classical.problem import (
-    Images,
     Number,
     Observed,
     PerImage,
     Problem,
+    Returned,
     column,
     dot,
     gradient,
@@ -52,7 +52,7 @@ def richardson_lucy(
     tv_weight: Number = 0.0,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
-) -> Images | tuple[Images, Float[Array, "iterations batch"]]:
+) -> Returned:
     """Multiplies the estimate by A^T (y / A x) / (A^T 1), from a grey image of 0.5.
 
     It maximises the likelihood of y as photon counts of mean A x among images that are nowhere

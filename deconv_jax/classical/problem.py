@@ -34,6 +34,8 @@ Observed = Float[Array | np.ndarray, "batch observed_height observed_width chann
 PerImage = Float[Array, "batch 1 1 1"]
 Number = float | Float[Array | np.ndarray, " batch"]
 """A parameter: one number for all images, or one an image."""
+Returned = Images | tuple[Images, Float[Array, "iterations batch"]]
+"""What iterations return: images, and their objectives if asked for."""
 
 _POWER_ITERATIONS = 24
 _NORM_MARGIN = 1.05

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.classical import plug_and_play, proximal
+from deconv_jax.classical import denoiser_prior, plug_and_play
 from deconv_jax.data.degradations import Blur, Chain, GaussianBlur, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.denoiser import TrainedDenoiser, plug_in
@@ -128,12 +128,12 @@ def test_weights_are_no_constants_of_the_program(gray, draw):
     leaves = {leaf.shape for leaf in jax.tree.leaves(denoiser)}
     assert leaves >= {leaf.shape for leaf in weights}
     restored(denoiser, draw(8, 10, 1))
-    before = proximal._plug_and_play._cache_size()
+    before = denoiser_prior._plug_and_play._cache_size()
     # Another image, another blur: the same program.
     model = Chain((Blur(KERNEL[::-1] ** 2), GaussianNoise(2.0)))
     image = draw(1, 8, 10, 1, seed=1)
     plug_and_play(image, model, denoiser=denoiser, iterations=ITERATIONS)
-    assert proximal._plug_and_play._cache_size() == before
+    assert denoiser_prior._plug_and_play._cache_size() == before
 
 
 @pytest.mark.parametrize(

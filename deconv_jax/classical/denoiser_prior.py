@@ -1,0 +1,197 @@
+"""Restoration with a denoiser as its prior, a network's or any other.
+
+Half-quadratic splitting as Zhang et al. (DPIR, arXiv:2008.13751), or ADMM (Venkatakrishnan et al.,
+GlobalSIP 2013): what fits y and what looks like an image take turns.
+
+What a reader would get wrong: the noise levels. A denoiser is asked for many of them, falling to
+that of y; a network that was trained for one level takes part through `fixed_level_denoiser`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from deconv_jax.classical.data_fit import closed_data_step, first_estimate, iterative_data_step
+from deconv_jax.classical.problem import (
+    Number,
+    Observed,
+    Problem,
+    Returned,
+    column,
+    known_sigma,
+    prepare,
+)
+from deconv_jax.data.degradations import Degradation, Linear
+from deconv_jax.errors import InputError, at_least, closest
+
+Splitting = Literal["half_quadratic", "admm"]
+Denoiser = Callable[[Array, Array], Array]
+
+_LEAST_SIGMA = 0.1 / 255
+
+
+def plug_and_play(
+    y: Observed,
+    forward_model: Degradation,
+    *,
+    denoiser: Denoiser,
+    sigma: Number | None = None,
+    iterations: int = 8,
+    first_sigma: float = 49 / 255,
+    data_weight: float = 0.23,
+    splitting: Splitting = "half_quadratic",
+    data_iterations: int = 30,
+    size: Sequence[int] | None = None,
+    return_objective: bool = False,
+) -> Returned:
+    """Alternates between fitting y and denoising, at noise levels that fall to that of y.
+
+    With sigma_k falling from `first_sigma` to sigma in equal ratios, and z = y before the first
+    iteration, each is (Zhang et al., arXiv:2008.13751)
+
+        x = argmin |A x - y|^2 + mu_k |x - z|^2,    mu_k = data_weight sigma^2 / sigma_k^2
+        z = denoiser(x, sigma_k)
+
+    and z is the result. "admm" gives the denoiser x + u and the fit z - u, where u sums what the two
+    disagree by, scaled as mu_k changes. The fit is in closed form for circular blurs and for masks,
+    else by conjugate gradients from z; then the first z is a smooth image that fits y.
+
+    Args:
+      y: observed images.
+      forward_model: any.
+      denoiser: `denoiser(x, sigma) -> x`, of images with white noise of standard deviation sigma in
+        [0, 1] units, a traced number. It is a static argument, to be the same object from call to
+        call, unless it is a `jax.tree_util.Partial` or another pytree: then its leaves, a network's
+        weights, are arguments like y. `fixed_level_denoiser` makes one of networks that were
+        trained for single noise levels.
+      sigma: standard deviation of the noise in y, [0, 1] units, for the forward model's. At least
+        0.1 / 255 is taken.
+      iterations: 8 as in the paper; more are slower and little better.
+      first_sigma: noise level of the first denoising.
+      data_weight: lambda in the paper, which tunes it once for all noise levels.
+      splitting: "half_quadratic" or "admm".
+      data_iterations: of conjugate gradients in each fit, at most.
+      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
+      return_objective: whether to return |A z - y|^2 / 2 after each iteration as well; a denoiser
+        in general minimises nothing.
+
+    Returns:
+      Restored images; with the objective if asked for.
+
+    Raises:
+      InputError: for an unknown splitting, without sigma for a model without Gaussian noise, or for
+        arguments that do not fit one another.
+    """
+    if splitting not in get_args(Splitting):
+        raise InputError(f"no splitting {splitting!r}; {closest(splitting, get_args(Splitting))}")
+    y, model, size = prepare(y, forward_model, size)
+    at_least("iterations", iterations, 1)
+    if sigma is None:
+        sigma = known_sigma(forward_model, "plug_and_play takes sigma")
+    last = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
+    schedule = jnp.asarray([first_sigma, data_weight], y.dtype)
+    options = size, iterations, splitting, data_iterations, return_objective
+    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), last, schedule, *options)
+    return (x, objective) if return_objective else x
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
+def _plug_and_play(
+    y: Array,
+    model: Linear,
+    denoiser: Denoiser,
+    last: Array,
+    schedule: Array,
+    size: tuple[int, int],
+    iterations: int,
+    splitting: Splitting,
+    data_iterations: int,
+    return_objective: bool,
+) -> tuple[Array, Any]:
+    first, data_weight = schedule
+    problem = Problem.of(y, model, size)
+    fit = closed_data_step(problem) or iterative_data_step(problem, data_iterations)
+
+    def denoise(images: Array, sigma: Array) -> Array:
+        if sigma.ndim:
+            return jax.vmap(lambda image, own: denoiser(image[None], own)[0])(images, sigma)
+        return denoiser(images, sigma)
+
+    # From the end, so that a single iteration is at the noise level of y.
+    places = jnp.arange(iterations, dtype=y.dtype)[::-1] / max(iterations - 1, 1)
+    places = places.reshape(-1, *[1] * last.ndim)
+    ratio = (first / last).reshape(1, *last.shape)
+    sigmas = last.reshape(1, *last.shape) * ratio**places
+
+    def step(state: Any, sigma: Array) -> Any:
+        z, disagreement, before = state
+        disagreement = disagreement * column((sigma / before) ** 2, y)
+        mu = column(data_weight * (last / sigma) ** 2, y)
+        x = fit(z - disagreement, mu)
+        z = denoise(x + disagreement, sigma)
+        if splitting == "admm":
+            disagreement = disagreement + x - z
+        return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
+
+    z = first_estimate(problem)
+    state: Any = z, jnp.zeros_like(z), sigmas[0]
+    (z, *_), history = lax.scan(step, state, sigmas)
+    return z, history
+
+
+def fixed_level_denoiser(
+    denoise: Callable[[Array], Array] | Sequence[Callable[[Array], Array]],
+    trained_sigma: float | Sequence[float],
+) -> Denoiser:
+    """A denoiser of any noise level made of denoisers of single ones, for `plug_and_play`.
+
+    For noise of standard deviation sigma the largest trained level t <= sigma is taken, and the
+    image darkened until its noise has that level: (sigma / t) denoise(t / sigma x). An image must
+    not be brightened so, as networks know no values far above 1; below the smallest level t, the
+    part of its correction is taken that has the size of the noise, x + sigma / t (denoise(x) - x).
+
+    Args:
+      denoise: images with noise of its level -> denoised images; or several of them. Like the
+        denoiser of `plug_and_play` each is a static argument of it, unless it is a pytree.
+      trained_sigma: their levels in the same order, [0, 1] units: 25 / 255 for "sigma = 25".
+
+    Returns:
+      `denoiser(x, sigma)`, a `jax.tree_util.Partial` whose leaves are the levels and those of the
+      given denoisers.
+
+    Raises:
+      InputError: for levels that are not positive, or not as many as denoisers.
+    """
+    functions = [denoise] if callable(denoise) else list(denoise)
+    given = (trained_sigma,) if isinstance(trained_sigma, int | float) else tuple(trained_sigma)
+    if len(given) != len(functions) or not given or not all(level > 0 for level in given):
+        raise InputError(
+            f"trained_sigma is a positive number for each denoiser; got {trained_sigma} for "
+            f"{len(functions)} denoisers"
+        )
+    order = sorted(range(len(given)), key=lambda i: given[i])
+    levels = jnp.asarray([given[i] for i in order], jnp.float32)
+    return Partial(_denoise_at_levels, tuple(_as_pytree(functions[i]) for i in order), levels)
+
+
+def _denoise_at_levels(
+    functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: float | Array
+) -> Array:
+    # A little room, as the level of the last iteration is rounded.
+    chosen = jnp.maximum(jnp.sum(levels <= 1.001 * sigma) - 1, 0)
+    ratio = (levels[chosen] / sigma).astype(x.dtype)
+    scale = jnp.minimum(ratio, 1.0)
+    scaled = scale * x
+    correction = lax.switch(chosen, functions, scaled) - scaled
+    return x + correction / (scale * jnp.maximum(ratio, 1.0))
+
+
+def _as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A function that may be an argument of a jitted one: itself, or a pytree without leaves."""
+    return Partial(function) if jax.tree_util.all_leaves([function]) else function
