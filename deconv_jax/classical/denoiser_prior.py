@@ -44,6 +44,7 @@ def plug_and_play(
     sigma: Number | None = None,
     iterations: int = 8,
     first_sigma: float = 49 / 255,
+    last_sigma: Number | None = None,
     data_weight: float = 0.23,
     splitting: Splitting = "half_quadratic",
     data_iterations: int = 30,
@@ -52,7 +53,7 @@ def plug_and_play(
 ) -> Returned:
     """Alternates between fitting y and denoising, at noise levels that fall to that of y.
 
-    With sigma_k falling from `first_sigma` to sigma in equal ratios, and z = y before the first
+    With sigma_k falling from `first_sigma` to `last_sigma` in equal ratios, and z = y before the first
     iteration, each is (Zhang et al., arXiv:2008.13751)
 
         x = argmin |A x - y|^2 + mu_k |x - z|^2,    mu_k = data_weight sigma^2 / sigma_k^2
@@ -74,6 +75,8 @@ def plug_and_play(
         0.1 / 255 is taken.
       iterations: 8 as in the paper; more are slower and little better.
       first_sigma: noise level of the first denoising.
+      last_sigma: and of the last one; for sigma. A network that was trained for no level as low
+        as sigma does best with its own lowest level here, under "admm".
       data_weight: lambda in the paper, which tunes it once for all noise levels.
       splitting: "half_quadratic" or "admm".
       data_iterations: of conjugate gradients in each fit, at most.
@@ -94,27 +97,27 @@ def plug_and_play(
     at_least("iterations", iterations, 1)
     if sigma is None:
         sigma = known_sigma(forward_model, "plug_and_play takes sigma")
-    last = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
-    schedule = jnp.asarray([first_sigma, data_weight], y.dtype)
+    noise = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
+    last = noise if last_sigma is None else jnp.asarray(last_sigma, y.dtype)
+    schedule = (jnp.asarray(first_sigma, y.dtype), last, data_weight * noise**2)
     options = size, iterations, splitting, data_iterations, return_objective
-    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), last, schedule, *options)
+    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, *options)
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8, 9))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
 def _plug_and_play(
     y: Array,
     model: Linear,
     denoiser: Denoiser,
-    last: Array,
-    schedule: Array,
+    schedule: tuple[Array, Array, Array],
     size: tuple[int, int],
     iterations: int,
     splitting: Splitting,
     data_iterations: int,
     return_objective: bool,
 ) -> tuple[Array, Any]:
-    first, data_weight = schedule
+    first, last, fit_weight = schedule
     problem = Problem.of(y, model, size)
     fit = closed_data_step(problem) or iterative_data_step(problem, data_iterations)
 
@@ -132,7 +135,7 @@ def _plug_and_play(
     def step(state: Any, sigma: Array) -> Any:
         z, disagreement, before = state
         disagreement = disagreement * column((sigma / before) ** 2, y)
-        mu = column(data_weight * (last / sigma) ** 2, y)
+        mu = column(fit_weight / sigma**2, y)
         x = fit(z - disagreement, mu)
         z = denoise(x + disagreement, sigma)
         if splitting == "admm":

@@ -193,16 +193,18 @@ def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
     np.testing.assert_allclose(x, expected, atol=5e-5)
 
 
-def test_admm_keeps_its_multiplier_while_the_levels_fall():
+@pytest.mark.parametrize("last", [None, 0.1])
+def test_admm_keeps_its_multiplier_while_the_levels_fall(last):
     """Written out for A = identity with the multiplier itself, mu times what u sums."""
     y, sigma, count = np.asarray(observe(Chain())), 0.05, 4
     z, multiplier = y, np.zeros_like(y)
-    for level in np.geomspace(0.4, sigma, count):
+    for level in np.geomspace(0.4, last or sigma, count):
         mu = 0.23 * sigma**2 / level**2
         x = (y + mu * z - multiplier) / (1 + mu)
         z = quadratic(x + multiplier / mu, level)
         multiplier = multiplier + mu * (x - z)
-    options = {"sigma": sigma, "first_sigma": 0.4, "iterations": count, "splitting": "admm"}
+    options = {"sigma": sigma, "first_sigma": 0.4, "last_sigma": last, "iterations": count}
+    options["splitting"] = "admm"
     ours = plug_and_play(jnp.asarray(y), Chain(), denoiser=quadratic, **options)
     np.testing.assert_allclose(ours, z, atol=1e-9)
 
