@@ -5,7 +5,11 @@ channels) in, images of the size before the degradation out, on any linear forwa
 says otherwise. Their noise level is read from the model's `GaussianNoise`. Values are not clipped.
 """
 
-from deconv_jax.classical.denoiser_prior import fixed_level_denoiser, plug_and_play
+from deconv_jax.classical.denoiser_prior import (
+    fixed_level_denoiser,
+    fixed_level_options,
+    plug_and_play,
+)
 from deconv_jax.classical.filters import inverse, tikhonov, unsupervised_wiener, wiener
 from deconv_jax.classical.iterative import cgls, landweber, richardson_lucy
 from deconv_jax.classical.proximal import tv, wavelet
@@ -27,6 +31,7 @@ __all__ = [
     "METHODS",
     "cgls",
     "fixed_level_denoiser",
+    "fixed_level_options",
     "inverse",
     "landweber",
     "plug_and_play",

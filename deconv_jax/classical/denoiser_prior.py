@@ -75,8 +75,7 @@ def plug_and_play(
         0.1 / 255 is taken.
       iterations: 8 as in the paper; more are slower and little better.
       first_sigma: noise level of the first denoising.
-      last_sigma: and of the last one; for sigma. A network that was trained for no level as low
-        as sigma does best with its own lowest level here, under "admm".
+      last_sigma: and of the last one, sigma if that is more; for sigma. See `fixed_level_options`.
       data_weight: lambda in the paper, which tunes it once for all noise levels.
       splitting: "half_quadratic" or "admm".
       data_iterations: of conjugate gradients in each fit, at most.
@@ -98,7 +97,7 @@ def plug_and_play(
     if sigma is None:
         sigma = known_sigma(forward_model, "plug_and_play takes sigma")
     noise = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
-    last = noise if last_sigma is None else jnp.asarray(last_sigma, y.dtype)
+    last = noise if last_sigma is None else jnp.maximum(noise, jnp.asarray(last_sigma, y.dtype))
     schedule = (jnp.asarray(first_sigma, y.dtype), last, data_weight * noise**2)
     options = size, iterations, splitting, data_iterations, return_objective
     x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, *options)
@@ -172,7 +171,7 @@ def fixed_level_denoiser(
       InputError: for levels that are not positive, or not as many as denoisers.
     """
     functions = [denoise] if callable(denoise) else list(denoise)
-    given = (trained_sigma,) if isinstance(trained_sigma, int | float) else tuple(trained_sigma)
+    given = _levels(trained_sigma)
     if len(given) != len(functions) or not given or not all(level > 0 for level in given):
         raise InputError(
             f"trained_sigma is a positive number for each denoiser; got {trained_sigma} for "
@@ -181,6 +180,22 @@ def fixed_level_denoiser(
     order = sorted(range(len(given)), key=lambda i: given[i])
     levels = jnp.asarray([given[i] for i in order], jnp.float32)
     return Partial(_denoise_at_levels, tuple(_as_pytree(functions[i]) for i in order), levels)
+
+
+def fixed_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
+    """The options of `plug_and_play` that suit a `fixed_level_denoiser`.
+
+    ADMM that ends at the lowest trained level, with a weight that was chosen on photographs: at low
+    noise better by a decibel and more than levels below, which no network was trained for.
+
+    Args:
+      trained_sigma: the levels, as there.
+    """
+    return {"splitting": "admm", "last_sigma": min(_levels(trained_sigma)), "data_weight": 0.7}
+
+
+def _levels(trained_sigma: float | Sequence[float]) -> tuple[float, ...]:
+    return (trained_sigma,) if isinstance(trained_sigma, int | float) else tuple(trained_sigma)
 
 
 def _denoise_at_levels(

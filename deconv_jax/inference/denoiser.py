@@ -3,12 +3,13 @@
 A network that is told the level is told; one that was trained for a single level has the contrast of
 the image scaled to it, see `classical.fixed_level_denoiser`. What a reader would get wrong: the
 levels that plug and play asks for are not those of the noise in the photograph. They begin far above
-it, at sigma 49 of 255 unless told otherwise, and fall to it.
+it, at sigma 49 of 255 unless told otherwise, and fall to it, or to the lowest that a network knows.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from deconv_jax.classical import fixed_level_denoiser
+from deconv_jax.classical import fixed_level_denoiser, fixed_level_options
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restore import at_level, check_network, of_other_channels
@@ -98,7 +99,20 @@ class TrainedDenoiser:
         return float(low), float(high)
 
 
-def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plugged:
+    """What `plug_and_play` is given of networks.
+
+    Attributes:
+      denoiser: they; their weights are arguments of a compiled program and no constants in it.
+      options: that suit them, where a person says nothing else.
+    """
+
+    denoiser: Denoiser
+    options: Mapping[str, Any]
+
+
+def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -> Plugged:
     """The denoiser that networks make together.
 
     Images of other channels than the networks' are brought to them as `restore` says.
@@ -108,9 +122,6 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
         is nearest in ratio is taken. All take images of as many channels.
       sigmas: the single levels in 8-bit units, one a network; needed where the training of one
         does not say.
-
-    Returns:
-      A denoiser whose weights are arguments of a compiled program and no constants in it.
 
     Raises:
       InputError: networks that do not go together, or sigmas that do not fit them.
@@ -130,7 +141,7 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
         conditional = Partial(
             functools.partial(_told, networks[0].model), _on_device(networks[0].variables)
         )
-        return Partial(functools.partial(_bridged, wanted), conditional)
+        return Plugged(Partial(functools.partial(_bridged, wanted), conditional), {})
     if sigmas and len(sigmas) != len(networks):
         raise InputError(
             f"denoiser-sigma is given once for each network or never; got {len(sigmas)} for "
@@ -142,7 +153,8 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
         Partial(functools.partial(_untold, network.model), _on_device(network.variables))
         for network in networks
     ]
-    return Partial(functools.partial(_bridged, wanted), fixed_level_denoiser(single, levels))
+    denoiser = Partial(functools.partial(_bridged, wanted), fixed_level_denoiser(single, levels))
+    return Plugged(denoiser, fixed_level_options(levels))
 
 
 def _bridged(

@@ -21,7 +21,7 @@ from deconv_jax import schema
 from deconv_jax.classical import METHODS
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, closest
-from deconv_jax.inference.denoiser import Denoiser
+from deconv_jax.inference.denoiser import Plugged
 from deconv_jax.inference.restore import Pixels, Watch
 
 Boundary = Literal["circular", "reflect", "zeros"]
@@ -47,7 +47,7 @@ class ClassicalRestorer:
     noise_sigma: float | None = None
     boundary: Boundary = "reflect"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    denoiser: Denoiser | None = None
+    denoiser: Plugged | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -79,8 +79,10 @@ class ClassicalRestorer:
         sigma = self.noise_sigma
         model = blur if sigma is None else Chain((blur, GaussianNoise(sigma)))
         method: Any = METHODS[self.method]
-        denoiser = {} if self.denoiser is None else {"denoiser": self.denoiser}
-        return method(images, model, **denoiser, **self.options)
+        options = dict(self.options)
+        if self.denoiser is not None:
+            options = {"denoiser": self.denoiser.denoiser, **self.denoiser.options, **options}
+        return method(images, model, **options)
 
     def _check_arguments(self) -> None:
         """Raises InputError for keyword arguments that the method, or a person, does not have."""

@@ -5,8 +5,8 @@
 Image i of Set12 is blurred, circularly, by kernel i of the twelve in `kernels/kernels_12.mat`: four
 round Gaussians, four elongated ones, four of camera shake; then noise of sigma 2.55 or 7.65 of 255
 is added. Every method is told the kernel and the noise level, and has its default options, but for
-plug and play: its denoiser is the DnCNN networks published for sigma 15, 25 and 50, for which ADMM
-that ends at 15 is best. Its weight was chosen on six images of `train400/`. No paper has this table;
+plug and play, which has those of `fixed_level_options`: its denoiser is the DnCNN networks published
+for sigma 15, 25 and 50. Its weight was chosen on images of `train400/`. No paper has this table;
 Table 3 of DPIR (arXiv:2008.13751) is its nearest.
 """
 
@@ -73,9 +73,9 @@ def _restore(
 def _plugged(data: Path) -> dict[str, Any]:
     networks = [load_published(data / "weights" / f"dncnn_{level}.pth") for level in LEVELS]
     functions = [Partial(_apply, Partial(module.apply), v) for module, v in networks]
-    denoiser = classical.fixed_level_denoiser(functions, [level / 255 for level in LEVELS])
-    last = min(LEVELS) / 255
-    return {"denoiser": denoiser, "splitting": "admm", "last_sigma": last, "data_weight": 0.7}
+    levels = [level / 255 for level in LEVELS]
+    denoiser = classical.fixed_level_denoiser(functions, levels)
+    return {"denoiser": denoiser} | classical.fixed_level_options(levels)
 
 
 def _apply(apply: Any, variables: Any, images: jax.Array) -> jax.Array:

@@ -18,6 +18,8 @@ from deconv_jax.models.receptive_field import ReceptiveField
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 SIGMA, FIRST, DATA_WEIGHT, ITERATIONS = 5.1, 49 / 255, 0.23, 3
+# Of the paper, not those that suit networks of single levels.
+PAPERS = {"splitting": "half_quadratic", "last_sigma": 0.0, "data_weight": DATA_WEIGHT}
 
 
 class Adds(nn.Module):
@@ -44,7 +46,7 @@ def adds(number=0.0, name="adds", channels=1, scale=1, **known):
 
 
 def restored(denoiser, image, **fields):
-    options = {"iterations": ITERATIONS}
+    options = PAPERS | {"iterations": ITERATIONS}
     fields = {"noise_sigma": SIGMA, "boundary": "circular", "options": options} | fields
     restorer = ClassicalRestorer("plug_and_play", KERNEL, denoiser=denoiser, **fields)
     return restorer(image, QUIET)
@@ -93,6 +95,18 @@ def test_plug_and_play_asks_a_known_network_what_it_should(draw, networks, sigma
     np.testing.assert_allclose(restored(plug_in(networks, sigmas), image), expected, atol=2e-5)
 
 
+def test_networks_of_single_levels_end_at_the_lowest_unless_told_otherwise(draw):
+    image, plugged = draw(12, 16, 1), plug_in([adds(0.1), adds(-0.2)], [50.0, 15.0])
+    model = Chain((Blur(KERNEL, boundary="circular"), GaussianNoise(SIGMA)))
+    options = {"splitting": "admm", "last_sigma": 15 / 255, "data_weight": 0.7}
+    assert plugged.options == pytest.approx(options)
+    assert plug_in([adds(noise_conditional=True)]).options == {}
+    for own in ({}, {"last_sigma": 0.2}):
+        expected = plug_and_play(image[None], model, denoiser=plugged.denoiser, **options | own)
+        ours = restored(plugged, image, options=own)
+        np.testing.assert_allclose(ours, expected[0], atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def gray(random_variables):
     model = MODELS["dncnn"](depth=3, features=4)
@@ -118,21 +132,22 @@ def test_gray_goes_three_times_through_a_colour_denoiser(random_variables, draw)
     denoiser = plug_in([colour], [25.0])
     image = jnp.asarray(draw(6, 7, 1))[None]
     sigma = jnp.float32(0.1)
-    expected = denoiser(jnp.repeat(image, 3, axis=-1), sigma).mean(axis=-1, keepdims=True)
-    np.testing.assert_allclose(denoiser(image, sigma), expected, atol=1e-6)
+    denoise = denoiser.denoiser
+    expected = denoise(jnp.repeat(image, 3, axis=-1), sigma).mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(denoise(image, sigma), expected, atol=1e-6)
 
 
 def test_weights_are_no_constants_of_the_program(gray, draw):
     denoiser = plug_in([gray], [25.0])
     weights = jax.tree.leaves(gray.variables)
-    leaves = {leaf.shape for leaf in jax.tree.leaves(denoiser)}
+    leaves = {leaf.shape for leaf in jax.tree.leaves(denoiser.denoiser)}
     assert leaves >= {leaf.shape for leaf in weights}
     restored(denoiser, draw(8, 10, 1))
     before = denoiser_prior._plug_and_play._cache_size()
     # Another image, another blur: the same program.
     model = Chain((Blur(KERNEL[::-1] ** 2), GaussianNoise(2.0)))
     image = draw(1, 8, 10, 1, seed=1)
-    plug_and_play(image, model, denoiser=denoiser, iterations=ITERATIONS)
+    plug_and_play(image, model, denoiser=denoiser.denoiser, iterations=ITERATIONS)
     assert denoiser_prior._plug_and_play._cache_size() == before
 
 
