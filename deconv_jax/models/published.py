@@ -16,6 +16,7 @@ restricted reader, which makes tensors and containers and nothing else.
 
 import math
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, str]]:
             f"reading {path} takes PyTorch: pip install torch, or convert the file to .safetensors"
         ) from error
     try:
+        _refuse_compressed(path)
         values = torch.load(path, map_location="cpu", weights_only=True)
         return _plain_tensors(path, values), {}
     except InputError:
@@ -169,6 +171,18 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, str]]:
         raise InputError(
             f"cannot read {path} as PyTorch weights, tensors and nothing else: {reason}"
         ) from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises InputError for an archive that would unpack to more than the file; PyTorch writes none."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise InputError(
+            f"{path} unpacks to {unpacked:,} bytes; PyTorch's weights are not compressed"
+        )
 
 
 def _plain_tensors(path: Path, values: Any) -> Tensors:

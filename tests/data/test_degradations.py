@@ -458,6 +458,7 @@ ERRORS = {
         "method is one of fft, spatial; got 'slow'",
     ),
     "sigma > 0": (lambda: GaussianBlur(0.0), "sigma must be greater than 0; got 0.0"),
+    "sigmas": (lambda: GaussianBlur(jnp.ones(2)), "an array of sigmas needs size"),
     "odd size": (lambda: GaussianBlur(1.0, 4), "size must be odd"),
     "range": (
         lambda: GaussianNoise((5, 3)),

@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 
 import jax
@@ -175,6 +176,19 @@ def test_nothing_in_a_file_is_executed(legacy, tmp_path):
         torch.save(values, path)
     assert "tensors and nothing else" in message_of(lambda: load_published(path))
     assert not made.exists()
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_not_unpacked(tmp_path):
+    stored, deflated = tmp_path / "stored.pth", tmp_path / "deflated.pth"
+    torch.save({"w": torch.zeros(10**6)}, stored)
+    with (
+        zipfile.ZipFile(stored) as source,
+        zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    assert deflated.stat().st_size < 10**5
+    assert "PyTorch's weights are not compressed" in message_of(lambda: load_published(deflated))
 
 
 @pytest.mark.parametrize(
