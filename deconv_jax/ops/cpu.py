@@ -7,6 +7,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | what | how |
 |---|---|
 | conv | one `lax` convolution; in three dimensions a matrix product of patches |
+| to a few channels, such as an image's | a matrix product, then the patches it gives are added |
 | conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
@@ -14,6 +15,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in two dimensions | the same, of a few images at a time |
 | where its taps do not overlap | a matrix product a tap |
+| of few outputs | a matrix product of patches, the outputs' |
 | in three dimensions, or grouped | a matrix product of patches |
 
 Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
@@ -40,6 +42,7 @@ from deconv_jax.ops.formulations import (
     native_conv,
     native_conv_transpose,
     native_kernel_gradient,
+    turned_geometry,
     turned_round,
 )
 
@@ -49,6 +52,10 @@ _READ_AT_A_TIME = 8e6
 _ADDED_AT_A_TIME = 32e6
 """Bytes of the patches that one writes: adding them up is slower in a loop, but not in pieces
 that leave the cache."""
+
+_FEW_TO_ADD, _FEW_TO_MATCH = 4, 16
+"""Outputs up to which patches are added, or matched, as fast as the library of convolutions is slow
+where it has few of them."""
 
 
 def _in_single_precision(function: Callable) -> Callable:
@@ -63,6 +70,9 @@ def _in_single_precision(function: Callable) -> Callable:
 @_in_single_precision
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """y."""
+    if _has_few_outputs(geometry, *kernel.shape[-3:], most=_FEW_TO_ADD):
+        # Every pixel of x times the kernel: the adjoint of the convolution that this one's is.
+        return _adjoint_by_patches(*turned_round(kernel, geometry), x)
     if len(geometry.kernel_size) < 3:
         return _small_window_conv(x, kernel, geometry)
     rows = kernel.reshape(-1, *kernel.shape[-2:])
@@ -82,10 +92,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
         return native_conv_transpose(kernel, y, geometry)
     if _overlaps_much(kernel, geometry):
         return _conv_to_phases(kernel, y, geometry)
-    taps_and_inputs = math.prod(kernel.shape[:-2])
-    part = functools.partial(_added_patches, kernel, geometry=geometry)
-    patch_bytes = y.nbytes // y.shape[-1] * taps_and_inputs
-    return _by_parts(part, y, patch_bytes / _ADDED_AT_A_TIME)
+    return _adjoint_by_patches(kernel, geometry, y)
 
 
 @_in_single_precision
@@ -101,6 +108,14 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
     if rank == 1 and groups == 1:
         return native_kernel_gradient(x, y, geometry)
+    if _has_few_outputs(geometry, x.shape[-1], *y.shape[-2:], most=_FEW_TO_MATCH):
+        turned = turned_geometry(geometry)
+        least = _patch_bytes(y, turned) / _READ_AT_A_TIME
+        gradient = _summed_over_parts(
+            lambda y, x: _matched(_patches(y, turned), x, turned), y, x, least
+        )
+        gradient = gradient.reshape(*geometry.kernel_size, y.shape[-1], *x.shape[-2:])
+        return lax.rev(gradient, (0, 1)).swapaxes(-3, -1)
     if rank == 2 and groups == 1 and max(_blocks(geometry)) > 1:
         images = 4 if math.prod(geometry.output_size) >= 256 else 8
         part = functools.partial(native_kernel_gradient, geometry=geometry)
@@ -128,6 +143,14 @@ def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     # its image, and that one takes longer: a few rows more, and it keeps it.
     taller = dataclasses.replace(geometry, output_size=(kept + extra, *geometry.output_size[1:]))
     return native_conv(x, kernel, taller)[:, :kept]
+
+
+def _has_few_outputs(
+    geometry: Geometry, inputs: int, groups: int, outputs: int, *, most: int
+) -> bool:
+    plain = len(geometry.kernel_size) == 2 and groups == 1
+    plain = plain and max(*geometry.stride, *geometry.dilation) == 1
+    return plain and outputs <= most and 2 * outputs <= inputs
 
 
 def _overlaps_much(kernel: Array, geometry: Geometry) -> bool:
@@ -172,6 +195,12 @@ def _conv_to_phases(kernel: Array, y: Array, geometry: Geometry) -> Array:
         ),
     )
     return _interleaved(phases.reshape(*phases.shape[:-1], *geometry.stride, inputs), geometry)
+
+
+def _adjoint_by_patches(kernel: Array, geometry: Geometry, y: Array) -> Array:
+    part = functools.partial(_added_patches, kernel, geometry=geometry)
+    patch_bytes = y.nbytes // y.shape[-1] * math.prod(kernel.shape[:-2])
+    return _by_parts(part, y, patch_bytes / _ADDED_AT_A_TIME)
 
 
 def _added_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:

@@ -82,20 +82,24 @@ def turned_round(kernel: Array, geometry: Geometry) -> tuple[Array, Geometry]:
     """The convolution with stride 1 that the adjoint is of y, once y is spread with zeros.
 
     Returns:
-      Its kernel, flipped in space and with inputs and outputs exchanged, and its geometry, for an
-      image of the size that y has then.
+      Its kernel, flipped in space and with inputs and outputs exchanged, and its geometry.
     """
+    turned = lax.rev(kernel, range(len(geometry.kernel_size))).swapaxes(-3, -1)
+    return turned, turned_geometry(geometry)
+
+
+def turned_geometry(geometry: Geometry) -> Geometry:
+    """The geometry of `turned_round`, for an image of the size that y has spread with zeros."""
     spread = tuple(
         s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)
     )
-    turned = dataclasses.replace(
+    return dataclasses.replace(
         geometry,
         input_size=spread,
         output_size=geometry.input_size,
         stride=(1,) * len(spread),
         before=tuple(e - 1 - b for e, b in zip(geometry.extent, geometry.before, strict=True)),
     )
-    return lax.rev(kernel, range(len(spread))).swapaxes(-3, -1), turned
 
 
 def native_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:

@@ -87,6 +87,27 @@ def test_every_formulation_is_the_sum_over_taps_and_pixels(problem):
             np.testing.assert_allclose(on_cpu, expected, rtol=0, atol=1e-11)
 
 
+FEW_OUTPUTS = {
+    "same": Geometry((5, 6), (5, 6), (3, 4), (1, 1), (1, 1), (1, 2)),
+    "valid": Geometry((5, 6), (3, 3), (3, 4), (1, 1), (1, 1), (0, 0)),
+    "cropped": Geometry((6, 7), (2, 3), (3, 2), (1, 1), (1, 1), (-1, 0)),
+    "wide": Geometry((3, 2), (9, 8), (2, 3), (1, 1), (1, 1), (4, 5)),
+}
+
+
+@pytest.mark.parametrize("geometry", FEW_OUTPUTS.values(), ids=FEW_OUTPUTS)
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_few_outputs_are_the_same_sum_by_patches(name, outputs, geometry):
+    arrays = operands(geometry, 1, (2, 7, outputs))[name]
+    with jax.enable_x64(True):
+        ours = jax.jit(getattr(cpu, name), static_argnums=2)
+        made = jax.make_jaxpr(getattr(cpu, name), static_argnums=2)(*arrays, geometry)
+        result = ours(*map(jnp.asarray, arrays), geometry)
+    np.testing.assert_allclose(result, written_out(name, *arrays, geometry), rtol=0, atol=1e-11)
+    assert ("conv_general_dilated" in str(made)) == (name == "conv_transpose")
+
+
 NATIVE_CASES = {
     "1d": Geometry((9,), (4,), (4,), (2,), (1,), (1,)),
     "2d": Geometry((9, 10), (5, 4), (3, 4), (2, 3), (1, 1), (1, 2)),
@@ -121,6 +142,7 @@ LARGE = {
     "patches": (Geometry((64, 64), (32, 32), (5, 5), (2, 2), (1, 1), (1, 1)), 32, 64),
     # Stride 1 with a few rows computed too many.
     "rows": (Geometry((32, 32), (32, 32), (3, 3), (1, 1), (1, 1), (1, 1)), 24, 32),
+    "few outputs": (Geometry((32, 32), (32, 32), (9, 9), (1, 1), (1, 1), (4, 4)), 32, 4),
     "rows, valid": (Geometry((34, 34), (32, 32), (3, 3), (1, 1), (1, 1), (0, 0)), 24, 32),
 }
 
