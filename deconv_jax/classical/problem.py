@@ -151,15 +151,19 @@ def _size_before(model: Linear, observed: tuple[int, int]) -> tuple[int, int]:
     return low
 
 
+class UnknownNoise(InputError):
+    """A method has to know how noisy images are, and nothing says it."""
+
+
 def known_sigma(forward_model: Degradation, needed_for: str) -> Any:
     """The standard deviation of the model's Gaussian noise, [0, 1] units.
 
     Raises:
-      InputError: for a model without one, saying that it is `needed_for` something.
+      UnknownNoise: for a model without one, saying that it is `needed_for` something.
     """
     sigma = noise_sigma(forward_model)
     if sigma is None:
-        raise InputError(
+        raise UnknownNoise(
             f"{needed_for}, or a forward model whose GaussianNoise says how noisy y is; got "
             f"{type(forward_model).__name__} without Gaussian noise"
         )

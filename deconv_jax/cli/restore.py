@@ -43,7 +43,12 @@ def add_commands(commands: Any) -> None:
         "                          INPUT [INPUT ...] --output DIR [options]",
         allow_abbrev=False,
     )
-    restore.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder or pattern")
+    restore.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="file, folder or pattern; PNG, JPEG, TIFF, BMP or WebP",
+    )
     restore.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
     )
@@ -102,7 +107,8 @@ def add_commands(commands: Any) -> None:
         "--kernel",
         type=Path,
         metavar="FILE",
-        help="the blur: a picture of it, or a .npy array; scaled to sum 1",
+        help="the blur: a picture of a blurred white point on black, the point's own place at its "
+        "centre, or a .npy array; scaled to sum 1",
     )
     method.add_argument(
         "--boundary",

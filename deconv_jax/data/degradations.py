@@ -8,10 +8,12 @@ how it behaves under `jax.jit` says `forward_model`; the families are in `blurs`
     degradation = Chain((GaussianBlur(1.6), Decimate(3), GaussianNoise((0, 10))))
     y = degradation(x, keys)                      # a training pair
     settled = degradation.draw(keys, x.shape)     # each example's own noise level
-    linear_part(settled), noise_sigma(settled)    # what a solver is told
+    y = settled.apply(x, noise_keys)              # the same, with what a solver is told:
+    linear_part(settled), noise_sigma(settled)
 
-What a reader would get wrong: `noise_sigma` is in units of images in [0, 1], the `sigma` of
-`GaussianNoise` in 8-bit levels.
+What a reader would get wrong: a call draws its own parameters, other ones than `draw` does of the
+same keys, so what `draw` settles is only of images that it is applied to. And `noise_sigma` is in
+units of images in [0, 1], the `sigma` of `GaussianNoise` in 8-bit levels.
 """
 
 from jaxtyping import Array, Float

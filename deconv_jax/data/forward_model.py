@@ -87,9 +87,23 @@ class Degradation:
         raise NotImplementedError
 
     def __call__(self, x: Images, keys: Keys | None = None) -> Images:
-        """The images degraded by parameters and noise drawn from the same keys, folded apart."""
+        """The images degraded by parameters and noise drawn from the same keys, folded apart.
+
+        To know the parameters, `draw` them and `apply` what is drawn; `draw` of these very keys
+        gives others.
+
+        Raises:
+          InputError: for what are no images, and as `draw` and `apply`.
+        """
+        x = jnp.asarray(x)
+        if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(
+                "images are floats in [0, 1], (batch, height, width, channels); got "
+                f"{x.dtype} {x.shape}"
+            )
         if keys is None:
             return self.draw(None, x.shape).apply(x)
+        keys = given_keys(self, keys, x.shape)
         return self.draw(fold_in(keys, 0), x.shape).apply(x, fold_in(keys, 1))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:

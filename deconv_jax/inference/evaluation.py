@@ -88,14 +88,18 @@ class Evaluation:
 
     def describe(self) -> str:
         """The protocol in words, for a result."""
-        draws = {
-            "numpy": f"Gaussian noise by numpy.random.RandomState({self.seed}), anew for each image",
-            "jax": f"random numbers by jax.random, seed {self.seed} folded with the image's place",
-        }
-        cut = f"; images cut to multiples of {self.multiple}" if self.multiple > 1 else ""
-        return (
-            f"{self.degradation.describe()}; {draws[self.noise]}{cut}; {self.protocol.describe()}"
-        )
+        parts = [self.degradation.describe()]
+        if self.noise == "jax":
+            parts.append(
+                f"random numbers by jax.random, seed {self.seed} folded with an image's place"
+            )
+        elif noise_sigma(self.degradation) is not None:
+            parts.append(
+                f"Gaussian noise by numpy.random.RandomState({self.seed}), anew for each image"
+            )
+        if self.multiple > 1:
+            parts.append(f"images cut to multiples of {self.multiple}")
+        return "; ".join([*parts, self.protocol.describe()])
 
     def measure(self, restore: Restore, images: Iterable[tuple[str, Image]]) -> dict[str, Any]:
         """Degrades, restores and measures every image.

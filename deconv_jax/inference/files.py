@@ -36,6 +36,10 @@ class Job:
     comparison: Path | None = None
 
 
+_COMPARISON = ".compare.png"
+"""How the names of pictures end that show before and after, which are no images to restore."""
+
+
 def plan_jobs(
     inputs: Sequence[str],
     output: Path,
@@ -80,7 +84,7 @@ def plan_jobs(
             source,
             output / name,
             reference=None if references is None else _reference(references, place),
-            comparison=output / name.with_name(f"{name.name}.compare.png") if compare else None,
+            comparison=output / name.with_name(name.name + _COMPARISON) if compare else None,
         )
         for path in _written(job):
             other = writers.setdefault(path.resolve(), source)
@@ -134,6 +138,10 @@ def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
 def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
     """Image files that an input stands for, and their places below the output folder."""
     path, results = Path(word), output.resolve()
+
+    def is_result(file: Path) -> bool:
+        return file.resolve().is_relative_to(results) or file.name.endswith(_COMPARISON)
+
     if path.is_dir():
         found = [(file, file.relative_to(path)) for file in list_images(path)]
     elif path.is_file():
@@ -149,7 +157,7 @@ def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
         found = [(file, Path(file.name)) for file in files if file.suffix.lower() in FORMATS]
     else:
         raise InputError(f"no input {word}")
-    found = [pair for pair in found if not pair[0].resolve().is_relative_to(results)]
+    found = [pair for pair in found if not is_result(pair[0])]
     if not found:
         raise InputError(
             f"{word} holds no images to restore ({', '.join(sorted(FORMATS))}) outside of {output}"

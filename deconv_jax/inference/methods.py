@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from deconv_jax import schema
 from deconv_jax.classical import METHODS
+from deconv_jax.classical.problem import UnknownNoise
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, closest
 from deconv_jax.inference.denoiser import Plugged
@@ -56,10 +57,18 @@ class ClassicalRestorer:
             raise InputError(
                 f"no boundary {self.boundary!r}; {closest(self.boundary, get_args(Boundary))}"
             )
+        if self.noise_sigma is not None and not 0 < self.noise_sigma < np.inf:
+            raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")
         self._check_arguments()
         # What the method will not take is refused here, without computing anything.
         side = 2 * max(self.kernel.shape) + 1
-        jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
+        try:
+            jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
+        except UnknownNoise:
+            raise InputError(
+                f"{self.method} has to know how noisy the image is: give noise-sigma, the standard "
+                "deviation of the noise in levels of 255"
+            ) from None
 
     @property
     def scale(self) -> int:

@@ -97,7 +97,8 @@ class Protocol:
         """Targets as they are measured: converted and cropped.
 
         Raises:
-          InputError: for images not of floats, or of neither 1 nor 3 channels.
+          InputError: for images not of floats, of neither 1 nor 3 channels, or without anything
+            inside the border.
         """
         images = _in_full_precision(images)
         _, height, width, channels = images.shape
@@ -107,6 +108,10 @@ class Protocol:
             else:
                 images = rgb_to_y(images)
         border = self.border
+        if 2 * border >= min(height, width):
+            raise InputError(
+                f"a border of {border} pixels leaves nothing of an image of {height} x {width}"
+            )
         return images[:, border : height - border, border : width - border]
 
     def measure(
@@ -200,11 +205,11 @@ def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 def _in_full_precision(images: Array) -> Array:
     """Images of at least float32, for shorter floats do not hold the levels of 8 bits."""
-    channels = images.shape[-1]
-    if channels not in (1, 3) or not jnp.issubdtype(images.dtype, jnp.floating):
+    plain = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not plain or not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
-            f"a protocol is for images of 1 or 3 channels, floats in [0, 1]; got {channels} of "
-            f"{images.dtype}"
+            "a protocol is for floats in [0, 1], (batch, height, width, 1 or 3 channels); got "
+            f"{images.dtype} {images.shape}"
         )
     return images.astype(jnp.promote_types(images.dtype, jnp.float32))
 

@@ -167,9 +167,9 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, str]]:
     except InputError:
         raise
     except Exception as error:  # Whatever PyTorch stumbles over in a file that is none of its.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"cannot read {path} as PyTorch weights, tensors and nothing else: {reason}"
+            f"{path} is no file of PyTorch weights, tensors in a dict and nothing else; a whole "
+            "module is saved as weights by torch.save(module.state_dict(), ...)"
         ) from error
 
 

@@ -32,13 +32,14 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
 
     What they have in common is said once, and then in what they differ.
     """
-    clauses = [protocol.split("; ") for protocol in dict.fromkeys(protocols)]
+    # The first clause is the degradation, which the table itself speaks of.
+    clauses = [protocol.split("; ")[1:] for protocol in protocols]
     if not clauses:
         return []
     common = [clause for clause in clauses[0] if all(clause in other for other in clauses)]
-    own = [", ".join(c for c in protocol if c not in common) for protocol in clauses]
+    own = dict.fromkeys(", ".join(c for c in line if c not in common) for line in clauses)
     line = f"Protocol: {'; '.join(common)}."
-    return [f"{line} And one of: {'; '.join(own)}." if len(own) > 1 else line]
+    return [f"{line} With: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 
 def whole_images(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -33,6 +33,7 @@ LEVELS = (15, 25, 50)
 """Of the networks that are plugged in."""
 
 METHODS = {
+    "observed": "(blurred and noisy)",
     "inverse": "inverse filter, thresholded",
     "wiener": "Wiener",
     "unsupervised_wiener": "Wiener, unsupervised",
@@ -67,6 +68,8 @@ def _measure(data: Path, *, method: str) -> dict[str, Any]:
 def _restore(
     method: str, model: Chain, options: Mapping[str, Any], image: np.ndarray
 ) -> np.ndarray:
+    if method == "observed":
+        return image
     return np.asarray(classical.METHODS[method](image[None], model, **options)[0])
 
 
@@ -98,10 +101,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 rows.append([title, *images, f"**{mean['psnr']:.2f}**", f"{mean['ssim']:.4f}"])
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13)) + " | mean | SSIM"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
-    first = [
-        f"for the first image: {measured['images'][0]['protocol']}"
+    blocks += protocol_line(
+        row["protocol"]
         for record in records.values()
         for measured in record["sigmas"].values()
-    ]
-    blocks += protocol_line(first)
+        for row in measured["images"]
+    )
     return "\n\n".join(blocks)
