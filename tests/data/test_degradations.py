@@ -493,6 +493,15 @@ ERRORS = {
     ),
     "text": (lambda: TextMask(" "), "text is one line with a letter in it; got ' '"),
     "steps": (lambda: Chain([Decimate(2)]), "steps is a tuple of degradations; got [Decimate"),
+    "one image": (lambda: GaussianBlur(1.0)(X[0]), "(batch, height, width, channels); got float32"),
+    "stored levels": (
+        lambda: GaussianBlur(1.0)((255 * X).astype("uint8")),
+        "images are floats in [0, 1]",
+    ),
+    "one key": (
+        lambda: GaussianNoise(5.0)(X, jax.random.key(0)),
+        "a key an example, of shape (2,); got keys of shape ()",
+    ),
     "no keys for ranges": (lambda: Jpeg((5, 95))(X), "Jpeg is random and takes a key an example"),
     "no keys for masks": (lambda: Boxes(1, 2)(X), "Boxes is random and takes a key an example"),
     "no keys": (

@@ -119,10 +119,14 @@ def test_references_and_comparisons_go_by_name(place):
     with pytest.raises(InputError, match=r"of in/x/c.tif would replace out/c.tif"):
         plan_jobs(["in/x/c.tif"], Path("out"), references=Path("out"))
     Path("in/x/c.tif").unlink()
-    # A comparison takes a name too.
+    # A comparison in a folder is no input; named, it is one, and takes a name too.
     place("in/b.png.compare.png", "truth/b.png.compare.png")
+    assert {job.source for job in plan_jobs(["in"], Path("out"))} == {
+        Path("in/b.png"),
+        Path("in/x/a.jpg"),
+    }
     with pytest.raises(InputError, match=r"both be written to out/b.png.compare.png"):
-        plan_jobs(["in"], Path("out"), compare=True)
+        plan_jobs(["in/b.png", "in/b.png.compare.png"], Path("out"), compare=True)
 
 
 def test_a_kernel_from_a_picture_or_an_array_sums_to_one(tmp_path):

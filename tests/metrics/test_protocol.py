@@ -195,8 +195,10 @@ def test_images_that_a_protocol_cannot_compare(monkeypatch):
         (Protocol(color="y"), OUTPUT, gray, "give gray images three equal channels"),
         (Protocol(), gray, TARGET, "color='rgb'"),
         (Protocol(), OUTPUT[..., :2], OUTPUT[..., :2], "1 or 3 channels"),
-        (Protocol(), STORED, TARGET, "floats in [0, 1]; got 3 of uint8"),
-        (Protocol(), OUTPUT, STORED, "floats in [0, 1]; got 3 of uint8"),
+        (Protocol(), STORED, TARGET, "channels); got uint8 (3, 24, 28, 3)"),
+        (Protocol(), OUTPUT, STORED, "channels); got uint8 (3, 24, 28, 3)"),
+        (Protocol(), OUTPUT[0], TARGET[0], "channels); got float32 (24, 28, 3)"),
+        (Protocol(border=12), OUTPUT, TARGET, "12 pixels leaves nothing of an image of 24 x 28"),
         (Protocol(border=7), OUTPUT, TARGET, "at least 11 x 11 pixels; got 10 x 14"),
         (Protocol(), OUTPUT, TARGET[:, 1:], "(3, 23, 28, 3)"),
     ):

@@ -174,7 +174,7 @@ def test_nothing_in_a_file_is_executed(legacy, tmp_path):
         path.write_bytes(pickle.dumps(values))
     else:
         torch.save(values, path)
-    assert "tensors and nothing else" in message_of(lambda: load_published(path))
+    assert "tensors in a dict and nothing else" in message_of(lambda: load_published(path))
     assert not made.exists()
 
 
@@ -203,7 +203,7 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_not_unpacked(tmp_path):
         ),
         (lambda: torch.zeros(4, dtype=torch.complex64), "got w of complex64"),
         (lambda: torch.zeros(4, dtype=torch.bfloat16), "got w of bfloat16"),
-        (lambda: torch.zeros(4, device="meta"), "tensors and nothing else"),
+        (lambda: torch.zeros(4, device="meta"), "tensors in a dict and nothing else"),
     ],
     ids=["sparse", "expanded", "expanded-integers", "quantized", "complex", "bfloat16", "meta"],
 )
