@@ -4,7 +4,8 @@ Half-quadratic splitting as Zhang et al. (DPIR, arXiv:2008.13751), or ADMM (Venk
 GlobalSIP 2013): what fits y and what looks like an image take turns.
 
 What a reader would get wrong: the noise levels. A denoiser is asked for many of them, falling to
-that of y; a network that was trained for one level takes part through `fixed_level_denoiser`.
+that of y or to `last_sigma`; a network that was trained for one level takes part through
+`fixed_level_denoiser`, with `fixed_level_options`.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array
@@ -51,7 +53,7 @@ def plug_and_play(
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> Returned:
-    """Alternates between fitting y and denoising, at noise levels that fall to that of y.
+    """Alternates between fitting y and denoising, at noise levels that fall.
 
     With sigma_k falling from `first_sigma` to `last_sigma` in equal ratios, and z = y before the first
     iteration, each is (Zhang et al., arXiv:2008.13751)
@@ -74,8 +76,9 @@ def plug_and_play(
       sigma: standard deviation of the noise in y, [0, 1] units, for the forward model's. At least
         0.1 / 255 is taken.
       iterations: 8 as in the paper; more are slower and little better.
-      first_sigma: noise level of the first denoising.
-      last_sigma: and of the last one, sigma if that is more; for sigma. See `fixed_level_options`.
+      first_sigma: noise level of the first denoising; at least the last one is taken.
+      last_sigma: noise level of the last denoising, at least sigma; None for sigma. What y is
+        fitted by stays the sigma of y.
       data_weight: lambda in the paper, which tunes it once for all noise levels.
       splitting: "half_quadratic" or "admm".
       data_iterations: of conjugate gradients in each fit, at most.
@@ -98,7 +101,7 @@ def plug_and_play(
         sigma = known_sigma(forward_model, "plug_and_play takes sigma")
     noise = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
     last = noise if last_sigma is None else jnp.maximum(noise, jnp.asarray(last_sigma, y.dtype))
-    schedule = (jnp.asarray(first_sigma, y.dtype), last, data_weight * noise**2)
+    schedule = (jnp.maximum(first_sigma, last), last, data_weight * noise**2)
     options = size, iterations, splitting, data_iterations, return_objective
     x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, *options)
     return (x, objective) if return_objective else x
@@ -172,7 +175,7 @@ def fixed_level_denoiser(
     """
     functions = [denoise] if callable(denoise) else list(denoise)
     given = _levels(trained_sigma)
-    if len(given) != len(functions) or not given or not all(level > 0 for level in given):
+    if len(given) != len(functions):
         raise InputError(
             f"trained_sigma is a positive number for each denoiser; got {trained_sigma} for "
             f"{len(functions)} denoisers"
@@ -185,17 +188,23 @@ def fixed_level_denoiser(
 def fixed_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
     """The options of `plug_and_play` that suit a `fixed_level_denoiser`.
 
-    ADMM that ends at the lowest trained level, with a weight that was chosen on photographs: at low
-    noise better by a decibel and more than levels below, which no network was trained for.
+    ADMM that ends at the lowest trained level instead of asking for levels below, which no network
+    was trained for; with a weight that was chosen on photographs.
 
     Args:
       trained_sigma: the levels, as there.
+
+    Raises:
+      InputError: for no level, or one that is not positive.
     """
     return {"splitting": "admm", "last_sigma": min(_levels(trained_sigma)), "data_weight": 0.7}
 
 
 def _levels(trained_sigma: float | Sequence[float]) -> tuple[float, ...]:
-    return (trained_sigma,) if isinstance(trained_sigma, int | float) else tuple(trained_sigma)
+    levels = tuple(float(level) for level in np.atleast_1d(trained_sigma))
+    if not levels or not all(level > 0 for level in levels):
+        raise InputError(f"trained_sigma is one positive number or more; got {trained_sigma}")
+    return levels
 
 
 def _denoise_at_levels(

@@ -1,7 +1,7 @@
 """The command line: the only place with flags, and the only one that sees a ConfigDict.
 
 Exit codes: 0 done; 1 some files were not restored, or not measured though --reference was given, the
-others are (a line for each says why); 2 the input was wrong (one line on stderr says what); 75
+others are (a line for each says why), or tables --check found a difference; 2 the input was wrong (one line on stderr says what); 75
 (EX_TEMPFAIL) train or tables was told to stop while training and has saved: the same command
 continues it; 130 stopped elsewhere.
 """
@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 
 from deconv_jax.cli import restore, tables, train
-from deconv_jax.cli.common import load_config
+from deconv_jax.cli.common import (
+    EXIT_INPUT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_KEYBOARD,
+    load_config,
+)
 from deconv_jax.errors import InputError
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
-
-EXIT_INPUT_ERROR = 2
-EXIT_INTERRUPTED = 75
-EXIT_KEYBOARD = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,11 @@ from typing import Any
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 
+EXIT_SOME_FAILED = 1
+EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 75
+EXIT_KEYBOARD = 130
+
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that a file's `get_config` returns, as a dict, with overrides.

@@ -4,10 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled, literal
+from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled, literal
 from deconv_jax.errors import InputError
-
-EXIT_SOME_FAILED = 1
 
 _RESTORE = """\
 restore images: by a trained network, or by a method that undoes a known blur

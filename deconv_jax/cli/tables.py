@@ -5,10 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import keep_compiled
+from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled
 from deconv_jax.errors import InputError
-
-EXIT_DIFFERENT = 2
 
 
 def add_commands(commands: Any) -> None:
@@ -61,4 +59,4 @@ def _tables(arguments: argparse.Namespace) -> int:
     changed = render_texts(Path.cwd(), check=arguments.check)
     for path in changed:
         print(f"{'differs' if arguments.check else 'rewritten'}: {path}")
-    return EXIT_DIFFERENT if arguments.check and changed else 0
+    return EXIT_SOME_FAILED if arguments.check and changed else 0

@@ -151,7 +151,10 @@ class GaussianBlur(ComputedBlur):
     def __post_init__(self) -> None:
         check_numbers("sigma", self.sigma, 0, exclude_least=True)
         if self.size is None and np.ndim(self.sigma) and not isinstance(self.sigma, tuple):
-            raise InputError("an array of sigmas needs size, that of the point-spread function")
+            raise InputError(
+                f"an array of sigmas needs size, the pixels of the point-spread function; got {self.sigma!r} "
+                "without it"
+            )
         _, largest = bounds(self.sigma)
         size = 2 * int(4 * largest + 0.5) + 1 if self.size is None else self.size
         check_whole("size", size, 1)

@@ -8,8 +8,8 @@ how it behaves under `jax.jit` says `forward_model`; the families are in `blurs`
     degradation = Chain((GaussianBlur(1.6), Decimate(3), GaussianNoise((0, 10))))
     y = degradation(x, keys)                      # a training pair
     settled = degradation.draw(keys, x.shape)     # each example's own noise level
-    y = settled.apply(x, noise_keys)              # the same, with what a solver is told:
-    linear_part(settled), noise_sigma(settled)
+    y = settled.apply(x, other_keys)              # another pair, of which is known
+    linear_part(settled), noise_sigma(settled)    # what a solver is told
 
 What a reader would get wrong: a call draws its own parameters, other ones than `draw` does of the
 same keys, so what `draw` settles is only of images that it is applied to. And `noise_sigma` is in

@@ -295,12 +295,11 @@ def _fold_in_given(keys: Keys | None, data: int) -> Keys | None:
 
 def given_keys(degradation: Degradation, keys: Keys | None, shape: Sequence[int]) -> Keys:
     """The keys, one for each of `shape[0]` examples; raises InputError for none or another count."""
-    if keys is None or keys.shape != (shape[0],):
-        got = "none" if keys is None else f"keys of shape {keys.shape}"
-        raise InputError(
-            f"{type(degradation).__name__} is random and takes a key an example, of shape "
-            f"({shape[0]},); got {got}"
-        )
+    wanted = f"a key an example, of shape ({shape[0]},)"
+    if keys is None:
+        raise InputError(f"{type(degradation).__name__} is random and takes {wanted}; got none")
+    if keys.shape != (shape[0],):
+        raise InputError(f"keys are {wanted}; got keys of shape {keys.shape}")
     return keys
 
 

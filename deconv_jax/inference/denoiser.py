@@ -3,7 +3,8 @@
 A network that is told the level is told; one that was trained for a single level has the contrast of
 the image scaled to it, see `classical.fixed_level_denoiser`. What a reader would get wrong: the
 levels that plug and play asks for are not those of the noise in the photograph. They begin far above
-it, at sigma 49 of 255 unless told otherwise, and fall to it, or to the lowest that a network knows.
+it, at sigma 49 of 255 unless told otherwise, and fall to it; of networks for single levels, to the
+lowest of them.
 """
 
 import dataclasses
@@ -118,8 +119,8 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
     Images of other channels than the networks' are brought to them as `restore` says.
 
     Args:
-      networks: one that is told the level, or one or more for single levels, of which the one that
-        is nearest in ratio is taken. All take images of as many channels.
+      networks: one that is told the level, or one or more for single levels, of which
+        `fixed_level_denoiser` says the one that is taken. All take images of as many channels.
       sigmas: the single levels in 8-bit units, one a network; needed where the training of one
         does not say.
 

@@ -91,7 +91,7 @@ class Evaluation:
         parts = [self.degradation.describe()]
         if self.noise == "jax":
             parts.append(
-                f"random numbers by jax.random, seed {self.seed} folded with an image's place"
+                f"random numbers by jax.random, seed {self.seed} folded with the image's place"
             )
         elif noise_sigma(self.degradation) is not None:
             parts.append(

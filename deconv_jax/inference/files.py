@@ -160,7 +160,8 @@ def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
     found = [pair for pair in found if not is_result(pair[0])]
     if not found:
         raise InputError(
-            f"{word} holds no images to restore ({', '.join(sorted(FORMATS))}) outside of {output}"
+            f"{word} holds no images to restore ({', '.join(sorted(FORMATS))}) outside of {output}, "
+            f"*{_COMPARISON} left out"
         )
     yield from found
 

@@ -64,10 +64,10 @@ class ClassicalRestorer:
         side = 2 * max(self.kernel.shape) + 1
         try:
             jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
-        except UnknownNoise:
+        except UnknownNoise as error:
+            needed = str(error).partition(",")[0]
             raise InputError(
-                f"{self.method} has to know how noisy the image is: give noise-sigma, the standard "
-                "deviation of the noise in levels of 255"
+                f"{needed}, or noise-sigma, the standard deviation of the noise in levels of 255"
             ) from None
 
     @property
@@ -90,7 +90,9 @@ class ClassicalRestorer:
         method: Any = METHODS[self.method]
         options = dict(self.options)
         if self.denoiser is not None:
-            options = {"denoiser": self.denoiser.denoiser, **self.denoiser.options, **options}
+            # Another splitting wants none of what suits this one.
+            suited = {} if "splitting" in options else self.denoiser.options
+            options = {"denoiser": self.denoiser.denoiser, **suited, **options}
         return method(images, model, **options)
 
     def _check_arguments(self) -> None:

@@ -166,6 +166,8 @@ def _read_torch(path: Path) -> tuple[Tensors, dict[str, str]]:
         return _plain_tensors(path, values), {}
     except InputError:
         raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
     except Exception as error:  # Whatever PyTorch stumbles over in a file that is none of its.
         raise InputError(
             f"{path} is no file of PyTorch weights, tensors in a dict and nothing else; a whole "
@@ -181,7 +183,8 @@ def _refuse_compressed(path: Path) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > path.stat().st_size:
         raise InputError(
-            f"{path} unpacks to {unpacked:,} bytes; PyTorch's weights are not compressed"
+            f"{path}, {path.stat().st_size:,} bytes, unpacks to {unpacked:,}; PyTorch's weights are "
+            "not compressed"
         )
 
 

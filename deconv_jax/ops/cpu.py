@@ -7,7 +7,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | what | how |
 |---|---|
 | conv | one `lax` convolution; in three dimensions a matrix product of patches |
-| to a few channels, such as an image's | a matrix product, then the patches it gives are added |
+| to few channels (*) | a matrix product, then the patches it gives are added where they overlap |
 | conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
@@ -15,8 +15,10 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in two dimensions | the same, of a few images at a time |
 | where its taps do not overlap | a matrix product a tap |
-| of few outputs | a matrix product of patches, the outputs' |
+| of few outputs (*) | a matrix product of patches of y |
 | in three dimensions, or grouped | a matrix product of patches |
+
+(*) In two dimensions, with stride 1, no dilation and no groups: what ends most networks of images.
 
 Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
 shapes alone; `experiments/benchmarks/operators.py` measures what they lead to. Half precision is
@@ -54,8 +56,11 @@ _ADDED_AT_A_TIME = 32e6
 that leave the cache."""
 
 _FEW_TO_ADD, _FEW_TO_MATCH = 4, 16
-"""Outputs up to which patches are added, or matched, as fast as the library of convolutions is slow
-where it has few of them."""
+"""Outputs up to which a plain convolution, and its kernel gradient, are products of matrices: XLA's
+library of convolutions is slow at few outputs."""
+
+_MOST_TO_ADD = 4
+"""The size of patches that are added as a multiple of that of the image they come from."""
 
 
 def _in_single_precision(function: Callable) -> Callable:
@@ -70,8 +75,10 @@ def _in_single_precision(function: Callable) -> Callable:
 @_in_single_precision
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """y."""
-    if _has_few_outputs(geometry, *kernel.shape[-3:], most=_FEW_TO_ADD):
-        # Every pixel of x times the kernel: the adjoint of the convolution that this one's is.
+    written = math.prod(geometry.kernel_size) * kernel.shape[-1]
+    few = _has_few_outputs(geometry, *kernel.shape[-3:], most=_FEW_TO_ADD)
+    if few and written <= _MOST_TO_ADD * kernel.shape[-3]:
+        # With stride 1 a convolution is the adjoint of one with its kernel turned round.
         return _adjoint_by_patches(*turned_round(kernel, geometry), x)
     if len(geometry.kernel_size) < 3:
         return _small_window_conv(x, kernel, geometry)
@@ -148,6 +155,7 @@ def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 def _has_few_outputs(
     geometry: Geometry, inputs: int, groups: int, outputs: int, *, most: int
 ) -> bool:
+    """Whether a convolution is plain and of outputs that are few, by number and beside its inputs."""
     plain = len(geometry.kernel_size) == 2 and groups == 1
     plain = plain and max(*geometry.stride, *geometry.dilation) == 1
     return plain and outputs <= most and 2 * outputs <= inputs

@@ -1,5 +1,7 @@
 """Variational restoration: optimality conditions, and parity with other ways to the same minimum."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,14 @@ import pytest
 import skimage.restoration
 from jax.tree_util import Partial
 
-from deconv_jax.classical import fixed_level_denoiser, plug_and_play, tikhonov, tv, wavelet
+from deconv_jax.classical import (
+    fixed_level_denoiser,
+    fixed_level_options,
+    plug_and_play,
+    tikhonov,
+    tv,
+    wavelet,
+)
 from deconv_jax.classical.problem import total_variation
 from deconv_jax.data.degradations import Blur, Chain, Decimate, GaussianNoise, Mask
 from deconv_jax.errors import InputError
@@ -193,12 +202,12 @@ def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
     np.testing.assert_allclose(x, expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("last", [None, 0.1])
+@pytest.mark.parametrize("last", [None, 0.1, 0.5])
 def test_admm_keeps_its_multiplier_while_the_levels_fall(last):
     """Written out for A = identity with the multiplier itself, mu times what u sums."""
     y, sigma, count = np.asarray(observe(Chain())), 0.05, 4
     z, multiplier = y, np.zeros_like(y)
-    for level in np.geomspace(0.4, last or sigma, count):
+    for level in np.geomspace(max(0.4, last or 0.0), last or sigma, count):
         mu = 0.23 * sigma**2 / level**2
         x = (y + mu * z - multiplier) / (1 + mu)
         z = quadratic(x + multiplier / mu, level)
@@ -325,7 +334,10 @@ def test_options_that_do_not_fit_are_refused(method, options, words):
         method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)
 
 
-@pytest.mark.parametrize("levels", [0.0, (0.1, 0.2), ()])
-def test_a_denoiser_of_fixed_levels_has_a_positive_level_each(levels):
-    with pytest.raises(InputError, match="trained_sigma is a positive number for each denoiser"):
-        fixed_level_denoiser(soft, levels)
+def test_a_denoiser_of_fixed_levels_has_a_positive_level_each():
+    with pytest.raises(InputError, match=r"a positive number for each denoiser; got \(0.1, 0.2\)"):
+        fixed_level_denoiser(soft, (0.1, 0.2))
+    for levels in (0.0, ()):
+        for of_levels in (fixed_level_options, functools.partial(fixed_level_denoiser, soft)):
+            with pytest.raises(InputError, match="trained_sigma is one positive number or more"):
+                of_levels(levels)

@@ -18,8 +18,6 @@ from deconv_jax.models.receptive_field import ReceptiveField
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 SIGMA, FIRST, DATA_WEIGHT, ITERATIONS = 5.1, 49 / 255, 0.23, 3
-# Of the paper, not those that suit networks of single levels.
-PAPERS = {"splitting": "half_quadratic", "last_sigma": 0.0, "data_weight": DATA_WEIGHT}
 
 
 class Adds(nn.Module):
@@ -46,7 +44,7 @@ def adds(number=0.0, name="adds", channels=1, scale=1, **known):
 
 
 def restored(denoiser, image, **fields):
-    options = PAPERS | {"iterations": ITERATIONS}
+    options = {"splitting": "half_quadratic", "iterations": ITERATIONS}
     fields = {"noise_sigma": SIGMA, "boundary": "circular", "options": options} | fields
     restorer = ClassicalRestorer("plug_and_play", KERNEL, denoiser=denoiser, **fields)
     return restorer(image, QUIET)

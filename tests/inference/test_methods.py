@@ -37,7 +37,7 @@ def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
         ({"options": {"iterations": "ten"}}, "iterations must be int; got 'ten'"),
         ({"options": {"iterations": 0}}, "iterations must be at least 1; got 0"),
         ({"options": {"return_objective": True}}, "unknown key .*return_objective"),
-        ({"method": "wiener"}, "wiener has to know how noisy the image is: give noise-sigma"),
+        ({"method": "wiener"}, "wiener takes noise_to_signal .*, or noise-sigma, the stand"),
         ({"method": "tv", "noise_sigma": 0.0}, "noise-sigma must be a positive number; got 0"),
         ({"method": "plug_and_play"}, "plug_and_play needs a denoiser"),
         ({"denoiser": lambda x, sigma: x}, "richardson_lucy takes no denoiser"),  # noqa: ARG005
