@@ -108,7 +108,7 @@ TRAINED = {
     "rednet10_trained_25": (
         "RED10",
         25,
-        "rednet.py:depth=10,sigma=25,steps=800,batch=16,learning_rate=5e-4",
+        "rednet.py:depth=10,sigma=25,steps=1600,batch=16,learning_rate=5e-4",
     ),
 }
 
