@@ -10,6 +10,7 @@ smaller budget of steps that is the same for all.
 """
 
 import functools
+import os
 import re
 import statistics
 import time
@@ -89,6 +90,7 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
         "checkerboard_energy": statistics.geometric_mean(energies),
         "checkerboard_energy_of_truth": statistics.geometric_mean(true_energies),
         "ms_per_output_megapixel": _speed(run.apply, scale),
+        "load_average": os.getloadavg()[0],
     }
 
 
@@ -164,9 +166,16 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         truth = next(r["checkerboard_energy_of_truth"] for r in ablation.values() if r)
         header = "FSRCNN x3 with | parameters | Set5 | Set14 | time a megapixel | checkerboard energy | training"
         blocks.append(markdown(header, rows))
+        longer = records.get("fsrcnn_x3")
+        of_longer = (
+            f" It falls with training: FSRCNN x3 above, of the first row's layers, has "
+            f"{longer['checkerboard_energy']:.2f}."
+            if longer
+            else ""
+        )
         blocks.append(
             f"Checkerboard energy of the true images: {truth:.2f} (geometric means over the images "
-            "of both sets; 1 is no pattern)."
+            f"of both sets; 1 is no pattern).{of_longer}"
         )
     blocks.append(SOURCE)
     # Nothing is random here, though the first records name the generator that noise would have had.
