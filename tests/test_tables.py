@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 from deconv_jax.tables import PAPER_TABLES, RESULTS, TEXTS, render_texts, run_missing
 
@@ -103,9 +104,16 @@ def test_what_there_is_not_cannot_be_run(paper, name, message):
 
 def test_the_paper_s_means_are_those_of_its_images():
     """Figures that were quoted one by one agree with the mean that was quoted beside them."""
-    from deconv_jax.config_arguments import load_module
-
     for by_sigma in load_module(ROOT / PAPER_TABLES / "denoising.py").PAPER.values():
         for *images, mean, _ in by_sigma.values():
             assert len(images) == 12
             assert sum(images) / 12 == pytest.approx(mean, abs=1.5e-3)
+
+
+def test_what_protocols_share_is_said_once():
+    """The first clause of each is the degradation, of which the table itself speaks."""
+    line = load_module(ROOT / PAPER_TABLES / "_common.py").protocol_line
+    assert line([]) == []
+    assert line(["Blur; x; y", "Noise; x; y"]) == ["Protocol: x; y."]
+    assert line(["Blur; x; y; u", "Blur; x; z"]) == ["Protocol: x. With: y, u; z."]
+    assert line(["Blur; x; y", "Blur; x"]) == ["Protocol: x. Some with: y."]

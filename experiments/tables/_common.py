@@ -39,7 +39,8 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
     common = [clause for clause in clauses[0] if all(clause in other for other in clauses)]
     own = dict.fromkeys(", ".join(c for c in line if c not in common) for line in clauses)
     line = f"Protocol: {'; '.join(common)}."
-    return [f"{line} With: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
+    which = "Some with" if "" in own else "With"
+    return [f"{line} {which}: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 
 def whole_images(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:
