@@ -5,12 +5,11 @@ import os
 import shutil
 import tempfile
 
-# Programs that several tests compile are compiled once, in this process and those it starts: the
-# workers of a run in parallel share what the first process made.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    CACHE = tempfile.mkdtemp(prefix="deconv_jax-tests-")
-    atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+# Programs that several tests compile are compiled once, in this process and those it starts. Workers
+# that run at a time have a folder each: JAX does not guard one against reading what is half written.
+CACHE = tempfile.mkdtemp(prefix="deconv_jax-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Most of a test's time is compiling, so little is spent on the speed of what is compiled.
 os.environ["XLA_FLAGS"] = (
