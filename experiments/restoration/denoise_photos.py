@@ -3,7 +3,7 @@
   deconv-jax train --config experiments/restoration/denoise_photos.py --workdir runs/denoise
 
 Two convolutions, two transposed convolutions, the noise as what they predict. Two CPU cores, less
-than 2 minutes; PSNR of three held-out photographs 29.5 dB +- 0.2 at sigma 25, the noisy ones 20.5 dB.
+than 2 minutes; PSNR of three held-out photographs 29.7 dB +- 0.3 at sigma 25, the noisy ones 20.5 dB.
 """
 
 import ml_collections
