@@ -42,8 +42,8 @@ PICTURED = 12
 _CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS, Degradation: DEGRADATIONS}
 _WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of config.data that a run may be continued with other values of: they change no number."""
-_HANDED_DOWN = frozenset({"optimizer", "precision", "seed"})
-"""Task fields that are top-level keys of a config, since every task has them."""
+_HANDED_DOWN = frozenset({"optimizer", "precision", "seed", "num_steps"})
+"""Task fields that are no keys of config.task: they are settings of the whole experiment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Experiment:
     """A task on a data set, for so many steps.
 
     Attributes:
-      task: what is learned; holds `optimizer`, `precision` and, if it draws random numbers, `seed`.
+      task: what is learned; holds `optimizer`, `precision` and, as it needs them, `seed` and
+        `num_steps`.
       data: what from.
       training: for how long.
       seed: of the initial weights, the order of examples and the task's random numbers.
@@ -89,6 +90,7 @@ class Experiment:
             optimizer=optimizer,
             precision=outer.precision,
             seed=outer.seed,
+            num_steps=outer.training.num_steps,
         )
         return dataclasses.replace(outer, task=task)
 

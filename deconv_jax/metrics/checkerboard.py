@@ -18,6 +18,11 @@ _INNER, _OUTER = 3, 6
 two bins wide."""
 
 
+def least_size(stride: int) -> int:
+    """Pixels a side that `checkerboard_energy` needs: no harmonic lies in another's surroundings."""
+    return (2 * _OUTER + 2) * stride
+
+
 def checkerboard_energy(
     images: Float[Array, "batch height width channels"], stride: int
 ) -> Float[Array, " batch"]:
@@ -36,12 +41,12 @@ def checkerboard_energy(
       no power, as of a constant image.
 
     Raises:
-      InputError: a stride below 2, or images of fewer than 16 * stride pixels a side.
+      InputError: a stride below 2, or images smaller than `least_size`.
     """
     at_least("stride", stride, 2)
-    if min(images.shape[1:3]) < 16 * stride:
+    if min(images.shape[1:3]) < least_size(stride):
         raise InputError(
-            f"checkerboard_energy needs images of at least {16 * stride} pixels a side for "
+            f"checkerboard_energy needs images of at least {least_size(stride)} pixels a side for "
             f"stride={stride}; got {images.shape[1]} x {images.shape[2]}"
         )
     height, width = (n - n % stride for n in images.shape[1:3])

@@ -95,6 +95,7 @@ def ssim(
 def ms_ssim(
     prediction: Float[Array, "batch height width channels"],
     target: Float[Array, "batch height width channels"],
+    scales: int = len(_SCALE_WEIGHTS),
 ) -> Float[Array, " batch"]:
     """Multi-scale structural similarity of images in [0, 1], in [0, 1], the mean over channels.
 
@@ -103,22 +104,42 @@ def ms_ssim(
     the last row or column of an odd size counts twice, as in the authors' code. A scale whose mean
     is negative, which has no real power, counts as 0, and its gradient is 0.
 
+    Small images have room for fewer scales: the finest, each weight over the sum of theirs. Figures
+    of different numbers of scales do not compare. All five weights are used as published, though
+    they sum to 1.0001.
+
+    Args:
+      prediction: images.
+      target: images.
+      scales: 1 to 5; `ms_ssim_scales` says how many an image has room for.
+
     Raises:
-      InputError: for images of different shapes, not of floats, or of less than 176 = 11 * 2^4 pixels a side.
+      InputError: for images of different shapes, not of floats, or of less than 11 * 2^(scales - 1)
+        pixels a side, 176 for five scales; for other numbers of scales.
     """
-    _check("ms_ssim", prediction, target, MS_SSIM_LEAST_SIZE)
+    if scales not in range(1, len(_SCALE_WEIGHTS) + 1):
+        raise InputError(f"scales must be from 1 to {len(_SCALE_WEIGHTS)}; got {scales}")
+    _check("ms_ssim", prediction, target, _WINDOW * 2 ** (scales - 1))
+    weights = _SCALE_WEIGHTS[:scales]
+    if scales < len(_SCALE_WEIGHTS):
+        weights = tuple(weight / sum(weights) for weight in weights)
     prediction, target = _planes(prediction), _planes(target)
     product = jnp.ones(prediction.shape[:2], prediction.dtype)
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
+    for scale, weight in enumerate(weights):
         if scale:
             prediction, target = _halve(prediction), _halve(target)
         luminance, structure = _similarities(prediction, target)
-        last = scale == len(_SCALE_WEIGHTS) - 1
+        last = scale == scales - 1
         mean = jnp.mean(luminance * structure if last else structure, axis=(2, 3))
         # The inner choice keeps the derivative of the discarded power finite.
         power = jnp.where(mean > 0, mean, 1.0) ** weight
         product = product * jnp.where(mean > 0, power, 0.0)
     return jnp.mean(product, axis=1)
+
+
+def ms_ssim_scales(height: int, width: int) -> int:
+    """The most scales, 0 to 5, that `ms_ssim` takes for images of `height` x `width` pixels."""
+    return min((min(height, width) // _WINDOW).bit_length(), len(_SCALE_WEIGHTS))
 
 
 def _planes(images: Array) -> Array:

@@ -5,6 +5,13 @@ from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.dncnn import DnCNN
 from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
+from deconv_jax.models.gan import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+    SNGANDiscriminator,
+)
 from deconv_jax.models.rednet import REDNet
 from deconv_jax.models.restorer import Restorer
 from deconv_jax.models.srcnn import SRCNN
@@ -13,11 +20,16 @@ from deconv_jax.models.unet import UNet
 MODELS = {
     "autoencoder": Autoencoder,
     "classifier": Classifier,
+    "dcgan_discriminator": DCGANDiscriminator,
+    "dcgan_generator": DCGANGenerator,
     "dncnn": DnCNN,
     "espcn": ESPCN,
     "fsrcnn": FSRCNN,
     "rednet": REDNet,
+    "resnet_discriminator": ResNetDiscriminator,
+    "resnet_generator": ResNetGenerator,
     "restorer": Restorer,
+    "sngan_discriminator": SNGANDiscriminator,
     "srcnn": SRCNN,
     "unet": UNet,
 }
@@ -29,8 +41,13 @@ __all__ = [
     "SRCNN",
     "Autoencoder",
     "Classifier",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
     "DnCNN",
     "REDNet",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
     "Restorer",
+    "SNGANDiscriminator",
     "UNet",
 ]

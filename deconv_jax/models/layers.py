@@ -189,6 +189,31 @@ class Upsample(nn.Module):
         return _add_bias(self, ops.upsample(x, kernel, self.factor, method=self.method))
 
 
+class Dense(nn.Module):
+    """An affine map of the channels; weights are truncated normal of variance gain / fan-in.
+
+    Attributes:
+      features: output channels.
+      use_bias, gain, train: as for `Conv`.
+      spectral_norm: whether the kernel is divided by its largest singular value, see `KernelNorm`.
+    """
+
+    features: int
+    use_bias: bool = True
+    gain: float = 1.0
+    spectral_norm: bool = False
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape features"]:
+        """x, mapped."""
+        init = nn.initializers.variance_scaling(self.gain, "fan_in", "truncated_normal")
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        if self.spectral_norm:
+            kernel = kernel / _spectral_norm(self, kernel)
+        return _add_bias(self, x @ kernel.astype(x.dtype))
+
+
 class Pool(nn.Module):
     """`ops.max_pool` or `ops.avg_pool`.
 
@@ -309,7 +334,7 @@ def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
 
 
 def _spectral_norm(
-    layer: Conv | ConvTranspose, matrix: Float[Array, "fan_in features"]
+    layer: Conv | ConvTranspose | Dense, matrix: Float[Array, "fan_in features"]
 ) -> Float[Array, ""]:
     """The largest singular value, by one step of power iteration on a vector kept between calls."""
 
@@ -329,7 +354,7 @@ def _unit(vector: Float[Array, "n"]) -> Float[Array, "n"]:
     return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
 
 
-def _add_bias(layer: Conv | ConvTranspose | Upsample, x: Array) -> Array:
+def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array:
     if not layer.use_bias:
         return x
     bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
@@ -374,24 +399,63 @@ class Norm(nn.Module):
       kind: which.
       train: "batch" uses and updates the batch's statistics if True, else the running ones.
       groups: number of channel groups of "group"; its greatest common divisor with the channels.
+      affine: whether a scale and an offset a channel are learnt.
     """
 
     kind: NormName = "batch"
     train: bool = False
     groups: int = 8
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """x, normalised; raises InputError for an unknown `kind`."""
+        affine = {"use_scale": self.affine, "use_bias": self.affine}
         if self.kind == "batch":
             return nn.BatchNorm(
-                use_running_average=not self.train, momentum=0.9, axis_name=bound_data_axis()
+                use_running_average=not self.train,
+                momentum=0.9,
+                axis_name=bound_data_axis(),
+                **affine,
             )(x)
         if self.kind == "group":
-            return nn.GroupNorm(num_groups=math.gcd(self.groups, x.shape[-1]))(x)
+            return nn.GroupNorm(num_groups=math.gcd(self.groups, x.shape[-1]), **affine)(x)
         if self.kind == "layer":
-            return nn.LayerNorm()(x)
+            return nn.LayerNorm(**affine)(x)
         if self.kind == "none":
             return x
         kinds = ("batch", "group", "layer", "none")
         raise InputError(f"no normalisation {self.kind!r}; {closest(self.kind, kinds)}")
+
+
+class ConditionalNorm(nn.Module):
+    """Normalisation whose scale and offset are learnt for each class (arXiv:1707.00683, section 3).
+
+    Attributes:
+      num_classes: number of classes; 0 for `Norm` itself, which takes no labels.
+      kind, train: as for `Norm`.
+    """
+
+    num_classes: int = 0
+    kind: NormName = "batch"
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *size channels"], labels: Int32[Array, " batch"] | None = None
+    ) -> Float[Array, "batch *size channels"]:
+        """x, normalised; raises InputError for labels without classes, or classes without labels."""
+        if (labels is None) == bool(self.num_classes):
+            raise InputError(
+                f"a network of num_classes={self.num_classes} takes "
+                f"{'labels' if self.num_classes else 'no labels'}; got "
+                f"{'none' if labels is None else 'some'}"
+            )
+        if labels is None:
+            return Norm(self.kind, train=self.train)(x)
+        shape = (self.num_classes, x.shape[-1])
+        broadcast = (len(x), *(1,) * (x.ndim - 2), -1)
+        scale = self.param("scale", nn.initializers.ones, shape).astype(x.dtype)[labels]
+        bias = self.param("bias", nn.initializers.zeros, shape).astype(x.dtype)[labels]
+        x = Norm(self.kind, train=self.train, affine=False)(x)
+        return x * scale.reshape(broadcast) + bias.reshape(broadcast)

@@ -75,7 +75,7 @@ def load_published(path: str | Path, scale: int | None = None) -> tuple[Publishe
         tensors or no network known here, or contradicts `scale`.
     """
     path = Path(path)
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     try:
         given = scale if scale is not None else _scale_of(metadata)
         module, tensors = _recognised(tensors, given)
@@ -109,13 +109,18 @@ def save_published(path: str | Path, module: nn.Module, params: Mapping[str, Any
         layer = _at(params, keys)
         tensors = {"weight": layer["slope"]} if "slope" in layer else layer_to_torch(layer)
         found |= {f"{name}.{key}": np.array(value, order="C") for key, value in tensors.items()}
-    _check(found, _shapes(module))
+    check_tensors(found, _shapes(module))
     data = safetensors.numpy.save(found, {"format": "pt", "scale": str(module.scale)})
     write_atomically(path, lambda file: file.write(data))
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of a file, by name, and what else a `.safetensors` file says."""
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of a file, by name, and what else a `.safetensors` file says.
+
+    Raises:
+      InputError: the file cannot be read, is larger than `LARGEST_FILE`, or holds other objects than
+        tensors of finite numbers.
+    """
     readers: dict[str, Callable[[Path], tuple[Tensors, dict[str, str]]]] = {
         ".safetensors": _read_safetensors,
         ".pth": _read_torch,
@@ -136,6 +141,14 @@ def _read(path: Path) -> tuple[Tensors, dict[str, str]]:
         if not np.all(np.isfinite(value)):
             raise InputError(f"{path}: {name} holds numbers that are not finite")
     return tensors, metadata
+
+
+def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InputError unless these are the names and the shapes."""
+    _check_names(set(tensors), set(shapes))
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise InputError(f"{name} has the shape {tensors[name].shape}; wanted {shape}")
 
 
 def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -367,7 +380,7 @@ def _shapes(module: Published) -> dict[str, tuple[int, ...]]:
 
 
 def _params(module: Published, tensors: Tensors) -> Params:
-    _check(tensors, _shapes(module))
+    check_tensors(tensors, _shapes(module))
     params: Params = {}
     for name, keys in _layers(module).items():
         kinds = ("weight", "bias")
@@ -380,13 +393,6 @@ def _params(module: Published, tensors: Tensors) -> Params:
             {"slope": jnp.asarray(layer["weight"])} if is_slope else layer_from_torch(layer)
         )
     return params
-
-
-def _check(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    _check_names(set(tensors), set(shapes))
-    for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            raise InputError(f"{name} has the shape {tensors[name].shape}; wanted {shape}")
 
 
 def _check_names(found: set[str], wanted: set[str]) -> None:

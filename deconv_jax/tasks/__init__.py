@@ -3,11 +3,13 @@
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.tasks.recognition import Recognition
 from deconv_jax.tasks.restoration import Restoration
+from deconv_jax.tasks.synthesis import Synthesis
 
 TASKS = {
     "autoencoding": Autoencoding,
     "recognition": Recognition,
     "restoration": Restoration,
+    "synthesis": Synthesis,
 }
 
-__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration"]
+__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration", "Synthesis"]

@@ -29,11 +29,11 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch
+from deconv_jax.training.task import Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoencoding:
+class Autoencoding(Task):
     """Autoencoder of images in [0, 1] with mean squared error.
 
     Attributes:

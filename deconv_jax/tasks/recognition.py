@@ -31,11 +31,11 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch
+from deconv_jax.training.task import Batch, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognition:
+class Recognition(Task):
     """Classifier of images in [0, 1] with softmax cross-entropy.
 
     Attributes:

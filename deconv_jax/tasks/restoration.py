@@ -39,7 +39,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch
+from deconv_jax.training.task import Batch, Task
 
 Images = Float[Array, "batch height width channels"]
 Loss = Literal["l1", "l2", "charbonnier"]
@@ -50,7 +50,7 @@ _PICTURED, _PICTURED_PIXELS = 4, 192
 
 
 @dataclasses.dataclass(frozen=True)
-class Restoration:
+class Restoration(Task):
     """Restorer of degraded images.
 
     Attributes:

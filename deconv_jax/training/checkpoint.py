@@ -56,7 +56,7 @@ class Checkpoints:
 
         Args:
           directory: where the checkpoints are.
-          monitor: the measure, higher is better, whose best checkpoint is kept.
+          monitor: the measure whose best checkpoint is kept, see `Task.monitor`.
           config: the run's, stored with each checkpoint; JSON-able.
           report: told of every damaged checkpoint that is passed over.
           read_only: open without changing anything.
@@ -65,12 +65,13 @@ class Checkpoints:
           InputError: the folder cannot be read or created.
         """
         self.directory = directory.absolute()
-        self._monitor, self._config, self._report = monitor, config, report
+        self._measure, self._sign = monitor.removeprefix("-"), -1 if monitor[0] == "-" else 1
+        self._config, self._report = config, report
         self._read_only = read_only
         self._saving: tuple[int, Any] | None = None
         policies = ocp.training.preservation_policies
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[monitor],
+            get_metric_fn=self._score,
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -99,7 +100,10 @@ class Checkpoints:
         measured = [info for info in self._orbax.checkpoints if info.metrics]
         if not measured:
             return None
-        return max(measured, key=lambda info: info.metrics[self._monitor]).step
+        return max(measured, key=lambda info: self._score(info.metrics)).step
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return self._sign * metrics[self._measure]
 
     def save(self, state: TrainState, data: Any, metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint; returns once the state may be changed.
@@ -116,13 +120,13 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         extra = {"checksum": _checksum(state), "data": data, "config": self._config}
-        # Measures that JSON has no word for (an infinite PSNR) could not be compared either.
-        finite = metrics is not None and all(np.isfinite(v) for v in metrics.values())
+        # JSON has no word for others (an infinite PSNR), and they could not be compared either.
+        finite = {k: v for k, v in (metrics or {}).items() if np.isfinite(v)}
         try:
             response = self._orbax.save_checkpointables_async(
                 step,
                 {"state": state},
-                metrics=metrics if finite else None,
+                metrics=finite if self._measure in finite else None,
                 custom_metadata=extra,
             )
         except (OSError, ValueError) as error:

@@ -150,6 +150,16 @@ def _drop_records_after(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
+def mosaic(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (count, height, width, channels) beside and below one another as one; blanks are 1."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    filled = np.ones((rows * columns, height, width, channels), images.dtype)
+    filled[:count] = images
+    placed = filled.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return placed.reshape(rows * height, columns * width, channels)
+
+
 def picture_grid(
     rows: Mapping[str, np.ndarray], *, names: Sequence[str] = (), scale: int = 2
 ) -> Image.Image:

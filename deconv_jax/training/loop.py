@@ -137,6 +137,8 @@ def fit(
             if evaluates:
                 metrics = task.evaluate(state, stream.validation())
                 log.evaluation(step, "validation", metrics)
+                for warning in task.warnings(metrics):
+                    log.say(f"warning: {warning}")
                 log.pictures(step, task.pictures(state, stream.examples))
 
             # 2. Save.

@@ -136,6 +136,13 @@ class Devices:
         return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
 
+def whole_on_host(array: jax.Array) -> np.ndarray:
+    """All of an array, also where other processes hold parts of it; all must ask at the same place."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def agree(flag: bool) -> bool:
     """Whether any process says so; every process must ask at the same place."""
     if jax.process_count() == 1:

@@ -69,9 +69,15 @@ def images_in_unit_range(images: jax.Array) -> jax.Array:
 
 
 def apply_model(
-    model: nn.Module, variables: Tree, images: jax.Array, *, train: bool, precision: Precision
+    model: nn.Module,
+    variables: Tree,
+    images: jax.Array,
+    labels: jax.Array | None = None,
+    *,
+    train: bool,
+    precision: Precision,
 ) -> tuple[jax.Array, Tree]:
-    """Runs a module on images in [0, 1].
+    """Runs a module on images in [0, 1], or on what else it takes, and on labels if it takes any.
 
     With "bf16", weights and activations are bfloat16 and so is the computation; parameters,
     their gradients and the output stay float32.
@@ -82,10 +88,11 @@ def apply_model(
     params, stats = variables["params"], variables["batch_stats"]
     if precision == "bf16":
         params, images = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, images))
-    inputs = {"params": params, "batch_stats": stats}
+    given = {"params": params, "batch_stats": stats}
+    inputs = (images,) if labels is None else (images, labels)
     if not train:
-        return model.apply(inputs, images).astype(jnp.float32), stats  # type: ignore[union-attr]
-    output, mutated = model.apply(inputs, images, train=True, mutable=["batch_stats"])
+        return model.apply(given, *inputs).astype(jnp.float32), stats  # type: ignore[union-attr]
+    output, mutated = model.apply(given, *inputs, train=True, mutable=["batch_stats"])
     return output.astype(jnp.float32), mutated.get("batch_stats", {})
 
 
@@ -133,25 +140,33 @@ def _accumulated(state, batch, loss_function, parts):
         batch_stats, (loss, scalars, gradients) = take(state.batch_stats, batch)
         return loss, scalars, batch_stats, gradients
 
-    size = batch["index"].shape[0]
-    if size % parts:
-        raise InputError(
-            f"a batch of {size} examples does not divide into optimizer.accumulate_steps={parts}"
-        )
-
-    # Part i takes rows i, i + parts, ...: some of every device's rows, so that none is moved.
-    def split(array):
-        return jnp.moveaxis(array.reshape(size // parts, parts, *array.shape[1:]), 1, 0)
+    split = split_batch(batch, parts, "optimizer.accumulate_steps")
 
     def add(carry, part):
         stats, total = carry
         stats, values = take(stats, part)
         return (stats, jax.tree.map(jnp.add, total, values)), None
 
-    split_batch = {name: split(array) for name, array in batch.items()}
-    first = {name: array[0] for name, array in split_batch.items()}
+    first = {name: array[0] for name, array in split.items()}
     shapes = jax.eval_shape(take, state.batch_stats, first)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (batch_stats, total), _ = jax.lax.scan(add, (state.batch_stats, zeros), split_batch)
+    (batch_stats, total), _ = jax.lax.scan(add, (state.batch_stats, zeros), split)
     loss, scalars, gradients = jax.tree.map(lambda a: a / parts, total)
     return loss, scalars, batch_stats, gradients
+
+
+def split_batch(batch: Mapping[str, jax.Array], parts: int, field: str) -> dict[str, jax.Array]:
+    """A batch in equal parts, stacked along a new first axis.
+
+    Part i takes rows i, i + parts, ...: some of every device's rows, so that none is moved.
+
+    Raises:
+      InputError: the parts, which config calls `field`, do not divide the batch.
+    """
+    size = batch["index"].shape[0]
+    if size % parts:
+        raise InputError(f"a batch of {size} examples does not divide into {field}={parts}")
+    return {
+        name: jnp.moveaxis(array.reshape(size // parts, parts, *array.shape[1:]), 1, 0)
+        for name, array in batch.items()
+    }

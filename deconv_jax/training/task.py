@@ -23,7 +23,8 @@ class Task(Protocol):
     """What one experiment family learns."""
 
     monitor: ClassVar[str]
-    """The validation measure, higher is better, that picks the best checkpoint."""
+    """The validation measure that picks the best checkpoint: the higher the better, or the lower
+    if a minus stands before its name."""
 
     @property
     def protocol(self) -> str:
@@ -49,3 +50,8 @@ class Task(Protocol):
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Measures on `test` of what needs no network, fitted to `train`; {} where there is none."""
         ...
+
+    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        """What somebody who watches a run should be told of its validation measures."""
+        del metrics
+        return []

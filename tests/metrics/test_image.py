@@ -16,6 +16,7 @@ from deconv_jax.metrics.image import (
     SSIM_LEAST_SIZE,
     mean_squared_error,
     ms_ssim,
+    ms_ssim_scales,
     psnr,
     ssim,
 )
@@ -141,11 +142,11 @@ def double_similarities(a, b):
     return luminance, structure
 
 
-def double_ms_ssim(a, b):
+def double_ms_ssim(a, b, scales=5):
     """The formula of the 2003 paper, channel by channel; negative means count as 0."""
     a, b = (torch.from_numpy(np.moveaxis(np.float64(x), -1, 1).copy()) for x in (a, b))
     factors = []
-    for scale in range(5):
+    for scale in range(scales):
         if scale:
             # An odd size's last row and column are repeated.
             a, b = (
@@ -154,9 +155,10 @@ def double_ms_ssim(a, b):
             )
             a, b = (torch.nn.functional.avg_pool2d(x, 2) for x in (a, b))
         luminance, structure = double_similarities(a, b)
-        likeness = structure if scale < 4 else luminance * structure
+        likeness = structure if scale < scales - 1 else luminance * structure
         factors.append(likeness.mean(dim=(2, 3)).clamp(min=0))
     weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], dtype=torch.float64)
+    weights = weights if scales == 5 else weights[:scales] / weights[:scales].sum()
     powers = torch.stack(factors, -1) ** weights
     return powers.prod(dim=-1).mean(dim=1).numpy()
 
@@ -170,6 +172,31 @@ def test_ms_ssim_is_the_formula_in_double_precision():
     np.testing.assert_allclose(measured, double_ms_ssim(images, targets), rtol=0, atol=1e-6)
     assert measured[2] == 0.0
     np.testing.assert_array_equal(jitted_ms_ssim(targets, targets), [1, 1, 1])
+
+
+@pytest.mark.parametrize("scales", [2, 3])
+def test_fewer_scales_are_the_first_ones(scales):
+    """At the least size, and a row and a column more."""
+    least = 11 * 2 ** (scales - 1)
+    for size in [(least, least), (least + 1, least + 3)]:
+        images = scene(2, *size, 2)
+        noisy = with_noise(images, 0.1)
+        measured = jax.jit(ms_ssim, static_argnums=2)(noisy, images, scales)
+        expected = double_ms_ssim(noisy, images, scales)
+        np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-6)
+
+
+def test_one_scale_is_ssim():
+    """Of every channel, where none is negative."""
+    measured = jax.jit(ms_ssim, static_argnums=2)(VERSIONS["noisy"], SCENE, 1)
+    expected = jitted_ssim(VERSIONS["noisy"], SCENE)
+    np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-6)
+
+
+def test_as_many_scales_fit_as_leave_a_window():
+    for size in range(1, 400):
+        expected = sum(size >= 11 * 2**scale for scale in range(5))
+        assert ms_ssim_scales(size, 1000) == ms_ssim_scales(1000, size) == expected
 
 
 @pytest.mark.parametrize(
@@ -244,6 +271,18 @@ def test_an_image_needs_a_window_at_every_scale(measure, least):
     words = f"at least {least} x {least} pixels; got {least + 4} x {least - 1}"
     with pytest.raises(InputError, match=words):
         measure(images, images)
+
+
+def test_fewer_scales_need_a_smaller_image():
+    images = jnp.zeros((1, 44, 43, 1))
+    with pytest.raises(InputError, match="at least 44 x 44 pixels; got 44 x 43"):
+        ms_ssim(images, images, scales=3)
+
+
+@pytest.mark.parametrize("scales", [0, 6])
+def test_there_are_one_to_five_scales(scales):
+    with pytest.raises(InputError, match=f"scales must be from 1 to 5; got {scales}"):
+        ms_ssim(jnp.asarray(SCENE), jnp.asarray(SCENE), scales=scales)
 
 
 @pytest.mark.usefixtures("as_without_type_checks")

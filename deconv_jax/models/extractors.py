@@ -1,0 +1,151 @@
+"""Named feature extractors: what a measure of generated images looks at them with.
+
+A Fréchet distance is a figure only together with the network whose features it compares. Three small
+classifiers come with the package, trained by configs of this project, each with the record of its
+training (`pretrained/NAME.json`): "mnist", "fashion" (Fashion-MNIST) and "digits" (the embedded
+ones). Their features are the 64 penultimate activations, over a constant that makes their mean
+square 1 on the images that they were trained on. "inception:PATH" and "inception-clean:PATH"
+are the network that the field's FID is defined by, with weights from the user's copy of them, and two
+ways to resize. "pixels" needs no weights and means little: the image at 8 x 8 pixels.
+
+What a reader would get wrong: figures of different extractors, or of different numbers of images,
+cannot be compared, and those of the small classifiers are not the FID of papers.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Array
+
+from deconv_jax import ops
+from deconv_jax.data.augment import center_resize
+from deconv_jax.errors import InputError, closest
+from deconv_jax.files import write_atomically
+from deconv_jax.models.classifier import Classifier
+from deconv_jax.models.inception import load_inception, resize_for_inception
+
+Tree = Any
+SHIPPED = {"mnist": 28, "fashion": 28, "digits": 32}
+"""Classifiers in the package, and the sides in pixels of the images that they were trained on."""
+INCEPTION = {"inception": "legacy", "inception-clean": "clean"}
+KNOWN = ("pixels", *SHIPPED, *(f"{name}:PATH" for name in INCEPTION))
+
+_PIXELS = (8, 8)
+_SCALE = "feature_scale"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extractor:
+    """A network as a measure's eye.
+
+    Attributes:
+      name: as a record gives it.
+      description: what a record's protocol says of it.
+      variables: of the network, to be handed to `apply`.
+      apply: (variables, images (batch, height, width, channels) in [0, 1]) ->
+        (features (batch, dims), probabilities (batch, planes, classes)). Classifiers of gray images
+        look at each channel by itself, a plane; `planes` and `classes` are 0 where there are none.
+    """
+
+    name: str
+    description: str
+    variables: Tree
+    apply: Callable[[Tree, Array], tuple[Array, Array]]
+
+
+@functools.cache
+def load_extractor(name: str) -> Extractor:
+    """The extractor called `name`, see the module.
+
+    Raises:
+      InputError: no such extractor, or the file of its weights is missing or damaged.
+    """
+    kind, _, path = name.partition(":")
+    if kind in INCEPTION:
+        return _inception(kind, path)
+    if name == "pixels":
+        size = " x ".join(map(str, _PIXELS))
+        return Extractor(name, f"pixels at {size}", {}, _pixels)
+    if name not in SHIPPED:
+        raise InputError(f"no feature extractor {name!r}; {closest(name, KNOWN)}")
+    folder = resources.files("deconv_jax.models") / "pretrained"
+    record = json.loads((folder / f"{name}.json").read_text())
+    fields = {k: v for k, v in record["config"]["task"]["model"].items() if k != "name"}
+    module = Classifier(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    variables = _nested(safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()))
+    scale = float(variables.pop(_SCALE))
+    accuracy = record["metrics"]["test"]["accuracy"]
+    return Extractor(
+        name,
+        f"{name}, a classifier of this project of {100 * accuracy:.2f} % test accuracy, "
+        f"{module.embedding_dim} penultimate activations over their root mean square",
+        variables,
+        functools.partial(_classified, module, (SHIPPED[name], SHIPPED[name]), scale),
+    )
+
+
+def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> None:
+    """Writes a classifier as a safetensors file that `load_extractor` reads.
+
+    Args:
+      path: of the file.
+      variables: of the classifier.
+      scale: root mean square of its penultimate activations.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path({**variables, _SCALE: scale})
+    flat = {
+        jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf, np.float32)
+        for keys, leaf in leaves
+    }
+    data = safetensors.numpy.save(flat)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _nested(tensors: Mapping[str, np.ndarray]) -> Tree:
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *groups, last = name.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), groups, tree)[last] = tensor
+    return tree
+
+
+def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:
+    del variables
+    small = ops.resize(images, _PIXELS, method="bilinear", antialias=True)
+    return small.reshape(len(images), -1), jnp.zeros((len(images), 0, 0))
+
+
+def _classified(
+    module: Classifier, size: tuple[int, int], scale: float, variables: Tree, images: Array
+) -> tuple[Array, Array]:
+    images = center_resize(images, size)
+    count, channels = len(images), images.shape[-1]
+    planes = jnp.moveaxis(images, -1, 1).reshape(count * channels, *size, 1)
+
+    def embed_and_judge(module: Classifier, planes: Array) -> tuple[Array, Array]:
+        features = module.embed(planes)
+        return features, module.to_logits(features)
+
+    features, logits = module.apply(variables, planes, method=embed_and_judge)  # type: ignore[misc]
+    probabilities = jax.nn.softmax(logits)
+    return features.reshape(count, -1) / scale, probabilities.reshape(count, channels, -1)
+
+
+def _inception(kind: str, path: str) -> Extractor:
+    module, variables = load_inception(path)
+
+    def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
+        features, logits = module.apply(variables, resize_for_inception(images, INCEPTION[kind]))  # type: ignore[arg-type]
+        return features, jax.nn.softmax(logits)[:, None]
+
+    description = f"InceptionV3 of 2015-12-05, 2,048 features, {INCEPTION[kind]} resize"
+    return Extractor(kind, description, jax.tree.map(jnp.asarray, variables), apply)

@@ -1,0 +1,376 @@
+"""Generators and discriminators: DCGAN, the SNGAN networks, and their class-conditional forms.
+
+A generator maps latents, standard normal vectors, to images by enlarging a small map; what enlarges
+is a choice, and `transposed` is the classic one. A discriminator maps images to one logit each.
+DCGAN is Radford et al., arXiv:1511.06434; the convolutional and residual networks with spectral
+normalisation are tables 3 and 4 of Miyato et al., arXiv:1802.05957, at any width.
+
+Given classes, a generator normalises by the class (conditional batch norm) and a discriminator adds
+the projection of its features on the class's vector (Miyato & Koyama, arXiv:1802.05637, equation 3).
+
+What a reader would get wrong: images are in [0, 1] on the outside, as everywhere here; both kinds
+convert to and from [-1, 1] at their own door. And with batch norm a discriminator has to be shown
+real and generated images in batches of their own.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, Key
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    ConditionalNorm,
+    Conv,
+    Dense,
+    Norm,
+    NormName,
+    Upsample,
+    activation,
+)
+from deconv_jax.ops.resample import UpsampleMethod
+
+DiscriminatorNorm = Literal["batch", "layer", "group", "none"]
+
+_SMALLEST = 7
+"""Pixels: the largest side of the map that a generator starts from."""
+_SMALLEST_RESIDUAL = 8
+"""The same of the map that a residual discriminator ends with."""
+
+
+class DCGANGenerator(nn.Module):
+    """Enlarges a map of at most 7 x 7 to an image, doubling its sides and halving its channels.
+
+    Attributes:
+      image_shape: (height, width, channels); each side at most 7 times a power of two, the same
+        for both: 28, 32, 64, 96 x 80, ...
+      latent_dim: numbers in a latent.
+      width: channels of the largest hidden map; every smaller one has twice as many.
+      num_classes: of a conditional generator; 0 for none.
+      upsampling: what doubles the sides, see `layers.Upsample`.
+      kernel_size: of what doubles them; None for its default.
+      norm: of the hidden maps, conditional if there are classes.
+      smooth: end with a 3x3 convolution at full size, as the SNGAN generator does, instead of with
+        the last enlargement.
+    """
+
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    latent_dim: int = 64
+    width: int = 64
+    num_classes: int = 0
+    upsampling: UpsampleMethod = "transposed"
+    kernel_size: int | None = None
+    norm: NormName = "batch"
+    smooth: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, "batch latent_dim"],
+        labels: Int32[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch height width channels"]:
+        """Latents to images in [0, 1]; raises InputError for shapes or labels that do not fit."""
+        stages = _halvings(self.image_shape, _SMALLEST)
+        channels = self.image_shape[-1]
+        widths = [self.width * 2**i for i in reversed(range(stages))]
+        if self.smooth:
+            widths = [2 * widths[0], *widths]
+        x = _first_map(latents, self.latent_dim, self.image_shape, stages, widths[0])
+        x = self._hidden(x, labels, train)
+        for features in widths[1:]:
+            x = self._hidden(self._enlarged(x, features, RELU_GAIN), labels, train)
+        x = Conv(channels)(x) if self.smooth else self._enlarged(x, channels, 1.0)
+        return _to_unit_range(x)
+
+    def _enlarged(self, x: Array, features: int, gain: float) -> Array:
+        return Upsample(features, method=self.upsampling, kernel_size=self.kernel_size, gain=gain)(
+            x
+        )
+
+    def _hidden(self, x: Array, labels: Array | None, train: bool) -> Array:
+        return jax.nn.relu(ConditionalNorm(self.num_classes, self.norm, train=train)(x, labels))
+
+
+class DCGANDiscriminator(nn.Module):
+    """Halves an image by strided convolutions down to at most 7 x 7, then judges it.
+
+    Attributes:
+      width: channels of the first map; every smaller one has twice as many.
+      num_classes: of a conditional discriminator; 0 for none.
+      kernel_size: of the convolutions.
+      norm: of all maps but the first, as in the paper.
+      spectral_norm: of every kernel.
+      minibatch_std: images in a group whose standard deviation is shown to the judge as one more
+        channel (Karras et al., arXiv:1710.10196, section 3); 0 for none. It divides the batch.
+    """
+
+    width: int = 64
+    num_classes: int = 0
+    kernel_size: int = 4
+    norm: NormName = "batch"
+    spectral_norm: bool = False
+    minibatch_std: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        labels: Int32[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        """Logits of images in [0, 1]: the higher, the more they look real."""
+        x = _to_signed_range(images)
+        for i in range(_halvings(images.shape[1:], _SMALLEST)):
+            x = _conv(self, self.width * 2**i, self.kernel_size, 2, train)(x)
+            if i:
+                x = Norm(self.norm, train=train)(x)
+            x = activation("leaky_relu")(x)
+        return _judged(self, x.reshape(len(x), -1), x, labels, train)
+
+
+class SNGANDiscriminator(nn.Module):
+    """The convolutional discriminator of arXiv:1802.05957, table 3: 3x3, then 4x4 with stride 2.
+
+    Attributes: as for `DCGANDiscriminator`; the paper's has width 64 and spectral normalisation.
+    """
+
+    width: int = 64
+    num_classes: int = 0
+    norm: NormName = "none"
+    spectral_norm: bool = True
+    minibatch_std: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        labels: Int32[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        """Logits of images in [0, 1]: the higher, the more they look real."""
+        x = _to_signed_range(images)
+        stages = _halvings(images.shape[1:], _SMALLEST)
+        layers = [(self.width * 2**i, geometry) for i in range(stages) for geometry in _PAIR]
+        for features, (kernel_size, stride) in [*layers, (self.width * 2**stages, _PAIR[0])]:
+            x = _conv(self, features, kernel_size, stride, train)(x)
+            x = activation("leaky_relu")(Norm(self.norm, train=train)(x))
+        return _judged(self, x.reshape(len(x), -1), x, labels, train)
+
+
+_PAIR = ((3, 1), (4, 2))
+"""Kernel size and stride of the layers of a stage of `SNGANDiscriminator`."""
+
+
+class ResNetGenerator(nn.Module):
+    """The residual generator of arXiv:1802.05957, table 4, at any width and size.
+
+    Attributes: as for `DCGANGenerator`; every map has `width` channels, 256 in the paper.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    latent_dim: int = 128
+    width: int = 128
+    num_classes: int = 0
+    upsampling: UpsampleMethod = "resize"
+    kernel_size: int | None = None
+    norm: NormName = "batch"
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, "batch latent_dim"],
+        labels: Int32[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch height width channels"]:
+        """Latents to images in [0, 1]; raises InputError for shapes or labels that do not fit."""
+        stages = _halvings(self.image_shape, _SMALLEST)
+
+        def hidden(x: Array) -> Array:
+            return jax.nn.relu(ConditionalNorm(self.num_classes, self.norm, train=train)(x, labels))
+
+        x = _first_map(latents, self.latent_dim, self.image_shape, stages, self.width)
+        for _ in range(stages):
+            size = [2 * n for n in x.shape[1:3]]
+            branch = Upsample(
+                self.width, method=self.upsampling, kernel_size=self.kernel_size, gain=RELU_GAIN
+            )(hidden(x))
+            branch = Conv(self.width, gain=RELU_GAIN)(hidden(branch))
+            x = Conv(self.width, kernel_size=1)(ops.resize(x, size, method="nearest")) + branch
+        return _to_unit_range(Conv(self.image_shape[-1])(hidden(x)))
+
+
+class ResNetDiscriminator(nn.Module):
+    """The residual discriminator of arXiv:1802.05957, table 4, at any width and size.
+
+    Blocks halve the image down to at most 8 x 8, two more keep the size, and the sum over all places
+    is judged.
+
+    Attributes: as for `DCGANDiscriminator`; every map has `width` channels, 128 in the paper.
+    """
+
+    width: int = 128
+    num_classes: int = 0
+    spectral_norm: bool = True
+    minibatch_std: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "batch height width channels"],
+        labels: Int32[Array, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, " batch"]:
+        """Logits of images in [0, 1]: the higher, the more they look real."""
+        x = _to_signed_range(images)
+        halvings = _halvings(images.shape[1:], _SMALLEST_RESIDUAL)
+        for i in range(halvings + 2):
+            # The first block sees pixels, which no activation may cut.
+            branch = _conv(self, self.width, 3, 1, train)(jax.nn.relu(x) if i else x)
+            branch = _conv(self, self.width, 3, 1, train)(jax.nn.relu(branch))
+            if i < halvings:
+                branch, x = ops.avg_pool(branch, 2), ops.avg_pool(x, 2)
+                x = _conv(self, self.width, 1, 1, train)(x)
+            x = x + branch
+        x = jax.nn.relu(x)
+        return _judged(self, jnp.sum(x, axis=(1, 2)), x, labels, train)
+
+
+Generator = DCGANGenerator | ResNetGenerator
+Discriminator = DCGANDiscriminator | SNGANDiscriminator | ResNetDiscriminator
+
+
+def draw_latents(
+    keys: Key[Array, " batch"], latent_dim: int, truncation: float | None = None
+) -> Float[Array, "batch latent_dim"]:
+    """Standard normal latents, one a key.
+
+    Args:
+      keys: a key each, so that a latent depends on no other.
+      latent_dim: numbers in each.
+      truncation: larger numbers are drawn again (the truncation trick of Brock et al.,
+        arXiv:1809.11096, section 3.1): the lower, the more typical and the less diverse the images.
+
+    Raises:
+      InputError: a truncation that is not positive.
+    """
+    if truncation is not None and not truncation > 0:
+        raise InputError(f"truncation must be positive; got {truncation}")
+
+    def draw(key: Array) -> Array:
+        if truncation is None:
+            return jax.random.normal(key, (latent_dim,))
+        return jax.random.truncated_normal(key, -truncation, truncation, (latent_dim,))
+
+    return jax.vmap(draw)(keys)
+
+
+def interpolate_latents(
+    start: Float[Array, "dims"], end: Float[Array, "dims"], steps: int
+) -> Float[Array, "steps dims"]:
+    """Latents from `start` to just before `end` on a great circle (White, arXiv:1609.04468, section 2.1).
+
+    Between standard normal vectors the straight line passes through shorter ones, which a generator
+    has never seen.
+    """
+    lengths = jnp.stack([jnp.linalg.norm(start), jnp.linalg.norm(end)])
+    angle = jnp.arccos(jnp.clip(jnp.dot(start, end) / jnp.prod(lengths), -1.0, 1.0))
+    along = (jnp.arange(steps) / steps)[:, None]
+    # Parallel vectors have no circle; between them the straight line is right.
+    safe = jnp.where(angle > 1e-4, angle, 1.0)
+    first = jnp.where(angle > 1e-4, jnp.sin((1 - along) * safe) / jnp.sin(safe), 1 - along)
+    second = jnp.where(angle > 1e-4, jnp.sin(along * safe) / jnp.sin(safe), along)
+    return first * start[None] + second * end[None]
+
+
+def minibatch_deviation(
+    x: Float[Array, "batch height width channels"], group: int
+) -> Float[Array, "batch"]:
+    """The standard deviation within a group of images, mean over all places, for each image.
+
+    Args:
+      x: features; neighbouring rows make a group.
+      group: images in a group.
+
+    Raises:
+      InputError: the group does not divide the batch.
+    """
+    at_least("minibatch_std", group, 2)
+    if len(x) % group:
+        raise InputError(f"minibatch_std={group} does not divide a batch of {len(x)} images")
+    groups = x.reshape(-1, group, *x.shape[1:])
+    deviation = jnp.mean(jnp.sqrt(jnp.var(groups, axis=1) + 1e-8), axis=(1, 2, 3))
+    return jnp.repeat(deviation, group)
+
+
+def _halvings(image_shape: tuple[int, ...], largest: int) -> int:
+    """How often the sides of an image are halved until neither exceeds `largest`."""
+    height, width = image_shape[:2]
+    halvings = 0
+    while max(height, width) >> halvings > largest:
+        halvings += 1
+    if halvings < 1 or height % 2**halvings or width % 2**halvings:
+        raise InputError(
+            f"images of {height} x {width} pixels do not fit this network: both sides must be "
+            f"halved alike, without rest, until they are at most {largest} (28, 32, 64, 96 x 80)"
+        )
+    return halvings
+
+
+def _first_map(
+    latents: Array, latent_dim: int, image_shape: tuple[int, ...], stages: int, features: int
+) -> Array:
+    """A latent as the small map that a generator starts from."""
+    if latents.shape[-1] != latent_dim:
+        raise InputError(f"this generator takes latents of {latent_dim}; got {latents.shape}")
+    height, width = (n >> stages for n in image_shape[:2])
+    x = Dense(height * width * features, gain=RELU_GAIN)(latents)
+    return x.reshape(len(latents), height, width, features)
+
+
+def _conv(
+    discriminator: Discriminator, features: int, kernel_size: int, stride: int, train: bool
+) -> Conv:
+    return Conv(
+        features,
+        kernel_size=kernel_size,
+        stride=stride,
+        gain=RELU_GAIN,
+        kernel_norm="spectral" if discriminator.spectral_norm else "none",
+        train=train,
+    )
+
+
+def _judged(
+    discriminator: Discriminator, features: Array, map_: Array, labels: Array | None, train: bool
+) -> Array:
+    """Logits (batch,) of features (batch, dims), a dense layer and the projection on the class."""
+    classes = discriminator.num_classes
+    if (labels is None) == bool(classes):
+        raise InputError(
+            f"a discriminator of num_classes={classes} takes "
+            f"{'labels' if classes else 'no labels'}; got {'none' if labels is None else 'some'}"
+        )
+    options = {"spectral_norm": discriminator.spectral_norm, "train": train}
+    judged = features
+    if discriminator.minibatch_std:
+        deviation = minibatch_deviation(map_, discriminator.minibatch_std)
+        judged = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
+    logits = Dense(1, **options)(judged)[:, 0]
+    if labels is None:
+        return logits
+    one_hot = jax.nn.one_hot(labels, classes, dtype=features.dtype)
+    vectors = Dense(features.shape[-1], use_bias=False, **options)(one_hot)
+    return logits + jnp.sum(vectors * features, axis=-1)
+
+
+def _to_signed_range(images: Array) -> Array:
+    return 2.0 * images - 1.0
+
+
+def _to_unit_range(x: Array) -> Array:
+    return 0.5 * (jnp.tanh(x) + 1.0)

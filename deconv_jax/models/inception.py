@@ -1,0 +1,288 @@
+"""The InceptionV3 by whose features FID compares images, and the two ways to its 299x299 pixels.
+
+The network is that of Szegedy et al., arXiv:1512.00567, in the TensorFlow graph of 2015-12-05, by
+which Heusel et al., arXiv:1706.08500, define the distance. Layers and published weights have the
+names of torchvision's InceptionV3.
+
+What a reader would get wrong: it is not torchvision's network. Average pooling leaves the padding
+out, the last block pools by the maximum, there are 1008 classes, and white is 127 / 128, not 1: the
+graph computes (x - 128) / 128 of gray levels, where pytorch-fid, which published the weights for
+PyTorch, brings white to 1. Nor does "resized to 299x299" name a resizing: the original one aliases,
+and a figure can only be compared with one obtained alike (Parmar et al., arXiv:2104.11222).
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError, closest
+from deconv_jax.models.layers import RELU_GAIN, Conv
+from deconv_jax.models.published import Tensors, check_tensors, read_tensors
+from deconv_jax.ops.interchange import layer_from_torch
+from deconv_jax.ops.window import OnePerAxis, Padding
+
+SIZE = 299
+"""Height and width of the images that the network takes, pixels."""
+
+CLASSES = 1008
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+"""Name under which the pytorch-fid project releases the weights."""
+
+InceptionResize = Literal["legacy", "clean"]
+
+_BATCH_NORM_EPSILON = 1e-3
+_CONV_TENSORS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+_DENSE_TENSORS = ("weight", "bias")
+
+
+class _Conv(NamedTuple):
+    """A convolution, its normalisation folded into it, and ReLU: what `layers.Conv` takes."""
+
+    features: int
+    kernel_size: OnePerAxis
+    stride: int = 1
+    padding: Padding = "SAME"
+
+
+_Pool = Callable[[Array], Array]
+_Fork = list[_Conv]
+"""Convolutions of the same image, side by side."""
+
+_Step = _Pool | _Conv | _Fork
+_Block = dict[str, Sequence[_Step]]
+"""Branches by name; their channels are joined in this order."""
+
+_halve: _Pool = functools.partial(ops.max_pool, window=3, stride=2)
+_mean: _Pool = functools.partial(
+    ops.avg_pool, window=3, stride=1, padding="SAME", count_include_pad=False
+)
+_max: _Pool = functools.partial(ops.max_pool, window=3, stride=1, padding="SAME")
+
+_STEM: dict[str, _Step] = {
+    "Conv2d_1a_3x3": _Conv(32, 3, 2, "VALID"),
+    "Conv2d_2a_3x3": _Conv(32, 3, 1, "VALID"),
+    "Conv2d_2b_3x3": _Conv(64, 3),
+    "maxpool1": _halve,
+    "Conv2d_3b_1x1": _Conv(80, 1),
+    "Conv2d_4a_3x3": _Conv(192, 3, 1, "VALID"),
+    "maxpool2": _halve,
+}
+
+
+def _block_35(pooled: int) -> _Block:
+    """At 35x35 pixels, figure 5 of the paper; the 5x5 convolution is left whole."""
+    return {
+        "branch1x1": [_Conv(64, 1)],
+        "branch5x5": [_Conv(48, 1), _Conv(64, 5)],
+        "branch3x3dbl": [_Conv(64, 1), _Conv(96, 3), _Conv(96, 3)],
+        "branch_pool": [_mean, _Conv(pooled, 1)],
+    }
+
+
+def _block_17(inner: int) -> _Block:
+    """At 17x17 pixels, figure 6."""
+    across, down = _Conv(inner, (1, 7)), _Conv(inner, (7, 1))
+    last_across, last_down = _Conv(192, (1, 7)), _Conv(192, (7, 1))
+    return {
+        "branch1x1": [_Conv(192, 1)],
+        "branch7x7": [_Conv(inner, 1), across, last_down],
+        "branch7x7dbl": [_Conv(inner, 1), down, across, down, last_across],
+        "branch_pool": [_mean, _Conv(192, 1)],
+    }
+
+
+def _block_8(pool: _Pool) -> _Block:
+    """At 8x8 pixels, figure 7."""
+    fork = [_Conv(384, (1, 3)), _Conv(384, (3, 1))]
+    return {
+        "branch1x1": [_Conv(320, 1)],
+        "branch3x3": [_Conv(384, 1), fork],
+        "branch3x3dbl": [_Conv(448, 1), _Conv(384, 3), fork],
+        "branch_pool": [pool, _Conv(192, 1)],
+    }
+
+
+_BLOCKS: dict[str, _Block] = {
+    "Mixed_5b": _block_35(32),
+    "Mixed_5c": _block_35(64),
+    "Mixed_5d": _block_35(64),
+    "Mixed_6a": {
+        "branch3x3": [_Conv(384, 3, 2, "VALID")],
+        "branch3x3dbl": [_Conv(64, 1), _Conv(96, 3), _Conv(96, 3, 2, "VALID")],
+        "branch_pool": [_halve],
+    },
+    "Mixed_6b": _block_17(128),
+    "Mixed_6c": _block_17(160),
+    "Mixed_6d": _block_17(160),
+    "Mixed_6e": _block_17(192),
+    "Mixed_7a": {
+        "branch3x3": [_Conv(192, 1), _Conv(320, 3, 2, "VALID")],
+        "branch7x7x3": [
+            _Conv(192, 1),
+            _Conv(192, (1, 7)),
+            _Conv(192, (7, 1)),
+            _Conv(192, 3, 2, "VALID"),
+        ],
+        "branch_pool": [_halve],
+    },
+    "Mixed_7b": _block_8(_mean),
+    "Mixed_7c": _block_8(_max),
+}
+
+
+class InceptionV3(nn.Module):
+    """Features and logits of images, for use alone: normalisation is part of the convolutions."""
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width 3"]
+    ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
+        """The features that FID compares and the logits of the classes.
+
+        Args:
+          images: colour in [0, 1], of 299x299 pixels: see `resize_for_inception`.
+
+        Raises:
+          InputError: images of another size.
+        """
+        if images.shape[1:] != (SIZE, SIZE, 3):
+            raise InputError(
+                f"InceptionV3 takes images (batch, {SIZE}, {SIZE}, 3), as resize_for_inception "
+                f"makes them; got {images.shape}"
+            )
+        x = (255 * images - 128) / 128
+        # A distance between features is not to depend on what a device does to float32 products.
+        with jax.default_matmul_precision("highest"):
+            for name, step in _STEM.items():
+                x = _branch(x, name, [step])
+            for block, branches in _BLOCKS.items():
+                outputs = [_branch(x, f"{block}.{name}", steps) for name, steps in branches.items()]
+                x = jnp.concatenate(outputs, axis=-1)
+            features = ops.global_avg_pool(x)
+            return features, nn.Dense(CLASSES, name="fc")(features)
+
+
+def _branch(x: Array, name: str, steps: Sequence[_Step]) -> Array:
+    """One step after the other, the convolutions numbered if there are several."""
+    convs = sum(not callable(step) for step in steps)
+    names = iter([name] if convs == 1 else [f"{name}_{i + 1}" for i in range(convs)])
+    for step in steps:
+        x = step(x) if callable(step) else _convolved(x, next(names), step)
+    return x
+
+
+def _convolved(x: Array, name: str, conv: _Conv | _Fork) -> Array:
+    if isinstance(conv, _Conv):
+        return jax.nn.relu(Conv(*conv, gain=RELU_GAIN, name=name)(x))
+    sides = [_convolved(x, name + letter, side) for letter, side in zip("ab", conv, strict=True)]
+    return jnp.concatenate(sides, axis=-1)
+
+
+def resize_for_inception(
+    images: Float[Array, "batch height width channels"], how: InceptionResize
+) -> Float[Array, "batch 299 299 3"]:
+    """Images as `InceptionV3` takes them, in float32.
+
+    Args:
+      images: gray or colour, in [0, 1].
+      how: "legacy", as in the graph by which FID is defined: TensorFlow 1's bilinear interpolation,
+        which looks output pixel i up at i * old / new, not at pixel centres, and aliases; "clean"
+        (arXiv:2104.11222): Pillow's antialiased bicubic, in floats, clipped to [0, 1].
+
+    Raises:
+      InputError: an unknown `how`, or images of other than 1 or 3 channels.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise InputError(f"InceptionV3 is for images of 1 or 3 channels; got {images.shape}")
+    x = images.astype(jnp.float32)
+    if how == "legacy":
+        x = _interpolated(_interpolated(x, axis=2), axis=1)
+    elif how == "clean":
+        x = jnp.clip(ops.resize(x, (SIZE, SIZE), method="bicubic", antialias=True), 0, 1)
+    else:
+        raise InputError(f"no resizing {how!r}; {closest(how, get_args(InceptionResize))}")
+    return jnp.broadcast_to(x, (*x.shape[:-1], 3))
+
+
+def _interpolated(x: Array, axis: int) -> Array:
+    """x at `SIZE` places along an axis, computed as TensorFlow 1 does, float32 and all."""
+    old = x.shape[axis]
+    places = np.arange(SIZE, dtype=np.float32) * np.float32(old / SIZE)
+    before = places.astype(np.int32)
+    after = np.minimum(before + 1, old - 1)
+    weights = (places - before).astype(np.float32)
+    weights = np.expand_dims(weights, [other for other in range(x.ndim) if other != axis])
+    first, second = jnp.take(x, before, axis), jnp.take(x, after, axis)
+    return first + (second - first) * weights
+
+
+def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
+    """The network and its variables from the published weights.
+
+    Args:
+      path: a `.pth` file, for which PyTorch is needed, or a `.safetensors` file of the same names:
+        "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.weight", ..., "fc.bias". The auxiliary
+        classifier, "AuxLogits", is left out.
+
+    Returns:
+      The module and {"params": ...} in float32, batch normalisation folded into the convolutions.
+
+    Raises:
+      InputError: there is no such file, `published.read_tensors` cannot read it, or its tensors are
+        not this network's.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS}, which the "
+            'project mseitzer/pytorch-fid on GitHub has among its releases as "fid_weights"'
+        )
+    tensors, _ = read_tensors(path)
+    tensors = {
+        name: value
+        for name, value in tensors.items()
+        if not name.startswith("AuxLogits.") and not name.endswith(".num_batches_tracked")
+    }
+    try:
+        check_tensors(tensors, _published_shapes())
+    except InputError as error:
+        raise InputError(f"{path} is no InceptionV3 of FID: {error}") from error
+    params = {name: _folded(tensors, name) for name in _kernel_shapes() if name != "fc"}
+    fc = {"kernel": jnp.asarray(tensors["fc.weight"].T), "bias": jnp.asarray(tensors["fc.bias"])}
+    return InceptionV3(), {"params": params | {"fc": fc}}
+
+
+@functools.cache
+def _kernel_shapes() -> Mapping[str, tuple[int, ...]]:
+    """The shape of each layer's kernel, by the layer's name."""
+    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    params = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
+    return {name: layer["kernel"].shape for name, layer in params.items()}
+
+
+def _published_shapes() -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor that a file of weights has."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (*size, inputs, outputs) in _kernel_shapes().items():
+        kernel, *vectors = _DENSE_TENSORS if name == "fc" else _CONV_TENSORS
+        shapes[f"{name}.{kernel}"] = (outputs, inputs, *size)
+        shapes |= {f"{name}.{vector}": (outputs,) for vector in vectors}
+    return shapes
+
+
+def _folded(tensors: Tensors, name: str) -> dict[str, Array]:
+    """The parameters of a convolution that is its own normalisation."""
+    weight, gain, bias, mean, variance = (tensors[f"{name}.{kind}"] for kind in _CONV_TENSORS)
+    scale = gain / np.sqrt(variance + _BATCH_NORM_EPSILON)
+    return layer_from_torch(
+        {"weight": weight * scale[:, None, None, None], "bias": bias - mean * scale}
+    )

@@ -1,0 +1,43 @@
+"""DCGAN of the embedded handwritten digits: non-saturating loss, R1, averaged generator.
+
+  deconv-jax train --config experiments/synthesis/digits.py --workdir runs/gan
+
+Two CPU cores, FIGURES.
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: width=16, channels of the largest hidden maps."""
+    values = config_arguments(arg, width=16)
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="synthesis",
+        generator=dict(
+            name="dcgan_generator",
+            image_shape=(32, 32, 1),
+            latent_dim=32,
+            width=values["width"],
+        ),
+        discriminator=dict(name="dcgan_discriminator", width=values["width"], norm="none"),
+        loss="non_saturating",
+        r1=1.0,
+        extractor="digits",
+    )
+    config.data = dict(name="digits", cache="device")
+    config.optimizer = dict(
+        name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.99
+    )
+    config.training = dict(
+        num_steps=3000,
+        batch_size=64,
+        eval_every=500,
+        save_every=500,
+        log_every=100,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config

@@ -1,0 +1,56 @@
+"""Takes a classifier's run into the package, as a feature extractor of measures of generated images.
+
+  python experiments/weights/extractors.py runs/classifier mnist
+
+Writes the weights of its last checkpoint, without the optimizer, and the record of its training to
+`deconv_jax/models/pretrained/`. A name that is new also needs its entry in `models.extractors.SHIPPED`.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deconv_jax import models
+from deconv_jax.data.sources import in_memory
+from deconv_jax.experiment import RESULT, load_state, open_workdir
+from deconv_jax.files import read_json, write_json
+from deconv_jax.models.extractors import SHIPPED, save_extractor
+from deconv_jax.training.state import images_in_unit_range
+
+FOLDER = Path(models.__file__).parent / "pretrained"
+PART = 250
+"""Images looked at in one call."""
+
+
+def main() -> None:
+    """Reads the run, writes both files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("workdir", type=Path, help="of a run of recognition, finished")
+    parser.add_argument("name", choices=sorted(SHIPPED))
+    arguments = parser.parse_args()
+    record = read_json(arguments.workdir / RESULT)
+    experiment = open_workdir(arguments.workdir)
+    task: Any = experiment.task
+    data = in_memory(experiment.data.source("train")).arrays
+    example = {name: jnp.asarray(array[:1]) for name, array in data.items()}
+    example["index"] = jnp.zeros(1, jnp.int32)
+    _, state = load_state(arguments.workdir, "last", lambda key: task.init(key, example))
+    variables = state.inference_variables()
+
+    @jax.jit
+    def mean_square(images: jax.Array) -> jax.Array:
+        features = task.model.apply(variables, images_in_unit_range(images), method="embed")
+        return jnp.mean(jnp.square(features))
+
+    parts = np.split(data["image"][: len(data["image"]) // PART * PART], len(data["image"]) // PART)
+    scale = float(np.sqrt(np.mean([mean_square(part) for part in parts])))
+    save_extractor(FOLDER / f"{arguments.name}.safetensors", jax.device_get(variables), scale)
+    write_json(FOLDER / f"{arguments.name}.json", record)
+
+
+if __name__ == "__main__":
+    main()
