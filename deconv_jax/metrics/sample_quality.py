@@ -91,8 +91,8 @@ def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
         measures["kid_standard_error"] = kid_error
     if real.probabilities is not None and fake.probabilities is not None:
         planes, classes = fake.probabilities.shape[1:]
-        labels = [classified_as(seen.probabilities) for seen in (fake, real)]
-        modes, reverse_kl = generative.mode_coverage(*labels, classes**planes)
+        labels, reference = classified_as(fake.probabilities), classified_as(real.probabilities)
+        modes, reverse_kl = generative.mode_coverage(labels, reference, classes**planes)
         measures |= {"modes": modes, "reverse_kl": reverse_kl}
         if planes == 1:
             score, deviation = generative.inception_score(fake.probabilities[:, 0])

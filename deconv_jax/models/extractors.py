@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,12 +32,12 @@ from deconv_jax.data.augment import center_resize
 from deconv_jax.errors import InputError, closest
 from deconv_jax.files import write_atomically
 from deconv_jax.models.classifier import Classifier
-from deconv_jax.models.inception import load_inception, resize_for_inception
+from deconv_jax.models.inception import InceptionResize, load_inception, resize_for_inception
 
 Tree = Any
 SHIPPED = {"mnist": 28, "fashion": 28, "digits": 32}
 """Classifiers in the package, and the sides in pixels of the images that they were trained on."""
-INCEPTION = {"inception": "legacy", "inception-clean": "clean"}
+INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
 KNOWN = ("pixels", *SHIPPED, *(f"{name}:PATH" for name in INCEPTION))
 
 _PIXELS = (8, 8)
@@ -79,8 +80,9 @@ def load_extractor(name: str) -> Extractor:
         raise InputError(f"no feature extractor {name!r}; {closest(name, KNOWN)}")
     folder = resources.files("deconv_jax.models") / "pretrained"
     record = json.loads((folder / f"{name}.json").read_text())
-    fields = {k: v for k, v in record["config"]["task"]["model"].items() if k != "name"}
-    module = Classifier(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fields: dict[str, Any] = dict(record["config"]["task"]["model"])
+    del fields["name"]
+    module = Classifier(**fields | {"features": tuple(fields["features"])})
     variables = _nested(safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()))
     scale = float(variables.pop(_SCALE))
     accuracy = record["metrics"]["test"]["accuracy"]
@@ -135,16 +137,22 @@ def _classified(
         features = module.embed(planes)
         return features, module.to_logits(features)
 
-    features, logits = module.apply(variables, planes, method=embed_and_judge)  # type: ignore[misc]
+    features, logits = _apply(module, variables, planes, method=embed_and_judge)
     probabilities = jax.nn.softmax(logits)
     return features.reshape(count, -1) / scale, probabilities.reshape(count, channels, -1)
+
+
+def _apply(
+    module: nn.Module, variables: Tree, images: Array, **options: Any
+) -> tuple[Array, Array]:
+    return module.apply(variables, images, **options)  # type: ignore[return-value]
 
 
 def _inception(kind: str, path: str) -> Extractor:
     module, variables = load_inception(path)
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
-        features, logits = module.apply(variables, resize_for_inception(images, INCEPTION[kind]))  # type: ignore[arg-type]
+        features, logits = _apply(module, variables, resize_for_inception(images, INCEPTION[kind]))
         return features, jax.nn.softmax(logits)[:, None]
 
     description = f"InceptionV3 of 2015-12-05, 2,048 features, {INCEPTION[kind]} resize"

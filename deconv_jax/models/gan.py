@@ -13,7 +13,7 @@ convert to and from [-1, 1] at their own door. And with batch norm a discriminat
 real and generated images in batches of their own.
 """
 
-from typing import Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,8 +33,6 @@ from deconv_jax.models.layers import (
     activation,
 )
 from deconv_jax.ops.resample import UpsampleMethod
-
-DiscriminatorNorm = Literal["batch", "layer", "group", "none"]
 
 _SMALLEST = 7
 """Pixels: the largest side of the map that a generator starts from."""
@@ -355,7 +353,7 @@ def _judged(
             f"a discriminator of num_classes={classes} takes "
             f"{'labels' if classes else 'no labels'}; got {'none' if labels is None else 'some'}"
         )
-    options = {"spectral_norm": discriminator.spectral_norm, "train": train}
+    options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
     judged = features
     if discriminator.minibatch_std:
         deviation = minibatch_deviation(map_, discriminator.minibatch_std)

@@ -410,7 +410,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """x, normalised; raises InputError for an unknown `kind`."""
-        affine = {"use_scale": self.affine, "use_bias": self.affine}
+        affine: dict[str, Any] = {"use_scale": self.affine, "use_bias": self.affine}
         if self.kind == "batch":
             return nn.BatchNorm(
                 use_running_average=not self.train,

@@ -53,9 +53,8 @@ class AdversarialLoss:
 
     def accuracies(self, real: Logits, fake: Logits) -> tuple[jax.Array, jax.Array]:
         """The share of each that is told right; without a boundary, by the mean of all logits."""
-        boundary = self.boundary
-        if boundary is None:
-            boundary = 0.5 * (jnp.mean(real) + jnp.mean(fake))
+        middle = 0.5 * (jnp.mean(real) + jnp.mean(fake))
+        boundary = middle if self.boundary is None else self.boundary
         return jnp.mean(real > boundary), jnp.mean(fake < boundary)
 
 

@@ -363,7 +363,7 @@ class Synthesis(Task):
                 logits[name].append(on_host.pop("logits")[mask > 0])
                 sets[name].append((on_host, mask))
         measures = sample_quality(gathered(sets["real"]), gathered(sets["fake"]))
-        real, fake = (np.concatenate(logits[name]) for name in ("real", "fake"))
+        real, fake = (jnp.asarray(np.concatenate(logits[name])) for name in ("real", "fake"))
         accuracies = LOSSES[self.loss].accuracies(real, fake)
         names = ("real_accuracy", "fake_accuracy")
         return measures | dict(zip(names, map(float, accuracies), strict=True))
