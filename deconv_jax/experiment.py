@@ -26,7 +26,7 @@ from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import json_text, read_json, write_json
 from deconv_jax.models import MODELS
-from deconv_jax.tasks import TASKS, Restoration
+from deconv_jax.tasks import TASKS, Restoration, Synthesis
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
@@ -289,6 +289,34 @@ def load_restoration(
         workdir, checkpoint, lambda key: init_state(model, task.optimizer, key, image)
     )
     return task, jax.device_get(state.inference_variables())
+
+
+def load_synthesis(
+    workdir: Path, checkpoint: Literal["last", "best"] | int = "last"
+) -> tuple[Synthesis, dict[str, Any]]:
+    """The task of a run of synthesis and the variables that its generator samples with.
+
+    The run's data is not looked at.
+
+    Args:
+      workdir, checkpoint: as for `load_state`.
+
+    Returns:
+      The variables are NumPy arrays.
+
+    Raises:
+      InputError: as `load_state`, or the run learned something else.
+    """
+    task = open_workdir(workdir).task
+    if not isinstance(task, Synthesis):
+        raise InputError(f"{workdir} is a run of {type(task).__name__}; wanted is one of Synthesis")
+    generator: Any = task.generator
+    example = {
+        "image": jnp.zeros((1, *generator.image_shape), jnp.uint8),
+        "label": jnp.zeros(1, jnp.int32),
+    }
+    _, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
+    return task, jax.device_get(task.generator_variables(state))
 
 
 def open_workdir(workdir: Path) -> Experiment:

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from deconv_jax.cli import restore, tables, train
+from deconv_jax.cli import generate, restore, tables, train
 from deconv_jax.cli.common import (
     EXIT_INPUT_ERROR,
     EXIT_INTERRUPTED,
@@ -61,6 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="deconv-jax COMMAND --help describes a command.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, restore, tables):
+    for module in (train, restore, generate, tables):
         module.add_commands(commands)
     return parser

@@ -26,6 +26,8 @@ Batch = dict[str, np.ndarray]
 Fingerprint = Mapping[str, int | str]
 
 EMBEDDED = ("digits", photographs.NAME)
+STACKED = "stacked_"
+"""Before the name of a set of gray images: three of them as the channels of one image."""
 
 
 class Source(Protocol):
@@ -102,6 +104,50 @@ class RecordSource:
         return batch
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StackedSource:
+    """Three random gray images of a set as the channels of one (Metz et al., arXiv:1611.02163, 3.3.1).
+
+    Of ten classes it makes 1,000, which a collapsed generator does not reach. There are `COPIES`
+    times as many examples as in the set, and they are the same in every process and run.
+    """
+
+    base: ArraySource
+    places: np.ndarray
+
+    CHANNELS = 3
+    COPIES = 3
+
+    @classmethod
+    def of(cls, source: Source) -> "StackedSource":
+        """Raises InputError unless the set is of gray images with labels below 10."""
+        base = in_memory(source)
+        image, label = base.arrays["image"], base.arrays.get("label")
+        if image.shape[-1] != 1 or label is None or label.max() > 9:
+            raise InputError(
+                f"stacked sets are of gray images in ten classes; got images {image.shape[1:]} "
+                + ("without labels" if label is None else f"and labels up to {label.max()}")
+            )
+        shape = (cls.COPIES * len(base), cls.CHANNELS)
+        return cls(base, np.random.default_rng(0).integers(0, len(base), shape, dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See `Source.fingerprint`: the number of examples."""
+        return {"examples": len(self)}
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """See `Source.gather`; the label is the three-digit number that the channels' spell."""
+        parts = [self.base.gather(places) for places in self.places[indices].T]
+        label = np.zeros(len(indices), np.int32)
+        for part in parts:
+            label = 10 * label + part["label"].astype(np.int32)
+        return {"image": np.concatenate([p["image"] for p in parts], axis=-1), "label": label}
+
+
 def in_memory(source: Source) -> ArraySource:
     """All of `source` decoded once; the same examples in the same order."""
     if isinstance(source, ArraySource):
@@ -116,12 +162,13 @@ def load(
     *,
     tile: int | None = None,
     color: Color = "rgb",
-) -> RecordSource | FolderSource:
+) -> RecordSource | FolderSource | StackedSource:
     """Opens one split of a data set: a folder of images, an embedded set, or a prepared TFDS set.
 
     Args:
       name: "folder:PATH", an embedded set ("digits", which is prepared on first use, or
-        "photographs"), or the name of a TFDS data set ("mnist", "cifar10:3.0.2").
+        "photographs"), or the name of a TFDS data set ("mnist", "cifar10:3.0.2"). After "stacked_"
+        ("stacked_mnist") examples are triples of that set's, see `StackedSource`.
       split: e.g. "test" or "train[:55000]"; of a folder see `folders.find_files`.
       data_dir: the TFDS data directory, TFDS's own default (`$TFDS_DATA_DIR`, else
         ~/tensorflow_datasets) if None; or where a folder is whose path is not absolute.
@@ -130,6 +177,8 @@ def load(
     Raises:
       InputError: no such data set or split, or it is not prepared; says what to run.
     """
+    if name.startswith(STACKED):
+        return StackedSource.of(load(name.removeprefix(STACKED), split, data_dir))
     if name == photographs.NAME:
         return FolderSource(photographs.find_files(split), tile=tile, color=color)
     if name.startswith(FOLDER):

@@ -59,7 +59,7 @@ _AT_A_TIME = 500
 _VARIABLES = ("params", "batch_stats")
 _PICTURED = (4, 12)
 """Rows and columns of samples in a picture."""
-_WINS, _REPEATS, _LEAST_COVERAGE = 0.99, 0.05, 0.05
+_WINS, _REPEATS, _LEAST_COVERAGE = 0.99, 0.05, 0.03
 """Beyond these a run warns: the discriminator's accuracies, repetition, and coverage."""
 
 
@@ -137,18 +137,20 @@ class Synthesis(Task):
         return (
             f"features of {load_extractor(self.extractor).description}; as many samples as real "
             "images of the split, rounded to 8 bits"
-            + (", of the real images' classes" if self._classes else "")
+            + (", of the real images' classes" if self.num_classes else "")
             + ("; averaged generator" if self.optimizer.ema_decay is not None else "")
             + f"; {PROTOCOL}; "
             f"latents of seed {_EVALUATION_SEED}"
         )
 
     @property
-    def _latent_dim(self) -> int:
+    def latent_dim(self) -> int:
+        """Numbers in a latent."""
         return self.generator.latent_dim  # type: ignore[attr-defined]
 
     @property
-    def _classes(self) -> int:
+    def num_classes(self) -> int:
+        """Classes of a conditional generator; 0 for none."""
         return self.generator.num_classes  # type: ignore[attr-defined]
 
     @property
@@ -160,7 +162,7 @@ class Synthesis(Task):
         """A state whose parts are dicts of "generator" and "discriminator"; `ema` is the former's."""
         images, labels = self._real({name: array[:1] for name, array in batch.items()})
         keys = jax.random.split(key)
-        latent = jnp.zeros((1, self._latent_dim))
+        latent = jnp.zeros((1, self.latent_dim))
         # A minibatch's deviation needs more than one image.
         repeats = max(1, getattr(self.discriminator, "minibatch_std", 1))
         shown = [None if a is None else jnp.repeat(a, repeats, axis=0) for a in (images, labels)]
@@ -202,7 +204,7 @@ class Synthesis(Task):
                 {name: array[number] for name, array in parts.items()},
             )
             real, labels = self._real(part.batch)
-            latents = draw_latents(part.keys(_Role.LATENT), self._latent_dim)
+            latents = draw_latents(part.keys(_Role.LATENT), self.latent_dim)
             fake, pull_back, stats = jax.vjp(
                 functools.partial(
                     self._generated,
@@ -307,7 +309,7 @@ class Synthesis(Task):
                 f"task.generator makes images of shape {size}, the data has {images.shape[1:]}; set "
                 "task.generator.image_shape" + ("" if self.resize else " or task.resize=True")
             )
-        if not self._classes:
+        if not self.num_classes:
             return images, None
         if "label" not in batch:
             raise InputError(f"num_classes needs labelled data; the batch has {sorted(batch)}")
@@ -411,10 +413,10 @@ class Synthesis(Task):
     @functools.partial(jax.jit, static_argnums=0)
     def _samples(self, state: TrainState, numbers: jax.Array, labels: Any = None) -> jax.Array:
         """The samples of these numbers, rounded to 8 bits as they would be in a file."""
-        if self._classes and labels is None:
-            labels = numbers % self._classes
+        if self.num_classes and labels is None:
+            labels = numbers % self.num_classes
         latents = draw_latents(
-            example_keys(jax.random.key(_EVALUATION_SEED), numbers), self._latent_dim
+            example_keys(jax.random.key(_EVALUATION_SEED), numbers), self.latent_dim
         )
         images = self.sample(self.generator_variables(state), latents, labels)
         return jnp.round(images * 255) / 255

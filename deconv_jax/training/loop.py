@@ -137,7 +137,7 @@ def fit(
             if evaluates:
                 metrics = task.evaluate(state, stream.validation())
                 log.evaluation(step, "validation", metrics)
-                for warning in task.warnings(metrics):
+                for warning in task.warnings(metrics) if step else ():
                     log.say(f"warning: {warning}")
                 log.pictures(step, task.pictures(state, stream.examples))
 

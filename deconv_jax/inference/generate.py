@@ -1,0 +1,167 @@
+"""A trained generator at work: numbered samples, walks through latent space, and files of them.
+
+Every device makes batches of the same fixed size, by a program of its own, and a sample depends on
+its number alone. So the same seed gives the same images on any number of devices.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from PIL import Image
+
+from deconv_jax.data.augment import example_keys
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.files import write_atomically
+from deconv_jax.models.gan import draw_latents, interpolate_latents
+from deconv_jax.ops.collectives import DATA_AXIS
+from deconv_jax.training.logging import mosaic
+from deconv_jax.training.parallel import Devices
+
+Tree = Any
+Decode = Callable[[Tree, jax.Array, jax.Array | None], jax.Array]
+"""(variables, latents (batch, latent_dim), labels (batch,) or None) -> images in [0, 1]."""
+
+STILLS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+
+_BATCH = 32
+"""Samples of a device's batch."""
+_FRAME_MS = 60
+_LARGEST_PICTURE = 10_000
+"""Pixels a side of a picture of many samples."""
+
+
+def numbered_latents(
+    count: int, latent_dim: int, *, seed: int, truncation: float | None = None
+) -> np.ndarray:
+    """Latents 0 to count - 1 of a seed, (count, latent_dim); `truncation` as for `draw_latents`.
+
+    Raises:
+      InputError: a count or seed below its least, or a truncation that is not positive.
+    """
+    at_least("num", count, 1)
+    at_least("seed", seed, 0)
+    draw = jax.jit(functools.partial(draw_latents, latent_dim=latent_dim, truncation=truncation))
+    return np.asarray(draw(example_keys(jax.random.key(seed), jnp.arange(count))))
+
+
+def walk(latents: np.ndarray, steps: int) -> np.ndarray:
+    """A closed walk along great circles from each latent to the next, and from the last to the first.
+
+    Args:
+      latents: (count, latent_dim), two at least.
+      steps: from a latent to just before the next.
+
+    Returns:
+      (count * steps, latent_dim).
+
+    Raises:
+      InputError: fewer than two latents, or no step.
+    """
+    at_least("interpolate", len(latents), 2)
+    at_least("steps", steps, 1)
+    ends = np.roll(latents, -1, axis=0)
+    along = jax.jit(jax.vmap(functools.partial(interpolate_latents, steps=steps)))
+    return np.asarray(along(latents, ends)).reshape(-1, latents.shape[-1])
+
+
+def generate(
+    decode: Decode, variables: Tree, latents: np.ndarray, labels: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Batches of images of latents, in their order, uint8 (some, height, width, channels).
+
+    Args:
+      decode: of a task.
+      variables: that it takes.
+      latents: (count, latent_dim).
+      labels: int32 (count,), of a conditional generator.
+    """
+    devices = Devices.all()
+    shares = (PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec(DATA_AXIS))
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map, mesh=devices.mesh, in_specs=shares, out_specs=PartitionSpec(DATA_AXIS)
+    )
+    def make(variables: Tree, latents: jax.Array, labels: jax.Array | None) -> jax.Array:
+        return jnp.round(255 * decode(variables, latents, labels)).astype(jnp.uint8)
+
+    variables = devices.replicate(variables)
+    at_a_time = _BATCH * devices.mesh.size
+    for start in range(0, len(latents), at_a_time):
+        rows = np.arange(start, start + at_a_time) % len(latents)
+        of_rows = None if labels is None else labels[rows]
+        images = make(variables, latents[rows], of_rows)
+        yield np.asarray(images)[: len(latents) - start]
+
+
+def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
+    """Writes images beside and below one another as one.
+
+    Args:
+      path: its suffix, of `STILLS`, says the format.
+      images: uint8 (count, height, width, 1 or 3).
+      columns: images beside one another.
+      scale: pixels a side that an image's pixel is drawn with.
+
+    Raises:
+      InputError: another suffix, more than `_LARGEST_PICTURE` pixels a side, or a file that cannot be
+        written.
+    """
+    kind = _format(path, STILLS)
+    picture = _enlarged(mosaic(images, columns), scale)
+    if max(picture.shape[:2]) > _LARGEST_PICTURE:
+        raise InputError(
+            f"{len(images)} samples make a picture of {picture.shape[1]} x {picture.shape[0]} "
+            f"pixels, wanted are at most {_LARGEST_PICTURE} a side; write them to a folder each"
+        )
+    write_atomically(path, functools.partial(_pillow(picture).save, format=kind))
+
+
+def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
+    """Writes images one after the other, endlessly; arguments and errors as for `write_picture`.
+
+    A WebP is lossless; a GIF has 256 colours.
+    """
+    kind = _format(path, ANIMATIONS)
+    first, *others = [_pillow(_enlarged(image, scale)) for image in images]
+    options: dict[str, Any] = {
+        "save_all": True,
+        "append_images": others,
+        "duration": _FRAME_MS,
+        "loop": 0,
+    }
+    if kind == "WEBP":
+        options["lossless"] = True
+    write_atomically(path, functools.partial(first.save, format=kind, **options))
+
+
+def write_each(folder: Path, first: int, images: np.ndarray, scale: int) -> None:
+    """Writes images as 000000.png and so on, counted from `first`; errors as `write_picture`."""
+    for number, image in enumerate(images, first):
+        picture = _pillow(_enlarged(image, scale))
+        write_atomically(
+            folder / f"{number:06d}.png", functools.partial(picture.save, format="PNG")
+        )
+
+
+def _format(path: Path, formats: dict[str, str]) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in formats:
+        raise InputError(f"{path} must end in {', '.join(formats)}; got {suffix or 'no suffix'!r}")
+    return formats[suffix]
+
+
+def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    at_least("scale", scale, 1)
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
