@@ -7,32 +7,42 @@ So that ratio is the operator's. Against PyTorch everything differs, and that ra
 system's; PyTorch runs eagerly, with channels-last memory and the fused Adam. The step here also
 returns the gradient's norm, which costs little and PyTorch is not asked for.
 
-What a reader would get wrong is to believe that the three compute the same thing because they look
-alike. Before anything is timed, all three are given the same weights, and this script fails unless
+Before anything is timed, all three are given the same weights, and this script fails unless
 parameter counts, reconstructions and the losses of the first steps agree.
 
   python experiments/benchmarks/training_step.py
 """
 
-import functools
 import itertools
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from peers import (
+    FLAX,
+    LOSS_TOLERANCE,
+    OURS,
+    TORCH,
+    Train,
+    check_losses,
+    check_outputs,
+    copy_weights,
+    jax_training,
+    parameter_count,
+    torch_adam,
+    torch_images,
+    with_flax_transposes,
+)
 from timing import ROOT, parse_arguments, processors, time_in_turns, time_ratios, write_record
 
 from deconv_jax.cli import load_config
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import Autoencoder
-from deconv_jax.models.layers import ConvTranspose
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import Scalars, TrainState, apply_model, images_in_unit_range
+from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
 from deconv_jax.training.task import Batch
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "mnist.py"
@@ -40,11 +50,7 @@ BATCH_SIZE = 128
 CALLS = 5
 FORWARD_TOLERANCE = 1e-4
 """Of pixels in [0, 1]."""
-LOSS_TOLERANCE = 1e-3
-"""Relative, after each of `CHECKED_STEPS` updates."""
 CHECKED_STEPS = 5
-
-OURS, FLAX, TORCH = "deconv_jax", "flax.linen", "torch"
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def main() -> None:
     batch = {"image": jnp.asarray(pixels), "index": jnp.arange(BATCH_SIZE, dtype=jnp.int32)}
     state = jax.jit(task.init)(jax.random.key(0), batch)
     net = TorchAutoencoder(model)
-    copy_weights(net, state.params)
+    copy_weights(net, state.params, layers_of(net, state.params))
 
     check_forward(task, state, batch, net)
     candidates = {
@@ -68,7 +74,7 @@ def main() -> None:
         FLAX: jax_training(with_flax_transposes(task.train_step), state, batch),
         TORCH: torch_training(net, pixels, task.optimizer),
     }
-    check_losses(candidates)
+    check_losses(candidates, CHECKED_STEPS)
 
     times = time_in_turns(candidates, rounds=arguments.rounds, calls=CALLS)
     write_record(
@@ -82,34 +88,8 @@ def main() -> None:
         ratios=time_ratios(times, (OURS, FLAX), (OURS, TORCH)),
         versions={"torch": torch.__version__},
         shapes={"images": list(shape), "code": model.latent_dim, "features": list(model.features)},
-        parameters=parameter_count(state),
+        parameters=parameter_count(state.params),
     )
-
-
-def with_flax_transposes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which every `ConvTranspose` computes by `flax.linen.ConvTranspose`."""
-
-    def as_flax(layer: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        ours = context.module
-        if not isinstance(ours, ConvTranspose):
-            return layer(*args, **kwargs)
-        flax = nn.ConvTranspose(
-            ours.features,
-            (ours.kernel_size, ours.kernel_size),
-            (ours.stride, ours.stride),
-            padding="SAME",
-            use_bias=ours.use_bias,
-            transpose_kernel=True,
-            parent=None,
-        )
-        return flax.apply({"params": ours.variables["params"]}, *args)
-
-    @functools.wraps(function)
-    def intercepted(*args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(as_flax):
-            return function(*args, **kwargs)
-
-    return intercepted
 
 
 class TorchAutoencoder(torch.nn.Module):
@@ -159,75 +139,28 @@ class TorchAutoencoder(torch.nn.Module):
         return torch.sigmoid(self.to_image(x))
 
 
-def copy_weights(net: TorchAutoencoder, params: Any) -> None:
-    """Gives `net` the weights of an `Autoencoder`; exits unless it has as many.
-
-    Kernels are (height, width, in, out) for convolutions and (height, width, out, in) for their
-    transposes here, (out, in, height, width) and (in, out, height, width) there.
-    """
-    pairs = [
-        (net.to_code.weight, params["to_code"]["kernel"].T),
-        (net.to_code.bias, params["to_code"]["bias"]),
-        (net.from_code.weight, params["from_code"]["kernel"].T),
-        (net.from_code.bias, params["from_code"]["bias"]),
-        (net.to_image.weight, params["to_image"]["kernel"].transpose(3, 2, 0, 1)),
-        (net.to_image.bias, params["to_image"]["bias"]),
-    ]
+def layers_of(net: TorchAutoencoder, params: Any) -> dict[torch.nn.Module, Any]:
+    """What part of an `Autoencoder`'s weights belongs to which layer of `net`."""
+    names = ("to_code", "from_code", "to_image")
+    layers = {getattr(net, name): params[name] for name in names}
     for stages, name, layer in ((net.down, "down", "Conv_0"), (net.up, "up", "ConvTranspose_0")):
         for i, (conv, norm, _) in enumerate(stages):
             ours = params[f"{name}_{i}"]
-            scale_and_bias = ours["Norm_0"]["BatchNorm_0"]
-            pairs += [
-                (conv.weight, ours[layer]["kernel"].transpose(3, 2, 0, 1)),
-                (norm.weight, scale_and_bias["scale"]),
-                (norm.bias, scale_and_bias["bias"]),
-            ]
-    counts = {
-        "torch": sum(p.numel() for p in net.parameters()),
-        "deconv_jax": sum(a.size for a in jax.tree.leaves(params)),
-        "copied": sum(p.numel() for p, _ in pairs),
-    }
-    if len(set(counts.values())) != 1:
-        raise SystemExit(f"the networks do not have the same number of parameters: {counts}")
-    with torch.no_grad():
-        for parameter, array in pairs:
-            parameter.copy_(torch.from_numpy(np.array(array)))
+            layers |= {conv: ours[layer], norm: ours["Norm_0"]["BatchNorm_0"]}
+    return layers
 
 
-def jax_training(
-    step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]], state: TrainState, batch: Batch
-) -> Callable[[], float]:
-    """A function that trains a step further each time and returns its loss."""
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-    state = jax.tree.map(jnp.copy, state)
+def torch_training(net: TorchAutoencoder, pixels: np.ndarray, settings: Optimizer) -> Train:
+    """The training of `net`."""
+    batch, optimizer = torch.from_numpy(pixels), torch_adam(net, settings)
 
-    def train() -> float:
-        nonlocal state
-        state, scalars = jax.block_until_ready(compiled(state, batch))
-        return float(scalars["loss"])
-
-    return train
-
-
-def torch_training(
-    net: TorchAutoencoder, pixels: np.ndarray, settings: Optimizer
-) -> Callable[[], float]:
-    """The same in PyTorch."""
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    optimizer = torch.optim.Adam(
-        net.parameters(),
-        lr=settings.learning_rate,
-        betas=(settings.momentum, settings.beta2),
-        fused=True,
-    )
-
-    def train() -> float:
-        images = batch.to(torch.float32) / 255.0
+    def train() -> list[float]:
+        images = torch_images(batch)
         optimizer.zero_grad(set_to_none=True)
         loss = torch.nn.functional.mse_loss(net(images), images)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return [loss.item()]
 
     return train
 
@@ -244,28 +177,12 @@ def check_forward(
 
     ours = jax.jit(reconstruct)(state, batch)
     flax = jax.jit(with_flax_transposes(reconstruct))(state, batch)
-    images = torch.from_numpy(np.array(batch["image"])).permute(0, 3, 1, 2) / 255.0
+    images = torch_images(torch.from_numpy(np.array(batch["image"])))
     statistics = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
         theirs = net(images).permute(0, 2, 3, 1).numpy()
     net.load_state_dict(statistics)  # As if it had not been run.
-    for name, other in ((FLAX, flax), (TORCH, theirs)):
-        difference = float(np.abs(np.asarray(ours) - np.asarray(other)).max())
-        if not difference <= FORWARD_TOLERANCE:
-            raise SystemExit(f"reconstructions of {OURS} and {name} differ by {difference:g}")
-
-
-def check_losses(candidates: dict[str, Callable[[], float]]) -> None:
-    """Exits unless training goes the same way in all."""
-    losses = {name: [train() for _ in range(CHECKED_STEPS)] for name, train in candidates.items()}
-    for name, of_steps in losses.items():
-        if not np.allclose(of_steps, losses[OURS], rtol=LOSS_TOLERANCE, atol=0):
-            raise SystemExit(f"losses of {OURS} and {name} differ: {losses[OURS]} and {of_steps}")
-
-
-def parameter_count(state: TrainState) -> int:
-    """Numbers that are trained."""
-    return sum(a.size for a in jax.tree.leaves(state.params))
+    check_outputs("reconstructions", {OURS: ours, FLAX: flax, TORCH: theirs}, FORWARD_TOLERANCE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""DCGAN of MNIST with any of five losses: the networks and budget of the table of losses.
+"""DCGAN of MNIST: the networks and the budget that the tables of losses and of upsampling share.
 
   deconv-jax prepare mnist
-  deconv-jax train --config experiments/synthesis/mnist.py:loss=hinge --workdir runs/gan_mnist
+  deconv-jax train --config experiments/synthesis/mnist.py --workdir runs/gan_mnist
+  deconv-jax train --config experiments/synthesis/mnist.py:loss=wasserstein --workdir runs/wgan
+
+Neither network's discriminator has batch norm, so that the same one serves all losses; the hinge loss
+comes with spectral normalisation and the Wasserstein loss with its gradient penalty.
 
 FIGURES
 """
@@ -10,19 +14,15 @@ import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
 
-LOSSES = {
-    "minimax": dict(),
-    "non_saturating": dict(),
-    "least_squares": dict(),
-    "hinge": dict(),
-    "wasserstein": dict(gradient_penalty=10.0),
-}
-
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: loss=hinge, steps=4000, width=32, seed=0; hinge has spectral normalisation."""
-    values = config_arguments(arg, loss="hinge", steps=4000, width=32, seed=0)
-    loss, steps = values["loss"], values["steps"]
+    """Arguments: loss=hinge (minimax, non_saturating, least_squares, wasserstein), steps=3000,
+    width=32, upsampling=transposed (subpixel, resize), kernel=4, seed=0.
+    """
+    args = config_arguments(
+        arg, loss="hinge", steps=3000, width=32, upsampling="transposed", kernel=4, seed=0
+    )
+    loss, steps, width = args["loss"], args["steps"], args["width"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="synthesis",
@@ -30,36 +30,36 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             name="dcgan_generator",
             image_shape=(28, 28, 1),
             latent_dim=64,
-            width=values["width"],
+            width=width,
+            upsampling=args["upsampling"],
+            # The others' kernels are of a size of their own.
+            kernel_size=args["kernel"] if args["upsampling"] == "transposed" else None,
         ),
         discriminator=dict(
-            name="dcgan_discriminator",
-            width=values["width"],
-            norm="none",
-            spectral_norm=loss == "hinge",
+            name="dcgan_discriminator", width=width, norm="none", spectral_norm=loss == "hinge"
         ),
         loss=loss,
+        gradient_penalty=10.0 if loss == "wasserstein" else 0.0,
         extractor="mnist",
-        **LOSSES[loss],
     )
     config.data = dict(
         name="mnist",
-        train_split="train[:55000]",
-        validation_split="train[55000:]",
+        train_split="train[:58000]",
+        validation_split="train[58000:]",
         test_split="test",
         cache="device",
     )
     config.optimizer = dict(
-        name="adam", learning_rate=5e-4, momentum=0.5, beta2=0.99, ema_decay=0.995
+        name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.995
     )
     config.training = dict(
         num_steps=steps,
         batch_size=64,
         eval_batch_size=500,
-        eval_every=steps,
-        save_every=steps,
+        eval_every=1000,
+        save_every=1000,
         log_every=100,
         steps_per_call=10,
     )
-    config.seed = values["seed"]
+    config.seed = args["seed"]
     return config

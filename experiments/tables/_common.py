@@ -1,4 +1,4 @@
-"""What several tables need: images of a folder, and networks as restorers of full-size images."""
+"""What several tables need: images of a folder, runs of configs, networks as restorers."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.experiment import Experiment, load_restoration, train
 from deconv_jax.inference.tiling import restore_tiled
 
-CONFIGS = Path(__file__).parent.parent / "restoration"
+CONFIGS = Path(__file__).parent.parent
 
 RUNS = Path("runs/tables")
 """Where networks are trained that a table needs."""
@@ -76,23 +76,38 @@ def budget(training: Mapping[str, Any] | None) -> str:
     return f"{steps:,} steps of {batch}, {minutes:.0f} min"
 
 
-def trained(config: str) -> Trained:
-    """Trains a config of restoration, "FILE.py:ARGUMENTS", under runs/tables and loads what it learned.
+def finished_run(
+    config: str, data_dir: Path | None = None
+) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Trains a config, "FAMILY/FILE.py:ARGUMENTS", under runs/tables.
 
-    A run that is there already is continued, or only loaded.
+    A run that is there already is continued, or only read.
+
+    Args:
+      config: the config.
+      data_dir: where its data is, if not where the config says.
+
+    Returns:
+      Its workdir, its result, and of that what a part's record says of the training.
     """
-    workdir = RUNS / re.sub(r"[.]py:|[=,]", "_", config)
+    workdir = RUNS / re.sub(r"[.]py:|[=,/]", "_", config)
     experiment = Experiment.from_dict(load_config(f"{CONFIGS / config}"))
+    if data_dir is not None:
+        moved = dataclasses.replace(experiment.data, data_dir=str(data_dir))
+        experiment = dataclasses.replace(experiment, data=moved)
     result = train(experiment, workdir)
-    task, variables = load_restoration(workdir)
-    record = {
-        "config": result["config"],
+    same = ("config", "parameters", "seed", "wall_time_s", "commit", "device")
+    record = {name: result[name] for name in same} | {
         "steps": result["step"],
         "batch_size": result["config"]["training"]["batch_size"],
-        "parameters": result["parameters"],
-        "seed": result["seed"],
-        "wall_time_s": result["wall_time_s"],
-        "commit": result["commit"],
-        "device": result["device"],
     }
+    # Where the data was is of this machine alone.
+    record["config"] = record["config"] | {"data": record["config"]["data"] | {"data_dir": None}}
+    return workdir, result, record
+
+
+def trained(config: str) -> Trained:
+    """A network of a config of restoration, "FILE.py:ARGUMENTS"; see `finished_run`."""
+    workdir, _, record = finished_run(f"restoration/{config}")
+    task, variables = load_restoration(workdir)
     return Trained(task.model, variables, record)

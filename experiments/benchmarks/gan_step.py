@@ -1,0 +1,279 @@
+"""One training step of a DCGAN, beside the same step in flax.linen and in PyTorch.
+
+A step is an update of the discriminator and one of the generator, both by Adam, of the non-saturating
+loss: uint8 images to floats, latents drawn, images made once and used for both. Float32, on the CPU.
+The networks are those of Radford et al., arXiv:1511.06434, for 32 x 32 pixels. Against `flax.linen`
+only the transposed convolution differs, `flax.linen.ConvTranspose` in place of the one here; so that
+ratio is the operator's. Against PyTorch everything differs, and that ratio is the whole system's:
+eagerly and with both networks compiled by `torch.compile`, in channels-last memory, with the fused
+Adam, and without the gradient of the discriminator's weights where the generator learns. The step
+here also returns gradient norms and accuracies, which PyTorch is not asked for.
+
+Before anything is timed, all candidates are given the same weights and latents, and this script fails
+unless parameter counts, generated images, logits and the losses of the first steps agree.
+
+  python experiments/benchmarks/gan_step.py
+"""
+
+import copy
+import itertools
+import os
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from peers import (
+    FLAX,
+    LOSS_TOLERANCE,
+    OURS,
+    TORCH,
+    Train,
+    check_losses,
+    check_outputs,
+    copy_weights,
+    jax_training,
+    parameter_count,
+    torch_adam,
+    torch_images,
+    with_flax_transposes,
+)
+from timing import parse_arguments, processors, time_in_turns, time_ratios, write_record
+from torch.nn.functional import softplus
+
+from deconv_jax.data.augment import example_keys
+from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator, draw_latents
+from deconv_jax.tasks.synthesis import Synthesis
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
+from deconv_jax.training.task import Batch
+
+BATCH_SIZE, SIZE, CHANNELS, WIDTH, LATENT_DIM = 64, 32, 3, 64, 100
+STAGES = 3
+"""Enlargements from 4 x 4 pixels to 32 x 32."""
+CALLS = 2
+FLAX_ROUNDS, FLAX_CALLS = 3, 1
+"""Its step takes seconds, and only how many times as long matters."""
+FORWARD_TOLERANCE = 1e-4
+"""Of pixels in [0, 1]."""
+LOGIT_TOLERANCE = 1e-3
+CHECKED_STEPS = 3
+
+COMPILED = "torch.compile"
+LOSSES = ("discriminator_loss", "generator_loss")
+GEOMETRY = {"kernel_size": 4, "stride": 2, "padding": 1}
+"""Of all convolutions: "SAME"."""
+
+
+def main() -> None:
+    """Checks that all agree, then times them."""
+    arguments = parse_arguments(__file__, __doc__, rounds=15)
+    jax.config.update("jax_platforms", "cpu")
+    torch.set_num_threads(processors())
+    # As XLA computes.
+    torch.set_flush_denormal(True)
+
+    shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
+    task = Synthesis(
+        generator=DCGANGenerator(image_shape=shape[1:], latent_dim=LATENT_DIM, width=WIDTH),
+        discriminator=DCGANDiscriminator(width=WIDTH),
+        optimizer=Optimizer(name="adam", learning_rate=2e-4, momentum=0.5),
+        num_steps=1,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    batch = {"image": jnp.asarray(pixels), "index": jnp.arange(BATCH_SIZE, dtype=jnp.int32)}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
+    nets = {"generator": TorchGenerator(), "discriminator": TorchDiscriminator()}
+    for name, net in nets.items():
+        copy_weights(net, state.params[name], net.layers_of(state.params[name]))
+
+    check_forward(task, state, batch, latents[0], nets)
+    candidates = {
+        OURS: jax_training(task.train_step, state, batch, LOSSES),
+        TORCH: torch_training(copy.deepcopy(nets), pixels, latents, task.optimizer),
+    }
+    compiler = has_compiler()
+    if compiler:
+        for net in nets.values():
+            net.compile()
+        candidates[COMPILED] = torch_training(nets, pixels, latents, task.optimizer)
+    flax = {FLAX: jax_training(with_flax_transposes(task.train_step), state, batch, LOSSES)}
+    check_losses(candidates | flax, CHECKED_STEPS)
+
+    times = time_in_turns(candidates, rounds=arguments.rounds, calls=CALLS)
+    times |= time_in_turns(flax, rounds=FLAX_ROUNDS, calls=FLAX_CALLS)
+    peers = [name for name in (TORCH, COMPILED, FLAX) if name in times]
+    write_record(
+        arguments.output,
+        measured="one training step of a DCGAN, an update of either network; float32, CPU",
+        protocol=f"median over rounds of the mean of {CALLS} steps after an untimed one, {OURS} and "
+        f"torch in turns in one process, and after them {FLAX}, {FLAX_ROUNDS} rounds of "
+        f"{FLAX_CALLS} after an untimed one; same weights and latents, and agreement of parameter "
+        f"counts, generated images (to {FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and "
+        f"both losses of {CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before; "
+        "torch channels_last, fused Adam, flushing denormals, eager and "
+        + ("with both networks compiled" if compiler else "not compiled: there is no C++ compiler"),
+        times=times,
+        ratios=time_ratios(times, *((OURS, peer) for peer in peers)),
+        versions={"torch": torch.__version__},
+        shapes={"images": list(shape), "latent": LATENT_DIM, "widths": widths()},
+        parameters={name: parameter_count(params) for name, params in state.params.items()},
+    )
+
+
+def widths() -> list[int]:
+    """Channels of the generator's hidden maps, the smallest map first."""
+    return [WIDTH * 2**i for i in reversed(range(STAGES))]
+
+
+def latents_of_step(task: Synthesis, step: int, batch: Batch) -> jax.Array:
+    """The latents that `Synthesis` draws for the only update of a step's discriminator."""
+    key = jax.random.key(task.seed)
+    for number in (step, 0, 0):  # the step, the update, the role of latents
+        key = jax.random.fold_in(key, number)
+    return draw_latents(example_keys(key, batch["index"]), LATENT_DIM)
+
+
+class TorchGenerator(torch.nn.Module):
+    """The `DCGANGenerator` of these settings, to NCHW images in channels-last memory."""
+
+    def __init__(self):
+        """Lays out the stages."""
+        super().__init__()
+        self.side = SIZE >> STAGES
+        self.to_map = torch.nn.Linear(LATENT_DIM, self.side**2 * widths()[0])
+        self.stages = torch.nn.Sequential()
+        for inputs, outputs in itertools.pairwise([*widths(), CHANNELS]):
+            self.stages.append(torch.nn.BatchNorm2d(inputs))
+            self.stages.append(torch.nn.ReLU(inplace=True))
+            self.stages.append(torch.nn.ConvTranspose2d(inputs, outputs, **GEOMETRY))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (batch, dims) to images (batch, channels, height, width) in [0, 1]."""
+        x = self.to_map(latents).reshape(len(latents), self.side, self.side, -1)
+        return 0.5 * (torch.tanh(self.stages(x.permute(0, 3, 1, 2))) + 1.0)
+
+    def layers_of(self, params: Any) -> dict[torch.nn.Module, Any]:
+        """What part of a `DCGANGenerator`'s weights belongs to which layer."""
+        layers = {self.to_map: params["Dense_0"]}
+        for i in range(STAGES):
+            norm, _, enlarging = self.stages[3 * i : 3 * i + 3]
+            layers[norm] = params[f"ConditionalNorm_{i}"]["Norm_0"]["BatchNorm_0"]
+            layers[enlarging] = params[f"Upsample_{i}"]
+        return layers
+
+
+class TorchDiscriminator(torch.nn.Module):
+    """The `DCGANDiscriminator` of these settings, of NCHW images in channels-last memory."""
+
+    def __init__(self):
+        """Lays out the stages."""
+        super().__init__()
+        self.convs, self.norms = torch.nn.ModuleList(), torch.nn.ModuleList()
+        for inputs, outputs in itertools.pairwise([CHANNELS, *widths()[::-1]]):
+            self.convs.append(torch.nn.Conv2d(inputs, outputs, **GEOMETRY))
+            self.norms.append(torch.nn.BatchNorm2d(outputs) if self.norms else torch.nn.Identity())
+        self.to_logit = torch.nn.Linear((SIZE >> STAGES) ** 2 * widths()[0], 1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1] to logits (batch,)."""
+        x = 2.0 * images - 1.0
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = torch.nn.functional.leaky_relu(norm(conv(x)), 0.2, inplace=True)
+        return self.to_logit(x.permute(0, 2, 3, 1).reshape(len(x), -1))[:, 0]
+
+    def layers_of(self, params: Any) -> dict[torch.nn.Module, Any]:
+        """What part of a `DCGANDiscriminator`'s weights belongs to which layer."""
+        layers = {self.to_logit: params["Dense_0"]}
+        layers |= {conv: params[f"Conv_{i}"] for i, conv in enumerate(self.convs)}
+        norms = list(self.norms)[1:]
+        return layers | {n: params[f"Norm_{i}"]["BatchNorm_0"] for i, n in enumerate(norms)}
+
+
+def torch_training(
+    nets: dict[str, torch.nn.Module],
+    pixels: np.ndarray,
+    latents: Iterable[jax.Array],
+    settings: Optimizer,
+) -> Train:
+    """The training of `nets`, in the first steps with the given latents."""
+    batch = torch.from_numpy(pixels)
+    generator, discriminator = nets["generator"], nets["discriminator"]
+    optimizers = {name: torch_adam(net, settings) for name, net in nets.items()}
+    given = iter([torch.from_numpy(np.array(of_step)) for of_step in latents])
+
+    def descend(name: str, loss: torch.Tensor) -> None:
+        optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        optimizers[name].step()
+
+    def train() -> list[float]:
+        real = torch_images(batch)
+        of_step = next(given, None)
+        fake = generator(torch.randn(BATCH_SIZE, LATENT_DIM) if of_step is None else of_step)
+        discriminator.requires_grad_(True)
+        of_discriminator = (
+            softplus(-discriminator(real)).mean() + softplus(discriminator(fake.detach())).mean()
+        )
+        descend("discriminator", of_discriminator)
+        discriminator.requires_grad_(False)
+        of_generator = softplus(-discriminator(fake)).mean()
+        descend("generator", of_generator)
+        return [of_discriminator.item(), of_generator.item()]
+
+    return train
+
+
+def has_compiler() -> bool:
+    """Whether there is the C++ compiler that `torch.compile` needs."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))
+
+
+def check_forward(
+    task: Synthesis,
+    state: TrainState,
+    batch: Batch,
+    latents: jax.Array,
+    nets: dict[str, torch.nn.Module],
+) -> None:
+    """Exits unless generated images and logits agree, batch norm in training mode."""
+
+    def outputs(state: TrainState, batch: Batch) -> tuple[jax.Array, ...]:
+        def apply(name: str, inputs: jax.Array) -> jax.Array:
+            variables = {"params": state.params[name], "batch_stats": state.batch_stats[name]}
+            return apply_model(
+                getattr(task, name), variables, inputs, train=True, precision=task.precision
+            )[0]
+
+        fake = apply("generator", latents)
+        real = images_in_unit_range(batch["image"])
+        return fake, apply("discriminator", real), apply("discriminator", fake)
+
+    # Copies, so that the statistics of batch norm stay as they are.
+    generator, discriminator = (copy.deepcopy(nets[n]) for n in ("generator", "discriminator"))
+    with torch.no_grad():
+        fake = generator(torch.from_numpy(np.array(latents)))
+        real = torch_images(torch.from_numpy(np.array(batch["image"])))
+        theirs = fake.permute(0, 2, 3, 1).numpy(), discriminator(real), discriminator(fake)
+    of_all = {
+        OURS: jax.jit(outputs)(state, batch),
+        FLAX: jax.jit(with_flax_transposes(outputs))(state, batch),
+        TORCH: theirs,
+    }
+    tolerances = {
+        "generated images": FORWARD_TOLERANCE,
+        "logits of real images": LOGIT_TOLERANCE,
+        "logits of generated images": LOGIT_TOLERANCE,
+    }
+    for i, (what, tolerance) in enumerate(tolerances.items()):
+        check_outputs(what, {name: arrays[i] for name, arrays in of_all.items()}, tolerance)
+
+
+if __name__ == "__main__":
+    main()

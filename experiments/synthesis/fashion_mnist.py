@@ -1,0 +1,18 @@
+"""DCGAN of Fashion-MNIST: that of MNIST, on other images and with another extractor.
+
+  deconv-jax prepare fashion_mnist
+  deconv-jax train --config experiments/synthesis/fashion_mnist.py --workdir runs/gan_fashion
+
+FIGURES
+"""
+
+import ml_collections
+import mnist
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: as for `mnist.py`."""
+    config = mnist.get_config(arg)
+    config.data.name = "fashion_mnist"
+    config.task.extractor = "fashion"
+    return config

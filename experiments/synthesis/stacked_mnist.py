@@ -1,0 +1,43 @@
+"""Stacked MNIST: three digits as the channels of an image, 1,000 modes for a generator to miss.
+
+  deconv-jax prepare mnist
+  deconv-jax train --config experiments/synthesis/stacked_mnist.py:remedy=all --workdir runs/stacked
+
+The small discriminator and no regularisation make the plain run collapse, as in the experiment of
+Metz et al., arXiv:1611.02163, section 3.3.1; a remedy is what keeps it from that.
+
+FIGURES
+"""
+
+import ml_collections
+import mnist
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.errors import InputError, closest
+
+REMEDIES = {
+    "none": dict(),
+    "minibatch_std": dict(discriminator=dict(minibatch_std=4)),
+    "r1": dict(r1=1.0),
+    "spectral_norm": dict(discriminator=dict(spectral_norm=True)),
+    "all": dict(discriminator=dict(minibatch_std=4, spectral_norm=True), r1=1.0),
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: remedy=all (none, minibatch_std, r1, spectral_norm), steps=3000, width=32,
+    judge_width=8, seed=0.
+    """
+    args = config_arguments(arg, remedy="all", steps=3000, width=32, judge_width=8, seed=0)
+    if args["remedy"] not in REMEDIES:
+        raise InputError(f"no remedy {args['remedy']!r}; {closest(args['remedy'], REMEDIES)}")
+    steps, width, seed = args["steps"], args["width"], args["seed"]
+    config = mnist.get_config(f"loss=non_saturating,steps={steps},width={width},seed={seed}")
+    config.task.generator.image_shape = (28, 28, 3)
+    config.task.discriminator.width = args["judge_width"]
+    remedy = dict(REMEDIES[args["remedy"]])
+    config.task.discriminator.update(remedy.pop("discriminator", {}))
+    config.task.update(remedy)
+    config.data.name = "stacked_mnist"
+    config.data.cache = "none"
+    return config
