@@ -16,19 +16,24 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     path
     for path in (ROOT / "experiments").glob("*/*.py")
-    if path.parent.name not in ("benchmarks", "tables")
+    if path.parent.name not in ("benchmarks", "tables", "weights")
 )
 ARGUMENTS = {
-    "super_resolution": [
+    "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",
         "upsampling=subpixel",
         "upsampling=resize",
     ],
-    "rednet": ["depth=10", "depth=20"],
+    "restoration/rednet": ["depth=10", "depth=20"],
+    "synthesis/faces": ["height=96"],
+    "synthesis/mnist": ["loss=wasserstein", "upsampling=resize", "upsampling=subpixel", "kernel=5"],
+    "synthesis/stacked_mnist": ["remedy=none", "remedy=minibatch_std", "remedy=r1"],
 }
 CASES = [(path, "") for path in CONFIGS] + [
-    (path, argument) for path in CONFIGS for argument in ARGUMENTS.get(path.stem, [])
+    (path, argument)
+    for path in CONFIGS
+    for argument in ARGUMENTS.get(f"{path.parent.name}/{path.stem}", [])
 ]
 
 
@@ -39,15 +44,17 @@ def test_builds_and_takes_a_step(path, argument):
     text = json.dumps(experiment.to_dict())
     assert Experiment.from_dict(json.loads(text)) == experiment
     assert experiment.task.optimizer.decay_steps == experiment.training.num_steps
-    model = experiment.task.model
+    model = getattr(experiment.task, "model", None) or experiment.task.generator
     height, width, channels = getattr(model, "image_shape", (28, 28, 1))
     if experiment.data.tile is not None:
         height = width = experiment.data.tile
         channels = model.channels
+    # Divides into parts of a group each, where a step or a network asks for that.
+    size = 4 * getattr(experiment.task, "discriminator_steps", 1)
     batch = {
-        "image": jnp.zeros((2, height, width, channels), jnp.uint8),
-        "label": jnp.zeros(2, jnp.int32),
-        "index": jnp.arange(2, dtype=jnp.int32),
+        "image": jnp.zeros((size, height, width, channels), jnp.uint8),
+        "label": jnp.zeros(size, jnp.int32),
+        "index": jnp.arange(size, dtype=jnp.int32),
     }
     state = jax.eval_shape(lambda key: experiment.task.init(key, batch), jax.random.key(0))
     after, scalars = jax.eval_shape(experiment.task.train_step, state, batch)

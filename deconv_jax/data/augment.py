@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from deconv_jax.errors import InputError
-from deconv_jax.ops import resize
 
 AugmentName = Literal["color", "translation", "cutout"]
 
@@ -114,25 +113,39 @@ def random_dihedral(
 
 
 def center_resize(
-    images: Float[Array, "batch height width channels"], size: Sequence[int]
+    images: Float[Array, "batch height width channels"],
+    size: Sequence[int],
+    true_size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """The largest part in the middle that has the shape of `size`, resized to it by antialiased bilinear.
+    """The largest part in the middle that has the shape of `size`, resized by antialiased bilinear.
 
     Args:
       images: in [0, 1].
       size: height and width of the result, pixels.
+      true_size: height and width of what is true of each image, at its top left; None for all of it.
 
     Returns:
-      Images in [0, 1]; the images themselves where they have that size.
+      Images in [0, 1].
     """
-    height, width = images.shape[1:3]
-    if (height, width) == tuple(size):
-        return images
-    scale = min(height / size[0], width / size[1])
-    cut = [min(n, round(scale * m)) for n, m in zip((height, width), size, strict=True)]
-    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
-    middle = images[:, top : top + cut[0], left : left + cut[1]]
-    return resize(middle, tuple(size), method="bilinear", antialias=True)
+    channels = images.shape[-1]
+    if true_size is None:
+        true_size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+    wanted = jnp.array(size, images.dtype)
+
+    def fit(image: Array, true: Array) -> Array:
+        true = true.astype(image.dtype)
+        scale = jnp.max(wanted / true)
+        return jax.image.scale_and_translate(
+            image,
+            (*size, channels),
+            (0, 1),
+            jnp.stack([scale, scale]),
+            0.5 * (wanted - scale * true),
+            method="linear",
+            antialias=True,
+        )
+
+    return jnp.clip(jax.vmap(fit)(images, true_size), 0.0, 1.0)
 
 
 def differentiable_augment(
@@ -174,8 +187,8 @@ def _translation(key: Array, image: Array) -> Array:
     height, width, _ = image.shape
     most = jnp.array([round(height / 8), round(width / 8)])
     down, right = jax.random.randint(key, (2,), -most, most + 1)
-    rows, columns = jnp.arange(height) - down, jnp.arange(width) - right
-    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    rows, columns = jnp.arange(height)[:, None] - down, jnp.arange(width)[None] - right
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     moved = jnp.roll(image, (down, right), axis=(0, 1))
     return jnp.where(inside[..., None], moved, 0.0)
 
@@ -185,9 +198,8 @@ def _cutout(key: Array, image: Array) -> Array:
     size = (height // 2, width // 2)
     most = jnp.array([height + 1 - size[0] % 2, width + 1 - size[1] % 2])
     top, left = jax.random.randint(key, (2,), 0, most) - jnp.array(size) // 2
-    rows, columns = jnp.arange(height), jnp.arange(width)
-    blank = ((rows >= top) & (rows < top + size[0]))[:, None]
-    blank = blank & ((columns >= left) & (columns < left + size[1]))
+    rows, columns = jnp.arange(height)[:, None] - top, jnp.arange(width)[None] - left
+    blank = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
     return jnp.where(blank[..., None], 0.0, image)
 
 

@@ -43,7 +43,9 @@ FORMATS = {
     ".bmp": "BMP",
     ".jpeg": "JPEG",
     ".jpg": "JPEG",
+    ".pgm": "PPM",
     ".png": "PNG",
+    ".ppm": "PPM",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WEBP",
@@ -56,7 +58,7 @@ JPEG_QUALITY = 95
 _BAND = 256
 """Rows that are converted at a time when writing."""
 
-_OPENED = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_OPENED = tuple(sorted(set(FORMATS.values())))
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
@@ -141,7 +143,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Reads an image file, see the table above.
 
     Args:
-      path: of a BMP, JPEG, PNG, TIFF or WebP file, whatever its name.
+      path: of a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, whatever its name.
       max_pixels: height times width from which on nothing is decoded.
 
     Raises:
@@ -362,7 +364,7 @@ def write_image(
         values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
     wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
     samples = _samples_of(values, np.uint16 if wide else np.uint8)
-    if kind in ("BMP", "JPEG") and samples.shape[-1] % 2 == 0:
+    if kind in ("BMP", "JPEG", "PPM") and samples.shape[-1] % 2 == 0:
         samples = _on_white(samples)
     same_colors = like is not None and like.pixels.shape[-1] == pixels.shape[-1]
     profile = like.icc_profile if like is not None and same_colors else None

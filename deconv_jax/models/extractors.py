@@ -129,7 +129,8 @@ def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:
 def _classified(
     module: Classifier, size: tuple[int, int], scale: float, variables: Tree, images: Array
 ) -> tuple[Array, Array]:
-    images = center_resize(images, size)
+    if images.shape[1:3] != size:
+        images = center_resize(images, size)
     count, channels = len(images), images.shape[-1]
     planes = jnp.moveaxis(images, -1, 1).reshape(count * channels, *size, 1)
 

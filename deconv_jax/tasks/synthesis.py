@@ -86,7 +86,7 @@ class Synthesis(Task):
       augment: what the discriminator is shown of every image, see `differentiable_augment`.
       generator_only_steps: in so many last steps of the run the generator learns alone and the
         discriminator stays as it is.
-      resize: real images of another size are cut in the middle and resized to the generator's.
+      resize: real images are cut in the middle and resized to the generator's size.
       extractor: what the measures look at images with, see `models.extractors`.
       seed: of all random numbers.
       num_steps: of the run.
@@ -303,7 +303,7 @@ class Synthesis(Task):
         """A batch's images in [0, 1], and its labels if there are classes."""
         images, size = images_in_unit_range(batch["image"]), self.generator.image_shape  # type: ignore[attr-defined]
         if self.resize:
-            images = center_resize(images, size[:2])
+            images = center_resize(images, size[:2], batch.get("size"))
         if images.shape[1:] != size:
             raise InputError(
                 f"task.generator makes images of shape {size}, the data has {images.shape[1:]}; set "

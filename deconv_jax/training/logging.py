@@ -6,6 +6,7 @@ from, so that metrics.jsonl reads like that of a run never stopped.
 
 import functools
 import json
+import math
 import shutil
 import sys
 import time
@@ -120,7 +121,8 @@ class RunLog:
         except OSError as error:
             raise cannot_write(self._path, error) from error
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            if math.isfinite(value):  # Of others the writer only warns.
+                self._events.add_scalar(f"{split}/{name}", value, step)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

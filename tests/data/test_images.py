@@ -291,7 +291,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         with pytest.raises(InputError, match=r"are NaN|an image is \(height, width, 1 or 3\)"):
             write_image(path, pixels)
     assert path.read_bytes() == before
-    with pytest.raises(InputError, match=r"a\.pmg; did you mean '\.png'"):
+    with pytest.raises(InputError, match=r"a\.pmg; did you mean '\.ppm'"):
         write_image(tmp_path / "a.pmg", np.zeros((4, 4, 3), np.float32))
     with pytest.raises(InputError, match=r"cannot write .* as WEBP"):
         write_image(tmp_path / "wide.webp", np.zeros((1, 16_384, 1), np.float32))

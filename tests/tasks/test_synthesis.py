@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from torch.nn import functional
 from deconv_jax.data.augment import example_keys
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.models import Classifier, DCGANDiscriminator, DCGANGenerator
+from deconv_jax.models import DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.gan import draw_latents
 from deconv_jax.tasks import Synthesis
 from deconv_jax.training.optimizer import Optimizer
@@ -246,7 +247,7 @@ ON_DEVICES = task_of(
     {"norm": "batch", "spectral_norm": True, "minibatch_std": 2},
     optimizer=PLAIN_DESCENT,
     r1=0.1,
-    augment=("color", "translation", "cutout"),
+    augment=("translation",),
 )
 
 
@@ -302,11 +303,12 @@ def moved(before, after):
 
 def test_in_the_last_steps_the_generator_learns_alone(assert_trees_equal):
     states, _, _ = trained(COURSE, 5)
-    for before, after in zip(states[:3], states[1:4], strict=True):
-        assert moved(parts_of(before, "discriminator"), parts_of(after, "discriminator")) == 1.0
+    for before, after in itertools.pairwise(states[:4]):
+        # All but one: the vector of the logit's kernel has a single number, which is 1 or -1.
+        assert moved(parts_of(before, "discriminator"), parts_of(after, "discriminator")) > 0.95
     for later in states[4:]:
         assert_trees_equal(parts_of(later, "discriminator"), parts_of(states[3], "discriminator"))
-    for before, after in zip(states[:5], states[1:], strict=True):
+    for before, after in itertools.pairwise(states):
         assert moved(parts_of(before, "generator"), parts_of(after, "generator")) == 1.0
 
 
@@ -407,7 +409,7 @@ def split_into(images, size):
             {
                 "image": np.concatenate([images[index], np.full_like(images[:fillings], 77)]),
                 "index": np.pad(index, (0, fillings)),
-                "mask": np.pad(np.ones(len(index), np.float32), (0, fillings)),
+                "mask": jnp.pad(jnp.ones(len(index)), (0, fillings)),
             }
         )
     return batches
@@ -531,11 +533,6 @@ def test_a_task_names_what_it_cannot_use(make, words):
     with pytest.raises(InputError) as raised:
         make()
     assert [word for word in words if word not in str(raised.value)] == []
-
-
-def test_a_classifier_is_no_discriminator():
-    with pytest.raises(InputError, match="Classifier is no discriminator"):
-        dataclasses.replace(MEASURED, discriminator=Classifier())
 
 
 def initialised(task, batch):

@@ -1,0 +1,52 @@
+"""DCGAN of CelebA at 64 x 64 pixels: the middle of every photograph, faces as in arXiv:1511.06434.
+
+  deconv-jax prepare celeb_a
+  deconv-jax train --config experiments/synthesis/celeba.py --workdir runs/gan_celeba \\
+    --config.task.extractor=inception:/path/to/pt_inception-2015-12-05-6726825d.pth
+
+Batch norm in both networks, as in the paper; Adam with a rate of 2e-4 and beta 0.5. Meant for an
+accelerator; not trained here yet, so no figure is claimed. Without the Inception weights the
+measures look at pixels.
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: steps=100000, width=64, batch=128, size=64 pixels."""
+    args = config_arguments(arg, steps=100_000, width=64, batch=128, size=64)
+    width, size = args["width"], args["size"]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="synthesis",
+        generator=dict(
+            name="dcgan_generator", image_shape=(size, size, 3), latent_dim=128, width=width
+        ),
+        discriminator=dict(name="dcgan_discriminator", width=width),
+        loss="non_saturating",
+        resize=True,
+        extractor="pixels",
+    )
+    config.data = dict(
+        name="celeb_a",
+        train_split="train",
+        validation_split="validation[:10000]",
+        test_split="test",
+        workers=8,
+    )
+    config.optimizer = dict(
+        name="adam", learning_rate=2e-4, momentum=0.5, beta2=0.999, ema_decay=0.999
+    )
+    config.training = dict(
+        num_steps=args["steps"],
+        batch_size=args["batch"],
+        eval_batch_size=500,
+        eval_every=5000,
+        save_every=5000,
+        log_every=500,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config

@@ -1,0 +1,59 @@
+"""DCGAN of the ORL faces: 400 gray photographs of 40 people, taken by the Olivetti Research Laboratory.
+
+  deconv-jax train --config experiments/synthesis/faces.py --workdir runs/gan_faces \\
+    --config.data.data_dir=/path/to/data
+
+So few images that a discriminator would learn them by heart: R1 and differentiable augmentation keep
+it from that. The folder att_faces/ has subfolders of PGM files, one a person; four people are held out.
+
+FIGURES
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: height=48 (96 for an accelerator), width=32 channels, steps=6000."""
+    args = config_arguments(arg, height=48, width=32, steps=6000)
+    steps, width, height = args["steps"], args["width"], args["height"]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="synthesis",
+        generator=dict(
+            name="dcgan_generator",
+            image_shape=(height, height * 5 // 6, 1),
+            latent_dim=64,
+            width=width,
+        ),
+        discriminator=dict(name="dcgan_discriminator", width=width, norm="none", minibatch_std=4),
+        loss="non_saturating",
+        r1=1.0,
+        augment=("color", "translation", "cutout"),
+        resize=True,
+        extractor="pixels",
+    )
+    config.data = dict(
+        name="folder:att_faces",
+        data_dir="$DECONV_JAX_DATA",
+        color="gray",
+        train_split="all[:360]",
+        validation_split="all[360:]",
+        test_split="all[360:]",
+        cache="device",
+    )
+    config.optimizer = dict(
+        name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.998
+    )
+    config.training = dict(
+        num_steps=steps,
+        batch_size=32,
+        eval_batch_size=40,
+        eval_every=1000,
+        save_every=1000,
+        log_every=100,
+        steps_per_call=10,
+    )
+    config.seed = 0
+    return config

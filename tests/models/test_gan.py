@@ -1,0 +1,373 @@
+"""Generators and discriminators: shapes, ranges, statistics, classes, spectra and latents."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import config as jaxtyping_config
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError
+from deconv_jax.models import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+    SNGANDiscriminator,
+)
+from deconv_jax.models.gan import draw_latents, interpolate_latents, minibatch_deviation
+from deconv_jax.models.layers import Conv, Dense, Upsample
+
+KEY = jax.random.key(0)
+FAST_KEY = jax.random.key(0, impl="rbg")
+"""Of the generator that compiles ten times faster than the default one on a CPU."""
+GENERATORS = (DCGANGenerator, ResNetGenerator)
+DISCRIMINATORS = (DCGANDiscriminator, SNGANDiscriminator, ResNetDiscriminator)
+UPSAMPLING = ("transposed", "subpixel", "resize")
+LATENT = 5
+
+
+def uniform(*shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).random(shape, np.float32))
+
+
+def normal(*shape, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def variables_of(model, *inputs, scale=1.0):
+    """Random variables of the shapes that `model.init` gives."""
+    random = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        values = random.standard_normal(leaf.shape)
+        if name == "var":
+            values = random.uniform(0.5, 1.5, leaf.shape)
+        if name == "kernel":
+            values = scale * values / np.sqrt(np.prod(leaf.shape[:-1]))
+        if name == "u":
+            values = values / np.linalg.norm(values)
+        return jnp.asarray(values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(model.init, KEY, *inputs))
+
+
+def message_of(call):
+    with pytest.raises(InputError) as raised:
+        call()
+    return str(raised.value)
+
+
+# Shapes and ranges
+
+SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3), (96, 80, 3), (96, 80, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_makes_images_of_the_shape_asked_for(kind, shape):
+    for upsampling in UPSAMPLING:
+        model = kind(image_shape=shape, latent_dim=LATENT, width=2, upsampling=upsampling)
+        images, _ = jax.eval_shape(model.init_with_output, KEY, jnp.zeros((3, LATENT)))
+        assert (images.shape, images.dtype) == ((3, *shape), jnp.float32)
+
+
+def test_a_generators_other_options_keep_the_shape():
+    latents = jnp.zeros((3, LATENT))
+    for fields in ({"smooth": True}, {"kernel_size": 5}, {"norm": "none"}, {"norm": "group"}):
+        model = DCGANGenerator(latent_dim=LATENT, width=2, **fields)
+        images, variables = jax.eval_shape(model.init_with_output, KEY, latents)
+        assert images.shape == (3, 28, 28, 1)
+        assert ("batch_stats" in variables) == ("norm" not in fields)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_a_discriminator_gives_an_image_one_logit(kind, shape):
+    model = kind(width=2)
+    logits, _ = jax.eval_shape(model.init_with_output, KEY, jnp.zeros((3, *shape)))
+    assert (logits.shape, logits.dtype) == ((3,), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DCGANGenerator(image_shape=(16, 24, 3), latent_dim=LATENT, width=2),
+        ResNetGenerator(image_shape=(16, 12, 1), latent_dim=LATENT, width=3),
+    ],
+)
+def test_images_are_in_the_unit_interval(model):
+    """Whatever the weights: they are large enough for tanh to saturate."""
+    latents = normal(6, LATENT)
+    variables = variables_of(model, latents, scale=5.0)
+    images = jax.jit(model.apply)(variables, latents)
+    assert 0.0 <= jnp.min(images) < 0.02
+    assert 0.98 < jnp.max(images) <= 1.0
+
+
+def test_each_stage_doubles_the_sides_and_halves_the_channels():
+    """The kernels of DCGAN, (height, width, out, in): 7 x 7 to 28 x 28."""
+    model = DCGANGenerator(latent_dim=LATENT, width=6)
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, LATENT)))["params"]
+    assert params["Dense_0"]["kernel"].shape == (LATENT, 7 * 7 * 12)
+    assert [params[f"Upsample_{i}"]["kernel"].shape for i in range(2)] == [
+        (4, 4, 6, 12),
+        (4, 4, 1, 6),
+    ]
+    discriminator = DCGANDiscriminator(width=6)
+    params = jax.eval_shape(discriminator.init, KEY, jnp.zeros((1, 28, 28, 1)))["params"]
+    assert [params[f"Conv_{i}"]["kernel"].shape for i in range(2)] == [(4, 4, 1, 6), (4, 4, 6, 12)]
+    assert params["Dense_0"]["kernel"].shape == (7 * 7 * 12, 1)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (30, 30), (28, 64), (31, 32)])
+def test_sizes_that_cannot_be_halved_alike_are_refused(size):
+    expected = f"images of {size[0]} x {size[1]} pixels do not fit"
+    for kind in GENERATORS:
+        model = kind(image_shape=(*size, 1), latent_dim=LATENT)
+        assert expected in message_of(lambda m=model: m.init(KEY, jnp.zeros((1, LATENT))))
+    for kind in DISCRIMINATORS:
+        assert expected in message_of(lambda k=kind: k().init(KEY, jnp.zeros((1, *size, 1))))
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_latents_of_another_length_are_refused(kind):
+    model = kind(latent_dim=LATENT)
+    assert "latents of 5; got (2, 6)" in message_of(lambda: model.init(KEY, jnp.zeros((2, 6))))
+
+
+# Statistics at initialisation
+
+
+def maps_at_init(model, x, kinds):
+    """The outputs of layers of these kinds in a fresh network, in the order of their calls."""
+    maps = []
+
+    def keep(layer, args, kwargs, context):
+        y = layer(*args, **kwargs)
+        if isinstance(context.module, kinds) and context.method_name == "__call__":
+            maps.append(y)
+        return y
+
+    def run(x):
+        maps.clear()
+        with nn.intercept_methods(keep):
+            model.init(FAST_KEY, x)
+        return list(maps)
+
+    return jax.jit(run)(x)
+
+
+@pytest.mark.parametrize("upsampling", UPSAMPLING)
+def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
+    """Without normalisation: 2, of which a ReLU leaves the mean square 1; 1 for the image's map.
+
+    At the border fewer weights are seen.
+    """
+    model = DCGANGenerator((64, 64, 3), 64, width=16, norm="none", upsampling=upsampling)
+    maps = maps_at_init(model, normal(16, 64), (Dense, Upsample))
+    assert len(maps) == 5
+    variances = [float(jnp.var(m)) for m in maps]
+    np.testing.assert_allclose(variances[:-1], 2.0, rtol=0.3)
+    assert variances[-1] == pytest.approx(1.0, rel=0.35)
+
+
+@pytest.mark.parametrize("kind", [DCGANDiscriminator, SNGANDiscriminator])
+def test_hidden_maps_of_a_discriminator_start_with_one_variance(kind):
+    """Twice the mean square of the image in [-1, 1], 1 / 3 of white noise."""
+    model = kind(width=16, norm="none", spectral_norm=False)
+    maps = maps_at_init(model, uniform(16, 64, 64, 3), (Conv,))
+    assert len(maps) == (4 if kind is DCGANDiscriminator else 9)
+    np.testing.assert_allclose([float(jnp.var(m)) for m in maps], 2 / 3, rtol=0.5)
+
+
+# Classes
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_conditional_generator_makes_images_of_the_class(kind):
+    model = kind(image_shape=(8, 8, 1), latent_dim=LATENT, width=3, num_classes=3)
+    latents = jnp.tile(normal(1, LATENT), (3, 1))
+    labels = jnp.arange(3)
+    variables = variables_of(model, latents, labels)
+    images = np.asarray(jax.jit(model.apply)(variables, latents, labels))
+    for a, b in itertools.combinations(range(3), 2):
+        assert np.abs(images[a] - images[b]).max() > 1e-3
+    needs = message_of(lambda: model.apply(variables, latents))
+    assert "num_classes=3 takes labels; got none" in needs
+    plain = model.clone(num_classes=0)
+    refused = message_of(lambda: plain.init(KEY, latents, labels))
+    assert "num_classes=0 takes no labels; got some" in refused
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_a_conditional_discriminator_judges_images_by_the_class(kind):
+    model = kind(width=2, num_classes=3)
+    images, labels = jnp.tile(uniform(1, 16, 16, 1), (3, 1, 1, 1)), jnp.arange(3)
+    variables = variables_of(model, images, labels)
+    logits = np.asarray(jax.jit(model.apply)(variables, images, labels))
+    assert np.abs(np.diff(np.sort(logits))).min() > 1e-3
+    needs = message_of(lambda: model.apply(variables, images))
+    assert "num_classes=3 takes labels; got none" in needs
+    plain = model.clone(num_classes=0)
+    refused = message_of(lambda: plain.init(KEY, images, labels))
+    assert "num_classes=0 takes no labels; got some" in refused
+
+
+def test_the_projection_is_its_formula():
+    """A dense layer of the features, and their product with the class's vector."""
+    model = DCGANDiscriminator(width=3, num_classes=4, norm="none", minibatch_std=2)
+    images, labels = uniform(4, 8, 8, 1), jnp.array([2, 0, 3, 3])
+    variables = variables_of(model, images, labels)
+    params = jax.tree.map(np.asarray, variables["params"])
+    x = ops.conv(2 * images - 1, variables["params"]["Conv_0"]["kernel"], stride=2)
+    x = np.asarray(x) + params["Conv_0"]["bias"]
+    x = np.where(x > 0, x, 0.2 * x)
+    features = x.reshape(4, -1)
+    deviation = np.repeat(np.std(x.reshape(2, 2, -1), axis=1).mean(-1), 2)
+    seen = np.concatenate([features, deviation[:, None]], axis=1)
+    expected = (seen @ params["Dense_0"]["kernel"])[:, 0] + params["Dense_0"]["bias"]
+    vectors = params["Dense_1"]["kernel"]
+    assert vectors.shape == (4, features.shape[1])
+    expected = expected + np.sum(vectors[np.asarray(labels)] * features, axis=1)
+    logits = jax.jit(model.apply)(variables, images, labels)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+# Spectra
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernels"),
+    [(DCGANDiscriminator, 4), (SNGANDiscriminator, 7), (ResNetDiscriminator, 9)],
+)
+def test_every_kernel_of_a_discriminator_comes_to_a_largest_singular_value_of_1(kind, kernels):
+    """The convolutions', the logit's and the classes'; the judge is numpy's SVD."""
+    model = kind(width=3, num_classes=4, spectral_norm=True)
+    images, labels = uniform(4, 16, 16, 1), jnp.arange(4)
+    variables = variables_of(model, images, labels)
+
+    def step(_, stats):
+        given = {"params": variables["params"], "batch_stats": stats}
+        _, updated = model.apply(given, images, labels, train=True, mutable=["batch_stats"])
+        return updated["batch_stats"]
+
+    stats = jax.jit(lambda stats: jax.lax.fori_loop(0, 300, step, stats))(variables["batch_stats"])
+    layers = {name: layer for name, layer in variables["params"].items() if "kernel" in layer}
+    assert len(layers) == kernels
+    for name, layer in layers.items():
+        matrix = np.asarray(layer["kernel"]).reshape(-1, layer["kernel"].shape[-1])
+        v = matrix @ np.asarray(stats[name]["u"])
+        # What the layer divides by: u is the right singular vector, so this is its value.
+        used = matrix / np.linalg.norm(v)
+        assert np.linalg.svd(used, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_no_weight_is_left_without_spectral_norm_and_none_has_it_unasked(kind):
+    images, labels = jnp.zeros((2, 16, 16, 1)), jnp.zeros(2, jnp.int32)
+    for asked in (False, True):
+        model = kind(width=2, num_classes=3, spectral_norm=asked)
+        variables = jax.eval_shape(model.init, KEY, images, labels)
+        with_kernel = {k for k, layer in variables["params"].items() if "kernel" in layer}
+        stats = variables.get("batch_stats", {})
+        with_vector = {name for name, layer in stats.items() if "u" in layer}
+        assert with_vector == (with_kernel if asked else set())
+        assert not any("u" in layer for layer in variables["params"].values())
+
+
+# A minibatch's deviation
+
+
+@pytest.mark.parametrize("group", [2, 3, 6])
+def test_minibatch_deviation_is_that_of_numpy(group):
+    x = normal(6, 3, 4, 2)
+    groups = np.asarray(x, np.float64).reshape(-1, group, 3 * 4 * 2)
+    expected = np.repeat(groups.std(axis=1).mean(axis=1), group)
+    np.testing.assert_allclose(minibatch_deviation(x, group), expected, rtol=1e-5)
+
+
+def test_minibatch_deviation_is_of_neighbours_and_differentiable_where_they_are_equal():
+    x = jnp.concatenate([normal(2, 3, 3, 1), jnp.ones((2, 3, 3, 1))])
+    deviation = minibatch_deviation(x, 2)
+    assert deviation[0] > 0.1
+    assert deviation[2] < 1e-3
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(minibatch_deviation(x, 2)))(x)).all()
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    x = jnp.zeros((6, 2, 2, 1))
+    refused = message_of(lambda: minibatch_deviation(x, 4))
+    assert "minibatch_std=4 does not divide a batch of 6 images" in refused
+    assert "minibatch_std must be at least 2; got 1" in message_of(
+        lambda: minibatch_deviation(x, 1)
+    )
+    model = DCGANDiscriminator(width=2, minibatch_std=4)
+    assert "batch of 6" in message_of(lambda: model.init(KEY, jnp.zeros((6, 16, 16, 1))))
+
+
+# Latents
+
+
+@pytest.mark.parametrize("truncation", [None, 0.7])
+def test_a_latent_is_of_its_key_alone(truncation):
+    keys = jax.random.split(KEY, 5)
+    latents = draw_latents(keys, LATENT, truncation)
+    assert latents.shape == (5, LATENT)
+    order = np.array([3, 1, 4])
+    np.testing.assert_array_equal(draw_latents(keys[order], LATENT, truncation), latents[order])
+    assert len(np.unique(latents)) == latents.size
+
+
+def test_latents_are_standard_normal():
+    """16,000 numbers: their mean has the standard error 0.008, their variance 0.011."""
+    latents = np.asarray(draw_latents(jax.random.split(KEY, 1000), 16))
+    assert abs(latents.mean()) < 5 * 0.008
+    assert abs(latents.var() - 1) < 5 * 0.011
+    assert np.abs(latents).max() > 3
+
+
+@pytest.mark.parametrize("truncation", [0.5, 2.0])
+def test_truncated_latents_stay_within_and_come_near_their_bound(truncation):
+    latents = np.asarray(draw_latents(jax.random.split(KEY, 500), 16, truncation))
+    assert 0.99 * truncation < np.abs(latents).max() <= truncation
+
+
+@pytest.mark.parametrize("truncation", [0.0, -1.0, float("nan")])
+def test_a_truncation_that_is_not_positive_is_refused(truncation):
+    keys = jax.random.split(KEY, 1)
+    assert "truncation must be positive" in message_of(lambda: draw_latents(keys, 2, truncation))
+
+
+def test_a_path_between_unit_vectors_goes_round_in_equal_steps():
+    start, end = (v / jnp.linalg.norm(v) for v in (normal(8, seed=1), normal(8, seed=2)))
+    path = np.asarray(interpolate_latents(start, end, 6), np.float64)
+    whole = np.concatenate([path, np.asarray(end)[None]])
+    np.testing.assert_allclose(path[0], start, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(path, axis=1), 1.0, atol=1e-6)
+    angles = np.arccos(np.sum(whole[1:] * whole[:-1], axis=1))
+    expected = np.arccos(np.dot(np.asarray(start, np.float64), np.asarray(end, np.float64))) / 6
+    np.testing.assert_allclose(angles, expected, atol=1e-4)
+
+
+def test_paths_that_meet_go_on_without_a_gap():
+    """Each ends a step before the next begins, so that a closed path repeats no image."""
+    start, end = normal(8, seed=1), 1.5 * normal(8, seed=2)
+    coarse, fine = (interpolate_latents(start, end, steps) for steps in (2, 4))
+    np.testing.assert_allclose(fine[::2], coarse, atol=1e-6)
+    back = interpolate_latents(end, start, 4)
+    np.testing.assert_allclose(back[1:][::-1], fine[1:], atol=1e-5)
+    np.testing.assert_allclose(back[0], end, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, 1.0 + 1e-6])
+def test_between_parallel_vectors_the_path_is_straight(factor):
+    start = normal(8)
+    path = interpolate_latents(start, factor * start, 5)
+    expected = start[None] * (1 + (factor - 1) * jnp.arange(5)[:, None] / 5)
+    np.testing.assert_allclose(path, expected, rtol=1e-5)
