@@ -185,7 +185,7 @@ def _color(key: Array, image: Array) -> Array:
 
 def _translation(key: Array, image: Array) -> Array:
     height, width, _ = image.shape
-    most = jnp.array([round(height / 8), round(width / 8)])
+    most = jnp.array([int(height / 8 + 0.5), int(width / 8 + 0.5)])
     down, right = jax.random.randint(key, (2,), -most, most + 1)
     rows, columns = jnp.arange(height)[:, None] - down, jnp.arange(width)[None] - right
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -101,7 +101,7 @@ def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
         if seen.images is not None:
             images = seen.images[:_PAIRS_OF]
             measures[f"{name}diversity"] = generative.diversity(images)
-        if seen.energy is not None:
+        if seen.energy is not None and np.isfinite(seen.energy).any():
             # An image of one colour has no energy to speak of.
             measures[f"{name}checkerboard_energy"] = float(np.nanmedian(seen.energy))
     return measures

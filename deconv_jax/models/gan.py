@@ -13,7 +13,7 @@ convert to and from [-1, 1] at their own door. And with batch norm a discriminat
 real and generated images in batches of their own.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -65,6 +65,8 @@ class DCGANGenerator(nn.Module):
     norm: NormName = "batch"
     smooth: bool = False
 
+    role: ClassVar[str] = "generator"
+
     @nn.compact
     def __call__(
         self,
@@ -114,6 +116,8 @@ class DCGANDiscriminator(nn.Module):
     spectral_norm: bool = False
     minibatch_std: int = 0
 
+    role: ClassVar[str] = "discriminator"
+
     @nn.compact
     def __call__(
         self,
@@ -124,9 +128,11 @@ class DCGANDiscriminator(nn.Module):
         """Logits of images in [0, 1]: the higher, the more they look real."""
         x = _to_signed_range(images)
         for i in range(_halvings(images.shape[1:], _SMALLEST)):
-            x = _conv(self, self.width * 2**i, self.kernel_size, 2, train)(x)
-            if i:
-                x = Norm(self.norm, train=train)(x)
+            norm: NormName = self.norm if i else "none"
+            features = self.width * 2**i
+            # A norm has an offset of its own, here and below.
+            x = _conv(self, features, self.kernel_size, 2, train, use_bias=norm == "none")(x)
+            x = Norm(norm, train=train)(x)
             x = activation("leaky_relu")(x)
         return _judged(self, x.reshape(len(x), -1), x, labels, train)
 
@@ -143,6 +149,8 @@ class SNGANDiscriminator(nn.Module):
     spectral_norm: bool = True
     minibatch_std: int = 0
 
+    role: ClassVar[str] = "discriminator"
+
     @nn.compact
     def __call__(
         self,
@@ -155,7 +163,7 @@ class SNGANDiscriminator(nn.Module):
         stages = _halvings(images.shape[1:], _SMALLEST)
         layers = [(self.width * 2**i, geometry) for i in range(stages) for geometry in _PAIR]
         for features, (kernel_size, stride) in [*layers, (self.width * 2**stages, _PAIR[0])]:
-            x = _conv(self, features, kernel_size, stride, train)(x)
+            x = _conv(self, features, kernel_size, stride, train, self.norm == "none")(x)
             x = activation("leaky_relu")(Norm(self.norm, train=train)(x))
         return _judged(self, x.reshape(len(x), -1), x, labels, train)
 
@@ -177,6 +185,8 @@ class ResNetGenerator(nn.Module):
     upsampling: UpsampleMethod = "resize"
     kernel_size: int | None = None
     norm: NormName = "batch"
+
+    role: ClassVar[str] = "generator"
 
     @nn.compact
     def __call__(
@@ -215,6 +225,8 @@ class ResNetDiscriminator(nn.Module):
     num_classes: int = 0
     spectral_norm: bool = True
     minibatch_std: int = 0
+
+    role: ClassVar[str] = "discriminator"
 
     @nn.compact
     def __call__(
@@ -273,16 +285,22 @@ def interpolate_latents(
     """Latents from `start` to just before `end` on a great circle (White, arXiv:1609.04468, section 2.1).
 
     Between standard normal vectors the straight line passes through shorter ones, which a generator
-    has never seen.
+    has never seen. Here the length goes evenly from one to the other.
     """
-    lengths = jnp.stack([jnp.linalg.norm(start), jnp.linalg.norm(end)])
-    angle = jnp.arccos(jnp.clip(jnp.dot(start, end) / jnp.prod(lengths), -1.0, 1.0))
+    lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
+    first, last = (_divided(v, n) for v, n in zip((start, end), lengths, strict=True))
+    # What is perpendicular to the first is well known where the vectors are nearly opposite.
+    across = last - jnp.dot(first, last) * first
+    height = jnp.linalg.norm(across)
+    angle = jnp.arctan2(height, jnp.dot(first, last))
     along = (jnp.arange(steps) / steps)[:, None]
-    # Parallel vectors have no circle; between them the straight line is right.
-    safe = jnp.where(angle > 1e-4, angle, 1.0)
-    first = jnp.where(angle > 1e-4, jnp.sin((1 - along) * safe) / jnp.sin(safe), 1 - along)
-    second = jnp.where(angle > 1e-4, jnp.sin(along * safe) / jnp.sin(safe), along)
-    return first * start[None] + second * end[None]
+    turned = jnp.cos(along * angle) * first[None]
+    turned += jnp.sin(along * angle) * _divided(across, height)[None]
+    return ((1 - along) * lengths[0] + along * lengths[1]) * turned
+
+
+def _divided(vector: Array, length: Array) -> Array:
+    return vector / jnp.maximum(length, 1e-12)
 
 
 def minibatch_deviation(
@@ -320,23 +338,34 @@ def _halvings(image_shape: tuple[int, ...], largest: int) -> int:
 
 
 def _first_map(
-    latents: Array, latent_dim: int, image_shape: tuple[int, ...], stages: int, features: int
+    latents: Array,
+    latent_dim: int,
+    image_shape: tuple[int, ...],
+    stages: int,
+    features: int,
+    use_bias: bool = True,
 ) -> Array:
     """A latent as the small map that a generator starts from."""
     if latents.shape[-1] != latent_dim:
         raise InputError(f"this generator takes latents of {latent_dim}; got {latents.shape}")
     height, width = (n >> stages for n in image_shape[:2])
-    x = Dense(height * width * features, gain=RELU_GAIN)(latents)
+    x = Dense(height * width * features, use_bias=use_bias, gain=RELU_GAIN)(latents)
     return x.reshape(len(latents), height, width, features)
 
 
 def _conv(
-    discriminator: Discriminator, features: int, kernel_size: int, stride: int, train: bool
+    discriminator: Discriminator,
+    features: int,
+    kernel_size: int,
+    stride: int,
+    train: bool,
+    use_bias: bool = True,
 ) -> Conv:
     return Conv(
         features,
         kernel_size=kernel_size,
         stride=stride,
+        use_bias=use_bias,
         gain=RELU_GAIN,
         kernel_norm="spectral" if discriminator.spectral_norm else "none",
         train=train,

@@ -321,7 +321,7 @@ def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
     summed = (0, 3) if geometry["transposed"] else (0, 1)
     if layer.kernel_norm == "spectral":
         matrix = jnp.moveaxis(split, summed, (0, 1)).reshape(-1, layer.features)
-        return kernel / _spectral_norm(layer, matrix)
+        return (kernel / _spectral_norm(layer, matrix)).astype(kernel.dtype)
     if layer.kernel_norm == "standardized":
         fan_in, _ = fans(shape, **geometry)
         centred = split - jnp.mean(split, summed, keepdims=True)

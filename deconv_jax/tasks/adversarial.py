@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import relu, softplus
 
+from deconv_jax.ops.collectives import mean_over_devices
+
 LossName = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
 Logits = jax.Array
 Judge = Callable[[jax.Array], jax.Array]
@@ -53,7 +55,7 @@ class AdversarialLoss:
 
     def accuracies(self, real: Logits, fake: Logits) -> tuple[jax.Array, jax.Array]:
         """The share of each that is told right; without a boundary, by the mean of all logits."""
-        middle = 0.5 * (jnp.mean(real) + jnp.mean(fake))
+        middle = mean_over_devices(0.5 * (jnp.mean(real) + jnp.mean(fake)))
         boundary = middle if self.boundary is None else self.boundary
         return jnp.mean(real > boundary), jnp.mean(fake < boundary)
 

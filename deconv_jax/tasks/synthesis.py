@@ -115,20 +115,28 @@ class Synthesis(Task):
         for field in ("gradient_penalty", "r1", "generator_only_steps"):
             at_least(f"task.{field}", getattr(self, field), 0)
         for field, model in (("generator", self.generator), ("discriminator", self.discriminator)):
-            if not hasattr(model, "num_classes") or (field == "generator") != hasattr(
-                model, "latent_dim"
-            ):
-                raise InputError(f"task.{field} {type(model).__name__} is no {field} of models.gan")
+            if getattr(model, "role", None) != field:
+                raise InputError(f"task.{field} {type(model).__name__} is no {field}")
         if self.generator.num_classes != self.discriminator.num_classes:  # type: ignore[attr-defined]
             raise InputError(
                 "task.generator.num_classes and task.discriminator.num_classes must be the same; got "
                 f"{self.generator.num_classes} and "  # type: ignore[attr-defined]
                 f"{self.discriminator.num_classes}"  # type: ignore[attr-defined]
             )
-        if self.optimizer.accumulate_steps > 1:
+        other = self.discriminator_optimizer or self.optimizer
+        for name, optimizer in (
+            ("optimizer", self.optimizer),
+            ("task.discriminator_optimizer", other),
+        ):
+            if optimizer.accumulate_steps > 1:
+                raise InputError(
+                    f"synthesis takes a batch at once: {name}.accumulate_steps must be 1; got "
+                    f"{optimizer.accumulate_steps}"
+                )
+        if other is not self.optimizer and other.ema_decay is not None:
             raise InputError(
-                f"synthesis takes a batch at once; got optimizer.accumulate_steps="
-                f"{self.optimizer.accumulate_steps}, wanted 1"
+                "only the generator is averaged: task.discriminator_optimizer.ema_decay must be "
+                f"None; got {other.ema_decay}"
             )
 
     @property
@@ -156,7 +164,12 @@ class Synthesis(Task):
     @property
     def _optimizers(self) -> dict[str, Optimizer]:
         other = self.discriminator_optimizer or self.optimizer
-        return {"generator": self.optimizer, "discriminator": other}
+        if other.decay_steps is None:
+            other = dataclasses.replace(other, decay_steps=self.num_steps)
+        return {
+            "generator": self.optimizer,
+            "discriminator": other.stretched(self.discriminator_steps),
+        }
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """A state whose parts are dicts of "generator" and "discriminator"; `ema` is the former's."""

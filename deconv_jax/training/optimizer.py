@@ -73,6 +73,15 @@ class Optimizer:
                 f"larger than optimizer.warmup_steps ({self.warmup_steps})"
             )
 
+    def stretched(self, factor: int) -> "Optimizer":
+        """The same for one that makes `factor` updates where the schedule counts a step."""
+        return dataclasses.replace(
+            self,
+            warmup_steps=factor * self.warmup_steps,
+            decay_steps=None if self.decay_steps is None else factor * self.decay_steps,
+            step_boundaries=tuple(factor * b for b in self.step_boundaries),
+        )
+
     def rate(self) -> optax.Schedule:
         """Learning rate as a function of the step."""
         peak, end = self.learning_rate, self.learning_rate * self.end_factor

@@ -73,8 +73,6 @@ def main() -> None:
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
     torch.set_num_threads(processors())
-    # As XLA computes.
-    torch.set_flush_denormal(True)
 
     shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
     task = Synthesis(
@@ -109,13 +107,13 @@ def main() -> None:
     peers = [name for name in (TORCH, COMPILED, FLAX) if name in times]
     write_record(
         arguments.output,
-        measured="one training step of a DCGAN, an update of either network; float32, CPU",
+        measured="one training step of a DCGAN, an update of each network; float32, CPU",
         protocol=f"median over rounds of the mean of {CALLS} steps after an untimed one, {OURS} and "
         f"torch in turns in one process, and after them {FLAX}, {FLAX_ROUNDS} rounds of "
         f"{FLAX_CALLS} after an untimed one; same weights and latents, and agreement of parameter "
         f"counts, generated images (to {FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and "
         f"both losses of {CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before; "
-        "torch channels_last, fused Adam, flushing denormals, eager and "
+        "torch channels_last, fused Adam, eager and "
         + ("with both networks compiled" if compiler else "not compiled: there is no C++ compiler"),
         times=times,
         ratios=time_ratios(times, *((OURS, peer) for peer in peers)),

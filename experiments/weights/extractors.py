@@ -49,6 +49,7 @@ def main() -> None:
     parts = np.split(data["image"][: len(data["image"]) // PART * PART], len(data["image"]) // PART)
     scale = float(np.sqrt(np.mean([mean_square(part) for part in parts])))
     save_extractor(FOLDER / f"{arguments.name}.safetensors", jax.device_get(variables), scale)
+    record["config"]["data"]["data_dir"] = None  # Where the data was is of one machine alone.
     write_json(FOLDER / f"{arguments.name}.json", record)
 
 
