@@ -317,7 +317,7 @@ class Synthesis(Task):
         images, size = images_in_unit_range(batch["image"]), self.generator.image_shape  # type: ignore[attr-defined]
         if self.resize:
             images = center_resize(images, size[:2], batch.get("size"))
-        if images.shape[1:] != size:
+        if images.shape[1:] != tuple(size):
             raise InputError(
                 f"task.generator makes images of shape {size}, the data has {images.shape[1:]}; set "
                 "task.generator.image_shape" + ("" if self.resize else " or task.resize=True")
@@ -384,8 +384,11 @@ class Synthesis(Task):
         return measures | dict(zip(names, map(float, accuracies), strict=True))
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "samples": images of the data above samples, each of the same latent all along."""
-        rows, columns = _PICTURED
+        """Under "samples": images of the data above samples, each of the same latent all along.
+
+        A conditional generator's classes have a column each.
+        """
+        rows, columns = _PICTURED[0], self.num_classes or _PICTURED[1]
         samples = np.asarray(self._samples(state, jnp.arange(rows * columns)))
         real = np.asarray(self._real(batch)[0])
         rows_of = {"real": mosaic(real, len(real)), "samples": mosaic(samples, columns)}

@@ -152,14 +152,23 @@ def _drop_records_after(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def mosaic(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images (count, height, width, channels) beside and below one another as one; blanks are 1."""
+def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images beside and below one another as one, with white between them and in place of missing ones.
+
+    Args:
+      images: (count, height, width, channels) in [0, 1], or uint8.
+      columns: images beside one another.
+      gap: pixels of white between two.
+    """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    filled = np.ones((rows * columns, height, width, channels), images.dtype)
-    filled[:count] = images
-    placed = filled.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return placed.reshape(rows * height, columns * width, channels)
+    white = 255 if images.dtype == np.uint8 else 1
+    shape = (rows * columns, height + gap, width + gap, channels)
+    tiles = np.full(shape, white, images.dtype)
+    tiles[:count, :height, :width] = images
+    placed = tiles.reshape(rows, columns, *shape[1:]).swapaxes(1, 2)
+    whole = placed.reshape(rows * shape[1], columns * shape[2], channels)
+    return whole[: len(whole) - gap, : whole.shape[1] - gap]
 
 
 def picture_grid(

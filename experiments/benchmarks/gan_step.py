@@ -85,9 +85,11 @@ def main() -> None:
     batch = {"image": jnp.asarray(pixels), "index": jnp.arange(BATCH_SIZE, dtype=jnp.int32)}
     state = jax.jit(task.init)(jax.random.key(0), batch)
     latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
-    nets = {"generator": TorchGenerator(), "discriminator": TorchDiscriminator()}
-    for name, net in nets.items():
-        copy_weights(net, state.params[name], net.layers_of(state.params[name]))
+    nets: dict[str, torch.nn.Module] = {}
+    for name, kind in (("generator", TorchGenerator), ("discriminator", TorchDiscriminator)):
+        params = state.params[name]
+        nets[name] = kind(params)
+        copy_weights(nets[name], params, nets[name].layers_of(params))
 
     check_forward(task, state, batch, latents[0], nets)
     candidates = {
@@ -139,16 +141,18 @@ def latents_of_step(task: Synthesis, step: int, batch: Batch) -> jax.Array:
 class TorchGenerator(torch.nn.Module):
     """The `DCGANGenerator` of these settings, to NCHW images in channels-last memory."""
 
-    def __init__(self):
-        """Lays out the stages."""
+    def __init__(self, params: Any):
+        """Lays out the stages, with a bias where `params` have one."""
         super().__init__()
         self.side = SIZE >> STAGES
-        self.to_map = torch.nn.Linear(LATENT_DIM, self.side**2 * widths()[0])
+        outputs = self.side**2 * widths()[0]
+        self.to_map = torch.nn.Linear(LATENT_DIM, outputs, bias="bias" in params["Dense_0"])
         self.stages = torch.nn.Sequential()
-        for inputs, outputs in itertools.pairwise([*widths(), CHANNELS]):
-            self.stages.append(torch.nn.BatchNorm2d(inputs))
+        for i, channels in enumerate(itertools.pairwise([*widths(), CHANNELS])):
+            bias = "bias" in params[f"Upsample_{i}"]
+            self.stages.append(torch.nn.BatchNorm2d(channels[0]))
             self.stages.append(torch.nn.ReLU(inplace=True))
-            self.stages.append(torch.nn.ConvTranspose2d(inputs, outputs, **GEOMETRY))
+            self.stages.append(torch.nn.ConvTranspose2d(*channels, **GEOMETRY, bias=bias))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
@@ -169,13 +173,14 @@ class TorchGenerator(torch.nn.Module):
 class TorchDiscriminator(torch.nn.Module):
     """The `DCGANDiscriminator` of these settings, of NCHW images in channels-last memory."""
 
-    def __init__(self):
-        """Lays out the stages."""
+    def __init__(self, params: Any):
+        """Lays out the stages, with a bias where `params` have one."""
         super().__init__()
         self.convs, self.norms = torch.nn.ModuleList(), torch.nn.ModuleList()
-        for inputs, outputs in itertools.pairwise([CHANNELS, *widths()[::-1]]):
-            self.convs.append(torch.nn.Conv2d(inputs, outputs, **GEOMETRY))
-            self.norms.append(torch.nn.BatchNorm2d(outputs) if self.norms else torch.nn.Identity())
+        for i, channels in enumerate(itertools.pairwise([CHANNELS, *widths()[::-1]])):
+            bias = "bias" in params[f"Conv_{i}"]
+            self.convs.append(torch.nn.Conv2d(*channels, **GEOMETRY, bias=bias))
+            self.norms.append(torch.nn.BatchNorm2d(channels[1]) if i else torch.nn.Identity())
         self.to_logit = torch.nn.Linear((SIZE >> STAGES) ** 2 * widths()[0], 1)
         self.to(memory_format=torch.channels_last)
 
@@ -190,8 +195,9 @@ class TorchDiscriminator(torch.nn.Module):
         """What part of a `DCGANDiscriminator`'s weights belongs to which layer."""
         layers = {self.to_logit: params["Dense_0"]}
         layers |= {conv: params[f"Conv_{i}"] for i, conv in enumerate(self.convs)}
-        norms = list(self.norms)[1:]
-        return layers | {n: params[f"Norm_{i}"]["BatchNorm_0"] for i, n in enumerate(norms)}
+        for i, norm in list(enumerate(self.norms))[1:]:
+            layers[norm] = params[f"Norm_{i}"]["BatchNorm_0"]
+        return layers
 
 
 def torch_training(

@@ -21,10 +21,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             image_shape=(32, 32, 1),
             latent_dim=32,
             width=values["width"],
+            num_classes=10,
         ),
-        discriminator=dict(name="dcgan_discriminator", width=values["width"], norm="none"),
+        discriminator=dict(
+            name="dcgan_discriminator", width=values["width"], norm="none", num_classes=10
+        ),
         loss="non_saturating",
         r1=1.0,
+        augment=("translation",),
         extractor="digits",
     )
     config.data = dict(name="digits", cache="device")
