@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import struct
 import threading
 import zlib
@@ -39,6 +40,8 @@ from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 Color = Literal["rgb", "gray", "y"]
 """What the pixels of image files are turned into, see `read_pixels`."""
 
+_WIDE_STARTS = (b"P2", b"P3", b"P5", b"P6")
+"""Of Netpbm files whose samples may have 16 bits."""
 FORMATS = {
     ".bmp": "BMP",
     ".jpeg": "JPEG",
@@ -98,7 +101,7 @@ class ImageFile:
       icc_profile: the colour profile of `pixels`, as stored; None for none, and for CMYK.
       exif: EXIF data without an orientation; of a TIFF file what describes the picture, and None of
         one with 16-bit colour.
-      format: "BMP", "JPEG", "PNG", "TIFF" or "WEBP".
+      format: "BMP", "JPEG", "PNG", "PPM" (PGM too), "TIFF" or "WEBP".
     """
 
     pixels: Float[np.ndarray, "height width channels"]
@@ -215,12 +218,22 @@ def _decode(path: Path, max_pixels: int) -> _Decoded:
                         raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
                     if page.bitspersample == 16 and page.samplesperpixel > 1:
                         return _decode_wide_tiff(page)
+            if start[:2] in _WIDE_STARTS:
+                _check_netpbm(file)
             return _decode_with_pillow(file, max_pixels)
     except Exception as error:  # Decoders raise all sorts of things on a damaged file.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is damaged, or no BMP, JPEG, PNG, TIFF or WebP file"
+            reason = "it is damaged, or no BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
         raise InputError(f"cannot read image {path}: {reason}") from error
+
+
+def _check_netpbm(file: BinaryIO) -> None:
+    """Raises for a PGM or PPM file of more than 8 bits, which Pillow would cut to them."""
+    header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
+    file.seek(0)
+    if len(header) > 3 and header[3].isdigit() and int(header[3]) > 255:
+        raise ValueError(f"its samples go up to {int(header[3])}; of PGM and PPM files 255 is read")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -178,7 +178,8 @@ def load(
       InputError: no such data set or split, or it is not prepared; says what to run.
     """
     if name.startswith(STACKED):
-        return StackedSource.of(load(name.removeprefix(STACKED), split, data_dir))
+        base = load(name.removeprefix(STACKED), split, data_dir, tile=tile, color=color)
+        return StackedSource.of(base)
     if name == photographs.NAME:
         return FolderSource(photographs.find_files(split), tile=tile, color=color)
     if name.startswith(FOLDER):
@@ -217,6 +218,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
       InputError: no such data set, or it is there in another format, or TensorFlow, which the
         preparation needs, is missing; or it is of image files, which are used as they are.
     """
+    name = name.removeprefix(STACKED)
     if name == photographs.NAME or name.startswith(FOLDER):
         raise InputError(f"data set {name!r} needs no preparation")
     builder = _builder(name, data_dir)

@@ -80,16 +80,22 @@ class DCGANGenerator(nn.Module):
         widths = [self.width * 2**i for i in reversed(range(stages))]
         if self.smooth:
             widths = [2 * widths[0], *widths]
-        x = _first_map(latents, self.latent_dim, self.image_shape, stages, widths[0])
+        # A norm has an offset of its own, here and below.
+        plain = self.norm == "none"
+        x = _first_map(latents, self.latent_dim, self.image_shape, stages, widths[0], plain)
         x = self._hidden(x, labels, train)
         for features in widths[1:]:
-            x = self._hidden(self._enlarged(x, features, RELU_GAIN), labels, train)
-        x = Conv(channels)(x) if self.smooth else self._enlarged(x, channels, 1.0)
-        return _to_unit_range(x)
+            x = self._enlarge(features, gain=RELU_GAIN, use_bias=plain)(x)
+            x = self._hidden(x, labels, train)
+        return _to_unit_range((Conv(channels) if self.smooth else self._enlarge(channels))(x))
 
-    def _enlarged(self, x: Array, features: int, gain: float) -> Array:
-        return Upsample(features, method=self.upsampling, kernel_size=self.kernel_size, gain=gain)(
-            x
+    def _enlarge(self, features: int, gain: float = 1.0, use_bias: bool = True) -> Upsample:
+        return Upsample(
+            features,
+            method=self.upsampling,
+            kernel_size=self.kernel_size,
+            use_bias=use_bias,
+            gain=gain,
         )
 
     def _hidden(self, x: Array, labels: Array | None, train: bool) -> Array:
@@ -130,7 +136,6 @@ class DCGANDiscriminator(nn.Module):
         for i in range(_halvings(images.shape[1:], _SMALLEST)):
             norm: NormName = self.norm if i else "none"
             features = self.width * 2**i
-            # A norm has an offset of its own, here and below.
             x = _conv(self, features, self.kernel_size, 2, train, use_bias=norm == "none")(x)
             x = Norm(norm, train=train)(x)
             x = activation("leaky_relu")(x)
@@ -205,7 +210,11 @@ class ResNetGenerator(nn.Module):
         for _ in range(stages):
             size = [2 * n for n in x.shape[1:3]]
             branch = Upsample(
-                self.width, method=self.upsampling, kernel_size=self.kernel_size, gain=RELU_GAIN
+                self.width,
+                method=self.upsampling,
+                kernel_size=self.kernel_size,
+                use_bias=self.norm == "none",
+                gain=RELU_GAIN,
             )(hidden(x))
             branch = Conv(self.width, gain=RELU_GAIN)(hidden(branch))
             x = Conv(self.width, kernel_size=1)(ops.resize(x, size, method="nearest")) + branch

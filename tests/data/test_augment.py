@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.data.augment import (
+    center_resize,
     example_keys,
     random_crop,
     random_dihedral,
@@ -187,3 +188,85 @@ def test_parts_that_do_not_fit_are_refused():
             random_rescale(keys, images, 4, factors)
     with pytest.raises(InputError, match=r"turns square images; got \(16, 20\)"):
         random_dihedral(keys, images)
+
+
+# Resizing of the middle
+
+
+def triangle_matrix(size, true, scale, count):
+    """Weights of `count` pixels, of which `true` count, in `size` about their middle; Pillow's."""
+    places = (np.arange(size) + 0.5 - (size - scale * true) / 2) / scale - 0.5
+    reach = max(1.0, 1.0 / scale)
+    weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)) / reach, 0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_an_image_of_the_size_asked_for_is_not_touched():
+    images = np.random.default_rng(0).random((2, 6, 9, 3), np.float32)
+    np.testing.assert_array_equal(center_resize(jnp.asarray(images), (6, 9)), images)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8), (9, 9)])
+def test_the_middle_of_the_asked_shape_is_cut_out(height, width):
+    """Where nothing is left to resize: the cut alone."""
+    images = np.random.default_rng(0).random((2, height, width, 2), np.float32)
+    size = min(height, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    expected = images[:, top : top + size, left : left + size]
+    resized = center_resize(jnp.asarray(images), (size, size))
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "to"), [((24, 31), (7, 9)), ((7, 9), (28, 28)), ((5, 8), (9, 4)), ((9, 14), (9, 9))]
+)
+def test_resizing_is_bilinear_and_antialiased_about_the_middle(size, to):
+    images = np.random.default_rng(0).random((2, *size, 2), np.float32)
+    scale = max(m / n for n, m in zip(size, to, strict=True))
+    down, across = (triangle_matrix(m, n, scale, n) for n, m in zip(size, to, strict=True))
+    expected = np.einsum("ih,bhwc,jw->bijc", down, images, across)
+    resized = center_resize(jnp.asarray(images), to)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
+    assert 0.0 <= jnp.min(resized) < jnp.max(resized) <= 1.0
+
+
+def test_images_on_a_canvas_are_resized_by_their_own_size():
+    """Its pixels beside the image are seen as far as the filter reaches, and no further."""
+    canvas, to = (20, 24), (6, 6)
+    true = np.array([[20, 24], [12, 18], [9, 7], [6, 6]], np.int32)
+    images = np.random.default_rng(0).random((4, *canvas, 1), np.float32)
+    resized = center_resize(jnp.asarray(images), to, jnp.asarray(true))
+    assert resized.shape == (4, *to, 1)
+    for image, own, result in zip(images, true, resized, strict=True):
+        scale = max(m / n for n, m in zip(own, to, strict=True))
+        down, across = (
+            triangle_matrix(m, n, scale, count) for m, n, count in zip(to, own, canvas, strict=True)
+        )
+        expected = np.einsum("ih,hwc,jw->ijc", down, image, across)
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+    np.testing.assert_allclose(resized[3], images[3, :6, :6], atol=1e-6)
+
+
+def test_images_that_fill_their_canvas_need_no_size():
+    images = jnp.asarray(np.random.default_rng(0).random((2, 10, 14, 1), np.float32))
+    whole = jnp.tile(jnp.array([[10, 14]]), (2, 1))
+    resized = center_resize(images, (6, 6), whole)
+    np.testing.assert_array_equal(resized, center_resize(images, (6, 6)))
+
+
+def test_what_is_cut_off_a_canvas_is_not_seen():
+    """An image at the top left, wider than asked for: neither its sides nor what is right of it."""
+    images = np.random.default_rng(0).random((1, 8, 20, 1), np.float32)
+    others = images.copy()
+    others[:, :, [0, 1, 10, 11, 15, 19]] = 0.5
+    resized = [
+        center_resize(jnp.asarray(i), (8, 8), jnp.array([[8, 12]])) for i in (images, others)
+    ]
+    np.testing.assert_allclose(resized[0], images[:, :, 2:10], atol=1e-6)
+    np.testing.assert_allclose(resized[1], images[:, :, 2:10], atol=1e-6)
+
+
+def test_faces_of_178_by_218_keep_a_constant():
+    resized = center_resize(jnp.full((1, 218, 178, 3), 0.3), (64, 64))
+    assert resized.shape == (1, 64, 64, 3)
+    np.testing.assert_allclose(resized, 0.3, atol=1e-6)

@@ -51,6 +51,14 @@ def test_translation_moves_by_up_to_an_eighth_and_fills_with_zeros():
         np.testing.assert_array_equal(result, expected)
 
 
+def test_an_eighth_of_a_side_is_rounded_up_from_a_half():
+    """As in the authors' code: 12 and 20 pixels move by up to 2 and 3."""
+    dots = np.zeros((COUNT, 12, 20, 1), np.float32)
+    dots[:, 6, 10] = 1.0
+    _, rows, columns, _ = np.nonzero(np.asarray(augment(KEYS, jnp.asarray(dots), ("translation",))))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 8, 7, 13)
+
+
 # Cutout
 
 

@@ -52,10 +52,14 @@ def samples_of(image):
     return np.rint(np.concatenate(parts, -1).astype(np.float64) * (2**image.bit_depth - 1))
 
 
+PIXELS_ALONE = (".bmp", ".pgm", ".ppm")
+"""Endings of formats without room for a profile or EXIF data."""
 LOSSLESS = [
     *[(".png", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
     *[(".tif", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
     *[(".bmp", channels, 8) for channels in (1, 3)],
+    (".pgm", 1, 8),
+    (".ppm", 3, 8),
     *[(".webp", channels, 8) for channels in (3, 4)],
 ]
 
@@ -72,8 +76,8 @@ def test_samples_profile_and_exif_survive_a_lossless_file(tmp_path, suffix, chan
     np.testing.assert_array_equal(samples_of(read), samples)
     assert read.pixels.dtype == np.float32
     assert (read.bit_depth, read.format) == (bits, FORMATS[suffix])
-    assert read.icc_profile == (None if suffix == ".bmp" else PROFILE)
-    if suffix != ".bmp" and not (suffix == ".tif" and bits == 16 and channels > 1):
+    assert read.icc_profile == (None if suffix in PIXELS_ALONE else PROFILE)
+    if suffix not in PIXELS_ALONE and not (suffix == ".tif" and bits == 16 and channels > 1):
         kept = Image.Exif()
         kept.load(read.exif)
         assert kept[MAKE] == "a camera"
@@ -143,6 +147,40 @@ def test_16_bit_tiffs_of_other_programs_are_read(tmp_path):
     error = np.abs(samples_of(read)[..., :3] - color)
     assert error.reshape(-1, 3)[1:].max() <= 0.5 * 65535 / 40_000 + 0.5
     assert (read.pixels[0, 0] == 0).all()
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [(".pgm", 1), (".ppm", 3)])
+def test_pgm_and_ppm_files_go_to_pillow_and_back(tmp_path, suffix, channels):
+    samples = random_samples(11, 7, channels)
+    squeezed = samples[..., 0] if channels == 1 else samples
+    ours, theirs = tmp_path / f"ours{suffix}", tmp_path / f"theirs{suffix}"
+    write_image(ours, like(samples).pixels)
+    with Image.open(ours) as image:
+        assert image.format == "PPM"
+        np.testing.assert_array_equal(np.asarray(image), squeezed)
+    Image.fromarray(squeezed).save(theirs)
+    read = read_image(theirs)
+    np.testing.assert_array_equal(samples_of(read), samples)
+    assert (read.bit_depth, read.alpha, read.format) == (8, None, "PPM")
+    np.testing.assert_array_equal(read_pixels(theirs, "gray" if channels == 1 else "rgb"), samples)
+
+
+GRAY, COLORS = np.array([[[0], [1], [2]], [[253], [254], [255]]]), np.arange(18).reshape(2, 3, 3)
+NETPBM = {
+    "P2": (b"P2\n# a comment\n3 2\n255\n0 1 2\n253 254 255\n", GRAY),
+    "P3": (b"P3 3 2 255\n" + b" ".join(b"%d" % value for value in range(18)), COLORS),
+    "P5": (b"P5\n# a comment\n3 2\n255\n" + bytes([0, 1, 2, 253, 254, 255]), GRAY),
+    "P6": (b"P6 3 2 255\n" + bytes(range(18)), COLORS),
+    "16 levels": (b"P2 3 2 15\n0 1 2\n3 4 5\n", 17 * np.arange(6).reshape(2, 3, 1)),
+}
+
+
+@pytest.mark.parametrize(("content", "samples"), NETPBM.values(), ids=NETPBM)
+def test_pgm_and_ppm_files_are_read_by_their_specification(tmp_path, content, samples):
+    """Plain and raw; levels up to the largest, which the header names, are spread over 0 to 255."""
+    path = tmp_path / "a.pnm"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(samples_of(read_image(path)), samples)
 
 
 def saved(path, image, **options):
@@ -311,7 +349,7 @@ def test_formats_without_alpha_show_white_where_an_image_is_transparent(tmp_path
     samples[4:, :, 3] = 65535
     samples[..., :3] *= 257
     original = like(samples)
-    for suffix, tolerance in ((".bmp", 0), (".jpg", 1 / 255)):
+    for suffix, tolerance in ((".bmp", 0), (".ppm", 0), (".jpg", 1 / 255)):
         write_image(tmp_path / f"a{suffix}", original.pixels, original)
         read = read_image(tmp_path / f"a{suffix}")
         assert (read.alpha, read.bit_depth) == (None, 8)
@@ -379,11 +417,22 @@ def test_data_sets_see_transparent_pixels_on_white(tmp_path):
 
 
 def test_images_of_a_folder_are_listed_in_the_order_of_their_paths(tmp_path):
-    names = ["b.png", "a/z.JPG", "a/b/c.tiff", "a.webp", "notes.txt", ".b.png", ".c/d.png", "B.bmp"]
+    names = [
+        "b.png",
+        "a/z.JPG",
+        "a/b/c.tiff",
+        "a.webp",
+        "notes.txt",
+        ".b.png",
+        ".c/d.png",
+        "B.bmp",
+        "a.pgm",
+        "a/y.PPM",
+    ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["B.bmp", "a.webp", "a/b/c.tiff", "a/z.JPG", "b.png"]
+    assert found == ["B.bmp", "a.pgm", "a.webp", "a/b/c.tiff", "a/y.PPM", "a/z.JPG", "b.png"]
     with pytest.raises(InputError, match="no folder"):
         list_images(tmp_path / "b.png")

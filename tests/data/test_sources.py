@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from deconv_jax.data.embedded.digits import SPLITS
-from deconv_jax.data.sources import ArraySource, RecordSource, in_memory, load, prepare
+from deconv_jax.data.sources import (
+    ArraySource,
+    RecordSource,
+    StackedSource,
+    in_memory,
+    load,
+    prepare,
+)
 from deconv_jax.errors import InputError
 
 
@@ -166,6 +173,81 @@ def test_images_of_different_shapes_are_named():
 def test_a_set_without_labels_gives_images_alone():
     source = RecordSource(Records([{"image": np.zeros((3, 2, 1), np.uint8)}] * 2))
     assert set(source.gather(np.arange(2))) == {"image"}
+
+
+# Stacked sets
+
+
+@pytest.fixture(scope="module")
+def stacked(digits_dir):
+    """The embedded digits in threes, and the digits themselves."""
+    base = in_memory(load("digits", "validation", digits_dir)).arrays
+    return load("stacked_digits", "validation", digits_dir), base
+
+
+def test_channels_of_a_stacked_image_are_of_the_set_and_its_label_spells_theirs(stacked):
+    source, base = stacked
+    assert len(source) == 3 * 180
+    assert source.fingerprint == {"examples": 540}
+    batch = source.gather(np.arange(len(source)))
+    assert (batch["image"].shape, batch["image"].dtype) == ((540, 32, 32, 3), np.uint8)
+    assert (batch["label"].shape, batch["label"].dtype) == ((540,), np.int32)
+    digit_of = {
+        image.tobytes(): label for image, label in zip(base["image"], base["label"], strict=True)
+    }
+    for image, label in zip(batch["image"], batch["label"], strict=True):
+        digits = [digit_of[image[..., channel].tobytes()] for channel in range(3)]
+        assert f"{label:03d}" == "".join(map(str, digits))
+
+
+def test_stacked_images_are_drawn_evenly_and_apart(stacked):
+    """180 images in 1,620 channels, and 1,000 classes in 540 triples: 418 are expected."""
+    source, base = stacked
+    batch = source.gather(np.arange(len(source)))
+    digits = np.stack([batch["label"] // 100, batch["label"] // 10 % 10, batch["label"] % 10])
+    shares = np.bincount(base["label"]) / 180
+    for channel in digits:
+        counts = np.bincount(channel, minlength=10)
+        assert (np.abs(counts - 540 * shares) < 5 * (540 * shares * (1 - shares)) ** 0.5).all()
+    assert 360 < len(np.unique(batch["label"])) < 480
+    images = batch["image"].transpose(0, 3, 1, 2).reshape(1620, -1)
+    assert len(np.unique(images, axis=0)) == 180
+
+
+def test_stacked_examples_are_the_same_each_time_and_in_any_order(stacked, digits_dir):
+    source, _ = stacked
+    again = load("stacked_digits", "validation", digits_dir)
+    order = np.array([539, 0, 539, 77])
+    batch, everything = source.gather(order), again.gather(np.arange(len(again)))
+    for name, array in everything.items():
+        np.testing.assert_array_equal(batch[name], array[order])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"image": np.zeros((4, 5, 6, 3), np.uint8), "label": np.arange(4)}, ["(5, 6, 3)"]),
+        ({"image": np.zeros((4, 5, 6, 1), np.uint8)}, ["(5, 6, 1)", "without labels"]),
+        (
+            {"image": np.zeros((4, 5, 6, 1), np.uint8), "label": np.arange(7, 11)},
+            ["(5, 6, 1)", "labels up to 10"],
+        ),
+    ],
+)
+def test_only_gray_images_of_ten_classes_are_stacked(arrays, words):
+    message = message_of(StackedSource.of, ArraySource(arrays))
+    assert message.startswith("stacked sets are of gray images in ten classes; got images")
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_stacked_set_needs_the_set_that_it_is_of(tmp_path):
+    message = message_of(load, "stacked_mnist", "train", str(tmp_path))
+    assert message.endswith(f"; run: deconv-jax prepare mnist --data_dir {tmp_path}")
+    message = message_of(load, "stacked_mnits", "train", str(tmp_path))
+    assert message == "no data set 'mnits'; did you mean 'mnist'?"
+
+
+# MNIST
 
 
 def mnist_dir():

@@ -11,6 +11,7 @@ from jax import lax
 from torch.nn import functional
 
 from deconv_jax import ops
+from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.tasks.adversarial import LOSSES, gradient_penalty, r1_penalty
 
 RNG = np.random.default_rng(0)
@@ -101,6 +102,15 @@ def test_accuracies_without_a_boundary_do_not_change_with_an_offset():
         np.testing.assert_allclose(accuracies, expected)
     for name, loss in LOSSES.items():
         assert (loss.boundary is None) == (name == "wasserstein")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_accuracies_of_shares_are_those_of_the_whole(name):
+    """As under `pmap`: each device holds a share, here the lowest logits to the highest."""
+    real, fake = (jnp.sort(jnp.asarray(logits[:48])) for logits in (REAL, FAKE))
+    accuracies = LOSSES[name].accuracies
+    of_shares = jax.vmap(accuracies, axis_name=DATA_AXIS)(real.reshape(4, 12), fake.reshape(4, 12))
+    np.testing.assert_allclose(np.mean(of_shares, axis=1), accuracies(real, fake), rtol=1e-6)
 
 
 # Penalties

@@ -70,6 +70,20 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
     assert write(tmp_path / "c", measured) == ([5, 20, 25], 5)
 
 
+def test_a_measure_with_a_minus_is_better_the_lower(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", monitor="-fid")
+    measured = {0: 90.0, 5: 7.5, 10: None, 15: 8.0, 20: float("nan"), 25: 40.0}
+    for step, fid in measured.items():
+        state = jax.device_put(state_of(step, size=3), replicated(1))
+        checkpoints.save(state, None, fid and {"fid": fid, "coverage": 0.5})
+    checkpoints.wait()
+    assert (checkpoints.steps(), checkpoints.best_step()) == ([5, 20, 25], 5)
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "c", monitor="-fid", read_only=True)
+    assert again.best_step() == 5
+    again.close()
+
+
 @pytest.mark.parametrize(
     ("victim", "damage"),
     [

@@ -1,0 +1,166 @@
+"""Feature extractors: the shipped files are what their records say, and names are checked."""
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from deconv_jax.data.augment import center_resize
+from deconv_jax.data.sources import load
+from deconv_jax.errors import InputError
+from deconv_jax.models.extractors import SHIPPED, load_extractor, save_extractor
+
+FOLDER = resources.files("deconv_jax.models") / "pretrained"
+on_shipped = pytest.mark.parametrize("name", SHIPPED)
+
+
+def record_of(name):
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def tensors_of(name):
+    return safetensors.numpy.load((FOLDER / f"{name}.safetensors").read_bytes())
+
+
+def seen(name, images):
+    """Features and probabilities of images in [0, 1]."""
+    extractor = load_extractor(name)
+    return jax.device_get(jax.jit(extractor.apply)(extractor.variables, jnp.asarray(images)))
+
+
+def accuracy(name, batch):
+    _, probabilities = seen(name, batch["image"] / np.float32(255))
+    return np.mean(probabilities[:, 0].argmax(-1) == batch["label"])
+
+
+def test_every_file_of_the_folder_is_of_an_extractor_and_small():
+    files = {Path(file.name): len(file.read_bytes()) for file in FOLDER.iterdir()}
+    assert {path.name for path in files} == {
+        f"{name}.{ending}" for name in SHIPPED for ending in ("json", "safetensors")
+    }
+    assert max(files.values()) < 1_000_000
+
+
+@on_shipped
+def test_a_record_tells_how_the_network_was_trained_and_how_good_it_is(name):
+    record = record_of(name)
+    assert record["config"]["task"]["name"] == "recognition"
+    assert record["config"]["task"]["model"]["name"] == "classifier"
+    assert record["config"]["data"]["name"] == {"fashion": "fashion_mnist"}.get(name, name)
+    assert 0.85 < record["metrics"]["test"]["accuracy"] <= 1.0
+    assert record["uncommitted_changes"] is False
+    sizes = [t.size for key, t in tensors_of(name).items() if key.startswith("params/")]
+    assert sum(sizes) == record["parameters"]
+    shown = f"{100 * record['metrics']['test']['accuracy']:.2f} % test accuracy"
+    assert shown in load_extractor(name).description
+
+
+@on_shipped
+def test_a_record_names_no_folder_of_the_machine(name):
+    assert '"/' not in (FOLDER / f"{name}.json").read_text()
+
+
+@on_shipped
+def test_features_and_probabilities_have_their_shapes(name):
+    """Each channel of an image is a plane of its own, whatever the size."""
+    side = SHIPPED[name]
+    for channels, size in ((1, (side, side)), (3, (20, 40))):
+        images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
+        extractor = load_extractor(name)
+        features, probabilities = jax.eval_shape(extractor.apply, extractor.variables, images)
+        assert features.shape == (2, 64 * channels)
+        assert probabilities.shape == (2, channels, 10)
+
+
+def test_the_digits_are_told_as_well_as_the_record_says(digits_dir):
+    test = load("digits", "test", digits_dir)
+    batch = test.gather(np.arange(len(test)))
+    assert accuracy("digits", batch) == pytest.approx(
+        record_of("digits")["metrics"]["test"]["accuracy"], abs=1e-9
+    )
+
+
+def test_features_have_mean_square_1_on_the_images_of_the_training(digits_dir):
+    train = load("digits", "train", digits_dir)
+    features, _ = seen("digits", train.gather(np.arange(len(train)))["image"] / np.float32(255))
+    assert np.mean(np.square(features, dtype=np.float64)) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
+@pytest.mark.parametrize(("name", "data"), [("mnist", "mnist"), ("fashion", "fashion_mnist")])
+def test_other_sets_are_told_nearly_as_well(name, data):
+    """1,000 of the 10,000 test images; three standard errors of the share below the record."""
+    test = load(data, "test", str(Path(os.environ["DECONV_JAX_DATA"]) / "tfds"))
+    share = record_of(name)["metrics"]["test"]["accuracy"]
+    measured = accuracy(name, test.gather(np.arange(1000)))
+    assert abs(measured - share) < 3.5 * (share * (1 - share) / 1000) ** 0.5
+    assert name != "mnist" or measured > 0.98
+
+
+def test_stacked_planes_are_looked_at_one_by_one(digits_dir):
+    images = load("digits", "test", digits_dir).gather(np.arange(12))["image"] / np.float32(255)
+    features, probabilities = seen("digits", images)
+    stacked = images.reshape(4, 3, *images.shape[1:3]).transpose(0, 2, 3, 1)
+    of_planes, by_plane = seen("digits", stacked)
+    np.testing.assert_allclose(of_planes, features.reshape(4, -1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_plane, probabilities.reshape(4, 3, 10), atol=1e-5)
+    np.testing.assert_allclose(by_plane.sum(-1), 1.0, atol=1e-5)
+
+
+def test_images_of_another_size_are_resized_first():
+    images = jnp.asarray(np.random.default_rng(0).random((2, 48, 40, 1), np.float32))
+    for a, b in zip(
+        seen("digits", images), seen("digits", center_resize(images, (32, 32))), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_are_the_image_at_8_by_8():
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    features, probabilities = seen("pixels", images)
+    np.testing.assert_allclose(features, images.reshape(2, -1), atol=1e-6)
+    assert probabilities.shape == (2, 0, 0)
+    features, _ = seen("pixels", np.full((2, 28, 32, 1), 0.25, np.float32))
+    np.testing.assert_allclose(features, np.full((2, 64), 0.25), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit", ["'digit'", "did you mean 'digits'?"]),
+        ("Mnist", ["'Mnist'", "did you mean 'mnist'?"]),
+        ("pixel", ["'pixel'", "did you mean 'pixels'?"]),
+        ("resnet50", ["'resnet50'", "known are: ", "inception:PATH", "pixels"]),
+    ],
+)
+def test_an_unknown_name_names_the_closest(name, words):
+    with pytest.raises(InputError) as raised:
+        load_extractor(name)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.pth"):
+        load_extractor(f"inception:{tmp_path / 'none.pth'}")
+
+
+def test_a_loaded_extractor_is_kept():
+    assert load_extractor("digits") is load_extractor("digits")
+
+
+@on_shipped
+def test_a_saved_extractor_is_the_one_loaded(tmp_path, name):
+    tensors = tensors_of(name)
+    assert {t.dtype for t in tensors.values()} == {np.dtype("float32")}
+    path = tmp_path / "extractor.safetensors"
+    save_extractor(path, load_extractor(name).variables, float(tensors["feature_scale"]))
+    again = safetensors.numpy.load_file(path)
+    assert set(again) == set(tensors)
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(again[key], tensor)
