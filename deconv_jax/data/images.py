@@ -40,7 +40,7 @@ from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 Color = Literal["rgb", "gray", "y"]
 """What the pixels of image files are turned into, see `read_pixels`."""
 
-_WIDE_STARTS = (b"P2", b"P3", b"P5", b"P6")
+_NETPBM_STARTS = (b"P2", b"P3", b"P5", b"P6")
 """Of Netpbm files whose samples may have 16 bits."""
 FORMATS = {
     ".bmp": "BMP",
@@ -218,7 +218,7 @@ def _decode(path: Path, max_pixels: int) -> _Decoded:
                         raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
                     if page.bitspersample == 16 and page.samplesperpixel > 1:
                         return _decode_wide_tiff(page)
-            if start[:2] in _WIDE_STARTS:
+            if start[:2] in _NETPBM_STARTS:
                 _check_netpbm(file)
             return _decode_with_pillow(file, max_pixels)
     except Exception as error:  # Decoders raise all sorts of things on a damaged file.
