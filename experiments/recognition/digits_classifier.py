@@ -10,7 +10,7 @@ import mnist_classifier
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Takes no arguments."""
+    """Arguments: as for `mnist_classifier.py`."""
     config = mnist_classifier.get_config(arg)
     config.data = dict(name="digits", cache="device")
     config.optimizer.warmup_steps = 50

@@ -11,7 +11,7 @@ import mnist_classifier
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Takes no arguments."""
+    """Arguments: as for `mnist_classifier.py`."""
     config = mnist_classifier.get_config(arg)
     config.task.model.convs_per_block = 2
     config.data.name = "fashion_mnist"

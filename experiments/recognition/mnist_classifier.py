@@ -8,10 +8,12 @@ Two CPU cores, about 5 minutes. Test accuracy 99.4 % +- 0.2 (10,000 images).
 
 import ml_collections
 
+from deconv_jax.config_arguments import config_arguments
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Takes no arguments."""
-    del arg
+    """Arguments: seed=0."""
+    args = config_arguments(arg, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="recognition",
@@ -48,5 +50,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         log_every=100,
         steps_per_call=10,
     )
-    config.seed = 0
+    config.seed = args["seed"]
     return config

@@ -27,16 +27,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             name="dcgan_discriminator", width=values["width"], norm="none", num_classes=10
         ),
         loss="non_saturating",
-        r1=1.0,
+        r1=0.3,
         augment=("translation",),
         extractor="digits",
     )
     config.data = dict(name="digits", cache="device")
     config.optimizer = dict(
-        name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.99
+        name="adam", learning_rate=2e-3, momentum=0.5, beta2=0.99, ema_decay=0.99
     )
     config.training = dict(
-        num_steps=3000,
+        num_steps=2000,
         batch_size=64,
         eval_every=500,
         save_every=500,

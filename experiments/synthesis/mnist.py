@@ -17,12 +17,20 @@ from deconv_jax.config_arguments import config_arguments
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: loss=hinge (minimax, non_saturating, least_squares, wasserstein), steps=3000,
-    width=32, upsampling=transposed (subpixel, resize), kernel=4, seed=0.
+    width=32, classes=0 (10 for a conditional one), upsampling=transposed (subpixel, resize),
+    kernel=4, seed=0.
     """
     args = config_arguments(
-        arg, loss="hinge", steps=3000, width=32, upsampling="transposed", kernel=4, seed=0
+        arg,
+        loss="hinge",
+        steps=3000,
+        width=32,
+        classes=0,
+        upsampling="transposed",
+        kernel=4,
+        seed=0,
     )
-    loss, steps, width = args["loss"], args["steps"], args["width"]
+    loss, steps, width, classes = args["loss"], args["steps"], args["width"], args["classes"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="synthesis",
@@ -31,12 +39,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             image_shape=(28, 28, 1),
             latent_dim=64,
             width=width,
+            num_classes=classes,
             upsampling=args["upsampling"],
             # The others' kernels are of a size of their own.
             kernel_size=args["kernel"] if args["upsampling"] == "transposed" else None,
         ),
         discriminator=dict(
-            name="dcgan_discriminator", width=width, norm="none", spectral_norm=loss == "hinge"
+            name="dcgan_discriminator",
+            width=width,
+            num_classes=classes,
+            norm="none",
+            spectral_norm=loss == "hinge",
         ),
         loss=loss,
         gradient_penalty=10.0 if loss == "wasserstein" else 0.0,
