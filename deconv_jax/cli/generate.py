@@ -7,6 +7,7 @@ from typing import Any
 from deconv_jax.cli.common import checkpoint_step, keep_compiled
 from deconv_jax.errors import InputError
 
+_SAMPLES, _STEPS = 64, 16
 _GENERATE = """\
 draw samples of a trained generator
 
@@ -47,7 +48,7 @@ def add_commands(commands: Any) -> None:
         "--individual", type=Path, metavar="DIR", help="a PNG a sample: 000000.png and so on"
     )
     generate.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    generate.add_argument("--num", type=int, metavar="N", help="samples (default: 64)")
+    generate.add_argument("--num", type=int, metavar="N", help=f"samples (default: {_SAMPLES})")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     generate.add_argument(
         "--class",
@@ -66,7 +67,10 @@ def add_commands(commands: Any) -> None:
         "--interpolate", type=int, metavar="N", help="walk through latent space by way of N latents"
     )
     generate.add_argument(
-        "--steps", type=int, metavar="N", help="of a walk, from a latent to the next (default: 16)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"of a walk, from a latent to the next (default: {_STEPS})",
     )
     generate.add_argument(
         "--columns", type=int, metavar="N", help="samples beside one another (default: a square)"
@@ -87,11 +91,11 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     task, variables = load_synthesis(arguments.checkpoint, checkpoint_step(arguments.step))
     walks = arguments.interpolate is not None
-    count = arguments.interpolate if walks else arguments.num or 64
+    count = arguments.interpolate if walks else _default(arguments.num, _SAMPLES)
     latents = work.numbered_latents(
         count, task.latent_dim, seed=arguments.seed, truncation=arguments.truncation
     )
-    steps = (arguments.steps or 16) if walks else 1
+    steps = _default(arguments.steps, _STEPS)
     if walks:
         latents = work.walk(latents, steps)
     labels = _labels(arguments.label, task.num_classes, latents.shape[0], walks)
@@ -113,6 +117,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     for written in filter(None, (arguments.output, arguments.individual)):
         print(f"written: {written}")
     return 0
+
+
+def _default(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
 
 
 def _check(arguments: argparse.Namespace) -> None:
