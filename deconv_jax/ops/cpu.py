@@ -12,6 +12,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
 | the same, strided and dilated | as elsewhere, over an image spread with zeros: slow, and rare |
+| all three, of a kernel of two strides (**) | fewer products: `minimal_filtering` |
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in two dimensions | the same, of a few images at a time |
 | where its taps do not overlap | a matrix product a tap |
@@ -20,9 +21,14 @@ gradient is takes, for each image, the longer the more there are. Hence:
 
 (*) In two dimensions, with stride 1, no dilation and no groups: what ends most networks of images.
 
-Patches are made for a part of the batch at a time, so that they take little memory. All rules are of
-shapes alone; `experiments/benchmarks/operators.py` measures what they lead to. Half precision is
-computed in float32 and rounded once. Arrays as in `formulations`.
+(**) In two dimensions, strided, with no dilation and no groups, where inputs and outputs are many
+(32 and 64 of conv, 32 of conv_transpose, 64 of the kernel gradient), y is little smaller than its
+tiles of two by two (for the kernel gradient no smaller), and the batch has equal parts of many
+tiles each: what halves and doubles images in a DCGAN.
+
+Patches, and what is filtered, are made for a part of the batch at a time, so that they take little
+memory. All rules are of shapes alone; `experiments/benchmarks/operators.py` measures what they lead
+to. Half precision is computed in float32 and rounded once. Arrays as in `formulations`.
 
 Parts of a batch that is sharded over the devices of one program are gathered first: with several
 CPU devices shard the batch by `shard_map`, as pmap does. That is for tests; GPUs never come here.
@@ -39,6 +45,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from deconv_jax.ops import minimal_filtering
 from deconv_jax.ops.formulations import (
     Geometry,
     native_conv,
@@ -58,6 +65,20 @@ that leave the cache."""
 _FEW_TO_ADD, _FEW_TO_MATCH = 4, 16
 """Outputs up to which a plain convolution, and its kernel gradient, are products of matrices: XLA's
 library of convolutions is slow at few outputs."""
+
+_FILTERED_AT_A_TIME = 1e6
+"""Elements of both images of a part of the batch, transformed for minimal filtering: they are to
+stay in the cache."""
+
+_TO_FILTER, _TO_FILTER_BACK, _TO_FILTER_MATCHES = (32, 64), (32, 32), (64, 64)
+"""Inputs and outputs from which minimal filtering of a convolution, its adjoint and its kernel
+gradient saves more in products than its transforms take."""
+
+_MOST_EXCESS = 1.4
+"""Outputs of its tiles as a multiple of those there are: at 16 / 9 no product would be saved."""
+
+_WIDE = 128
+"""Columns of the wider of two matrices from which it is better the second in their product."""
 
 _MOST_TO_ADD = 4
 """The size of patches that are added as a multiple of that of the image they come from."""
@@ -80,6 +101,10 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if few and written <= _MOST_TO_ADD * kernel.shape[-3]:
         # With stride 1 a convolution is the adjoint of one with its kernel turned round.
         return _adjoint_by_patches(*turned_round(kernel, geometry), x)
+    if parts := _parts_to_filter(geometry, len(x), *kernel.shape[-3:], least=_TO_FILTER):
+        weights = minimal_filtering.transform_kernel(kernel, geometry)
+        filtered = functools.partial(minimal_filtering.conv, weights=weights, geometry=geometry)
+        return _by_parts(filtered, x, parts)
     if len(geometry.kernel_size) < 3:
         return _small_window_conv(x, kernel, geometry)
     rows = kernel.reshape(-1, *kernel.shape[-2:])
@@ -97,6 +122,10 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
         return conv(y, *turned_round(kernel, geometry))
     if max(geometry.dilation) > 1:
         return native_conv_transpose(kernel, y, geometry)
+    if parts := _parts_to_filter(geometry, len(y), *kernel.shape[-3:], least=_TO_FILTER_BACK):
+        weights = minimal_filtering.transform_kernel(kernel, geometry)
+        filtered = functools.partial(minimal_filtering.conv_transpose, weights, geometry=geometry)
+        return _by_parts(filtered, y, parts)
     if _overlaps_much(kernel, geometry):
         return _conv_to_phases(kernel, y, geometry)
     return _adjoint_by_patches(kernel, geometry, y)
@@ -115,6 +144,12 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
     if rank == 1 and groups == 1:
         return native_kernel_gradient(x, y, geometry)
+    even = not any(m % 2 for m in geometry.output_size)
+    shapes = len(x), x.shape[-1], *y.shape[-2:]
+    if even and (parts := _parts_to_filter(geometry, *shapes, least=_TO_FILTER_MATCHES, sums=2)):
+        filtered = functools.partial(minimal_filtering.weights_gradient, geometry=geometry)
+        gradient = _summed_over_parts(filtered, x, y, parts)
+        return minimal_filtering.transpose_kernel(gradient, geometry)
     if _has_few_outputs(geometry, x.shape[-1], *y.shape[-2:], most=_FEW_TO_MATCH):
         turned = turned_geometry(geometry)
         least = _patch_bytes(y, turned) / _READ_AT_A_TIME
@@ -138,7 +173,12 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 def _matched(a: Array, b: Array, geometry: Geometry) -> Array:
     """The sum over batch and pixels of the products of their channels, for each group."""
     a, b = (images.reshape(-1, *images.shape[-2:]) for images in (a, b))
-    return _product(a, b, (0, 0), geometry)
+    if a.shape[1] > 1 or a.shape[-1] < max(_WIDE, b.shape[-1] + 1):
+        return _product(a, b, (0, 0), geometry)
+    # XLA turns the first operand round: the narrower takes less. The barrier keeps it from
+    # exchanging them again.
+    turned = lax.optimization_barrier(_product(b, a, (0, 0), geometry))
+    return turned.swapaxes(0, -1)
 
 
 def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -150,6 +190,34 @@ def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     # its image, and that one takes longer: a few rows more, and it keeps it.
     taller = dataclasses.replace(geometry, output_size=(kept + extra, *geometry.output_size[1:]))
     return native_conv(x, kernel, taller)[:, :kept]
+
+
+def _parts_to_filter(
+    geometry: Geometry,
+    batch: int,
+    inputs: int,
+    groups: int,
+    outputs: int,
+    *,
+    least: tuple[int, int],
+    sums: int = 1,
+) -> float:
+    """In how many parts minimal filtering takes a batch; 0 where it gains nothing.
+
+    A part stays in the cache, but it is as large as its weights: they are read for each part, and a
+    gradient's are read and written (`sums` is 2). Parts of less than half that size gain nothing.
+    """
+    plain = len(geometry.kernel_size) == 2 and groups == 1 and max(geometry.dilation) == 1
+    enough = inputs >= least[0] and outputs >= least[1]
+    if not plain or not enough or min(geometry.stride) == 1:
+        return 0.0
+    if any(k != 2 * s for k, s in zip(geometry.kernel_size, geometry.stride, strict=True)):
+        return 0.0
+    if minimal_filtering.excess(geometry) > _MOST_EXCESS:
+        return 0.0
+    weights, image = minimal_filtering.transformed_sizes(geometry, inputs, outputs)
+    parts = _parts(batch, batch * image / max(_FILTERED_AT_A_TIME, sums * weights))
+    return float(parts) if 2 * batch * image >= sums * weights * parts else 0.0
 
 
 def _has_few_outputs(

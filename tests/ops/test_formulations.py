@@ -137,7 +137,7 @@ def test_the_kernel_gradient_of_other_platforms_spreads_no_image_with_zeros():
 
 LARGE = {
     # Overlaps much, so goes to phases; and many patches, so goes by parts of the batch.
-    "phases": (Geometry((64, 64), (32, 32), (4, 4), (2, 2), (1, 1), (1, 1)), 32, 64),
+    "phases": (Geometry((64, 64), (32, 32), (4, 4), (2, 2), (1, 1), (1, 1)), 24, 64),
     # The same with little overlap to save: patches that are added, by parts.
     "patches": (Geometry((64, 64), (32, 32), (5, 5), (2, 2), (1, 1), (1, 1)), 32, 64),
     # Stride 1 with a few rows computed too many.
