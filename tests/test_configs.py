@@ -26,6 +26,7 @@ ARGUMENTS = {
         "upsampling=resize",
     ],
     "restoration/rednet": ["depth=10", "depth=20"],
+    "synthesis/cifar10": ["networks=conv"],
     "synthesis/faces": ["height=96"],
     "synthesis/mnist": ["loss=wasserstein", "upsampling=resize", "upsampling=subpixel", "kernel=5"],
     "synthesis/stacked_mnist": ["remedy=none", "remedy=minibatch_std", "remedy=r1"],

@@ -13,12 +13,12 @@ draw samples of a trained generator
 
   deconv-jax generate --checkpoint runs/gan --output samples.png --num 64
   deconv-jax generate --checkpoint runs/gan --output threes.png --class 3 --truncation 0.8
-  deconv-jax generate --checkpoint runs/gan --output walk.gif --interpolate 8 --steps 16 --scale 4
+  deconv-jax generate --checkpoint runs/gan --output walk.gif --class 3 --interpolate 8 --scale 4
   deconv-jax generate --checkpoint runs/gan --individual samples/ --num 10000
 
 The same seed gives the same images, on any number of devices. A walk goes along great circles from
 one random latent to the next and back to the first: as an animation (.gif, .webp), or as a strip, a
-row for each latent (.png).
+row for each latent (.png). That of a conditional generator is of one class.
 """
 
 
@@ -55,7 +55,7 @@ def add_commands(commands: Any) -> None:
         dest="label",
         type=int,
         metavar="K",
-        help="of a conditional generator (default: all in turn)",
+        help="of a conditional generator (default: all in turn; a walk needs one)",
     )
     generate.add_argument(
         "--truncation",
@@ -98,7 +98,13 @@ def _generate(arguments: argparse.Namespace) -> int:
     steps = _default(arguments.steps, _STEPS)
     if walks:
         latents = work.walk(latents, steps)
-    labels = _labels(arguments.label, task.num_classes, latents.shape[0], walks)
+    labels = _labels(arguments.label, task.num_classes, len(latents), walks)
+    animates = walks and arguments.output and arguments.output.suffix.lower() in work.ANIMATIONS
+    columns = arguments.columns or (steps if walks else int(np.ceil(len(latents) ** 0.5)))
+    if arguments.output:
+        formats = work.ANIMATIONS if animates else work.STILLS
+        size = None if animates else task.generator.image_shape[:2]
+        work.check_picture(arguments.output, formats, len(latents), columns, size, arguments.scale)
     kept: list[Any] = []
     done = 0
     for images in work.generate(task.sample, variables, latents, labels):
@@ -109,10 +115,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         done += len(images)
     if arguments.output:
         images = np.concatenate(kept)
-        if walks and arguments.output.suffix.lower() in work.ANIMATIONS:
+        if animates:
             work.write_animation(arguments.output, images, arguments.scale)
         else:
-            columns = arguments.columns or (steps if walks else int(np.ceil(len(images) ** 0.5)))
             work.write_picture(arguments.output, images, columns, arguments.scale)
     for written in filter(None, (arguments.output, arguments.individual)):
         print(f"written: {written}")
@@ -137,6 +142,8 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.columns is not None and arguments.columns < 1:
         raise InputError(f"--columns must be at least 1; got {arguments.columns}")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise InputError(f"--individual: {folder} is not a folder")
     if arguments.overwrite:
         return
     if output is not None and output.exists():
@@ -156,5 +163,5 @@ def _labels(label: int | None, classes: int, count: int, walks: bool) -> Any:
     if label is not None and not 0 <= label < classes:
         raise InputError(f"--class must be from 0 to {classes - 1}; got {label}")
     if label is None and walks:
-        label = 0
+        raise InputError("a walk of a conditional generator is of one class: give --class")
     return (np.arange(count) % classes if label is None else np.full(count, label)).astype(np.int32)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled
+from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled, keep_memory
 from deconv_jax.errors import InputError
 
 
@@ -51,6 +51,7 @@ def _tables(arguments: argparse.Namespace) -> int:
         raise InputError("--check runs nothing: give it without a table's name")
     if arguments.name:
         keep_compiled()
+        keep_memory()
         data = os.environ.get("DECONV_JAX_DATA")
         if not data:
             raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")

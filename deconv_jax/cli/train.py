@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled, load_config
+from deconv_jax.cli.common import checkpoint_step, keep_compiled, keep_memory, load_config
 
 _TRAIN = """\
 train an experiment, or continue it
@@ -62,6 +62,7 @@ def add_commands(commands: Any) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     keep_compiled()
+    keep_memory()
     if arguments.distributed:
         from deconv_jax.training.parallel import initialize_processes
 

@@ -158,7 +158,8 @@ def differentiable_augment(
     Gradients pass through, so that a generator learns through it as well. With the strengths of the
     authors' code: "color" adds up to +-0.25 to the brightness (half of the range [-1, 1] there), and
     multiplies the saturation by up to 2 and the contrast by 0.5 to 1.5; "translation" moves by up to
-    an eighth of each side; "cutout" blanks a square of half the sides. What is not image is 0.
+    an eighth of each side; "cutout" blanks a square of half the sides. What is not image is 0, black
+    (there, in [-1, 1], middle gray).
 
     Args:
       keys: one an example.

@@ -108,15 +108,14 @@ class RecordSource:
 class StackedSource:
     """Three random gray images of a set as the channels of one (Metz et al., arXiv:1611.02163, 3.3.1).
 
-    Of ten classes it makes 1,000, which a collapsed generator does not reach. There are `COPIES`
-    times as many examples as in the set, and they are the same in every process and run.
+    Of ten classes it makes 1,000, which a collapsed generator does not reach. There are as many
+    examples as in the set, and they are the same in every process and run.
     """
 
     base: ArraySource
     places: np.ndarray
 
     CHANNELS = 3
-    COPIES = 3
 
     @classmethod
     def of(cls, source: Source) -> "StackedSource":
@@ -128,7 +127,7 @@ class StackedSource:
                 f"stacked sets are of gray images in ten classes; got images {image.shape[1:]} "
                 + ("without labels" if label is None else f"and labels up to {label.max()}")
             )
-        shape = (cls.COPIES * len(base), cls.CHANNELS)
+        shape = (len(base), cls.CHANNELS)
         return cls(base, np.random.default_rng(0).integers(0, len(base), shape, dtype=np.int32))
 
     def __len__(self) -> int:

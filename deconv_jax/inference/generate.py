@@ -5,7 +5,7 @@ its number alone. So the same seed gives the same images on any number of device
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,35 @@ def generate(
         yield np.asarray(images)[: len(latents) - start]
 
 
+def check_picture(
+    path: Path,
+    formats: Mapping[str, str],
+    count: int,
+    columns: int,
+    size: tuple[int, int] | None,
+    scale: int,
+) -> None:
+    """Raises InputError for a picture that could not be written, before anything is made for it.
+
+    Args:
+      path: of the file.
+      formats: `STILLS` or `ANIMATIONS`.
+      count: images.
+      columns: images beside one another.
+      size: height and width of an image; None for an animation.
+      scale: pixels a side that an image's pixel is drawn with.
+    """
+    _format(path, formats)
+    at_least("scale", scale, 1)
+    if size is not None:
+        height, width = scale * size[0] * -(-count // columns), scale * size[1] * columns
+        if max(height, width) > _LARGEST_PICTURE:
+            raise InputError(
+                f"{count} samples make a picture of {width} x {height} pixels, wanted are at most "
+                f"{_LARGEST_PICTURE} a side; give --individual for a file each"
+            )
+
+
 def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
     """Writes images beside and below one another as one.
 
@@ -111,16 +140,10 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
       scale: pixels a side that an image's pixel is drawn with.
 
     Raises:
-      InputError: another suffix, more than `_LARGEST_PICTURE` pixels a side, or a file that cannot be
-        written.
+      InputError: another suffix, or a file that cannot be written.
     """
     kind = _format(path, STILLS)
     picture = _enlarged(mosaic(images, columns), scale)
-    if max(picture.shape[:2]) > _LARGEST_PICTURE:
-        raise InputError(
-            f"{len(images)} samples make a picture of {picture.shape[1]} x {picture.shape[0]} "
-            f"pixels, wanted are at most {_LARGEST_PICTURE} a side; write them to a folder each"
-        )
     write_atomically(path, functools.partial(_pillow(picture).save, format=kind))
 
 
@@ -151,7 +174,7 @@ def write_each(folder: Path, first: int, images: np.ndarray, scale: int) -> None
         )
 
 
-def _format(path: Path, formats: dict[str, str]) -> str:
+def _format(path: Path, formats: Mapping[str, str]) -> str:
     suffix = path.suffix.lower()
     if suffix not in formats:
         raise InputError(f"{path} must end in {', '.join(formats)}; got {suffix or 'no suffix'!r}")
@@ -159,7 +182,6 @@ def _format(path: Path, formats: dict[str, str]) -> str:
 
 
 def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
-    at_least("scale", scale, 1)
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

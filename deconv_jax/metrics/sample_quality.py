@@ -4,24 +4,30 @@
 neighbours, blocks and pairs, and which measures a set of images permits.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 
 PROTOCOL = (
-    "kid with blocks of 1,000 and its standard error; precision and recall with k=3, density and "
+    "rows in a random order; kid with blocks of 1,000 and its standard error; precision and recall with k=3, density and "
     "coverage with k=5; repetition: samples nearer to another one than a tenth of real images' median "
     "distance; modes and reverse KL (nats) of the extractor's classes; diversity: MS-SSIM of 1,000 "
     "pairs; checkerboard energy of stride 2, median"
 )
 
 _PAIRS_OF = 1000
-"""Images at most that pairs are drawn from."""
+"""Images that pairs are drawn from."""
+_MOST_MODES = 1000
+"""Classes up to which they are taken for modes of the data."""
+_ORDER_SEED = 0
+"""Of the random order that blocks and parts are taken in, whatever the order of the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +37,13 @@ class Seen:
     Attributes:
       features: of an extractor.
       probabilities: of its classes, for each plane that it looks at by itself.
-      images: the images, or the first of them, in [0, 1].
+      images: the images.
       energy: checkerboard energy.
     """
 
     features: Float[np.ndarray, "count dims"]
     probabilities: Float[np.ndarray, "count planes classes"] | None = None
-    images: Float[np.ndarray, "some height width channels"] | None = None
+    images: UInt8[np.ndarray, "count height width channels"] | None = None
     energy: Float[np.ndarray, " count"] | None = None
 
 
@@ -47,14 +53,11 @@ def gathered(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> 
     Raises:
       InputError: there is no row.
     """
-    rows: dict[str, list[np.ndarray]] = {}
-    kept = 0
+    rows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for arrays, mask in batches:
         for name, array in arrays.items():
-            if name != "images" or kept < _PAIRS_OF:
-                rows.setdefault(name, []).append(array[mask > 0])
-        kept += int(np.sum(mask > 0))
-    if not kept:
+            rows[name].append(array[mask > 0])
+    if not sum(map(len, rows["features"])):
         raise InputError("the split to evaluate on has no examples")
     return Seen(**{name: np.concatenate(arrays) for name, arrays in rows.items()})
 
@@ -69,11 +72,12 @@ def classified_as(
 
 
 def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
-    """The measures of `PROTOCOL` that what was seen permits, by name.
+    """The measures of `PROTOCOL` that what was seen permits, by name; the order of rows is no matter.
 
     Raises:
       InputError: as the measures do.
     """
+    real, fake = _shuffled(real, _ORDER_SEED), _shuffled(fake, _ORDER_SEED + 1)
     statistics = [generative.FeatureStatistics.of(seen.features) for seen in (real, fake)]
     kid, kid_error = generative.kernel_distance(real.features, fake.features)
     precision, recall = generative.precision_recall(real.features, fake.features)
@@ -90,18 +94,35 @@ def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
     if np.isfinite(kid_error):  # More than one block.
         measures["kid_standard_error"] = kid_error
     if real.probabilities is not None and fake.probabilities is not None:
-        planes, classes = fake.probabilities.shape[1:]
-        labels, reference = classified_as(fake.probabilities), classified_as(real.probabilities)
-        modes, reverse_kl = generative.mode_coverage(labels, reference, classes**planes)
-        measures |= {"modes": modes, "reverse_kl": reverse_kl}
-        if planes == 1:
-            score, deviation = generative.inception_score(fake.probabilities[:, 0])
-            measures |= {"inception_score": score, "inception_score_deviation": deviation}
+        measures |= _of_classes(real.probabilities, fake.probabilities)
     for name, seen in (("real_", real), ("", fake)):
-        if seen.images is not None:
-            images = seen.images[:_PAIRS_OF]
+        if seen.images is not None and generative.ms_ssim_scales(*seen.images.shape[1:3]):
+            images = (seen.images[:_PAIRS_OF] / 255).astype(np.float32)
             measures[f"{name}diversity"] = generative.diversity(images)
         if seen.energy is not None and np.isfinite(seen.energy).any():
             # An image of one colour has no energy to speak of.
             measures[f"{name}checkerboard_energy"] = float(np.nanmedian(seen.energy))
     return measures
+
+
+def _of_classes(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
+    planes, classes = fake.shape[1:]
+    measures: dict[str, float] = {}
+    if classes**planes <= _MOST_MODES:
+        modes, reverse_kl = generative.mode_coverage(
+            classified_as(fake), classified_as(real), classes**planes
+        )
+        measures |= {"modes": modes, "reverse_kl": reverse_kl}
+    if planes == 1 and len(fake) >= generative.INCEPTION_SPLITS:
+        score, deviation = generative.inception_score(fake[:, 0])
+        measures |= {"inception_score": score, "inception_score_deviation": deviation}
+    return measures
+
+
+def _shuffled(seen: Seen, seed: int) -> Seen:
+    order = np.random.default_rng(seed).permutation(len(seen.features))
+    shuffled: dict[str, Any] = {}
+    for field in dataclasses.fields(seen):
+        array = getattr(seen, field.name)
+        shuffled[field.name] = None if array is None else array[order]
+    return Seen(**shuffled)

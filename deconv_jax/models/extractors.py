@@ -4,9 +4,9 @@ A Fréchet distance is a figure only together with the network whose features it
 classifiers come with the package, trained by configs of this project, each with the record of its
 training (`pretrained/NAME.json`): "mnist", "fashion" (Fashion-MNIST) and "digits" (the embedded
 ones). Their features are the 64 penultimate activations, over a constant that makes their mean
-square 1 on the images that they were trained on. "inception:PATH" and "inception-clean:PATH"
-are the network that the field's FID is defined by, with weights from the user's copy of them, and two
-ways to resize. "pixels" needs no weights and means little: the image at 8 x 8 pixels.
+square 1 on the images that they were trained on. "inception" and "inception-clean" are the network of
+the field's FID, with two ways to resize; the user's copy of its weights is the file that
+$DECONV_JAX_INCEPTION names. "pixels" needs no weights and means little: the image at 8 x 8 pixels.
 
 What a reader would get wrong: figures of different extractors, or of different numbers of images,
 cannot be compared, and those of the small classifiers are not the FID of papers.
@@ -14,7 +14,9 @@ cannot be compared, and those of the small classifiers are not the FID of papers
 
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -38,7 +40,8 @@ Tree = Any
 SHIPPED = {"mnist": 28, "fashion": 28, "digits": 32}
 """Classifiers in the package, and the sides in pixels of the images that they were trained on."""
 INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
-KNOWN = ("pixels", *SHIPPED, *(f"{name}:PATH" for name in INCEPTION))
+INCEPTION_WEIGHTS = "DECONV_JAX_INCEPTION"
+"""The environment variable that names the file of the Inception weights."""
 
 _PIXELS = (8, 8)
 _SCALE = "feature_scale"
@@ -70,14 +73,15 @@ def load_extractor(name: str) -> Extractor:
     Raises:
       InputError: no such extractor, or the file of its weights is missing or damaged.
     """
-    kind, _, path = name.partition(":")
-    if kind in INCEPTION:
-        return _inception(kind, path)
+    if name in INCEPTION:
+        return _inception(name)
     if name == "pixels":
         size = " x ".join(map(str, _PIXELS))
         return Extractor(name, f"pixels at {size}", {}, _pixels)
     if name not in SHIPPED:
-        raise InputError(f"no feature extractor {name!r}; {closest(name, KNOWN)}")
+        raise InputError(
+            f"no feature extractor {name!r}; {closest(name, ('pixels', *SHIPPED, *INCEPTION))}"
+        )
     folder = resources.files("deconv_jax.models") / "pretrained"
     record = json.loads((folder / f"{name}.json").read_text())
     fields: dict[str, Any] = dict(record["config"]["task"]["model"])
@@ -134,11 +138,11 @@ def _classified(
     count, channels = len(images), images.shape[-1]
     planes = jnp.moveaxis(images, -1, 1).reshape(count * channels, *size, 1)
 
-    def embed_and_judge(module: Classifier, planes: Array) -> tuple[Array, Array]:
+    def embed_and_classify(module: Classifier, planes: Array) -> tuple[Array, Array]:
         features = module.embed(planes)
         return features, module.to_logits(features)
 
-    features, logits = _apply(module, variables, planes, method=embed_and_judge)
+    features, logits = _apply(module, variables, planes, method=embed_and_classify)
     probabilities = jax.nn.softmax(logits)
     return features.reshape(count, -1) / scale, probabilities.reshape(count, channels, -1)
 
@@ -149,12 +153,18 @@ def _apply(
     return module.apply(variables, images, **options)  # type: ignore[return-value]
 
 
-def _inception(kind: str, path: str) -> Extractor:
+def _inception(name: str) -> Extractor:
+    path = Path(os.environ.get(INCEPTION_WEIGHTS, f"${INCEPTION_WEIGHTS}"))
     module, variables = load_inception(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
-        features, logits = _apply(module, variables, resize_for_inception(images, INCEPTION[kind]))
+        features, _ = _apply(module, variables, resize_for_inception(images, INCEPTION[name]))
+        # The Inception Score's code leaves the bias of the logits out.
+        logits = features @ variables["params"]["fc"]["kernel"]
         return features, jax.nn.softmax(logits)[:, None]
 
-    description = f"InceptionV3 of 2015-12-05, 2,048 features, {INCEPTION[kind]} resize"
-    return Extractor(kind, description, jax.tree.map(jnp.asarray, variables), apply)
+    description = (
+        f"InceptionV3, 2,048 features, {INCEPTION[name]} resize, weights of SHA-256 {digest}..."
+    )
+    return Extractor(name, description, jax.tree.map(jnp.asarray, variables), apply)

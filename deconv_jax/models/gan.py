@@ -2,7 +2,7 @@
 
 A generator maps latents, standard normal vectors, to images by enlarging a small map; what enlarges
 is a choice, and `transposed` is the classic one. A discriminator maps images to one logit each.
-DCGAN is Radford et al., arXiv:1511.06434; the convolutional and residual networks with spectral
+DCGAN is Radford et al., arXiv:1511.06434 (there with uniform latents and 5x5 kernels); the convolutional and residual networks with spectral
 normalisation are tables 3 and 4 of Miyato et al., arXiv:1802.05957, at any width.
 
 Given classes, a generator normalises by the class (conditional batch norm) and a discriminator adds
@@ -103,7 +103,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Halves an image by strided convolutions down to at most 7 x 7, then judges it.
+    """Halves an image by strided convolutions down to at most 7 x 7, and gives it a logit.
 
     Attributes:
       width: channels of the first map; every smaller one has twice as many.
@@ -111,8 +111,9 @@ class DCGANDiscriminator(nn.Module):
       kernel_size: of the convolutions.
       norm: of all maps but the first, as in the paper.
       spectral_norm: of every kernel.
-      minibatch_std: images in a group whose standard deviation is shown to the judge as one more
-        channel (Karras et al., arXiv:1710.10196, section 3); 0 for none. It divides the batch.
+      minibatch_std: images in a group whose mean standard deviation is one more feature before
+        the logit (after Karras et al., arXiv:1710.10196, section 3, who add it as a map before the
+        last convolution); 0 for none. It divides the batch.
     """
 
     width: int = 64
@@ -139,7 +140,7 @@ class DCGANDiscriminator(nn.Module):
             x = _conv(self, features, self.kernel_size, 2, train, use_bias=norm == "none")(x)
             x = Norm(norm, train=train)(x)
             x = activation("leaky_relu")(x)
-        return _judged(self, x.reshape(len(x), -1), x, labels, train)
+        return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
 class SNGANDiscriminator(nn.Module):
@@ -170,7 +171,7 @@ class SNGANDiscriminator(nn.Module):
         for features, (kernel_size, stride) in [*layers, (self.width * 2**stages, _PAIR[0])]:
             x = _conv(self, features, kernel_size, stride, train, self.norm == "none")(x)
             x = activation("leaky_relu")(Norm(self.norm, train=train)(x))
-        return _judged(self, x.reshape(len(x), -1), x, labels, train)
+        return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
 _PAIR = ((3, 1), (4, 2))
@@ -217,7 +218,8 @@ class ResNetGenerator(nn.Module):
                 gain=RELU_GAIN,
             )(hidden(x))
             branch = Conv(self.width, gain=RELU_GAIN)(hidden(branch))
-            x = Conv(self.width, kernel_size=1)(ops.resize(x, size, method="nearest")) + branch
+            # Both orders are the same, and this one the cheaper.
+            x = ops.resize(Conv(self.width, kernel_size=1)(x), size, method="nearest") + branch
         return _to_unit_range(Conv(self.image_shape[-1])(hidden(x)))
 
 
@@ -225,7 +227,7 @@ class ResNetDiscriminator(nn.Module):
     """The residual discriminator of arXiv:1802.05957, table 4, at any width and size.
 
     Blocks halve the image down to at most 8 x 8, two more keep the size, and the sum over all places
-    is judged.
+    gives the logit.
 
     Attributes: as for `DCGANDiscriminator`; every map has `width` channels, 128 in the paper.
     """
@@ -256,7 +258,7 @@ class ResNetDiscriminator(nn.Module):
                 x = _conv(self, self.width, 1, 1, train)(x)
             x = x + branch
         x = jax.nn.relu(x)
-        return _judged(self, jnp.sum(x, axis=(1, 2)), x, labels, train)
+        return _logits(self, jnp.sum(x, axis=(1, 2)), x, labels, train)
 
 
 Generator = DCGANGenerator | ResNetGenerator
@@ -271,8 +273,9 @@ def draw_latents(
     Args:
       keys: a key each, so that a latent depends on no other.
       latent_dim: numbers in each.
-      truncation: larger numbers are drawn again (the truncation trick of Brock et al.,
-        arXiv:1809.11096, section 3.1): the lower, the more typical and the less diverse the images.
+      truncation: numbers are drawn from the part of the distribution between plus and minus it (the
+        truncation trick of Brock et al., arXiv:1809.11096, section 3.1): the lower, the more typical
+        and the less diverse the images.
 
     Raises:
       InputError: a truncation that is not positive.
@@ -381,7 +384,7 @@ def _conv(
     )
 
 
-def _judged(
+def _logits(
     discriminator: Discriminator, features: Array, map_: Array, labels: Array | None, train: bool
 ) -> Array:
     """Logits (batch,) of features (batch, dims), a dense layer and the projection on the class."""
@@ -392,11 +395,11 @@ def _judged(
             f"{'labels' if classes else 'no labels'}; got {'none' if labels is None else 'some'}"
         )
     options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
-    judged = features
+    seen = features
     if discriminator.minibatch_std:
         deviation = minibatch_deviation(map_, discriminator.minibatch_std)
-        judged = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
-    logits = Dense(1, **options)(judged)[:, 0]
+        seen = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
+    logits = Dense(1, **options)(seen)[:, 0]
     if labels is None:
         return logits
     one_hot = jax.nn.one_hot(labels, classes, dtype=features.dtype)

@@ -29,7 +29,7 @@ from deconv_jax.ops.collectives import mean_over_devices
 
 LossName = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
 Logits = jax.Array
-Judge = Callable[[jax.Array], jax.Array]
+Discriminator = Callable[[jax.Array], jax.Array]
 """Images (batch, height, width, channels) -> logits (batch,)."""
 
 
@@ -84,33 +84,33 @@ LOSSES: dict[LossName, AdversarialLoss] = {
 }
 
 
-def squared_gradient_norms(judge: Judge, images: jax.Array) -> jax.Array:
+def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:
     """The squared norm of each logit's gradient by its own image, (batch,).
 
-    Batch norm makes a logit depend on the other images of the batch as well: of the sum of all
+    By an image in [-1, 1], as in the papers, though those given are in [0, 1]. Batch norm makes a logit depend on the other images of the batch as well: of the sum of all
     logits, whose gradient this is, that is then a part.
     """
-    gradients = jax.grad(lambda x: jnp.sum(judge(x)))(images)
-    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+    gradients = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
+    return jnp.sum(jnp.square(0.5 * gradients), axis=(1, 2, 3))
 
 
-def r1_penalty(judge: Judge, real: jax.Array) -> jax.Array:
+def r1_penalty(discriminator: Discriminator, real: jax.Array) -> jax.Array:
     """E |grad D(x)|^2 / 2 on real images (Mescheder et al., arXiv:1801.04406, equation 9)."""
-    return 0.5 * jnp.mean(squared_gradient_norms(judge, real))
+    return 0.5 * jnp.mean(squared_gradient_norms(discriminator, real))
 
 
 def gradient_penalty(
-    judge: Judge, real: jax.Array, fake: jax.Array, position: jax.Array
+    discriminator: Discriminator, real: jax.Array, fake: jax.Array, position: jax.Array
 ) -> jax.Array:
     """E (|grad D(x)| - 1)^2 between pairs of images (Gulrajani et al., arXiv:1704.00028, equation 3).
 
     Args:
-      judge: the discriminator, without batch norm.
-      real, fake: (batch, height, width, channels).
+      discriminator: without batch norm.
+      real, fake: (batch, height, width, channels), in [0, 1].
       position: (batch,), uniform in [0, 1]: how far from the generated to the real one.
     """
     position = position[:, None, None, None]
     between = position * real + (1.0 - position) * fake
     # The derivative of a root at zero is infinite.
-    norms = jnp.sqrt(squared_gradient_norms(judge, between) + 1e-12)
+    norms = jnp.sqrt(squared_gradient_norms(discriminator, between) + 1e-12)
     return jnp.mean(jnp.square(norms - 1.0))

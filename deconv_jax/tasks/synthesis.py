@@ -3,7 +3,8 @@
 A step is one or more updates of the discriminator, each on real images of its own, and one of the
 generator, which uses the images it made for the last of them. All of it is one compiled function.
 Random numbers are folded from (seed, step, role, the example's place in the data set), so that a step
-can be replayed alone and does not depend on the number of devices.
+can be replayed alone and does not depend on the number of devices. (Where a batch crosses an epoch's end, the
+rare example that is in it twice gets the same latent.)
 
 What a reader would get wrong: `training.batch_size` counts the real images of a *step*. With
 `discriminator_steps=5` each update takes a fifth of them.
@@ -30,7 +31,7 @@ from deconv_jax.data.augment import (
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
-from deconv_jax.metrics.sample_quality import PROTOCOL, Seen, gathered, sample_quality
+from deconv_jax.metrics.sample_quality import PROTOCOL, gathered, sample_quality
 from deconv_jax.models.extractors import load_extractor
 from deconv_jax.models.gan import draw_latents
 from deconv_jax.ops.collectives import mean_over_devices
@@ -54,7 +55,7 @@ _EVALUATION_SEED = 20_000
 """Of the latents of measures and pictures: those of no training step, and the same in every run."""
 _STRIDE = 2
 """Of a generator's layers, whose checkerboard is measured."""
-_AT_A_TIME = 500
+_AT_A_TIME = 100
 """Images that the baseline looks at in one call."""
 _VARIABLES = ("params", "batch_stats")
 _PICTURED = (4, 12)
@@ -66,7 +67,7 @@ _WINS, _REPEATS, _LEAST_COVERAGE = 0.99, 0.05, 0.03
 class _Role:
     """What a random number of a step is for."""
 
-    LATENT, REAL, FAKE, BETWEEN, JUDGED = range(5)
+    LATENT, REAL, FAKE, BETWEEN, UPDATED = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Synthesis(Task):
       loss: see `adversarial`.
       discriminator_steps: its updates for one of the generator.
       gradient_penalty: weight of `adversarial.gradient_penalty`; 10 in the paper.
-      r1: weight of `adversarial.r1_penalty`.
+      r1: weight of `adversarial.r1_penalty`, gamma in the paper.
       augment: what the discriminator is shown of every image, see `differentiable_augment`.
       generator_only_steps: in so many last steps of the run the generator learns alone and the
         discriminator stays as it is.
@@ -116,13 +117,16 @@ class Synthesis(Task):
             at_least(f"task.{field}", getattr(self, field), 0)
         for field, model in (("generator", self.generator), ("discriminator", self.discriminator)):
             if getattr(model, "role", None) != field:
-                raise InputError(f"task.{field} {type(model).__name__} is no {field}")
+                raise InputError(
+                    f"task.{field} {type(model).__name__} is no {field}; wanted is e.g. dcgan_{field}"
+                )
         if self.generator.num_classes != self.discriminator.num_classes:  # type: ignore[attr-defined]
             raise InputError(
                 "task.generator.num_classes and task.discriminator.num_classes must be the same; got "
                 f"{self.generator.num_classes} and "  # type: ignore[attr-defined]
                 f"{self.discriminator.num_classes}"  # type: ignore[attr-defined]
             )
+        self._check_constraint()
         other = self.discriminator_optimizer or self.optimizer
         for name, optimizer in (
             ("optimizer", self.optimizer),
@@ -139,13 +143,29 @@ class Synthesis(Task):
                 f"None; got {other.ema_decay}"
             )
 
+    def _check_constraint(self) -> None:
+        """Raises InputError for penalties and losses that a discriminator does not fit."""
+        if self.gradient_penalty and getattr(self.discriminator, "norm", None) == "batch":
+            raise InputError(
+                "task.gradient_penalty is of each image by itself, and task.discriminator.norm is "
+                "'batch'; wanted is another"
+            )
+        constrained = (
+            self.gradient_penalty or self.r1 or getattr(self.discriminator, "spectral_norm", False)
+        )
+        if self.loss == "wasserstein" and not constrained:
+            raise InputError(
+                "task.loss='wasserstein' needs a discriminator of bounded slope: set "
+                "task.gradient_penalty=10.0, task.r1 or task.discriminator.spectral_norm"
+            )
+
     @property
     def protocol(self) -> str:
         """How the measures of `evaluate` are defined."""
         return (
             f"features of {load_extractor(self.extractor).description}; as many samples as real "
-            "images of the split, rounded to 8 bits"
-            + (", of the real images' classes" if self.num_classes else "")
+            "images of the split, all rounded to 8 bits"
+            + (", of the same classes" if self.num_classes else "")
             + ("; averaged generator" if self.optimizer.ema_decay is not None else "")
             + f"; {PROTOCOL}; "
             f"latents of seed {_EVALUATION_SEED}"
@@ -261,16 +281,16 @@ class Synthesis(Task):
     ) -> tuple[jax.Array, tuple[Scalars, Tree]]:
         loss = LOSSES[self.loss]
         real, fake = self._shown(part, _Role.REAL, real), self._shown(part, _Role.FAKE, fake)
-        judge = functools.partial(self._judged, params, labels=labels)
-        real_logits, stats = judge(stats, real)
-        fake_logits, stats = judge(stats, fake)
+        logits_of = functools.partial(self._logits_of, params, labels=labels)
+        real_logits, stats = logits_of(stats, real)
+        fake_logits, stats = logits_of(stats, fake)
         value = loss.discriminator(real_logits, fake_logits)
         accuracies = loss.accuracies(real_logits, fake_logits)
         scalars = {"discriminator_loss": value}
         scalars |= dict(zip(("real_accuracy", "fake_accuracy"), accuracies, strict=True))
 
         def logits(images: jax.Array) -> jax.Array:
-            return judge(stats, images)[0]
+            return logits_of(stats, images)[0]
 
         if self.r1:
             scalars["r1_penalty"] = r1_penalty(logits, real)
@@ -284,10 +304,10 @@ class Synthesis(Task):
     def _generator_loss(
         self, fake: jax.Array, state: TrainState, part: "_Part", labels: Any
     ) -> tuple[jax.Array, Tree]:
-        logits, stats = self._judged(
+        logits, stats = self._logits_of(
             state.params["discriminator"],
             state.batch_stats["discriminator"],
-            self._shown(part, _Role.JUDGED, fake),
+            self._shown(part, _Role.UPDATED, fake),
             labels=labels,
         )
         return jnp.mean(LOSSES[self.loss].generator(logits)), stats
@@ -325,7 +345,9 @@ class Synthesis(Task):
         if not self.num_classes:
             return images, None
         if "label" not in batch:
-            raise InputError(f"num_classes needs labelled data; the batch has {sorted(batch)}")
+            raise InputError(
+                f"task.generator.num_classes needs labelled data; the batch has {sorted(batch)}"
+            )
         return images, batch["label"]
 
     def _generated(
@@ -336,7 +358,7 @@ class Synthesis(Task):
             self.generator, variables, latents, labels, train=True, precision=self.precision
         )
 
-    def _judged(
+    def _logits_of(
         self, params: Tree, stats: Tree, images: jax.Array, *, labels: Any
     ) -> tuple[jax.Array, Tree]:
         variables = {"params": params, "batch_stats": stats}
@@ -366,7 +388,11 @@ class Synthesis(Task):
         return state.ema or _generator_of(state)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Gives the measures of `protocol`, and the discriminator's accuracies on the split."""
+        """Gives the measures of `protocol`.
+
+        Where the discriminator looks at each image by itself, also the accuracies that it has on the
+        split: a low one on real images is that of a discriminator that knows its own by heart.
+        """
         extractor = load_extractor(self.extractor)
         sets: dict[str, list[Any]] = {"real": [], "fake": []}
         logits: dict[str, list[np.ndarray]] = {"real": [], "fake": []}
@@ -375,9 +401,12 @@ class Synthesis(Task):
             mask = whole_on_host(batch["mask"])
             for name, arrays in looked.items():
                 on_host = {field: whole_on_host(array) for field, array in arrays.items()}
-                logits[name].append(on_host.pop("logits")[mask > 0])
+                if "logits" in on_host:
+                    logits[name].append(on_host.pop("logits")[mask > 0])
                 sets[name].append((on_host, mask))
         measures = sample_quality(gathered(sets["real"]), gathered(sets["fake"]))
+        if not logits["real"]:
+            return measures
         real, fake = (jnp.asarray(np.concatenate(logits[name])) for name in ("real", "fake"))
         accuracies = LOSSES[self.loss].accuracies(real, fake)
         names = ("real_accuracy", "fake_accuracy")
@@ -395,27 +424,50 @@ class Synthesis(Task):
         return {"samples": picture_grid({name: image[None] for name, image in rows_of.items()})}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Gives "real_fid", "real_kid" and "real_coverage": other real images in place of samples."""
-        extractor = load_extractor(self.extractor)
-        count = min(len(train), len(test))
-        seen = []
-        for source in (test, train):
-            places = np.array_split(np.arange(count), -(-count // _AT_A_TIME))
-            parts = [
-                self._features(extractor.apply, extractor.variables, source.gather(p))
-                for p in places
-            ]
-            seen.append(Seen(np.concatenate([np.asarray(part) for part in parts])))
-        measures = sample_quality(*seen)
-        return {f"real_{name}": measures[name] for name in ("fid", "kid", "coverage")}
+        """Gives the measures, named "real_...", of training images in place of samples.
 
-    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
+        As many as there are test images, drawn at random; of the same classes, if samples have them.
+        """
+        extractor = load_extractor(self.extractor)
+        seen = []
+        for source, places in (
+            (test, np.arange(len(test))),
+            (train, self._places_like(train, test)),
+        ):
+            parts = np.array_split(places, -(-len(places) // _AT_A_TIME))
+            looked = [
+                self._seen(extractor.apply, extractor.variables, source.gather(part))
+                for part in parts
+            ]
+            seen.append(
+                gathered(
+                    (jax.device_get(a), np.ones(len(p))) for a, p in zip(looked, parts, strict=True)
+                )
+            )
+        measures = sample_quality(*seen)
+        return {f"real_{name}": value for name, value in measures.items()}
+
+    def _places_like(self, train: Source, test: Source) -> np.ndarray:
+        """Places of training images to compare the test images with."""
+        rng = np.random.default_rng(_EVALUATION_SEED)
+        if not self.num_classes:
+            return rng.choice(len(train), min(len(train), len(test)), replace=False)
+        of_train, of_test = (s.gather(np.arange(len(s)))["label"] for s in (train, test))
+        counts = np.bincount(of_test, minlength=self.num_classes)
+        places = [np.flatnonzero(of_train == label) for label in range(self.num_classes)]
+        chosen = [
+            rng.choice(p, min(len(p), n), replace=False)
+            for p, n in zip(places, counts, strict=True)
+        ]
+        return np.concatenate(chosen)
+
+    def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
         """Says so when the discriminator wins outright, or when samples repeat or miss most of the data."""
         told = []
-        if min(metrics["real_accuracy"], metrics["fake_accuracy"]) > _WINS:
+        if min(scalars["real_accuracy"], scalars["fake_accuracy"]) > _WINS:
             told.append(
-                f"the discriminator tells {metrics['real_accuracy']:.1%} of real and "
-                f"{metrics['fake_accuracy']:.1%} of generated images: the generator learns little "
+                f"the discriminator tells {scalars['real_accuracy']:.1%} of real and "
+                f"{scalars['fake_accuracy']:.1%} of generated images: the generator learns little "
                 "from it; try r1, augment, spectral_norm or a slower discriminator_optimizer"
             )
         if metrics["repetition"] > _REPEATS or metrics["coverage"] < _LEAST_COVERAGE:
@@ -435,7 +487,7 @@ class Synthesis(Task):
             example_keys(jax.random.key(_EVALUATION_SEED), numbers), self.latent_dim
         )
         images = self.sample(self.generator_variables(state), latents, labels)
-        return jnp.round(images * 255) / 255
+        return _rounded(images)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def _looked_at(
@@ -443,24 +495,37 @@ class Synthesis(Task):
     ) -> dict[str, dict[str, jax.Array]]:
         """What measures need of a batch's images and of as many samples, a row an image."""
         real, labels = self._real(batch)
+        real = _rounded(real)
         looked = {}
-        sets = {"real": real, "fake": self._samples(state, batch["index"], labels)}
-        for name, images in sets.items():
-            features, probabilities = apply(variables, images)
-            judge = {field: getattr(state, field)["discriminator"] for field in _VARIABLES}
-            logits, _ = apply_model(
-                self.discriminator, judge, images, labels, train=False, precision=self.precision
-            )
-            looked[name] = {"features": features, "logits": logits, "images": images}
-            if probabilities.size:
-                looked[name]["probabilities"] = probabilities
+        for name, images in (
+            ("real", real),
+            ("fake", self._samples(state, batch["index"], labels)),
+        ):
+            looked[name] = self._seen_in(apply, variables, images)
+            looked[name]["images"] = jnp.round(images * 255).astype(jnp.uint8)
             if min(images.shape[1:3]) >= least_size(_STRIDE):
                 looked[name]["energy"] = checkerboard_energy(images, _STRIDE)
+            if self._looks_at_one():
+                own = {field: getattr(state, field)["discriminator"] for field in _VARIABLES}
+                looked[name]["logits"], _ = apply_model(
+                    self.discriminator, own, images, labels, train=False, precision=self.precision
+                )
         return looked
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _features(self, apply: Any, variables: Tree, batch: Batch) -> jax.Array:
-        return apply(variables, self._real(batch)[0])[0]
+    def _seen(self, apply: Any, variables: Tree, batch: Batch) -> dict[str, jax.Array]:
+        """What the baseline needs of real images."""
+        return self._seen_in(apply, variables, _rounded(self._real(batch)[0]))
+
+    def _seen_in(self, apply: Any, variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        features, probabilities = apply(variables, images)
+        seen = {"features": features}
+        return seen | ({"probabilities": probabilities} if probabilities.size else {})
+
+    def _looks_at_one(self) -> bool:
+        """Whether the discriminator's logit of an image does not depend on those around it."""
+        norm, group = (getattr(self.discriminator, f, None) for f in ("norm", "minibatch_std"))
+        return norm != "batch" and not group
 
 
 @jax.tree_util.register_dataclass
@@ -474,6 +539,11 @@ class _Part:
     def keys(self, role: int) -> jax.Array:
         """A key an example."""
         return example_keys(jax.random.fold_in(self.key, role), self.batch["index"])
+
+
+def _rounded(images: jax.Array) -> jax.Array:
+    """Images in [0, 1] as a file of 8 bits would have them."""
+    return jnp.round(images * 255) / 255
 
 
 def _generator_of(state: TrainState) -> dict[str, Tree]:

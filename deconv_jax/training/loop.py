@@ -6,6 +6,7 @@ a run never stopped would have seen; and the scalars of a call are fetched only 
 has been dispatched, so the device never waits for the host.
 """
 
+import collections
 import contextlib
 import dataclasses
 import signal
@@ -118,6 +119,7 @@ def fit(
     call = devices.compile(task.train_step)
     step = int(state.step)
     pending: tuple[int, Any] | None = None
+    since: dict[str, list[float]] = collections.defaultdict(list)  # the last evaluation
     stop = False
 
     with _stop_signals() as stop_requested:
@@ -130,15 +132,17 @@ def fit(
             evaluates = fresh and (done or step % training.eval_every == 0)
             saves = fresh and (done or stop or step % training.save_every == 0)
             if evaluates or saves:
-                _record(pending, training, log)  # Raises if this state came of a NaN.
+                _record(pending, training, log, since)  # Raises if this state came of a NaN.
                 pending = None
 
             # 1. Evaluate the state that the save below will write.
             if evaluates:
                 metrics = task.evaluate(state, stream.validation())
                 log.evaluation(step, "validation", metrics)
-                for warning in task.warnings(metrics) if step else ():
+                means = {name: float(np.mean(values)) for name, values in since.items()}
+                for warning in task.warnings(metrics, means) if means else ():
                     log.say(f"warning: {warning}")
+                since.clear()
                 log.pictures(step, task.pictures(state, stream.examples))
 
             # 2. Save.
@@ -156,7 +160,7 @@ def fit(
             state, scalars = call(state, next(stream.train), stream.cached)
 
             # 5. Log the call before, while the device works on this one.
-            _record(pending, training, log)
+            _record(pending, training, log, since)
             step += training.steps_per_call
             pending = (step, scalars)
             stop = _stop_agreed(stop_requested, step, training)
@@ -165,8 +169,13 @@ def fit(
     return state
 
 
-def _record(pending: tuple[int, Any] | None, training: Training, log: RunLog) -> None:
-    """Logs the scalars of a call, if due; raises Diverged if they are not finite."""
+def _record(
+    pending: tuple[int, Any] | None,
+    training: Training,
+    log: RunLog,
+    since: dict[str, list[float]],
+) -> None:
+    """Keeps the scalars of a call, and logs them if due; raises Diverged if they are not finite."""
     if pending is None:
         return
     step, scalars = pending[0], jax.device_get(pending[1])
@@ -179,6 +188,8 @@ def _record(pending: tuple[int, Any] | None, training: Training, log: RunLog) ->
             f"the gradient norm {norm[first]}; the last checkpoint is of before. Try a smaller "
             "optimizer.learning_rate, optimizer.clip_norm=1.0 or, with bf16, precision='f32'"
         )
+    for name, values in scalars.items():
+        since[name].extend(values.tolist())
     if step == training.steps_per_call or step % training.log_every == 0:
         log.train(step, {name: float(v[-1]) for name, v in scalars.items()})
 

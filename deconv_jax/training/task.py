@@ -51,7 +51,12 @@ class Task(Protocol):
         """Measures on `test` of what needs no network, fitted to `train`; {} where there is none."""
         ...
 
-    def warnings(self, metrics: Mapping[str, float]) -> list[str]:
-        """What somebody who watches a run should be told of its validation measures."""
-        del metrics
+    def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
+        """What somebody who watches a run should be told.
+
+        Args:
+          metrics: of the validation split.
+          scalars: of the steps since the validation before, each a mean.
+        """
+        del metrics, scalars
         return []

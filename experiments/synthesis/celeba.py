@@ -1,12 +1,12 @@
-"""DCGAN of CelebA at 64 x 64 pixels: the middle of every photograph, faces as in arXiv:1511.06434.
+"""DCGAN (arXiv:1511.06434) of CelebA at 64 x 64 pixels: the largest square in the middle of every photograph.
 
   deconv-jax prepare celeb_a
-  deconv-jax train --config experiments/synthesis/celeba.py --workdir runs/gan_celeba \\
-    --config.task.extractor=inception:/path/to/pt_inception-2015-12-05-6726825d.pth
+  deconv-jax train --config experiments/synthesis/celeba.py --workdir runs/gan_celeba
 
 Batch norm in both networks, as in the paper; Adam with a rate of 2e-4 and beta 0.5. Meant for an
-accelerator; not trained here yet, so no figure is claimed. Without the Inception weights the
-measures look at pixels.
+accelerator; not trained here yet, so no figure is claimed. For measures that look through InceptionV3
+set $DECONV_JAX_INCEPTION to the file of its weights and --config.task.extractor=inception; without, they
+look at pixels.
 """
 
 import ml_collections

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             name="dcgan_discriminator", width=values["width"], norm="none", num_classes=10
         ),
         loss="non_saturating",
-        r1=0.3,
+        r1=1.0,
         augment=("translation",),
         extractor="digits",
     )

@@ -4,8 +4,9 @@
   deconv-jax train --config experiments/synthesis/mnist.py --workdir runs/gan_mnist
   deconv-jax train --config experiments/synthesis/mnist.py:loss=wasserstein --workdir runs/wgan
 
-Neither network's discriminator has batch norm, so that the same one serves all losses; the hinge loss
-comes with spectral normalisation and the Wasserstein loss with its gradient penalty.
+The discriminator has no batch norm, so that the same one serves all losses. The hinge loss comes with
+spectral normalisation and the Wasserstein loss with its gradient penalty, one update of the
+discriminator for one of the generator (the paper has five).
 
 FIGURES
 """

@@ -18,26 +18,29 @@ from deconv_jax.errors import InputError, closest
 REMEDIES = {
     "none": dict(),
     "minibatch_std": dict(discriminator=dict(minibatch_std=4)),
-    "r1": dict(r1=1.0),
+    "r1": dict(r1=4.0),
     "spectral_norm": dict(discriminator=dict(spectral_norm=True)),
-    "all": dict(discriminator=dict(minibatch_std=4, spectral_norm=True), r1=1.0),
+    "all": dict(discriminator=dict(minibatch_std=4, spectral_norm=True), r1=4.0),
 }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: remedy=all (none, minibatch_std, r1, spectral_norm), steps=3000, width=32,
-    judge_width=8, seed=0.
+    discriminator_width=4, seed=0.
     """
-    args = config_arguments(arg, remedy="all", steps=3000, width=32, judge_width=8, seed=0)
+    args = config_arguments(arg, remedy="all", steps=3000, width=32, discriminator_width=4, seed=0)
     if args["remedy"] not in REMEDIES:
         raise InputError(f"no remedy {args['remedy']!r}; {closest(args['remedy'], REMEDIES)}")
     steps, width, seed = args["steps"], args["width"], args["seed"]
     config = mnist.get_config(f"loss=non_saturating,steps={steps},width={width},seed={seed}")
     config.task.generator.image_shape = (28, 28, 3)
-    config.task.discriminator.width = args["judge_width"]
+    config.task.discriminator.width = args["discriminator_width"]
     remedy = dict(REMEDIES[args["remedy"]])
     config.task.discriminator.update(remedy.pop("discriminator", {}))
     config.task.update(remedy)
     config.data.name = "stacked_mnist"
+    # Enough of either that none of 1,000 modes is rare by chance.
+    config.data.train_split = "train[:50000]"
+    config.data.validation_split = "train[50000:]"
     config.data.cache = "none"
     return config

@@ -96,7 +96,7 @@ def finished_run(
         moved = dataclasses.replace(experiment.data, data_dir=str(data_dir))
         experiment = dataclasses.replace(experiment, data=moved)
     result = train(experiment, workdir)
-    same = ("config", "parameters", "seed", "wall_time_s", "commit", "device")
+    same = ("config", "parameters", "seed", "wall_time_s", "resumed_at_step", "commit", "device")
     record = {name: result[name] for name in same} | {
         "steps": result["step"],
         "batch_size": result["config"]["training"]["batch_size"],

@@ -8,6 +8,8 @@ from typing import Any
 
 from _common import finished_run
 
+from deconv_jax.errors import InputError
+
 Records = Mapping[str, dict[str, Any]]
 Parts = dict[str, Callable[[Path], dict[str, Any]]]
 
@@ -49,13 +51,28 @@ def rows(
         for name, label in names.items()
     }
     found = {label: of_seeds for label, of_seeds in found.items() if of_seeds}
+    everything = [record for of_seeds in found.values() for record in of_seeds]
+    if len({budget_and_protocol(record) for record in everything}) > 1:
+        raise InputError("records of one table must share budget and protocol; run them anew")
     titles = [*(TITLES.get(m, m.replace("_", " ")) for m in measures), "time a run", "seeds"]
     lines = []
     for label, of_seeds in found.items():
-        cells = [_spread([r["metrics"][m] for r in of_seeds], n) for m, n in measures.items()]
-        minutes = statistics.median(record["training"]["wall_time_s"] / 60 for record in of_seeds)
-        lines.append([label, *cells, f"{minutes:.1f} min", str(len(of_seeds))])
-    return titles, lines, next((of_seeds[0] for of_seeds in found.values()), None)
+        cells = [_spread([r["metrics"].get(m) for r in of_seeds], n) for m, n in measures.items()]
+        # What was continued has the time of its last part alone.
+        whole = [r["training"] for r in of_seeds if not r["training"]["resumed_at_step"]]
+        minutes = (
+            [f"{statistics.median(t['wall_time_s'] / 60 for t in whole):.1f} min"]
+            if whole
+            else [""]
+        )
+        lines.append([label, *cells, *minutes, str(len(of_seeds))])
+    return titles, lines, everything[0] if everything else None
+
+
+def real_row(record: dict[str, Any], measures: Mapping[str, int]) -> list[str]:
+    """The row of real images in place of samples."""
+    cells = [_spread([record["floor"].get(f"real_{m}")], n) for m, n in measures.items()]
+    return ["*real images*", *cells, "", ""]
 
 
 def budget_and_protocol(record: dict[str, Any]) -> str:
@@ -68,9 +85,9 @@ def budget_and_protocol(record: dict[str, Any]) -> str:
 
 
 def _spread(values: list[float | None], decimals: int) -> str:
-    """Mean and standard deviation; what was infinite is null in a record."""
+    """Mean and standard deviation; blank where a run has no such measure."""
     finite = [value for value in values if value is not None]
     if len(finite) < len(values):
-        return "inf"
+        return ""
     mean = f"{statistics.mean(finite):,.{decimals}f}"
     return f"{mean} ± {statistics.stdev(finite):,.{decimals}f}" if len(finite) > 1 else mean

@@ -3,7 +3,7 @@
   deconv-jax tables gan_judge
 
 The judge has the same config as the extractor of the measures but another seed, and no part in them. It
-reads 10,000 samples, a tenth of each class, and the 10,000 test images. About half an hour on 2 CPU cores.
+reads 10,000 samples, a tenth of them of each class, and the 10,000 test images. About half an hour on 2 CPU cores.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,13 +1,14 @@
-"""Losses by data: five adversarial losses, the same networks and the same number of steps.
+"""Losses by data: five adversarial losses, each with what usually goes with it, the same number of steps.
 
   deconv-jax tables gan_losses
 
 Three seeds each on MNIST and Fashion-MNIST (about two hours on 2 CPU cores). The measures look at
 samples with this project's own small classifiers, so they are no FID of a paper; what is comparable is
-a row to a row, and to the floor, real images of the training set in place of samples.
+a row to a row, and to real images of the training set in place of samples. All networks are the
+same but for spectral normalisation, in the row that says so.
 """
 
-from _synthesis import Records, budget_and_protocol, parts, rows
+from _synthesis import Records, budget_and_protocol, parts, real_row, rows
 
 from deconv_jax.tables import markdown
 
@@ -34,12 +35,7 @@ def render(records: Records) -> str:
         titles, lines, record = rows(records, names, MEASURES)
         if record is None:
             continue
-        floor = record["floor"]
-        real = [
-            f"{floor[f'real_{m}']:.{n}f}" if f"real_{m}" in floor else ""
-            for m, n in MEASURES.items()
-        ]
-        lines.append(["*real images*", *real, "", ""])
+        lines.append(real_row(record, MEASURES))
         blocks += [
             f"#### {title}",
             markdown(" | ".join(["loss", *titles]), lines),
