@@ -44,6 +44,7 @@ from peers import (
 from timing import parse_arguments, processors, time_in_turns, time_ratios, write_record
 from torch.nn.functional import softplus
 
+from deconv_jax.cli.common import keep_memory
 from deconv_jax.data.augment import example_keys
 from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator, draw_latents
 from deconv_jax.tasks.synthesis import Synthesis
@@ -72,6 +73,7 @@ def main() -> None:
     """Checks that all agree, then times them."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
+    keep_memory()
     torch.set_num_threads(processors())
 
     shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
@@ -110,7 +112,8 @@ def main() -> None:
     write_record(
         arguments.output,
         measured="one training step of a DCGAN, an update of each network; float32, CPU",
-        protocol=f"median over rounds of the mean of {CALLS} steps after an untimed one, {OURS} and "
+        protocol="memory kept between steps as by `deconv-jax train`, for all; "
+        f"median over rounds of the mean of {CALLS} steps after an untimed one, {OURS} and "
         f"torch in turns in one process, and after them {FLAX}, {FLAX_ROUNDS} rounds of "
         f"{FLAX_CALLS} after an untimed one; same weights and latents, and agreement of parameter "
         f"counts, generated images (to {FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and "

@@ -38,6 +38,7 @@ from peers import (
 from timing import ROOT, parse_arguments, processors, time_in_turns, time_ratios, write_record
 
 from deconv_jax.cli import load_config
+from deconv_jax.cli.common import keep_memory
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import Autoencoder
 from deconv_jax.tasks.autoencoding import Autoencoding
@@ -57,6 +58,7 @@ def main() -> None:
     """Checks that the three agree, then times them."""
     arguments = parse_arguments(__file__, __doc__, rounds=20)
     jax.config.update("jax_platforms", "cpu")
+    keep_memory()
     torch.set_num_threads(processors())
 
     model = Experiment.from_dict(load_config(str(CONFIG))).task.model
@@ -80,7 +82,8 @@ def main() -> None:
     write_record(
         arguments.output,
         measured="one training step: uint8 images to floats, forward, backward, Adam; float32, CPU",
-        protocol=f"median over rounds of the mean of {CALLS} steps after an untimed one, the three "
+        protocol="memory kept between steps as by `deconv-jax train`, for all; "
+        f"median over rounds of the mean of {CALLS} steps after an untimed one, the three "
         "in turns in one process; same weights, and agreement of parameter counts, "
         f"reconstructions (to {FORWARD_TOLERANCE:g}) and the losses of {CHECKED_STEPS} steps (to "
         f"{LOSS_TOLERANCE:g}, relative) checked before; torch eager, channels_last, fused Adam",
