@@ -29,7 +29,7 @@ ARGUMENTS = {
     "synthesis/cifar10": ["networks=conv"],
     "synthesis/faces": ["height=96"],
     "synthesis/mnist": ["loss=wasserstein", "upsampling=resize", "upsampling=subpixel", "kernel=5"],
-    "synthesis/stacked_mnist": ["remedy=none", "remedy=minibatch_std", "remedy=r1"],
+    "synthesis/stacked_mnist": ["remedy=none", "remedy=minibatch_std", "remedy=gradient_penalty"],
 }
 CASES = [(path, "") for path in CONFIGS] + [
     (path, argument)

@@ -7,7 +7,7 @@ So few images that a discriminator would learn them by heart: R1 and differentia
 it from that. The folder att_faces/ has subfolders of PGM files, one a person. All are learnt from, and
 samples are compared with the same: too few to hold any out, and what they say is no measure of novelty.
 
-FIGURES
+Two CPU cores, about half an hour. Not trained to its end here yet, so no figure is claimed.
 """
 
 import ml_collections

@@ -15,8 +15,8 @@ REMEDIES = {
     "none": "none",
     "minibatch_std": "minibatch standard deviation",
     "r1": "R1",
-    "spectral_norm": "spectral normalisation",
-    "all": "all three",
+    "both": "both",
+    "gradient_penalty": "Wasserstein, gradient penalty",
 }
 MEASURES = {"modes": 0, "reverse_kl": 3, "fid": 3, "recall": 3, "coverage": 3}
 
