@@ -37,6 +37,7 @@ import pytest
 from deconv_jax.data.sources import prepare
 from deconv_jax.experiment import CHECKPOINTS, open_workdir
 from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.logging import METRICS, read_metrics
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +119,18 @@ def last_state():
         restored = checkpoints.restore(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
         checkpoints.close()
         return restored.step, restored.state
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def logged():
+    """Reads a workdir's records without what a clock wrote, which differs between any two runs."""
+    clocked = ("time", "images_per_second", "first_call_seconds")
+
+    def read(workdir):
+        records = read_metrics(workdir / METRICS)
+        return [{k: v for k, v in r.items() if k not in clocked} for r in records]
 
     return read
 

@@ -1,13 +1,19 @@
 """The command line: what a person sees, and that a mistake costs one line and changes nothing."""
 
+import ctypes
 import json
+import platform
 import resource
+import subprocess
+import sys
 import time
+import types
 
 import pytest
 
 from deconv_jax import experiment, tables
 from deconv_jax.cli import load_config, main
+from deconv_jax.cli.common import keep_memory
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import CHECKPOINTS, CONFIG, RESULT
 from deconv_jax.training.loop import Interrupted
@@ -223,6 +229,53 @@ def test_the_main_job_beats_pca(tmp_path, command, ended):
     assert psnr > pca
     assert f"psnr {psnr:.4f}" in output
     print(f"main job: {time.monotonic() - start:.0f} s, {psnr:.2f} dB, PCA {pca:.2f} dB")
+
+
+KEEPS_MEMORY = """
+import ctypes
+from deconv_jax.cli.common import keep_memory
+
+SIZE = 64 * 2**20
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+keep_memory()
+start = library.sbrk(0)
+library.free(library.malloc(SIZE))
+kept = library.sbrk(0) - start
+assert kept > SIZE / 2, kept  # Some was free before.
+for _ in range(3):
+    library.free(library.malloc(SIZE))
+assert library.sbrk(0) - start == kept
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another")
+def test_memory_that_is_freed_is_kept():
+    """On the heap, even a block of 64 MB, and used again."""
+    ran = subprocess.run([sys.executable, "-c", KEEPS_MEMORY], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_options_of_the_c_library_are_set(monkeypatch):
+    options = {}
+    library = types.SimpleNamespace(mallopt=options.__setitem__)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    keep_memory()
+    # Of malloc.h: M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD.
+    assert options == {-8: 1, -4: 0, -1: 2**31 - 1}
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_another_c_library_is_left_alone(monkeypatch, error):
+    def refuse(_):
+        raise error("no mallopt")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    keep_memory()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    keep_memory()
 
 
 def test_an_argument_of_a_config_is_checked():

@@ -117,3 +117,85 @@ def test_what_protocols_share_is_said_once():
     assert line(["Blur; x; y", "Noise; x; y"]) == ["Protocol: x; y."]
     assert line(["Blur; x; y; u", "Blur; x; z"]) == ["Protocol: x. With: y, u; z."]
     assert line(["Blur; x; y", "Blur; x"]) == ["Protocol: x. Some with: y."]
+
+
+# Rows of synthesis
+
+
+def synthesis_record(fid, seconds=90.0, resumed=0, steps=3000, protocol="features of x", **more):
+    return {
+        "metrics": {"fid": fid, **more},
+        "floor": {"real_fid": 0.25},
+        "protocol": protocol,
+        "count": 10_000,
+        "training": {
+            "wall_time_s": seconds,
+            "resumed_at_step": resumed,
+            "steps": steps,
+            "batch_size": 64,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def synthesis():
+    return load_module(ROOT / PAPER_TABLES / "_synthesis.py")
+
+
+NAMES = {"hinge": "Hinge", "hinge_sn": "Hinge, spectral norm", "r1": "R1"}
+
+
+def test_rows_are_means_and_deviations_over_seeds(synthesis):
+    records = {
+        "hinge_0": synthesis_record(1.0, seconds=60, modes=998),
+        "hinge_1": synthesis_record(2.0, seconds=90, modes=1000),
+        "hinge_2": synthesis_record(3.0, seconds=600, modes=999),
+        "hinge_sn_0": synthesis_record(1234.567, seconds=30, modes=1000),
+        "other_0": synthesis_record(5.0, steps=1),
+    }
+    titles, lines, record = synthesis.rows(records, NAMES, {"fid": 2, "modes": 0})
+    assert titles == ["FID", "modes", "time a run", "seeds"]
+    assert lines == [
+        ["Hinge", "2.00 ± 1.00", "999 ± 1", "1.5 min", "3"],
+        ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "1"],
+    ]
+    assert record == records["hinge_0"]
+    said = synthesis.budget_and_protocol(record)
+    assert "3,000 steps of 64 images, 10,000 samples" in said
+    assert "Protocol: features of x." in said
+
+
+def test_rows_are_blank_where_a_run_has_no_such_measure(synthesis):
+    records = {
+        "hinge_0": synthesis_record(1.0, coverage=0.5),
+        "hinge_1": synthesis_record(2.0),
+        "r1_0": synthesis_record(None, coverage=0.5),
+    }
+    _, lines, _ = synthesis.rows(records, NAMES, {"fid": 1, "coverage": 2})
+    assert [line[:3] for line in lines] == [["Hinge", "1.5 ± 0.7", ""], ["R1", "", "0.50"]]
+
+
+def test_the_time_of_a_continued_run_is_not_told(synthesis):
+    records = {
+        "hinge_0": synthesis_record(1.0, seconds=6, resumed=2000),
+        "hinge_1": synthesis_record(1.0, seconds=120),
+        "r1_0": synthesis_record(1.0, seconds=6, resumed=10),
+    }
+    _, lines, _ = synthesis.rows(records, NAMES, {"fid": 1})
+    assert [line[-2:] for line in lines] == [["2.0 min", "2"], ["", "1"]]
+
+
+@pytest.mark.parametrize("other", [{"steps": 2000}, {"protocol": "features of y"}])
+def test_rows_of_unlike_runs_are_refused(synthesis, other):
+    records = {"hinge_0": synthesis_record(1.0), "r1_0": synthesis_record(1.0, **other)}
+    with pytest.raises(InputError, match="must share budget and protocol"):
+        synthesis.rows(records, NAMES, {"fid": 1})
+
+
+def test_there_are_no_rows_without_records(synthesis):
+    assert synthesis.rows({}, NAMES, {"fid": 1})[1:] == ([], None)
+
+
+def test_the_row_of_real_images_has_what_is_known_of_them(synthesis):
+    row = synthesis.real_row(synthesis_record(1.0), {"fid": 2, "checkerboard_energy": 3})
+    assert row == ["*real images*", "0.25", "", "", ""]

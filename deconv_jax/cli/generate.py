@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.common import checkpoint_step, keep_compiled
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
 
 _SAMPLES, _STEPS = 64, 16
 _GENERATE = """\
@@ -102,7 +102,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     animates = walks and arguments.output and arguments.output.suffix.lower() in work.ANIMATIONS
     columns = arguments.columns or (steps if walks else int(np.ceil(len(latents) ** 0.5)))
     if arguments.output:
-        formats = work.ANIMATIONS if animates else work.STILLS
+        formats = work.STILLS | (work.ANIMATIONS if walks else {})
         size = None if animates else task.generator.image_shape[:2]
         work.check_picture(arguments.output, formats, len(latents), columns, size, arguments.scale)
     kept: list[Any] = []
@@ -140,8 +140,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(
             "--num and --interpolate do not go together: a walk has its latents' number"
         )
-    if arguments.columns is not None and arguments.columns < 1:
-        raise InputError(f"--columns must be at least 1; got {arguments.columns}")
+    if arguments.columns is not None:
+        at_least("columns", arguments.columns, 1)
+    at_least("scale", arguments.scale, 1)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise InputError(f"--individual: {folder} is not a folder")
     if arguments.overwrite:

@@ -113,14 +113,13 @@ def check_picture(
 
     Args:
       path: of the file.
-      formats: `STILLS` or `ANIMATIONS`.
+      formats: `STILLS`, `ANIMATIONS` or both.
       count: images.
       columns: images beside one another.
       size: height and width of an image; None for an animation.
       scale: pixels a side that an image's pixel is drawn with.
     """
     _format(path, formats)
-    at_least("scale", scale, 1)
     if size is not None:
         height, width = scale * size[0] * -(-count // columns), scale * size[1] * columns
         if max(height, width) > _LARGEST_PICTURE:

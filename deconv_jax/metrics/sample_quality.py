@@ -72,7 +72,10 @@ def classified_as(
 
 
 def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
-    """The measures of `PROTOCOL` that what was seen permits, by name; the order of rows is no matter.
+    """The measures of `PROTOCOL` that what was seen permits, by name.
+
+    Rows are taken in a random order of fixed seeds, so that blocks and parts are fair samples of sets
+    that come sorted.
 
     Raises:
       InputError: as the measures do.
@@ -112,7 +115,7 @@ def _of_classes(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
         modes, reverse_kl = generative.mode_coverage(
             classified_as(fake), classified_as(real), classes**planes
         )
-        measures |= {"modes": modes, "reverse_kl": reverse_kl}
+        measures |= {"modes": float(modes), "reverse_kl": reverse_kl}
     if planes == 1 and len(fake) >= generative.INCEPTION_SPLITS:
         score, deviation = generative.inception_score(fake[:, 0])
         measures |= {"inception_score": score, "inception_score_deviation": deviation}

@@ -155,13 +155,17 @@ def _apply(
 
 def _inception(name: str) -> Extractor:
     path = Path(os.environ.get(INCEPTION_WEIGHTS, f"${INCEPTION_WEIGHTS}"))
-    module, variables = load_inception(path)
+    try:
+        module, variables = load_inception(path)
+    except InputError as error:
+        raise InputError(f"${INCEPTION_WEIGHTS}: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
         features, _ = _apply(module, variables, resize_for_inception(images, INCEPTION[name]))
         # The Inception Score's code leaves the bias of the logits out.
-        logits = features @ variables["params"]["fc"]["kernel"]
+        with jax.default_matmul_precision("highest"):
+            logits = features @ variables["params"]["fc"]["kernel"]
         return features, jax.nn.softmax(logits)[:, None]
 
     description = (

@@ -12,6 +12,7 @@ from PIL import Image
 from deconv_jax.cli import main
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment, load_synthesis, train
+from deconv_jax.inference import generate as work
 from deconv_jax.inference.generate import generate, numbered_latents, walk
 
 CLASSES = 10
@@ -135,10 +136,15 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
         (["--output", "a.png", "--interpolate", "1"], "interpolate must be at least 2; got 1"),
         (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
         (["--output", "a.png", "--seed", "-1"], "seed must be at least 0; got -1"),
-        (["--output", "a.png", "--columns", "0"], "--columns must be at least 1; got 0"),
+        (["--output", "a.png", "--columns", "0"], "columns must be at least 1; got 0"),
         (["--output", "a.png", "--scale", "0"], "scale must be at least 1; got 0"),
+        (["--individual", "each", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
         (["--output", "a.mp4"], "a.mp4 must end in .png"),
+        (["--output", "a.gif"], "a.gif must end in .png"),
+        (["--output", "a"], "a must end in .png"),
+        (["--output", "a.mp4", "--interpolate", "2"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4", "--individual", "each"], "a.mp4 must end in .png"),
         (["--output", "a.png", "--class", "3"], "trained without classes"),
         (["--output", "a.png", "--num", "400", "--scale", "20"], "wanted are at most 10000"),
         (["--output", "a.png", "--step", "7"], "7"),
@@ -148,7 +154,9 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     run, tmp_path, monkeypatch, capsys, flags, words
 ):
     workdir = run(0)
+    capsys.readouterr()  # What the training said.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "generate", lambda *_: pytest.fail("samples were made"))
     assert main(["generate", "--checkpoint", str(workdir), *flags]) == 2
     errors = capsys.readouterr().err
     assert words in errors
@@ -160,6 +168,31 @@ def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
     words = ["--checkpoint", str(run(CLASSES)), "--output", str(tmp_path / "a.png")]
     assert main(["generate", *words, "--class", "10"]) == 2
     assert "--class must be from 0 to 9; got 10" in capsys.readouterr().err
+
+
+def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
+    path = tmp_path / "walk.png"
+    words = ["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]
+    words += ["--interpolate", "2", "--steps", "3"]
+    assert main(words) == 2
+    assert "of one class: give --class" in capsys.readouterr().err
+    assert not path.exists()
+    assert main([*words, "--class", "3"]) == 0
+    task, variables = load_synthesis(run(CLASSES))
+    latents = walk(numbered_latents(2, task.latent_dim, seed=0), 3)
+    images = generate(task.sample, variables, latents, np.full(6, 3, np.int32))
+    first = next(images)[0, ..., 0]
+    np.testing.assert_array_equal(pixels(path)[:32, :32], first)
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
+    path = tmp_path / "each"
+    path.write_bytes(b"mine")
+    words = ["generate", "--checkpoint", str(run(0)), "--individual", str(path), *more]
+    assert main(words) == 2
+    assert f"{path} is not a folder" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
 
 
 def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):

@@ -295,14 +295,28 @@ def test_mode_coverage_is_the_count_and_the_reverse_divergence():
     generator = np.random.default_rng(0)
     labels, reference = generator.integers(3, 9, 200), generator.integers(0, 10, 500)
     modes, divergence = mode_coverage(labels.astype(np.uint8), reference, 10)
-    shares = [np.bincount(x, minlength=10) for x in (labels, reference)]
+    fake, real = (np.bincount(x, minlength=10) for x in (labels, reference))
     assert modes == 6
-    assert divergence == pytest.approx(scipy.stats.entropy(*shares), rel=1e-12)
-    assert mode_coverage(reference, reference, 10) == (10, pytest.approx(0, abs=1e-15))
+    # Every mode's real samples count as one more than they are.
+    assert divergence == pytest.approx(scipy.stats.entropy(fake, real + 1), rel=1e-12)
+    even = np.tile(np.arange(10), 7)
+    assert mode_coverage(even, even, 10) == (10, pytest.approx(0, abs=1e-15))
 
 
-def test_a_mode_without_real_samples_is_infinitely_far():
-    assert mode_coverage(np.array([0, 1]), np.array([0, 0]), 3) == (2, np.inf)
+def test_a_mode_without_real_samples_is_far_but_not_infinitely():
+    modes, divergence = mode_coverage(np.array([0, 1]), np.array([0, 0]), 3)
+    assert modes == 2
+    # Shares of 1/2 each beside 3/5 and 1/5.
+    assert divergence == pytest.approx(0.5 * np.log(5 / 6) + 0.5 * np.log(5 / 2), rel=1e-12)
+    more = mode_coverage(np.array([0, 1]), np.zeros(200, int), 3)[1]
+    assert divergence < more < np.inf
+
+
+def test_divergence_of_a_sample_from_another_of_its_distribution():
+    """About (modes - 1) / n, for n of either."""
+    samples = np.random.default_rng(0).integers(0, 100, (50, 2, 5000))
+    divergences = [mode_coverage(labels, reference, 100)[1] for labels, reference in samples]
+    assert np.mean(divergences) == pytest.approx(99 / 5000, rel=0.1)
 
 
 def test_divergence_of_a_sample_from_its_own_shares():

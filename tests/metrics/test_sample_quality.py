@@ -25,7 +25,7 @@ def test_rows_of_mask_zero_are_left_out():
     arrays = {
         "features": RNG.normal(size=(7, 4)),
         "probabilities": RNG.random((7, 1, 3)),
-        "images": RNG.random((7, 2, 2, 1)),
+        "images": RNG.integers(0, 256, (7, 2, 2, 1)).astype(np.uint8),
         "energy": RNG.random(7),
     }
     masks = [[1, 0, 1], [1, 1, 0, 0]]
@@ -41,11 +41,13 @@ def test_what_was_not_seen_is_none():
     assert (seen.probabilities, seen.images, seen.energy) == (None, None, None)
 
 
-def test_images_are_kept_of_the_first_thousand_alone():
-    arrays = {"features": np.zeros((2400, 1)), "images": np.zeros((2400, 1, 1, 1), np.float32)}
+def test_all_images_are_kept_and_in_8_bits():
+    images = RNG.integers(0, 256, (2400, 1, 1, 1)).astype(np.uint8)
+    arrays = {"features": np.zeros((2400, 1)), "images": images}
     seen = gathered(batches_of(arrays, (600,) * 4, np.ones((4, 600))))
     assert len(seen.features) == 2400
-    assert len(seen.images) == 1200
+    assert seen.images.dtype == np.uint8
+    np.testing.assert_array_equal(seen.images, images)
 
 
 @pytest.mark.parametrize("batches", [[], [({"features": np.zeros((2, 1))}, np.zeros(2))]])
@@ -66,12 +68,13 @@ def test_the_class_of_several_planes_is_the_number_that_they_spell():
     np.testing.assert_array_equal(classified_as(one_hot([[2, 1], [0, 2]], 3)), [7, 2])
 
 
-def seen_of(count, *, planes=0, energy=False, images=False, seed=0):
+def seen_of(count, *, planes=0, classes=10, energy=False, images=0, seed=0):
+    """Random; images of so many pixels a side."""
     random = np.random.default_rng(seed)
     return Seen(
         random.normal(size=(count, 4)),
-        one_hot(random.integers(0, 10, (count, planes))) if planes else None,
-        random.random((count, 16, 16, 1)).astype(np.float32) if images else None,
+        one_hot(random.integers(0, classes, (count, planes)), classes) if planes else None,
+        random.integers(0, 256, (count, images, images, 1)).astype(np.uint8) if images else None,
         random.random(count) if energy else None,
     )
 
@@ -85,14 +88,18 @@ def seen_of(count, *, planes=0, energy=False, images=False, seed=0):
             {"modes", "reverse_kl", "inception_score", "inception_score_deviation"},
         ),
         ({"planes": 3}, {"modes", "reverse_kl"}),
+        # More classes than would be modes of the data.
+        ({"planes": 1, "classes": 1008}, {"inception_score", "inception_score_deviation"}),
+        ({"planes": 3, "classes": 11}, set()),
         ({"energy": True}, {"checkerboard_energy", "real_checkerboard_energy"}),
-        ({"images": True}, {"diversity", "real_diversity"}),
+        ({"images": 16}, {"diversity", "real_diversity"}),
+        # MS-SSIM has windows of 11 pixels.
+        ({"images": 11}, {"diversity", "real_diversity"}),
+        ({"images": 10}, set()),
     ],
 )
 def test_measures_are_those_that_what_was_seen_permits(options, more):
-    real = seen_of(60, **options)
-    # Of the same classes: a mode without a real sample is infinitely far.
-    fake = Seen(seen_of(60, seed=1).features, real.probabilities, real.images, real.energy)
+    real, fake = seen_of(60, **options), seen_of(60, seed=1, **options)
     measures = sample_quality(real, fake)
     assert set(measures) == OF_FEATURES | more
     assert all(np.isfinite(value) for value in measures.values())
@@ -101,8 +108,82 @@ def test_measures_are_those_that_what_was_seen_permits(options, more):
             *(generative.FeatureStatistics.of(s.features) for s in (real, fake))
         )
     )
-    for name in more & {"checkerboard_energy", "diversity"}:
-        assert measures[name] == pytest.approx(measures[f"real_{name}"])
+    for prefix, seen in (("real_", real), ("", fake)):
+        if "checkerboard_energy" in more:
+            assert measures[f"{prefix}checkerboard_energy"] == np.median(seen.energy)
+        if "diversity" in more:
+            every_pair = generative.diversity((seen.images / 255).astype(np.float32), pairs=4000)
+            assert measures[f"{prefix}diversity"] == pytest.approx(every_pair, abs=0.01)
+
+
+def test_the_score_of_classes_needs_a_sample_a_part():
+    for count, there in ((9, False), (10, True)):
+        measures = sample_quality(*(seen_of(count, planes=1, seed=seed) for seed in range(2)))
+        assert ("inception_score" in measures) == there
+        assert "modes" in measures
+
+
+def of_classes(count):
+    """All that can be seen of images of ten classes far apart, in their order."""
+    random = np.random.default_rng(2)
+    labels = np.arange(count) * 10 // count
+    dark = (labels[:, None, None, None] * 20 + random.integers(0, 50, (count, 12, 12, 1))) % 256
+    return Seen(
+        one_hot(labels) * 3 + random.normal(size=(count, 10)),
+        0.9 * one_hot(labels)[:, None] + 0.01,
+        dark.astype(np.uint8),
+        labels + random.random(count),
+    )
+
+
+def in_order(seen, order):
+    return Seen(
+        *(array[order] for array in (seen.features, seen.probabilities, seen.images, seen.energy))
+    )
+
+
+def test_the_order_of_the_data_makes_no_difference():
+    """Data sets are often sorted by class, of which blocks and parts of neighbours would be."""
+    count = 3000
+    real = of_classes(count)
+    fake = Seen(real.features + 0.1, real.probabilities, real.images, real.energy)
+    rng = np.random.default_rng(3)
+    mixed = [in_order(seen, rng.permutation(count)) for seen in (real, fake)]
+    expected = sample_quality(*mixed)
+    within = {
+        "kid": 4 * expected["kid_standard_error"],
+        "kid_standard_error": 2 * expected["kid_standard_error"],
+        "inception_score": 0.1,
+        "inception_score_deviation": 0.1,
+        "diversity": 0.01,
+        "real_diversity": 0.01,
+    }
+    for pair in ((real, mixed[1]), (mixed[0], fake)):
+        measures = sample_quality(*pair)
+        assert set(measures) == set(expected)
+        for name, value in measures.items():
+            assert value == pytest.approx(expected[name], rel=1e-6, abs=within.get(name, 0)), name
+    # What the blocks and parts of sorted rows would have said.
+    kid, _ = generative.kernel_distance(real.features, mixed[1].features)
+    assert abs(kid - expected["kid"]) > 10 * within["kid"]
+    score, _ = generative.inception_score(fake.probabilities[:, 0])
+    assert score < expected["inception_score"] - 1
+
+
+def test_the_same_rows_have_the_same_bits():
+    real, fake = of_classes(300), in_order(of_classes(300), slice(None, None, -1))
+    assert sample_quality(real, fake) == sample_quality(real, fake)
+
+
+def test_diversity_is_of_the_whole_set_and_not_of_its_first_thousand():
+    """The first 1,000 images are one image, the other 3,000 are noise."""
+    images = np.random.default_rng(4).integers(0, 256, (4000, 12, 12, 1)).astype(np.uint8)
+    images[:1000] = images[0]
+    seen = Seen(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
+    measures = sample_quality(seen, seen)
+    # A sixteenth of the pairs are of the same image.
+    for name in ("diversity", "real_diversity"):
+        assert measures[name] < 0.15
 
 
 def test_a_kid_of_several_blocks_has_a_standard_error():
@@ -120,8 +201,8 @@ def test_one_measure_sees_what_another_set_would_not():
         Seen(real.features, reference), Seen(fake.features, few.astype(np.float64))
     )
     assert measures["modes"] == 2
-    # Two of the 60 real images are of these modes, and all samples.
-    assert measures["reverse_kl"] == pytest.approx(np.log(30), rel=1e-6)
+    # Two of the 60 real images are of these modes, and all samples; 1,000 counts are one more.
+    assert measures["reverse_kl"] == pytest.approx(np.log(0.5 / (2 / 1060)), rel=1e-6)
 
 
 def test_an_energy_that_is_not_known_counts_for_nothing():

@@ -1,10 +1,12 @@
 """Feature extractors: the shipped files are what their records say, and names are checked."""
 
+import hashlib
 import json
 import os
 from importlib import resources
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,14 @@ import safetensors.numpy
 from deconv_jax.data.augment import center_resize
 from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
-from deconv_jax.models.extractors import SHIPPED, load_extractor, save_extractor
+from deconv_jax.models import extractors
+from deconv_jax.models.extractors import (
+    INCEPTION,
+    INCEPTION_WEIGHTS,
+    SHIPPED,
+    load_extractor,
+    save_extractor,
+)
 
 FOLDER = resources.files("deconv_jax.models") / "pretrained"
 on_shipped = pytest.mark.parametrize("name", SHIPPED)
@@ -136,7 +145,8 @@ def test_pixels_are_the_image_at_8_by_8():
         ("digit", ["'digit'", "did you mean 'digits'?"]),
         ("Mnist", ["'Mnist'", "did you mean 'mnist'?"]),
         ("pixel", ["'pixel'", "did you mean 'pixels'?"]),
-        ("resnet50", ["'resnet50'", "known are: ", "inception:PATH", "pixels"]),
+        ("resnet50", ["'resnet50'", "known are: ", "inception", "inception-clean", "pixels"]),
+        ("inception:weights.pth", ["'inception:weights.pth'", "'inception"]),
     ],
 )
 def test_an_unknown_name_names_the_closest(name, words):
@@ -145,9 +155,61 @@ def test_an_unknown_name_names_the_closest(name, words):
     assert [word for word in words if word not in str(raised.value)] == []
 
 
-def test_a_missing_file_of_weights_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.pth"):
-        load_extractor(f"inception:{tmp_path / 'none.pth'}")
+on_inception = pytest.mark.parametrize("name", INCEPTION)
+
+
+@on_inception
+def test_a_missing_file_of_weights_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(INCEPTION_WEIGHTS, str(tmp_path / "none.pth"))
+    with pytest.raises(InputError, match=r"none\.pth: give the path"):
+        load_extractor(name)
+
+
+@on_inception
+def test_without_the_weights_the_variable_that_names_them_is_told(tmp_path, monkeypatch, name):
+    monkeypatch.delenv(INCEPTION_WEIGHTS, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"\$DECONV_JAX_INCEPTION"):
+        load_extractor(name)
+
+
+class MeanColours(nn.Module):
+    """In place of InceptionV3: the mean of each channel as features, and logits with a bias."""
+
+    @nn.compact
+    def __call__(self, images):
+        assert images.shape[1:] == (299, 299, 3)
+        features = images.mean((1, 2))
+        return features, nn.Dense(5, name="fc")(features)
+
+
+@on_inception
+def test_probabilities_of_inception_leave_the_bias_out(tmp_path, monkeypatch, name):
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 5)).astype(np.float32)
+    dense = {"kernel": kernel, "bias": np.float32([0, 50, 0, -50, 0])}
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"weights")
+    asked = []
+
+    def load_inception(path):
+        asked.append(path)
+        return MeanColours(), {"params": {"fc": dense}}
+
+    monkeypatch.setenv(INCEPTION_WEIGHTS, str(path))
+    monkeypatch.setattr(extractors, "load_inception", load_inception)
+    # Not by `load_extractor`, which would keep this one for other tests.
+    extractor = extractors._inception(name)
+    assert asked == [path]
+    colours = random.random((4, 3)).astype(np.float32)
+    images = jnp.broadcast_to(colours[:, None, None], (4, 5, 5, 3))
+    features, probabilities = extractor.apply(extractor.variables, images)
+    np.testing.assert_allclose(features, colours, rtol=1e-4)
+    assert probabilities.shape == (4, 1, 5)
+    np.testing.assert_allclose(probabilities[:, 0], jax.nn.softmax(colours @ kernel), rtol=1e-3)
+    assert extractor.name == name
+    assert f"{INCEPTION[name]} resize" in extractor.description
+    assert hashlib.sha256(b"weights").hexdigest()[:16] in extractor.description
 
 
 def test_a_loaded_extractor_is_kept():

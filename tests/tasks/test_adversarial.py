@@ -148,9 +148,10 @@ def judge_in_torch(params, images):
 
 
 def squared_norms_in_torch(params, images):
-    images = images.detach().requires_grad_()
-    logits = judge_in_torch(params, images)
-    (slopes,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    """By images in [-1, 1], as the papers have them; those given are in [0, 1]."""
+    signed = (2 * images - 1).detach().requires_grad_()
+    logits = judge_in_torch(params, (signed + 1) / 2)
+    (slopes,) = torch.autograd.grad(logits.sum(), signed, create_graph=True)
     return slopes.square().sum((1, 2, 3))
 
 
@@ -191,13 +192,14 @@ def test_penalties_and_their_gradients_are_those_of_pytorch(assert_trees_equal, 
     assert_trees_equal(gradients, {k: params[k].grad.numpy() for k in gradients}, relative=1e-5)
 
 
-def test_a_penalty_of_a_linear_judge_is_the_length_of_its_weights():
+def test_a_penalty_of_a_linear_judge_is_the_length_of_its_weights_over_images_in_minus_1_to_1():
     weights = jnp.asarray(draw(8, 8, 2))
 
     def linear(images):
         return jnp.sum(images * weights[None], axis=(1, 2, 3)) + 3.0
 
-    length = float(jnp.linalg.norm(weights))
+    # Of a step of 1 in [0, 1] that in [-1, 1] is half.
+    length = 0.5 * float(jnp.linalg.norm(weights))
     assert r1_penalty(linear, IMAGES) == pytest.approx(0.5 * length**2, rel=1e-5)
     penalty = gradient_penalty(linear, IMAGES, OTHERS, jnp.asarray(POSITION))
     assert penalty == pytest.approx((length - 1) ** 2, rel=1e-5)
@@ -216,9 +218,9 @@ def test_the_gradient_penalty_is_finite_where_the_judge_is_flat():
 
 @pytest.mark.parametrize(("position", "expected"), [(0.0, OTHERS), (1.0, IMAGES)])
 def test_positions_lead_from_the_generated_image_to_the_real_one(position, expected):
-    """The gradient of half the square of an image is the image."""
+    """The gradient of the square of an image in [-1, 1] over four, x = (1 + y) / 2, is the image."""
     penalty = gradient_penalty(
-        lambda x: 0.5 * jnp.sum(jnp.square(x), axis=(1, 2, 3)),
+        lambda x: jnp.sum(jnp.square(x), axis=(1, 2, 3)),
         IMAGES,
         OTHERS,
         jnp.full(5, position),

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deconv_jax.data.augment import example_keys
+from deconv_jax.data.augment import center_resize, example_keys
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
+from deconv_jax.metrics import generative
 from deconv_jax.models import Classifier, DCGANDiscriminator, DCGANGenerator
+from deconv_jax.models.extractors import load_extractor
 from deconv_jax.models.gan import draw_latents
-from deconv_jax.tasks import Synthesis
+from deconv_jax.tasks import Synthesis, synthesis
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
 
@@ -149,9 +151,10 @@ class Reference:
         )
 
     def squared_slopes(self, images):
-        images = images.detach().requires_grad_()
-        total = self.judge(images, keep=False).sum()
-        (slopes,) = torch.autograd.grad(total, images, create_graph=True)
+        """By images in [-1, 1]."""
+        signed = (2.0 * images - 1.0).detach().requires_grad_()
+        total = self.judge(0.5 * (signed + 1.0), keep=False).sum()
+        (slopes,) = torch.autograd.grad(total, signed, create_graph=True)
         return slopes.square().sum((1, 2, 3))
 
     def step(self, number, batch):
@@ -396,6 +399,34 @@ def test_a_sample_does_not_depend_on_the_others():
     np.testing.assert_allclose(alone, together[2:3], atol=1e-6)
 
 
+# Precision
+
+
+def test_in_bf16_a_step_stays_finite_and_its_parameters_in_float32():
+    task = task_of(
+        (),
+        {"spectral_norm": True},
+        optimizer=Optimizer(learning_rate=0.002, momentum=0.5, ema_decay=0.5),
+        precision="bf16",
+        r1=1.0,
+        augment=("translation",),
+    )
+    states, scalars, _ = trained(task, 2)
+    assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves(states[-1].params)} == {
+        np.dtype("float32")
+    }
+    for before, after in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[-1]), strict=True):
+        assert before.dtype == after.dtype
+        assert np.isfinite(after).all()
+    assert moved(states[0].params, states[-1].params) == 1.0
+    assert all(np.isfinite(value) for of_step in scalars for value in of_step.values())
+    # It is not float32 under another name, nor far from it.
+    _, exact, _ = trained(dataclasses.replace(task, precision="f32"), 1)
+    for name in ("discriminator_loss", "generator_loss", "r1_penalty"):
+        assert scalars[0][name] != exact[0][name]
+        assert scalars[0][name] == pytest.approx(exact[0][name], rel=0.05, abs=0.02)
+
+
 # Measures
 
 
@@ -404,10 +435,10 @@ MANY = 30
 
 
 @functools.cache
-def measured_state():
+def measured_state(task=MEASURED):
     """A state whose generator makes images that differ."""
     example = {"image": np.zeros((1, 28, 28, 1), np.uint8)}
-    state = jax.jit(MEASURED.init)(FAST_KEY, example)
+    state = jax.jit(task.init)(FAST_KEY, example)
     return dataclasses.replace(
         state, ema=state.ema | {"params": jax.tree.map(lambda a: 2 * a, state.ema["params"])}
     )
@@ -459,7 +490,10 @@ def test_against_its_own_samples_a_generator_is_perfect():
     assert measured["fid"] == pytest.approx(0.0, abs=1e-6)
     perfect = ("precision", "recall", "coverage")
     assert [measured[name] for name in perfect] == [1.0, 1.0, 1.0]
-    assert measured["diversity"] == pytest.approx(measured["real_diversity"], abs=1e-6)
+    # The same images in two orders, so that other pairs of them are compared.
+    diversity = generative.diversity(own_samples(MANY) / np.float32(255), pairs=4000)
+    for name in ("diversity", "real_diversity"):
+        assert measured[name] == pytest.approx(diversity, abs=0.01)
     # The same logits cannot be on both sides of the boundary.
     assert measured["real_accuracy"] + measured["fake_accuracy"] == pytest.approx(1.0)
 
@@ -467,9 +501,81 @@ def test_against_its_own_samples_a_generator_is_perfect():
 def test_the_baseline_is_other_real_images():
     source = ArraySource({"image": REAL, "index": np.arange(MANY)})
     measured = MEASURED.baseline(source, source)
-    assert set(measured) == {"real_fid", "real_kid", "real_coverage"}
+    names = ("fid", "kid", "precision", "recall", "density", "coverage", "repetition")
+    assert set(measured) == {f"real_{name}" for name in names}
     assert measured["real_fid"] == pytest.approx(0.0, abs=1e-6)
-    assert measured["real_coverage"] == 1.0
+    assert [measured[f"real_{name}"] for name in ("precision", "recall", "coverage")] == [1.0] * 3
+
+
+def shades(counts):
+    """A source of so many images of each class in turn, each class a gray of its own."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    noise = np.random.default_rng(len(labels)).integers(0, 30, (len(labels), *SHAPE))
+    images = (noise + 100 * labels[:, None, None, None]).astype(np.uint8)
+    return ArraySource(
+        {"image": images, "label": labels.astype(np.int32), "index": np.arange(len(labels))}
+    )
+
+
+def test_the_baseline_is_of_the_same_classes_if_there_are_classes():
+    """As many of each as in the test set, whatever the training set has."""
+    train, test = shades((40, 60, 500)), shades((60, 36, 4))
+    plain, conditional = task_of(), task_of({"num_classes": 3}, {"num_classes": 3})
+    of_classes = conditional.baseline(train, test)
+    # Of the first class there are 40 for 60, which is a little.
+    enough = conditional.baseline(shades((70, 60, 500)), test)
+    assert enough["real_fid"] < 0.1 < of_classes["real_fid"] < 1.0
+    assert enough["real_coverage"] > 0.8
+    assert plain.baseline(train, test)["real_fid"] > 5.0
+
+
+def test_the_baseline_is_drawn_from_all_the_training_images():
+    """The first of which, as many as there are test images, are all of one class."""
+    task, test = task_of(), shades((33, 33, 34))
+    measured = task.baseline(shades((200, 200, 200)), test)
+    assert measured["real_fid"] < 0.5
+    assert task.baseline(shades((200, 1, 1)), test)["real_fid"] > 5.0
+    assert task.baseline(shades((200, 200, 200)), test) == measured
+
+
+LOOKS_AT_MORE = {
+    "minibatch_std": {"minibatch_std": 4},
+    "batch norm": {"norm": "batch"},
+}
+
+
+@pytest.mark.parametrize("discriminator", LOOKS_AT_MORE.values(), ids=LOOKS_AT_MORE)
+def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(discriminator):
+    """Batches that its groups do not divide and fillings among the images change nothing."""
+    task = dataclasses.replace(
+        MEASURED, discriminator=DCGANDiscriminator(**{"width": 2, "norm": "none"} | discriminator)
+    )
+    state = measured_state(task)
+    whole, filled = (task.evaluate(state, split_into(REAL, size)) for size in (15, 16))
+    assert "fid" in whole
+    assert not {"real_accuracy", "fake_accuracy"} & set(whole)
+    assert filled == pytest.approx(whole, rel=1e-5, abs=1e-6)
+
+
+def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch):
+    """Those that were resized are between the levels."""
+    seen = {}
+    monkeypatch.setattr(
+        synthesis, "sample_quality", lambda real, fake: seen.update(real=real, fake=fake) or {}
+    )
+    task = dataclasses.replace(MEASURED, resize=True)
+    images = RNG.integers(0, 256, (16, 40, 40, 1)).astype(np.uint8)
+    task.evaluate(measured_state(task), split_into(images, 8))
+    small = center_resize(jnp.asarray(images / np.float32(255)), (28, 28))
+    for name in ("real", "fake"):
+        assert (seen[name].images.dtype, seen[name].images.shape) == (np.uint8, (16, 28, 28, 1))
+        extractor = load_extractor("pixels")
+        features, _ = extractor.apply({}, jnp.asarray(seen[name].images / np.float32(255)))
+        np.testing.assert_allclose(seen[name].features, features, atol=1e-6)
+    assert np.abs(seen["real"].images - 255.0 * np.asarray(small)).max() <= 0.5 + 1e-3
+    of_evaluation = seen["real"].features
+    task.baseline(*[ArraySource({"image": images, "index": np.arange(16)})] * 2)
+    np.testing.assert_allclose(seen["real"].features, of_evaluation, atol=1e-6)
 
 
 def test_pictures_are_of_data_and_of_samples():
@@ -489,25 +595,32 @@ def test_pictures_are_of_data_and_of_samples():
     )
 
 
-HEALTHY = {
-    "real_accuracy": 0.8,
-    "fake_accuracy": 0.999,
-    "repetition": 0.0,
-    "coverage": 0.6,
-}
+MEASURES = {"repetition": 0.0, "coverage": 0.6}
+SCALARS = {"real_accuracy": 0.8, "fake_accuracy": 0.999}
 
 
 @pytest.mark.parametrize(
-    ("metrics", "words"),
+    ("metrics", "scalars", "words"),
     [
-        ({}, []),
-        ({"real_accuracy": 1.0}, ["tells 100.0% of real and 99.9% of generated", "r1"]),
-        ({"repetition": 0.4}, ["40.0% of the samples repeat", "60.0% of the data", "collapsed"]),
-        ({"coverage": 0.001}, ["0.0% of the samples", "cover 0.1% of the data", "collapsed"]),
+        ({}, {}, []),
+        ({}, {"real_accuracy": 1.0}, ["tells 100.0% of real and 99.9% of generated", "r1"]),
+        # Accuracies on images that the discriminator does not learn from are no matter.
+        ({"real_accuracy": 1.0, "fake_accuracy": 1.0}, {}, []),
+        (
+            {"real_accuracy": 0.1, "fake_accuracy": 0.1},
+            {"real_accuracy": 0.992},
+            ["tells 99.2% of real and 99.9% of generated"],
+        ),
+        (
+            {"repetition": 0.4},
+            {},
+            ["40.0% of the samples repeat", "60.0% of the data", "collapsed"],
+        ),
+        ({"coverage": 0.001}, {}, ["0.0% of the samples", "cover 0.1% of the data", "collapsed"]),
     ],
 )
-def test_warnings(metrics, words):
-    told = MEASURED.warnings(HEALTHY | metrics)
+def test_warnings(metrics, scalars, words):
+    told = MEASURED.warnings(MEASURES | metrics, SCALARS | scalars)
     assert len(told) == bool(words)
     assert [word for word in words if word not in "".join(told)] == []
 
@@ -538,6 +651,17 @@ def test_warnings(metrics, words):
         (lambda: task_of(r1=-1.0), ["task.r1", "at least 0", "-1"]),
         (lambda: task_of(gradient_penalty=-1.0), ["task.gradient_penalty", "at least 0"]),
         (
+            lambda: task_of((), {"norm": "batch"}, gradient_penalty=10.0),
+            ["task.gradient_penalty", "task.discriminator.norm is 'batch'"],
+        ),
+        (
+            lambda: task_of(loss="wasserstein"),
+            [
+                *("task.loss='wasserstein'", "task.gradient_penalty=10.0", "task.r1"),
+                "task.discriminator.spectral_norm",
+            ],
+        ),
+        (
             lambda: dataclasses.replace(MEASURED, discriminator=Classifier(num_classes=10)),
             ["task.discriminator Classifier is no discriminator"],
         ),
@@ -559,6 +683,20 @@ def test_a_task_names_what_it_cannot_use(make, words):
     with pytest.raises(InputError) as raised:
         make()
     assert [word for word in words if word not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("discriminator", "fields"),
+    [
+        ({}, {"gradient_penalty": 10.0}),
+        ({}, {"r1": 1.0}),
+        ({"spectral_norm": True}, {}),
+        ({"norm": "batch", "spectral_norm": True}, {}),
+    ],
+)
+def test_a_wasserstein_loss_has_any_bound_on_its_discriminator(discriminator, fields):
+    task = task_of((), discriminator, loss="wasserstein", **fields)
+    assert task.loss == "wasserstein"
 
 
 def initialised(task, batch):

@@ -3,17 +3,19 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 
 from deconv_jax.cli import load_config
 from deconv_jax.experiment import Experiment, train
+from deconv_jax.tasks import Autoencoding
 from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, read_metrics
 
 
 @pytest.fixture
-def assert_resumes(tmp_path, monkeypatch, last_state, assert_trees_equal):
+def assert_resumes(tmp_path, monkeypatch, last_state, logged, assert_trees_equal):
     """Asserts that a run stopped at step 6 of 8, off the saving grid, ends as one never stopped."""
 
     def check(config):
@@ -26,6 +28,7 @@ def assert_resumes(tmp_path, monkeypatch, last_state, assert_trees_equal):
         result = train(experiment, tmp_path / "stopped")
         assert result["resumed_at_step"] == 6
         assert_trees_equal(last_state(tmp_path / "stopped"), last_state(tmp_path / "whole"))
+        assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
 
     return check
 
@@ -72,6 +75,56 @@ def test_random_augmentation_resumes_exactly(assert_resumes, digits_dir):
     config["training"] = rhythm | {"steps_per_call": 2}
     assert config["task"]["translate"] > 0
     assert_resumes(config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"data__cache": "device", "training__steps_per_call": 2},
+    ],
+    ids=["a step a call", "two steps a call"],
+)
+def test_both_networks_of_synthesis_resume_exactly(assert_resumes, small_config, overrides):
+    """The vectors of spectral norm, two optimisers and an average are in the state."""
+    config = small_config(**overrides)
+    networks = {"width": 2, "num_classes": 10}
+    config["task"] = {
+        "name": "synthesis",
+        "generator": {"name": "dcgan_generator", "image_shape": (32, 32, 1), "latent_dim": 3}
+        | networks,
+        "discriminator": {"name": "dcgan_discriminator", "spectral_norm": True} | networks,
+        "loss": "hinge",
+        "discriminator_steps": 2,
+        "augment": ("translation",),
+    }
+    config["optimizer"] = {"learning_rate": 1e-3, "momentum": 0.5, "ema_decay": 0.9}
+    assert_resumes(config)
+
+
+def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
+    tmp_path, monkeypatch, capfd, small_config
+):
+    told = []
+
+    def warnings(_, metrics, scalars):
+        told.append((metrics, scalars))
+        return [f"number {len(told)}"]
+
+    monkeypatch.setattr(Autoencoding, "warnings", warnings)
+    config = small_config(training__log_every=1)
+    train(Experiment.from_dict(config), tmp_path / "run")
+    records = read_metrics(tmp_path / "run" / METRICS)
+    losses = {r["step"]: r["loss"] for r in records if r["split"] == "train"}
+    measures = {r["step"]: r for r in records if r["split"] == "validation"}
+    # None of step 0, before which there is no step.
+    assert len(told) == 2
+    for end, (metrics, scalars) in zip((4, 8), told, strict=True):
+        steps = [losses[step] for step in range(end - 3, end + 1)]
+        assert scalars["loss"] == pytest.approx(np.mean(steps), rel=1e-6)
+        assert metrics == {name: measures[end][name] for name in metrics}
+    errors = capfd.readouterr().err
+    assert [errors.count(f"warning: number {n}") for n in (1, 2, 3)] == [1, 1, 0]
 
 
 def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(tmp_path, small_config):

@@ -9,18 +9,10 @@ import pytest
 
 from deconv_jax.cli import EXIT_INTERRUPTED
 from deconv_jax.experiment import CHECKPOINTS, RESULT
-from deconv_jax.training.logging import METRICS, read_metrics
 
 pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 400, 20
-
-
-def logged(workdir):
-    """The records without what a clock wrote; rates and time differ between any two runs."""
-    clocked = ("time", "images_per_second", "first_call_seconds")
-    records = read_metrics(workdir / METRICS)
-    return [{k: v for k, v in r.items() if k not in clocked} for r in records]
 
 
 def wait_until(process, happened):
@@ -47,7 +39,7 @@ def saving(workdir, after):
 
 
 def test_killed_while_training_while_saving_and_asked_to_stop(
-    tmp_path, command, ended, config_file, small_config, last_state, assert_trees_equal
+    tmp_path, command, ended, config_file, small_config, last_state, logged, assert_trees_equal
 ):
     config = config_file(
         small_config(
