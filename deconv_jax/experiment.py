@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,8 @@ _WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of config.data that a run may be continued with other values of: they change no number."""
 _HANDED_DOWN = frozenset({"optimizer", "precision", "seed", "num_steps"})
 """Task fields that are no keys of config.task: they are settings of the whole experiment."""
+
+Learned = TypeVar("Learned", Restoration, Synthesis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,11 +278,7 @@ def load_restoration(
     Raises:
       InputError: as `load_state`, or the run learned something else.
     """
-    task = open_workdir(workdir).task
-    if not isinstance(task, Restoration):
-        raise InputError(
-            f"{workdir} is a run of {type(task).__name__}; wanted is one of Restoration"
-        )
+    task = _task_of(workdir, Restoration)
     model: Any = task.model
     # Parameters do not depend on the size of an image, nor on how it was degraded.
     side = 4 * model.receptive_field().multiple
@@ -307,9 +305,7 @@ def load_synthesis(
     Raises:
       InputError: as `load_state`, or the run learned something else.
     """
-    task = open_workdir(workdir).task
-    if not isinstance(task, Synthesis):
-        raise InputError(f"{workdir} is a run of {type(task).__name__}; wanted is one of Synthesis")
+    task = _task_of(workdir, Synthesis)
     generator: Any = task.generator
     example = {
         "image": jnp.zeros((1, *generator.image_shape), jnp.uint8),
@@ -317,6 +313,15 @@ def load_synthesis(
     }
     _, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
     return task, jax.device_get(task.generator_variables(state))
+
+
+def _task_of(workdir: Path, kind: type[Learned]) -> Learned:
+    task = open_workdir(workdir).task
+    if not isinstance(task, kind):
+        raise InputError(
+            f"{workdir} is a run of {type(task).__name__}; wanted is one of {kind.__name__}"
+        )
+    return task
 
 
 def open_workdir(workdir: Path) -> Experiment:
