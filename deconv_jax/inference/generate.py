@@ -16,9 +16,10 @@ from jax.sharding import PartitionSpec
 from PIL import Image
 
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.images import FORMATS, write_image
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import write_atomically
-from deconv_jax.models.gan import draw_latents, interpolate_latents
+from deconv_jax.models.latents import draw_latents, interpolate_latents
 from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.training.logging import mosaic
 from deconv_jax.training.parallel import Devices
@@ -27,7 +28,8 @@ Tree = Any
 Decode = Callable[[Tree, jax.Array, jax.Array | None], jax.Array]
 """(variables, latents (batch, latent_dim), labels (batch,) or None) -> images in [0, 1]."""
 
-STILLS = {".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+STILLS = {suffix: FORMATS[suffix] for suffix in (".png", ".webp", ".tif", ".tiff")}
+"""Formats that lose nothing, by the ending of a file's name."""
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
 
 _BATCH = 32
@@ -141,9 +143,8 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
     Raises:
       InputError: another suffix, or a file that cannot be written.
     """
-    kind = _format(path, STILLS)
-    picture = _enlarged(mosaic(images, columns), scale)
-    write_atomically(path, functools.partial(_pillow(picture).save, format=kind))
+    _format(path, STILLS)
+    write_image(path, _enlarged(mosaic(images, columns), scale) / np.float32(255))
 
 
 def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
@@ -167,10 +168,7 @@ def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
 def write_each(folder: Path, first: int, images: np.ndarray, scale: int) -> None:
     """Writes images as 000000.png and so on, counted from `first`; errors as `write_picture`."""
     for number, image in enumerate(images, first):
-        picture = _pillow(_enlarged(image, scale))
-        write_atomically(
-            folder / f"{number:06d}.png", functools.partial(picture.save, format="PNG")
-        )
+        write_image(folder / f"{number:06d}.png", _enlarged(image, scale) / np.float32(255))
 
 
 def _format(path: Path, formats: Mapping[str, str]) -> str:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from deconv_jax import ops
@@ -87,7 +88,9 @@ def load_extractor(name: str) -> Extractor:
     fields: dict[str, Any] = dict(record["config"]["task"]["model"])
     del fields["name"]
     module = Classifier(**fields | {"features": tuple(fields["features"])})
-    variables = _nested(safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()))
+    variables = unflatten_dict(
+        safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()), sep="/"
+    )
     scale = float(variables.pop(_SCALE))
     accuracy = record["metrics"]["test"]["accuracy"]
     return Extractor(
@@ -107,21 +110,9 @@ def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> No
       variables: of the classifier.
       scale: root mean square of its penultimate activations.
     """
-    leaves = jax.tree_util.tree_leaves_with_path({**variables, _SCALE: scale})
-    flat = {
-        jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf, np.float32)
-        for keys, leaf in leaves
-    }
-    data = safetensors.numpy.save(flat)
+    flat = flatten_dict({**variables, _SCALE: scale}, sep="/")
+    data = safetensors.numpy.save({k: np.asarray(v, np.float32) for k, v in flat.items()})
     write_atomically(path, lambda file: file.write(data))
-
-
-def _nested(tensors: Mapping[str, np.ndarray]) -> Tree:
-    tree: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        *groups, last = name.split("/")
-        functools.reduce(lambda node, key: node.setdefault(key, {}), groups, tree)[last] = tensor
-    return tree
 
 
 def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:

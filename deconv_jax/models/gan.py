@@ -2,8 +2,9 @@
 
 A generator maps latents, standard normal vectors, to images by enlarging a small map; what enlarges
 is a choice, and `transposed` is the classic one. A discriminator maps images to one logit each.
-DCGAN is Radford et al., arXiv:1511.06434 (there with uniform latents and 5x5 kernels); the convolutional and residual networks with spectral
-normalisation are tables 3 and 4 of Miyato et al., arXiv:1802.05957, at any width.
+DCGAN is Radford et al., arXiv:1511.06434 (there with uniform latents and 5x5 kernels); the
+convolutional and residual networks with spectral normalisation are tables 3 and 4 of Miyato et al.,
+arXiv:1802.05957, at any width.
 
 Given classes, a generator normalises by the class (conditional batch norm) and a discriminator adds
 the projection of its features on the class's vector (Miyato & Koyama, arXiv:1802.05637, equation 3).
@@ -13,12 +14,13 @@ convert to and from [-1, 1] at their own door. And with batch norm a discriminat
 real and generated images in batches of their own.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least
@@ -31,6 +33,7 @@ from deconv_jax.models.layers import (
     NormName,
     Upsample,
     activation,
+    check_labels,
 )
 from deconv_jax.ops.resample import UpsampleMethod
 
@@ -133,13 +136,11 @@ class DCGANDiscriminator(nn.Module):
         train: bool = False,
     ) -> Float[Array, " batch"]:
         """Logits of images in [0, 1]: the higher, the more they look real."""
-        x = _to_signed_range(images)
-        for i in range(_halvings(images.shape[1:], _SMALLEST)):
-            norm: NormName = self.norm if i else "none"
-            features = self.width * 2**i
-            x = _conv(self, features, self.kernel_size, 2, train, use_bias=norm == "none")(x)
-            x = Norm(norm, train=train)(x)
-            x = activation("leaky_relu")(x)
+        stages = range(_halvings(images.shape[1:], _SMALLEST))
+        layers = [
+            (self.width * 2**i, self.kernel_size, 2, self.norm if i else "none") for i in stages
+        ]
+        x = _convolved(self, images, layers, train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
@@ -165,17 +166,14 @@ class SNGANDiscriminator(nn.Module):
         train: bool = False,
     ) -> Float[Array, " batch"]:
         """Logits of images in [0, 1]: the higher, the more they look real."""
-        x = _to_signed_range(images)
         stages = _halvings(images.shape[1:], _SMALLEST)
-        layers = [(self.width * 2**i, geometry) for i in range(stages) for geometry in _PAIR]
-        for features, (kernel_size, stride) in [*layers, (self.width * 2**stages, _PAIR[0])]:
-            x = _conv(self, features, kernel_size, stride, train, self.norm == "none")(x)
-            x = activation("leaky_relu")(Norm(self.norm, train=train)(x))
+        layers = [
+            (self.width * 2**i, kernel_size, stride, self.norm)
+            for i in range(stages + 1)
+            for kernel_size, stride in ((3, 1), (4, 2))
+        ]
+        x = _convolved(self, images, layers[:-1], train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
-
-
-_PAIR = ((3, 1), (4, 2))
-"""Kernel size and stride of the layers of a stage of `SNGANDiscriminator`."""
 
 
 class ResNetGenerator(nn.Module):
@@ -265,56 +263,6 @@ Generator = DCGANGenerator | ResNetGenerator
 Discriminator = DCGANDiscriminator | SNGANDiscriminator | ResNetDiscriminator
 
 
-def draw_latents(
-    keys: Key[Array, " batch"], latent_dim: int, truncation: float | None = None
-) -> Float[Array, "batch latent_dim"]:
-    """Standard normal latents, one a key.
-
-    Args:
-      keys: a key each, so that a latent depends on no other.
-      latent_dim: numbers in each.
-      truncation: numbers are drawn from the part of the distribution between plus and minus it (the
-        truncation trick of Brock et al., arXiv:1809.11096, section 3.1): the lower, the more typical
-        and the less diverse the images.
-
-    Raises:
-      InputError: a truncation that is not positive.
-    """
-    if truncation is not None and not truncation > 0:
-        raise InputError(f"truncation must be positive; got {truncation}")
-
-    def draw(key: Array) -> Array:
-        if truncation is None:
-            return jax.random.normal(key, (latent_dim,))
-        return jax.random.truncated_normal(key, -truncation, truncation, (latent_dim,))
-
-    return jax.vmap(draw)(keys)
-
-
-def interpolate_latents(
-    start: Float[Array, "dims"], end: Float[Array, "dims"], steps: int
-) -> Float[Array, "steps dims"]:
-    """Latents from `start` to just before `end` on a great circle (White, arXiv:1609.04468, section 2.1).
-
-    Between standard normal vectors the straight line passes through shorter ones, which a generator
-    has never seen. Here the length goes evenly from one to the other.
-    """
-    lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
-    first, last = (_divided(v, n) for v, n in zip((start, end), lengths, strict=True))
-    # What is perpendicular to the first is well known where the vectors are nearly opposite.
-    across = last - jnp.dot(first, last) * first
-    height = jnp.linalg.norm(across)
-    angle = jnp.arctan2(height, jnp.dot(first, last))
-    along = (jnp.arange(steps) / steps)[:, None]
-    turned = jnp.cos(along * angle) * first[None]
-    turned += jnp.sin(along * angle) * _divided(across, height)[None]
-    return ((1 - along) * lengths[0] + along * lengths[1]) * turned
-
-
-def _divided(vector: Array, length: Array) -> Array:
-    return vector / jnp.maximum(length, 1e-12)
-
-
 def minibatch_deviation(
     x: Float[Array, "batch height width channels"], group: int
 ) -> Float[Array, "batch"]:
@@ -384,16 +332,25 @@ def _conv(
     )
 
 
+def _convolved(
+    discriminator: Discriminator,
+    images: Array,
+    layers: Sequence[tuple[int, int, int, NormName]],
+    train: bool,
+) -> Array:
+    """Features of images in [0, 1] by layers of (features, kernel size, stride, norm)."""
+    x = _to_signed_range(images)
+    for features, kernel_size, stride, norm in layers:
+        x = _conv(discriminator, features, kernel_size, stride, train, norm == "none")(x)
+        x = activation("leaky_relu")(Norm(norm, train=train)(x))
+    return x
+
+
 def _logits(
     discriminator: Discriminator, features: Array, map_: Array, labels: Array | None, train: bool
 ) -> Array:
     """Logits (batch,) of features (batch, dims), a dense layer and the projection on the class."""
-    classes = discriminator.num_classes
-    if (labels is None) == bool(classes):
-        raise InputError(
-            f"a discriminator of num_classes={classes} takes "
-            f"{'labels' if classes else 'no labels'}; got {'none' if labels is None else 'some'}"
-        )
+    check_labels(discriminator.num_classes, labels)
     options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
     seen = features
     if discriminator.minibatch_std:
@@ -402,7 +359,7 @@ def _logits(
     logits = Dense(1, **options)(seen)[:, 0]
     if labels is None:
         return logits
-    one_hot = jax.nn.one_hot(labels, classes, dtype=features.dtype)
+    one_hot = jax.nn.one_hot(labels, discriminator.num_classes, dtype=features.dtype)
     vectors = Dense(features.shape[-1], use_bias=False, **options)(one_hot)
     return logits + jnp.sum(vectors * features, axis=-1)
 

@@ -445,12 +445,7 @@ class ConditionalNorm(nn.Module):
         self, x: Float[Array, "batch *size channels"], labels: Int32[Array, " batch"] | None = None
     ) -> Float[Array, "batch *size channels"]:
         """x, normalised; raises InputError for labels without classes, or classes without labels."""
-        if (labels is None) == bool(self.num_classes):
-            raise InputError(
-                f"a network of num_classes={self.num_classes} takes "
-                f"{'labels' if self.num_classes else 'no labels'}; got "
-                f"{'none' if labels is None else 'some'}"
-            )
+        check_labels(self.num_classes, labels)
         if labels is None:
             return Norm(self.kind, train=self.train)(x)
         shape = (self.num_classes, x.shape[-1])
@@ -459,3 +454,12 @@ class ConditionalNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape).astype(x.dtype)[labels]
         x = Norm(self.kind, train=self.train, affine=False)(x)
         return x * scale.reshape(broadcast) + bias.reshape(broadcast)
+
+
+def check_labels(num_classes: int, labels: Int32[Array, " batch"] | None) -> None:
+    """Raises InputError for labels without classes, or classes without labels."""
+    if (labels is None) == bool(num_classes):
+        raise InputError(
+            f"a network of num_classes={num_classes} takes {'labels' if num_classes else 'no labels'}; "
+            f"got {'none' if labels is None else 'some'}"
+        )

@@ -3,8 +3,8 @@
 A step is one or more updates of the discriminator, each on real images of its own, and one of the
 generator, which uses the images it made for the last of them. All of it is one compiled function.
 Random numbers are folded from (seed, step, role, the example's place in the data set), so that a step
-can be replayed alone and does not depend on the number of devices. (Where a batch crosses an epoch's end, the
-rare example that is in it twice gets the same latent.)
+can be replayed alone and does not depend on the number of devices. (Where a batch crosses an epoch's
+end, the rare example that is in it twice gets the same latent.)
 
 What a reader would get wrong: `training.batch_size` counts the real images of a *step*. With
 `discriminator_steps=5` each update takes a fifth of them.
@@ -33,7 +33,7 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
 from deconv_jax.metrics.sample_quality import PROTOCOL, gathered, sample_quality
 from deconv_jax.models.extractors import load_extractor
-from deconv_jax.models.gan import draw_latents
+from deconv_jax.models.latents import draw_latents
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.adversarial import LOSSES, LossName, gradient_penalty, r1_penalty
 from deconv_jax.training.logging import mosaic, picture_grid

@@ -33,7 +33,8 @@ class TrainState:
       params: the module's "params", float32.
       batch_stats: the module's "batch_stats", {} where it has none.
       opt_state: the optimizer's.
-      ema: running average of `params`, {} where none is kept.
+      ema: running average of `params`, {} where none is kept; of adversarial training that of the
+        generator's variables.
     """
 
     step: jax.Array

@@ -46,7 +46,8 @@ from torch.nn.functional import softplus
 
 from deconv_jax.cli.common import keep_memory
 from deconv_jax.data.augment import example_keys
-from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator, draw_latents
+from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator
+from deconv_jax.models.latents import draw_latents
 from deconv_jax.tasks.synthesis import Synthesis
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range

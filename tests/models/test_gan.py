@@ -18,7 +18,8 @@ from deconv_jax.models import (
     ResNetGenerator,
     SNGANDiscriminator,
 )
-from deconv_jax.models.gan import draw_latents, interpolate_latents, minibatch_deviation
+from deconv_jax.models.gan import minibatch_deviation
+from deconv_jax.models.latents import draw_latents, interpolate_latents
 from deconv_jax.models.layers import Conv, Dense, Upsample
 
 KEY = jax.random.key(0)

@@ -18,7 +18,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.models import Classifier, DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.extractors import load_extractor
-from deconv_jax.models.gan import draw_latents
+from deconv_jax.models.latents import draw_latents
 from deconv_jax.tasks import Synthesis, synthesis
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
