@@ -26,7 +26,7 @@ from deconv_jax.models.layers import PReLU
 from deconv_jax.models.receptive_field import ReceptiveField
 
 KEY = jax.random.key(0)
-RESTORERS = {name: MODELS[name] for name in MODELS if name not in ("autoencoder", "classifier")}
+RESTORERS = {name: model for name, model in MODELS.items() if hasattr(model, "scale")}
 ENLARGING = ("srcnn", "fsrcnn", "espcn")
 
 
