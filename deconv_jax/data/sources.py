@@ -192,7 +192,7 @@ def load(
         prepare(name, data_dir)
     builder = _builder(name, data_dir)
     where = f" --data_dir {data_dir}" if data_dir else ""
-    if not builder.is_prepared():
+    if not _is_prepared(builder):
         raise InputError(
             f"data set {name!r} is not prepared in {builder.data_dir}; run: "
             f"deconv-jax prepare {name}{where}"
@@ -221,7 +221,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
     if name == photographs.NAME or name.startswith(FOLDER):
         raise InputError(f"data set {name!r} needs no preparation")
     builder = _builder(name, data_dir)
-    if not builder.is_prepared():
+    if not _is_prepared(builder):
         builder = _builder(name, data_dir, file_format="array_record")
         if name not in EMBEDDED and importlib.util.find_spec("tensorflow") is None:
             raise InputError(
@@ -235,6 +235,11 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
             raise InputError(f"cannot prepare {name!r} in {builder.data_dir}: {error}") from error
     _check_format(name, builder)
     return Path(builder.data_dir)
+
+
+def _is_prepared(builder: Any) -> bool:
+    """Whether the set is described where it is to be; TFDS warns of the empty folder it makes."""
+    return (Path(builder.data_dir) / "dataset_info.json").is_file()
 
 
 def _check_format(name: str, builder: Any) -> None:
