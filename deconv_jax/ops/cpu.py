@@ -15,6 +15,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | all three, of a kernel of two strides (**) | fewer products: `minimal_filtering` |
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in two dimensions | the same, of a few images at a time |
+| of few or small images | a matrix product of patches |
 | where its taps do not overlap | a matrix product a tap |
 | of few outputs (*) | a matrix product of patches of y |
 | in three dimensions, or grouped | a matrix product of patches |
@@ -66,9 +67,12 @@ _FEW_TO_ADD, _FEW_TO_MATCH = 4, 16
 """Outputs up to which a plain convolution, and its kernel gradient, are products of matrices: XLA's
 library of convolutions is slow at few outputs."""
 
-_FILTERED_AT_A_TIME = 1e6
+_MATCHED_AT_ONCE = 32e6
+"""Bytes of the patches up to which a kernel gradient in two dimensions is a product of them."""
+
+_FILTERED_AT_A_TIME = 4e6
 """Elements of both images of a part of the batch, transformed for minimal filtering: they are to
-stay in the cache."""
+stay in the cache, and a loop over many small parts takes longer than it saves."""
 
 _TO_FILTER, _TO_FILTER_BACK, _TO_FILTER_MATCHES = (32, 64), (32, 32), (64, 64)
 """Inputs and outputs from which minimal filtering of a convolution, its adjoint and its kernel
@@ -158,14 +162,16 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         )
         gradient = gradient.reshape(*geometry.kernel_size, y.shape[-1], *x.shape[-2:])
         return lax.rev(gradient, (0, 1)).swapaxes(-3, -1)
-    if rank == 2 and groups == 1 and max(_blocks(geometry)) > 1:
+    plain, patches = rank == 2 and groups == 1, _patch_bytes(x, geometry)
+    overlap = max(_blocks(geometry)) > 1
+    if plain and overlap and patches > _MATCHED_AT_ONCE:
         images = 4 if math.prod(geometry.output_size) >= 256 else 8
         part = functools.partial(native_kernel_gradient, geometry=geometry)
         return _summed_over_parts(part, x, y, len(x) / images)
-    if rank == 2 and groups == 1:
+    if plain and not overlap:
         gradient = _summed_over_parts(by_taps, x, y, len(x) / 8)
     else:
-        least = _patch_bytes(x, geometry) / _READ_AT_A_TIME
+        least = patches / (_MATCHED_AT_ONCE if plain else _READ_AT_A_TIME)
         gradient = _summed_over_parts(by_patches, x, y, least)
     return gradient.reshape(*geometry.kernel_size, x.shape[-1], *y.shape[-2:])
 

@@ -53,7 +53,9 @@ from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
 from deconv_jax.training.task import Batch
 
-BATCH_SIZE, SIZE, CHANNELS, WIDTH, LATENT_DIM = 64, 32, 3, 64, 100
+BATCH_SIZE, SIZE, CHANNELS, LATENT_DIM = 64, 32, 3, 100
+WIDTHS = (64, 128)
+"""Channels of the largest hidden map: of the usual light DCGAN, and of the paper's (figure 1)."""
 STAGES = 3
 """Enlargements from 4 x 4 pixels to 32 x 32."""
 CALLS = 2
@@ -71,45 +73,23 @@ GEOMETRY = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 def main() -> None:
-    """Checks that all agree, then times them."""
+    """Checks that all agree, then times them, one width after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
     keep_memory()
     torch.set_num_threads(processors())
 
-    shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
-    task = Synthesis(
-        generator=DCGANGenerator(image_shape=shape[1:], latent_dim=LATENT_DIM, width=WIDTH),
-        discriminator=DCGANDiscriminator(width=WIDTH),
-        optimizer=Optimizer(name="adam", learning_rate=2e-4, momentum=0.5),
-        num_steps=1,
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    batch = {"image": jnp.asarray(pixels), "index": jnp.arange(BATCH_SIZE, dtype=jnp.int32)}
-    state = jax.jit(task.init)(jax.random.key(0), batch)
-    latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
-    nets: dict[str, torch.nn.Module] = {}
-    for name, kind in (("generator", TorchGenerator), ("discriminator", TorchDiscriminator)):
-        params = state.params[name]
-        nets[name] = kind(params)
-        copy_weights(nets[name], params, nets[name].layers_of(params))
-
-    check_forward(task, state, batch, latents[0], nets)
-    candidates = {
-        OURS: jax_training(task.train_step, state, batch, LOSSES),
-        TORCH: torch_training(copy.deepcopy(nets), pixels, latents, task.optimizer),
-    }
-    compiler = has_compiler()
-    if compiler:
-        for net in nets.values():
-            net.compile()
-        candidates[COMPILED] = torch_training(nets, pixels, latents, task.optimizer)
-    flax = {FLAX: jax_training(with_flax_transposes(task.train_step), state, batch, LOSSES)}
-    check_losses(candidates | flax, CHECKED_STEPS)
-
-    times = time_in_turns(candidates, rounds=arguments.rounds, calls=CALLS)
-    times |= time_in_turns(flax, rounds=FLAX_ROUNDS, calls=FLAX_CALLS)
-    peers = [name for name in (TORCH, COMPILED, FLAX) if name in times]
+    times, ratios, parameters = {}, {}, {}
+    for width in WIDTHS:
+        task, state, batch = training_of(width)
+        measured = timed(task, state, batch, arguments.rounds)
+        peers = [(OURS, peer) for peer in (TORCH, COMPILED, FLAX) if peer in measured]
+        times |= {f"width {width}: {name}": ms for name, ms in measured.items()}
+        of_width = time_ratios(measured, *peers)
+        ratios |= {f"width {width}: {names}": ratio for names, ratio in of_width.items()}
+        counts = {name: parameter_count(params) for name, params in state.params.items()}
+        parameters[f"width {width}"] = counts
+    compiled = "compiled" if has_compiler() else "not compiled: there is no C++ compiler"
     write_record(
         arguments.output,
         measured="one training step of a DCGAN, an update of each network; float32, CPU",
@@ -119,19 +99,61 @@ def main() -> None:
         f"{FLAX_CALLS} after an untimed one; same weights and latents, and agreement of parameter "
         f"counts, generated images (to {FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and "
         f"both losses of {CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before; "
-        "torch channels_last, fused Adam, eager and "
-        + ("with both networks compiled" if compiler else "not compiled: there is no C++ compiler"),
+        f"torch channels_last, fused Adam, eager and with both networks {compiled}",
         times=times,
-        ratios=time_ratios(times, *((OURS, peer) for peer in peers)),
+        ratios=ratios,
         versions={"torch": torch.__version__},
-        shapes={"images": list(shape), "latent": LATENT_DIM, "widths": widths()},
-        parameters={name: parameter_count(params) for name, params in state.params.items()},
+        shapes={
+            "images": [BATCH_SIZE, SIZE, SIZE, CHANNELS],
+            "latent": LATENT_DIM,
+            "widths": [hidden(width) for width in WIDTHS],
+        },
+        parameters=parameters,
     )
 
 
-def widths() -> list[int]:
+def training_of(width: int) -> tuple[Synthesis, TrainState, Batch]:
+    """The task, its first state and the batch that it trains on."""
+    shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
+    task = Synthesis(
+        generator=DCGANGenerator(image_shape=shape[1:], latent_dim=LATENT_DIM, width=width),
+        discriminator=DCGANDiscriminator(width=width),
+        optimizer=Optimizer(name="adam", learning_rate=2e-4, momentum=0.5),
+        num_steps=1,
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    batch = {"image": jnp.asarray(pixels), "index": jnp.arange(BATCH_SIZE, dtype=jnp.int32)}
+    return task, jax.jit(task.init)(jax.random.key(0), batch), batch
+
+
+def timed(task: Synthesis, state: TrainState, batch: Batch, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of a step of all candidates, which are first seen to agree."""
+    latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
+    nets: dict[str, torch.nn.Module] = {}
+    for name, kind in (("generator", TorchGenerator), ("discriminator", TorchDiscriminator)):
+        params = state.params[name]
+        nets[name] = kind(params, getattr(task, name).width)
+        copy_weights(nets[name], params, nets[name].layers_of(params))
+
+    check_forward(task, state, batch, latents[0], nets)
+    pixels = np.array(batch["image"])
+    candidates = {
+        OURS: jax_training(task.train_step, state, batch, LOSSES),
+        TORCH: torch_training(copy.deepcopy(nets), pixels, latents, task.optimizer),
+    }
+    if has_compiler():
+        for net in nets.values():
+            net.compile()
+        candidates[COMPILED] = torch_training(nets, pixels, latents, task.optimizer)
+    flax = {FLAX: jax_training(with_flax_transposes(task.train_step), state, batch, LOSSES)}
+    check_losses(candidates | flax, CHECKED_STEPS)
+    times = time_in_turns(candidates, rounds=rounds, calls=CALLS)
+    return times | time_in_turns(flax, rounds=FLAX_ROUNDS, calls=FLAX_CALLS)
+
+
+def hidden(width: int) -> list[int]:
     """Channels of the generator's hidden maps, the smallest map first."""
-    return [WIDTH * 2**i for i in reversed(range(STAGES))]
+    return [width * 2**i for i in reversed(range(STAGES))]
 
 
 def latents_of_step(task: Synthesis, step: int, batch: Batch) -> jax.Array:
@@ -145,14 +167,14 @@ def latents_of_step(task: Synthesis, step: int, batch: Batch) -> jax.Array:
 class TorchGenerator(torch.nn.Module):
     """The `DCGANGenerator` of these settings, to NCHW images in channels-last memory."""
 
-    def __init__(self, params: Any):
+    def __init__(self, params: Any, width: int):
         """Lays out the stages, with a bias where `params` have one."""
         super().__init__()
         self.side = SIZE >> STAGES
-        outputs = self.side**2 * widths()[0]
+        outputs = self.side**2 * hidden(width)[0]
         self.to_map = torch.nn.Linear(LATENT_DIM, outputs, bias="bias" in params["Dense_0"])
         self.stages = torch.nn.Sequential()
-        for i, channels in enumerate(itertools.pairwise([*widths(), CHANNELS])):
+        for i, channels in enumerate(itertools.pairwise([*hidden(width), CHANNELS])):
             bias = "bias" in params[f"Upsample_{i}"]
             self.stages.append(torch.nn.BatchNorm2d(channels[0]))
             self.stages.append(torch.nn.ReLU(inplace=True))
@@ -177,15 +199,15 @@ class TorchGenerator(torch.nn.Module):
 class TorchDiscriminator(torch.nn.Module):
     """The `DCGANDiscriminator` of these settings, of NCHW images in channels-last memory."""
 
-    def __init__(self, params: Any):
+    def __init__(self, params: Any, width: int):
         """Lays out the stages, with a bias where `params` have one."""
         super().__init__()
         self.convs, self.norms = torch.nn.ModuleList(), torch.nn.ModuleList()
-        for i, channels in enumerate(itertools.pairwise([CHANNELS, *widths()[::-1]])):
+        for i, channels in enumerate(itertools.pairwise([CHANNELS, *hidden(width)[::-1]])):
             bias = "bias" in params[f"Conv_{i}"]
             self.convs.append(torch.nn.Conv2d(*channels, **GEOMETRY, bias=bias))
             self.norms.append(torch.nn.BatchNorm2d(channels[1]) if i else torch.nn.Identity())
-        self.to_logit = torch.nn.Linear((SIZE >> STAGES) ** 2 * widths()[0], 1)
+        self.to_logit = torch.nn.Linear((SIZE >> STAGES) ** 2 * hidden(width)[0], 1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
