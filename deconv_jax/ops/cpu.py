@@ -14,11 +14,8 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | the same, strided and dilated | as elsewhere, over an image spread with zeros: slow, and rare |
 | all three, of a kernel of two strides (**) | fewer products: `minimal_filtering` |
 | kernel gradient | in one dimension the `lax` convolution that it is |
-| in two dimensions | the same, of a few images at a time |
-| of few or small images | a matrix product of patches |
-| where its taps do not overlap | a matrix product a tap |
-| of few outputs (*) | a matrix product of patches of y |
-| in three dimensions, or grouped | a matrix product of patches |
+| in more, or grouped | a matrix product of patches, channels first |
+| of few outputs (*) | the same of patches of y |
 
 (*) In two dimensions, with stride 1, no dilation and no groups: what ends most networks of images.
 
@@ -67,9 +64,6 @@ _FEW_TO_ADD, _FEW_TO_MATCH = 4, 16
 """Outputs up to which a plain convolution, and its kernel gradient, are products of matrices: XLA's
 library of convolutions is slow at few outputs."""
 
-_MATCHED_AT_ONCE = 32e6
-"""Bytes of the patches up to which a kernel gradient in two dimensions is a product of them."""
-
 _FILTERED_AT_A_TIME = 4e6
 """Elements of both images of a part of the batch, transformed for minimal filtering: they are to
 stay in the cache, and a loop over many small parts takes longer than it saves."""
@@ -80,9 +74,6 @@ gradient saves more in products than its transforms take."""
 
 _MOST_EXCESS = 1.4
 """Outputs of its tiles as a multiple of those there are: at 16 / 9 no product would be saved."""
-
-_WIDE = 128
-"""Columns of the wider of two matrices from which it is better the second in their product."""
 
 _MOST_TO_ADD = 4
 """The size of patches that are added as a multiple of that of the image they come from."""
@@ -138,15 +129,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 @_in_single_precision
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     """The kernel's gradient."""
-    rank, groups = len(geometry.kernel_size), x.shape[-2]
-
-    def by_taps(x: Array, y: Array) -> Array:
-        return jnp.stack([_matched(tap, y, geometry) for tap in _taps(x, geometry)])
-
-    def by_patches(x: Array, y: Array) -> Array:
-        return _matched(_patches(x, geometry), y, geometry)
-
-    if rank == 1 and groups == 1:
+    if len(geometry.kernel_size) == 1 and x.shape[-2] == 1:
         return native_kernel_gradient(x, y, geometry)
     even = not any(m % 2 for m in geometry.output_size)
     shapes = len(x), x.shape[-1], *y.shape[-2:]
@@ -155,36 +138,27 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         gradient = _summed_over_parts(filtered, x, y, parts)
         return minimal_filtering.transpose_kernel(gradient, geometry)
     if _has_few_outputs(geometry, x.shape[-1], *y.shape[-2:], most=_FEW_TO_MATCH):
-        turned = turned_geometry(geometry)
-        least = _patch_bytes(y, turned) / _READ_AT_A_TIME
-        gradient = _summed_over_parts(
-            lambda y, x: _matched(_patches(y, turned), x, turned), y, x, least
-        )
-        gradient = gradient.reshape(*geometry.kernel_size, y.shape[-1], *x.shape[-2:])
-        return lax.rev(gradient, (0, 1)).swapaxes(-3, -1)
-    plain, patches = rank == 2 and groups == 1, _patch_bytes(x, geometry)
-    overlap = max(_blocks(geometry)) > 1
-    if plain and overlap and patches > _MATCHED_AT_ONCE:
-        images = 4 if math.prod(geometry.output_size) >= 256 else 8
-        part = functools.partial(native_kernel_gradient, geometry=geometry)
-        return _summed_over_parts(part, x, y, len(x) / images)
-    if plain and not overlap:
-        gradient = _summed_over_parts(by_taps, x, y, len(x) / 8)
-    else:
-        least = patches / (_MATCHED_AT_ONCE if plain else _READ_AT_A_TIME)
-        gradient = _summed_over_parts(by_patches, x, y, least)
+        # The taps meet the image where, turned round, they meet y.
+        return lax.rev(_matched(y, x, turned_geometry(geometry)), (0, 1)).swapaxes(-3, -1)
+    return _matched(x, y, geometry)
+
+
+def _matched(x: Array, y: Array, geometry: Geometry) -> Array:
+    """The kernel's gradient: what its taps meet times y, summed over batch and pixels.
+
+    XLA's matrix product first turns an operand round whose summed axis comes first. So the channels
+    of x are put before its pixels while x is small, not once it is patches.
+    """
+    rank, groups = len(geometry.kernel_size), x.shape[-2]
+
+    def part(x: Array, y: Array) -> Array:
+        x = x.transpose(rank + 2, rank + 1, *range(rank + 1))
+        taps = jnp.stack(list(_taps(x, geometry, first_axis=3)))
+        taps = taps.reshape(len(taps) * len(x), groups, math.prod(y.shape[:-2]))
+        return _product(taps, y.reshape(-1, *y.shape[-2:]), (-1, 0), geometry)
+
+    gradient = _summed_over_parts(part, x, y, _patch_bytes(x, geometry) / _READ_AT_A_TIME)
     return gradient.reshape(*geometry.kernel_size, x.shape[-1], *y.shape[-2:])
-
-
-def _matched(a: Array, b: Array, geometry: Geometry) -> Array:
-    """The sum over batch and pixels of the products of their channels, for each group."""
-    a, b = (images.reshape(-1, *images.shape[-2:]) for images in (a, b))
-    if a.shape[1] > 1 or a.shape[-1] < max(_WIDE, b.shape[-1] + 1):
-        return _product(a, b, (0, 0), geometry)
-    # XLA turns the first operand round: the narrower takes less. The barrier keeps it from
-    # exchanging them again.
-    turned = lax.optimization_barrier(_product(b, a, (0, 0), geometry))
-    return turned.swapaxes(0, -1)
 
 
 def _small_window_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -343,17 +317,20 @@ def _blocks(geometry: Geometry) -> tuple[int, ...]:
     return tuple(-(-k // s) for k, s in zip(geometry.kernel_size, geometry.stride, strict=True))
 
 
-def _taps(x: Array, geometry: Geometry) -> Iterator[Array]:
-    """What each tap of the kernel meets: (batch, *output size, groups, inputs)."""
-    sides = [(0, 0, 0), *((low, high, 0) for low, high in geometry.padding), *[(0, 0, 0)] * 2]
+def _taps(x: Array, geometry: Geometry, first_axis: int = 1) -> Iterator[Array]:
+    """What each tap of the kernel meets, of images whose first axis of space is `first_axis`."""
+    space = range(first_axis, first_axis + len(geometry.kernel_size))
+    sides = [(0, 0, 0)] * x.ndim
+    sides[space.start : space.stop] = [(low, high, 0) for low, high in geometry.padding]
     x = lax.pad(x, jnp.zeros((), x.dtype), sides)
-    lengths = [s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)]
     for tap in itertools.product(*map(range, geometry.kernel_size)):
-        starts = [d * t for d, t in zip(geometry.dilation, tap, strict=True)]
-        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
-        yield lax.slice(
-            x, (0, *starts, 0, 0), (len(x), *ends, *x.shape[-2:]), (1, *geometry.stride, 1, 1)
-        )
+        starts, ends, strides = [0] * x.ndim, list(x.shape), [1] * x.ndim
+        for i, axis in enumerate(space):
+            stride = geometry.stride[i]
+            starts[axis] = geometry.dilation[i] * tap[i]
+            ends[axis] = starts[axis] + stride * (geometry.output_size[i] - 1) + 1
+            strides[axis] = stride
+        yield lax.slice(x, starts, ends, strides)
 
 
 def _patches(x: Array, geometry: Geometry) -> Array:
