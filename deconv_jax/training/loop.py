@@ -150,11 +150,12 @@ def fit(
                 checkpoints.save(state, stream.train.get_state(), metrics)
             if evaluates or saves:
                 log.start_clock(step)
-            if done:
-                break
-            if stop:
+            if done or stop:
                 checkpoints.wait()
-                raise Interrupted(step)
+                # A signal during the last evaluation is obeyed too: what follows takes time.
+                if stop or _stop_agreed(stop_requested, step, training):
+                    raise Interrupted(step)
+                return state
 
             # 3. Next batches; 4. dispatch the steps on them.
             state, scalars = call(state, next(stream.train), stream.cached)
@@ -164,9 +165,6 @@ def fit(
             step += training.steps_per_call
             pending = (step, scalars)
             stop = _stop_agreed(stop_requested, step, training)
-
-        checkpoints.wait()
-    return state
 
 
 def _record(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.cli import load_config
-from deconv_jax.experiment import Experiment, train
+from deconv_jax.experiment import RESULT, Experiment, train
 from deconv_jax.tasks import Autoencoding
 from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
@@ -135,6 +135,25 @@ def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(tmp_path,
     order = {"train": 0, "validation": 1, "test": 2}
     expected = sorted([*training, *validation, (8, "test")], key=lambda r: (r[0], order[r[1]]))
     assert seen == expected
+
+
+def test_a_signal_during_the_last_save_is_obeyed_before_the_test_set_is_measured(
+    tmp_path, monkeypatch, small_config
+):
+    experiment = Experiment.from_dict(small_config())
+    save = Checkpoints.save
+
+    def stopped(self, state, *arguments):
+        save(self, state, *arguments)
+        if state.step == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stopped)
+        with pytest.raises(loop.Interrupted, match="8"):
+            train(experiment, tmp_path / "run")
+    assert not (tmp_path / "run" / RESULT).exists()
+    assert train(experiment, tmp_path / "run")["resumed_at_step"] == 8
 
 
 def test_signals_are_noted_and_a_second_interrupt_is_obeyed():
