@@ -15,6 +15,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | all three, of a kernel of two strides (**) | fewer products: `minimal_filtering` |
 | kernel gradient | in one dimension the `lax` convolution that it is |
 | in more, or grouped | a matrix product of patches, channels first |
+| of large images (***) | the `lax` convolution, of a few images at a time |
 | of few outputs (*) | the same of patches of y |
 
 (*) In two dimensions, with stride 1, no dilation and no groups: what ends most networks of images.
@@ -23,6 +24,8 @@ gradient is takes, for each image, the longer the more there are. Hence:
 (32 and 64 of conv, 32 of conv_transpose, 64 of the kernel gradient), y is little smaller than its
 tiles of two by two (for the kernel gradient no smaller), and the batch has equal parts of many
 tiles each: what halves and doubles images in a DCGAN.
+
+(***) In two dimensions without groups, where the patches of one image leave the cache.
 
 Patches, and what is filtered, are made for a part of the batch at a time, so that they take little
 memory. All rules are of shapes alone; `experiments/benchmarks/operators.py` measures what they lead
@@ -55,6 +58,9 @@ from deconv_jax.ops.formulations import (
 
 _READ_AT_A_TIME = 8e6
 """Bytes of the patches that a matrix product reads: they are to stay in the cache."""
+
+_IMAGES_AT_A_TIME = 4
+"""Of a convolution with a window as large as the image: each takes the longer the more there are."""
 
 _ADDED_AT_A_TIME = 32e6
 """Bytes of the patches that one writes: adding them up is slower in a loop, but not in pieces
@@ -140,6 +146,10 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     if _has_few_outputs(geometry, x.shape[-1], *y.shape[-2:], most=_FEW_TO_MATCH):
         # The taps meet the image where, turned round, they meet y.
         return lax.rev(_matched(y, x, turned_geometry(geometry)), (0, 1)).swapaxes(-3, -1)
+    plain, overlap = len(geometry.kernel_size) == 2 and x.shape[-2] == 1, max(_blocks(geometry)) > 1
+    if plain and overlap and _patch_bytes(x, geometry) > len(x) * _READ_AT_A_TIME:
+        native = functools.partial(native_kernel_gradient, geometry=geometry)
+        return _summed_over_parts(native, x, y, len(x) / _IMAGES_AT_A_TIME)
     return _matched(x, y, geometry)
 
 

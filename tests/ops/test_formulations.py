@@ -140,11 +140,23 @@ LARGE = {
     "phases": (Geometry((64, 64), (32, 32), (4, 4), (2, 2), (1, 1), (1, 1)), 24, 64),
     # The same with little overlap to save: patches that are added, by parts.
     "patches": (Geometry((64, 64), (32, 32), (5, 5), (2, 2), (1, 1), (1, 1)), 32, 64),
+    # Patches of an image that would leave the cache: a convolution, of a few images at a time.
+    "large images": (Geometry((128, 96), (128, 96), (3, 3), (1, 1), (1, 1), (1, 1)), 24, 32),
     # Stride 1 with a few rows computed too many.
     "rows": (Geometry((32, 32), (32, 32), (3, 3), (1, 1), (1, 1), (1, 1)), 24, 32),
     "few outputs": (Geometry((32, 32), (32, 32), (5, 5), (1, 1), (1, 1), (2, 2)), 32, 4),
     "rows, valid": (Geometry((34, 34), (32, 32), (3, 3), (1, 1), (1, 1), (0, 0)), 24, 32),
 }
+
+
+@pytest.mark.parametrize(("batch", "size"), [(64, 64), (1, 256)])
+def test_the_patches_of_a_kernel_gradient_stay_small(batch, size):
+    """In parts of a batch of small images, and of large ones none: all would be nine times x."""
+    geometry = Geometry((size,) * 2, (size,) * 2, (3, 3), (1, 1), (1, 1), (1, 1))
+    shapes = ((batch, size, size, 1, 32),) * 2
+    x, y = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    compiled = jax.jit(cpu.kernel_gradient, static_argnums=2).lower(x, y, geometry).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * 4 * (x.size + y.size)
 
 
 @pytest.mark.slow
