@@ -367,12 +367,17 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
-    """Refuses a workdir that is of another experiment, or is something else."""
+    """Refuses a workdir that is of another experiment, or is something else.
+
+    One that has saved nothing yet, as its config did not work, may be given another config.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"workdir {workdir} is not a folder")
     if not (workdir / CONFIG).exists():
         if (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists():
             raise InputError(f"workdir {workdir} holds a run without its {CONFIG}; use another")
+        return
+    if not any((workdir / CHECKPOINTS).glob("*")):
         return
     # Rebuilt, so that a setting that did not exist then has the default that it has now.
     before = open_workdir(workdir).to_dict()

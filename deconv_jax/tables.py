@@ -141,7 +141,7 @@ def _benchmarks(folder: Path) -> str:
         medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
         ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
         sections.append(
-            f"### `{path.stem}.py`\n\n{record['measured'].capitalize()}.\n\n"
+            f"### `{path.stem}.py`\n\n{_sentence(record['measured'])}.\n\n"
             f"{markdown('candidate | median', medians)}\n\n"
             f"{markdown('time ratio | median / median', ratios)}\n\n"
             f"{_protocol(record)}"
@@ -189,7 +189,7 @@ def _operators(folder: Path) -> str:
         for row in record["peak_memory"]
     ]
     return (
-        f'{record["measured"].capitalize()}; "against" is how many times as fast.\n\n'
+        f'{_sentence(record["measured"])}; "against" is how many times as fast.\n\n'
         f"{markdown(header, rows)}\n\n"
         f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
         f"{_protocol(record)}"
@@ -210,6 +210,10 @@ def _operator_speed(folder: Path) -> str:
         f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means); at its peak it "
         f"takes {min(memory):.1f} to {max(memory):.1f} times PyTorch's memory."
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _protocol(record: Mapping[str, Any]) -> str:
@@ -237,7 +241,7 @@ def _restore_memory(folder: Path) -> str:
         "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
     )
     return (
-        f"{record['measured'].capitalize()}.\n\n{markdown(header, rows)}\n\n"
+        f"{_sentence(record['measured'])}.\n\n{markdown(header, rows)}\n\n"
         f"Protocol: {record['protocol']}."
     )
 

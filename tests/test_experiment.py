@@ -140,6 +140,25 @@ def test_a_workdir_that_lost_its_config_is_refused(tmp_path, small_config):
         train(Experiment.from_dict(small_config()), tmp_path / "run")
 
 
+def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
+    tmp_path, monkeypatch, small_config
+):
+    """Its first config failed before anything was saved, and is corrected."""
+    broken, mended = (Experiment.from_dict(small_config(task__model__latent_dim=n)) for n in (5, 6))
+
+    def fail(*_, **__):
+        raise InputError("does not work")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deconv_jax.experiment.fit", fail)
+        with pytest.raises(InputError, match="does not work"):
+            train(broken, tmp_path / "run")
+    result = train(mended, tmp_path / "run")
+    assert result["config"] == open_workdir(tmp_path / "run").to_dict() == mended.to_dict()
+    with pytest.raises(InputError, match="belongs to a run with another config"):
+        train(broken, tmp_path / "run")
+
+
 def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     path = tmp_path / METRICS
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')

@@ -12,7 +12,7 @@ _GENERATE = """\
 draw samples of a trained generator
 
   deconv-jax generate --checkpoint runs/gan --output samples.png --num 64
-  deconv-jax generate --checkpoint runs/gan --output threes.png --class 3 --truncation 0.8
+  deconv-jax generate --checkpoint runs/gan --output threes.png --class 3 --truncation 1.5
   deconv-jax generate --checkpoint runs/gan --output walk.gif --class 3 --interpolate 8 --scale 4
   deconv-jax generate --checkpoint runs/gan --individual samples/ --num 10000
 
@@ -61,7 +61,8 @@ def add_commands(commands: Any) -> None:
         "--truncation",
         type=float,
         metavar="T",
-        help="numbers of a latent are drawn from [-T, T]: more typical, less diverse images",
+        help="numbers of a latent are drawn from [-T, T]: less diverse images; with batch norm they "
+        "fade below some 0.8",
     )
     generate.add_argument(
         "--interpolate", type=int, metavar="N", help="walk through latent space by way of N latents"
@@ -99,12 +100,24 @@ def _generate(arguments: argparse.Namespace) -> int:
     if walks:
         latents = work.walk(latents, steps)
     labels = _labels(arguments.label, task.num_classes, len(latents), walks)
-    animates = walks and arguments.output and arguments.output.suffix.lower() in work.ANIMATIONS
-    columns = arguments.columns or (steps if walks else int(np.ceil(len(latents) ** 0.5)))
+    suffix = arguments.output.suffix.lower() if arguments.output else ""
+    animates = walks and suffix in work.ANIMATIONS
+    if animates and arguments.columns is not None:
+        raise InputError("--columns is of a picture: an animation shows one image after the other")
+    if suffix in work.ANIMATIONS and suffix not in work.STILLS and not walks:
+        raise InputError(f"{arguments.output}: an animation is of a walk: give --interpolate")
+    square = int(np.ceil(len(latents) ** 0.5))
+    columns = min(_default(arguments.columns, steps if walks else square), len(latents))
     if arguments.output:
-        formats = work.STILLS | (work.ANIMATIONS if walks else {})
-        size = None if animates else task.generator.image_shape[:2]
-        work.check_picture(arguments.output, formats, len(latents), columns, size, arguments.scale)
+        work.check_picture(
+            arguments.output,
+            work.STILLS | (work.ANIMATIONS if walks else {}),
+            len(latents),
+            columns,
+            task.generator.image_shape[:2],
+            arguments.scale,
+            animates=animates,
+        )
     kept: list[Any] = []
     done = 0
     for images in work.generate(task.sample, variables, latents, labels):

@@ -343,7 +343,7 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 def write_image(
     path: Path,
-    pixels: Float[np.ndarray, "height width channels"],
+    pixels: Float[np.ndarray, "height width channels"] | UInt8[np.ndarray, "height width channels"],
     like: ImageFile | None = None,
 ) -> None:
     """Writes an image file, whole or not at all, in the format of its name's ending.
@@ -355,7 +355,8 @@ def write_image(
 
     Args:
       path: the file to make or replace.
-      pixels: one or three channels in [0, 1]; what is beyond is clipped.
+      pixels: one or three channels in [0, 1], what is beyond is clipped; or uint8, written as they
+        are, for which there is no `like`.
       like: gives bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile
         (if gray stayed gray and colour colour) and EXIF data (not for colour TIFF of 16 bits);
         without it the file has 8 bits and none of these. A palette is not made again.
@@ -376,7 +377,8 @@ def write_image(
     if like is not None and like.alpha is not None:
         values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
     wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
-    samples = _samples_of(values, np.uint16 if wide else np.uint8)
+    whole = like is None and pixels.dtype == np.uint8
+    samples = pixels if whole else _samples_of(values, np.uint16 if wide else np.uint8)
     if kind in ("BMP", "JPEG", "PPM") and samples.shape[-1] % 2 == 0:
         samples = _on_white(samples)
     same_colors = like is not None and like.pixels.shape[-1] == pixels.shape[-1]

@@ -108,27 +108,38 @@ def check_picture(
     formats: Mapping[str, str],
     count: int,
     columns: int,
-    size: tuple[int, int] | None,
+    size: tuple[int, int],
     scale: int,
+    *,
+    animates: bool,
 ) -> None:
-    """Raises InputError for a picture that could not be written, before anything is made for it.
+    """Raises InputError for a picture of the wrong kind or too large, before images are made for it.
 
     Args:
       path: of the file.
       formats: `STILLS`, `ANIMATIONS` or both.
       count: images.
       columns: images beside one another.
-      size: height and width of an image; None for an animation.
+      size: height and width of an image.
       scale: pixels a side that an image's pixel is drawn with.
+      animates: whether images come one after the other.
     """
     _format(path, formats)
-    if size is not None:
-        height, width = scale * size[0] * -(-count // columns), scale * size[1] * columns
-        if max(height, width) > _LARGEST_PICTURE:
+    if animates:
+        pixels = count * size[0] * size[1] * scale**2
+        if pixels > _LARGEST_PICTURE**2:
             raise InputError(
-                f"{count} samples make a picture of {width} x {height} pixels, wanted are at most "
-                f"{_LARGEST_PICTURE} a side; give --individual for a file each"
+                f"an animation of {count} frames would have {pixels:,} pixels, wanted are at most "
+                f"{_LARGEST_PICTURE**2:,}; give a smaller --scale or fewer --steps"
             )
+        return
+    height, width = scale * (size[0] + 1) * -(-count // columns), scale * (size[1] + 1) * columns
+    if max(height, width) > _LARGEST_PICTURE:
+        raise InputError(
+            f"{count} samples, {columns} beside one another, make a picture of {width} x {height} "
+            f"pixels, wanted are at most {_LARGEST_PICTURE} a side; give other --columns, a smaller "
+            "--scale, or --individual for a file each"
+        )
 
 
 def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
@@ -144,7 +155,7 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
       InputError: another suffix, or a file that cannot be written.
     """
     _format(path, STILLS)
-    write_image(path, _enlarged(mosaic(images, columns), scale) / np.float32(255))
+    write_image(path, _enlarged(mosaic(images, columns), scale))
 
 
 def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
@@ -168,7 +179,7 @@ def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
 def write_each(folder: Path, first: int, images: np.ndarray, scale: int) -> None:
     """Writes images as 000000.png and so on, counted from `first`; errors as `write_picture`."""
     for number, image in enumerate(images, first):
-        write_image(folder / f"{number:06d}.png", _enlarged(image, scale) / np.float32(255))
+        write_image(folder / f"{number:06d}.png", _enlarged(image, scale))
 
 
 def _format(path: Path, formats: Mapping[str, str]) -> str:

@@ -32,7 +32,6 @@ from deconv_jax.models.layers import (
     Norm,
     NormName,
     Upsample,
-    activation,
     check_labels,
 )
 from deconv_jax.ops.resample import UpsampleMethod
@@ -140,7 +139,7 @@ class DCGANDiscriminator(nn.Module):
         layers = [
             (self.width * 2**i, self.kernel_size, 2, self.norm if i else "none") for i in stages
         ]
-        x = _convolved(self, images, layers, train)
+        x = _convolved(self, images, layers, 0.2, train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
@@ -172,7 +171,7 @@ class SNGANDiscriminator(nn.Module):
             for i in range(stages + 1)
             for kernel_size, stride in ((3, 1), (4, 2))
         ]
-        x = _convolved(self, images, layers[:-1], train)
+        x = _convolved(self, images, layers[:-1], 0.1, train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
@@ -336,13 +335,17 @@ def _convolved(
     discriminator: Discriminator,
     images: Array,
     layers: Sequence[tuple[int, int, int, NormName]],
+    slope: float,
     train: bool,
 ) -> Array:
-    """Features of images in [0, 1] by layers of (features, kernel size, stride, norm)."""
+    """Features of images in [0, 1] by layers of (features, kernel size, stride, norm).
+
+    Negative values are multiplied by `slope` after each.
+    """
     x = _to_signed_range(images)
     for features, kernel_size, stride, norm in layers:
         x = _conv(discriminator, features, kernel_size, stride, train, norm == "none")(x)
-        x = activation("leaky_relu")(Norm(norm, train=train)(x))
+        x = jax.nn.leaky_relu(Norm(norm, train=train)(x), slope)
     return x
 
 

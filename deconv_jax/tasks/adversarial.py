@@ -87,8 +87,9 @@ LOSSES: dict[LossName, AdversarialLoss] = {
 def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:
     """The squared norm of each logit's gradient by its own image, (batch,).
 
-    By an image in [-1, 1], as in the papers, though those given are in [0, 1]. Batch norm makes a logit depend on the other images of the batch as well: of the sum of all
-    logits, whose gradient this is, that is then a part.
+    By an image in [-1, 1], as in the papers, though those given are in [0, 1]. Batch norm makes a
+    logit depend on the other images of the batch as well: of the sum of all logits, whose gradient
+    this is, that is then a part.
     """
     gradients = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.sum(jnp.square(0.5 * gradients), axis=(1, 2, 3))

@@ -398,6 +398,8 @@ class Synthesis(Task):
         logits: dict[str, list[np.ndarray]] = {"real": [], "fake": []}
         for batch in batches:
             looked = self._looked_at(extractor.apply, extractor.variables, state, batch)
+            if self.num_classes:
+                self._check_range(whole_on_host(batch["label"]))
             mask = whole_on_host(batch["mask"])
             for name, arrays in looked.items():
                 on_host = {field: whole_on_host(array) for field, array in arrays.items()}
@@ -446,6 +448,13 @@ class Synthesis(Task):
             )
         measures = sample_quality(*seen)
         return {f"real_{name}": value for name, value in measures.items()}
+
+    def _check_range(self, labels: np.ndarray) -> None:
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise InputError(
+                f"num_classes={self.num_classes} of the networks takes labels from 0 to "
+                f"{self.num_classes - 1}; the data has some from {labels.min()} to {labels.max()}"
+            )
 
     def _places_like(self, train: Source, test: Source) -> np.ndarray:
         """Places of training images to compare the test images with."""

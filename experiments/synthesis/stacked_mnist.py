@@ -3,7 +3,7 @@
   deconv-jax prepare mnist
   deconv-jax train --config experiments/synthesis/stacked_mnist.py:remedy=both --workdir runs/stacked
 
-A small discriminator without regularisation makes the plain run miss most modes, as in the experiment of
+A small discriminator without regularisation makes the plain run miss many modes, as in the experiment of
 Metz et al., arXiv:1611.02163, section 3.3.1; a remedy is what keeps it from that.
 
 Two CPU cores, 3 to 5 minutes. The table of modes in experiments/tables has the figures of every remedy.

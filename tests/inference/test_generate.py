@@ -141,7 +141,12 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
         (["--individual", "each", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
         (["--output", "a.mp4"], "a.mp4 must end in .png"),
-        (["--output", "a.gif"], "a.gif must end in .png"),
+        (["--output", "a.gif"], "a.gif: an animation is of a walk: give --interpolate"),
+        (
+            ["--output", "a.gif", "--interpolate", "2", "--columns", "3"],
+            "--columns is of a picture",
+        ),
+        (["--output", "a.gif", "--interpolate", "2", "--scale", "999"], "give a smaller --scale"),
         (["--output", "a"], "a must end in .png"),
         (["--output", "a.mp4", "--interpolate", "2"], "a.mp4 must end in .png"),
         (["--output", "a.mp4", "--individual", "each"], "a.mp4 must end in .png"),

@@ -180,11 +180,14 @@ def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
 
 @pytest.mark.parametrize("kind", [DCGANDiscriminator, SNGANDiscriminator])
 def test_hidden_maps_of_a_discriminator_start_with_one_variance(kind):
-    """Twice the mean square of the image in [-1, 1], 1 / 3 of white noise."""
+    """Twice the mean square of the image in [-1, 1], 1 / 3 of white noise.
+
+    The zeros around it take some off at each layer; a wrong gain would be a factor of 2 at each.
+    """
     model = kind(width=16, norm="none", spectral_norm=False)
     maps = maps_at_init(model, uniform(16, 64, 64, 3), (Conv,))
     assert len(maps) == (4 if kind is DCGANDiscriminator else 9)
-    np.testing.assert_allclose([float(jnp.var(m)) for m in maps], 2 / 3, rtol=0.5)
+    np.testing.assert_allclose([float(jnp.var(m)) for m in maps], 2 / 3, rtol=0.7)
 
 
 # Classes
@@ -421,11 +424,14 @@ def test_between_parallel_vectors_the_path_is_straight(factor):
     np.testing.assert_allclose(path, expected, rtol=1e-5)
 
 
-def test_a_path_between_opposite_vectors_keeps_their_length():
-    start = jnp.array([0.6, 0.8, 0.0])
-    # There is no one way round: any that is no longer will do.
-    path = interpolate_latents(start, -start, 4)
-    assert jnp.max(jnp.linalg.norm(path, axis=1)) < 1.001
-    path = interpolate_latents(start, jnp.array([-0.6, -0.8, 1e-4]), 4)
-    np.testing.assert_allclose(jnp.linalg.norm(path, axis=1), 1.0, atol=1e-3)
-    np.testing.assert_allclose(path[2], [0.0, 0.0, 1.0], atol=2e-3)
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-4])
+def test_a_path_between_opposite_vectors_keeps_their_length(noise):
+    rng = np.random.default_rng(0)
+    for dims in (2, 3, 16, 128):
+        start = jnp.asarray(rng.normal(size=dims), jnp.float32)
+        end = -start + noise * jnp.asarray(rng.normal(size=dims), jnp.float32)
+        path = interpolate_latents(start, end, 5)
+        lengths = jnp.linalg.norm(path, axis=1)
+        np.testing.assert_allclose(lengths, jnp.linalg.norm(start), rtol=1e-3)
+        turns = jnp.sum(path[1:] * path[:-1], axis=1) / (lengths[1:] * lengths[:-1])
+        np.testing.assert_allclose(turns, np.cos(np.pi / 5), atol=1e-3)

@@ -538,6 +538,19 @@ def test_the_baseline_is_drawn_from_all_the_training_images():
     assert task.baseline(shades((200, 200, 200)), test) == measured
 
 
+def test_labels_that_there_is_no_class_for_are_refused_where_they_are_first_seen():
+    sides = {"image_shape": (28, 28, 1), "num_classes": 3}, {"num_classes": 3}
+    task = task_of(*sides)
+    example = {"image": REAL[:1], "label": np.zeros(1, np.int32)}
+    state = jax.jit(task.init)(FAST_KEY, example)
+    (batch,) = split_into(REAL, MANY)
+    for wrong in (3, -1):
+        labels = np.zeros(MANY, np.int32)
+        labels[7] = wrong
+        with pytest.raises(InputError, match=f"takes labels from 0 to 2; the data .* {wrong}"):
+            task.evaluate(state, [batch | {"label": jnp.asarray(labels)}])
+
+
 LOOKS_AT_MORE = {
     "minibatch_std": {"minibatch_std": 4},
     "batch norm": {"norm": "batch"},
