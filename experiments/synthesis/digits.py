@@ -2,7 +2,7 @@
 
   deconv-jax train --config experiments/synthesis/digits.py --workdir runs/gan
 
-Two CPU cores, 2 to 3 minutes. Test FID 0.7 +- 0.2 through the extractor "digits" (other real images of the
+Two CPU cores, 2 to 3 minutes. Test FID 0.7 through the extractor "digits" (other real images of the
 same classes: 0.5), 360 images.
 """
 
