@@ -220,7 +220,8 @@ def _protocol(record: Mapping[str, Any]) -> str:
     return (
         f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
         f"threads, {record['processor'] or 'processor unknown'}; jax "
-        f"{record['versions']['jax']}; load average {record['load_average'][0]}."
+        f"{record['versions']['jax']}; commit {record['commit'][:7]}; load average "
+        f"{record['load_average'][0]}."
     )
 
 
