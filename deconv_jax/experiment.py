@@ -377,7 +377,7 @@ def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
         if (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists():
             raise InputError(f"workdir {workdir} holds a run without its {CONFIG}; use another")
         return
-    if not any((workdir / CHECKPOINTS).glob("*")):
+    if not (workdir / RESULT).exists() and not any((workdir / CHECKPOINTS).glob("*")):
         return
     # Rebuilt, so that a setting that did not exist then has the default that it has now.
     before = open_workdir(workdir).to_dict()

@@ -1,6 +1,7 @@
 """An experiment as a value, and what training one leaves behind."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,15 @@ from PIL import Image
 
 from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import METRICS, RESULT, Experiment, evaluate, open_workdir, train
+from deconv_jax.experiment import (
+    CHECKPOINTS,
+    METRICS,
+    RESULT,
+    Experiment,
+    evaluate,
+    open_workdir,
+    train,
+)
 from deconv_jax.training import loop
 from deconv_jax.training.logging import picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
@@ -155,6 +164,10 @@ def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
             train(broken, tmp_path / "run")
     result = train(mended, tmp_path / "run")
     assert result["config"] == open_workdir(tmp_path / "run").to_dict() == mended.to_dict()
+    with pytest.raises(InputError, match="belongs to a run with another config"):
+        train(broken, tmp_path / "run")
+    # Nor is its result another's once its checkpoints were deleted.
+    shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
     with pytest.raises(InputError, match="belongs to a run with another config"):
         train(broken, tmp_path / "run")
 
