@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     path
     for path in (ROOT / "experiments").glob("*/*.py")
-    if path.parent.name not in ("benchmarks", "tables", "weights")
+    if path.parent.name not in ("benchmarks", "tables", "weights") and path.name[0] != "_"
 )
 ARGUMENTS = {
     "restoration/super_resolution": [

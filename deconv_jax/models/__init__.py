@@ -16,6 +16,7 @@ from deconv_jax.models.rednet import REDNet
 from deconv_jax.models.restorer import Restorer
 from deconv_jax.models.srcnn import SRCNN
 from deconv_jax.models.unet import UNet
+from deconv_jax.models.vae import VAE
 
 MODELS = {
     "autoencoder": Autoencoder,
@@ -32,6 +33,7 @@ MODELS = {
     "sngan_discriminator": SNGANDiscriminator,
     "srcnn": SRCNN,
     "unet": UNet,
+    "vae": VAE,
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "FSRCNN",
     "MODELS",
     "SRCNN",
+    "VAE",
     "Autoencoder",
     "Classifier",
     "DCGANDiscriminator",

@@ -15,11 +15,19 @@ import jax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose, Norm, NormName, activation
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    RESIDUAL_GAIN,
+    Conv,
+    ConvTranspose,
+    Norm,
+    NormName,
+    activation,
+)
 
 
-class Autoencoder(nn.Module):
-    """Convolutional autoencoder with a vector or a map for a code.
+class EncoderDecoder(nn.Module):
+    """What plain, variational and vector-quantised autoencoders share: everything but the code.
 
     Attributes:
       image_shape: (height, width, channels) of the images; both sizes divisible by the total
@@ -30,6 +38,8 @@ class Autoencoder(nn.Module):
         divisible by it is accepted then).
       latent_dim: numbers in the code vector, or channels of the code map.
       kernel_size, stride: of every stage, pixels.
+      residual_blocks: after every stage but the last of the decoder, so many of two 3x3
+        convolutions whose sum with their input goes on.
       norm, activation: by name, see `layers`.
       remat: recompute each stage in the backward pass instead of storing its activations.
     """
@@ -40,14 +50,19 @@ class Autoencoder(nn.Module):
     latent_dim: int = 32
     kernel_size: int = 4
     stride: int = 2
+    residual_blocks: int = 0
     norm: NormName = "batch"
     activation: str = "relu"
     remat: bool = False
+
+    code_parts: ClassVar[int] = 1
+    """Numbers that the encoder gives for each of the code's."""
 
     def setup(self) -> None:
         """Lays out the stages; raises InputError for an `image_shape` that does not fit them."""
         for name in ("stride", "kernel_size", "latent_dim"):
             at_least(name, getattr(self, name), 1)
+        at_least("residual_blocks", self.residual_blocks, 0)
         if not self.features or min(self.features) < 1:
             raise InputError(f"features must be one or more positive numbers; got {self.features}")
         total = self.stride ** len(self.features)
@@ -62,22 +77,29 @@ class Autoencoder(nn.Module):
         self.from_code: nn.Module
         if self.latent == "vector":
             self.base = (height // total, width // total, self.features[-1])
-            self.to_code = nn.Dense(self.latent_dim)
+            self.to_code = nn.Dense(self.code_parts * self.latent_dim)
             self.from_code = nn.Dense(math.prod(self.base))
         else:
-            self.to_code = Conv(self.latent_dim, kernel_size=1)
+            self.to_code = Conv(self.code_parts * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
         self.up = [self._stage(_Up, f) for f in self.features[-2::-1]]
         self.to_image = ConvTranspose(channels, kernel_size=self.kernel_size, stride=self.stride)
 
     def _stage(self, kind: "type[_Stage]", features: int) -> nn.Module:
         stage = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
-        return stage(features, self.kernel_size, self.stride, self.norm, self.activation)
+        return stage(
+            features,
+            self.kernel_size,
+            self.stride,
+            self.residual_blocks,
+            self.norm,
+            self.activation,
+        )
 
-    def encode(
-        self, images: Float[Array, "batch height width channels"], train: bool = False
+    def _encoded(
+        self, images: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch *code"]:
-        """Images in [0, 1] to codes: (batch, latent_dim), or a map with `latent_dim` channels."""
+        """Images in [0, 1] to `code_parts` times as many numbers as a code has."""
         total = self.stride ** len(self.features)
         expected = self.image_shape
         fits = images.shape[1:] == expected
@@ -96,23 +118,46 @@ class Autoencoder(nn.Module):
             x = stage(x, train)
         return self.to_code(x.reshape(x.shape[0], -1) if self.latent == "vector" else x)
 
-    def decode(
-        self, code: Float[Array, "batch *code"], train: bool = False
+    def _logits(
+        self, code: Float[Array, "batch *code"], train: bool
     ) -> Float[Array, "batch height width channels"]:
-        """Codes to images in [0, 1]."""
+        """Codes to what a sigmoid makes images in [0, 1] of."""
         x = self.from_code(code)
         if self.latent == "vector":
             x = x.reshape(x.shape[0], *self.base)
         x = activation(self.activation)(x)
         for stage in self.up:
             x = stage(x, train)
-        return jax.nn.sigmoid(self.to_image(x))
+        return self.to_image(x)
+
+
+class Autoencoder(EncoderDecoder):
+    """Convolutional autoencoder with a vector or a map for a code; attributes: see `EncoderDecoder`."""
+
+    def encode(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> Float[Array, "batch *code"]:
+        """Images in [0, 1] to codes: (batch, latent_dim), or a map with `latent_dim` channels."""
+        return self._encoded(images, train)
+
+    def decode(
+        self, code: Float[Array, "batch *code"], train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Codes to images in [0, 1]."""
+        return jax.nn.sigmoid(self._logits(code, train))
+
+    def with_code(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
+        """Images in [0, 1] to their reconstructions in [0, 1], and the codes between."""
+        code = self.encode(images, train)
+        return self.decode(code, train), code
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
         """Images in [0, 1] to their reconstructions in [0, 1]."""
-        return self.decode(self.encode(images, train), train)
+        return self.with_code(images, train)[0]
 
 
 class _Stage(nn.Module):
@@ -121,6 +166,7 @@ class _Stage(nn.Module):
     features: int
     kernel_size: int
     stride: int
+    residual_blocks: int
     norm: NormName
     activation: str
 
@@ -135,7 +181,17 @@ class _Stage(nn.Module):
             use_bias=self.norm == "none",
             gain=RELU_GAIN,
         )(x)
-        return activation(self.activation)(Norm(self.norm, train=train)(x))
+        x = activation(self.activation)(Norm(self.norm, train=train)(x))
+        for _ in range(self.residual_blocks):
+            x = x + self._change(x, train)
+        return x
+
+    def _change(self, x: Array, train: bool) -> Array:
+        """What a residual block adds: nothing at first (He et al., arXiv:1603.05027, order of layers)."""
+        for gain in (RELU_GAIN, RESIDUAL_GAIN):
+            x = activation(self.activation)(Norm(self.norm, train=train)(x))
+            x = Conv(self.features, kernel_size=3, gain=gain)(x)
+        return x
 
 
 class _Down(_Stage):

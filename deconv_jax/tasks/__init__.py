@@ -4,12 +4,14 @@ from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.tasks.recognition import Recognition
 from deconv_jax.tasks.restoration import Restoration
 from deconv_jax.tasks.synthesis import Synthesis
+from deconv_jax.tasks.variational import Variational
 
 TASKS = {
     "autoencoding": Autoencoding,
     "recognition": Recognition,
     "restoration": Restoration,
     "synthesis": Synthesis,
+    "variational": Variational,
 }
 
-__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration", "Synthesis"]
+__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration", "Synthesis", "Variational"]

@@ -49,10 +49,22 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array
+    model: nn.Module,
+    optimizer: Optimizer,
+    key: jax.Array,
+    image: jax.Array,
+    *inputs: jax.Array,
+    method: str | None = None,
 ) -> TrainState:
-    """Initialises a module on one image of `image`'s shape, and its optimizer."""
-    variables = model.init(key, images_in_unit_range(image[:1]))
+    """Initialises a module on one image of `image`'s shape, and its optimizer.
+
+    Args:
+      model, optimizer, key: as named.
+      image: the first of a batch.
+      inputs: what else the method takes.
+      method: that all parameters take part in, `__call__` unless given.
+    """
+    variables = model.init(key, images_in_unit_range(image[:1]), *inputs, method=method)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -72,29 +84,46 @@ def images_in_unit_range(images: jax.Array) -> jax.Array:
 def apply_model(
     model: nn.Module,
     variables: Tree,
-    images: jax.Array,
-    labels: jax.Array | None = None,
-    *,
+    *inputs: jax.Array | None,
     train: bool,
     precision: Precision,
-) -> tuple[jax.Array, Tree]:
-    """Runs a module on images in [0, 1], or on what else it takes, and on labels if it takes any.
+    method: str | None = None,
+) -> tuple[Any, Tree]:
+    """Runs a module on images in [0, 1] and what else it takes; None, such as for labels, is left out.
 
     With "bf16", weights and activations are bfloat16 and so is the computation; parameters,
     their gradients and the output stay float32.
 
+    Args:
+      model: the module.
+      variables: its "params" and "batch_stats".
+      inputs: of the method, without `train`.
+      train: whether batch statistics are of the batch, and updated.
+      precision: of the computation.
+      method: of the module, its `__call__` unless given.
+
     Returns:
-      The output, float32, and the batch statistics, updated if `train`.
+      The output, an array or a tree of them, float32 where it is of floats; and the batch
+      statistics, updated if `train`.
     """
     params, stats = variables["params"], variables["batch_stats"]
+    given_inputs = [x for x in inputs if x is not None]
     if precision == "bf16":
-        params, images = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, images))
+        params, given_inputs = jax.tree.map(_floats_as(jnp.bfloat16), (params, given_inputs))
     given = {"params": params, "batch_stats": stats}
-    inputs = (images,) if labels is None else (images, labels)
-    if not train:
-        return model.apply(given, *inputs).astype(jnp.float32), stats  # type: ignore[union-attr]
-    output, mutated = model.apply(given, *inputs, train=True, mutable=["batch_stats"])
-    return output.astype(jnp.float32), mutated.get("batch_stats", {})
+    if train:
+        output, mutated = model.apply(
+            given, *given_inputs, train=True, mutable=["batch_stats"], method=method
+        )
+        stats = mutated.get("batch_stats", {})
+    else:
+        output = model.apply(given, *given_inputs, method=method)
+    return jax.tree.map(_floats_as(jnp.float32), output), stats
+
+
+def _floats_as(dtype: Any) -> Callable[[jax.Array], jax.Array]:
+    """Converts arrays of floats and leaves others."""
+    return lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
 def gradient_step(

@@ -1,0 +1,118 @@
+"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114): convolutions give a Gaussian, their adjoints an image.
+
+The prior is N(0, I), and the encoder's q(z|x) is N(mean, diag(exp(log variance))). What a reader would
+get wrong is what log p(x|z) is *of*. "bernoulli" takes an image's numbers in [0, 1] as probabilities or, if
+they are 0 and 1, as draws, and only of the latter is it a log-likelihood. "gaussian" is a density, of
+images in [0, 1]. "discretized_logistic" is a probability of 8-bit levels (Salimans et al.,
+arXiv:1701.05517, equations 1 and 2 with one component).
+"""
+
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deconv_jax.errors import InputError
+from deconv_jax.models.autoencoder import EncoderDecoder
+
+Images = Float[Array, "batch height width channels"]
+Likelihood = Literal["bernoulli", "gaussian", "discretized_logistic"]
+
+_FIRST_SCALE = 0.1
+"""Of the two likelihoods that learn one, in units of images in [0, 1]."""
+_LEVELS = 255
+
+
+class VAE(EncoderDecoder):
+    """Convolutional variational autoencoder.
+
+    Attributes:
+      likelihood: of an image given its latents, see the module. "gaussian" learns a standard
+        deviation a channel, "discretized_logistic" a scale.
+      Others: see `EncoderDecoder`; `latent` is "vector".
+    """
+
+    likelihood: Likelihood = "bernoulli"
+
+    code_parts: ClassVar[int] = 2
+
+    def setup(self) -> None:
+        """See `EncoderDecoder.setup`; raises InputError for a map of latents."""
+        if self.latent != "vector":
+            raise InputError(f'a VAE has latent="vector"; got {self.latent!r}')
+        super().setup()
+        if self.likelihood != "bernoulli":
+            init = nn.initializers.constant(jnp.log(_FIRST_SCALE))
+            self.log_scale: Any = self.param("log_scale", init, (self.image_shape[-1],))
+
+    def encode(
+        self, images: Images, train: bool = False
+    ) -> tuple[Float[Array, "batch latent_dim"], Float[Array, "batch latent_dim"]]:
+        """Mean and log variance of q(z|x) of images in [0, 1]."""
+        mean, log_variance = jnp.split(self._encoded(images, train), 2, axis=-1)
+        return mean, log_variance
+
+    def decode(self, latents: Float[Array, "batch latent_dim"], train: bool = False) -> Images:
+        """The mean of p(x|z), in [0, 1]."""
+        return jax.nn.sigmoid(self._logits(latents, train))
+
+    def log_likelihood(
+        self, images: Images, latents: Float[Array, "batch latent_dim"], train: bool = False
+    ) -> Float[Array, " batch"]:
+        """log p(x|z), nats an image; float32 whatever the computation's precision."""
+        x = images.astype(jnp.float32)
+        logits = self._logits(latents, train).astype(jnp.float32)
+        if self.likelihood == "bernoulli":
+            values = x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits)
+        else:
+            log_scale = self.log_scale.astype(jnp.float32).reshape(1, 1, 1, -1)
+            log_probability = (
+                _log_normal if self.likelihood == "gaussian" else _log_discretized_logistic
+            )
+            values = log_probability(x, jax.nn.sigmoid(logits), log_scale)
+        return jnp.sum(values, axis=(1, 2, 3))
+
+    def __call__(
+        self, images: Images, noise: Float[Array, "batch latent_dim"], train: bool = False
+    ) -> tuple[
+        Float[Array, " batch"],
+        Float[Array, "batch latent_dim"],
+        Float[Array, "batch latent_dim"],
+    ]:
+        """log p(x|z) at z = mean + exp(log variance / 2) * noise; mean and log variance of q(z|x).
+
+        Args:
+          images: in [0, 1].
+          noise: standard normal.
+          train: see `Norm`.
+        """
+        mean, log_variance = self.encode(images, train)
+        latents = mean + jnp.exp(0.5 * log_variance) * noise
+        return self.log_likelihood(images, latents, train), mean, log_variance
+
+
+def gaussian_kl(
+    mean: Float[Array, "*batch latent_dim"], log_variance: Float[Array, "*batch latent_dim"]
+) -> Float[Array, "*batch latent_dim"]:
+    """KL(N(mean, exp(log variance)) || N(0, 1)) of each latent, nats (arXiv:1312.6114, appendix B)."""
+    return 0.5 * (jnp.exp(log_variance) + jnp.square(mean) - 1.0 - log_variance)
+
+
+def _log_normal(x: Array, mean: Array, log_scale: Array) -> Array:
+    return -0.5 * (
+        jnp.square((x - mean) * jnp.exp(-log_scale)) + 2.0 * log_scale + jnp.log(2.0 * jnp.pi)
+    )
+
+
+def _log_discretized_logistic(x: Array, mean: Array, log_scale: Array) -> Array:
+    """log of the logistic distribution's mass within half a level of x; all beyond at both ends."""
+    half = 0.5 / _LEVELS
+    inverse = jnp.exp(-log_scale)
+    upper, lower = (x - mean + half) * inverse, (x - mean - half) * inverse
+    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), of which no digit is lost.
+    width = 2.0 * half * inverse
+    inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
+    below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+    return jnp.where(x < half, below, jnp.where(x > 1.0 - half, above, inside))

@@ -1,0 +1,56 @@
+"""Convolutional VAE: of binarised MNIST, held against the published bound, or of other small images.
+
+  deconv-jax prepare mnist
+  deconv-jax train --config experiments/autoencoding/vae.py --workdir runs/vae
+  deconv-jax train --config experiments/autoencoding/vae.py:data=digits,steps=2000 --workdir runs/vae_digits
+  deconv-jax train --config experiments/autoencoding/vae.py:data=fashion_mnist,steps=6000 --workdir runs/vae_fashion
+  deconv-jax generate --checkpoint runs/vae --output traversals.png --traverse 8
+
+MNIST is binarised anew at every step; other sets are modelled as 8-bit levels (discretised logistic).
+"""
+
+import _data
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.errors import InputError
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: data=mnist (digits, fashion_mnist), latent=32, width=32, beta=1.0, iwae=200 (samples
+    of the bound), steps=20000, seed=0.
+    """
+    args = config_arguments(
+        arg, data="mnist", latent=32, width=32, beta=1.0, iwae=200, steps=20000, seed=0
+    )
+    data, width = args["data"], args["width"]
+    if data not in _data.DATA:
+        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
+    binary = data == "mnist"
+    side = _data.side(data)
+    task = dict(
+        name="variational",
+        model=dict(
+            name="vae",
+            image_shape=(side, side, 1),
+            features=(width, 2 * width),
+            latent_dim=args["latent"],
+            residual_blocks=1,
+            norm="none",
+            activation="elu",
+            likelihood="bernoulli" if binary else "discretized_logistic",
+        ),
+        binarize="stochastic" if binary else "none",
+        beta=args["beta"],
+        iwae_samples=args["iwae"],
+    )
+    return _data.experiment(
+        task,
+        data,
+        steps=args["steps"],
+        batch_size=128,
+        seed=args["seed"],
+        learning_rate=1e-3,
+        clip_norm=100.0,
+        ema_decay=0.999,
+    )
