@@ -203,12 +203,16 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
       name: "folder:PATH"; ~ and environment variables are expanded, and a path that is not
         absolute is one in `data_dir`, or in the working directory without it.
       split: "all", a subfolder ("train"), or another folder ("folder:PATH"), then perhaps a slice
-        of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]".
+        of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]"; or several that are no other
+        folders, one after the other: "portraits+landscapes[:100]".
       data_dir: see `name`.
 
     Raises:
       InputError: no such folder, an ill-formed split, or one without files.
     """
+    if "+" in split and FOLDER not in split:
+        parts = [find_files(name, part, data_dir) for part in split.split("+")]
+        return Files(parts[0].root, tuple(path for part in parts for path in part.paths))
     chosen, bounds = parse_split(split)
     elsewhere = chosen.startswith(FOLDER)
     root = _folder(chosen if elsewhere else name, data_dir)

@@ -2,6 +2,7 @@
 
 from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.models.classifier import Classifier
+from deconv_jax.models.codec import FactorizedCodec, HyperpriorCodec
 from deconv_jax.models.dncnn import DnCNN
 from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
@@ -25,7 +26,9 @@ MODELS = {
     "dcgan_generator": DCGANGenerator,
     "dncnn": DnCNN,
     "espcn": ESPCN,
+    "factorized_codec": FactorizedCodec,
     "fsrcnn": FSRCNN,
+    "hyperprior_codec": HyperpriorCodec,
     "rednet": REDNet,
     "resnet_discriminator": ResNetDiscriminator,
     "resnet_generator": ResNetGenerator,
@@ -47,6 +50,8 @@ __all__ = [
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DnCNN",
+    "FactorizedCodec",
+    "HyperpriorCodec",
     "REDNet",
     "ResNetDiscriminator",
     "ResNetGenerator",

@@ -1,6 +1,7 @@
 """What one experiment family learns, by the name a config gives in `task.name`."""
 
 from deconv_jax.tasks.autoencoding import Autoencoding
+from deconv_jax.tasks.compression import Compression
 from deconv_jax.tasks.recognition import Recognition
 from deconv_jax.tasks.restoration import Restoration
 from deconv_jax.tasks.synthesis import Synthesis
@@ -8,10 +9,19 @@ from deconv_jax.tasks.variational import Variational
 
 TASKS = {
     "autoencoding": Autoencoding,
+    "compression": Compression,
     "recognition": Recognition,
     "restoration": Restoration,
     "synthesis": Synthesis,
     "variational": Variational,
 }
 
-__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration", "Synthesis", "Variational"]
+__all__ = [
+    "TASKS",
+    "Autoencoding",
+    "Compression",
+    "Recognition",
+    "Restoration",
+    "Synthesis",
+    "Variational",
+]

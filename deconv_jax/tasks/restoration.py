@@ -28,7 +28,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.training.logging import picture_grid
+from deconv_jax.training.logging import middle, picture_grid
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -163,7 +163,12 @@ class Restoration(Task):
         return {
             "restorations": picture_grid(
                 {
-                    name: np.stack([_middle(*pair) for pair in zip(images, sizes, strict=True)])
+                    name: np.stack(
+                        [
+                            middle(*pair, _PICTURED_PIXELS)
+                            for pair in zip(images, sizes, strict=True)
+                        ]
+                    )
                     for name, images in views.items()
                 },
                 scale=1,
@@ -279,10 +284,3 @@ def _enlarged(images: np.ndarray, height: int) -> np.ndarray:
     """Images with every pixel repeated until they are about `height` pixels high."""
     factor = max(height // images.shape[1], 1)
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-def _middle(image: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """The middle of the true part of an image."""
-    starts = [max(int(n) - _PICTURED_PIXELS, 0) // 2 for n in size]
-    top, left = (min(s, max(n - _PICTURED_PIXELS, 0)) for s, n in zip(starts, image.shape, strict=False))  # fmt: skip
-    return image[top : top + _PICTURED_PIXELS, left : left + _PICTURED_PIXELS]

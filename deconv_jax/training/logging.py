@@ -171,6 +171,19 @@ def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return whole[: len(whole) - gap, : whole.shape[1] - gap]
 
 
+def middle(image: np.ndarray, size: Sequence[int], pixels: int) -> np.ndarray:
+    """The middle of an image's true part.
+
+    Args:
+      image: (height, width, channels).
+      size: height and width of what is true of it, at its top left.
+      pixels: a side; less along an axis that is shorter.
+    """
+    starts = [max(int(n) - pixels, 0) // 2 for n in size]
+    top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
+    return image[top : top + pixels, left : left + pixels]
+
+
 def picture_grid(
     rows: Mapping[str, np.ndarray], *, names: Sequence[str] = (), scale: int = 2
 ) -> Image.Image:

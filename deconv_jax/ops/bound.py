@@ -1,0 +1,28 @@
+"""A lower bound that a parameter can leave again."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def lower_bound(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape"]:
+    """max(x, bound), with a gradient also below the bound where descending it leads upwards.
+
+    The gradient of the maximum itself is zero there, and what is once below would stay
+    (Balle et al., arXiv:1611.01704, appendix 6.3).
+    """
+    return jnp.maximum(x, bound)
+
+
+def _forward(x: Array, bound: float) -> tuple[Array, Array]:
+    return jnp.maximum(x, bound), x
+
+
+def _backward(bound: float, x: Array, cotangent: Array) -> tuple[Array]:
+    return (jnp.where((x >= bound) | (cotangent < 0), cotangent, 0.0),)
+
+
+lower_bound.defvjp(_forward, _backward)

@@ -1,0 +1,103 @@
+"""Image codec of a folder of photographs: a mean-scale hyperprior, five qualities in one network.
+
+  export DECONV_JAX_IMAGES=/path/of/photographs   # subfolders or not; the last hundredth is held out
+  deconv-jax train --config experiments/autoencoding/codec.py --workdir runs/codec
+  deconv-jax train --config experiments/autoencoding/codec.py:levels=1,lowest=0.013 --workdir runs/codec_013
+
+The defaults are of the papers' size (128 features, 192 latent channels, arXiv:1809.02736) and meant for an
+accelerator and some hundred thousand photographs; not trained at this length, so no figure is claimed. The
+table codec_rd of experiments/tables has the same config at the size that two CPU cores allow.
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+_PER_MSE = {"mse": 1.0, "ms_ssim": 1400.0}
+"""Lambdas of 1 - MS-SSIM over those of the squared error at like rates, after CompressAI's pairs."""
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=1000000, features=128,
+    latent_features=192, levels=5, lowest=0.0018, highest=0.06 (lambdas), batch_size=16, seed=0.
+    """
+    args = config_arguments(
+        arg,
+        model="hyperprior",
+        distortion="mse",
+        steps=1_000_000,
+        features=128,
+        latent_features=192,
+        levels=5,
+        lowest=0.0018,
+        highest=0.06,
+        batch_size=16,
+        seed=0,
+    )
+    config = experiment(**args, learning_rate=1e-4)
+    config.data = dict(
+        name="folder:$DECONV_JAX_IMAGES",
+        train_split="all[:99%]",
+        validation_split="all[99%:]",
+        test_split="all[99%:]",
+        tile=512,
+        workers=8,
+    )
+    config.task.crop = 256
+    return config
+
+
+def experiment(
+    *,
+    model: str,
+    distortion: str,
+    steps: int,
+    features: int,
+    latent_features: int,
+    levels: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    lowest: float = 0.0018,
+    highest: float = 0.06,
+) -> ml_collections.ConfigDict:
+    """A config without data: lambdas from lowest to highest in a geometric row, and gains as their roots."""
+    ratio = (highest / lowest) ** (1 / max(levels - 1, 1))
+    lambdas = [lowest * ratio**level for level in range(levels)]
+    middle = lambdas[levels // 2]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="compression",
+        model=dict(
+            name=f"{model}_codec",
+            channels=3,
+            features=features,
+            latent_features=latent_features,
+            # A step's error goes with its square, so the best step with one over the root of lambda.
+            first_gains=tuple((value / middle) ** 0.5 for value in lambdas),
+        ),
+        lambdas=tuple(value * _PER_MSE[distortion] for value in lambdas),
+        distortion=distortion,
+        crop=128,
+    )
+    config.optimizer = dict(
+        name="adam",
+        learning_rate=learning_rate,
+        schedule="cosine",
+        end_factor=0.02,
+        warmup_steps=steps // 50,
+        clip_norm=1.0,
+        ema_decay=0.999,
+    )
+    every = max(steps // 10, 1)
+    config.training = dict(
+        num_steps=steps,
+        batch_size=batch_size,
+        eval_batch_size=1,
+        eval_every=every,
+        save_every=every,
+        log_every=50,
+        steps_per_call=10,
+    )
+    config.seed = seed
+    return config

@@ -1,0 +1,39 @@
+"""Image codec of the usual small sets: learnt from T91 and Train400, measured on Set14.
+
+  deconv-jax train --config experiments/autoencoding/codec_t91.py --workdir runs/codec_t91
+
+The hyperprior of `codec.py`, half as wide, for the time that two CPU cores have; what table codec_rd of
+experiments/tables is made of. Needs the folder of data that $DECONV_JAX_DATA names: t91/, train400/,
+set5/ to look at while training and set14/.
+"""
+
+import codec
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=10000, features=64,
+    latent_features=96, seed=0.
+    """
+    args = config_arguments(
+        arg,
+        model="hyperprior",
+        distortion="mse",
+        steps=10_000,
+        features=64,
+        latent_features=96,
+        seed=0,
+    )
+    config = codec.experiment(**args, levels=5, batch_size=8, learning_rate=1e-3)
+    config.data = dict(
+        name="folder:.",
+        data_dir="$DECONV_JAX_DATA",
+        train_split="t91+train400",
+        validation_split="set5",
+        test_split="set14",
+        tile=180,
+        cache="device",
+    )
+    return config
