@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -26,13 +26,13 @@ from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import json_text, read_json, write_json
 from deconv_jax.models import MODELS
-from deconv_jax.tasks import TASKS, Restoration, Synthesis
+from deconv_jax.tasks import TASKS
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
-from deconv_jax.training.state import Precision, TrainState, init_state
+from deconv_jax.training.state import Precision, TrainState
 from deconv_jax.training.task import Batch, Task
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
@@ -44,8 +44,6 @@ _WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of config.data that a run may be continued with other values of: they change no number."""
 _HANDED_DOWN = frozenset({"optimizer", "precision", "seed", "num_steps"})
 """Task fields that are no keys of config.task: they are settings of the whole experiment."""
-
-Learned = TypeVar("Learned", Restoration, Synthesis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,68 +258,6 @@ def load_state(
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
     return restored.step, restored.state
-
-
-def load_restoration(
-    workdir: Path, checkpoint: Literal["last", "best"] | int = "last"
-) -> tuple[Restoration, dict[str, Any]]:
-    """The task of a run of restoration and the variables that its network restores with.
-
-    The run's data is not looked at.
-
-    Args:
-      workdir, checkpoint: as for `load_state`.
-
-    Returns:
-      The variables are NumPy arrays.
-
-    Raises:
-      InputError: as `load_state`, or the run learned something else.
-    """
-    task = _task_of(workdir, Restoration)
-    model: Any = task.model
-    # Parameters do not depend on the size of an image, nor on how it was degraded.
-    side = 4 * model.receptive_field().multiple
-    image = jnp.zeros((1, side, side, model.channels + task.noise_conditional))
-    _, state = load_state(
-        workdir, checkpoint, lambda key: init_state(model, task.optimizer, key, image)
-    )
-    return task, jax.device_get(state.inference_variables())
-
-
-def load_synthesis(
-    workdir: Path, checkpoint: Literal["last", "best"] | int = "last"
-) -> tuple[Synthesis, dict[str, Any]]:
-    """The task of a run of synthesis and the variables that its generator samples with.
-
-    The run's data is not looked at.
-
-    Args:
-      workdir, checkpoint: as for `load_state`.
-
-    Returns:
-      The variables are NumPy arrays.
-
-    Raises:
-      InputError: as `load_state`, or the run learned something else.
-    """
-    task = _task_of(workdir, Synthesis)
-    generator: Any = task.generator
-    example = {
-        "image": jnp.zeros((1, *generator.image_shape), jnp.uint8),
-        "label": jnp.zeros(1, jnp.int32),
-    }
-    _, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
-    return task, jax.device_get(task.generator_variables(state))
-
-
-def _task_of(workdir: Path, kind: type[Learned]) -> Learned:
-    task = open_workdir(workdir).task
-    if not isinstance(task, kind):
-        raise InputError(
-            f"{workdir} is a run of {type(task).__name__}; wanted is one of {kind.__name__}"
-        )
-    return task
 
 
 def open_workdir(workdir: Path) -> Experiment:

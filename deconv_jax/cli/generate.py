@@ -87,10 +87,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     keep_compiled()
     import numpy as np
 
-    from deconv_jax.experiment import load_synthesis
     from deconv_jax.inference import generate as work
+    from deconv_jax.trained import load_generative
 
-    task, variables = load_synthesis(arguments.checkpoint, checkpoint_step(arguments.step))
+    task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
     walks = arguments.interpolate is not None
     count = arguments.interpolate if walks else _default(arguments.num, _SAMPLES)
     latents = work.numbered_latents(
@@ -114,7 +114,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             work.STILLS | (work.ANIMATIONS if walks else {}),
             len(latents),
             columns,
-            task.generator.image_shape[:2],
+            task.image_shape[:2],
             arguments.scale,
             animates=animates,
         )

@@ -244,7 +244,7 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"--checkpoint: no such file or folder {path}")
     if path.is_dir():
-        from deconv_jax.experiment import load_restoration
+        from deconv_jax.trained import load_restoration
 
         if arguments.scale is not None:
             raise InputError("--scale is for weights in a file: a run says its own")

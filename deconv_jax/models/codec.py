@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.entropy_models import FactorizedPrior, gaussian_bits
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose
-from deconv_jax.models.receptive_field import Trace
+from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.bound import lower_bound
 
 Images = Float[Array, "batch height width channels"]
@@ -34,6 +34,8 @@ LATENT_STRIDE = STRIDE**STAGES
 """Pixels a latent, along an axis."""
 HYPER_STRIDE = STRIDE**2
 """Latents y a latent z, along an axis."""
+HYPER_UP_STRIDES = (2, 2, 1)
+"""Of the layers from z to the means and scales of y; the last is no transposed convolution."""
 
 _PEDESTAL = 2.0**-36
 _LEAST_BETA = 1e-6
@@ -196,8 +198,8 @@ class HyperpriorCodec(FactorizedCodec):
             Conv(wide, KERNEL_SIZE, STRIDE),
         ]
         self.hyper_up = [
-            ConvTranspose(self.latent_features, KERNEL_SIZE, STRIDE, gain=RELU_GAIN),
-            ConvTranspose(between, KERNEL_SIZE, STRIDE, gain=RELU_GAIN),
+            ConvTranspose(self.latent_features, KERNEL_SIZE, HYPER_UP_STRIDES[0], gain=RELU_GAIN),
+            ConvTranspose(between, KERNEL_SIZE, HYPER_UP_STRIDES[1], gain=RELU_GAIN),
             Conv(2 * self.latent_features, 3),
         ]
 
@@ -246,17 +248,19 @@ def _sum(of_latents: Array) -> Array:
     return jnp.sum(of_latents, axis=(1, 2, 3))
 
 
-def analysis_trace() -> Trace:
-    """What of an image a latent depends on."""
+def analysis_field() -> ReceptiveField:
+    """What a latent depends on, about the pixels that are its own; all in multiples of `LATENT_STRIDE`."""
     trace = Trace()
     for _ in range(STAGES):
         trace = trace.conv(KERNEL_SIZE, STRIDE)
-    return trace
+    before, after = -trace.first[0], trace.last[0] - (LATENT_STRIDE - 1)
+    before, after = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (before, after))
+    return ReceptiveField(before, after, LATENT_STRIDE)
 
 
-def synthesis_trace() -> Trace:
-    """What of the latents a pixel depends on."""
+def synthesis_field() -> ReceptiveField:
+    """What a pixel depends on, in latents."""
     trace = Trace()
     for _ in range(STAGES):
         trace = trace.conv_transpose(KERNEL_SIZE, STRIDE)
-    return trace
+    return trace.receptive_field()

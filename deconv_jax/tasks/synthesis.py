@@ -177,6 +177,11 @@ class Synthesis(Task):
         return self.generator.latent_dim  # type: ignore[attr-defined]
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of samples."""
+        return self.generator.image_shape  # type: ignore[attr-defined]
+
+    @property
     def num_classes(self) -> int:
         """Classes of a conditional generator; 0 for none."""
         return self.generator.num_classes  # type: ignore[attr-defined]
@@ -378,12 +383,12 @@ class Synthesis(Task):
         latents: jax.Array,
         labels: jax.Array | None = None,
     ) -> jax.Array:
-        """Images in [0, 1] of latents (batch, latent_dim), by the variables of `generator_variables`."""
+        """Images in [0, 1] of latents (batch, latent_dim), by the variables of `sampling_variables`."""
         return apply_model(
             self.generator, variables, latents, labels, train=False, precision=self.precision
         )[0]
 
-    def generator_variables(self, state: TrainState) -> dict[str, Tree]:
+    def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
         """The generator's variables to sample with: the average where one is kept."""
         return state.ema or _generator_of(state)
 
@@ -495,7 +500,7 @@ class Synthesis(Task):
         latents = draw_latents(
             example_keys(jax.random.key(_EVALUATION_SEED), numbers), self.latent_dim
         )
-        images = self.sample(self.generator_variables(state), latents, labels)
+        images = self.sample(self.sampling_variables(state), latents, labels)
         return _rounded(images)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -12,8 +12,9 @@ from flax import linen as nn
 
 from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
-from deconv_jax.experiment import Experiment, load_restoration, train
+from deconv_jax.experiment import Experiment, train
 from deconv_jax.inference.tiling import restore_tiled
+from deconv_jax.trained import load_restoration
 
 CONFIGS = Path(__file__).parent.parent
 

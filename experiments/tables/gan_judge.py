@@ -16,10 +16,11 @@ import numpy as np
 from _common import finished_run
 
 from deconv_jax.data.sources import in_memory
-from deconv_jax.experiment import load_state, load_synthesis, open_workdir
+from deconv_jax.experiment import load_state, open_workdir
 from deconv_jax.inference.generate import generate, numbered_latents
 from deconv_jax.metrics.generative import class_imbalance
 from deconv_jax.tables import markdown
+from deconv_jax.trained import load_generative
 from deconv_jax.training.state import images_in_unit_range
 
 JUDGE = "recognition/mnist_classifier.py:seed=1"
@@ -51,7 +52,7 @@ def _judge(data: Path) -> dict[str, Any]:
         }
 
     workdir, made_by, training = finished_run(GENERATOR, data / "tfds")
-    task, variables = load_synthesis(workdir)
+    task, variables = load_generative(workdir)
     count = len(test["label"])
     labels = (np.arange(count) % CLASSES).astype(np.int32)
     latents = numbered_latents(count, task.latent_dim, seed=0)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import Experiment, load_synthesis, train
+from deconv_jax.experiment import Experiment, train
 from deconv_jax.inference import generate as work
 from deconv_jax.inference.generate import generate, numbered_latents, walk
+from deconv_jax.trained import load_generative
 
 CLASSES = 10
 
@@ -51,7 +52,7 @@ def pixels(path):
 
 
 def test_samples_are_those_of_the_averaged_generator_and_of_their_number_alone(run):
-    task, variables = load_synthesis(run(0))
+    task, variables = load_generative(run(0))
     latents = numbered_latents(40, task.latent_dim, seed=3)
     images = np.concatenate(list(generate(task.sample, variables, latents)))
     assert (images.shape, images.dtype) == ((40, 32, 32, 1), np.uint8)
@@ -97,7 +98,7 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
 
 
 def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
-    task, variables = load_synthesis(run(CLASSES))
+    task, variables = load_generative(run(CLASSES))
     latents = numbered_latents(12, task.latent_dim, seed=0)
     for flags, labels in (
         ([], np.arange(12) % CLASSES),
@@ -183,7 +184,7 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
     assert "of one class: give --class" in capsys.readouterr().err
     assert not path.exists()
     assert main([*words, "--class", "3"]) == 0
-    task, variables = load_synthesis(run(CLASSES))
+    task, variables = load_generative(run(CLASSES))
     latents = walk(numbered_latents(2, task.latent_dim, seed=0), 3)
     images = generate(task.sample, variables, latents, np.full(6, 3, np.int32))
     first = next(images)[0, ..., 0]
@@ -219,4 +220,4 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
     train(Experiment.from_dict(small_config(training__num_steps=4)), tmp_path)
     with pytest.raises(InputError, match="is a run of Autoencoding; wanted is one of Synthesis"):
-        load_synthesis(tmp_path)
+        load_generative(tmp_path)

@@ -7,13 +7,14 @@ import pytest
 from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
 from deconv_jax.data.images import read_image, write_image
-from deconv_jax.experiment import CONFIG, Experiment, load_restoration, train
+from deconv_jax.experiment import CONFIG, Experiment, train
 from deconv_jax.files import write_json
 from deconv_jax.inference.denoiser import TrainedDenoiser, plug_in
 from deconv_jax.inference.methods import ClassicalRestorer
 from deconv_jax.inference.restore import LearnedRestorer, Watch
 from deconv_jax.models import DnCNN
 from deconv_jax.models.published import load_published, save_published
+from deconv_jax.trained import load_restoration
 
 PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005

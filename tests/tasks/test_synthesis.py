@@ -339,7 +339,7 @@ def test_the_averaged_generator_is_the_average_of_its_weights_and_statistics(ass
     for state, generator in zip(states[1:4], generators[1:4], strict=True):
         average = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, average, generator)
         assert_trees_equal(state.ema, average, relative=1e-6)
-        assert COURSE.generator_variables(state) is state.ema
+        assert COURSE.sampling_variables(state) is state.ema
 
 
 def test_a_step_can_be_replayed_alone(assert_trees_equal):
@@ -375,7 +375,7 @@ def test_labels_steer_both_networks():
         assert abs(other[name] - scalars[3][name]) > 1e-5
     # Nothing but the labels tells these images apart.
     latents = jnp.tile(draw_latents(jax.random.split(FAST_KEY, 1), LATENT), (3, 1))
-    variables = COURSE.generator_variables(states[3])
+    variables = COURSE.sampling_variables(states[3])
     variables = jax.tree.map(jnp.asarray, variables)
     spread = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
     variables["params"]["ConditionalNorm_0"]["bias"] += spread
@@ -389,7 +389,7 @@ def test_a_sample_does_not_depend_on_the_others():
     sample = jax.jit(COURSE.sample)
     latents = draw_latents(jax.random.split(FAST_KEY, 6), LATENT)
     labels = jnp.arange(6) % 3
-    variables = COURSE.generator_variables(states[5])
+    variables = COURSE.sampling_variables(states[5])
     together = sample(variables, latents, labels)
     assert together.shape == (6, *SHAPE)
     order = np.array([4, 0, 3, 5, 1, 2])
@@ -464,7 +464,7 @@ def own_samples(count):
     """What an evaluation samples, as uint8."""
     keys = example_keys(jax.random.key(20_000), jnp.arange(count))
     latents = draw_latents(keys, LATENT)
-    images = jax.jit(MEASURED.sample)(MEASURED.generator_variables(measured_state()), latents)
+    images = jax.jit(MEASURED.sample)(MEASURED.sampling_variables(measured_state()), latents)
     return np.asarray(jnp.round(images * 255)).astype(np.uint8)
 
 

@@ -1,0 +1,183 @@
+"""`deconv-jax compress` and `deconv-jax decompress`: flags to files of a trained codec."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled
+from deconv_jax.errors import InputError
+
+_COMPRESS = """\
+write images as files of a trained codec
+
+  deconv-jax compress --checkpoint runs/codec photo.png -o photo.djx
+  deconv-jax compress --checkpoint runs/codec photos/*.png -o small/ --level 0
+
+Pixels are kept, of 8 bits and with what is transparent laid on white; colour profiles and EXIF data
+are not. A file is read by the codec that wrote it: keep the run, its folder codec/ included.
+"""
+_DECOMPRESS = """\
+read images from files of a trained codec
+
+  deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
+  deconv-jax decompress --checkpoint runs/codec small/*.djx -o decoded/
+"""
+_LARGEST_OVERHEAD = 2.0
+"""Bytes a pixel that a file of a codec may have and still be read."""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds their parsers to the subparsers of the command line."""
+    for name, run, description in (
+        ("compress", _compress, _COMPRESS),
+        ("decompress", _decompress, _DECOMPRESS),
+    ):
+        parser = commands.add_parser(
+            name,
+            help=description.splitlines()[0],
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.add_argument(
+            "--checkpoint",
+            required=True,
+            type=Path,
+            metavar="RUN",
+            help="workdir of a run of compression",
+        )
+        parser.add_argument(
+            "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
+        )
+        parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE", help="what to read")
+        parser.add_argument(
+            "-o",
+            "--output",
+            required=True,
+            type=Path,
+            metavar="FILE_OR_DIR",
+            help="the file to write, or the folder for several",
+        )
+        parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+        if run is _compress:
+            parser.add_argument(
+                "--level",
+                type=int,
+                metavar="N",
+                help="of quality, 0 for the smallest files (default: the one in the middle)",
+            )
+        parser.set_defaults(run=run)
+
+
+def _compress(arguments: argparse.Namespace) -> int:
+    from deconv_jax.inference.codec import SUFFIX
+
+    jobs = _jobs(arguments.inputs, arguments.output, SUFFIX, arguments.overwrite)
+    codec = _codec(arguments)
+    levels = codec.model.levels
+    level = levels // 2 if arguments.level is None else arguments.level
+
+    def work(source: Path, output: Path) -> str:
+        from deconv_jax.files import write_atomically
+
+        image, lost = _pixels(source, codec.max_pixels)
+        data = codec.compress(image, level)
+        write_atomically(output, lambda file: file.write(data))
+        rate = 8 * len(data) / (image.shape[0] * image.shape[1])
+        return f"{len(data):,} bytes, {rate:.3f} bits a pixel{lost}"
+
+    return _each(jobs, work)
+
+
+def _decompress(arguments: argparse.Namespace) -> int:
+    jobs = _jobs(arguments.inputs, arguments.output, ".png", arguments.overwrite)
+    codec = _codec(arguments)
+
+    def work(source: Path, output: Path) -> str:
+        from deconv_jax.data.images import write_image
+
+        image = codec.decompress(_read(source, codec.max_pixels))
+        write_image(output, image)
+        height, width, channels = image.shape
+        return f"{width} x {height} pixels, {'gray' if channels == 1 else 'RGB'}"
+
+    return _each(jobs, work)
+
+
+def _codec(arguments: argparse.Namespace) -> Any:
+    keep_compiled()
+    from deconv_jax.trained import load_codec
+
+    return load_codec(arguments.checkpoint, checkpoint_step(arguments.step))[1]
+
+
+def _jobs(
+    inputs: Sequence[Path], output: Path, suffix: str, overwrite: bool
+) -> list[tuple[Path, Path]]:
+    """What is read and what is written of it.
+
+    Raises:
+      InputError: two outputs of one name, one that is there already, or an input in its place.
+    """
+    folder = len(inputs) > 1 or output.is_dir()
+    if folder and output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} must be a folder for {len(inputs)} files")
+    jobs = [(path, output / path.with_suffix(suffix).name if folder else output) for path in inputs]
+    written: dict[Path, Path] = {}
+    sources = {source.resolve() for source, _ in jobs}
+    for source, target in jobs:
+        other = written.setdefault(target.resolve(), source)
+        if other != source:
+            raise InputError(f"{other} and {source} would both be written to {target}")
+        if target.resolve() in sources:
+            raise InputError(f"{target} is an input; wanted is another --output")
+        if target.exists() and not overwrite:
+            raise InputError(f"{target} is there already; give --overwrite to replace it")
+    return jobs
+
+
+def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> int:
+    """Does all files, whatever becomes of one; a line for each."""
+    failed = 0
+    for source, output in jobs:
+        try:
+            print(f"{source} -> {output}: {work(source, output)}", flush=True)
+        except InputError as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            print(f"deconv-jax: error: {source}: {error}", file=sys.stderr)
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def _pixels(path: Path, max_pixels: int) -> tuple[Any, str]:
+    """An image as the codec takes it, and what of the file is not kept."""
+    import numpy as np
+
+    from deconv_jax.data.images import read_image
+
+    file = read_image(path, max_pixels)
+    pixels, lost = file.pixels, []
+    if file.alpha is not None:
+        pixels = pixels * file.alpha + (1.0 - file.alpha)
+        lost.append("laid on white")
+    if file.bit_depth > 8:
+        lost.append("rounded to 8 bits")
+    if file.icc_profile:
+        lost.append("without its colour profile")
+    return np.rint(255.0 * pixels).astype(np.uint8), f" ({', '.join(lost)})" if lost else ""
+
+
+def _read(path: Path, max_pixels: int) -> bytes:
+    """A file's bytes, not more than one that can be decoded has."""
+    limit = int(_LARGEST_OVERHEAD * 3 * max_pixels)
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise InputError(f"{path} has more than {limit:,} bytes: no file of a codec has")
+    return data

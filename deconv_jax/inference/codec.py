@@ -1,0 +1,467 @@
+"""Images to files and back, by a trained codec.
+
+A file, version 1; integers are unsigned, varints have seven bits a byte, lowest first, the eighth saying
+that more follow:
+
+    3 bytes   "DJX"
+    1 byte    version, 1
+    2 bytes   the first of the model's digest, see `Codec.digest`
+    1 byte    level of quality, and 128 for a gray image
+    varint    height, pixels
+    varint    width, pixels
+    ...       range-coded numbers, without zero bytes at their end: side information channel by channel,
+              then latents table by table, each in reading order; of a codec without side information
+              latents channel by channel
+    4 bytes   CRC-32 of the model's digest and all before, little-endian
+
+What a reader would get wrong: the pixels that a file decodes to may differ by a level between machines,
+as floats do, but never the numbers in it, on which everything after them depends (`entropy_coding`). And
+the same image gives the same bytes, however many devices there are, with or without `jax.disable_jit`: the
+programs are compiled ahead, for one device and for fixed shapes, and always run as compiled.
+"""
+
+import dataclasses
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Float, UInt8
+
+from deconv_jax.errors import InputError
+from deconv_jax.files import write_atomically
+from deconv_jax.inference.entropy_coding import (
+    MOST,
+    Decoder,
+    Encoder,
+    FixedPointLayer,
+    Tables,
+    masses_of,
+    normal_masses,
+)
+from deconv_jax.inference.tiling import restore_tiled, tile_plan
+from deconv_jax.models.codec import (
+    HYPER_STRIDE,
+    HYPER_UP_STRIDES,
+    LATENT_STRIDE,
+    FactorizedCodec,
+    HyperpriorCodec,
+    analysis_field,
+    synthesis_field,
+)
+from deconv_jax.models.entropy_models import LEAST_SCALE
+
+Pixels = UInt8[np.ndarray, "height width channels"]
+Latents = Float[np.ndarray, "height width channels"]
+Tree = Any
+
+SUFFIX = ".djx"
+MAX_PIXELS = 2**26
+"""Height times width up to which a file is written or read, unless told otherwise."""
+
+_MAGIC, _VERSION, _GRAY = b"DJX", 1, 128
+_CHECKSUM = struct.Struct("<I")
+_SCALES = np.geomspace(LEAST_SCALE, 128.0, 128)
+"""Standard deviations that latents have tables for; neighbours differ by 6 %, which costs 0.001 bits."""
+_TILE = 1024
+"""Pixels a side of what goes through a network at once."""
+_DAMAGED = "is damaged or cut off"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodingTables:
+    """All that reading the numbers of a file depends on, as integers.
+
+    Attributes:
+      prior: a table for each channel of the side information, or of the latents if there is none.
+      normal: tables of `_SCALES`, None without side information.
+      layers: of the side information's way to means and scales, likewise ().
+    """
+
+    prior: Tables
+    normal: Tables | None = None
+    layers: tuple[FixedPointLayer, ...] = ()
+
+    @classmethod
+    def of(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
+        """Tables of a trained model; raises InputError for weights that none can be made of."""
+        masses = []
+        for channel in range(model.prior_channels):
+
+            def logits(x: np.ndarray, channel: int = channel) -> np.ndarray:
+                return _prior_logits(variables["params"]["prior"], x, channel)
+
+            masses.append(masses_of(logits))
+        prior = Tables.of_masses(masses)
+        if not isinstance(model, HyperpriorCodec):
+            return cls(prior)
+        layers = tuple(
+            FixedPointLayer.of(variables["params"][f"hyper_up_{number}"], stride)
+            for number, stride in enumerate(HYPER_UP_STRIDES)
+        )
+        return cls(prior, Tables.of_masses([normal_masses(scale) for scale in _SCALES]), layers)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As named arrays."""
+        arrays = _arrays_of("prior", self.prior)
+        if self.normal is not None:
+            arrays |= _arrays_of("normal", self.normal)
+        for number, layer in enumerate(self.layers):
+            arrays |= _arrays_of(f"layer{number}", layer)
+        return arrays
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CodingTables":
+        """The tables that `arrays` gave; raises InputError for others."""
+
+        def made(kind: Any, name: str) -> Any:
+            fields = [field.name for field in dataclasses.fields(kind)]
+            return kind(**{field: _array(arrays, f"{name}.{field}") for field in fields})
+
+        prior = made(Tables, "prior")
+        if "normal.lengths" not in arrays:
+            return cls(prior)
+        count = sum(name.endswith(".kernel") for name in arrays)
+        layers = tuple(made(FixedPointLayer, f"layer{number}") for number in range(count))
+        return cls(prior, made(Tables, "normal"), layers)
+
+    def means_and_tables(self, side: Latents) -> tuple[Latents, np.ndarray]:
+        """Means of the latents, multiples of 2^-10, and the place of each one's table."""
+        x: Any = side.astype(np.float64)
+        for number, layer in enumerate(self.layers):
+            x = layer(np.maximum(x, 0.0) if number else x)
+        mean, scale = np.split(x, 2, axis=-1)
+        between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
+        unit = 2.0**-FixedPointLayer.VALUE_BITS
+        return mean, np.searchsorted(np.round(between / unit) * unit, scale + 1.0)
+
+
+class Codec:
+    """A trained codec.
+
+    Args:
+      model: its networks.
+      variables: their weights.
+      tables: made of them earlier; made now unless given.
+      max_pixels: height times width up to which images are coded and files decoded.
+
+    Attributes:
+      digest: SHA-256 of the weights and the tables. A file is read by the codec that wrote it.
+      tables: its tables.
+    """
+
+    def __init__(
+        self,
+        model: FactorizedCodec,
+        variables: Tree,
+        tables: CodingTables | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.model, self.max_pixels = model, max_pixels
+        self._variables = jax.device_put(variables, jax.local_devices()[0])
+        self.tables = tables or CodingTables.of(model, variables)
+        digest = hashlib.sha256(weights_digest(variables))
+        for name, array in sorted(self.tables.arrays().items()):
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        self.digest = digest.digest()
+        self._programs: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
+
+    def compress(self, image: Pixels, level: int = 0) -> bytes:
+        """The file of an image.
+
+        Args:
+          image: uint8, gray (height, width, 1) or RGB (height, width, 3).
+          level: of quality, from 0 to the model's number of levels less one.
+
+        Raises:
+          InputError: no such level, an image that is too large, or of colours where the model is gray.
+        """
+        levels = self.model.levels
+        if level not in range(levels):
+            raise InputError(f"level must be from 0 to {levels - 1} for this codec; got {level}")
+        height, width, channels = image.shape
+        if channels > self.model.channels:
+            raise InputError("this codec is of gray images; got one of colours")
+        if channels < self.model.channels:
+            image = np.repeat(image, self.model.channels, axis=-1)
+        self._check_size(height, width)
+        coder = Encoder()
+        self._encode(coder, self._analyzed(image, level))
+        gray = _GRAY if channels == 1 else 0
+        data = (
+            _MAGIC
+            + bytes([_VERSION])
+            + self.digest[:2]
+            + bytes([level | gray])
+            + _varint(height)
+            + _varint(width)
+            + coder.bytes()
+        )
+        return data + _CHECKSUM.pack(self._checksum(data))
+
+    def decompress(self, data: bytes) -> Pixels:
+        """The image of a file.
+
+        Raises:
+          InputError: it is no such file, of another codec, damaged, or of an image that is too large.
+        """
+        height, width, level, gray, payload = self._parsed(data)
+        self._check_size(height, width)
+        rows, columns = (
+            -(-n // self.model.multiple) * self.model.multiple for n in (height, width)
+        )
+        shape = (rows // LATENT_STRIDE, columns // LATENT_STRIDE)
+        if 8 * len(payload) < self._least_bits(*shape) - 64:
+            raise InputError(
+                f"the file {_DAMAGED}: {len(payload)} bytes cannot hold {height} x {width} pixels"
+            )
+        latents = self._decode(Decoder(payload), shape)
+        pixels = self._synthesized(latents, level)[:height, :width]
+        if gray and self.model.channels > 1:
+            pixels = pixels.mean(axis=-1, keepdims=True)
+        return np.rint(255.0 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
+
+    def model_bits(self, image: Pixels, level: int = 0) -> float:
+        """What an image costs by the model's own probabilities, without tables and container.
+
+        Images that fit one tile alone: the whole goes through the networks at once.
+        """
+        repeated = np.repeat(image, self.model.channels // image.shape[-1], axis=-1)
+        extended = self._extended(repeated)
+
+        def cost(images: jax.Array) -> Any:
+            coded = self.model.apply(self._variables, images, jnp.full(1, level))
+            return coded.bits + coded.side_bits  # type: ignore[union-attr]
+
+        return float(jax.jit(cost)(extended[None] / np.float32(255))[0])
+
+    def _encode(self, coder: Encoder, y: Latents) -> None:
+        if self.tables.normal is None:
+            coder.put(_by_channel(_whole(y)), self.tables.prior)
+            return
+        z = _whole(self._run("hyper_analyze", y), FixedPointLayer.MOST_VALUE)
+        coder.put(_by_channel(z), self.tables.prior)
+        mean, places = self.tables.means_and_tables(z)
+        order, counts = _by_table(places, len(self.tables.normal))
+        coder.put(np.split(_whole(y - mean).ravel()[order], counts), self.tables.normal)
+
+    def _decode(self, coder: Decoder, shape: tuple[int, int]) -> Latents:
+        """Rounded latents of this height and width, float32."""
+        if self.tables.normal is None:
+            return _from_channels(coder, shape, self.tables.prior).astype(np.float32)
+        side_shape = (shape[0] // HYPER_STRIDE, shape[1] // HYPER_STRIDE)
+        z = _from_channels(coder, side_shape, self.tables.prior)
+        if np.abs(z).max() > FixedPointLayer.MOST_VALUE:
+            raise InputError("the coded numbers are damaged: side information out of range")
+        mean, places = self.tables.means_and_tables(z)
+        order, starts = _by_table(places, len(self.tables.normal))
+        counts = np.diff(starts, prepend=0, append=places.size)
+        numbers = np.empty(places.size, np.int32)
+        numbers[order] = np.concatenate(coder.take(counts.tolist(), self.tables.normal))
+        return (numbers.reshape(mean.shape) + mean).astype(np.float32)
+
+    def _least_bits(self, height: int, width: int) -> float:
+        """What latents of this size cost at least."""
+        prior = self.tables.prior.least_bits().sum()
+        if self.tables.normal is None:
+            return height * width * prior
+        side = height * width // HYPER_STRIDE**2
+        latents = height * width * self.model.latent_features
+        return side * prior + latents * self.tables.normal.least_bits().min()
+
+    def _analyzed(self, image: Pixels, level: int) -> Latents:
+        """Latents, tile by tile; every image takes programs of at most one shape."""
+        extended = self._extended(image)
+        field = analysis_field()
+        height, width = (n // LATENT_STRIDE for n in extended.shape[:2])
+        latents = np.empty((height, width, self.model.latent_features), np.float32)
+        for piece in tile_plan(extended.shape[:2], _TILE, field):
+            window, inner = (
+                [slice(r.start, r.stop) for r in ranges] for ranges in (piece.window, piece.inner)
+            )
+            found = self._run("analyze", extended[tuple(window)] / np.float32(255), level)
+            put, take = [], []
+            for outer, own in zip(window, inner, strict=True):
+                put.append(slice(own.start // LATENT_STRIDE, own.stop // LATENT_STRIDE))
+                offset = outer.start // LATENT_STRIDE
+                take.append(slice(put[-1].start - offset, put[-1].stop - offset))
+            latents[tuple(put)] = found[tuple(take)]
+        return latents
+
+    def _synthesized(self, latents: Latents, level: int) -> Latents:
+        """Decoded pixels, not clipped, tile by tile."""
+
+        def synthesize(tile: Any) -> Any:
+            return self._run("synthesize", tile[0], level)[None]
+
+        return np.asarray(
+            restore_tiled(synthesize, latents, synthesis_field(), _TILE // LATENT_STRIDE)
+        )
+
+    def _extended(self, image: Pixels) -> Pixels:
+        """The image at a size that the model takes, extended by mirroring."""
+        missing = [(0, -n % self.model.multiple) for n in image.shape[:2]]
+        return np.pad(image, [*missing, (0, 0)], mode="symmetric")
+
+    def _run(self, method: str, x: np.ndarray, *level: int) -> np.ndarray:
+        """A method of the model on one array, by a program compiled ahead."""
+        device = jax.local_devices()[0]
+        key = (method, x.shape)
+        if key not in self._programs:
+
+            def apply(variables: Tree, x: jax.Array, *level: jax.Array) -> jax.Array:
+                return self.model.apply(variables, x[None], *level, method=method)[0]  # type: ignore
+
+            one = jax.sharding.SingleDeviceSharding(device)
+            arguments = [
+                jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=one),
+                *(jax.ShapeDtypeStruct((1,), jnp.int32, sharding=one) for _ in level),
+            ]
+            self._programs[key] = jax.jit(apply).lower(self._variables, *arguments).compile()
+        given = [np.asarray(x, np.float32), *(np.full(1, n, np.int32) for n in level)]
+        return np.asarray(self._programs[key](self._variables, *jax.device_put(given, device)))
+
+    def _parsed(self, data: bytes) -> tuple[int, int, int, bool, bytes]:
+        """Height, width, level, whether gray, and coded numbers of a file, once it is known whole."""
+        if len(data) < 13 or not data.startswith(_MAGIC):
+            raise InputError(f"not a {SUFFIX} file, or cut off: it must begin with {_MAGIC!r}")
+        if data[3] != _VERSION:
+            raise InputError(f"the file is of version {data[3]}; this reads version {_VERSION}")
+        if data[4:6] != self.digest[:2]:
+            raise InputError(
+                f"the file was written by another codec, {data[4:6].hex()}; this one is "
+                f"{self.digest[:2].hex()}"
+            )
+        body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
+        if checksum != self._checksum(body):
+            raise InputError(f"the file {_DAMAGED}: its checksum is wrong")
+        level, gray = body[6] & ~_GRAY, bool(body[6] & _GRAY)
+        height, start = _read_varint(body, 7)
+        width, start = _read_varint(body, start)
+        if level >= self.model.levels or not height or not width:
+            raise InputError(f"the file {_DAMAGED}: level {level}, {height} x {width} pixels")
+        if not gray and self.model.channels == 1:
+            raise InputError(f"the file {_DAMAGED}: it is of colours, and the codec is gray")
+        return height, width, level, gray, body[start:]
+
+    def _checksum(self, body: bytes) -> int:
+        return zlib.crc32(body, zlib.crc32(self.digest))
+
+    def _check_size(self, height: int, width: int) -> None:
+        if not 0 < height * width <= self.max_pixels:
+            raise InputError(
+                f"an image has 1 to {self.max_pixels:,} pixels here; got {height} x {width}"
+            )
+
+
+def load_tables(path: Path, variables: Tree) -> CodingTables | None:
+    """The tables that `save_tables` wrote for these weights; None if there are none, or of others.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            if (file.metadata() or {}).get("weights") != weights_digest(variables).hex():
+                return None
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}; delete it to have it made anew") from error
+    return CodingTables.of_arrays(arrays)
+
+
+def save_tables(path: Path, tables: CodingTables, variables: Tree) -> None:
+    """Writes tables, with the digest of the weights that they were made of."""
+    data = safetensors.numpy.save(tables.arrays(), {"weights": weights_digest(variables).hex()})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def weights_digest(variables: Tree) -> bytes:
+    """SHA-256 of a model's weights and their names."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
+    return digest.digest()
+
+
+def _prior_logits(parameters: Mapping[str, Any], x: np.ndarray, channel: int) -> np.ndarray:
+    """`FactorizedPrior.logits` of numbers of one channel, in float64."""
+    values = x[:, None]
+    number = 0
+    while f"matrix{number}" in parameters:
+        matrix, bias = (
+            np.asarray(parameters[f"{name}{number}"][channel], np.float64)
+            for name in ("matrix", "bias")
+        )
+        values = values @ np.logaddexp(0.0, matrix).T + bias
+        if f"factor{number}" in parameters:
+            factor = np.asarray(parameters[f"factor{number}"][channel], np.float64)
+            values = values + np.tanh(factor) * np.tanh(values)
+        number += 1
+    return values[:, 0]
+
+
+def _whole(values: np.ndarray, most: int = MOST) -> np.ndarray:
+    """Values rounded to whole numbers and cut at +-`most`, int32."""
+    return np.clip(np.rint(values), -most, most).astype(np.int32)
+
+
+def _by_channel(numbers: np.ndarray) -> list[np.ndarray]:
+    return list(numbers.reshape(-1, numbers.shape[-1]).T)
+
+
+def _from_channels(coder: Decoder, shape: tuple[int, int], tables: Tables) -> np.ndarray:
+    channels = coder.take([shape[0] * shape[1]] * len(tables), tables)
+    return np.stack(channels, axis=-1).reshape(*shape, len(tables))
+
+
+def _by_table(places: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The order that brings latents of a table together, and where in it each table but the first starts."""
+    flat = places.ravel()
+    order = np.argsort(flat, kind="stable")
+    return order, np.searchsorted(flat[order], np.arange(1, count))
+
+
+def _arrays_of(name: str, value: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.{field.name}": np.asarray(getattr(value, field.name), np.int32)
+        for field in dataclasses.fields(value)
+    }
+
+
+def _array(arrays: Mapping[str, np.ndarray], name: str) -> Any:
+    """An array, or the number that one without axes is."""
+    if name not in arrays or arrays[name].dtype != np.int32:
+        raise InputError(f"tables of a codec lack {name!r}, or it is not of 32-bit integers")
+    return arrays[name] if arrays[name].ndim else int(arrays[name])
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """A number of at most 28 bits, and where it ends."""
+    value = 0
+    for place in range(4):
+        if start + place >= len(data):
+            break
+        byte = data[start + place]
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, start + place + 1
+    raise InputError(f"the file {_DAMAGED}: a size does not end")
