@@ -26,6 +26,7 @@ from deconv_jax.ops.bound import lower_bound
 
 Images = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]
+Side = Float[Array, "batch side_height side_width side_channels"]
 Levels = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
 
@@ -203,14 +204,14 @@ class HyperpriorCodec(FactorizedCodec):
             Conv(2 * self.latent_features, 3),
         ]
 
-    def hyper_analyze(self, latents: Latents) -> Latents:
+    def hyper_analyze(self, latents: Latents) -> Side:
         """y to z, not rounded yet."""
         x = latents
         for number, layer in enumerate(self.hyper_down):
             x = layer(jax.nn.relu(x) if number else x)
         return x
 
-    def hyper_synthesize(self, side: Latents) -> tuple[Latents, Latents]:
+    def hyper_synthesize(self, side: Side) -> tuple[Latents, Latents]:
         """Rounded z to the means of y and their scales, of which those below `LEAST_SCALE` count as it."""
         x = side
         for number, layer in enumerate(self.hyper_up):

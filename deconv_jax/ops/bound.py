@@ -1,6 +1,7 @@
 """A lower bound that a parameter can leave again."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,11 @@ def lower_bound(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape
     return jnp.maximum(x, bound)
 
 
-def _forward(x: Array, bound: float) -> tuple[Array, Array]:
+def _forward(x: Any, bound: float) -> tuple[Array, Any]:
     return jnp.maximum(x, bound), x
 
 
-def _backward(bound: float, x: Array, cotangent: Array) -> tuple[Array]:
+def _backward(bound: float, x: Any, cotangent: Array) -> tuple[Array]:
     return (jnp.where((x >= bound) | (cotangent < 0), cotangent, 0.0),)
 
 

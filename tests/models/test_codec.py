@@ -1,0 +1,153 @@
+"""Codec networks: GDN equals its formula, rounding and noise, levels, what a latent depends on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from deconv_jax.errors import InputError
+from deconv_jax.models import FactorizedCodec, HyperpriorCodec
+from deconv_jax.models.codec import GDN, LATENT_STRIDE, analysis_field, synthesis_field
+from deconv_jax.models.entropy_models import gaussian_bits
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_and_its_gradients_equal_pytorch(inverse):
+    """The formula with CompressAI's parameters: beta = max(b, sqrt(1e-6 + p))^2 - p, p = 2^-36."""
+    random = np.random.default_rng(0)
+    x = random.normal(0, 2, (2, 5, 4, 6)).astype(np.float32)
+    beta = random.uniform(0.5, 1.5, 6).astype(np.float32)
+    gamma = random.uniform(0.05, 0.6, (6, 6)).astype(np.float32)
+    variables = {"params": {"beta": beta, "gamma": gamma}}
+    y, pull_back = jax.vjp(lambda v, x: GDN(inverse).apply(v, x), variables, jnp.asarray(x))
+    cotangent = random.normal(size=x.shape).astype(np.float32)
+    of_variables, of_x = pull_back(jnp.asarray(cotangent))
+
+    pedestal = 2.0**-36
+    b, g, t = (torch.tensor(a.astype(np.float64), requires_grad=True) for a in (beta, gamma, x))
+    power = (b**2 - pedestal) + torch.einsum("nhwj,ij->nhwi", t**2, g**2 - pedestal)
+    expected = t * torch.sqrt(power) if inverse else t / torch.sqrt(power)
+    expected.backward(torch.tensor(cotangent.astype(np.float64)))
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of_x, t.grad.numpy(), rtol=1e-3, atol=1e-4)
+    for name, theirs in (("beta", b), ("gamma", g)):
+        wanted = theirs.grad.numpy()
+        np.testing.assert_allclose(
+            of_variables["params"][name], wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max()
+        )
+
+
+def test_gdn_starts_as_the_papers_and_stays_positive():
+    x = jnp.ones((1, 2, 2, 3))
+    variables = GDN().init(jax.random.key(0), x)
+    np.testing.assert_allclose(GDN().apply(variables, x), 1 / np.sqrt(1.1), rtol=1e-5)
+    negative = jax.tree.map(lambda a: -jnp.ones_like(a), variables)
+    assert np.all(np.isfinite(GDN().apply(negative, x)))
+
+
+@pytest.fixture(scope="module", params=[FactorizedCodec, HyperpriorCodec])
+def codec(request):
+    """A codec of two levels, its variables, and images for it."""
+    model = request.param(channels=2, features=4, latent_features=6, first_gains=(4.0, 40.0))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 2)), jnp.zeros(1, int))
+    images = np.random.default_rng(0).random((2, 64, 128, 2)).astype(np.float32)
+    return model, variables, jnp.asarray(images)
+
+
+def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
+    model, variables, images = codec
+    level = jnp.array([0, 1])
+    coded = model.apply(variables, images, level)
+    y = model.apply(variables, images, level, method="analyze")
+    assert y.shape == (2, 4, 8, 6)
+    if isinstance(model, HyperpriorCodec):
+        z = jnp.round(model.apply(variables, y, method="hyper_analyze"))
+        assert z.shape == (2, 1, 2, 4)
+        mean, scale = model.apply(variables, z, method="hyper_synthesize")
+        rounded = jnp.round(y - mean)
+        bits, latents = gaussian_bits(rounded, scale), rounded + mean
+        side = model.apply(variables, z, method=lambda m, x: m.prior.bits(x))
+    else:
+        latents = jnp.round(y)
+        bits = model.apply(variables, latents, method=lambda m, x: m.prior.bits(x))
+        side = jnp.zeros((2, 1, 1, 1))
+    np.testing.assert_allclose(coded.bits, bits.sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(coded.side_bits, side.sum((1, 2, 3)), rtol=1e-4)
+    decoded = model.apply(variables, latents, level, method="synthesize")
+    np.testing.assert_allclose(coded.images, decoded, atol=1e-5)
+
+
+def test_noise_depends_on_the_image_s_own_key(codec):
+    model, variables, images = codec
+    keys = jax.random.split(jax.random.key(1), 2)
+    level = jnp.zeros(2, int)
+    both = model.apply(variables, images, level, keys)
+    swapped = model.apply(variables, images[::-1], level, keys[::-1])
+    np.testing.assert_allclose(both.bits, swapped.bits[::-1], rtol=1e-4)
+    rounded = model.apply(variables, images, level)
+    assert np.all(np.asarray(both.bits) != np.asarray(rounded.bits))
+    np.testing.assert_allclose(both.images, rounded.images, atol=1e-5)
+
+
+def test_gradients_pass_the_rounding(codec):
+    model, variables, images = codec
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    def loss(variables):
+        coded = model.apply(variables, images, jnp.zeros(2, int), keys)
+        return jnp.mean(jnp.square(coded.images - images))
+
+    gradients = jax.grad(loss)(variables)["params"]
+    assert np.abs(gradients["down_0"]["kernel"]).max() > 0
+
+
+def test_levels_scale_the_latents_and_back():
+    model = FactorizedCodec(1, 4, 5, first_gains=(1.0, 10.0))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, int))
+    images = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))
+    low, high = (model.apply(variables, images, jnp.array([n]), method="analyze") for n in (0, 1))
+    np.testing.assert_allclose(high, 10.0 * low, rtol=1e-5)
+    back = [
+        model.apply(variables, y, jnp.array([n]), method="synthesize")
+        for n, y in ((0, low), (1, high))
+    ]
+    np.testing.assert_allclose(*back, atol=1e-5)
+    one = FactorizedCodec(1, 4, 5)
+    shapes = jax.eval_shape(one.init, jax.random.key(0), images, jnp.zeros(1, int))
+    assert not [name for name in shapes["params"] if "gain" in name]
+
+
+def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
+    model, variables, _ = codec
+    field = analysis_field()
+    assert (field.before % LATENT_STRIDE, field.after % LATENT_STRIDE) == (0, 0)
+    level = jnp.zeros(1, int)
+    image = jnp.asarray(np.random.default_rng(2).random((1, 16, 256, 2), np.float32))
+
+    def latent(image):
+        return jnp.sum(model.apply(variables, image, level, method="analyze")[0, 0, 8])
+
+    columns = np.flatnonzero(np.abs(jax.grad(latent)(image)).sum((0, 1, 3)))
+    assert 8 * 16 - field.before <= columns[0] <= columns[-1] <= 8 * 16 + 15 + field.after
+    field = synthesis_field()
+    assert field.scale == LATENT_STRIDE
+    y = jnp.asarray(np.random.default_rng(3).normal(size=(1, 1, 16, 6)).astype(np.float32))
+    reach = []
+    for column in range(8 * 16, 9 * 16):
+
+        def pixel(y, column=column):
+            return jnp.sum(model.apply(variables, y, level, method="synthesize")[0, 0, column])
+
+        found = np.flatnonzero(np.abs(jax.grad(pixel)(y)).sum((0, 1, 3)))
+        reach += [8 - found[0], found[-1] - 8]
+    assert max(reach) <= max(field.before, field.after)
+    assert max(reach) == max(field.before, field.after)
+
+
+def test_bad_settings_are_refused():
+    image = jnp.zeros((1, 64, 64, 3))
+    for fields in ({"features": 0}, {"first_gains": ()}, {"first_gains": (1.0, 0.0)}):
+        model = FactorizedCodec(**fields)
+        with pytest.raises(InputError, match=next(iter(fields))):
+            model.init(jax.random.key(0), image, jnp.zeros(1, int))
