@@ -312,21 +312,18 @@ class Codec:
 
     def _run(self, method: str, x: np.ndarray, *level: int) -> np.ndarray:
         """A method of the model on one array, by a program compiled ahead."""
-        device = jax.local_devices()[0]
-        key = (method, x.shape)
-        if key not in self._programs:
-
-            def apply(variables: Tree, x: jax.Array, *level: jax.Array) -> jax.Array:
-                return self.model.apply(variables, x[None], *level, method=method)[0]  # type: ignore
-
-            one = jax.sharding.SingleDeviceSharding(device)
-            arguments = [
-                jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=one),
-                *(jax.ShapeDtypeStruct((1,), jnp.int32, sharding=one) for _ in level),
-            ]
-            self._programs[key] = jax.jit(apply).lower(self._variables, *arguments).compile()
+        device, key = jax.local_devices()[0], (method, x.shape)
         given = [np.asarray(x, np.float32), *(np.full(1, n, np.int32) for n in level)]
-        return np.asarray(self._programs[key](self._variables, *jax.device_put(given, device)))
+        with jax.disable_jit(False):
+            on_device = jax.device_put(given, device)
+            if key not in self._programs:
+
+                def apply(variables: Tree, x: jax.Array, *level: jax.Array) -> jax.Array:
+                    return self.model.apply(variables, x[None], *level, method=method)[0]  # type: ignore
+
+                lowered = jax.jit(apply).lower(self._variables, *on_device)
+                self._programs[key] = lowered.compile()
+            return np.asarray(self._programs[key](self._variables, *on_device))
 
     def _parsed(self, data: bytes) -> tuple[int, int, int, bool, bytes]:
         """Height, width, level, whether gray, and coded numbers of a file, once it is known whole."""

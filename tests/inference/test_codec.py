@@ -19,12 +19,31 @@ from deconv_jax.models import FactorizedCodec, HyperpriorCodec
 MODELS = {"factorized": FactorizedCodec, "hyperprior": HyperpriorCodec}
 
 
-def made(kind, channels=3, **options):
-    """A codec with first weights, whose latents are some tens in size."""
-    model = MODELS[kind](channels, 4, 6, first_gains=(5.0, 50.0))
+def made(kind, channels=3, latent_features=6, **options):
+    """A codec of random weights whose latents are as wide as it takes them to be."""
+    model = MODELS[kind](channels, 4, latent_features, first_gains=(5.0, 8.0))
     image = jnp.zeros((1, 64, 64, channels))
-    variables = jax.jit(model.init)(jax.random.key(0), image, jnp.zeros(1, int))
-    return Codec(model, jax.device_get(variables), **options)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image, jnp.zeros(1, int))
+    random = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if "kernel" in name:
+            small = 0.1 if "hyper_up_2" in name else 1.0
+            fan_in = np.prod(leaf.shape[:-1])
+            return random.normal(0, small * fan_in**-0.5, leaf.shape).astype(np.float32)
+        if "gain" in name:
+            logs = np.log(model.first_gains)[:, None] * (-1 if "inverse" in name else 1)
+            return np.broadcast_to(logs, leaf.shape).astype(np.float32)
+        if "gamma" in name:
+            return (0.1 * np.eye(leaf.shape[0]) ** 0.5).astype(np.float32)
+        if "beta" in name or "hyper_up_2" in name:
+            return np.ones(leaf.shape, np.float32)
+        if "matrix" in name:  # a prior some tens wide
+            return random.uniform(-1.6, -1.2, leaf.shape).astype(np.float32)
+        return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32)
+
+    return Codec(model, jax.tree_util.tree_map_with_path(fill, shapes), **options)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -44,7 +63,7 @@ def picture(height, width, channels=3, seed=0):
 
 def decoded_by_the_model(codec, image, level):
     """The networks on the whole image, with the means that the tables give."""
-    extended = codec._extended(image)[None] / np.float32(255)
+    extended = jnp.asarray(codec._extended(image)[None] / np.float32(255))
     levels = jnp.full(1, level)
     y = codec.model.apply(codec._variables, extended, levels, method="analyze")
     mean = 0.0
@@ -85,8 +104,9 @@ def test_tiles_give_what_the_whole_image_gives(codec, monkeypatch):
     assert np.abs(codec.decompress(whole).astype(int) - decoded).max() <= 1
 
 
-def test_files_are_as_long_as_the_model_says(codec):
-    image = picture(256, 256)
+@pytest.mark.parametrize("kind", MODELS)
+def test_files_are_as_long_as_the_model_says(kind):
+    image, codec = picture(256, 256), made(kind, latent_features=32)
     for level in (0, 1):
         bits = 8 * len(codec.compress(image, level))
         assert -0.01 < bits / codec.model_bits(image, level) - 1 < 0.01
