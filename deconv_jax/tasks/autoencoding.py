@@ -114,11 +114,10 @@ class Autoencoding(Task):
         if self.degradation is None:
             return measures
         return (
-            f"{measures}; reconstruction of degraded images that are not clipped, measured against the "
-            f"clean ones: {self.degradation.describe()}, its random numbers from JAX, seed "
-            f"{_EVALUATION_SEED} folded with the image's place in the split; input_psnr and input_mse of "
-            "the degraded images clipped to [0, 1]; pca_psnr and pca_mse of the degraded images "
-            "projected on the principal components of clean training images"
+            f"{self.degradation.describe()}; its random numbers from JAX, seed {_EVALUATION_SEED} folded "
+            "with the image's place in the split; the model sees it as it is and is measured against the "
+            f"clean image; {measures}; input_psnr and input_mse of it clipped to [0, 1]; pca_psnr and "
+            "pca_mse of it projected on the principal components of clean training images"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:

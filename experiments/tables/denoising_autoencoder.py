@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 import scipy.signal
-from _common import budget, finished_run
+from _common import budget, finished_run, protocol_line
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import noise_sigma
@@ -31,9 +31,13 @@ WINDOWS = (3, 5, 7)
 CHOSEN_ON = 2_000
 """Training images that windows are chosen on."""
 
-FILTERS = {"median": "median filter", "local_wiener": "local Wiener filter", "wiener": "Wiener filter"}  # fmt: skip
-
-Filter = Callable[[np.ndarray], np.ndarray]
+METHODS = {
+    "input": "noisy image",
+    "median": "median filter",
+    "local_wiener": "local Wiener filter",
+    "wiener": "Wiener filter",
+    "dae": "**denoising autoencoder**",
+}
 
 
 def median(noisy: np.ndarray, window: int) -> np.ndarray:
@@ -136,15 +140,16 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     found = [record for record in here.values() if record is not None]
     if not found:
         return ""
-    titles = {"input": "noisy image", **FILTERS, "dae": "**denoising autoencoder**"}
     rows = [
         [title, *(_cell(record, method) for record in here.values())]
-        for method, title in titles.items()
+        for method, title in METHODS.items()
     ]
-    rows.append(["its training", *("" if r is None else budget(r["training"]) for r in here.values())])  # fmt: skip
+    budgets = ["" if r is None else budget(r["training"]) for r in here.values()]
+    rows.append(["its training", *budgets])
     header = "PSNR, dB | " + " | ".join(f"sigma = {sigma}" for sigma in SIGMAS)
     chosen = f"Means over {found[0]['count']:,} images, outputs clipped; in brackets the window."
-    return f"{markdown(header, rows)}\n\n{chosen} Protocol: {found[0]['protocol']}."
+    protocol = protocol_line(record["protocol"] for record in found)
+    return "\n\n".join([markdown(header, rows), chosen, *protocol])
 
 
 def _cell(record: Mapping[str, Any] | None, method: str) -> str:
