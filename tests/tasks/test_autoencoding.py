@@ -89,7 +89,7 @@ def test_ms_ssim_is_mixed_in_with_its_share(loss, distance):
     for share in (0.0, 0.84, 1.0):
         task = dataclasses.replace(PLAIN, loss=loss, ms_ssim=share)
         expected = share * unlike + (1 - share) * alone
-        np.testing.assert_allclose(task._distances(logits, clean), expected, rtol=1e-4)
+        np.testing.assert_allclose(jax.jit(task._distances)(logits, clean), expected, rtol=1e-4)
 
 
 def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
@@ -100,11 +100,16 @@ def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
     def encode(images):
         return model.apply(variables, images, method="encode")
 
-    jacobians = jax.vmap(jax.jacrev(lambda image: encode(image[None])[0]))(x)
+    jacobians = jax.jit(jax.vmap(jax.jacrev(lambda image: encode(image[None])[0])))(x)
     norms = jnp.sum(jnp.square(jacobians), axis=(1, 2, 3, 4))
-    code, pull_back = jax.vjp(encode, x)
-    keys = jax.random.split(jax.random.key(1), (2000, len(x)))
-    draws = np.asarray(jax.vmap(lambda own: squared_jacobian_norms(pull_back, code, own))(keys))
+
+    @jax.jit
+    @jax.vmap
+    def draw(keys):
+        code, pull_back = jax.vjp(encode, x)
+        return squared_jacobian_norms(pull_back, code, keys)
+
+    draws = np.asarray(draw(jax.random.split(jax.random.key(1), (2000, len(x)))))
     error = draws.std(axis=0) / np.sqrt(len(draws))
     assert (draws.std(axis=0) > 0.1 * norms).all()
     assert (np.abs(draws.mean(axis=0) - norms) < 4 * error).all()
@@ -131,11 +136,11 @@ def test_penalties_are_of_the_codes_of_what_the_model_sees():
     def encode(images):
         return model.apply({"params": state.params}, images, method="encode")
 
-    jacobians = jax.vmap(jax.jacrev(lambda image: encode(image[None])[0]))(seen)
+    jacobians = jax.jit(jax.vmap(jax.jacrev(lambda image: encode(image[None])[0])))(seen)
     contractive = jnp.mean(jnp.sum(jnp.square(jacobians), axis=(1, 2, 3, 4)))
     sparsity = jnp.mean(jnp.abs(encode(seen)))
     error = jnp.mean(jnp.square(model.apply({"params": state.params}, seen) - clean))
-    _, scalars = task.train_step(state, batch)
+    _, scalars = jax.jit(task.train_step)(state, batch)
     assert scalars["contractive"] == pytest.approx(float(contractive), rel=1e-4)
     assert scalars["sparsity"] == pytest.approx(float(sparsity), rel=1e-5)
     total = error + 0.3 * contractive + 0.2 * sparsity
@@ -144,8 +149,7 @@ def test_penalties_are_of_the_codes_of_what_the_model_sees():
 
 @pytest.mark.parametrize("field", ["contractive", "sparsity"])
 def test_a_penalty_that_is_trained_on_falls(field):
-    weight = {"contractive": 1.0, "sparsity": 1.0}[field]
-    task = dataclasses.replace(PLAIN, optimizer=Optimizer(learning_rate=1e-2), **{field: weight})
+    task = dataclasses.replace(PLAIN, optimizer=Optimizer(learning_rate=1e-2), **{field: 1.0})
     state = task.init(jax.random.key(0), batch_of())
     step = jax.jit(task.train_step)
     values = []
@@ -163,8 +167,8 @@ def test_evaluation_shows_the_same_degraded_images_whatever_the_batches():
     pairs = NOISE.evaluate(state, [batch_of([3, 1]), batch_of([0, 4]), batch_of([2, 5], mask=mask)])
     assert together == pytest.approx(apart, rel=1e-5)
     assert together == pytest.approx(pairs, rel=1e-5)
-    seen = np.asarray(NOISE.model_input(batch_of()))
-    np.testing.assert_array_equal(NOISE.model_input(batch_of([4, 2])), seen[[4, 2]])
+    seen = NOISE.model_input(batch_of())
+    np.testing.assert_array_equal(NOISE.model_input(batch_of([4, 2])), seen[np.array([4, 2])])
     output = SMALL.apply({"params": state.params}, seen)
     expected = decibels(output, unit(batch_of()))[:5].mean()
     assert together["psnr"] == pytest.approx(expected, rel=1e-5)
@@ -184,14 +188,13 @@ def test_noise_is_of_its_level_not_clipped_and_drawn_anew_at_each_step():
 
 
 def test_a_step_depends_on_the_seed_only_through_random_numbers():
+    state = PLAIN.init(jax.random.key(0), batch_of())
+
     def loss(task):
-        return float(
-            task.train_step(task.init(jax.random.key(0), batch_of()), batch_of())[1]["loss"]
-        )
+        return float(jax.jit(task.train_step)(state, batch_of())[1]["loss"])
 
     assert loss(PLAIN) == loss(dataclasses.replace(PLAIN, seed=1))
     assert loss(NOISE) != loss(dataclasses.replace(NOISE, seed=1))
-    assert loss(NOISE) == loss(dataclasses.replace(NOISE))
 
 
 def test_baselines_of_degraded_images_are_they_themselves_and_their_projection():
@@ -258,7 +261,7 @@ def test_it_learns_to_denoise():
     ("changes", "message"),
     [
         ({"model": Classifier()}, "Classifier is no autoencoder"),
-        ({"loss": "l3"}, "no task.loss 'l3'; did you mean 'l[12]'"),
+        ({"loss": "l3"}, "no task.loss 'l3'; known are: bce, l1, l2"),
         ({"ms_ssim": -0.1}, "task.ms_ssim must be at least 0; got -0.1"),
         ({"ms_ssim": 1.5}, "task.ms_ssim is a share of the loss, at most 1; got 1.5"),
         ({"contractive": -1.0}, "task.contractive must be at least 0; got -1.0"),
