@@ -69,7 +69,7 @@ class Autoencoding(Task):
       ms_ssim: share a of MS-SSIM in the loss a (1 - MS-SSIM) + (1 - a) `loss`, with as many scales
         as the images have room for. That is equation 14 of Zhao et al. (arXiv:1511.08861), with
         a = 0.84 and "l1", without their Gaussian weights of the second term.
-      contractive: weight of ||d code / d image||_F^2 (Rifai et al. 2011, equation 2), mean over
+      contractive: weight of ||d code / d image||_F^2 (Rifai et al. 2011), mean over
         images, at the images that the model sees; estimated, see `squared_jacobian_norms`.
       sparsity: weight of the mean magnitude of a code's numbers.
       seed: of degradations and of estimates.
