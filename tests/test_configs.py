@@ -19,6 +19,7 @@ CONFIGS = sorted(
     if path.parent.name not in ("benchmarks", "tables", "weights") and path.name[0] != "_"
 )
 ARGUMENTS = {
+    "autoencoding/dae": ["data=digits,sigma=25,steps=1000", "data=fashion_mnist,width=16"],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deconv_jax.config_arguments import load_module
@@ -199,3 +200,32 @@ def test_there_are_no_rows_without_records(synthesis):
 def test_the_row_of_real_images_has_what_is_known_of_them(synthesis):
     row = synthesis.real_row(synthesis_record(1.0), {"fid": 2, "checkerboard_energy": 3})
     assert row == ["*real images*", "0.25", "", "", ""]
+
+
+# Filters beside denoising autoencoders
+
+
+def test_the_wiener_filter_is_the_best_circular_convolution():
+    """No other response, and no response to the mean, would have a smaller expected error."""
+    table = load_module(ROOT / PAPER_TABLES / "denoising_autoencoder.py")
+    rng = np.random.default_rng(0)
+    train = rng.random((50, 6, 8, 1)) * rng.random((1, 6, 8, 1))
+    sigma = 0.2
+    mean = train.mean(axis=0)
+    # The expected error of a response R is sum |1 - R|^2 S + |R|^2 N: least at R = S / (S + N).
+    signal = np.mean(np.abs(np.fft.fft2(train - mean, axes=(1, 2))) ** 2, axis=0)
+    response = signal / (signal + sigma**2 * mean.size)
+    noisy = train[:3] + sigma * rng.standard_normal((3, 6, 8, 1))
+    spectrum = response * np.fft.fft2(noisy - mean, axes=(1, 2))
+    expected = mean + np.fft.ifft2(spectrum, axes=(1, 2)).real
+    np.testing.assert_allclose(table.wiener(noisy, train, sigma), expected, atol=1e-5)
+
+
+def test_windows_do_not_reach_over_to_other_images():
+    table = load_module(ROOT / PAPER_TABLES / "denoising_autoencoder.py")
+    noisy = np.random.default_rng(0).random((3, 8, 8, 1))
+    for restored, alone in [
+        (table.median(noisy, 3), table.median(noisy[1:2], 3)),
+        (table.local_wiener(noisy, 3, 0.1), table.local_wiener(noisy[1:2], 3, 0.1)),
+    ]:
+        np.testing.assert_allclose(restored[1:2], alone)

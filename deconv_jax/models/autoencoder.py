@@ -150,8 +150,15 @@ class Autoencoder(EncoderDecoder):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
         """Images in [0, 1] to their reconstructions in [0, 1], and the codes between."""
+        logits, code = self.with_logits(images, train)
+        return jax.nn.sigmoid(logits), code
+
+    def with_logits(
+        self, images: Float[Array, "batch height width channels"], train: bool = False
+    ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
+        """Images in [0, 1] to what a sigmoid makes their reconstructions of, and the codes between."""
         code = self.encode(images, train)
-        return self.decode(code, train), code
+        return self._logits(code, train), code
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False

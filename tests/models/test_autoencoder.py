@@ -66,6 +66,14 @@ def test_a_reconstruction_is_the_decoded_code(initialised, apply, latent):
     np.testing.assert_allclose(apply(model, variables, x), decoded, atol=1e-6)
 
 
+@pytest.mark.parametrize("latent", ["vector", "map"])
+def test_logits_are_of_the_reconstruction_and_come_with_the_code(initialised, apply, latent):
+    model, variables, x = initialised(latent=latent)
+    logits, code = apply(model, variables, x, method=model.with_logits)
+    np.testing.assert_allclose(apply(model, variables, x), jax.nn.sigmoid(logits), atol=1e-6)
+    np.testing.assert_allclose(apply(model, variables, x, method=model.encode), code, atol=1e-5)
+
+
 def test_the_decoders_layers_are_the_transposes_of_the_encoders(initialised):
     """A transposed convolution stores the kernel of the convolution it transposes.
 

@@ -1,0 +1,48 @@
+"""Denoising autoencoder of small gray images: Gaussian noise in, clean images out.
+
+  deconv-jax prepare mnist
+  deconv-jax train --config experiments/autoencoding/dae.py --workdir runs/dae
+  deconv-jax train --config experiments/autoencoding/dae.py:data=digits,steps=1000 --workdir runs/dae_digits
+  deconv-jax train --config experiments/autoencoding/dae.py:data=fashion_mnist --workdir runs/dae_fashion
+
+The code is a map with more numbers than the image, so that what the network leaves out is left out to
+be rid of the noise (Vincent et al. 2008). The table `denoising_autoencoder` holds it against filters.
+"""
+
+import _data
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.errors import InputError
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: data=mnist (digits, fashion_mnist), sigma=50.0 (of the noise, 8-bit levels), width=32,
+    steps=4000, seed=0.
+    """
+    args = config_arguments(arg, data="mnist", sigma=50.0, width=32, steps=4000, seed=0)
+    data, width = args["data"], args["width"]
+    if data not in _data.DATA:
+        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
+    side = _data.side(data)
+    task = dict(
+        name="autoencoding",
+        model=dict(
+            name="autoencoder",
+            image_shape=(side, side, 1),
+            features=(width, 2 * width),
+            latent="map",
+            latent_dim=2 * width,
+            residual_blocks=1,
+        ),
+        degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
+    )
+    return _data.experiment(
+        task,
+        data,
+        steps=args["steps"],
+        batch_size=128,
+        seed=args["seed"],
+        learning_rate=2e-3,
+        clip_norm=1.0,
+    )

@@ -1,0 +1,159 @@
+"""Denoising autoencoders of MNIST beside filters, at three levels of Gaussian noise.
+
+  deconv-jax tables denoising_autoencoder
+
+A network a level (Vincent et al., ICML 2008), and three filters on exactly the same noisy images: the
+median of a window, Lee's local Wiener filter (`scipy.signal.wiener`, told the noise's variance), and
+Wiener's own. That is the linear shift-invariant filter of least expected squared error, for images
+that wrap around with the mean and the power spectrum of the training images. A window is 3, 5 or 7
+pixels wide, whichever did best on training images. What a reader would get wrong: all outputs are
+clipped to [0, 1], which most of these images' pixels, 0 or 1, gain by; the noisy ones too.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+import scipy.signal
+from _common import budget, finished_run, protocol_line
+
+from deconv_jax import ops
+from deconv_jax.data.degradations import noise_sigma
+from deconv_jax.experiment import open_workdir
+from deconv_jax.tables import markdown
+
+SIGMAS = (25, 50, 100)
+WINDOWS = (3, 5, 7)
+CHOSEN_ON = 2_000
+"""Training images that windows are chosen on."""
+
+METHODS = {
+    "input": "noisy image",
+    "median": "median filter",
+    "local_wiener": "local Wiener filter",
+    "wiener": "Wiener filter",
+    "dae": "**denoising autoencoder**",
+}
+
+
+def median(noisy: np.ndarray, window: int) -> np.ndarray:
+    """The median in a square window around each pixel; images (count, height, width, 1) mirrored."""
+    return scipy.ndimage.median_filter(noisy, size=(1, window, window, 1))
+
+
+def local_wiener(noisy: np.ndarray, window: int, sigma: float) -> np.ndarray:
+    """Lee's filter, 1980: from the mean of a window, as far as its variance exceeds the noise's.
+
+    Args:
+      noisy: images (count, height, width, 1), zero outside.
+      window: pixels a side.
+      sigma: standard deviation of the noise, in the images' units.
+    """
+    return scipy.signal.wiener(noisy, (1, window, window, 1), sigma**2)
+
+
+def wiener(noisy: np.ndarray, train: np.ndarray, sigma: float) -> np.ndarray:
+    """`ops.wiener_filter` of what differs from the mean of clean images, by their power spectrum.
+
+    Args:
+      noisy: images (count, height, width, 1).
+      train: clean images (other count, height, width, 1).
+      sigma: standard deviation of the noise, in the images' units.
+    """
+    mean = np.mean(train, axis=0)
+    spectra = np.fft.rfftn(train - mean, axes=(1, 2))
+    power = np.mean(np.square(np.abs(spectra)), axis=(0, 3))
+    ratio = sigma**2 * mean.size / power
+    psf = jnp.ones((1, 1))
+    change = ops.wiener_filter(
+        jnp.asarray(noisy - mean, jnp.float32),
+        psf,
+        noise_to_signal=jnp.asarray(ratio, jnp.float32),
+    )
+    return mean + np.asarray(change)
+
+
+def mean_psnr(output: np.ndarray, clean: np.ndarray) -> float:
+    """Mean over images of the PSNR in dB of images clipped to [0, 1]."""
+    errors = np.mean(np.square(np.clip(output, 0.0, 1.0) - clean), axis=(1, 2, 3))
+    return float(np.mean(-10 * np.log10(errors)))
+
+
+def measure(data: Path, config: str) -> dict[str, Any]:
+    """Trains a config of Gaussian noise, "FAMILY/FILE.py:ARGUMENTS"; measures it and the filters.
+
+    Returns:
+      The part's record: "psnr" in dB by method, "windows" by filter, and what they depend on.
+    """
+    workdir, result, training = finished_run(config, data / "tfds")
+    experiment = open_workdir(workdir)
+    task: Any = experiment.task
+    sigma = float(noise_sigma(task.degradation))
+    train, test = (
+        source.gather(np.arange(len(source)))["image"]
+        for source in map(experiment.data.source, ("train", "test"))
+    )
+
+    def pair(images: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Noisy and clean; the noise is of images from place `first` on."""
+        index = first + np.arange(len(images))
+        return np.asarray(task.model_input({"image": images, "index": index})), images / 255.0
+
+    noisy, clean = pair(test, 0)
+    # Places after the test set's: its noise is drawn for nothing else.
+    chosen_noisy, chosen_clean = pair(train[:CHOSEN_ON], len(test))
+    filters: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+        "median": median,
+        "local_wiener": functools.partial(local_wiener, sigma=sigma),
+    }
+    windows, outputs = {}, {}
+    for name, of_window in filters.items():
+        by_window = {w: mean_psnr(of_window(chosen_noisy, w), chosen_clean) for w in WINDOWS}
+        windows[name] = max(by_window, key=lambda w: by_window[w])
+        outputs[name] = of_window(noisy, windows[name])
+    outputs["wiener"] = wiener(noisy, train / 255.0, sigma)
+    return {
+        "psnr": {"input": result["baseline"]["test"]["input_psnr"]}
+        | {name: mean_psnr(output, clean) for name, output in outputs.items()}
+        | {"dae": result["metrics"]["test"]["psnr"]},
+        "windows": windows,
+        "sigma": 255 * sigma,
+        "protocol": result["protocol"],
+        "count": len(test),
+        "training": training,
+    }
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    f"mnist_{sigma}": functools.partial(measure, config=f"autoencoding/dae.py:sigma={sigma}")
+    for sigma in SIGMAS
+}
+
+
+def render(records: Mapping[str, dict[str, Any]]) -> str:
+    """PSNR, a row a method and a column a level of noise."""
+    here = {sigma: records.get(f"mnist_{sigma}") for sigma in SIGMAS}
+    found = [record for record in here.values() if record is not None]
+    if not found:
+        return ""
+    rows = [
+        [title, *(_cell(record, method) for record in here.values())]
+        for method, title in METHODS.items()
+    ]
+    budgets = ["" if r is None else budget(r["training"]) for r in here.values()]
+    rows.append(["its training", *budgets])
+    header = "PSNR, dB | " + " | ".join(f"sigma = {sigma}" for sigma in SIGMAS)
+    chosen = f"Means over {found[0]['count']:,} images, outputs clipped; in brackets the window."
+    protocol = protocol_line(record["protocol"] for record in found)
+    return "\n\n".join([markdown(header, rows), chosen, *protocol])
+
+
+def _cell(record: Mapping[str, Any] | None, method: str) -> str:
+    if record is None:
+        return ""
+    window = record["windows"].get(method)
+    return f"{record['psnr'][method]:.2f}" + ("" if window is None else f" ({window} x {window})")
