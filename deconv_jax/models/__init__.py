@@ -17,6 +17,7 @@ from deconv_jax.models.restorer import Restorer
 from deconv_jax.models.srcnn import SRCNN
 from deconv_jax.models.unet import UNet
 from deconv_jax.models.vae import VAE
+from deconv_jax.models.vqvae import VQVAE
 
 MODELS = {
     "autoencoder": Autoencoder,
@@ -34,6 +35,7 @@ MODELS = {
     "srcnn": SRCNN,
     "unet": UNet,
     "vae": VAE,
+    "vqvae": VQVAE,
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "MODELS",
     "SRCNN",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "Classifier",
     "DCGANDiscriminator",

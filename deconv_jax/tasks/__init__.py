@@ -5,6 +5,7 @@ from deconv_jax.tasks.recognition import Recognition
 from deconv_jax.tasks.restoration import Restoration
 from deconv_jax.tasks.synthesis import Synthesis
 from deconv_jax.tasks.variational import Variational
+from deconv_jax.tasks.vector_quantization import VectorQuantization
 
 TASKS = {
     "autoencoding": Autoencoding,
@@ -12,6 +13,15 @@ TASKS = {
     "restoration": Restoration,
     "synthesis": Synthesis,
     "variational": Variational,
+    "vector_quantization": VectorQuantization,
 }
 
-__all__ = ["TASKS", "Autoencoding", "Recognition", "Restoration", "Synthesis", "Variational"]
+__all__ = [
+    "TASKS",
+    "Autoencoding",
+    "Recognition",
+    "Restoration",
+    "Synthesis",
+    "Variational",
+    "VectorQuantization",
+]
