@@ -35,8 +35,9 @@ class Codebook(nn.Module):
       size: number of codes.
       dim: numbers in each vector.
       decay: of the running means, gamma of equations 6 to 8 of arXiv:1711.00937.
-      restart_below: a code of less usage is dead and starts anew at an output of the encoder, with
-        a fair share for its usage (Dhariwal et al., arXiv:2005.00341, section 3.1).
+      restart_below: a code of less usage is dead and starts anew at an output of the encoder
+        (Dhariwal et al., arXiv:2005.00341, section 3.1), with just this usage: a place where
+        it is not needed is given up at the next update.
     """
 
     size: int
@@ -45,7 +46,7 @@ class Codebook(nn.Module):
     restart_below: float
 
     def setup(self) -> None:
-        """Lays out the variables: all zero until the first update, which starts every code."""
+        """Lays out the variables: all zero until the first update, at which most codes are dead."""
 
         def zeros(name: str, *shape: int, dtype: Any = jnp.float32) -> nn.Variable:
             return self.variable("batch_stats", name, jnp.zeros, shape, dtype)
@@ -88,14 +89,14 @@ class Codebook(nn.Module):
         total = jnp.sum(usage)
         smoothed = (usage + _SMOOTHING) * total / (total + self.size * _SMOOTHING)
 
-        dead = (usage < self.restart_below) | (self.updates.value == 0)
+        dead = usage < self.restart_below
         everywhere = gather_over_devices(outputs)
         # Drawn, as evenly spaced places fall on the same few of an image; the same on every device.
         key = jax.random.fold_in(jax.random.key(0), self.updates.value)
         fresh = everywhere[jax.random.randint(key, (self.size,), 0, len(everywhere))]
         self.vectors.value = jnp.where(dead[:, None], fresh, sums / smoothed[:, None])
-        self.usage.value = jnp.where(dead, 1.0, usage)
-        self.sums.value = jnp.where(dead[:, None], fresh, sums)
+        self.usage.value = jnp.where(dead, self.restart_below, usage)
+        self.sums.value = jnp.where(dead[:, None], self.restart_below * fresh, sums)
         self.updates.value += 1
 
 
@@ -120,9 +121,9 @@ class VQVAE(EncoderDecoder):
         at_least("codebook_size", self.codebook_size, 2)
         if not 0 <= self.codebook_decay < 1:
             raise InputError(f"codebook_decay must be in [0, 1); got {self.codebook_decay}")
-        if not 0 <= self.restart_below < 1:
+        if not 0 < self.restart_below < 1:
             raise InputError(
-                f"restart_below is a share of the mean usage, in [0, 1); got {self.restart_below}"
+                f"restart_below is a share of the mean usage, in (0, 1); got {self.restart_below}"
             )
         super().setup()
         self.codebook = Codebook(
