@@ -19,6 +19,7 @@ CONFIGS = sorted(
     if path.parent.name not in ("benchmarks", "tables", "weights") and path.name[0] != "_"
 )
 ARGUMENTS = {
+    "autoencoding/vqvae": ["data=digits,codes=256", "data=mnist,dim=16,width=16"],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",

@@ -33,12 +33,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             image_shape=(side, side, 1),
             features=(width, 2 * width),
             latent_dim=args["dim"],
-            residual_blocks=1,
-            norm="none",
             codebook_size=args["codes"],
         ),
         image_variance=_VARIANCE[data],
     )
     return _data.experiment(
-        task, data, steps=args["steps"], batch_size=128, seed=args["seed"], learning_rate=1e-3
+        task, data, steps=args["steps"], batch_size=128, seed=args["seed"], learning_rate=3e-3
     )
