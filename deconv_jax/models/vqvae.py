@@ -34,10 +34,10 @@ class Codebook(nn.Module):
     Attributes:
       size: number of codes.
       dim: numbers in each vector.
-      decay: of the running means, gamma of equations 6 to 8 of arXiv:1711.00937.
+      decay: of the running means, gamma of appendix A.1 of arXiv:1711.00937.
       restart_below: a code of less usage is dead and starts anew at an output of the encoder
-        (Dhariwal et al., arXiv:2005.00341, section 3.1), with just this usage: a place where
-        it is not needed is given up at the next update.
+        ("random restarts", Dhariwal et al., arXiv:2005.00341) with just this usage: a place where it
+        is not needed is given up at the next update.
     """
 
     size: int
@@ -71,7 +71,7 @@ class Codebook(nn.Module):
     def update(
         self, outputs: Float[Array, "positions dim"], indices: Int32[Array, " positions"]
     ) -> None:
-        """Moves the codebook: equations 6 to 8 of arXiv:1711.00937, then restarts.
+        """Moves the codebook: the running means of arXiv:1711.00937, appendix A.1, then restarts.
 
         Args:
           outputs: of the encoder.

@@ -11,7 +11,7 @@ import ml_collections
 from deconv_jax.config_arguments import config_arguments
 from deconv_jax.errors import InputError
 
-_VARIANCE = dict(digits=0.14, mnist=0.095, fashion_mnist=0.125)
+_VARIANCE = dict(digits=0.121, mnist=0.095, fashion_mnist=0.125)
 """Of the numbers in the training images, in [0, 1]."""
 
 
