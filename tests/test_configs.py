@@ -20,6 +20,10 @@ CONFIGS = sorted(
 )
 ARGUMENTS = {
     "autoencoding/dae": ["data=digits,sigma=25,steps=1000", "data=fashion_mnist,width=16"],
+    "autoencoding/codec": ["model=factorized,levels=1", "distortion=ms_ssim"],
+    "autoencoding/codec_photos": ["model=hyperprior"],
+    "autoencoding/vae": ["data=digits,beta=4.0", "data=fashion_mnist"],
+    "autoencoding/vqvae": ["data=digits,codes=256", "data=mnist,dim=16,width=16"],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",

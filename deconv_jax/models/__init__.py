@@ -18,6 +18,7 @@ from deconv_jax.models.restorer import Restorer
 from deconv_jax.models.srcnn import SRCNN
 from deconv_jax.models.unet import UNet
 from deconv_jax.models.vae import VAE
+from deconv_jax.models.vqvae import VQVAE
 
 MODELS = {
     "autoencoder": Autoencoder,
@@ -37,6 +38,7 @@ MODELS = {
     "srcnn": SRCNN,
     "unet": UNet,
     "vae": VAE,
+    "vqvae": VQVAE,
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "MODELS",
     "SRCNN",
     "VAE",
+    "VQVAE",
     "Autoencoder",
     "Classifier",
     "DCGANDiscriminator",

@@ -24,3 +24,9 @@ def mean_over_devices(tree: Any) -> Any:
     """The mean of each leaf over the devices of `pmap`; the tree itself under `jit`."""
     axis = bound_data_axis()
     return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def gather_over_devices(array: jax.Array) -> jax.Array:
+    """The parts of all devices of `pmap` one after the other; the array itself under `jit`."""
+    axis = bound_data_axis()
+    return array if axis is None else jax.lax.all_gather(array, axis, tiled=True)

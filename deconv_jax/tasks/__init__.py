@@ -6,6 +6,7 @@ from deconv_jax.tasks.recognition import Recognition
 from deconv_jax.tasks.restoration import Restoration
 from deconv_jax.tasks.synthesis import Synthesis
 from deconv_jax.tasks.variational import Variational
+from deconv_jax.tasks.vector_quantization import VectorQuantization
 
 TASKS = {
     "autoencoding": Autoencoding,
@@ -14,6 +15,7 @@ TASKS = {
     "restoration": Restoration,
     "synthesis": Synthesis,
     "variational": Variational,
+    "vector_quantization": VectorQuantization,
 }
 
 __all__ = [
@@ -24,4 +26,5 @@ __all__ = [
     "Restoration",
     "Synthesis",
     "Variational",
+    "VectorQuantization",
 ]

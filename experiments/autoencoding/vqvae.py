@@ -1,0 +1,42 @@
+"""Vector-quantised autoencoder of small images, beside k-means of patches with the same bits.
+
+deconv-jax prepare fashion_mnist
+deconv-jax train --config experiments/autoencoding/vqvae.py --workdir runs/vqvae
+deconv-jax train --config experiments/autoencoding/vqvae.py:data=digits,codes=256,steps=2000 --workdir runs/vqvae_digits
+"""
+
+import _data
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.errors import InputError
+
+_VARIANCE = dict(digits=0.121, mnist=0.095, fashion_mnist=0.125)
+"""Of the numbers in the training images, in [0, 1]."""
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: data=fashion_mnist (digits, mnist), codes=512, dim=32 (numbers in a code's vector),
+    width=32, steps=4000, seed=0.
+    """
+    args = config_arguments(
+        arg, data="fashion_mnist", codes=512, dim=32, width=32, steps=4000, seed=0
+    )
+    data, width = args["data"], args["width"]
+    if data not in _data.DATA:
+        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
+    side = _data.side(data)
+    task = dict(
+        name="vector_quantization",
+        model=dict(
+            name="vqvae",
+            image_shape=(side, side, 1),
+            features=(width, 2 * width),
+            latent_dim=args["dim"],
+            codebook_size=args["codes"],
+        ),
+        image_variance=_VARIANCE[data],
+    )
+    return _data.experiment(
+        task, data, steps=args["steps"], batch_size=128, seed=args["seed"], learning_rate=3e-3
+    )

@@ -1,0 +1,148 @@
+"""Vector quantisation: one step on any devices, exact measures, and the classical baseline."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.cluster.vq import kmeans2
+
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.errors import InputError
+from deconv_jax.models import VQVAE, Autoencoder
+from deconv_jax.tasks import VectorQuantization
+from deconv_jax.tasks.vector_quantization import patch_centres
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import Devices
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
+CODES = 8
+
+# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+TASK = VectorQuantization(
+    VQVAE((8, 8, 1), features=(4, 4), latent_dim=3, codebook_size=CODES, restart_below=0.3),
+    Optimizer(name="sgd", learning_rate=0.1),
+    image_variance=0.1,
+)
+
+
+def trained(steps=3, task=TASK, count=8, compiler="jit"):
+    """State and scalars after some steps on so many devices."""
+    mesh = jax.sharding.Mesh(
+        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    placed = Devices(mesh, compiler)
+    state = placed.init(lambda key: task.init(key, {"image": IMAGES[:1]}), jax.random.key(0))
+    rows = np.random.default_rng(1).integers(0, len(IMAGES), (steps, 16)).astype(np.int32)
+    batches = placed.put_batches([{"index": i, "image": IMAGES[i]} for i in rows])
+    return jax.device_get(placed.compile(task.train_step)(state, batches, {}))
+
+
+@pytest.mark.parametrize(("count", "compiler"), [(8, "jit"), (8, "pmap")])
+def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, count, compiler):
+    one, one_scalars = trained(count=1)
+    other, other_scalars = trained(count=count, compiler=compiler)
+    assert len(np.unique(one.batch_stats["codebook"]["vectors"], axis=0)) > CODES // 2
+    assert_trees_equal(other, one, relative=1e-4)
+    assert_trees_equal(other_scalars, one_scalars, relative=1e-4)
+
+
+def test_the_loss_is_the_scaled_error_and_the_weighted_commitment():
+    _, scalars = trained(1)
+    expected = scalars["mse"] / TASK.image_variance + TASK.commitment * scalars["commitment"]
+    np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
+    assert scalars["perplexity"] == pytest.approx(1)  # All codes are zero before the first update.
+
+
+def test_bfloat16_leaves_the_codebook_in_float32():
+    state, scalars = trained(task=dataclasses.replace(TASK, precision="bf16"))
+    dtypes = {a.dtype.name for a in jax.tree.leaves(state.batch_stats)}
+    assert dtypes == {"float32", "int32"}
+    np.testing.assert_allclose(scalars["loss"][0], trained()[1]["loss"][0], rtol=2e-2)
+
+
+def batches(size, count=10):
+    """The first images in batches, the last filled up with the image that follows."""
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count)
+        yield {"image": jnp.asarray(IMAGES[rows]), "mask": jnp.asarray(rows < count, jnp.float32)}
+
+
+def test_evaluation_counts_each_image_once_whatever_the_batches():
+    state = trained()[0]
+    measured = TASK.evaluate(state, batches(10))
+    for size in (3, 4, 16):
+        assert TASK.evaluate(state, batches(size)) == pytest.approx(measured, rel=1e-5)
+    images = jnp.asarray(IMAGES[:10] / 255, jnp.float32)
+    output, _, indices = jax.jit(TASK.model.apply)(state.inference_variables(), images)
+    counts = np.bincount(np.ravel(indices), minlength=CODES)
+    share = counts[counts > 0] / counts.sum()
+    assert measured["mse"] == pytest.approx(float(np.mean((output - images) ** 2)), rel=1e-5)
+    assert measured["perplexity"] == pytest.approx(np.exp(-np.sum(share * np.log(share))), rel=1e-5)
+    assert measured["codes_used"] == np.mean(counts > 0)
+    assert measured["bits_per_dim"] == math.log2(CODES) * 4 / 64
+
+
+def test_pictures_show_each_image_and_its_reconstruction():
+    batch = {"image": jnp.asarray(IMAGES[:4])}
+    assert set(TASK.pictures(trained()[0], batch)) == {"reconstructions"}
+
+
+def test_the_baseline_is_exact_on_as_many_patches_as_centres():
+    kinds = RNG.integers(0, 256, (CODES, 4, 4)).astype(np.uint8)
+    chosen = RNG.integers(0, CODES, (60, 2, 2))
+    images = kinds[chosen].transpose(0, 1, 3, 2, 4).reshape(60, 8, 8, 1)
+    train, test = ArraySource({"image": images}), ArraySource({"image": images[:5]})
+    measured = TASK.baseline(train, test)
+    assert measured["patch_vq_mse"] == 0
+    assert measured["patch_vq_psnr"] == math.inf
+    assert measured["patch_vq_codes_used"] == len(np.unique(chosen[:5])) / CODES
+
+
+def test_the_baseline_measures_the_nearest_centres_of_patches_of_the_training_set():
+    source = ArraySource({"image": IMAGES})
+    measured = TASK.baseline(source, source)
+    # Centres of noise explain some of its variance; no more than as many dimensions would.
+    assert 0.5 < measured["patch_vq_mse"] / np.var(IMAGES / 255) < 1
+    assert 0 < measured["patch_vq_codes_used"] <= 1
+    assert TASK.baseline(source, source) == measured
+
+
+def test_k_means_leaves_no_centre_better_than_the_mean_of_its_patches():
+    patches = np.concatenate([RNG.normal(place, 0.1, (50, 2)) for place in (-5, 0, 5)])
+    centres = patch_centres(patches, 3, np.random.default_rng(0))
+    nearest = np.sum((patches[:, None] - centres) ** 2, axis=-1).argmin(axis=1)
+    for code, centre in enumerate(centres):
+        np.testing.assert_allclose(centre, patches[nearest == code].mean(axis=0))
+
+
+def test_k_means_keeps_a_centre_that_loses_all_its_patches():
+    patches = np.random.default_rng(310).integers(0, 12, (12, 2)) ** 2.0
+    different = np.unique(patches, axis=0)
+    start = different[np.random.default_rng(0).choice(len(different), 7, replace=False)]
+    with pytest.warns(UserWarning, match="One of the clusters is empty"):
+        expected, nearest = kmeans2(patches, start, iter=30, minit="matrix")
+    assert len(np.unique(nearest)) < 7
+    centres = patch_centres(patches, 7, np.random.default_rng(0))
+    np.testing.assert_array_equal(centres, expected)
+
+
+@pytest.mark.parametrize(("used", "warnings"), [(0.29, 1), (0.3, 0)])
+def test_a_codebook_that_is_hardly_used_is_reported(used, warnings):
+    assert len(TASK.warnings({"codes_used": used}, {})) == warnings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": Autoencoder()}, "Autoencoder has no codebook; wanted is 'vqvae'"),
+        ({"commitment": -1.0}, "task.commitment must be at least 0; got -1.0"),
+        ({"image_variance": 0.0}, "task.image_variance must be positive; got 0.0"),
+    ],
+)
+def test_settings_that_fit_no_vector_quantisation_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(TASK, **fields)
