@@ -23,6 +23,7 @@ from PIL import Image
 from deconv_jax import ops
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
 from deconv_jax.data.degradations import Degradation, noise_sigma
+from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
@@ -198,15 +199,15 @@ class Restoration(Task):
     def _patches(self, keys: Key[Array, " batch"], images: Images) -> Images:
         """What is learned from: random crops, made smaller, turned and mirrored."""
         if self.crop is not None and self.rescale != (1.0,):
-            images = random_rescale(_purpose(keys, 0), images, self.crop, self.rescale)
+            images = random_rescale(fold_in(keys, 0), images, self.crop, self.rescale)
         elif self.crop is not None:
-            images = random_crop(_purpose(keys, 0), images, self.crop)
-        return random_dihedral(_purpose(keys, 1), images) if self.augment else images
+            images = random_crop(fold_in(keys, 0), images, self.crop)
+        return random_dihedral(fold_in(keys, 1), images) if self.augment else images
 
     def _degrade(self, keys: Key[Array, " batch"], clean: Images) -> Images:
         """The model's input."""
-        degradation = self.degradation.draw(_purpose(keys, 2), clean.shape)
-        degraded = degradation.apply(clean, _purpose(keys, 3))
+        degradation = self.degradation.draw(fold_in(keys, 2), clean.shape)
+        degraded = degradation.apply(clean, fold_in(keys, 3))
         if not self.noise_conditional:
             return degraded
         sigma = noise_sigma(degradation)
@@ -257,11 +258,6 @@ class Restoration(Task):
         pair = output[:, inner, inner], clean[:, inner, inner]
         measures = {"psnr": psnr(*pair, sizes), "mse": mean_squared_error(*pair, sizes)}
         return masked_sums(measures, batch["mask"])
-
-
-def _purpose(keys: Key[Array, " batch"], purpose: int) -> Key[Array, " batch"]:
-    """The examples' keys for one of several uses."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, purpose)
 
 
 def _penalty(loss: Loss, difference: Images) -> Images:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from PIL import Image
 
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import psnr
@@ -146,7 +147,7 @@ class Variational(Task):
         def loss(variables: Any, batch: Batch) -> Any:
             keys = example_keys(step_key, batch["index"])
             images = self._modelled(keys, batch)
-            noise = draw_latents(_purpose(keys, _PURPOSE_LATENTS), self.latent_dim)
+            noise = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
             (log_likelihood, mean, log_variance), stats = apply_model(
                 self.model, variables, images, noise, train=True, precision=self.precision
             )
@@ -200,9 +201,7 @@ class Variational(Task):
         def add(carry: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
             """A sample more of the sum of log p(x|z) and of the log of the sum of weights."""
             fit, log_weights = carry
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
-                _purpose(keys, _PURPOSE_LATENTS), number
-            )
+            own = fold_in(fold_in(keys, _PURPOSE_LATENTS), number)
             noise = draw_latents(own, self.latent_dim)
             z = mean + jnp.exp(0.5 * log_variance) * noise
             log_likelihood, _ = call(images, z, method="log_likelihood")
@@ -241,7 +240,7 @@ class Variational(Task):
         (mean, _), _ = apply_model(
             self.model, variables, images, train=False, precision=self.precision, method="encode"
         )
-        latents = draw_latents(_purpose(keys, _PURPOSE_LATENTS), self.latent_dim)
+        latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
         return {
             "original": images,
             "reconstruction": self.sample(variables, mean),
@@ -301,9 +300,4 @@ class Variational(Task):
         def draw(key: Array, image: Array) -> Array:
             return jax.random.bernoulli(key, image).astype(jnp.float32)
 
-        return jax.vmap(draw)(_purpose(keys, _PURPOSE_BINARIZE), images)
-
-
-def _purpose(keys: Key[Array, " batch"], purpose: int) -> Key[Array, " batch"]:
-    """The examples' keys for one of several uses."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, purpose)
+        return jax.vmap(draw)(fold_in(keys, _PURPOSE_BINARIZE), images)
