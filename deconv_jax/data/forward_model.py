@@ -284,7 +284,7 @@ def _linear_steps(degradation: Degradation) -> tuple[Linear, ...]:
     return (degradation,)
 
 
-def fold_in(keys: Keys, data: int) -> Keys:
+def fold_in(keys: Keys, data: int | Array) -> Keys:
     """Keys of their own for the use number `data` of keys."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 

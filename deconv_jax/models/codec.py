@@ -5,6 +5,9 @@ latents y are coded by a density a channel (`FactorizedCodec`, arXiv:1611.01704)
 whose means and scales come from side information z, coded first (`HyperpriorCodec`, arXiv:1802.01436 with
 the means of arXiv:1809.02736).
 
+The layers start as wavelets of blocks of 16 x 16 pixels, with some noise, and the way back as their
+adjoint (`haar_start`): a codec begins as a transform coder and learns to be a better one.
+
 What a reader would get wrong: a codec has `levels` of quality in one set of weights. A level scales
 the latents of each channel before they are rounded, and back after (Cui et al., arXiv:2003.02012,
 section 3.1): coarse steps for few bits, fine ones for many. With one level there are no scales, and
@@ -16,10 +19,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.entropy_models import FactorizedPrior, gaussian_bits
+from deconv_jax.models.haar_start import haar_kernels
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.bound import lower_bound
@@ -41,6 +46,9 @@ HYPER_UP_STRIDES = (2, 2, 1)
 _PEDESTAL = 2.0**-36
 _LEAST_BETA = 1e-6
 _FIRST_GAMMA = 0.1
+_FIRST_SCALE = 40.0
+"""Of latents at first: a step of them is some 50 levels of 255 of a block of 16 x 16 pixels."""
+_FIRST_NOISE = 0.1
 
 
 class GDN(nn.Module):
@@ -110,11 +118,25 @@ class FactorizedCodec(nn.Module):
             raise InputError(
                 f"first_gains must be one or more positive numbers; got {self.first_gains}"
             )
-        widths = [self.features] * (STAGES - 1)
-        self.down = [Conv(width, KERNEL_SIZE, STRIDE) for width in [*widths, self.latent_features]]
-        self.down_norm = [GDN() for _ in widths]
-        self.up = [ConvTranspose(width, KERNEL_SIZE, STRIDE) for width in [*widths, self.channels]]
-        self.up_norm = [GDN(inverse=True) for _ in widths]
+        widths = [self.features] * (STAGES - 1) + [self.latent_features]
+        kernels = haar_kernels(self.channels, widths)
+        # Means stay in the range of the image, where GDN does next to nothing at first.
+        scales = [0.5] * (STAGES - 1) + [0.5 * _FIRST_SCALE]
+        self.down = [
+            Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_start(scale * kernel, scale))
+            for kernel, scale in zip(kernels, scales, strict=True)
+        ]
+        self.up = [
+            ConvTranspose(
+                kernel.shape[2],
+                KERNEL_SIZE,
+                STRIDE,
+                kernel_init=_start(kernel / scale, 1 / scale),
+            )
+            for kernel, scale in zip(kernels[::-1], scales[::-1], strict=True)
+        ]
+        self.down_norm = [GDN() for _ in range(STAGES - 1)]
+        self.up_norm = [GDN(inverse=True) for _ in range(STAGES - 1)]
         if self.levels > 1:
             shape = (self.levels, self.latent_features)
 
@@ -227,6 +249,19 @@ class HyperpriorCodec(FactorizedCodec):
         bits = _sum(gaussian_bits(_noisy(y - mean, keys, 0), scale))
         side_bits = _sum(self.prior.bits(_noisy(z, keys, 1)))
         return Coded(self.synthesize(_rounded(y - mean) + mean, level), bits, side_bits)
+
+
+def _start(kernel: np.ndarray, scale: float) -> Any:
+    """An initialiser: a kernel of 2 x 2 pixels in the middle of a larger one, and a little noise."""
+
+    def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        before = (shape[0] - STRIDE) // 2
+        after = shape[0] - STRIDE - before
+        placed = np.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
+        deviation = _FIRST_NOISE * scale * np.prod(shape[:3]) ** -0.5
+        return jnp.asarray(placed, dtype) + deviation * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 def _rounded(x: Array) -> Array:

@@ -24,6 +24,8 @@ from deconv_jax.ops.resample import UpsampleMethod
 from deconv_jax.ops.window import OnePerAxis, Padding
 
 NormName = Literal["batch", "group", "layer", "none"]
+Initializer = Callable[..., Array]
+"""(key, shape, dtype) -> array, as those of `jax.nn.initializers`."""
 PoolKind = Literal["max", "average"]
 KernelNorm = Literal["none", "spectral", "standardized"]
 """How a kernel is normalised, as a matrix of all that an output sums over by the outputs.
@@ -72,6 +74,7 @@ class Conv(nn.Module):
       features: output channels.
       kernel_size: taps of each axis of space; an int for images in two dimensions.
       gain: output variance over input variance at initialisation; `RELU_GAIN` before a ReLU.
+      kernel_init: what the kernel starts as, in place of that.
       kernel_norm: what the kernel goes through before it is used, see `KernelNorm`.
       train: whether spectral normalisation takes its step.
       Others as for `ops.conv`.
@@ -86,6 +89,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     gain: float = 1.0
+    kernel_init: Initializer | None = None
     kernel_norm: KernelNorm = "none"
     train: bool = False
 
@@ -126,6 +130,7 @@ class ConvTranspose(nn.Module):
     output_size: OnePerAxis | None = None
     use_bias: bool = True
     gain: float = 1.0
+    kernel_init: Initializer | None = None
     kernel_norm: KernelNorm = "none"
     train: bool = False
 
@@ -313,7 +318,8 @@ def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
         "groups": layer.groups,
     }
     shape = (*kernel_size, first, second)
-    kernel = layer.param("kernel", variance_scaling(layer.gain, **geometry), shape)
+    init = layer.kernel_init or variance_scaling(layer.gain, **geometry)
+    kernel = layer.param("kernel", init, shape)
     if layer.kernel_norm == "none":
         return kernel
     # The axes that an output sums over come to the front, in the kernel of either layer.

@@ -14,14 +14,14 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=10000, features=64,
+    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=8000, features=64,
     latent_features=96, seed=0.
     """
     args = config_arguments(
         arg,
         model="hyperprior",
         distortion="mse",
-        steps=10_000,
+        steps=8_000,
         features=64,
         latent_features=96,
         seed=0,
