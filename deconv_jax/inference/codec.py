@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -171,6 +170,12 @@ class Codec:
         for name, array in sorted(self.tables.arrays().items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         self.digest = digest.digest()
+
+        def cost(variables: Tree, images: jax.Array, level: jax.Array) -> jax.Array:
+            coded: Any = model.apply(variables, images, level)
+            return coded.bits + coded.side_bits
+
+        self._cost = jax.jit(cost)
         self._programs: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
 
     def compress(self, image: Pixels, level: int = 0) -> bytes:
@@ -234,13 +239,8 @@ class Codec:
         Images that fit one tile alone: the whole goes through the networks at once.
         """
         repeated = np.repeat(image, self.model.channels // image.shape[-1], axis=-1)
-        extended = self._extended(repeated)
-
-        def cost(images: jax.Array) -> Any:
-            coded = self.model.apply(self._variables, images, jnp.full(1, level))
-            return coded.bits + coded.side_bits  # type: ignore[union-attr]
-
-        return float(jax.jit(cost)(extended[None] / np.float32(255))[0])
+        images = self._extended(repeated)[None] / np.float32(255)
+        return float(self._cost(self._variables, images, np.full(1, level))[0])
 
     def _encode(self, coder: Encoder, y: Latents) -> None:
         if self.tables.normal is None:

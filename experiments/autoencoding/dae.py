@@ -18,9 +18,9 @@ from deconv_jax.errors import InputError
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data=mnist (digits, fashion_mnist), sigma=50.0 (of the noise, 8-bit levels), width=32,
-    steps=2000, seed=0.
+    steps=1500, seed=0.
     """
-    args = config_arguments(arg, data="mnist", sigma=50.0, width=32, steps=2000, seed=0)
+    args = config_arguments(arg, data="mnist", sigma=50.0, width=32, steps=1500, seed=0)
     data, width = args["data"], args["width"]
     if data not in _data.DATA:
         raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")

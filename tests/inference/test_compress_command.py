@@ -1,0 +1,116 @@
+"""`deconv-jax compress` and `decompress`, as a person would run them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import EXIT_INPUT_ERROR, main
+from deconv_jax.cli.common import EXIT_SOME_FAILED
+from deconv_jax.experiment import Experiment, train
+from deconv_jax.trained import TABLES, load_codec
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a codec trained for two steps."""
+    workdir, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("images")
+    for number in range(3):
+        Image.fromarray(pixels(64, 64, seed=number)).save(folder / f"{number}.png")
+    model = {"name": "hyperprior_codec", "channels": 3, "features": 4, "latent_features": 4}
+    config = {
+        "task": {
+            "name": "compression",
+            "model": model | {"first_gains": [0.5, 1.0, 2.0]},
+            "lambdas": [0.002, 0.01, 0.05],
+            "crop": 64,
+        },
+        "data": {
+            "name": f"folder:{folder}",
+            "train_split": "all[:1]",
+            "validation_split": "all[1:2]",
+            "test_split": "all[2:]",
+            "tile": 64,
+        },
+        "optimizer": {"learning_rate": 1e-3},
+        "training": {"num_steps": 2, "batch_size": 8, "eval_batch_size": 1}
+        | {"eval_every": 2, "save_every": 2, "log_every": 1},
+    }
+    train(Experiment.from_dict(config), workdir)
+    return workdir
+
+
+def pixels(height, width, seed=0):
+    random = np.random.default_rng(seed)
+    waves = np.add.outer(np.arange(height), np.arange(width))[..., None] * [1.0, 0.7, 1.3]
+    noise = random.normal(0, 10, (height, width, 3))
+    return np.clip(128 + 60 * np.sin(waves / 11 + seed) + noise, 0, 255).astype(np.uint8)
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_photograph_there_and_back(run, tmp_path, capsys):
+    photo, file, back = (tmp_path / name for name in ("p.png", "out/p.djx", "out/b.png"))
+    Image.fromarray(pixels(70, 90)).save(photo)
+    assert main(["compress", "--checkpoint", str(run), str(photo), "-o", str(file)]) == 0
+    assert f"{file.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert main(["decompress", "--checkpoint", str(run), str(file), "-o", str(back)]) == 0
+    codec = load_codec(run)[1]
+    assert file.read_bytes() == codec.compress(pixels(70, 90), 1)
+    np.testing.assert_array_equal(read(back), codec.decompress(file.read_bytes()))
+    assert (run / TABLES / "0000002.safetensors").is_file()
+
+
+def test_levels_of_quality_and_kinds_of_files(run, tmp_path):
+    gray, alpha = tmp_path / "gray.png", tmp_path / "alpha.png"
+    Image.fromarray(pixels(40, 40)[..., 0]).save(gray)
+    clear = np.full((40, 40, 1), 0, np.uint8)
+    Image.fromarray(np.concatenate([pixels(40, 40), clear], -1)).save(alpha)
+    for level in (0, 2):
+        words = ["compress", "--checkpoint", str(run), str(gray), str(alpha)]
+        options = ["-o", str(tmp_path / "out"), "--level", str(level), "--overwrite"]
+        assert main([*words, *options]) == 0
+    codec = load_codec(run)[1]
+    data = (tmp_path / "out" / "gray.djx").read_bytes()
+    assert data == codec.compress(pixels(40, 40)[..., :1], 2)
+    white = codec.compress(np.full((40, 40, 3), 255, np.uint8), 2)
+    assert (tmp_path / "out" / "alpha.djx").read_bytes() == white
+    files = [str(tmp_path / "out" / name) for name in ("gray.djx", "alpha.djx")]
+    back = tmp_path / "back"
+    assert main(["decompress", "--checkpoint", str(run), *files, "-o", str(back)]) == 0
+    assert read(back / "gray.png").shape == (40, 40)
+    assert read(back / "alpha.png").shape == (40, 40, 3)
+
+
+def test_one_bad_file_does_not_stop_the_others(run, tmp_path, capsys):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.fromarray(pixels(16, 16)).save(good)
+    bad.write_bytes(b"no image")
+    words = ["compress", "--checkpoint", str(run), str(bad), str(good), "-o", str(tmp_path / "o")]
+    assert main(words) == EXIT_SOME_FAILED
+    assert str(bad) in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["good.djx"]
+
+
+def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
+    photo, out = tmp_path / "p.png", tmp_path / "o.djx"
+    Image.fromarray(pixels(16, 16)).save(photo)
+    start = ["compress", "--checkpoint", str(run)]
+    other = tmp_path / "sub" / "p.png"
+    for words, message in (
+        ([*start, str(photo), "-o", str(out), "--level", "3"], "from 0 to 2"),
+        ([*start, str(tmp_path / "none.png"), "-o", str(out)], "none.png"),
+        ([*start, str(photo), str(other), "-o", str(tmp_path / "x")], "would both be written"),
+        ([*start, str(photo), "-o", str(photo)], "is an input"),
+        (["compress", "--checkpoint", str(tmp_path), str(photo), "-o", str(out)], "workdir"),
+        (["decompress", "--checkpoint", str(run), str(photo), "-o", str(out)], "not a .djx"),
+    ):
+        assert main(words) == EXIT_INPUT_ERROR
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+    out.write_bytes(b"mine")
+    assert main([*start, str(photo), "-o", str(out)]) == EXIT_INPUT_ERROR
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
