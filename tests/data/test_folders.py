@@ -58,6 +58,7 @@ def source_of(folder, **options):
         ("all[30%:70%]", "bc"),
         ("more", "cd"),
         ("more[:1]", "c"),
+        ("more+all[:1]", "cda"),
     ],
 )
 def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):
