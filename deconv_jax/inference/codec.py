@@ -9,7 +9,7 @@ that more follow:
     1 byte    level of quality, and 128 for a gray image
     varint    height, pixels
     varint    width, pixels
-    ...       range-coded numbers, without zero bytes at their end: side information channel by channel,
+    ...       range-coded numbers, up to eight zero bytes at their end left out: side information channel by channel,
               then latents table by table, each in reading order; of a codec without side information
               latents channel by channel
     4 bytes   CRC-32 of the model's digest and all before, little-endian
@@ -50,6 +50,7 @@ from deconv_jax.models.codec import (
     HYPER_STRIDE,
     HYPER_UP_STRIDES,
     LATENT_STRIDE,
+    SCALE_OFFSET,
     FactorizedCodec,
     HyperpriorCodec,
     analysis_field,
@@ -82,11 +83,13 @@ class CodingTables:
       prior: a table for each channel of the side information, or of the latents if there is none.
       normal: tables of `_SCALES`, None without side information.
       layers: of the side information's way to means and scales, likewise ().
+      bounds: between the scales of neighbouring tables of `normal`, int32 multiples of 2^-10.
     """
 
     prior: Tables
     normal: Tables | None = None
     layers: tuple[FixedPointLayer, ...] = ()
+    bounds: np.ndarray | None = None
 
     @classmethod
     def of(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
@@ -105,13 +108,16 @@ class CodingTables:
             FixedPointLayer.of(variables["params"][f"hyper_up_{number}"], stride)
             for number, stride in enumerate(HYPER_UP_STRIDES)
         )
-        return cls(prior, Tables.of_masses([normal_masses(scale) for scale in _SCALES]), layers)
+        between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
+        bounds = np.rint(between * 2**FixedPointLayer.VALUE_BITS).astype(np.int32)
+        normal = Tables.of_masses([normal_masses(scale) for scale in _SCALES])
+        return cls(prior, normal, layers, bounds)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As named arrays."""
         arrays = _arrays_of("prior", self.prior)
         if self.normal is not None:
-            arrays |= _arrays_of("normal", self.normal)
+            arrays |= _arrays_of("normal", self.normal) | {"bounds": np.asarray(self.bounds)}
         for number, layer in enumerate(self.layers):
             arrays |= _arrays_of(f"layer{number}", layer)
         return arrays
@@ -129,7 +135,7 @@ class CodingTables:
             return cls(prior)
         count = sum(name.endswith(".kernel") for name in arrays)
         layers = tuple(made(FixedPointLayer, f"layer{number}") for number in range(count))
-        return cls(prior, made(Tables, "normal"), layers)
+        return cls(prior, made(Tables, "normal"), layers, _array(arrays, "bounds"))
 
     def means_and_tables(self, side: Latents) -> tuple[Latents, np.ndarray]:
         """Means of the latents, multiples of 2^-10, and the place of each one's table."""
@@ -137,9 +143,9 @@ class CodingTables:
         for number, layer in enumerate(self.layers):
             x = layer(np.maximum(x, 0.0) if number else x)
         mean, scale = np.split(x, 2, axis=-1)
-        between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
-        unit = 2.0**-FixedPointLayer.VALUE_BITS
-        return mean, np.searchsorted(np.round(between / unit) * unit, scale + 1.0)
+        assert self.bounds is not None  # There is side information.
+        fixed = (scale + SCALE_OFFSET) * 2**FixedPointLayer.VALUE_BITS
+        return mean, np.searchsorted(self.bounds, fixed)
 
 
 class Codec:
@@ -150,6 +156,9 @@ class Codec:
       variables: their weights.
       tables: made of them earlier; made now unless given.
       max_pixels: height times width up to which images are coded and files decoded.
+
+    Raises:
+      InputError: for weights that no tables can be made of, or more levels than a file can name.
 
     Attributes:
       digest: SHA-256 of the weights and the tables. A file is read by the codec that wrote it.
@@ -163,6 +172,8 @@ class Codec:
         tables: CodingTables | None = None,
         max_pixels: int = MAX_PIXELS,
     ):
+        if model.levels > _GRAY:
+            raise InputError(f"a file names up to {_GRAY} levels; the model has {model.levels}")
         self.model, self.max_pixels = model, max_pixels
         self._variables = jax.device_put(variables, jax.local_devices()[0])
         self.tables = tables or CodingTables.of(model, variables)
@@ -186,11 +197,16 @@ class Codec:
           level: of quality, from 0 to the model's number of levels less one.
 
         Raises:
-          InputError: no such level, an image that is too large, or of colours where the model is gray.
+          InputError: no such level, no such image, one that is too large, or of colours where the
+            model is gray.
         """
         levels = self.model.levels
         if level not in range(levels):
             raise InputError(f"level must be from 0 to {levels - 1} for this codec; got {level}")
+        if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
+            raise InputError(
+                f"an image is uint8 (height, width, 1 or 3); got {image.dtype} {image.shape}"
+            )
         height, width, channels = image.shape
         if channels > self.model.channels:
             raise InputError("this codec is of gray images; got one of colours")
@@ -223,7 +239,7 @@ class Codec:
             -(-n // self.model.multiple) * self.model.multiple for n in (height, width)
         )
         shape = (rows // LATENT_STRIDE, columns // LATENT_STRIDE)
-        if 8 * len(payload) < self._least_bits(*shape) - 64:
+        if 8 * len(payload) < self._least_bits(*shape) - Encoder.SLACK:
             raise InputError(
                 f"the file {_DAMAGED}: {len(payload)} bytes cannot hold {height} x {width} pixels"
             )

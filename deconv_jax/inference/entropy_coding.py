@@ -145,6 +145,9 @@ def normal_masses(scale: float) -> tuple[int, np.ndarray]:
 class Encoder:
     """Collects numbers and gives their bytes."""
 
+    SLACK = 128
+    """Bits by which these may be fewer than what the numbers cost: what the coder keeps, and zeros."""
+
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
 
@@ -173,8 +176,9 @@ class Encoder:
                 self._put(size[long] - room, uniform(), room.astype(np.int32))
 
     def bytes(self) -> bytes:
-        """All that was put, without zeros at the end, which a decoder takes to follow."""
-        return self._coder.get_compressed().astype(_WORD).tobytes().rstrip(b"\0")
+        """All that was put, without up to eight zeros at the end, which a decoder takes to follow."""
+        data = self._coder.get_compressed().astype(_WORD).tobytes()
+        return data[:-8] + data[-8:].rstrip(b"\0")
 
     def _put(self, symbols: np.ndarray, *model: Any) -> None:
         self._coder.encode(np.ascontiguousarray(symbols, np.int32), *model)

@@ -42,6 +42,8 @@ HYPER_STRIDE = STRIDE**2
 """Latents y a latent z, along an axis."""
 HYPER_UP_STRIDES = (2, 2, 1)
 """Of the layers from z to the means and scales of y; the last is no transposed convolution."""
+SCALE_OFFSET = 1.0
+"""Of the scales of y: what the side information's network gives, and this."""
 
 _PEDESTAL = 2.0**-36
 _LEAST_BETA = 1e-6
@@ -239,7 +241,7 @@ class HyperpriorCodec(FactorizedCodec):
         for number, layer in enumerate(self.hyper_up):
             x = layer(jax.nn.relu(x) if number else x)
         mean, scale = jnp.split(x, 2, axis=-1)
-        return mean, scale + 1.0
+        return mean, scale + SCALE_OFFSET
 
     def __call__(self, images: Images, level: Levels, keys: Keys | None = None) -> Coded:
         """See `FactorizedCodec.__call__`."""

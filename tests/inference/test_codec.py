@@ -240,6 +240,9 @@ def test_fuzzed_files_end_in_one_clear_error_or_an_image(codec):
 def test_images_and_levels_that_do_not_fit_are_refused(codec):
     with pytest.raises(InputError, match="level must be from 0 to 1"):
         codec.compress(picture(16, 16), 2)
+    for image in (picture(8, 8)[..., 0], picture(8, 8) / 255, np.zeros((8, 8, 2), np.uint8)):
+        with pytest.raises(InputError, match="uint8"):
+            codec.compress(image)
     small = Codec(codec.model, codec._variables, codec.tables, max_pixels=100)
     with pytest.raises(InputError, match="1 to 100 pixels"):
         small.compress(picture(11, 10))
