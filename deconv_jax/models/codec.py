@@ -48,9 +48,10 @@ SCALE_OFFSET = 1.0
 _PEDESTAL = 2.0**-36
 _LEAST_BETA = 1e-6
 _FIRST_GAMMA = 0.1
-_FIRST_SCALE = 40.0
-"""Of latents at first: a step of them is some 50 levels of 255 of a block of 16 x 16 pixels."""
-_FIRST_NOISE = 0.1
+_STEPS = 40.0
+"""Latents over what the last layer gives. Without, its weights would have to be large, and those that
+undo it so small that a step of Adam, which is as large for all, would shake them."""
+_FIRST_NOISE = 0.02
 
 
 class GDN(nn.Module):
@@ -123,19 +124,13 @@ class FactorizedCodec(nn.Module):
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
         # Means stay in the range of the image, where GDN does next to nothing at first.
-        scales = [0.5] * (STAGES - 1) + [0.5 * _FIRST_SCALE]
         self.down = [
-            Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_start(scale * kernel, scale))
-            for kernel, scale in zip(kernels, scales, strict=True)
+            Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_start(kernel, 0.5))
+            for kernel in kernels
         ]
         self.up = [
-            ConvTranspose(
-                kernel.shape[2],
-                KERNEL_SIZE,
-                STRIDE,
-                kernel_init=_start(kernel / scale, 1 / scale),
-            )
-            for kernel, scale in zip(kernels[::-1], scales[::-1], strict=True)
+            ConvTranspose(kernel.shape[2], KERNEL_SIZE, STRIDE, kernel_init=_start(kernel, 2.0))
+            for kernel in reversed(kernels)
         ]
         self.down_norm = [GDN() for _ in range(STAGES - 1)]
         self.up_norm = [GDN(inverse=True) for _ in range(STAGES - 1)]
@@ -168,11 +163,12 @@ class FactorizedCodec(nn.Module):
             x = layer(x)
             if number < len(self.down_norm):
                 x = self.down_norm[number](x)
+        x = x * _STEPS
         return x if self.levels == 1 else x * self._gains(self.log_gain, level, x)
 
     def synthesize(self, latents: Latents, level: Levels) -> Images:
         """Rounded latents to images, not clipped to [0, 1]."""
-        x = latents
+        x = latents / _STEPS
         if self.levels > 1:
             x = x * self._gains(self.log_inverse_gain, level, x)
         for number, layer in enumerate(self.up):
@@ -254,14 +250,14 @@ class HyperpriorCodec(FactorizedCodec):
 
 
 def _start(kernel: np.ndarray, scale: float) -> Any:
-    """An initialiser: a kernel of 2 x 2 pixels in the middle of a larger one, and a little noise."""
+    """An initialiser: `scale` times a kernel of 2 x 2 pixels in the middle, and a little noise."""
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         before = (shape[0] - STRIDE) // 2
         after = shape[0] - STRIDE - before
         placed = np.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
         deviation = _FIRST_NOISE * scale * np.prod(shape[:3]) ** -0.5
-        return jnp.asarray(placed, dtype) + deviation * jax.random.normal(key, shape, dtype)
+        return jnp.asarray(scale * placed, dtype) + deviation * jax.random.normal(key, shape, dtype)
 
     return init
 

@@ -15,7 +15,7 @@ from deconv_jax.config_arguments import config_arguments
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=8000, features=64,
-    latent_features=96, seed=0.
+    latent_features=128, seed=0.
     """
     args = config_arguments(
         arg,
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         distortion="mse",
         steps=8_000,
         features=64,
-        latent_features=96,
+        latent_features=128,
         seed=0,
     )
     config = codec.experiment(**args, levels=5, batch_size=8, learning_rate=1e-3)

@@ -21,7 +21,7 @@ MODELS = {"factorized": FactorizedCodec, "hyperprior": HyperpriorCodec}
 
 def made(kind, channels=3, latent_features=6, **options):
     """A codec of random weights whose latents are as wide as it takes them to be."""
-    model = MODELS[kind](channels, 4, latent_features, first_gains=(5.0, 8.0))
+    model = MODELS[kind](channels, 4, latent_features, first_gains=(0.125, 0.2))
     image = jnp.zeros((1, 64, 64, channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, jnp.zeros(1, int))
     random = np.random.default_rng(0)
