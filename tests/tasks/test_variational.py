@@ -65,14 +65,14 @@ class Linear(nn.Module):
     latent_dim: int = 2
     image_shape: tuple[int, ...] = (2, 2, 1)
 
-    def encode(self, images, train=False):
+    def encode(self, images):
         mean = (images.reshape(-1, 4) - 0.5) @ WEIGHTS * VARIANCE[None] / DEVIATION**2
         return mean + self.shift, jnp.zeros_like(mean) + np.log(self.factor * VARIANCE)[None]
 
-    def decode(self, latents, train=False):
+    def decode(self, latents):
         return (0.5 + latents @ WEIGHTS.T).reshape(-1, *self.image_shape)
 
-    def log_likelihood(self, images, latents, train=False):
+    def log_likelihood(self, images, latents):
         values = jax.scipy.stats.norm.logpdf(images, self.decode(latents), DEVIATION)
         return values.sum((1, 2, 3))
 
