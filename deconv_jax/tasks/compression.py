@@ -229,7 +229,11 @@ class Compression(Task):
             for quality in _JPEG_QUALITIES:
                 count, decoded = standard_codec(image, "JPEG", quality)
                 error = np.mean(np.square((decoded.astype(np.float64) - image) / 255))
-                values = {"bpp": 8 * count / (height * width), "psnr": -10 * np.log10(error)}
+                with np.errstate(
+                    divide="ignore"
+                ):  # An image of one colour may come back as it was.
+                    decibels = -10 * np.log10(error)
+                values = {"bpp": 8 * count / (height * width), "psnr": decibels}
                 for name, value in values.items():
                     key = f"jpeg{quality}_{name}"
                     totals[key] = totals.get(key, 0.0) + float(value) / len(test)

@@ -124,27 +124,27 @@ def test_the_scale_is_learned_and_goes_towards_the_error(likelihood):
         assert np.all(sign * np.asarray(gradient) > 0)
 
 
-def test_shapes_and_the_sample_that_a_call_decodes():
+def test_shapes_and_the_sample_that_a_call_decodes(apply):
     model, variables = made("bernoulli")
-    value, mean, log_variance = model.apply(variables, IMAGES, LATENTS)
-    encoded = model.apply(variables, IMAGES, method="encode")
+    value, mean, log_variance = apply(model, variables, IMAGES, LATENTS)
+    encoded = apply(model, variables, IMAGES, method="encode")
     assert mean.shape == log_variance.shape == (3, 5)
     for ours, theirs in zip((mean, log_variance), encoded, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     latents = mean + np.exp(log_variance / 2) * LATENTS
-    direct = model.apply(variables, IMAGES, latents, method="log_likelihood")
+    direct = apply(model, variables, IMAGES, latents, method="log_likelihood")
     np.testing.assert_allclose(value, direct, rtol=1e-6)
-    decoded = model.apply(variables, LATENTS, method="decode")
+    decoded = apply(model, variables, LATENTS, method="decode")
     assert decoded.shape == IMAGES.shape
     assert 0 <= decoded.min() < decoded.max() <= 1
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
-def test_bfloat16_leaves_the_likelihood_in_float32(likelihood):
+def test_bfloat16_leaves_the_likelihood_in_float32(apply, likelihood):
     model, variables = made(likelihood)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (variables, IMAGES, LATENTS))
-    value = model.apply(half[0], *half[1:], method="log_likelihood")
-    exact = model.apply(variables, IMAGES, LATENTS, method="log_likelihood")
+    value = apply(model, half[0], *half[1:], method="log_likelihood")
+    exact = apply(model, variables, IMAGES, LATENTS, method="log_likelihood")
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, exact, rtol=0.05)
 

@@ -209,6 +209,11 @@ def test_the_baseline_is_pillow_s_files_of_true_pixels(channels):
     assert measured["jpeg10_psnr"] < measured["jpeg50_psnr"] < measured["jpeg90_psnr"]
 
 
+def test_an_image_that_jpeg_keeps_has_an_infinite_psnr():
+    source = ArraySource({"image": np.full((1, 16, 16, 1), 128, np.uint8)})
+    assert TASK.baseline(source, source)["jpeg90_psnr"] == np.inf
+
+
 # What is refused
 
 
