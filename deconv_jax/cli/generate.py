@@ -1,32 +1,45 @@
-"""`deconv-jax generate`: flags to samples of a trained generator."""
+"""`deconv-jax generate`: flags to images of a trained GAN or VAE."""
 
 import argparse
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.common import checkpoint_step, keep_compiled
 from deconv_jax.errors import InputError, at_least
 
-_SAMPLES, _STEPS = 64, 16
+_SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
 _GENERATE = """\
-draw samples of a trained generator
+draw images of a trained GAN or VAE
 
   deconv-jax generate --checkpoint runs/gan --output samples.png --num 64
   deconv-jax generate --checkpoint runs/gan --output threes.png --class 3 --truncation 1.5
   deconv-jax generate --checkpoint runs/gan --output walk.gif --class 3 --interpolate 8 --scale 4
+  deconv-jax generate --checkpoint runs/vae --output traversals.png --traverse 8
   deconv-jax generate --checkpoint runs/gan --individual samples/ --num 10000
 
 The same seed gives the same images, on any number of devices. A walk goes along great circles from
 one random latent to the next and back to the first: as an animation (.gif, .webp), or as a strip, a
-row for each latent (.png). That of a conditional generator is of one class.
+row for each latent (.png). A traversal takes one number of a random latent from -3 to 3 in each row
+and leaves the others: first the number that changes images most. Both are of one class where the
+run has classes.
 """
+
+
+_NOT_OF_TRAVERSALS = {
+    "num": "it has its steps' number of images in each row",
+    "interpolate": "it is no walk",
+    "truncation": "it goes from -3 to 3",
+    "columns": "a row has its steps; give --steps",
+}
 
 
 def add_commands(commands: Any) -> None:
     """Adds its parser to the subparsers of the command line."""
     generate = commands.add_parser(
         "generate",
-        help="draw samples of a trained generator",
+        help="draw images of a trained GAN or VAE",
         description=_GENERATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -36,7 +49,7 @@ def add_commands(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="RUN",
-        help="workdir of a run of synthesis",
+        help="workdir of a run of synthesis or variational autoencoding",
     )
     generate.add_argument(
         "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
@@ -55,7 +68,7 @@ def add_commands(commands: Any) -> None:
         dest="label",
         type=int,
         metavar="K",
-        help="of a conditional generator (default: all in turn; a walk needs one)",
+        help="of a conditional generator (default: all in turn; walks and traversals need one)",
     )
     generate.add_argument(
         "--truncation",
@@ -68,10 +81,17 @@ def add_commands(commands: Any) -> None:
         "--interpolate", type=int, metavar="N", help="walk through latent space by way of N latents"
     )
     generate.add_argument(
+        "--traverse",
+        type=int,
+        metavar="N",
+        help="move one number of a latent at a time, the N that change images most",
+    )
+    generate.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help=f"of a walk, from a latent to the next (default: {_STEPS})",
+        help=f"of a walk, from a latent to the next (default: {_WALK_STEPS}); of a traversal, in a "
+        f"row (default: {_TRAVERSAL_STEPS})",
     )
     generate.add_argument(
         "--columns", type=int, metavar="N", help="samples beside one another (default: a square)"
@@ -85,56 +105,86 @@ def add_commands(commands: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     keep_compiled()
-    import numpy as np
-
     from deconv_jax.inference import generate as work
     from deconv_jax.trained import load_generative
 
     task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
-    walks = arguments.interpolate is not None
-    count = arguments.interpolate if walks else _default(arguments.num, _SAMPLES)
-    latents = work.numbered_latents(
-        count, task.latent_dim, seed=arguments.seed, truncation=arguments.truncation
-    )
-    steps = _default(arguments.steps, _STEPS)
-    if walks:
-        latents = work.walk(latents, steps)
-    labels = _labels(arguments.label, task.num_classes, len(latents), walks)
-    suffix = arguments.output.suffix.lower() if arguments.output else ""
-    animates = walks and suffix in work.ANIMATIONS
-    if animates and arguments.columns is not None:
-        raise InputError("--columns is of a picture: an animation shows one image after the other")
-    if suffix in work.ANIMATIONS and suffix not in work.STILLS and not walks:
-        raise InputError(f"{arguments.output}: an animation is of a walk: give --interpolate")
-    square = int(np.ceil(len(latents) ** 0.5))
-    columns = min(_default(arguments.columns, steps if walks else square), len(latents))
+    latents, count, columns = _drawn(arguments, task.latent_dim)
+    walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
+    labels = _labels(arguments.label, task.num_classes, count, walks or traverses)
+    animates = _animates(arguments)
     if arguments.output:
         work.check_picture(
             arguments.output,
             work.STILLS | (work.ANIMATIONS if walks else {}),
-            len(latents),
+            count,
             columns,
             task.image_shape[:2],
             arguments.scale,
             animates=animates,
         )
+    if traverses:
+        ranked = work.ranked_dimensions(task.sample, variables, task.latent_dim, arguments.label)
+        shown = ranked[: arguments.traverse]
+        latents = work.traversal(latents[0], shown, columns)
+        print(f"rows: latents {', '.join(map(str, shown))}")
+    _write(arguments, work.generate(task.sample, variables, latents, labels), columns, animates)
+    for written in filter(None, (arguments.output, arguments.individual)):
+        print(f"written: {written}")
+    return 0
+
+
+def _drawn(arguments: argparse.Namespace, latent_dim: int) -> tuple[Any, int, int]:
+    """Latents, how many images there will be, and how many beside one another.
+
+    The latents are those of the images, or the one that a traversal is about: what is to be moved
+    is known once images have been made, and none are before all flags are checked.
+    """
+    from deconv_jax.inference import generate as work
+
+    def draw(count: int) -> Any:
+        return work.numbered_latents(
+            count, latent_dim, seed=arguments.seed, truncation=arguments.truncation
+        )
+
+    if arguments.traverse is not None:
+        if not 1 <= arguments.traverse <= latent_dim:
+            raise InputError(
+                f"--traverse must be from 1 to {latent_dim}, the numbers of a latent of this run; "
+                f"got {arguments.traverse}"
+            )
+        steps = _default(arguments.steps, _TRAVERSAL_STEPS)
+        at_least("steps", steps, 2)
+        return draw(1), arguments.traverse * steps, steps
+    if arguments.interpolate is not None:
+        steps = _default(arguments.steps, _WALK_STEPS)
+        latents, columns = work.walk(draw(arguments.interpolate), steps), steps
+    else:
+        latents = draw(_default(arguments.num, _SAMPLES))
+        columns = math.ceil(len(latents) ** 0.5)
+    return latents, len(latents), min(_default(arguments.columns, columns), len(latents))
+
+
+def _write(
+    arguments: argparse.Namespace, batches: Iterable[Any], columns: int, animates: bool
+) -> None:
+    """Batches of images to the files that are asked for."""
+    import numpy as np
+
+    from deconv_jax.inference import generate as work
+
     kept: list[Any] = []
     done = 0
-    for images in work.generate(task.sample, variables, latents, labels):
+    for images in batches:
         if arguments.individual:
             work.write_each(arguments.individual, done, images, arguments.scale)
         if arguments.output:
             kept.append(images)
         done += len(images)
-    if arguments.output:
-        images = np.concatenate(kept)
-        if animates:
-            work.write_animation(arguments.output, images, arguments.scale)
-        else:
-            work.write_picture(arguments.output, images, columns, arguments.scale)
-    for written in filter(None, (arguments.output, arguments.individual)):
-        print(f"written: {written}")
-    return 0
+    if animates:
+        work.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
+    elif arguments.output:
+        work.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
 
 
 def _default(value: int | None, otherwise: int) -> int:
@@ -146,13 +196,17 @@ def _check(arguments: argparse.Namespace) -> None:
     output, folder = arguments.output, arguments.individual
     if output is None and folder is None:
         raise InputError("generate needs --output FILE or --individual DIR")
-    if arguments.interpolate is None:
-        if arguments.steps is not None:
-            raise InputError("--steps is of a walk: give --interpolate")
-    elif arguments.num is not None:
+    walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
+    if arguments.steps is not None and not (walks or traverses):
+        raise InputError("--steps is of a walk or traversal: give --interpolate or --traverse")
+    if walks and arguments.num is not None:
         raise InputError(
             "--num and --interpolate do not go together: a walk has its latents' number"
         )
+    if traverses:
+        for flag, why in _NOT_OF_TRAVERSALS.items():
+            if getattr(arguments, flag) is not None:
+                raise InputError(f"--{flag} and --traverse do not go together: {why}")
     if arguments.columns is not None:
         at_least("columns", arguments.columns, 1)
     at_least("scale", arguments.scale, 1)
@@ -166,7 +220,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
 
 
-def _labels(label: int | None, classes: int, count: int, walks: bool) -> Any:
+def _animates(arguments: argparse.Namespace) -> bool:
+    """Whether images come one after the other; raises InputError where they cannot."""
+    from deconv_jax.inference.generate import ANIMATIONS, STILLS
+
+    suffix = arguments.output.suffix.lower() if arguments.output else ""
+    if arguments.interpolate is None:
+        if suffix in ANIMATIONS and suffix not in STILLS:
+            raise InputError(f"{arguments.output}: an animation is of a walk: give --interpolate")
+        return False
+    if suffix in ANIMATIONS and arguments.columns is not None:
+        raise InputError("--columns is of a picture: an animation shows one image after the other")
+    return suffix in ANIMATIONS
+
+
+def _labels(label: int | None, classes: int, count: int, one_class: bool) -> Any:
     """The class of every sample, or None for a generator without classes."""
     import numpy as np
 
@@ -176,6 +244,8 @@ def _labels(label: int | None, classes: int, count: int, walks: bool) -> Any:
         return None
     if label is not None and not 0 <= label < classes:
         raise InputError(f"--class must be from 0 to {classes - 1}; got {label}")
-    if label is None and walks:
-        raise InputError("a walk of a conditional generator is of one class: give --class")
+    if label is None and one_class:
+        raise InputError(
+            "a walk or traversal of a conditional generator is of one class: give --class"
+        )
     return (np.arange(count) % classes if label is None else np.full(count, label)).astype(np.int32)

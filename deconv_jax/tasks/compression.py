@@ -31,6 +31,7 @@ from deconv_jax.metrics.image import (
 )
 from deconv_jax.metrics.mean import masked_sums, mean_over
 from deconv_jax.metrics.standard_codecs import standard_codec
+from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.logging import middle, picture_grid
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
@@ -144,10 +145,11 @@ class Compression(Task):
             rate = (coded.bits + coded.side_bits) / self.crop**2
             weights = jnp.asarray(self.lambdas)[level]
             cost = jnp.mean(weights * self._distortion(coded.images, images) + rate)
+            error = mean_squared_error(coded.images, images)
             scalars = {
                 "bpp": jnp.mean(rate),
                 "side_bpp": jnp.mean(coded.side_bits) / self.crop**2,
-                "psnr": -10.0 * jnp.log10(jnp.mean(mean_squared_error(coded.images, images))),
+                "psnr": -10.0 * jnp.log10(mean_over_devices(jnp.mean(error))),
             }
             return cost, (scalars, stats)
 
@@ -227,7 +229,11 @@ class Compression(Task):
             for quality in _JPEG_QUALITIES:
                 count, decoded = standard_codec(image, "JPEG", quality)
                 error = np.mean(np.square((decoded.astype(np.float64) - image) / 255))
-                values = {"bpp": 8 * count / (height * width), "psnr": -10 * np.log10(error)}
+                with np.errstate(
+                    divide="ignore"
+                ):  # An image of one colour may come back as it was.
+                    decibels = -10 * np.log10(error)
+                values = {"bpp": 8 * count / (height * width), "psnr": decibels}
                 for name, value in values.items():
                     key = f"jpeg{quality}_{name}"
                     totals[key] = totals.get(key, 0.0) + float(value) / len(test)

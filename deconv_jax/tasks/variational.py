@@ -28,6 +28,7 @@ from deconv_jax.metrics.image import psnr
 from deconv_jax.metrics.mean import masked_sums, mean_over
 from deconv_jax.models.latents import draw_latents
 from deconv_jax.models.vae import gaussian_kl
+from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
@@ -151,7 +152,8 @@ class Variational(Task):
             (log_likelihood, mean, log_variance), stats = apply_model(
                 self.model, variables, images, noise, train=True, precision=self.precision
             )
-            by_latent = jnp.mean(gaussian_kl(mean, log_variance), axis=0)
+            # Of the whole batch: the greater of two numbers is not that of each device's.
+            by_latent = mean_over_devices(jnp.mean(gaussian_kl(mean, log_variance), axis=0))
             fit, kl = jnp.mean(log_likelihood), jnp.sum(by_latent)
             pressed = jnp.sum(jnp.maximum(by_latent, self.free_bits)) if self.free_bits else kl
             scalars = {"elbo": fit - kl, "kl": kl, "log_likelihood": fit}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +14,13 @@ from deconv_jax.cli import main
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment, train
 from deconv_jax.inference import generate as work
-from deconv_jax.inference.generate import generate, numbered_latents, walk
+from deconv_jax.inference.generate import (
+    generate,
+    numbered_latents,
+    ranked_dimensions,
+    traversal,
+    walk,
+)
 from deconv_jax.trained import load_generative
 
 CLASSES = 10
@@ -21,27 +28,33 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, digits_dir):
-    """Makes the workdir of a run of a few steps, with classes or without, once each."""
+    """Makes the workdir of a run of a few steps, of a GAN with classes or without or of a VAE, once each."""
     made = {}
 
-    def make(classes):
-        if classes not in made:
-            network = {"width": 2, "num_classes": classes}
-            shape = {"image_shape": (32, 32, 1), "latent_dim": 5}
+    def task(kind):
+        shape = {"image_shape": (32, 32, 1), "latent_dim": 5}
+        if kind == "vae":
+            model = {"name": "vae", "features": (2, 2), "norm": "none"} | shape
+            return {"name": "variational", "model": model, "iwae_samples": 1}
+        network = {"width": 2, "num_classes": kind}
+        return {
+            "name": "synthesis",
+            "generator": {"name": "dcgan_generator"} | network | shape,
+            "discriminator": {"name": "dcgan_discriminator", "norm": "none"} | network,
+        }
+
+    def make(kind):
+        if kind not in made:
             config = {
-                "task": {
-                    "name": "synthesis",
-                    "generator": {"name": "dcgan_generator"} | network | shape,
-                    "discriminator": {"name": "dcgan_discriminator", "norm": "none"} | network,
-                },
+                "task": task(kind),
                 "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
                 "optimizer": {"learning_rate": 0.01, "ema_decay": 0.5},
                 "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2}
                 | {"log_every": 1, "eval_batch_size": 96},
             }
-            made[classes] = tmp_path_factory.mktemp("run")
-            train(Experiment.from_dict(config), made[classes])
-        return made[classes]
+            made[kind] = tmp_path_factory.mktemp("run")
+            train(Experiment.from_dict(config), made[kind])
+        return made[kind]
 
     return make
 
@@ -51,8 +64,9 @@ def pixels(path):
         return np.asarray(image)
 
 
-def test_samples_are_those_of_the_averaged_generator_and_of_their_number_alone(run):
-    task, variables = load_generative(run(0))
+@pytest.mark.parametrize("kind", [0, "vae"])
+def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, kind):
+    task, variables = load_generative(run(kind))
     latents = numbered_latents(40, task.latent_dim, seed=3)
     images = np.concatenate(list(generate(task.sample, variables, latents)))
     assert (images.shape, images.dtype) == ((40, 32, 32, 1), np.uint8)
@@ -66,11 +80,12 @@ def test_samples_are_those_of_the_averaged_generator_and_of_their_number_alone(r
 
 
 @pytest.mark.slow
-def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
+@pytest.mark.parametrize(("kind", "flags"), [(0, ["--num", "70"]), ("vae", ["--traverse", "3"])])
+def test_any_number_of_devices_makes_the_same_file(run, tmp_path, kind, flags):
     for count in (1, 3, 8):
         environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        words = ["generate", "--checkpoint", run(0), "--output", tmp_path / f"{count}.png"]
-        command = [sys.executable, "-m", "deconv_jax.cli", *map(str, words), "--num", "70"]
+        words = ["generate", "--checkpoint", run(kind), "--output", tmp_path / f"{count}.png"]
+        command = [sys.executable, "-m", "deconv_jax.cli", *map(str, words), *flags]
         subprocess.run(command, env=environment, check=True, capture_output=True)
     files = [(tmp_path / f"{count}.png").read_bytes() for count in (1, 3, 8)]
     assert files[0] == files[1] == files[2]
@@ -83,6 +98,58 @@ def test_a_walk_is_closed_and_passes_every_latent():
     np.testing.assert_allclose(path[::4], latents, atol=1e-5)
     steps = np.linalg.norm(path - np.roll(path, 1, axis=0), axis=1)
     assert steps.max() < 0.6 * np.linalg.norm(latents - np.roll(latents, 1, axis=0), axis=1).max()
+
+
+def test_a_traversal_moves_one_number_and_leaves_the_others():
+    latent = numbered_latents(1, 6, seed=0)[0]
+    moved = traversal(latent, np.array([4, 1]), 5)
+    assert (moved.shape, moved.dtype) == ((10, 6), np.float32)
+    for row, dimension in zip(moved.reshape(2, 5, 6), (4, 1), strict=True):
+        np.testing.assert_allclose(row[:, dimension], [-3, -1.5, 0, 1.5, 3])
+        others = np.arange(6) != dimension
+        np.testing.assert_array_equal(row[:, others], np.tile(latent[others], (5, 1)))
+
+
+def test_the_numbers_that_change_images_most_are_first():
+    """Of a decoder that is all but linear in each number, with known slopes, one of them 0."""
+    slopes = jnp.array([0.02, -0.1, 0.0, 0.05])
+
+    def decode(variables, latents, labels):
+        slope = variables if labels is None else variables[::-1]
+        return (0.5 + 0.5 * jnp.sin(latents * slope[None]))[:, :, None, None]
+
+    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4), [1, 3, 0, 2])
+    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4, label=0), [2, 0, 3, 1])
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("vae", []), (CLASSES, ["--class", "3"])])
+def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
+    path = tmp_path / "traversal.png"
+    words = ["--checkpoint", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
+    assert main(["generate", *words, "--traverse", "3", "--steps", "4"]) == 0
+    task, variables = load_generative(run(kind))
+    label = 3 if flags else None
+    rows = ranked_dimensions(task.sample, variables, task.latent_dim, label)[:3]
+    assert f"rows: latents {rows[0]}, {rows[1]}, {rows[2]}\n" in capsys.readouterr().out
+    latents = traversal(numbered_latents(1, task.latent_dim, seed=2)[0], rows, 4)
+    labels = np.full(12, 3, np.int32) if flags else None
+    images = next(generate(task.sample, variables, latents, labels))[..., 0]
+    whole = pixels(path)
+    assert whole.shape == (3 * 33 - 1, 4 * 33 - 1)
+    tiles = [whole[33 * (i // 4) :, 33 * (i % 4) :][:32, :32] for i in range(12)]
+    np.testing.assert_array_equal(tiles, images)
+
+
+def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(run, tmp_path):
+    path = tmp_path / "traversal.png"
+    words = ["--checkpoint", str(run("vae")), "--output", str(path), "--traverse", "1"]
+    assert main(["generate", *words]) == 0
+    task, variables = load_generative(run("vae"))
+    latent = np.array(numbered_latents(1, task.latent_dim, seed=0))
+    latent[0, ranked_dimensions(task.sample, variables, task.latent_dim)[0]] = 0
+    assert pixels(path).shape == (32, 9 * 33 - 1)
+    middle = next(generate(task.sample, variables, latent))[0, ..., 0]
+    np.testing.assert_array_equal(pixels(path)[:, 4 * 33 : 4 * 33 + 32], middle)
 
 
 def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
@@ -132,7 +199,25 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
     ("flags", "words"),
     [
         ([], "needs --output FILE or --individual DIR"),
-        (["--output", "a.png", "--steps", "3"], "give --interpolate"),
+        (["--output", "a.png", "--steps", "3"], "give --interpolate or --traverse"),
+        (["--output", "a.png", "--traverse", "0"], "--traverse must be from 1 to 5"),
+        (["--output", "a.png", "--traverse", "6"], "--traverse must be from 1 to 5"),
+        (["--output", "a.png", "--traverse", "2", "--steps", "1"], "steps must be at least 2"),
+        (["--output", "a.png", "--traverse", "2", "--num", "3"], "--num and --traverse do not go"),
+        (
+            ["--output", "a.png", "--traverse", "2", "--interpolate", "3"],
+            "--interpolate and --traverse do not go together",
+        ),
+        (
+            ["--output", "a.png", "--traverse", "2", "--truncation", "1"],
+            "--truncation and --traverse do not go together: it goes from -3 to 3",
+        ),
+        (
+            ["--output", "a.png", "--traverse", "2", "--columns", "3"],
+            "--columns and --traverse do not go together",
+        ),
+        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation is of a walk"),
+        (["--output", "a.png", "--traverse", "2", "--scale", "99"], "wanted are at most 10000"),
         (["--output", "a.png", "--num", "3", "--interpolate", "3"], "do not go together"),
         (["--output", "a.png", "--interpolate", "1"], "interpolate must be at least 2; got 1"),
         (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
@@ -182,6 +267,8 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
     words += ["--interpolate", "2", "--steps", "3"]
     assert main(words) == 2
     assert "of one class: give --class" in capsys.readouterr().err
+    assert main([*words[:5], "--traverse", "2"]) == 2
+    assert "of one class: give --class" in capsys.readouterr().err
     assert not path.exists()
     assert main([*words, "--class", "3"]) == 0
     task, variables = load_generative(run(CLASSES))
@@ -219,5 +306,7 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
     train(Experiment.from_dict(small_config(training__num_steps=4)), tmp_path)
-    with pytest.raises(InputError, match="is a run of Autoencoding; wanted is one of Synthesis"):
+    with pytest.raises(
+        InputError, match="is a run of Autoencoding; wanted is one of Synthesis or Var"
+    ):
         load_generative(tmp_path)

@@ -1,0 +1,154 @@
+"""VAE: the KL divergence and the likelihoods equal independent ones, shapes, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from deconv_jax.errors import InputError
+from deconv_jax.models import VAE
+from deconv_jax.models.vae import _log_discretized_logistic, gaussian_kl
+
+RNG = np.random.default_rng(0)
+SHAPE = (8, 8, 2)
+IMAGES = jnp.asarray(RNG.integers(0, 256, (3, *SHAPE)) / np.float32(255))
+LATENTS = jnp.asarray(RNG.normal(size=(3, 5)), jnp.float32)
+LOG_SCALE = np.log(np.array([0.05, 0.3], np.float32))
+LEVELS = np.arange(256) / np.float32(255)
+
+
+def made(likelihood):
+    """A VAE and its variables, with a scale of its own for each channel."""
+    model = VAE(SHAPE, features=(4, 4), latent_dim=5, likelihood=likelihood)
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGES, LATENTS)
+    if likelihood != "bernoulli":
+        np.testing.assert_allclose(np.exp(variables["params"]["log_scale"]), 0.1, rtol=1e-6)
+        variables["params"]["log_scale"] = jnp.asarray(LOG_SCALE)
+    return model, variables
+
+
+def likelihood_and_mean(likelihood, images):
+    """log p(x|z) of images, and the mean of p(x|z) in double precision."""
+    model, variables = made(likelihood)
+
+    @jax.jit
+    def both(variables):
+        values = model.apply(variables, images, LATENTS, method="log_likelihood")
+        return values, model.apply(variables, LATENTS, method="decode")
+
+    values, mean = both(variables)
+    assert (values.shape, values.dtype, mean.shape) == ((3,), np.float32, (3, *SHAPE))
+    return values, np.asarray(mean, np.float64)
+
+
+def test_the_kl_divergence_is_the_mean_of_the_log_ratio():
+    mean, log_variance = (RNG.normal(size=6).astype(np.float32) for _ in range(2))
+    deviation = np.exp(log_variance / 2)
+    samples = RNG.normal(mean, deviation, (100_000, 6))
+    norm = scipy.stats.norm
+    ratios = norm.logpdf(samples, mean, deviation) - norm.logpdf(samples)
+    error = ratios.std(axis=0) / len(samples) ** 0.5
+    kl = gaussian_kl(jnp.asarray(mean), jnp.asarray(log_variance))
+    assert np.all(np.abs(kl - ratios.mean(axis=0)) < 4 * error)
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "expected"),
+    [(0.0, 1.0, 0.0), (3.0, 1.0, 4.5), (0.0, 4.0, 1.5 - np.log(2))],
+)
+def test_the_kl_divergence_in_closed_form(mean, variance, expected):
+    kl = gaussian_kl(jnp.full((2, 3), mean), jnp.full((2, 3), np.log(variance)))
+    assert kl.shape == (2, 3)
+    np.testing.assert_allclose(kl, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [IMAGES, jnp.round(IMAGES)], ids=["gray", "binary"])
+def test_bernoulli_is_the_binary_cross_entropy(images):
+    values, mean = likelihood_and_mean("bernoulli", images)
+    entropy = torch.nn.functional.binary_cross_entropy(
+        torch.tensor(mean), torch.tensor(np.asarray(images, np.float64)), reduction="none"
+    )
+    np.testing.assert_allclose(values, -entropy.sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_gaussian_is_the_density_with_a_deviation_a_channel():
+    values, mean = likelihood_and_mean("gaussian", IMAGES)
+    expected = scipy.stats.norm.logpdf(np.asarray(IMAGES), mean, np.exp(LOG_SCALE))
+    np.testing.assert_allclose(values, expected.sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_discretized_logistic_is_the_mass_of_a_level():
+    values, mean = likelihood_and_mean("discretized_logistic", IMAGES)
+    levels = np.round(255 * np.asarray(IMAGES, np.float64))
+    lower = np.where(levels == 0, -np.inf, (levels - 0.5) / 255)
+    upper = np.where(levels == 255, np.inf, (levels + 0.5) / 255)
+    cdf = scipy.stats.logistic(mean, np.exp(LOG_SCALE.astype(np.float64))).cdf
+    expected = np.log(cdf(upper) - cdf(lower)).sum((1, 2, 3))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-8.0, -5.0, -2.0, 0.0, 6.0])
+def test_probabilities_of_all_levels_sum_to_one(log_scale):
+    means = jnp.array([0.0, 1e-3, 0.3, 0.5, 0.999, 1.0])[:, None]
+    logs = _log_discretized_logistic(jnp.asarray(LEVELS)[None], means, jnp.asarray(log_scale))
+    assert np.all(np.asarray(logs) <= 0)
+    np.testing.assert_allclose(np.exp(np.asarray(logs, np.float64)).sum(1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("log_scale", [-12.0, 12.0])
+def test_gradients_of_the_discretized_logistic_are_finite_far_out(log_scale):
+    def total(means, log_scale):
+        return jnp.sum(_log_discretized_logistic(jnp.asarray(LEVELS)[None], means, log_scale))
+
+    means = jnp.array([0.0, 0.5, 1.0])[:, None]
+    gradients = jax.grad(total, (0, 1))(means, jnp.asarray(log_scale))
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "discretized_logistic"])
+def test_the_scale_is_learned_and_goes_towards_the_error(likelihood):
+    model, variables = made(likelihood)
+    params = variables["params"]
+    for log_scale, sign in ((-4.0, 1), (2.0, -1)):
+        params["log_scale"] = jnp.full(2, log_scale)
+
+        @jax.jit
+        def value(params, rest=variables):
+            out = model.apply(rest | {"params": params}, IMAGES, LATENTS, method="log_likelihood")
+            return jnp.sum(out)
+
+        gradient = jax.grad(value)(params)["log_scale"]
+        assert gradient.shape == (2,)
+        assert np.all(sign * np.asarray(gradient) > 0)
+
+
+def test_shapes_and_the_sample_that_a_call_decodes(apply):
+    model, variables = made("bernoulli")
+    value, mean, log_variance = apply(model, variables, IMAGES, LATENTS)
+    encoded = apply(model, variables, IMAGES, method="encode")
+    assert mean.shape == log_variance.shape == (3, 5)
+    for ours, theirs in zip((mean, log_variance), encoded, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    latents = mean + np.exp(log_variance / 2) * LATENTS
+    direct = apply(model, variables, IMAGES, latents, method="log_likelihood")
+    np.testing.assert_allclose(value, direct, rtol=1e-6)
+    decoded = apply(model, variables, LATENTS, method="decode")
+    assert decoded.shape == IMAGES.shape
+    assert 0 <= decoded.min() < decoded.max() <= 1
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
+def test_bfloat16_leaves_the_likelihood_in_float32(apply, likelihood):
+    model, variables = made(likelihood)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (variables, IMAGES, LATENTS))
+    value = apply(model, half[0], *half[1:], method="log_likelihood")
+    exact = apply(model, variables, IMAGES, LATENTS, method="log_likelihood")
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, exact, rtol=0.05)
+
+
+def test_a_map_of_latents_is_refused():
+    with pytest.raises(InputError, match="a VAE has latent=\"vector\"; got 'map'"):
+        VAE(SHAPE, latent="map").init(jax.random.key(0), IMAGES, LATENTS)

@@ -1,0 +1,241 @@
+"""Compression: the loss of every level, one step on any devices, exact measures, and JPEG."""
+
+import dataclasses
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.data.augment import example_keys, random_crop
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.errors import InputError
+from deconv_jax.models import Autoencoder, FactorizedCodec, HyperpriorCodec
+from deconv_jax.tasks import Compression
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import Devices
+
+RNG = np.random.default_rng(0)
+# Smooth enough that a codec does better on them than on noise.
+COARSE = RNG.integers(0, 256, (16, 6, 6, 1))
+IMAGES = np.kron(COARSE, np.ones((1, 8, 8, 1))).astype(np.uint8)
+SIZES = np.array([[48, 48], [40, 48], [33, 20], [48, 17]], np.int32)
+LAMBDAS = (0.002, 0.02)
+
+# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+TASK = Compression(
+    FactorizedCodec(1, features=4, latent_features=6, first_gains=(0.5, 2.0)),
+    LAMBDAS,
+    Optimizer(name="sgd", learning_rate=1e-5),
+    crop=32,
+    augment=False,
+)
+
+
+def batch_of(rows=slice(None, 4), **more):
+    index = np.arange(len(IMAGES), dtype=np.int32)[rows]
+    arrays = {"image": IMAGES[rows], "index": index, "mask": np.ones(len(index), np.float32)}
+    return {name: jnp.asarray(array) for name, array in (arrays | more).items()}
+
+
+@pytest.fixture(scope="module")
+def state():
+    return jax.jit(TASK.init)(jax.random.key(0), batch_of())
+
+
+@pytest.fixture(scope="module")
+def coded():
+    """What the network makes of images at a level, by rounding; compiled once a shape."""
+    call = jax.jit(
+        lambda params, images, level: TASK.model.apply({"params": params}, images, level)
+    )
+
+    def code(state, images, level):
+        return call(state.params, jnp.asarray(images), jnp.full(len(images), level))
+
+    return code
+
+
+def decibels(output, clean):
+    return -10 * np.log10(np.mean((output - clean) ** 2))
+
+
+# Training
+
+
+def trained(count=8, compiler="jit", steps=2):
+    """State and scalars after some steps on so many devices."""
+    mesh = jax.sharding.Mesh(
+        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    placed = Devices(mesh, compiler)
+    task = dataclasses.replace(TASK, augment=True)
+    state = placed.init(lambda key: task.init(key, {"image": IMAGES[:1]}), jax.random.key(0))
+    rows = np.random.default_rng(1).integers(0, len(IMAGES), (steps, 8)).astype(np.int32)
+    batches = placed.put_batches([{"index": i, "image": IMAGES[i]} for i in rows])
+    return jax.device_get(placed.compile(task.train_step)(state, batches, {}))
+
+
+@pytest.mark.slow
+def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
+    """To what a number near one half makes of a rounding error."""
+    one, one_scalars = trained(count=1)
+    for compiler in ("jit", "pmap"):
+        other, scalars = trained(compiler=compiler)
+        assert_trees_equal(other, one, relative=1e-3)
+        assert_trees_equal(scalars, one_scalars, relative=1e-3)
+
+
+def test_the_loss_weighs_each_patch_s_error_by_the_lambda_of_its_level(state):
+    batch = batch_of(slice(None, 8))
+    scalars = jax.device_get(jax.jit(TASK.train_step)(state, batch)[1])
+    step_key = jax.random.fold_in(jax.random.key(TASK.seed), 0)
+    keys = example_keys(step_key, batch["index"])
+    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    crop, _, draw, noise = jnp.moveaxis(split, 1, 0)
+    patches = random_crop(crop, batch["image"] / 255.0, 32)
+    level = np.asarray(jax.vmap(lambda key: jax.random.randint(key, (), 0, 2))(draw))
+    assert set(level) == {0, 1}
+    result = jax.jit(TASK.model.apply)({"params": state.params}, patches, level, noise)
+    error = np.mean((np.asarray(result.images) - patches) ** 2, axis=(1, 2, 3))
+    bpp = np.asarray(result.bits) / 32**2
+    expected = np.mean(np.array(LAMBDAS)[level] * 255**2 * error + bpp)
+    np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-4)
+    np.testing.assert_allclose(scalars["bpp"], bpp.mean(), rtol=1e-4)
+    np.testing.assert_allclose(scalars["psnr"], -10 * np.log10(error.mean()), rtol=1e-4)
+    assert scalars["side_bpp"] == 0
+
+
+@pytest.mark.parametrize("distortion", ["mse", pytest.param("ms_ssim", marks=pytest.mark.slow)])
+def test_it_learns(distortion):
+    lambdas = LAMBDAS if distortion == "mse" else (2.0, 20.0)
+    task = dataclasses.replace(
+        TASK, optimizer=Optimizer(learning_rate=3e-3), distortion=distortion, lambdas=lambdas
+    )
+    batch = batch_of(slice(None, 8), image=IMAGES[:8, :32, :32])
+    state, step = jax.jit(task.init)(jax.random.key(0), batch), jax.jit(task.train_step)
+    before = task.evaluate(state, [batch])
+    for _ in range(20):
+        state, scalars = step(state, batch)
+        assert np.isfinite(scalars["loss"])
+    assert task.evaluate(state, [batch])["loss"] < 0.9 * before["loss"]
+
+
+# Evaluation
+
+
+def test_measures_are_of_rounded_images_and_bits_of_the_canvas(state, coded):
+    images = IMAGES[:4, :40, :33] / np.float32(255)
+    measured = TASK.evaluate(state, [batch_of(image=IMAGES[:4, :40, :33])])
+    canvas = np.pad(images, ((0, 0), (0, 8), (0, 15), (0, 0)), mode="symmetric")
+    loss = 0
+    for level, weight in enumerate(LAMBDAS):
+        result = coded(state, canvas, level)
+        bpp = np.asarray(result.bits) / 48**2
+        assert measured[f"bpp_{level}"] == pytest.approx(bpp.mean(), rel=1e-5)
+        decoded = np.asarray(result.images)
+        written = np.round(255 * decoded[:, :40, :33].clip(0, 1)) / 255
+        psnr = np.mean([decibels(*pair) for pair in zip(written, images, strict=True)])
+        assert measured[f"psnr_{level}"] == pytest.approx(psnr, rel=1e-5)
+        loss += np.mean(weight * 255**2 * np.mean((decoded - canvas) ** 2, (1, 2, 3)) + bpp) / 2
+    assert measured["loss"] == pytest.approx(loss, rel=1e-5)
+    assert set(measured) == {"loss", "bpp_0", "bpp_1", "psnr_0", "psnr_1"}
+
+
+def test_only_true_pixels_of_padded_images_count(state, coded):
+    measured = TASK.evaluate(state, [batch_of(size=SIZES)])
+    for level in range(2):
+        decoded = np.asarray(coded(state, IMAGES[:4] / np.float32(255), level).images)
+        written = np.round(255 * decoded.clip(0, 1)) / 255
+        expected = [
+            decibels(written[i, :h, :w], IMAGES[i, :h, :w] / 255) for i, (h, w) in enumerate(SIZES)
+        ]
+        assert measured[f"psnr_{level}"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_evaluation_counts_each_image_once_whatever_the_batches(state):
+    together = TASK.evaluate(state, [batch_of(mask=np.array([1, 1, 1, 0], np.float32))])
+    apart = TASK.evaluate(state, [batch_of(slice(i, i + 1)) for i in (2, 0, 1)])
+    assert together == pytest.approx(apart, rel=1e-4)
+
+
+def test_ms_ssim_is_measured_where_images_have_room(state):
+    large = np.kron(COARSE[:1], np.ones((1, 32, 32, 1))).astype(np.uint8)
+    measured = TASK.evaluate(state, [batch_of(slice(1), image=large)])
+    assert 0 < measured["ms_ssim_0"] < measured["ms_ssim_1"] < 1
+
+
+def test_pictures_show_the_lowest_and_the_highest_level(state):
+    picture = TASK.pictures(state, batch_of())["decoded"]
+    assert picture.width >= 4 * 48
+    assert picture.height >= 3 * 48
+
+
+def test_side_information_is_counted():
+    task = dataclasses.replace(
+        TASK, model=HyperpriorCodec(1, 4, 6, first_gains=(0.5, 2.0)), crop=64
+    )
+    batch = batch_of(slice(1), image=np.tile(IMAGES[:1, :32, :32], (1, 2, 2, 1)))
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    measured = task.evaluate(state, [batch])
+    result = jax.jit(task.model.apply)(
+        {"params": state.params}, batch["image"] / 255.0, jnp.zeros(1, int)
+    )
+    assert result.side_bits[0] > 0
+    bits = float(result.bits[0] + result.side_bits[0])
+    assert measured["bpp_0"] == pytest.approx(bits / 64**2, rel=1e-4)
+
+
+# JPEG
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_baseline_is_pillow_s_files_of_true_pixels(channels):
+    images = RNG.integers(0, 256, (4, 48, 48, channels)).astype(np.uint8)
+    source = ArraySource({"image": images, "size": SIZES})
+    expected = {"bpp": [], "psnr": []}
+    for image, (height, width) in zip(images, SIZES, strict=True):
+        true, file = image[:height, :width].squeeze(), io.BytesIO()
+        Image.fromarray(true).save(file, "JPEG", quality=50, optimize=True)
+        expected["bpp"].append(8 * len(file.getvalue()) / (height * width))
+        decoded = np.asarray(Image.open(file)) / 255
+        expected["psnr"].append(decibels(decoded, true / 255))
+    measured = TASK.baseline(source, source)
+    for name, values in expected.items():
+        assert measured[f"jpeg50_{name}"] == pytest.approx(np.mean(values), rel=1e-6)
+    assert measured["jpeg10_bpp"] < measured["jpeg50_bpp"] < measured["jpeg90_bpp"]
+    assert measured["jpeg10_psnr"] < measured["jpeg50_psnr"] < measured["jpeg90_psnr"]
+
+
+def test_an_image_that_jpeg_keeps_has_an_infinite_psnr():
+    source = ArraySource({"image": np.full((1, 16, 16, 1), 128, np.uint8)})
+    assert TASK.baseline(source, source)["jpeg90_psnr"] == np.inf
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": Autoencoder()}, "Autoencoder is no codec; wanted is e.g. 'hyperprior_codec'"),
+        ({"precision": "bf16"}, "compression computes in f32; got precision='bf16'"),
+        ({"lambdas": (0.01,)}, r"task.lambdas must be 2 positive numbers .* got \(0.01,\)"),
+        ({"lambdas": ()}, r"task.lambdas must be 2 positive numbers .* got \(\)"),
+        ({"lambdas": (0.02, 0.01)}, "task.lambdas must be 2 positive numbers that rise"),
+        ({"lambdas": (0.0, 0.01)}, "task.lambdas must be 2 positive numbers that rise"),
+        ({"crop": 0}, "task.crop must be at least 1; got 0"),
+        ({"crop": 24}, "task.crop must be a multiple of 16 for this model; got 24"),
+    ],
+)
+def test_settings_that_fit_no_compression_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(TASK, **fields)
+
+
+def test_images_of_other_channels_are_refused():
+    colour = {"image": jnp.zeros((1, 48, 48, 3), jnp.uint8)}
+    with pytest.raises(InputError, match=r"task.model.channels is 1, .* images have 3"):
+        TASK.init(jax.random.key(0), colour)
