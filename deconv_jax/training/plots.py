@@ -26,7 +26,8 @@ COLORS = (
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 70, 66, 20, 50
 _TEXT, _TICK, _MARGIN = 15, 5, 0.04
-_TICKS = 6
+_STEPS = 7
+"""Of an axis from tick to tick, at most."""
 _OVERSAMPLED = 3
 """Pixels a side that each of the picture's is the mean of: Pillow's discs have no smooth edge."""
 
@@ -145,8 +146,8 @@ def _widened(low: float, high: float, span: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Round values between two, at most `_TICKS`, with what to write at them."""
-    least = (high - low) / _TICKS
+    """Round values between two, with what to write at them."""
+    least = (high - low) / _STEPS
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * n for n in (1, 2, 5, 10) if power * n >= least)
     first, last = math.ceil(low / step), math.floor(high / step)
