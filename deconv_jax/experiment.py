@@ -24,7 +24,7 @@ from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.files import json_text, read_json, write_json
+from deconv_jax.files import json_text, make_folder, read_json, write_json, write_png
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
 from deconv_jax.training.checkpoint import Checkpoints
@@ -32,6 +32,7 @@ from deconv_jax.training.logging import METRICS, RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
+from deconv_jax.training.plots import draw
 from deconv_jax.training.state import Precision, TrainState
 from deconv_jax.training.task import Batch, Task
 
@@ -195,6 +196,7 @@ def evaluate(
     checkpoint: Literal["last", "best"] | int = "last",
     split: Literal["train", "validation", "test"] = "test",
     data_dir: str | None = None,
+    plots: Path | None = None,
 ) -> dict[str, Any]:
     """The measures of a trained model on a split.
 
@@ -203,14 +205,18 @@ def evaluate(
       checkpoint: the last, the best on the validation split, or that of a step.
       split: one of those the config names.
       data_dir: where the data is now, if not where the run found it.
+      plots: a folder for the task's pictures of the split's first examples and its plots of the
+        whole split, NAME.png each; files of that name are replaced.
 
     Returns:
       {"step": of the checkpoint, "split": ..., "metrics": {...}}
 
     Raises:
-      InputError: the workdir is none, or holds no such checkpoint.
+      InputError: the workdir is none, or holds no such checkpoint; or `plots` cannot be written.
     """
     experiment = open_workdir(workdir)
+    if plots is not None:  # Found out before the time that measuring takes.
+        make_folder(plots)
     if data_dir is not None:
         data = dataclasses.replace(experiment.data, data_dir=data_dir)
         experiment = dataclasses.replace(experiment, data=data)
@@ -219,6 +225,12 @@ def evaluate(
     example = _example(experiment, source)
     step, state = load_state(workdir, checkpoint, lambda key: experiment.task.init(key, example))
     metrics = _evaluate_split(experiment, devices, source, state)
+    if plots is not None:
+        pictures = experiment.task.pictures(state, _first_examples(devices, source))
+        batches = _evaluation(experiment, devices, source)
+        drawn = experiment.task.plots(state, batches, metrics)
+        for name, picture in (pictures | {n: draw(plot) for n, plot in drawn.items()}).items():
+            write_png(plots / f"{name}.png", picture)
     return {"step": step, "split": split, "metrics": metrics}
 
 
@@ -376,14 +388,18 @@ def _stream(experiment: Experiment, devices: Devices, sources: Mapping[str, Sour
     )
     cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
     validation = sources["validation"]
-    places = np.arange(min(PICTURED, len(validation)), dtype=np.int32)
-    first = validation.gather(places) | {"index": places}
     return Stream(
         train=train,
         cached=cached,
         validation=lambda: _evaluation(experiment, devices, validation),
-        examples=devices.replicate(first),
+        examples=_first_examples(devices, validation),
     )
+
+
+def _first_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
+    """What pictures are of, whole on every device."""
+    places = np.arange(min(PICTURED, len(source)), dtype=np.int32)
+    return devices.replicate(source.gather(places) | {"index": places})
 
 
 def _evaluation(

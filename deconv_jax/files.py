@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from PIL import Image
 
 from deconv_jax.errors import InputError
 
@@ -33,6 +36,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):  # Renamed, or its folder could not be made.
             temporary.unlink()
+
+
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Writes a picture as PNG, atomically."""
+    write_atomically(path, functools.partial(picture.save, format="PNG"))
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder, unless it is there; raises InputError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

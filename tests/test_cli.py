@@ -10,6 +10,7 @@ import time
 import types
 
 import pytest
+from PIL import Image
 
 from deconv_jax import experiment, tables
 from deconv_jax.cli import load_config, main
@@ -118,6 +119,14 @@ def test_missing_files_and_foreign_folders_are_named(error_of, tmp_path):
     )
 
 
+def test_a_place_for_plots_that_is_no_folder_is_refused(error_of, tmp_path, small_config):
+    (tmp_path / "file").touch()
+    where = ["evaluate", "--workdir", tmp_path, "--plots"]
+    assert "--plots: " in error_of(*where, tmp_path / "file")
+    (tmp_path / CONFIG).write_text(json.dumps(small_config()))
+    assert f"cannot write {tmp_path / 'file' / 'in'}" in error_of(*where, tmp_path / "file" / "in")
+
+
 def test_unknown_arguments_are_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--workdir", "x", "--config.seed=1"])
@@ -160,6 +169,20 @@ def test_train_finish_evaluate_and_refuse(capsys, tmp_path, config_file, small_c
     assert "no checkpoint of step 3" in error_of("evaluate", "--workdir", workdir, "--step", "3")
     said = error_of("evaluate", "--workdir", workdir, "--step", "first")
     assert "--step is last, best or a step; got 'first'" in said
+
+    plots = tmp_path / "plots"
+    assert main(["evaluate", "--workdir", str(workdir), "--plots", str(plots)]) == 0
+    assert json.loads(capsys.readouterr().out) == again
+    assert sorted(path.name for path in plots.iterdir()) == ["codes.png", "reconstructions.png"]
+    for path in plots.iterdir():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+    drawn = ["evaluate", "--workdir", workdir, "--plots", plots]
+    assert f"{plots} is not empty; give --overwrite" in error_of(*drawn)
+    (plots / "codes.png").write_text("")
+    assert main([str(word) for word in (*drawn, "--overwrite")]) == 0
+    assert (plots / "codes.png").stat().st_size > 0
+    capsys.readouterr()
 
     def content():
         return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}

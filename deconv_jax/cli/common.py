@@ -58,6 +58,16 @@ def checkpoint_step(word: str) -> Any:
         raise InputError(f"--step is last, best or a step; got {word!r}") from None
 
 
+def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
+    """Raises InputError unless a folder for files, if one is asked for, is empty or may be written over."""
+    if folder is None or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{flag}: {folder} is not a folder")
+    if not overwrite and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
+
+
 def keep_compiled() -> None:
     """Keeps compiled programs between runs, unless the environment says where or not to."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

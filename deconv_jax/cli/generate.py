@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled
+from deconv_jax.cli.common import check_folder, checkpoint_step, keep_compiled
 from deconv_jax.errors import InputError, at_least
 
 _SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
@@ -210,14 +210,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.columns is not None:
         at_least("columns", arguments.columns, 1)
     at_least("scale", arguments.scale, 1)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise InputError(f"--individual: {folder} is not a folder")
-    if arguments.overwrite:
-        return
-    if output is not None and output.exists():
+    check_folder("--individual", folder, overwrite=arguments.overwrite)
+    if output is not None and output.exists() and not arguments.overwrite:
         raise InputError(f"{output} is there already; give --overwrite to replace it")
-    if folder is not None and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
 
 
 def _animates(arguments: argparse.Namespace) -> bool:

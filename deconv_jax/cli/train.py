@@ -5,7 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled, keep_memory, load_config
+from deconv_jax.cli.common import (
+    check_folder,
+    checkpoint_step,
+    keep_compiled,
+    keep_memory,
+    load_config,
+)
 
 _TRAIN = """\
 train an experiment, or continue it
@@ -57,6 +63,10 @@ def add_commands(commands: Any) -> None:
         "--split", default="test", choices=("train", "validation", "test"), help="(default: test)"
     )
     evaluate.add_argument("--data_dir", metavar="DIR", help="where the data is now")
+    evaluate.add_argument(
+        "--plots", type=Path, metavar="DIR", help="draw what the model does with the split, as PNG"
+    )
+    evaluate.add_argument("--overwrite", action="store_true", help="replace files in DIR")
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -93,6 +103,7 @@ def _summary(workdir: Path, result: dict[str, Any]) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    check_folder("--plots", arguments.plots, overwrite=arguments.overwrite)
     keep_compiled()
     from deconv_jax.experiment import evaluate
 
@@ -101,6 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         checkpoint=checkpoint_step(arguments.step),
         split=arguments.split,
         data_dir=arguments.data_dir,
+        plots=arguments.plots,
     )
     print(json.dumps(measured, indent=2))
     return 0

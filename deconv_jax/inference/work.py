@@ -20,7 +20,7 @@ from PIL import Image
 
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import write_atomically
+from deconv_jax.files import write_png
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import ImageRestorer, Pixels, Watch
 from deconv_jax.metrics.image import SSIM_LEAST_SIZE
@@ -107,7 +107,7 @@ def restore_file(
                 rows, unmeasured = {}, str(error)
         if job.comparison is not None:
             picture = _comparison(views, rows, restorer.scale)
-            write_atomically(job.comparison, functools.partial(picture.save, format="PNG"))
+            write_png(job.comparison, picture)
     height, width = restored.shape[:2]
     seconds = time.perf_counter() - started
     return Result((height, width), seconds, rows.get("after"), rows.get("before"), unmeasured)

@@ -10,7 +10,7 @@ what is measured of them beside it is clipped.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
@@ -34,8 +34,10 @@ from deconv_jax.metrics.image import (
     psnr,
 )
 from deconv_jax.metrics.mean import masked_sums, mean_over
+from deconv_jax.tasks.code_plane import code_plane, principal_components
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.plots import Plot
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -203,6 +205,13 @@ class Autoencoding(Task):
             rows = {"degraded": np.asarray(self.model_input(batch))} | reconstruction | original
         return {"reconstructions": picture_grid(rows)}
 
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> dict[str, Plot]:
+        """Under "codes": those of the split in a plane, see `code_plane`."""
+        del metrics
+        return code_plane(batches, functools.partial(self._encode, state))
+
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """What needs no network, dB and squared error, means over images.
 
@@ -261,6 +270,17 @@ class Autoencoding(Task):
         return apply_model(self.model, variables, seen, train=False, precision=self.precision)[0]
 
     @functools.partial(jax.jit, static_argnums=0)
+    def _encode(self, state: TrainState, batch: Batch) -> Codes:
+        return apply_model(
+            self.model,
+            state.inference_variables(),
+            self.model_input(batch),
+            train=False,
+            precision=self.precision,
+            method="encode",
+        )[0]
+
+    @functools.partial(jax.jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = images_in_unit_range(batch["image"])
         output = self._reconstruct(state, batch)
@@ -306,8 +326,6 @@ def pca_reconstruction(train: np.ndarray, images: np.ndarray, components: int) -
       The projections, of `images`' shape, clipped to [0, 1].
     """
     rows = train.reshape(len(train), -1).astype(np.float64)
-    mean = rows.mean(axis=0)
-    _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
-    basis = vectors[:, ::-1][:, :components]
+    mean, basis = principal_components(rows, components)
     flat = images.reshape(len(images), -1) - mean
     return np.clip(flat @ basis @ basis.T + mean, 0.0, 1.0).reshape(images.shape)

@@ -7,9 +7,10 @@ the unit: the squared error is of images in [0, 255], so that published lambdas 
 CompressAI) mean here what they mean there.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -34,6 +35,8 @@ from deconv_jax.metrics.standard_codecs import standard_codec
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.logging import middle, picture_grid
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import whole_on_host
+from deconv_jax.training.plots import Plot, Series
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -221,23 +224,27 @@ class Compression(Task):
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Gives "jpegQ_bpp" and "jpegQ_psnr" (dB) of Pillow's JPEG at five qualities Q."""
         del train  # JPEG needs no fitting.
-        totals: dict[str, float] = {}
-        for place in range(len(test)):
-            batch = test.gather(np.array([place]))
-            height, width = np.asarray(_sizes(batch))[0]
-            image = batch["image"][0, :height, :width]
-            for quality in _JPEG_QUALITIES:
-                count, decoded = standard_codec(image, "JPEG", quality)
-                error = np.mean(np.square((decoded.astype(np.float64) - image) / 255))
-                with np.errstate(
-                    divide="ignore"
-                ):  # An image of one colour may come back as it was.
-                    decibels = -10 * np.log10(error)
-                values = {"bpp": 8 * count / (height * width), "psnr": decibels}
-                for name, value in values.items():
-                    key = f"jpeg{quality}_{name}"
-                    totals[key] = totals.get(key, 0.0) + float(value) / len(test)
-        return totals
+        rows = (test.gather(np.array([place])) for place in range(len(test)))
+        return _jpeg(image for batch in rows for image in _true_images(batch))
+
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> dict[str, Plot]:
+        """Under "rate_distortion": the levels' bits a pixel and PSNR, beside those of JPEG."""
+        del state
+        jpeg = _jpeg(image for batch in batches for image in _true_images(batch))
+        series = []
+        for name, points, measures in (
+            ("codec", [f"{{}}_{level}" for level in range(len(self.lambdas))], metrics),
+            ("JPEG", [f"jpeg{quality}_{{}}" for quality in _JPEG_QUALITIES], jpeg),
+        ):
+            bits, decibels = (
+                np.array([measures[point.format(measure)] for point in points])
+                for measure in ("bpp", "psnr")
+            )
+            series.append(Series(bits, decibels, name, joined=True))
+        title = "means over the split, a point a level or a quality"
+        return {"rate_distortion": Plot(title, "bits a pixel", "PSNR, dB", series)}
 
     def _check(self, images: Array) -> None:
         if images.shape[-1] != self._channels:
@@ -245,6 +252,27 @@ class Compression(Task):
                 f"task.model.channels is {self._channels}, and the data's images have "
                 f"{images.shape[-1]}; set data.color or task.model.channels"
             )
+
+
+def _jpeg(images: Iterable[np.ndarray]) -> dict[str, float]:
+    """Means over uint8 images of JPEG's bits a pixel and PSNR, at `_JPEG_QUALITIES`."""
+    found = collections.defaultdict(list)
+    for image in images:
+        for quality in _JPEG_QUALITIES:
+            count, decoded = standard_codec(image, "JPEG", quality)
+            error = np.mean(np.square((decoded.astype(np.float64) - image) / 255))
+            found[f"jpeg{quality}_bpp"].append(8 * count / (image.shape[0] * image.shape[1]))
+            with np.errstate(divide="ignore"):  # One colour may come back as it was.
+                found[f"jpeg{quality}_psnr"].append(-10 * np.log10(error))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _true_images(batch: Any) -> Iterator[np.ndarray]:
+    """The images of a batch without fillings, each without what extends it."""
+    host = {name: whole_on_host(jnp.asarray(array)) for name, array in batch.items()}
+    for place, (height, width) in enumerate(np.asarray(_sizes(host))):
+        if "mask" not in host or host["mask"][place]:
+            yield host["image"][place, :height, :width]
 
 
 def _sizes(batch: Any) -> Array:

@@ -29,8 +29,10 @@ from deconv_jax.metrics.mean import masked_sums, mean_over
 from deconv_jax.models.latents import draw_latents
 from deconv_jax.models.vae import gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
+from deconv_jax.tasks.code_plane import code_plane
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.plots import Plot
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -196,7 +198,7 @@ class Variational(Task):
         call = functools.partial(
             apply_model, self.model, variables, train=False, precision=self.precision
         )
-        (mean, log_variance), _ = call(images, method="encode")
+        mean, log_variance = self._encoded(state, images)
         reconstruction, _ = call(mean, method="decode")
         kl = jnp.sum(gaussian_kl(mean, log_variance), axis=-1)
 
@@ -234,14 +236,37 @@ class Variational(Task):
             "reconstructions": picture_grid({name: np.asarray(rows[name]) for name in sorted(rows)})
         }
 
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> dict[str, Plot]:
+        """Under "codes": means of the split's latents in a plane, see `code_plane`."""
+        del metrics
+        return code_plane(batches, functools.partial(self._means, state))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _means(self, state: TrainState, batch: Batch) -> Float[Array, "batch latent_dim"]:
+        keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
+        return self._encoded(state, self._modelled(keys, batch))[0]
+
+    def _encoded(
+        self, state: TrainState, images: Images
+    ) -> tuple[Float[Array, "batch latent_dim"], Float[Array, "batch latent_dim"]]:
+        """Means and log variances of the latents."""
+        return apply_model(
+            self.model,
+            state.inference_variables(),
+            images,
+            train=False,
+            precision=self.precision,
+            method="encode",
+        )[0]
+
     @functools.partial(jax.jit, static_argnums=0)
     def _pictured(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         images = self._modelled(keys, batch)
         variables = self.sampling_variables(state)
-        (mean, _), _ = apply_model(
-            self.model, variables, images, train=False, precision=self.precision, method="encode"
-        )
+        mean, _ = self._encoded(state, images)
         latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
         return {
             "original": images,

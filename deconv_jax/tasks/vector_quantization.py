@@ -29,6 +29,7 @@ from deconv_jax.models.vqvae import perplexity
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.plots import Plot, Series
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -150,6 +151,21 @@ class VectorQuantization(Task):
                 {"original": np.asarray(batch["image"]), "reconstruction": np.asarray(output)}
             )
         }
+
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> dict[str, Plot]:
+        """Under "codes": how often each code occurs in the split, most frequent first."""
+        del metrics
+        counts = np.sum([self._sums(state, batch)["codes"] for batch in batches], axis=0)
+        shares = np.sort(counts)[::-1] / np.sum(counts)
+        ranks = np.arange(1, self.codes + 1)
+        used = f"{np.sum(counts > 0)} of {self.codes} codes occur"
+        series = [
+            Series(ranks, shares, "codes", joined=True),
+            Series(ranks[[0, -1]], np.full(2, 1 / self.codes), "all alike", joined=True),
+        ]
+        return {"codes": Plot(used, "rank", "share of the positions", series)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Vector quantisation of patches by as many centres, fitted to the training set.

@@ -4,7 +4,6 @@ Only the first process writes. A run that resumes drops the records after the ch
 from, so that metrics.jsonl reads like that of a run never stopped.
 """
 
-import functools
 import json
 import math
 import shutil
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, json_text, write_atomically, write_text
+from deconv_jax.files import cannot_write, json_text, write_png, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -93,7 +92,7 @@ class RunLog:
             return
         for name, picture in pictures.items():
             path = self._pictures / f"{name}_{step:07d}.png"
-            write_atomically(path, functools.partial(picture.save, format="PNG"))
+            write_png(path, picture)
             self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
     def start_clock(self, step: int) -> None:

@@ -11,6 +11,7 @@ import jax
 from PIL import Image
 
 from deconv_jax.data.sources import Source
+from deconv_jax.training.plots import Plot
 from deconv_jax.training.state import Scalars, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -50,6 +51,19 @@ class Task(Protocol):
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Measures on `test` of what needs no network, fitted to `train`; {} where there is none."""
         ...
+
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> dict[str, Plot]:
+        """What of a whole split is better drawn than told, by name; {} where that is nothing.
+
+        Args:
+          state: what is looked at.
+          batches: of the split.
+          metrics: what `evaluate` gave of them.
+        """
+        del state, batches, metrics
+        return {}
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
         """What somebody who watches a run should be told.
