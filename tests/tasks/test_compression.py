@@ -164,7 +164,7 @@ def test_evaluation_counts_each_image_once_whatever_the_batches(state):
 
 def test_ms_ssim_is_measured_where_images_have_room(state):
     large = np.kron(COARSE[:1], np.ones((1, 32, 32, 1))).astype(np.uint8)
-    measured = TASK.evaluate(state, [batch_of(slice(1), image=large)])
+    measured = TASK.evaluate(state, [batch_of(slice(1), image=np.roll(large, 5, (1, 2)))])
     assert 0 < measured["ms_ssim_0"] < measured["ms_ssim_1"] < 1
 
 
