@@ -74,7 +74,7 @@ def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compress
     step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
     variables = jax.device_get(state.inference_variables())
     path = workdir / TABLES / f"{step:07d}.safetensors"
-    tables = load_tables(path, variables)
+    tables = load_tables(path, model, variables)
     codec = Codec(model, variables, tables)
     if tables is None:
         try:

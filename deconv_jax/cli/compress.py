@@ -24,8 +24,8 @@ read images from files of a trained codec
   deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
   deconv-jax decompress --checkpoint runs/codec small/*.djx -o decoded/
 """
-_LARGEST_OVERHEAD = 2.0
-"""Bytes a pixel that a file of a codec may have and still be read."""
+_MOST_BYTES_A_PIXEL = 6
+"""Of a file that is read at all: twice what the pixels themselves take."""
 
 
 def add_commands(commands: Any) -> None:
@@ -172,7 +172,7 @@ def _pixels(path: Path, max_pixels: int) -> tuple[Any, str]:
 
 def _read(path: Path, max_pixels: int) -> bytes:
     """A file's bytes, not more than one that can be decoded has."""
-    limit = int(_LARGEST_OVERHEAD * 3 * max_pixels)
+    limit = _MOST_BYTES_A_PIXEL * max_pixels
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)

@@ -210,7 +210,8 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
     Raises:
       InputError: no such folder, an ill-formed split, or one without files.
     """
-    if "+" in split and FOLDER not in split:
+    joined = "+" in split and FOLDER not in split
+    if joined and not (_folder(name, data_dir) / parse_split(split)[0]).is_dir():
         parts = [find_files(name, part, data_dir) for part in split.split("+")]
         return Files(parts[0].root, tuple(path for part in parts for path in part.paths))
     chosen, bounds = parse_split(split)

@@ -9,18 +9,22 @@ that more follow:
     1 byte    level of quality, and 128 for a gray image
     varint    height, pixels
     varint    width, pixels
-    ...       range-coded numbers, up to eight zero bytes at their end left out: side information channel by channel,
-              then latents table by table, each in reading order; of a codec without side information
-              latents channel by channel
+    ...       numbers as `entropy_coding.Encoder` writes them, little-endian words of 32 bits whose last
+              zero bytes, up to eight, are left out: side information channel by channel, then latents
+              table by table, each in reading order and followed by the escapes of all; of a codec
+              without side information latents channel by channel
     4 bytes   CRC-32 of the model's digest and all before, little-endian
 
-What a reader would get wrong: the pixels that a file decodes to may differ by a level between machines,
-as floats do, but never the numbers in it, on which everything after them depends (`entropy_coding`). And
-the same image gives the same bytes, however many devices there are, with or without `jax.disable_jit`: the
-programs are compiled ahead, for one device and for fixed shapes, and always run as compiled.
+What a reader would get wrong: the pixels that a file decodes to may differ by rounding between machines, as
+floats do, but never the numbers in it, on which everything after them depends (`entropy_coding`). On one
+machine the same image gives the same bytes, however many devices JAX has there, with or without
+`jax.disable_jit`: programs are compiled ahead, for one device and in full precision, and always run as
+compiled. Another machine, or another number of cores, may round a latent otherwise when it *writes* a file;
+what it has written, all read alike.
 """
 
 import dataclasses
+import functools
 import hashlib
 import struct
 import zlib
@@ -45,7 +49,7 @@ from deconv_jax.inference.entropy_coding import (
     masses_of,
     normal_masses,
 )
-from deconv_jax.inference.tiling import restore_tiled, tile_plan
+from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.models.codec import (
     HYPER_STRIDE,
     HYPER_UP_STRIDES,
@@ -70,8 +74,8 @@ _MAGIC, _VERSION, _GRAY = b"DJX", 1, 128
 _CHECKSUM = struct.Struct("<I")
 _SCALES = np.geomspace(LEAST_SCALE, 128.0, 128)
 """Standard deviations that latents have tables for; neighbours differ by 6 %, which costs 0.001 bits."""
-_TILE = 1024
-"""Pixels a side of what goes through a network at once."""
+_TILE = 64
+"""Latents a side, of 16 pixels each, of what goes through a network at once."""
 _DAMAGED = "is damaged or cut off"
 
 
@@ -83,25 +87,22 @@ class CodingTables:
       prior: a table for each channel of the side information, or of the latents if there is none.
       normal: tables of `_SCALES`, None without side information.
       layers: of the side information's way to means and scales, likewise ().
-      bounds: between the scales of neighbouring tables of `normal`, int32 multiples of 2^-10.
+      bounds: between the scales of neighbouring tables of `normal`, int32 multiples of 2^-10; or none.
     """
 
     prior: Tables
     normal: Tables | None = None
     layers: tuple[FixedPointLayer, ...] = ()
-    bounds: np.ndarray | None = None
+    bounds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def of(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
         """Tables of a trained model; raises InputError for weights that none can be made of."""
-        masses = []
-        for channel in range(model.prior_channels):
-
-            def logits(x: np.ndarray, channel: int = channel) -> np.ndarray:
-                return _prior_logits(variables["params"]["prior"], x, channel)
-
-            masses.append(masses_of(logits))
-        prior = Tables.of_masses(masses)
+        logits = functools.partial(_prior_logits, variables["params"]["prior"])
+        channels = range(model.prior_channels)
+        prior = Tables.of_masses(
+            [masses_of(functools.partial(logits, channel=c)) for c in channels]
+        )
         if not isinstance(model, HyperpriorCodec):
             return cls(prior)
         layers = tuple(
@@ -117,25 +118,44 @@ class CodingTables:
         """As named arrays."""
         arrays = _arrays_of("prior", self.prior)
         if self.normal is not None:
-            arrays |= _arrays_of("normal", self.normal) | {"bounds": np.asarray(self.bounds)}
+            arrays |= _arrays_of("normal", self.normal) | {"bounds": self.bounds}
         for number, layer in enumerate(self.layers):
             arrays |= _arrays_of(f"layer{number}", layer)
         return arrays
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CodingTables":
-        """The tables that `arrays` gave; raises InputError for others."""
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], model: FactorizedCodec) -> "CodingTables":
+        """The tables that `arrays` gave of this model; raises InputError for others."""
 
         def made(kind: Any, name: str) -> Any:
             fields = [field.name for field in dataclasses.fields(kind)]
             return kind(**{field: _array(arrays, f"{name}.{field}") for field in fields})
 
-        prior = made(Tables, "prior")
-        if "normal.lengths" not in arrays:
-            return cls(prior)
-        count = sum(name.endswith(".kernel") for name in arrays)
-        layers = tuple(made(FixedPointLayer, f"layer{number}") for number in range(count))
-        return cls(prior, made(Tables, "normal"), layers, _array(arrays, "bounds"))
+        tables = cls(made(Tables, "prior"))
+        if isinstance(model, HyperpriorCodec):
+            layers = (made(FixedPointLayer, f"layer{n}") for n in range(len(HYPER_UP_STRIDES)))
+            bounds = _array(arrays, "bounds")
+            tables = cls(tables.prior, made(Tables, "normal"), tuple(layers), bounds)
+        tables.check(model)
+        return tables
+
+    def check(self, model: FactorizedCodec) -> None:
+        """Raises InputError for tables that are of another model than this one."""
+        fits = len(self.prior) == model.prior_channels
+        if isinstance(model, HyperpriorCodec):
+            strides = tuple(layer.stride for layer in self.layers)
+            widths = [model.features, *(layer.channels[1] for layer in self.layers)]
+            inputs = [layer.channels[0] for layer in self.layers]
+            fits = (
+                fits
+                and strides == HYPER_UP_STRIDES
+                and widths == [*inputs, 2 * model.latent_features]
+                and self.normal is not None
+                and self.bounds.shape == (len(self.normal) - 1,)
+                and bool(np.all(np.diff(self.bounds) > 0))
+            )
+        if not fits:
+            raise InputError(f"tables of a codec do not fit its model {type(model).__name__}")
 
     def means_and_tables(self, side: Latents) -> tuple[Latents, np.ndarray]:
         """Means of the latents, multiples of 2^-10, and the place of each one's table."""
@@ -143,7 +163,6 @@ class CodingTables:
         for number, layer in enumerate(self.layers):
             x = layer(np.maximum(x, 0.0) if number else x)
         mean, scale = np.split(x, 2, axis=-1)
-        assert self.bounds is not None  # There is side information.
         fixed = (scale + SCALE_OFFSET) * 2**FixedPointLayer.VALUE_BITS
         return mean, np.searchsorted(self.bounds, fixed)
 
@@ -189,7 +208,7 @@ class Codec:
         self._cost = jax.jit(cost)
         self._programs: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
 
-    def compress(self, image: Pixels, level: int = 0) -> bytes:
+    def compress(self, image: Pixels, level: int) -> bytes:
         """The file of an image.
 
         Args:
@@ -212,7 +231,7 @@ class Codec:
             raise InputError("this codec is of gray images; got one of colours")
         if channels < self.model.channels:
             image = np.repeat(image, self.model.channels, axis=-1)
-        self._check_size(height, width)
+        self._canvas(height, width)
         coder = Encoder()
         self._encode(coder, self._analyzed(image, level))
         gray = _GRAY if channels == 1 else 0
@@ -234,10 +253,7 @@ class Codec:
           InputError: it is no such file, of another codec, damaged, or of an image that is too large.
         """
         height, width, level, gray, payload = self._parsed(data)
-        self._check_size(height, width)
-        rows, columns = (
-            -(-n // self.model.multiple) * self.model.multiple for n in (height, width)
-        )
+        rows, columns = self._canvas(height, width)
         shape = (rows // LATENT_STRIDE, columns // LATENT_STRIDE)
         if 8 * len(payload) < self._least_bits(*shape) - Encoder.SLACK:
             raise InputError(
@@ -249,7 +265,7 @@ class Codec:
             pixels = pixels.mean(axis=-1, keepdims=True)
         return np.rint(255.0 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
 
-    def model_bits(self, image: Pixels, level: int = 0) -> float:
+    def model_bits(self, image: Pixels, level: int) -> float:
         """What an image costs by the model's own probabilities, without tables and container.
 
         Images that fit one tile alone: the whole goes through the networks at once.
@@ -293,23 +309,14 @@ class Codec:
         return side * prior + latents * self.tables.normal.least_bits().min()
 
     def _analyzed(self, image: Pixels, level: int) -> Latents:
-        """Latents, tile by tile; every image takes programs of at most one shape."""
-        extended = self._extended(image)
-        field = analysis_field()
-        height, width = (n // LATENT_STRIDE for n in extended.shape[:2])
-        latents = np.empty((height, width, self.model.latent_features), np.float32)
-        for piece in tile_plan(extended.shape[:2], _TILE, field):
-            window, inner = (
-                [slice(r.start, r.stop) for r in ranges] for ranges in (piece.window, piece.inner)
-            )
-            found = self._run("analyze", extended[tuple(window)] / np.float32(255), level)
-            put, take = [], []
-            for outer, own in zip(window, inner, strict=True):
-                put.append(slice(own.start // LATENT_STRIDE, own.stop // LATENT_STRIDE))
-                offset = outer.start // LATENT_STRIDE
-                take.append(slice(put[-1].start - offset, put[-1].stop - offset))
-            latents[tuple(put)] = found[tuple(take)]
-        return latents
+        """Latents, tile by tile."""
+
+        def analyze(tile: Any) -> Any:
+            return self._run("analyze", _pixels(tile[0]) / np.float32(255), level)[None]
+
+        # A pixel of what is cut into tiles is all the pixels that a latent stands for.
+        blocks: Any = _blocks(self._extended(image))
+        return np.asarray(restore_tiled(analyze, blocks, analysis_field(), _TILE))
 
     def _synthesized(self, latents: Latents, level: int) -> Latents:
         """Decoded pixels, not clipped, tile by tile."""
@@ -317,9 +324,7 @@ class Codec:
         def synthesize(tile: Any) -> Any:
             return self._run("synthesize", tile[0], level)[None]
 
-        return np.asarray(
-            restore_tiled(synthesize, latents, synthesis_field(), _TILE // LATENT_STRIDE)
-        )
+        return np.asarray(restore_tiled(synthesize, latents, synthesis_field(), _TILE))
 
     def _extended(self, image: Pixels) -> Pixels:
         """The image at a size that the model takes, extended by mirroring."""
@@ -330,7 +335,7 @@ class Codec:
         """A method of the model on one array, by a program compiled ahead."""
         device, key = jax.local_devices()[0], (method, x.shape)
         given = [np.asarray(x, np.float32), *(np.full(1, n, np.int32) for n in level)]
-        with jax.disable_jit(False):
+        with jax.disable_jit(False), jax.default_matmul_precision("highest"):
             on_device = jax.device_put(given, device)
             if key not in self._programs:
 
@@ -367,14 +372,19 @@ class Codec:
     def _checksum(self, body: bytes) -> int:
         return zlib.crc32(body, zlib.crc32(self.digest))
 
-    def _check_size(self, height: int, width: int) -> None:
-        if not 0 < height * width <= self.max_pixels:
+    def _canvas(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which the model takes an image; InputError for one that is too large."""
+        multiple = self.model.multiple
+        rows, columns = (-(-n // multiple) * multiple for n in (height, width))
+        if not 0 < rows * columns <= self.max_pixels:
             raise InputError(
-                f"an image has 1 to {self.max_pixels:,} pixels here; got {height} x {width}"
+                f"an image has 1 to {self.max_pixels:,} pixels here, with its sides rounded up to "
+                f"multiples of {multiple}; got {height} x {width}"
             )
+        return rows, columns
 
 
-def load_tables(path: Path, variables: Tree) -> CodingTables | None:
+def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTables | None:
     """The tables that `save_tables` wrote for these weights; None if there are none, or of others.
 
     Raises:
@@ -389,7 +399,7 @@ def load_tables(path: Path, variables: Tree) -> CodingTables | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}; delete it to have it made anew") from error
-    return CodingTables.of_arrays(arrays)
+    return CodingTables.of_arrays(arrays, model)
 
 
 def save_tables(path: Path, tables: CodingTables, variables: Tree) -> None:
@@ -405,6 +415,22 @@ def weights_digest(variables: Tree) -> bytes:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
     return digest.digest()
+
+
+def _blocks(image: np.ndarray) -> np.ndarray:
+    """An image with every block of 16 x 16 pixels as one pixel of many channels."""
+    height, width, channels = image.shape
+    size = LATENT_STRIDE
+    cut = image.reshape(height // size, size, width // size, size, channels)
+    return cut.swapaxes(1, 2).reshape(height // size, width // size, -1)
+
+
+def _pixels(blocks: np.ndarray) -> np.ndarray:
+    """Undoes `_blocks`."""
+    rows, columns, _ = blocks.shape
+    size = LATENT_STRIDE
+    cut = blocks.reshape(rows, columns, size, size, -1).swapaxes(1, 2)
+    return cut.reshape(rows * size, columns * size, -1)
 
 
 def _prior_logits(parameters: Mapping[str, Any], x: np.ndarray, channel: int) -> np.ndarray:
@@ -453,10 +479,14 @@ def _arrays_of(name: str, value: Any) -> dict[str, np.ndarray]:
 
 
 def _array(arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    """An array, or the number that one without axes is."""
-    if name not in arrays or arrays[name].dtype != np.int32:
-        raise InputError(f"tables of a codec lack {name!r}, or it is not of 32-bit integers")
-    return arrays[name] if arrays[name].ndim else int(arrays[name])
+    """An array, or the number that one called stride is."""
+    axes = {"stride": 0, "kernel": 4}.get(name.rpartition(".")[2], 1)
+    found = arrays.get(name)
+    if found is None or found.dtype != np.int32 or found.ndim != axes:
+        raise InputError(
+            f"tables of a codec lack {name!r}, or it is no array of {axes} axes of 32-bit integers"
+        )
+    return found if axes else int(found)
 
 
 def _varint(value: int) -> bytes:

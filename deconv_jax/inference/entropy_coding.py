@@ -57,7 +57,8 @@ class Tables:
 
     def __post_init__(self) -> None:
         sane = (
-            len(self.lengths) == len(self.firsts) > 0
+            all(np.ndim(a) == 1 for a in (self.frequencies, self.lengths, self.firsts))
+            and len(self.lengths) == len(self.firsts) > 0
             and self.lengths.min() >= 2
             and self.lengths.sum(dtype=np.int64) == len(self.frequencies)
             and self.frequencies.min() >= 1
@@ -65,7 +66,10 @@ class Tables:
             and np.all(np.add.reduceat(self.frequencies.astype(np.int64), self._starts) == _TOTAL)
         )
         if not sane:
-            raise InputError("tables of frequencies are damaged: each has to sum to 2^24")
+            raise InputError(
+                "tables of frequencies are damaged: each has two entries or more, none of them 0, that "
+                "sum to 2^24"
+            )
 
     @classmethod
     def of_masses(cls, masses: Sequence[tuple[int, np.ndarray]]) -> "Tables":
@@ -254,6 +258,12 @@ class FixedPointLayer:
 
     WEIGHT_BITS, VALUE_BITS, MOST_VALUE = 12, 10, 2**10
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of the input and of the output."""
+        first, second = self.kernel.shape[2:]
+        return (first, second) if self.stride == 1 else (second, first)
+
     @classmethod
     def of(cls, weights: Mapping[str, Any], stride: int) -> "FixedPointLayer":
         """Rounds the weights of a layer; raises InputError for some that are out of range."""
@@ -268,12 +278,16 @@ class FixedPointLayer:
         return cls(kernel.astype(np.int32), bias.astype(np.int32), stride)
 
     def __post_init__(self) -> None:
+        if self.bias.shape != (self.channels[1],):
+            raise InputError(
+                f"a layer of {self.channels[1]} outputs has as many biases; got {self.bias.shape}"
+            )
         summed = np.abs(self.kernel.astype(np.float64)).sum() * self.MOST_VALUE * 2**self.VALUE_BITS
         if not summed + 2.0**31 < 2.0**53:
             raise InputError("weights of the side information are too large for exact sums")
 
     def __call__(self, values: Map) -> Map:
-        """The layer's output, rounded down to multiples of 2^-10 and cut at +-2^10."""
+        """The layer's output, rounded to the nearest multiple of 2^-10, halves up, and cut at +-2^10."""
         kernel = self.kernel.astype(np.float64)
         scaled = values * 2**self.VALUE_BITS
         summed = (

@@ -65,6 +65,12 @@ def psnr(
     return -10.0 * jnp.log10(mean_squared_error(prediction, target, size))
 
 
+def decibels(errors: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """PSNR of mean squared errors of images in [0, 1], dB, in NumPy; of no error infinity."""
+    with np.errstate(divide="ignore"):
+        return -10.0 * np.log10(errors)
+
+
 def ssim(
     prediction: Float[Array, "batch height width channels"],
     target: Float[Array, "batch height width channels"],

@@ -2,8 +2,10 @@
 
 import collections
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
@@ -22,19 +24,26 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
 
 def mean_over(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
-) -> dict[str, float]:
-    """The mean of each measure over all batches; `sums` gives a batch's `masked_sums`.
+) -> dict[str, Any]:
+    """The mean of each measure over all batches.
 
     Batches are added up on the host in double precision, each once the next has been dispatched.
+
+    Args:
+      batches: what `sums` takes.
+      sums: gives a batch's `masked_sums`; and arrays, if it likes, summed over the same examples.
+
+    Returns:
+      A float for each sum that is a scalar, float64 arrays for others.
 
     Raises:
       InputError: there is no batch.
     """
-    totals: dict[str, float] = collections.defaultdict(float)
+    totals: dict[str, Any] = collections.defaultdict(float)
 
     def add(sums_of_batch: Mapping[str, Array]) -> None:
         for name, value in sums_of_batch.items():
-            totals[name] += float(value)
+            totals[name] = totals[name] + np.asarray(value, np.float64)
 
     pending: Mapping[str, Array] = {}
     for batch in batches:
@@ -45,4 +54,5 @@ def mean_over(
     count = totals.pop("count", 0.0)
     if not count:
         raise InputError("the split to evaluate on has no examples")
-    return {name: total / count for name, total in totals.items()}
+    means = {name: total / count for name, total in totals.items()}
+    return {name: mean if np.ndim(mean) else float(mean) for name, mean in means.items()}

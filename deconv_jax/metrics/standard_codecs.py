@@ -43,5 +43,6 @@ def standard_codec(
     gray = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if gray else image)
     picture.save(file, codec, quality=quality, **_OPTIONS[codec])
+    size = file.tell()
     decoded = Image.open(file).convert("L" if gray else "RGB")
-    return file.tell(), np.asarray(decoded).reshape(image.shape)
+    return size, np.asarray(decoded).reshape(image.shape)

@@ -27,7 +27,7 @@ from deconv_jax.models.entropy_models import FactorizedPrior, gaussian_bits
 from deconv_jax.models.haar_start import haar_kernels
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
-from deconv_jax.ops.bound import lower_bound
+from deconv_jax.ops.surrogate import lower_bound, straight_through
 
 Images = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]
@@ -123,7 +123,7 @@ class FactorizedCodec(nn.Module):
             )
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
-        # Means stay in the range of the image, where GDN does next to nothing at first.
+        # Means stay about as large as the image, where GDN does next to nothing at first.
         self.down = [
             Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_start(kernel, 0.5))
             for kernel in kernels
@@ -264,7 +264,7 @@ def _start(kernel: np.ndarray, scale: float) -> Any:
 
 def _rounded(x: Array) -> Array:
     """x to whole numbers, with the gradient of x."""
-    return x + jax.lax.stop_gradient(jnp.round(x) - x)
+    return straight_through(x, jnp.round(x))
 
 
 def _noisy(x: Array, keys: Array | None, purpose: int) -> Array:
@@ -283,13 +283,11 @@ def _sum(of_latents: Array) -> Array:
 
 
 def analysis_field() -> ReceptiveField:
-    """What a latent depends on, about the pixels that are its own; all in multiples of `LATENT_STRIDE`."""
+    """What a latent depends on, in blocks of the 16 x 16 pixels that a latent stands for."""
     trace = Trace()
     for _ in range(STAGES):
         trace = trace.conv(KERNEL_SIZE, STRIDE)
-    before, after = -trace.first[0], trace.last[0] - (LATENT_STRIDE - 1)
-    before, after = (-(-n // LATENT_STRIDE) * LATENT_STRIDE for n in (before, after))
-    return ReceptiveField(before, after, LATENT_STRIDE)
+    return ReceptiveField(-(trace.first[0] // LATENT_STRIDE), trace.last[0] // LATENT_STRIDE)
 
 
 def synthesis_field() -> ReceptiveField:

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from deconv_jax.ops.bound import lower_bound
+from deconv_jax.ops.surrogate import lower_bound
 
 LEAST_PROBABILITY = 1e-9
-"""A number costs at most its logarithm; the gradient leads out of there."""
+"""A number costs at most its logarithm; near it the gradient leads out, far beyond there is none."""
 LEAST_SCALE = 0.11
 """Standard deviation at which a Gaussian is all but certain to round to its mean."""
 
@@ -70,7 +70,7 @@ class FactorizedPrior(nn.Module):
         """-log2 of the mass of [x - 1/2, x + 1/2]."""
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
         # Of two numbers close to 1 the difference is nothing; of their complements it is not.
-        sign = -jax.lax.stop_gradient(jnp.sign(lower + upper))
+        sign = jnp.where(jax.lax.stop_gradient(lower + upper) > 0, -1.0, 1.0)
         mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
         return _bits(mass)
 

@@ -55,7 +55,7 @@ class VAE(EncoderDecoder):
         return mean, log_variance
 
     def decode(self, latents: Float[Array, "batch latent_dim"], train: bool = False) -> Images:
-        """The mean of p(x|z), in [0, 1]."""
+        """The mean of p(x|z), in [0, 1]; its location where it is a discretised logistic."""
         return jax.nn.sigmoid(self._logits(latents, train))
 
     def log_likelihood(

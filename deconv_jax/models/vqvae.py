@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Int32
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.autoencoder import EncoderDecoder
 from deconv_jax.ops.collectives import gather_over_devices, mean_over_devices
+from deconv_jax.ops.surrogate import straight_through
 
 Images = Float[Array, "batch height width channels"]
 Indices = Int32[Array, "batch rows columns"]
@@ -27,7 +28,7 @@ _SMOOTHING = 1e-5
 class Codebook(nn.Module):
     """Vectors that follow the means of what is nearest to them; numbers are float32 throughout.
 
-    Its variables are `vectors` (size, dim); `usage` (size,), the running mean of the share of positions
+    Restarts are drawn by a key of their own, whatever a run's seed. Its variables are `vectors` (size, dim); `usage` (size,), the running mean of the share of positions
     that a code is nearest to, times `size`, so that 1 is its fair share; `sums` (size, dim), that of the sum of
     the outputs there, in the same units; and `updates`, which counts them.
 
@@ -161,13 +162,6 @@ class VQVAE(EncoderDecoder):
             self.codebook.update(outputs.reshape(-1, self.latent_dim), indices.reshape(-1))
         quantised = straight_through(wide, vectors).astype(outputs.dtype)
         return jax.nn.sigmoid(self._logits(quantised, train)), distance, indices
-
-
-def straight_through(
-    outputs: Float[Array, "*shape"], vectors: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """`vectors` to the bit, with the gradient of the result for that of `outputs`."""
-    return jax.lax.stop_gradient(vectors) + (outputs - jax.lax.stop_gradient(outputs))
 
 
 def perplexity(counts: Float[Array, " codes"]) -> Float[Array, ""]:

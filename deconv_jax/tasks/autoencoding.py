@@ -28,6 +28,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.metrics.image import (
     SSIM_LEAST_SIZE,
+    decibels,
     mean_squared_error,
     ms_ssim,
     ms_ssim_scales,
@@ -293,7 +294,7 @@ def squared_jacobian_norms(
 ) -> Float[Array, " batch"]:
     """Unbiased estimates of ||J||_F^2, J the derivative of each image's code by the image.
 
-    One product with a random v of signs an image: E |J^T v|^2 = tr(J E[v v^T] J^T) = ||J||_F^2
+    One product with a random v of signs an image: E |J^T v|^2 = tr(J^T E[v v^T] J) = ||J||_F^2
     (Hutchinson 1989, whose signs have the least variance). A code of one number has no variance.
 
     Args:
@@ -309,9 +310,7 @@ def squared_jacobian_norms(
 
 def _measured(name: str, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     errors = np.mean(np.square(output - targets), axis=(1, 2, 3))
-    with np.errstate(divide="ignore"):  # An exact reconstruction has an infinite PSNR.
-        decibels = -10 * np.log10(errors)
-    return {f"{name}_psnr": float(np.mean(decibels)), f"{name}_mse": float(np.mean(errors))}
+    return {f"{name}_psnr": float(np.mean(decibels(errors))), f"{name}_mse": float(np.mean(errors))}
 
 
 def pca_reconstruction(train: np.ndarray, images: np.ndarray, components: int) -> np.ndarray:

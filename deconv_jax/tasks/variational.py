@@ -171,23 +171,12 @@ class Variational(Task):
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Gives the measures of `protocol`, means over images."""
-        latents: list[Mapping[str, Array]] = []
-
-        def sums(batch: Batch) -> dict[str, Array]:
-            of_batch = self._sums(state, batch)
-            latents.append(of_batch.pop("latents"))  # type: ignore[arg-type]
-            return of_batch
-
-        measures = mean_over(batches, sums)
+        measures = mean_over(batches, functools.partial(self._sums, state))
         pixels = math.prod(self.image_shape)
         bits = -measures["elbo"] / (pixels * math.log(2))
         if self.model.likelihood == "gaussian":  # type: ignore[attr-defined]
             bits += math.log2(_LEVELS - 1)
-        counts, first, second = (
-            np.sum([np.asarray(of_batch[name], np.float64) for of_batch in latents], axis=0)
-            for name in ("count", "sum", "sum_of_squares")
-        )
-        variance = second / counts - (first / counts) ** 2
+        variance = measures.pop("latents_squared") - measures.pop("latents") ** 2
         return measures | {"bits_per_dim": bits, "active_units": float(np.sum(variance > 0.01))}
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -222,12 +211,10 @@ class Variational(Task):
             "psnr": psnr(reconstruction, images),
         }
         mask = batch["mask"][:, None]
-        latents = {
-            "count": jnp.sum(mask),
-            "sum": jnp.sum(mask * mean, axis=0),
-            "sum_of_squares": jnp.sum(mask * jnp.square(mean), axis=0),
+        return masked_sums(measures, batch["mask"]) | {
+            "latents": jnp.sum(mask * mean, axis=0),
+            "latents_squared": jnp.sum(mask * jnp.square(mean), axis=0),
         }
-        return masked_sums(measures, batch["mask"]) | {"latents": latents}
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
         """Under "reconstructions": what is modelled, its reconstructions, and samples of the prior."""

@@ -23,7 +23,7 @@ from scipy.cluster.vq import kmeans2, vq
 
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.metrics.image import mean_squared_error, psnr
+from deconv_jax.metrics.image import decibels, mean_squared_error, psnr
 from deconv_jax.metrics.mean import masked_sums, mean_over
 from deconv_jax.models.vqvae import perplexity
 from deconv_jax.ops.collectives import mean_over_devices
@@ -127,15 +127,8 @@ class VectorQuantization(Task):
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Gives the measures of `protocol` but for those of `baseline`."""
-        counts = []
-
-        def sums(batch: Batch) -> dict[str, jax.Array]:
-            of_batch = self._sums(state, batch)
-            counts.append(of_batch.pop("codes"))
-            return of_batch
-
-        measures = mean_over(batches, sums)
-        of_split = np.sum([np.asarray(c, np.float64) for c in counts], axis=0)
+        measures = mean_over(batches, functools.partial(self._sums, state))
+        of_split = measures.pop("codes")
         channels = self.model.image_shape[-1]  # type: ignore[attr-defined]
         return measures | {
             "perplexity": float(perplexity(jnp.asarray(of_split, jnp.float32))),
@@ -190,10 +183,8 @@ class VectorQuantization(Task):
             used[nearest] = True
             errors.append(np.square(centres[nearest] - target).reshape(len(rows), -1).mean(axis=1))
         of_image = np.concatenate(errors)
-        with np.errstate(divide="ignore"):  # An image of centres alone has an infinite PSNR.
-            decibels = -10 * np.log10(of_image)
         return {
-            "patch_vq_psnr": float(np.mean(decibels)),
+            "patch_vq_psnr": float(np.mean(decibels(of_image))),
             "patch_vq_mse": float(np.mean(of_image)),
             "patch_vq_codes_used": float(np.sum(used) / self.codes),
         }

@@ -4,6 +4,8 @@ from typing import Any
 
 import ml_collections
 
+from deconv_jax.errors import InputError
+
 DATA = ("digits", "mnist", "fashion_mnist")
 
 _TFDS_SPLITS = dict(
@@ -12,7 +14,9 @@ _TFDS_SPLITS = dict(
 
 
 def side(data: str) -> int:
-    """Pixels a side of a data set's images."""
+    """Pixels a side of a data set's images; raises InputError for none of `DATA`."""
+    if data not in DATA:
+        raise InputError(f"config argument data must be one of {', '.join(DATA)}; got {data!r}")
     return 32 if data == "digits" else 28
 
 

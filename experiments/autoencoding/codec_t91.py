@@ -2,7 +2,7 @@
 
   deconv-jax train --config experiments/autoencoding/codec_t91.py --workdir runs/codec_t91
 
-The hyperprior of `codec.py`, half as wide, for the time that two CPU cores have; what table codec_rd of
+The hyperprior of `codec.py`, narrower, for the time that two CPU cores have; what table codec_rd of
 experiments/tables is made of. Needs the folder of data that $DECONV_JAX_DATA names: t91/, train400/,
 set5/ to look at while training and set14/.
 """

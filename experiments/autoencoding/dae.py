@@ -13,7 +13,6 @@ import _data
 import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
-from deconv_jax.errors import InputError
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -22,8 +21,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """
     args = config_arguments(arg, data="mnist", sigma=50.0, width=32, steps=1500, seed=0)
     data, width = args["data"], args["width"]
-    if data not in _data.DATA:
-        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
     side = _data.side(data)
     task = dict(
         name="autoencoding",

@@ -13,7 +13,6 @@ import _data
 import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
-from deconv_jax.errors import InputError
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -24,8 +23,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg, data="mnist", latent=32, width=32, beta=1.0, iwae=200, steps=20000, seed=0
     )
     data, width = args["data"], args["width"]
-    if data not in _data.DATA:
-        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
     binary = data == "mnist"
     side = _data.side(data)
     task = dict(

@@ -9,7 +9,6 @@ import _data
 import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
-from deconv_jax.errors import InputError
 
 _VARIANCE = dict(digits=0.121, mnist=0.095, fashion_mnist=0.125)
 """Of the numbers in the training images, in [0, 1]."""
@@ -23,8 +22,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg, data="fashion_mnist", codes=512, dim=32, width=32, steps=2000, seed=0
     )
     data, width = args["data"], args["width"]
-    if data not in _data.DATA:
-        raise InputError(f"config argument data must be one of {_data.DATA}; got {data!r}")
     side = _data.side(data)
     task = dict(
         name="vector_quantization",

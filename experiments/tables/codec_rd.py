@@ -20,7 +20,7 @@ import numpy as np
 from _common import budget, finished_run
 
 from deconv_jax.data.images import list_images, read_image
-from deconv_jax.metrics.image import ms_ssim
+from deconv_jax.metrics.image import decibels, ms_ssim
 from deconv_jax.metrics.standard_codecs import available, standard_codec
 from deconv_jax.tables import markdown
 from deconv_jax.trained import load_codec
@@ -47,7 +47,7 @@ def _measured(image: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, fl
     error = np.mean(np.square(decoded.astype(np.float64) - image)) / 255**2
     return {
         "bpp": 8 * size / (image.shape[0] * image.shape[1]),
-        "psnr": float(-10 * np.log10(error)),
+        "psnr": float(decibels(error)),
         "ms_ssim": float(ms_ssim(*pair)[0]),
     }
 

@@ -1,5 +1,7 @@
 """Whole numbers to bytes: exact tables, exact inverses, exact sums."""
 
+import itertools
+
 import constriction
 import jax.numpy as jnp
 import numpy as np
@@ -118,15 +120,20 @@ def test_fixed_point_layers_are_the_layers_in_exact_arithmetic(stride):
     np.testing.assert_allclose(got, expected[0] + bias, atol=40 * size**2 * 6 * 2**-13 + 2**-10)
     # Whole numbers of 2^-10, and the same of integers without any float.
     np.testing.assert_array_equal(got * 2**10, np.rint(got * 2**10))
-    if stride == 1:
-        padded = np.pad(x, ((1, 1), (1, 1), (0, 0))).astype(np.int64) << 10
-        summed = sum(
-            padded[i : i + 5, j : j + 7] @ layer.kernel[i, j].astype(np.int64)
-            for i in range(3)
-            for j in range(3)
-        )
-        rounded = (summed + layer.bias + (1 << 11)) >> 12
-        np.testing.assert_array_equal(got * 2**10, rounded)
+    whole, weights = x.astype(np.int64) << 10, layer.kernel.astype(np.int64)
+    summed = np.zeros((*got.shape[:2], len(layer.bias)), np.int64) + layer.bias
+    for (row, column), (i, j) in itertools.product(np.ndindex(5, 7), np.ndindex(size, size)):
+        # Of the convolution, output (row, column) looks at input (row + i - 1, column + j - 1); its
+        # transpose puts input (row, column) there, in steps of two.
+        other = stride * row + i - 1, stride * column + j - 1
+        room = summed.shape if stride > 1 else x.shape
+        if not (0 <= other[0] < room[0] and 0 <= other[1] < room[1]):
+            continue
+        if stride == 1:
+            summed[row, column] += whole[other] @ weights[i, j]
+        else:
+            summed[other] += weights[i, j] @ whole[row, column]
+    np.testing.assert_array_equal(got * 2**10, (summed + (1 << 11)) >> 12)
 
 
 def test_weights_beyond_fixed_point_are_refused():

@@ -82,6 +82,17 @@ def test_prior_is_a_distribution(prior):
     assert np.all(np.diff(np.asarray(edges), axis=0) >= 0)
 
 
+def test_the_middle_of_a_symmetric_prior_has_its_mass():
+    """There the two edges' logits sum to nothing, which is no reason to lose the difference."""
+    model = FactorizedPrior(1)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 1)))
+    symmetric = {
+        name: jnp.zeros_like(a) if "bias" in name else a for name, a in variables["params"].items()
+    }
+    bits = model.apply({"params": symmetric}, jnp.array([[0.0], [1e-3]]))
+    np.testing.assert_allclose(bits[0], bits[1], rtol=1e-3)
+
+
 def test_gaussian_equals_pytorch_and_sums_to_one():
     random = np.random.default_rng(3)
     x = random.normal(0, 3, 200).astype(np.float32)

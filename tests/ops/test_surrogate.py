@@ -1,10 +1,10 @@
-"""The lower bound: a maximum whose gradient leads back above it."""
+"""Surrogate gradients: a maximum whose gradient leads back above it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deconv_jax.ops.bound import lower_bound
+from deconv_jax.ops.surrogate import lower_bound
 
 
 def test_values_are_the_maximum_and_gradients_pass_where_they_lead_upwards():

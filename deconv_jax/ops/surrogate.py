@@ -1,4 +1,4 @@
-"""A lower bound that a parameter can leave again."""
+"""Functions whose gradients are not their derivatives: a bound that can be left again, and rounding."""
 
 import functools
 from typing import Any
@@ -27,3 +27,10 @@ def _backward(bound: float, x: Any, cotangent: Array) -> tuple[Array]:
 
 
 lower_bound.defvjp(_forward, _backward)
+
+
+def straight_through(
+    x: Float[Array, "*shape"], value: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """`value` to the bit, with the gradient of the result for that of `x` (Bengio et al., arXiv:1308.3432)."""
+    return jax.lax.stop_gradient(value) + (x - jax.lax.stop_gradient(x))
