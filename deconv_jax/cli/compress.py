@@ -80,13 +80,15 @@ def _compress(arguments: argparse.Namespace) -> int:
     level = levels // 2 if arguments.level is None else arguments.level
 
     def work(source: Path, output: Path) -> str:
+        from deconv_jax.data.images import read_plain
         from deconv_jax.files import write_atomically
 
-        image, lost = _pixels(source, codec.max_pixels)
+        image, lost = read_plain(source, codec.max_pixels)
         data = codec.compress(image, level)
         write_atomically(output, lambda file: file.write(data))
+        words = f" ({', '.join(lost)})" if lost else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return f"{len(data):,} bytes, {rate:.3f} bits a pixel{lost}"
+        return f"{len(data):,} bytes, {rate:.3f} bits a pixel{words}"
 
     return _each(jobs, work)
 
@@ -150,24 +152,6 @@ def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) 
             failed += 1
             print(f"deconv-jax: error: {source}: {error}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
-
-
-def _pixels(path: Path, max_pixels: int) -> tuple[Any, str]:
-    """An image as the codec takes it, and what of the file is not kept."""
-    import numpy as np
-
-    from deconv_jax.data.images import read_image
-
-    file = read_image(path, max_pixels)
-    pixels, lost = file.pixels, []
-    if file.alpha is not None:
-        pixels = pixels * file.alpha + (1.0 - file.alpha)
-        lost.append("laid on white")
-    if file.bit_depth > 8:
-        lost.append("rounded to 8 bits")
-    if file.icc_profile:
-        lost.append("without its colour profile")
-    return np.rint(255.0 * pixels).astype(np.uint8), f" ({', '.join(lost)})" if lost else ""
 
 
 def _read(path: Path, max_pixels: int) -> bytes:

@@ -185,16 +185,35 @@ def read_pixels(
     Raises:
       InputError: as `read_image`.
     """
-    samples = _decode(path, max_pixels).samples
-    if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if samples.shape[-1] % 2 == 0:
-        samples = _on_white(samples)
+    samples = _plain(_decode(path, max_pixels).samples)
     if color == "rgb":
         return np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
     if samples.shape[-1] == 1:
         return samples
     return np.asarray((rgb_to_y_uint8 if color == "y" else rgb_to_gray_uint8)(samples))
+
+
+def read_plain(
+    path: Path, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
+    """The pixels of an image file, gray or RGB as it is, with 8 bits and opaque; and what that loses.
+
+    Args and errors as for `read_image`. Losses are words such as "laid on white".
+    """
+    decoded = _decode(path, max_pixels)
+    lost = {
+        "laid on white": decoded.samples.shape[-1] % 2 == 0,
+        "rounded to 8 bits": decoded.samples.dtype == np.uint16,
+        "without its colour profile": bool(decoded.icc_profile),
+    }
+    return _plain(decoded.samples), tuple(words for words, happened in lost.items() if happened)
+
+
+def _plain(samples: np.ndarray) -> np.ndarray:
+    """Samples of 8 bits without alpha."""
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return _on_white(samples) if samples.shape[-1] % 2 == 0 else samples
 
 
 def _on_white(samples: np.ndarray) -> np.ndarray:

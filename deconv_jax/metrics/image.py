@@ -12,10 +12,13 @@ and the bottom to share an array: (height, width) in pixels, from the upper left
 outside may be anything, NaN included.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError
 
@@ -65,8 +68,8 @@ def psnr(
     return -10.0 * jnp.log10(mean_squared_error(prediction, target, size))
 
 
-def decibels(errors: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """PSNR of mean squared errors of images in [0, 1], dB, in NumPy; of no error infinity."""
+def decibels(errors: ArrayLike) -> Any:
+    """PSNR of mean squared errors of images in [0, 1], dB, a number or an array; of no error infinity."""
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(errors)
 

@@ -29,7 +29,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.training.logging import middle, picture_grid
+from deconv_jax.training.logging import middles, picture_grid
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -39,6 +39,7 @@ from deconv_jax.training.state import (
     gradient_step,
     images_in_unit_range,
     init_state,
+    true_sizes,
 )
 from deconv_jax.training.task import Batch, Task
 
@@ -160,21 +161,9 @@ class Restoration(Task):
             "restored": output,
             "truth": clean,
         }
-        sizes = np.asarray(few["size"]) if "size" in few else [clean.shape[1:3]] * len(clean)
-        return {
-            "restorations": picture_grid(
-                {
-                    name: np.stack(
-                        [
-                            middle(*pair, _PICTURED_PIXELS)
-                            for pair in zip(images, sizes, strict=True)
-                        ]
-                    )
-                    for name, images in views.items()
-                },
-                scale=1,
-            )
-        }
+        sizes = np.asarray(true_sizes({"image": clean} | few))
+        rows = {name: middles(images, sizes, _PICTURED_PIXELS) for name, images in views.items()}
+        return {"restorations": picture_grid(rows, scale=1)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Gives "input_psnr" and "input_mse" of the degraded image itself.
@@ -252,7 +241,7 @@ class Restoration(Task):
         return self._measured(*pair, batch)
 
     def _measured(self, output: Images, clean: Images, batch: Batch) -> dict[str, jax.Array]:
-        sizes = batch.get("size", jnp.tile(jnp.array([clean.shape[1:3]]), (len(clean), 1)))
+        sizes = true_sizes({"image": clean} | {k: v for k, v in batch.items() if k == "size"})
         sizes = sizes - sizes % self.scale - 2 * self.border
         inner = slice(self.border, None)
         pair = output[:, inner, inner], clean[:, inner, inner]

@@ -170,17 +170,21 @@ def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return whole[: len(whole) - gap, : whole.shape[1] - gap]
 
 
-def middle(image: np.ndarray, size: Sequence[int], pixels: int) -> np.ndarray:
-    """The middle of an image's true part.
+def middles(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
+    """The middle of the true part of each image.
 
     Args:
-      image: (height, width, channels).
-      size: height and width of what is true of it, at its top left.
+      images: (count, height, width, channels).
+      sizes: height and width of what is true of each, at its top left, (count, 2).
       pixels: a side; less along an axis that is shorter.
     """
-    starts = [max(int(n) - pixels, 0) // 2 for n in size]
-    top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
-    return image[top : top + pixels, left : left + pixels]
+
+    def middle(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+        starts = [max(int(n) - pixels, 0) // 2 for n in size]
+        top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
+        return image[top : top + pixels, left : left + pixels]
+
+    return np.stack([middle(*pair) for pair in zip(images, sizes, strict=True)])
 
 
 def picture_grid(

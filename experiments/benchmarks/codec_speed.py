@@ -41,8 +41,8 @@ def learned(model: Any, image: np.ndarray) -> tuple[Callable[[], Any], Callable[
     example = jnp.zeros((1, 64, 64, 3))
     variables = jax.jit(model.init)(jax.random.key(0), example, jnp.zeros(1, jnp.int32))
     codec = Codec(model, jax.device_get(variables))
-    file = codec.compress(image)
-    return lambda: codec.compress(image), lambda: codec.decompress(file), len(file)
+    file = codec.compress(image, 0)
+    return lambda: codec.compress(image, 0), lambda: codec.decompress(file), len(file)
 
 
 def standard(name: str, quality: int, image: np.ndarray) -> tuple[Any, Any, int]:

@@ -39,11 +39,11 @@ def test_narrow_layers_keep_the_coarsest_first():
 
 
 def test_a_codec_begins_as_a_codec():
-    """Better than the mean of every block of 8 x 8, at a quarter of its numbers, and without training."""
+    """Without training as good as the means of 4 x 4 pixels, which are as many numbers as its latents."""
     image = jnp.asarray(skimage.data.astronaut()[None, :256, :256] / np.float32(255))
-    model = FactorizedCodec(3, 32, 48)
+    model = FactorizedCodec(3, 48, 48)
     variables = jax.jit(model.init)(jax.random.key(0), image[:, :64, :64], jnp.zeros(1, int))
     coded = jax.jit(model.apply)(variables, image, jnp.zeros(1, int))
-    means = image.reshape(1, 32, 8, 32, 8, 3).mean((2, 4), keepdims=True)
-    error = jnp.mean(jnp.square(means - image.reshape(1, 32, 8, 32, 8, 3)))
-    assert jnp.mean(jnp.square(coded.images - image)) < error
+    blocks = image.reshape(1, 64, 4, 64, 4, 3)
+    error = jnp.mean(jnp.square(blocks - blocks.mean((2, 4), keepdims=True)))
+    assert jnp.mean(jnp.square(coded.images - image)) < 1.1 * error

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deconv_jax.data.augment import example_keys, random_crop
+from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
 from deconv_jax.models import Autoencoder, FactorizedCodec, HyperpriorCodec
@@ -93,8 +94,7 @@ def test_the_loss_weighs_each_patch_s_error_by_the_lambda_of_its_level(state):
     scalars = jax.device_get(jax.jit(TASK.train_step)(state, batch)[1])
     step_key = jax.random.fold_in(jax.random.key(TASK.seed), 0)
     keys = example_keys(step_key, batch["index"])
-    split = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
-    crop, _, draw, noise = jnp.moveaxis(split, 1, 0)
+    crop, _, draw, noise = (fold_in(keys, purpose) for purpose in range(4))
     patches = random_crop(crop, batch["image"] / 255.0, 32)
     level = np.asarray(jax.vmap(lambda key: jax.random.randint(key, (), 0, 2))(draw))
     assert set(level) == {0, 1}
