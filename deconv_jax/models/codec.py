@@ -58,10 +58,10 @@ class GDN(nn.Module):
     """Generalised divisive normalisation, x_i / sqrt(beta_i + sum_j gamma_ij x_j^2), or its like upwards.
 
     beta and gamma are squares of what is learnt, less 2^-36, so that they stay positive and their
-    gradients finite (arXiv:1611.01704, appendix 6.3).
+    gradients finite (arXiv:1611.01704, appendix).
 
     Attributes:
-      inverse: multiply by the root instead (an approximate inverse; section 4.1 of arXiv:1611.01704).
+      inverse: multiply by the root instead (an approximate inverse, arXiv:1611.01704).
     """
 
     inverse: bool = False
@@ -188,8 +188,7 @@ class FactorizedCodec(nn.Module):
           images: sizes multiples of `multiple`.
           level: of quality, of each image.
           keys: an image each, for the noise that stands for rounding in the bits; the images are of
-            rounded latents, as if rounding had slope 1 (Minnen & Singh, arXiv:2007.08739, section
-            3.4). None rounds in both, as when files are written.
+            rounded latents, as if rounding had slope 1 (Minnen & Singh, arXiv:2007.08739). None rounds in both, as when files are written.
         """
         y = self.analyze(images, level)
         bits = _sum(self.prior.bits(_noisy(y, keys, 0)))

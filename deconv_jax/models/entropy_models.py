@@ -1,8 +1,7 @@
 """What a rounded number costs: probability models of the latents of an image codec.
 
 In training, rounding is replaced by uniform noise, and the density of a noisy latent, the model's
-convolved with a unit box, is the probability of the rounded one (Balle et al., arXiv:1611.01704,
-equation 10). Both models therefore give the mass of the interval half a unit to either side of a
+convolved with a unit box, is the probability of the rounded one (Balle et al., arXiv:1611.01704). Both models therefore give the mass of the interval half a unit to either side of a
 number, of a whole one or any other.
 """
 

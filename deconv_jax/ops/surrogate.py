@@ -13,7 +13,7 @@ def lower_bound(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape
     """max(x, bound), with a gradient also below the bound where descending it leads upwards.
 
     The gradient of the maximum itself is zero there, and what is once below would stay
-    (Balle et al., arXiv:1611.01704, appendix 6.3).
+    (Balle et al., arXiv:1611.01704, appendix).
     """
     return jnp.maximum(x, bound)
 

@@ -61,7 +61,7 @@ class Variational(Task):
       optimizer, precision: see `Optimizer` and `apply_model`.
       beta: weight of the KL divergence (Higgins et al. 2017, equation 4); 1 is the ELBO.
       kl_warmup_steps: in so many first steps that weight rises from 0, in a straight line
-        (Sonderby et al., arXiv:1602.02282, section 3).
+        (Sonderby et al., arXiv:1602.02282).
       free_bits: nats of KL divergence of each latent, in the mean over a batch, below which it is
         not pressed (Kingma et al., arXiv:1606.04934, appendix C.8).
       binarize: "stochastic" draws every pixel as 0 or 1 with its value as probability, "threshold"
