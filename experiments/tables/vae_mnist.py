@@ -36,7 +36,8 @@ def _vae(data: Path) -> dict[str, Any]:
     workdir, result, training = finished_run(CONFIG, data / "tfds")
     experiment = open_workdir(workdir)
     task: Any = dataclasses.replace(experiment.task, iwae_samples=SAMPLES)  # type: ignore[type-var]
-    source = experiment.data.source("test")
+    # Of a run that is only read the folder may be another one now.
+    source = dataclasses.replace(experiment.data, data_dir=str(data / "tfds")).source("test")
     batches = (
         jax.tree.map(jax.numpy.asarray, batch)
         for batch in evaluation_batches(source, batch_size=AT_A_TIME)
