@@ -1,8 +1,8 @@
 """Vector-quantised autoencoder of small images, beside k-means of patches with the same bits.
 
-deconv-jax prepare fashion_mnist
-deconv-jax train --config experiments/autoencoding/vqvae.py --workdir runs/vqvae
-deconv-jax train --config experiments/autoencoding/vqvae.py:data=digits,codes=256,steps=2000 --workdir runs/vqvae_digits
+  deconv-jax prepare fashion_mnist
+  deconv-jax train --config experiments/autoencoding/vqvae.py --workdir runs/vqvae
+  deconv-jax train --config experiments/autoencoding/vqvae.py:data=digits,codes=256,steps=2000 --workdir runs/vqvae_digits
 
 One CPU core, 4 minutes on Fashion-MNIST. Test PSNR 23.7 dB +- 0.2, perplexity 310 of 512 codes, all of them used
 (10,000 images; k-means of patches 22.5 dB).
