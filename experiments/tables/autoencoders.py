@@ -61,7 +61,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         )
     if not rows:
         return ""
-    header = "model, test set | code of an image | PSNR | without a network | | training"
+    header = "model, test set | code of an image | PSNR | without a network | besides | training"
     return "\n\n".join(
         [
             markdown(header, rows),
