@@ -1,9 +1,9 @@
 """The command line: the only place with flags, and the only one that sees a ConfigDict.
 
-Exit codes: 0 done; 1 some files were not restored, coded or decoded, or not measured though --reference was given, the
-others are (a line for each says why), or tables --check found a difference; 2 the input was wrong (one line on stderr says what); 75
-(EX_TEMPFAIL) train or tables was told to stop while training and has saved: the same command
-continues it; 130 stopped elsewhere.
+Exit codes: 0 done; 1 some files were not restored, coded or decoded, or not measured though --reference
+was given, the others are (a line for each says why), or tables --check found a difference; 2 the input
+was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) train or tables was told to stop while
+training and has saved: the same command continues it; 130 stopped elsewhere.
 """
 
 import argparse

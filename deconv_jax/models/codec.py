@@ -177,10 +177,6 @@ class FactorizedCodec(nn.Module):
                 x = self.up_norm[number](x)
         return 0.5 * (x + 1.0)
 
-    def prior_logits(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """See `FactorizedPrior.logits`."""
-        return self.prior.logits(x)
-
     def __call__(self, images: Images, level: Levels, keys: Keys | None = None) -> Coded:
         """Images in [0, 1] through the codec.
 
@@ -188,10 +184,11 @@ class FactorizedCodec(nn.Module):
           images: sizes multiples of `multiple`.
           level: of quality, of each image.
           keys: an image each, for the noise that stands for rounding in the bits; the images are of
-            rounded latents, as if rounding had slope 1 (Minnen & Singh, arXiv:2007.08739). None rounds in both, as when files are written.
+            rounded latents, as if rounding had slope 1 (Minnen & Singh, arXiv:2007.08739). None rounds
+            in both, as when files are written.
         """
         y = self.analyze(images, level)
-        bits = _sum(self.prior.bits(_noisy(y, keys, 0)))
+        bits = _sum(self.prior(_noisy(y, keys, 0)))
         return Coded(self.synthesize(_rounded(y), level), bits, jnp.zeros_like(bits))
 
     def _gains(self, logs: Array, level: Levels, like: Array) -> Array:
@@ -244,7 +241,7 @@ class HyperpriorCodec(FactorizedCodec):
         z = self.hyper_analyze(y)
         mean, scale = self.hyper_synthesize(_rounded(z))
         bits = _sum(gaussian_bits(_noisy(y - mean, keys, 0), scale))
-        side_bits = _sum(self.prior.bits(_noisy(z, keys, 1)))
+        side_bits = _sum(self.prior(_noisy(z, keys, 1)))
         return Coded(self.synthesize(_rounded(y - mean) + mean, level), bits, side_bits)
 
 

@@ -1,8 +1,9 @@
 """What a rounded number costs: probability models of the latents of an image codec.
 
 In training, rounding is replaced by uniform noise, and the density of a noisy latent, the model's
-convolved with a unit box, is the probability of the rounded one (Balle et al., arXiv:1611.01704). Both models therefore give the mass of the interval half a unit to either side of a
-number, of a whole one or any other.
+convolved with a unit box, is the probability of the rounded one (Balle et al., arXiv:1611.01704). Both
+models therefore give the mass of the interval half a unit to either side of a number, of a whole one
+or any other.
 """
 
 import itertools
@@ -65,17 +66,13 @@ class FactorizedPrior(nn.Module):
                 values = values + _over(jnp.tanh(layer["factor"]), values) * jnp.tanh(values)
         return values[..., 0]
 
-    def bits(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
+    def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
         """-log2 of the mass of [x - 1/2, x + 1/2]."""
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
         # Of two numbers close to 1 the difference is nothing; of their complements it is not.
         sign = jnp.where(jax.lax.stop_gradient(lower + upper) > 0, -1.0, 1.0)
         mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
         return _bits(mass)
-
-    def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """`bits`."""
-        return self.bits(x)
 
 
 def gaussian_bits(

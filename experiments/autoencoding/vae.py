@@ -20,10 +20,10 @@ from deconv_jax.config_arguments import config_arguments
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data=mnist (digits, fashion_mnist), latent=32, width=32, beta=1.0, iwae=200 (samples
-    of the bound), steps=20000, seed=0.
+    of the bound), steps=12000, seed=0.
     """
     args = config_arguments(
-        arg, data="mnist", latent=32, width=32, beta=1.0, iwae=200, steps=20000, seed=0
+        arg, data="mnist", latent=32, width=32, beta=1.0, iwae=200, steps=12000, seed=0
     )
     data, width = args["data"], args["width"]
     binary = data == "mnist"

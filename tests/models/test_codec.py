@@ -67,10 +67,10 @@ def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
         mean, scale = model.apply(variables, z, method="hyper_synthesize")
         rounded = jnp.round(y - mean)
         bits, latents = gaussian_bits(rounded, scale), rounded + mean
-        side = model.apply(variables, z, method=lambda m, x: m.prior.bits(x))
+        side = model.apply(variables, z, method=lambda m, x: m.prior(x))
     else:
         latents = jnp.round(y)
-        bits = model.apply(variables, latents, method=lambda m, x: m.prior.bits(x))
+        bits = model.apply(variables, latents, method=lambda m, x: m.prior(x))
         side = jnp.zeros((2, 1, 1, 1))
     np.testing.assert_allclose(coded.bits, bits.sum((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(coded.side_bits, side.sum((1, 2, 3)), rtol=1e-4)
