@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import load_state, open_workdir
-from deconv_jax.inference.codec import Codec, load_tables, save_tables
+from deconv_jax.inference.codec import Codec
+from deconv_jax.inference.coding_tables import load_tables, save_tables
 from deconv_jax.tasks import Compression, Restoration, Synthesis, Variational
 from deconv_jax.training.state import init_state
 

@@ -126,7 +126,7 @@ def _jobs(
     folder = len(inputs) > 1 or output.is_dir()
     if folder and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} must be a folder for {len(inputs)} files")
-    jobs = [(path, output / path.with_suffix(suffix).name if folder else output) for path in inputs]
+    jobs = [(path, output / (path.stem + suffix) if folder else output) for path in inputs]
     written: dict[Path, Path] = {}
     sources = {source.resolve() for source, _ in jobs}
     for source, target in jobs:

@@ -1,4 +1,4 @@
-"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114): convolutions give a Gaussian, their adjoints an image.
+"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114) of convolutions and their adjoints.
 
 The prior is N(0, I), and the encoder's q(z|x) is N(mean, diag(exp(log variance))). What a reader would
 get wrong is what log p(x|z) is *of*. "bernoulli" takes an image's numbers in [0, 1] as probabilities or, if

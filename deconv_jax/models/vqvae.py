@@ -3,7 +3,8 @@
 Each output of the encoder is replaced by the nearest of a codebook's vectors, and the gradient of what
 replaces it is passed straight through to it (section 3.2). What a reader would get wrong: the codebook has no
 gradient. Its vectors are running means of the outputs that were nearest to them (appendix A.1), so they
-are variables of the collection "batch_stats" and move in every call with `train`, at a learning rate of zero too.
+are variables of the collection "batch_stats" and move in every call with `train`, at a learning rate of
+zero too.
 """
 
 from typing import Any, Literal
@@ -28,9 +29,10 @@ _SMOOTHING = 1e-5
 class Codebook(nn.Module):
     """Vectors that follow the means of what is nearest to them; numbers are float32 throughout.
 
-    Restarts are drawn by a key of their own, whatever a run's seed. Its variables are `vectors` (size, dim); `usage` (size,), the running mean of the share of positions
-    that a code is nearest to, times `size`, so that 1 is its fair share; `sums` (size, dim), that of the sum of
-    the outputs there, in the same units; and `updates`, which counts them.
+    Restarts are drawn by a key of their own, whatever a run's seed. Its variables are `vectors`
+    (size, dim); `usage` (size,), the running mean of the share of positions that a code is nearest to,
+    times `size`, so that 1 is its fair share; `sums` (size, dim), that of the sum of the outputs there, in
+    the same units; and `updates`, which counts them.
 
     Attributes:
       size: number of codes.

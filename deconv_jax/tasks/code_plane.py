@@ -1,4 +1,4 @@
-"""Codes of a split in two dimensions: the two numbers that a code has, or its first two principal components."""
+"""Codes of a split in two dimensions: a code's two numbers, or its first two principal components."""
 
 from collections.abc import Callable, Iterable
 

@@ -109,8 +109,8 @@ class Compression(Task):
         return (
             f"images extended by mirroring to one canvas of multiples of {self._multiple} pixels; bpp: "
             "bits a pixel of the canvas by the model's probabilities of rounded latents; psnr in dB "
-            "and ms_ssim of true pixels in [0, 1], decoded images clipped and rounded to 8 bits, means over images "
-            "of each image's; level by level; loss: mean over levels of "
+            "and ms_ssim of true pixels in [0, 1], decoded images clipped and rounded to 8 bits, means over "
+            "images of each image's; level by level; loss: mean over levels of "
             f"lambda * {self.distortion} + bpp. JPEG by Pillow, optimised tables, file bits over true pixels"
         )
 

@@ -114,10 +114,10 @@ class Variational(Task):
         }[likelihood]
         return (
             f"{images}; {likelihood} likelihood; elbo and iwae in nats an image, means over the split, "
-            f"elbo of {self.iwae_samples} samples of the latents with the KL divergence in closed form, iwae the "
-            f"importance-weighted bound of {self.iwae_samples} samples; {bits}; psnr in dB of the mean "
-            "image of the mean latents against what is modelled; active_units: latents whose posterior mean has "
-            "a variance above 0.01 over the split"
+            f"elbo of {self.iwae_samples} samples of the latents with the KL divergence in closed form, "
+            f"iwae the importance-weighted bound of {self.iwae_samples} samples; {bits}; psnr in dB of the "
+            "mean image of the mean latents against what is modelled; active_units: latents whose posterior "
+            "mean has a variance above 0.01 over the split"
         )
 
     @property

@@ -4,9 +4,10 @@
   deconv-jax train --config experiments/autoencoding/codec.py --workdir runs/codec
   deconv-jax train --config experiments/autoencoding/codec.py:levels=1,lowest=0.013 --workdir runs/codec_013
 
-The defaults are of the papers' size (128 features, 192 latent channels, as arXiv:1802.01436 has for low rates) and meant for an
-accelerator and some hundred thousand photographs; not trained at this length, so no figure is claimed. The
-table codec_rd of experiments/tables has the same config at the size that two CPU cores allow.
+The defaults are of the papers' size (128 features, 192 latent channels, as arXiv:1802.01436 has for low
+rates) and meant for an accelerator and some hundred thousand photographs; not trained at this length, so
+no figure is claimed. The table codec_rd of experiments/tables has the same config at the size that two CPU
+cores allow.
 """
 
 import ml_collections

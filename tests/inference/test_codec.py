@@ -13,7 +13,8 @@ import pytest
 
 from deconv_jax.errors import InputError
 from deconv_jax.inference import codec as module
-from deconv_jax.inference.codec import Codec, CodingTables, load_tables, save_tables
+from deconv_jax.inference.codec import Codec
+from deconv_jax.inference.coding_tables import CodingTables, load_tables, save_tables
 from deconv_jax.models import FactorizedCodec, HyperpriorCodec
 
 MODELS = {"factorized": FactorizedCodec, "hyperprior": HyperpriorCodec}
