@@ -5,6 +5,9 @@
 The hyperprior of `codec.py`, narrower, for the time that two CPU cores have; what table codec_rd of
 experiments/tables is made of. Needs the folder of data that $DECONV_JAX_DATA names: t91/, train400/,
 set5/ to look at while training and set14/.
+
+One CPU core with others at work, an hour. Set14, whole files: 0.36 to 1.55 bits a pixel at 26.9 to 31.5 dB,
++- 0.2 (JPEG at the ends: 25.9 and 32.5).
 """
 
 import codec

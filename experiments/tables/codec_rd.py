@@ -123,7 +123,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         titles = [TITLES[name] for name in others]
         columns = ["lambda", "bits a pixel", "PSNR", *titles, "MS-SSIM", *titles]
         header = " | ".join([*columns, "file over model"])
-        blocks += [f"#### {title}", markdown(header, rows)]
+        blocks += [f"#### {title}", markdown(header, rows), _ahead(learned["points"], others)]
     if not blocks:
         return ""
     training = next(r["training"] for n, r in records.items() if n.endswith("learned"))
@@ -164,13 +164,36 @@ def _row(point: Mapping[str, Any], others: Iterable[list[dict[str, Any]]]) -> li
     ]
 
 
+def _ahead(learned: list[dict[str, Any]], others: Mapping[str, list[dict[str, Any]]]) -> str:
+    """At how many of its rates the learned codec is better than each other one."""
+    clauses = []
+    for measure, word in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
+        counts = []
+        for name, points in others.items():
+            reached = [_value(points, point["mean"]["bpp"], measure) for point in learned]
+            better = sum(
+                point["mean"][measure] > other
+                for point, other in zip(learned, reached, strict=True)
+                if other is not None
+            )
+            compared = sum(other is not None for other in reached)
+            counts.append(f"{TITLES[name]}'s at {better} of {compared}")
+        clauses.append(f"its {word} is above {', '.join(counts)} rates")
+    return f"The learned codec: {'; '.join(clauses)}."
+
+
 def _interpolated(points: list[dict[str, Any]], rate: float, measure: str, decimals: int) -> str:
-    """What a codec reaches at a rate, linear in the logarithm of the rate."""
+    value = _value(points, rate, measure)
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _value(points: list[dict[str, Any]], rate: float, measure: str) -> float | None:
+    """What a codec reaches at a rate, linear in the logarithm of the rate; None beyond its rates."""
     rates = [point["mean"]["bpp"] for point in points]
     if not min(rates) <= rate <= max(rates):
-        return ""
+        return None
     values = [point["mean"][measure] for point in points]
-    return f"{np.interp(np.log(rate), np.log(rates), values):.{decimals}f}"
+    return float(np.interp(np.log(rate), np.log(rates), values))
 
 
 def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
