@@ -22,6 +22,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = codec.experiment(
         **args, latent_features=48, levels=4, batch_size=8, learning_rate=2e-3
     )
-    config.optimizer.ema_decay = 0.99  # An average over 1,000 steps would lag in so short a run.
     config.data = dict(name="photographs", tile=192, cache="device")
     return config

@@ -53,6 +53,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         seed=args["seed"],
         learning_rate=1e-3,
         clip_norm=100.0,
-        # An average over 1,000 steps would lag in a run of the few digits.
-        ema_decay=0.99 if data == "digits" else 0.999,
+        ema_decay=0.999,
     )
