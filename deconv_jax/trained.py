@@ -89,5 +89,7 @@ def _task_of(workdir: Path, *kinds: type) -> Any:
     task = open_workdir(workdir).task
     if not isinstance(task, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{workdir} is a run of {type(task).__name__}; wanted is one of {wanted}")
+        raise InputError(
+            f"{workdir} is a run of {type(task).__name__}; wanted is a run of {wanted}"
+        )
     return task

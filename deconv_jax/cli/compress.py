@@ -16,13 +16,17 @@ write images as files of a trained codec
   deconv-jax compress --checkpoint runs/codec photos/*.png -o small/ --level 0
 
 Pixels are kept, of 8 bits and with what is transparent laid on white; colour profiles and EXIF data
-are not. A file is read by the codec that wrote it: keep the run, its folder codec/ included.
+are not. A file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What
+cannot be read among several files is left out, and the exit code then is 1.
 """
 _DECOMPRESS = """\
 read images from files of a trained codec
 
   deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
   deconv-jax decompress --checkpoint runs/codec small/*.djx -o decoded/
+
+The ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among
+several files is left out, and the exit code then is 1.
 """
 _MOST_BYTES_A_PIXEL = 6
 """Of a file that is read at all: twice what the pixels themselves take."""
@@ -147,10 +151,11 @@ def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) 
         try:
             print(f"{source} -> {output}: {work(source, output)}", flush=True)
         except InputError as error:
+            named = error if str(source) in str(error) else InputError(f"{source}: {error}")
             if len(jobs) == 1:
-                raise
+                raise named from error
             failed += 1
-            print(f"deconv-jax: error: {source}: {error}", file=sys.stderr)
+            print(f"deconv-jax: error: {named}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
 
 

@@ -244,6 +244,8 @@ def _decode(path: Path, max_pixels: int) -> _Decoded:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is damaged, or no BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise InputError(f"cannot read image {path}: {reason}") from error
 
 

@@ -246,13 +246,15 @@ class Codec:
     def _parsed(self, data: bytes) -> tuple[int, int, int, bool, bytes]:
         """Height, width, level, whether gray, and coded numbers of a file, once it is known whole."""
         if len(data) < 13 or not data.startswith(_MAGIC):
-            raise InputError(f"not a {SUFFIX} file, or cut off: it must begin with {_MAGIC!r}")
+            raise InputError(
+                f"not a {SUFFIX} file, or cut off: it must begin with {_MAGIC.decode()}"
+            )
         if data[3] != _VERSION:
             raise InputError(f"the file is of version {data[3]}; this reads version {_VERSION}")
         if data[4:6] != self.digest[:2]:
             raise InputError(
-                f"the file was written by another codec, {data[4:6].hex()}; this one is "
-                f"{self.digest[:2].hex()}"
+                f"the file was written by another codec, {data[4:6].hex()}, or another checkpoint of this "
+                f"one, {self.digest[:2].hex()}"
             )
         body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
         if checksum != self._checksum(body):

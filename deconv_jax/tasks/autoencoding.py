@@ -10,6 +10,7 @@ what is measured of them beside it is clipped.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -216,8 +217,8 @@ class Autoencoding(Task):
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """What needs no network, dB and squared error, means over images.
 
-        Gives "pca_psnr" and "pca_mse" with as many components as the model's code has numbers, or as
-        there are, of clean training images; of degraded images it is these that are projected. That is
+        Gives "pca_psnr" and "pca_mse" with as many components as the model's code has numbers of clean
+        training images, unless an image has no more numbers than the code; of degraded images it is these that are projected. That is
         no longer the best linear map: it keeps the noise along every component that it keeps. Gives
         "input_psnr" and "input_mse" of degraded images, clipped.
         """
@@ -235,7 +236,10 @@ class Autoencoding(Task):
         if self.degradation is not None:
             seen = np.asarray(self.model_input({"image": looked_at, "index": places}), np.float64)
             measured = _measured("input", np.clip(seen, 0.0, 1.0), targets)
-        output = pca_reconstruction(images / 255.0, seen, int(np.prod(code.shape)))
+        length = math.prod(code.shape)
+        if length >= math.prod(images.shape[1:]):
+            return measured
+        output = pca_reconstruction(images / 255.0, seen, length)
         return _measured("pca", output, targets) | measured
 
     @functools.partial(jax.jit, static_argnums=0)

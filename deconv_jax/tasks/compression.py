@@ -203,7 +203,9 @@ class Compression(Task):
         few = {name: array[:_PICTURED] for name, array in batch.items()}
         views = {"original": images_in_unit_range(few["image"])}
         for level in sorted({0, len(self.lambdas) - 1}):
-            views[f"lambda {self.lambdas[level]:g}"] = self._decoded(state, few["image"], level)
+            views[f"level {level}, lambda {self.lambdas[level]:g}"] = self._decoded(
+                state, few["image"], level
+            )
         sizes = np.asarray(true_sizes(few))
         rows = {
             name: middles(np.asarray(images), sizes, _PICTURED_PIXELS)

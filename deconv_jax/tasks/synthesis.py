@@ -331,11 +331,7 @@ class Synthesis(Task):
 
     def _averaged(self, state: TrainState) -> Tree:
         """The running average of the generator, statistics of its batch norm included."""
-        if self.optimizer.ema_decay is None:
-            return state.ema
-        return optax.incremental_update(
-            _generator_of(state), state.ema, 1.0 - self.optimizer.ema_decay
-        )
+        return self.optimizer.averaged(state.ema, _generator_of(state), state.step)
 
     def _real(self, batch: Batch) -> tuple[jax.Array, jax.Array | None]:
         """A batch's images in [0, 1], and its labels if there are classes."""

@@ -4,9 +4,12 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from deconv_jax.errors import InputError, at_least
+
+Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Optimizer:
       accumulate_steps: the batch is taken in so many parts, one after the other, and their
         gradients averaged: the memory of a part, the gradient of the whole (but for batch norm,
         which sees the parts).
-      ema_decay: of the running average of the weights that evaluation then uses; None for none.
+      ema_decay: of the running average of the weights that evaluation then uses, see `averaged`;
+        None for none.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -81,6 +85,22 @@ class Optimizer:
             decay_steps=None if self.decay_steps is None else factor * self.decay_steps,
             step_boundaries=tuple(factor * b for b in self.step_boundaries),
         )
+
+    def averaged(self, average: Tree, latest: Tree, step: jax.Array) -> Tree:
+        """The running average after an update.
+
+        Its decay is (1 + step) / (10 + step) until that reaches `ema_decay`, so that the first weights,
+        which nothing was learned by, are soon forgotten in a short run too.
+
+        Args:
+          average: before it; the first weights at first. Returned as it is where none is kept.
+          latest: the weights after the update.
+          step: updates before this one.
+        """
+        if self.ema_decay is None:
+            return average
+        decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+        return optax.incremental_update(latest, average, 1.0 - decay)
 
     def rate(self) -> optax.Schedule:
         """Learning rate as a function of the step."""

@@ -152,9 +152,7 @@ def gradient_step(
     scalars, gradients, loss = mean_over_devices((scalars, gradients, loss))
     updates, opt_state = optimizer.transform().update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if optimizer.ema_decay is not None:
-        ema = optax.incremental_update(params, ema, 1.0 - optimizer.ema_decay)
+    ema = optimizer.averaged(state.ema, params, state.step)
     scalars = scalars | {
         "loss": loss,
         "grad_norm": optax.tree.norm(gradients),

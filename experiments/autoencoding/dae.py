@@ -20,7 +20,7 @@ from deconv_jax.config_arguments import config_arguments
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data=mnist (digits, fashion_mnist), sigma=50.0 (of the noise, 8-bit levels), width=32,
-    steps=1500, seed=0.
+    steps=1500 (a multiple of 100), seed=0.
     """
     args = config_arguments(arg, data="mnist", sigma=50.0, width=32, steps=1500, seed=0)
     data, width = args["data"], args["width"]

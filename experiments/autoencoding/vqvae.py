@@ -19,7 +19,7 @@ _VARIANCE = dict(digits=0.121, mnist=0.095, fashion_mnist=0.125)
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: data=fashion_mnist (digits, mnist), codes=512, dim=32 (numbers in a code's vector),
-    width=32, steps=2000, seed=0.
+    width=32, steps=2000 (a multiple of 100), seed=0.
     """
     args = config_arguments(
         arg, data="fashion_mnist", codes=512, dim=32, width=32, steps=2000, seed=0

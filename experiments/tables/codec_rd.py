@@ -1,7 +1,7 @@
 """Rate and distortion of a learned image codec beside JPEG, WebP and AVIF, on Set14 and BSD68.
 
   deconv-jax tables codec_rd
-  python experiments/tables/codec_rd.py     # draws docs/codec_rd.png of the records
+  pip install -e '.[bench]' && python experiments/tables/codec_rd.py   # draws docs/codec_rd.png of the records
 
 The codec is that of experiments/autoencoding/codec_t91.py. Bits are those of *files*, headers and checksums
 included, for all codecs; they are read back, and PSNR and MS-SSIM are of what is read. What a reader would

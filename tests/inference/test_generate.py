@@ -307,6 +307,6 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
     train(Experiment.from_dict(small_config(training__num_steps=4)), tmp_path)
     with pytest.raises(
-        InputError, match="is a run of Autoencoding; wanted is one of Synthesis or Var"
+        InputError, match="is a run of Autoencoding; wanted is a run of Synthesis or Var"
     ):
         load_generative(tmp_path)

@@ -61,6 +61,8 @@ def test_the_baseline_has_as_many_components_as_the_code_has_numbers():
         measured = Autoencoding(model, Optimizer()).baseline(source, source)
         expected = pca_reconstruction(images / 255, images / 255, numbers)
         assert measured["pca_mse"] == pytest.approx(np.mean((expected - images / 255) ** 2))
+    wide = Autoencoder(image_shape=(8, 8, 1), features=(4, 4), latent_dim=64)
+    assert Autoencoding(wide, Optimizer()).baseline(source, source) == {}
 
 
 def test_cross_entropy_is_the_bernoulli_log_likelihood_and_exact_where_a_sigmoid_saturates():

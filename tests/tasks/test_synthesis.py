@@ -336,8 +336,9 @@ def test_the_averaged_generator_is_the_average_of_its_weights_and_statistics(ass
     ]
     average = generators[0]
     assert_trees_equal(states[0].ema, average)
-    for state, generator in zip(states[1:4], generators[1:4], strict=True):
-        average = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, average, generator)
+    for number, (state, generator) in enumerate(zip(states[1:4], generators[1:4], strict=True)):
+        decay = (1 + number) / (10 + number)
+        average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, generator)
         assert_trees_equal(state.ema, average, relative=1e-6)
         assert COURSE.sampling_variables(state) is state.ema
 

@@ -131,14 +131,13 @@ def test_a_batch_that_does_not_divide_into_the_parts_is_named():
 
 
 def test_averaged_weights_follow_their_recursion_and_are_what_is_evaluated(assert_trees_equal):
-    """ema' = d * ema + (1 - d) * params', from ema = the initial parameters."""
-    decay = 0.75
-    optimizer = Optimizer(**PLAIN, ema_decay=decay)
+    """ema' = d * ema + (1 - d) * params', from ema = the initial parameters, d rising to ema_decay."""
+    optimizer = Optimizer(**PLAIN, ema_decay=0.25)
     state, batch = initial(Linear(), optimizer), batch_of(6)
     expected = state.params
-    for _ in range(3):
+    for decay in (1 / 10, 2 / 11, 0.25, 0.25):
         state, _ = step(state, batch, optimizer)
-        expected = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, expected, state.params)
+        expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.params)
     assert_trees_equal(state.ema, expected, relative=1e-6)
     assert state.inference_variables()["params"] is state.ema
 
