@@ -15,8 +15,8 @@ write images as files of a trained codec
   deconv-jax compress --checkpoint runs/codec photo.png -o photo.djx
   deconv-jax compress --checkpoint runs/codec photos/*.png -o small/ --level 0
 
-Pixels are kept, of 8 bits and with what is transparent laid on white; colour profiles and EXIF data
-are not. A file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What
+What is coded are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data
+are left out. A file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What
 cannot be read among several files is left out, and the exit code then is 1.
 """
 _DECOMPRESS = """\
@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
             required=True,
             type=Path,
             metavar="FILE_OR_DIR",
-            help="the file to write, or the folder for several",
+            help="the file to write, or a folder: for several, or without an ending",
         )
         parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
         if run is _compress:
@@ -127,7 +127,7 @@ def _jobs(
     Raises:
       InputError: two outputs of one name, one that is there already, or an input in its place.
     """
-    folder = len(inputs) > 1 or output.is_dir()
+    folder = len(inputs) > 1 or output.is_dir() or not output.suffix
     if folder and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} must be a folder for {len(inputs)} files")
     jobs = [(path, output / (path.stem + suffix) if folder else output) for path in inputs]

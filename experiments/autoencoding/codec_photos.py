@@ -15,7 +15,9 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: model=factorized (hyperprior), distortion=mse (ms_ssim), steps=1500, features=32, seed=0."""
+    """Arguments: model=factorized (hyperprior), distortion=mse (ms_ssim), steps=1500 (a multiple of
+    100), features=32, seed=0.
+    """
     args = config_arguments(
         arg, model="factorized", distortion="mse", steps=1500, features=32, seed=0
     )

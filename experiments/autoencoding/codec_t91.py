@@ -17,8 +17,8 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=8000, features=64,
-    latent_features=128, seed=0.
+    """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=8000 (a multiple
+    of 100), features=64, latent_features=128, seed=0.
     """
     args = config_arguments(
         arg,

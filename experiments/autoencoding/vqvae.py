@@ -5,7 +5,8 @@
   deconv-jax train --config experiments/autoencoding/vqvae.py:data=digits,codes=256,steps=2000 --workdir runs/vqvae_digits
 
 One CPU core, 4 minutes on Fashion-MNIST. Test PSNR 23.7 dB +- 0.2, perplexity 310 of 512 codes, all of them used
-(10,000 images; k-means of patches 22.5 dB).
+(10,000 images; k-means of patches 22.5 dB). The digits with 256 codes, 5 minutes: 37.2 dB +- 0.5, perplexity 200,
+all used (360 images; k-means of patches 29.3 dB).
 """
 
 import _data

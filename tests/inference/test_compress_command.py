@@ -63,6 +63,14 @@ def test_a_photograph_there_and_back(run, tmp_path, capsys):
     assert (run / TABLES / "0000002.safetensors").is_file()
 
 
+def test_an_output_without_an_ending_is_a_folder(run, tmp_path):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(pixels(40, 40)).save(photo)
+    folder = tmp_path / "new"
+    assert main(["compress", "--checkpoint", str(run), str(photo), "-o", str(folder)]) == 0
+    assert [path.name for path in folder.iterdir()] == ["photo.djx"]
+
+
 def test_levels_of_quality_and_kinds_of_files(run, tmp_path):
     gray, alpha = tmp_path / "gray.png", tmp_path / "alpha.png"
     Image.fromarray(pixels(40, 40)[..., 0]).save(gray)
