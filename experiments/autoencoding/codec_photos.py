@@ -5,7 +5,8 @@
   deconv-jax decompress --checkpoint runs/codec photo.djx -o decoded.png
 
 Factorised prior; seven photographs are few to learn from, so this is to see a codec at work and not to
-save disk space.
+save disk space. One CPU core with others at work, 10 minutes. Test: 0.30 to 0.59 bits a pixel at 28.6 to 30.7
+dB, +- 0.3 (3 photographs), about JPEG's at the low end and behind it above.
 """
 
 import codec
