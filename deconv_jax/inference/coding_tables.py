@@ -1,4 +1,4 @@
-"""The integer tables that a codec's files are written and read by: made of its weights once, kept beside them."""
+"""The integer tables that a codec's files are written and read by: made once, kept beside the weights."""
 
 import dataclasses
 import functools

@@ -18,8 +18,8 @@ from deconv_jax.metrics import generative
 PROTOCOL = (
     "rows in a random order; kid with blocks of 1,000 and its standard error; precision and recall "
     "with k=3, density and coverage with k=5; repetition: samples nearer to another one than a tenth of "
-    "real images' median distance; modes and reverse KL (nats) of the extractor's classes; diversity: MS-SSIM of 1,000 "
-    "pairs; checkerboard energy of stride 2, median"
+    "real images' median distance; modes and reverse KL (nats) of the extractor's classes; diversity: "
+    "MS-SSIM of 1,000 pairs; checkerboard energy of stride 2, median"
 )
 
 _PAIRS_OF = 1000

@@ -218,9 +218,9 @@ class Autoencoding(Task):
         """What needs no network, dB and squared error, means over images.
 
         Gives "pca_psnr" and "pca_mse" with as many components as the model's code has numbers of clean
-        training images, unless an image has no more numbers than the code; of degraded images it is these that are projected. That is
-        no longer the best linear map: it keeps the noise along every component that it keeps. Gives
-        "input_psnr" and "input_mse" of degraded images, clipped.
+        training images, unless an image has no more numbers than the code; of degraded images it is
+        these that are projected. That is no longer the best linear map: it keeps the noise along every
+        component that it keeps. Gives "input_psnr" and "input_mse" of degraded images, clipped.
         """
         images = train.gather(np.arange(len(train)))["image"]
         code = jax.eval_shape(

@@ -20,7 +20,8 @@ _PER_MSE = {"mse": 1.0, "ms_ssim": 1300.0}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=hyperprior (factorized), distortion=mse (ms_ssim), steps=1000000 (a
-    multiple of 100), features=128, latent_features=192, levels=5, lowest=0.0018, highest=0.06 (lambdas), batch_size=16, seed=0.
+    multiple of 100), features=128, latent_features=192, levels=5, lowest=0.0018, highest=0.06
+    (lambdas), batch_size=16, seed=0.
     """
     args = config_arguments(
         arg,
