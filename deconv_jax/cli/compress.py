@@ -88,7 +88,7 @@ def _compress(arguments: argparse.Namespace) -> int:
         from deconv_jax.files import write_atomically
 
         image, lost = read_plain(source, codec.max_pixels)
-        data = codec.compress(image, level)
+        data = _of(source, codec.compress, image, level)
         write_atomically(output, lambda file: file.write(data))
         words = f" ({', '.join(lost)})" if lost else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
@@ -104,7 +104,7 @@ def _decompress(arguments: argparse.Namespace) -> int:
     def work(source: Path, output: Path) -> str:
         from deconv_jax.data.images import write_image
 
-        image = codec.decompress(_read(source, codec.max_pixels))
+        image = _of(source, codec.decompress, _read(source, codec.max_pixels))
         write_image(output, image)
         height, width, channels = image.shape
         return f"{width} x {height} pixels, {'gray' if channels == 1 else 'RGB'}"
@@ -151,12 +151,19 @@ def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) 
         try:
             print(f"{source} -> {output}: {work(source, output)}", flush=True)
         except InputError as error:
-            named = error if str(source) in str(error) else InputError(f"{source}: {error}")
             if len(jobs) == 1:
-                raise named from error
+                raise
             failed += 1
-            print(f"deconv-jax: error: {named}", file=sys.stderr)
+            print(f"deconv-jax: error: {error}", file=sys.stderr)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _of(source: Path, work: Callable[..., Any], *arguments: Any) -> Any:
+    """What the codec makes of a file's content, of whose name it knows nothing; errors say it."""
+    try:
+        return work(*arguments)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _read(path: Path, max_pixels: int) -> bytes:
