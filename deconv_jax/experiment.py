@@ -23,6 +23,7 @@ from deconv_jax import schema
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
+from deconv_jax.data.views import VIEWS, View
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import json_text, make_folder, read_json, write_json, write_png
 from deconv_jax.models import MODELS
@@ -40,7 +41,12 @@ CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PICTURED = 12
 """Examples in a picture."""
 
-_CHOICES: schema.Choices = {nn.Module: MODELS, Task: TASKS, Degradation: DEGRADATIONS}
+_CHOICES: schema.Choices = {
+    nn.Module: MODELS,
+    Task: TASKS,
+    Degradation: DEGRADATIONS,
+    View: VIEWS,
+}
 _WHERE_AND_HOW = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of config.data that a run may be continued with other values of: they change no number."""
 _HANDED_DOWN = frozenset({"optimizer", "precision", "seed", "num_steps"})

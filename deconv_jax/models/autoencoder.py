@@ -18,11 +18,11 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import (
     RELU_GAIN,
     RESIDUAL_GAIN,
+    Activation,
     Conv,
     ConvTranspose,
     Norm,
     NormName,
-    activation,
 )
 
 
@@ -82,6 +82,7 @@ class EncoderDecoder(nn.Module):
         else:
             self.to_code = Conv(self.code_parts * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
+        self.activate = Activation(self.activation)
         self.up = [self._stage(_Up, f) for f in self.features[-2::-1]]
         self.to_image = ConvTranspose(channels, kernel_size=self.kernel_size, stride=self.stride)
 
@@ -125,7 +126,7 @@ class EncoderDecoder(nn.Module):
         x = self.from_code(code)
         if self.latent == "vector":
             x = x.reshape(x.shape[0], *self.base)
-        x = activation(self.activation)(x)
+        x = self.activate(x)
         for stage in self.up:
             x = stage(x, train)
         return self.to_image(x)
@@ -188,7 +189,7 @@ class _Stage(nn.Module):
             use_bias=self.norm == "none",
             gain=RELU_GAIN,
         )(x)
-        x = activation(self.activation)(Norm(self.norm, train=train)(x))
+        x = Activation(self.activation)(Norm(self.norm, train=train)(x))
         for _ in range(self.residual_blocks):
             x = x + self._change(x, train)
         return x
@@ -196,7 +197,7 @@ class _Stage(nn.Module):
     def _change(self, x: Array, train: bool) -> Array:
         """What a residual block adds: nothing at first (He et al., arXiv:1603.05027, order of layers)."""
         for gain in (RELU_GAIN, RESIDUAL_GAIN):
-            x = activation(self.activation)(Norm(self.norm, train=train)(x))
+            x = Activation(self.activation)(Norm(self.norm, train=train)(x))
             x = Conv(self.features, kernel_size=3, gain=gain)(x)
         return x
 

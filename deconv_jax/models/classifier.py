@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models.layers import RELU_GAIN, Conv, Norm, NormName, activation
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Norm, NormName
 
 
 class Classifier(nn.Module):
@@ -40,6 +40,7 @@ class Classifier(nn.Module):
             block(f, self.convs_per_block, self.norm, self.activation) for f in self.features
         ]
         self.to_embedding = nn.Dense(self.embedding_dim)
+        self.activate = Activation(self.activation)
         self.to_logits = nn.Dense(self.num_classes)
 
     def embed(
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
         x = images
         for block in self.blocks:
             x = block(x, train)
-        return activation(self.activation)(self.to_embedding(x.reshape(x.shape[0], -1)))
+        return self.activate(self.to_embedding(x.reshape(x.shape[0], -1)))
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
@@ -74,5 +75,5 @@ class _Block(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         for _ in range(self.convs):
             x = Conv(self.features, use_bias=self.norm == "none", gain=RELU_GAIN)(x)
-            x = activation(self.activation)(Norm(self.norm, train=train)(x))
+            x = Activation(self.activation)(Norm(self.norm, train=train)(x))
         return ops.max_pool(x, 2)

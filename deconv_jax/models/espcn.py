@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import at_least
-from deconv_jax.models.layers import RELU_GAIN, Conv, Upsample, activation, image_channels
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, image_channels
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.resample import UpsampleMethod
@@ -53,7 +53,7 @@ class ESPCN(nn.Module):
         """
         del train
         image_channels(images, self.channels)
-        act = activation(self.activation)
+        act = Activation(self.activation)
         gain = RELU_GAIN if self.activation == "relu" else 1.0
         x = images
         for features, kernel_size in zip(self.features, (5, 3), strict=True):

@@ -67,6 +67,20 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+class Activation(nn.Module):
+    """The activation function of a name as a layer, so that what looks inside a network can find it.
+
+    Attributes:
+      kind: see `activation`.
+    """
+
+    kind: str
+
+    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """x through the function, elementwise; raises InputError for an unknown name."""
+        return activation(self.kind)(x)
+
+
 class Conv(nn.Module):
     """`ops.conv` with a kernel and a bias; weights are truncated normal of variance gain / fan-in.
 

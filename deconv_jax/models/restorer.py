@@ -19,9 +19,9 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import (
     RELU_GAIN,
     RESIDUAL_GAIN,
+    Activation,
     Conv,
     ConvTranspose,
-    activation,
     image_channels,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
@@ -61,7 +61,7 @@ class Restorer(nn.Module):
         image = image_channels(images, self.channels)
         half = self._half_kernel()
         first, second = self.features
-        act = activation(self.activation)
+        act = Activation(self.activation)
         conv = functools.partial(Conv, kernel_size=self.kernel_size, padding=half)
         deconv = functools.partial(ConvTranspose, kernel_size=self.kernel_size, padding=half)
         x = act(conv(first, gain=RELU_GAIN)(images))

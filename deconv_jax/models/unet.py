@@ -22,11 +22,11 @@ from deconv_jax.errors import InputError
 from deconv_jax.models.layers import (
     RELU_GAIN,
     RESIDUAL_GAIN,
+    Activation,
     Conv,
     Norm,
     NormName,
     Upsample,
-    activation,
     image_channels,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
@@ -140,4 +140,4 @@ class _ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         x = Conv(self.features, use_bias=self.norm == "none", gain=RELU_GAIN)(x)
-        return activation(self.activation)(Norm(self.norm, train=train)(x))
+        return Activation(self.activation)(Norm(self.norm, train=train)(x))

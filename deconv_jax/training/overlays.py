@@ -1,0 +1,88 @@
+"""Annotations drawn over images: the colour of each class of pixels, boxes with names and scores."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from deconv_jax.training.plots import COLORS
+
+_OPACITY = 0.5
+_TEXT = 12
+
+
+def class_color(number: int) -> tuple[int, ...]:
+    """RGB of a class; those after the tenth begin again."""
+    return ImageColor.getrgb(COLORS[number % len(COLORS)])
+
+
+def class_name(number: int, names: Sequence[str]) -> str:
+    """What to call a class: its name, or its number where it has none."""
+    return names[number] if number < len(names) else str(number)
+
+
+def rgb_pixels(image: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    """An image (height, width, 1 or 3) in [0, 1], or uint8, as 8 bits of RGB."""
+    if image.dtype != np.uint8:
+        image = (np.clip(image, 0.0, 1.0) * 255).round().astype(np.uint8)
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def with_segments(
+    image: np.ndarray, segments: Int[np.ndarray, "height width"], *, background: int | None = 0
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An image with each pixel tinted by its class.
+
+    Args:
+      image: (height, width, 1 or 3) in [0, 1], or uint8.
+      segments: the class of each pixel; those of `background`, and any above 254, stay as they are.
+      background: the class that is not tinted, None for none.
+    """
+    pixels = rgb_pixels(image).astype(np.float32)
+    for number in np.unique(segments):
+        if number != background and number < 255:
+            where = segments == number
+            color = np.array(class_color(int(number)), np.float32)
+            pixels[where] = (1 - _OPACITY) * pixels[where] + _OPACITY * color
+    return pixels.round().astype(np.uint8)
+
+
+def with_boxes(
+    image: np.ndarray,
+    boxes: Float[np.ndarray, "count 4"],
+    classes: Int[np.ndarray, " count"],
+    *,
+    scores: Float[np.ndarray, " count"] | None = None,
+    names: Sequence[str] = (),
+    scale: int = 1,
+) -> UInt8[np.ndarray, "big_height big_width 3"]:
+    """An image with boxes about objects, each with its class and score.
+
+    Args:
+      image: (height, width, 1 or 3) in [0, 1], or uint8.
+      boxes: top, left, bottom, right, pixels.
+      classes: of each box; those of negative class are left out.
+      scores: in [0, 1], written beside the class.
+      names: of the classes.
+      scale: pixels a side that a pixel is drawn with.
+    """
+    pixels = rgb_pixels(image).repeat(scale, axis=0).repeat(scale, axis=1)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=_TEXT)
+    for place, number in enumerate(classes):
+        if number < 0:
+            continue
+        top, left, bottom, right = (scale * float(edge) for edge in boxes[place])
+        color = class_color(int(number))
+        corners = (left, top, max(right - 1, left), max(bottom - 1, top))
+        draw.rectangle(corners, outline=color, width=max(1, scale // 2))
+        words = class_name(int(number), names)
+        if scores is not None:
+            words += f" {scores[place]:.2f}"
+        # Above the box, or inside where the picture ends.
+        at = (left + 1, top - _TEXT - 2 if top >= _TEXT + 2 else top + 1)
+        draw.rectangle(draw.textbbox(at, words, font=font), fill=color)
+        draw.text(at, words, fill="white", font=font)
+    return np.asarray(picture)
