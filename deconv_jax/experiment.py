@@ -1,7 +1,7 @@
 """An experiment as a value, and what can be done with one: train it, evaluate it.
 
-A workdir is self-describing: `config.json` there holds the whole experiment, defaults included, so
-everything after training needs the folder's path and nothing else.
+A workdir is self-describing: `config.json` there holds the whole experiment, defaults included, and
+`inputs.json` the shapes of its data, so everything after training needs the folder's path and nothing else.
 """
 
 import dataclasses
@@ -38,6 +38,8 @@ from deconv_jax.training.state import Precision, TrainState
 from deconv_jax.training.task import Batch, Task
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
+INPUTS = "inputs.json"
+"""What an example of a run's training data holds: a shape and a type for each name."""
 PICTURED = 12
 """Examples in a picture."""
 
@@ -110,7 +112,7 @@ class Experiment:
 def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """Trains an experiment, or continues it from the last checkpoint in `workdir`.
 
-    Leaves there checkpoints/, config.json, metrics.jsonl, tensorboard/, pictures/ and, once
+    Leaves there checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and, once
     finished, result.json.
 
     Returns:
@@ -133,8 +135,10 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     devices.check_batch_size(training.batch_size)
     sources = _sources(experiment.data)
     stream = _stream(experiment, devices, sources)
-    state = _init(experiment, devices, _example(experiment, sources["train"]))
+    example = _example(experiment, sources["train"])
+    state = _init(experiment, devices, example)
     if writes:
+        write_json(workdir / INPUTS, _described(example))
         write_json(workdir / CONFIG, config)
     wait_for_all("config written")
 
@@ -283,6 +287,28 @@ def open_workdir(workdir: Path) -> Experiment:
     if not (workdir / CONFIG).is_file():
         raise InputError(f"{workdir} is not the workdir of a run: it has no {CONFIG}")
     return Experiment.from_dict(read_json(workdir / CONFIG))
+
+
+def read_example(workdir: Path) -> Batch:
+    """A batch of one example of zeros, in the shapes of the data that a workdir was trained on.
+
+    Raises:
+      InputError: the workdir is none; or does not say, being older than `INPUTS` is.
+    """
+    open_workdir(workdir)
+    if not (workdir / INPUTS).is_file():
+        raise InputError(
+            f"{workdir} has no {INPUTS}: it was trained by a version that did not write down the "
+            "shapes of its data; train it again"
+        )
+    described = read_json(workdir / INPUTS)
+    try:
+        return {
+            name: jnp.zeros((1, *about["shape"]), about["dtype"])
+            for name, about in described.items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{workdir / INPUTS} is damaged: {error}") from error
 
 
 def provenance() -> dict[str, Any]:
@@ -435,6 +461,14 @@ def _example(experiment: Experiment, source: Source) -> Batch:
         raise InputError(f"a split of data set {experiment.data.name!r} is empty")
     rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}
     return jax.tree.map(jnp.asarray, rows)
+
+
+def _described(example: Batch) -> dict[str, Any]:
+    """The shapes and types of a batch, without its first axis, as `INPUTS` has them."""
+    return {
+        name: {"shape": list(array.shape[1:]), "dtype": str(array.dtype)}
+        for name, array in example.items()
+    }
 
 
 def _init(experiment: Experiment, devices: Devices, example: Batch) -> TrainState:

@@ -24,6 +24,15 @@ ARGUMENTS = {
     "autoencoding/codec_photos": ["model=hyperprior"],
     "autoencoding/vae": ["data=digits,beta=4.0", "data=fashion_mnist"],
     "autoencoding/vqvae": ["data=digits,codes=256", "data=mnist,dim=16,width=16"],
+    "recognition/mnist_classifier": ["way_up=True"],
+    "recognition/scenes_segmentation": [
+        "model=fcn8s",
+        "model=fcn16s",
+        "model=fcn32s",
+        "model=deconvnet",
+        "upsampling=subpixel",
+        "upsampling=resize",
+    ],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",
@@ -43,6 +52,28 @@ CASES = [(path, "") for path in CONFIGS] + [
 ]
 
 
+def example_batch(experiment, size):
+    """A batch of the shapes that a config's data set gives."""
+    data = experiment.data
+    model = getattr(experiment.task, "model", None) or experiment.task.generator
+    height, width, channels = getattr(model, "image_shape", (28, 28, 1))
+    if data.tile is not None:
+        height, width, channels = data.tile, data.tile, model.channels
+    batch = {"label": jnp.zeros(size, jnp.int32), "index": jnp.arange(size, dtype=jnp.int32)}
+    if data.name.startswith("stacked_") and hasattr(experiment.task, "view"):
+        height, width, channels = 32, 32, 3
+    elif hasattr(experiment.task, "view"):
+        height = width = data.canvas or 512
+        channels = 1 if data.color == "gray" else 3
+        batch |= {
+            "segments": jnp.zeros((size, height, width), jnp.uint8),
+            "boxes": jnp.zeros((size, 5, 4), jnp.float32),
+            "box_class": jnp.full((size, 5), -1, jnp.int32),
+            "size": jnp.full((size, 2), height, jnp.int32),
+        }
+    return batch | {"image": jnp.zeros((size, height, width, channels), jnp.uint8)}
+
+
 @pytest.mark.parametrize(("path", "argument"), CASES, ids=lambda value: str(value).split("/")[-1])
 def test_builds_and_takes_a_step(path, argument):
     """Shapes alone: nothing is computed, and no data is read."""
@@ -50,18 +81,8 @@ def test_builds_and_takes_a_step(path, argument):
     text = json.dumps(experiment.to_dict())
     assert Experiment.from_dict(json.loads(text)) == experiment
     assert experiment.task.optimizer.decay_steps == experiment.training.num_steps
-    model = getattr(experiment.task, "model", None) or experiment.task.generator
-    height, width, channels = getattr(model, "image_shape", (28, 28, 1))
-    if experiment.data.tile is not None:
-        height = width = experiment.data.tile
-        channels = model.channels
     # Divides into parts of a group each, where a step or a network asks for that.
-    size = 4 * getattr(experiment.task, "discriminator_steps", 1)
-    batch = {
-        "image": jnp.zeros((size, height, width, channels), jnp.uint8),
-        "label": jnp.zeros(size, jnp.int32),
-        "index": jnp.arange(size, dtype=jnp.int32),
-    }
+    batch = example_batch(experiment, 4 * getattr(experiment.task, "discriminator_steps", 1))
     state = jax.eval_shape(lambda key: experiment.task.init(key, batch), jax.random.key(0))
     after, scalars = jax.eval_shape(experiment.task.train_step, state, batch)
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)

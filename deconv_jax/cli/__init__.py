@@ -1,6 +1,6 @@
 """The command line: the only place with flags, and the only one that sees a ConfigDict.
 
-Exit codes: 0 done; 1 some files were not restored, coded or decoded, or not measured though --reference
+Exit codes: 0 done; 1 some files were not looked at, restored, coded or decoded, or not measured though --reference
 was given, the others are (a line for each says why), or tables --check found a difference; 2 the input
 was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) train or tables was told to stop while
 training and has saved: the same command continues it; 130 stopped elsewhere.
@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from deconv_jax.cli import compress, generate, restore, tables, train
+from deconv_jax.cli import compress, generate, predict, restore, tables, train
 from deconv_jax.cli.common import (
     EXIT_INPUT_ERROR,
     EXIT_INTERRUPTED,
@@ -61,6 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="deconv-jax COMMAND --help describes a command.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, restore, generate, compress, tables):
+    for module in (train, predict, restore, generate, compress, tables):
         module.add_commands(commands)
     return parser

@@ -91,6 +91,7 @@ def _summary(workdir: Path, result: dict[str, Any]) -> str:
     entries = [
         ("checkpoints/", "last two and best: weights, optimizer and data state"),
         ("config.json", "the whole experiment"),
+        ("inputs.json", "the shapes of its data"),
         ("metrics.jsonl", "every logged step"),
         ("tensorboard/", f"the same: tensorboard --logdir {workdir / 'tensorboard'}"),
         ("pictures/", "what the model does, as PNG"),

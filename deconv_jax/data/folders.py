@@ -48,7 +48,7 @@ class Files:
         return path.relative_to(self.root).as_posix()
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What is known of a file that can be read."""
 
     height: int
@@ -117,13 +117,9 @@ class FolderSource:
                 for left in tile_starts(file.width, tile)
             ]
         self.names = tuple(map(files.name, seen))
-        described = [(tile, color), *zip(self.names, map(tuple, seen.values()), strict=True)]
-        self.fingerprint: Mapping[str, int | str] = {
-            "examples": len(self),
-            "files": len(seen),
-            "bytes": sum(file.bytes for file in seen.values()),
-            "names_and_sizes": hashlib.sha256(repr(described).encode()).hexdigest()[:16],
-        }
+        self.fingerprint = fingerprint_of(
+            len(self), dict(zip(self.names, seen.values(), strict=True)), (tile, color)
+        )
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -140,11 +136,11 @@ class FolderSource:
             images[row] = extended(part, height, width)
         return {"image": images, "size": sizes}
 
-    def _look_at(self, path: Path) -> _Seen | str:
+    def _look_at(self, path: Path) -> Seen | str:
         """The sizes of a file, or why it cannot be read."""
         try:
             height, width, _ = self._image(path).shape
-            return _Seen(height, width, path.stat().st_size)
+            return Seen(height, width, path.stat().st_size)
         except (InputError, OSError) as error:
             return str(error)
 
@@ -179,6 +175,19 @@ class FolderSource:
         self._start_cache()
 
 
+def fingerprint_of(
+    examples: int, seen: Mapping[str, Seen], options: tuple[object, ...]
+) -> Mapping[str, int | str]:
+    """See `Source.fingerprint`: of a number of examples, made of files, by name, in some way."""
+    described = [options, *((name, tuple(file)) for name, file in seen.items())]
+    return {
+        "examples": examples,
+        "files": len(seen),
+        "bytes": sum(file.bytes for file in seen.values()),
+        "names_and_sizes": hashlib.sha256(repr(described).encode()).hexdigest()[:16],
+    }
+
+
 def tile_starts(length: int, tile: int) -> list[int]:
     """Where tiles begin along an axis: every half tile, and one at the end.
 
@@ -204,14 +213,16 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
         absolute is one in `data_dir`, or in the working directory without it.
       split: "all", a subfolder ("train"), or another folder ("folder:PATH"), then perhaps a slice
         of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]"; or several that are no other
-        folders, one after the other: "portraits+landscapes[:100]".
+        folders, one after the other: "portraits+landscapes[:100]", "all[:10]+all[20:]".
       data_dir: see `name`.
 
     Raises:
       InputError: no such folder, an ill-formed split, or one without files.
     """
     joined = "+" in split and FOLDER not in split
-    if joined and not (_folder(name, data_dir) / parse_split(split)[0]).is_dir():
+    # The name of one folder may have a + in it.
+    one = _SPLIT.fullmatch(split)
+    if joined and not (one and (_folder(name, data_dir) / one["files"]).is_dir()):
         parts = [find_files(name, part, data_dir) for part in split.split("+")]
         return Files(parts[0].root, tuple(path for part in parts for path in part.paths))
     chosen, bounds = parse_split(split)

@@ -224,22 +224,50 @@ def _on_white(samples: np.ndarray) -> np.ndarray:
     return ((mixed + most // 2) // most).astype(samples.dtype)
 
 
+def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width"]:
+    """Reads an image file whose pixels are numbers of classes or objects: as stored, 8 bits.
+
+    Of a file with a palette they are the places in it, not the colours; of a black and white one 0
+    and 255.
+
+    Args:
+      path: as for `read_image`.
+      max_pixels: as for `read_image`.
+
+    Raises:
+      InputError: as `read_image`, or the file has colours, alpha or more than 8 bits.
+    """
+    with _telling_why_not(path), path.open("rb") as file, _opened(file) as image:
+        _check_size(image.width, image.height, max_pixels)
+        if image.mode not in ("1", "L", "P"):
+            raise ValueError(
+                f"its pixels are {image.mode}, not the 8 bits of gray or of a palette that labels are"
+            )
+        return np.array(image.convert("L") if image.mode == "1" else image)
+
+
 def _decode(path: Path, max_pixels: int) -> _Decoded:
+    with _telling_why_not(path), path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start in _TIFF_STARTS:
+            with tifffile.TiffFile(file) as tiff:
+                page: Any = tiff.pages[0]
+                _check_size(page.imagewidth, page.imagelength, max_pixels)
+                if page.bitspersample not in (1, 4, 8, 16):
+                    raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
+                if page.bitspersample == 16 and page.samplesperpixel > 1:
+                    return _decode_wide_tiff(page)
+        if start[:2] in _NETPBM_STARTS:
+            _check_netpbm(file)
+        return _decode_with_pillow(file, max_pixels)
+
+
+@contextlib.contextmanager
+def _telling_why_not(path: Path) -> Iterator[None]:
+    """Turns whatever reading an image file raises into an InputError with the file and the reason."""
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            file.seek(0)
-            if start in _TIFF_STARTS:
-                with tifffile.TiffFile(file) as tiff:
-                    page: Any = tiff.pages[0]
-                    _check_size(page.imagewidth, page.imagelength, max_pixels)
-                    if page.bitspersample not in (1, 4, 8, 16):
-                        raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
-                    if page.bitspersample == 16 and page.samplesperpixel > 1:
-                        return _decode_wide_tiff(page)
-            if start[:2] in _NETPBM_STARTS:
-                _check_netpbm(file)
-            return _decode_with_pillow(file, max_pixels)
+        yield
     except Exception as error:  # Decoders raise all sorts of things on a damaged file.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, Image.UnidentifiedImageError):

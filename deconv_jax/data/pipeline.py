@@ -28,8 +28,9 @@ class Data:
     """Which data set, and how it is held.
 
     Attributes:
-      name: an embedded set ("digits", "photographs"), a folder of images ("folder:PATH") or a TFDS
-        name ("mnist").
+      name: an embedded set ("digits", "photographs"), a folder of images ("folder:PATH") or of
+        annotated ones ("penn_fudan:PATH", "image_label:PATH", see `annotated`), or a TFDS name
+        ("mnist").
       data_dir: TFDS data directory, None for TFDS's own default; or where a folder is whose path
         is not absolute.
       train_split, validation_split, test_split: TFDS split expressions, or those of
@@ -38,6 +39,8 @@ class Data:
       tile: pixels a side of the overlapping parts of an image file that the training split's
         examples are; None for whole images.
       color: what image files are turned into, see `images.read_pixels`.
+      canvas: pixels a side of the square that whole images of annotated sets and of TFDS are resized
+        to fit with their annotations, at its top left; None leaves their size.
       cache: "none" decodes examples as they are needed; "memory" decodes each split once, into
         host memory; "device" then also keeps the training split on every device, so that a step
         takes only indices from the host.
@@ -52,6 +55,7 @@ class Data:
     test_split: str = "test"
     tile: int | None = None
     color: Color = "rgb"
+    canvas: int | None = None
     cache: Literal["none", "memory", "device"] = "none"
     workers: int = 0
     prefetch: int = 2
@@ -61,12 +65,21 @@ class Data:
         at_least("data.prefetch", self.prefetch, 0)
         if self.tile is not None:
             at_least("data.tile", self.tile, 1)
+        if self.canvas is not None:
+            at_least("data.canvas", self.canvas, 1)
 
     def source(self, split: Literal["train", "validation", "test"]) -> Source:
         """Opens a split, held as `cache` says; names image files left out on standard error."""
         expression = getattr(self, f"{split}_split")
         tile = self.tile if split == "train" else None
-        source = load(self.name, expression, self.data_dir, tile=tile, color=self.color)
+        source = load(
+            self.name,
+            expression,
+            self.data_dir,
+            tile=tile,
+            color=self.color,
+            canvas=self.canvas,
+        )
         if isinstance(source, FolderSource) and source.skipped:
             print(
                 f"warning: image files left out of the {split} split: {len(source.skipped)}",

@@ -1,10 +1,10 @@
 """Where examples come from: TFDS by name, folders of images, embedded sets, arrays in memory.
 
 A source is random access: `gather` takes example indices and returns a batch of numpy arrays, uint8
-images (batch, height, width, channels) and, as the set has them, int32 labels or the int32 sizes of
-images that were extended to one shape. TFDS data is read as `array_record` through
-`as_data_source`, which keeps TensorFlow out of the training process; only *preparing* a set with an
-Image feature needs it.
+images (batch, height, width, channels) and, as the set has them, int32 labels, the int32 sizes of
+images that were extended to one shape, classes of pixels and boxes of objects. TFDS data is read as
+`array_record` through `as_data_source`, which keeps TensorFlow out of the training process; only
+*preparing* a set with an Image feature needs it.
 """
 
 import contextlib
@@ -17,6 +17,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deconv_jax.data.annotated import (
+    IMAGE_LABEL,
+    PENN_FUDAN,
+    AnnotatedSource,
+    Example,
+    load_annotated,
+    on_canvas,
+    resized,
+)
 from deconv_jax.data.embedded import photographs
 from deconv_jax.data.folders import FOLDER, FolderSource, find_files
 from deconv_jax.data.images import Color
@@ -28,6 +37,8 @@ Fingerprint = Mapping[str, int | str]
 EMBEDDED = ("digits", photographs.NAME)
 STACKED = "stacked_"
 """Before the name of a set of gray images: three of them as the channels of one image."""
+
+_ANNOTATED = (PENN_FUDAN, IMAGE_LABEL)
 
 
 class Source(Protocol):
@@ -77,9 +88,22 @@ class ArraySource:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordSource:
-    """Examples decoded from TFDS records as they are asked for; images must share one shape."""
+    """Examples decoded from TFDS records as they are asked for.
+
+    Without a canvas images must share one shape, and annotations are left out. On one, records with
+    a "segmentation_mask" (oxford_iiit_pet, which counts from 1) give "segments", classes from 0, and
+    records with "objects" (voc, coco) give "boxes"; those of COCO that are about a crowd are left out,
+    those that VOC calls difficult are not.
+
+    Attributes:
+      records: of TFDS.
+      canvas: pixels a side of the square that images and annotations are resized to fit.
+      most_boxes: rows for boxes of an example on a canvas; of more the largest are kept.
+    """
 
     records: Any
+    canvas: int | None = None
+    most_boxes: int = 100
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,18 +114,41 @@ class RecordSource:
         return {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> Batch:
-        """See `Source.gather`; raises InputError if the images differ in shape."""
+        """See `Source.gather`; raises InputError if there is no canvas and the images differ in shape."""
         examples = self.records.__getitems__([int(i) for i in indices])
-        shapes = {np.shape(example["image"]) for example in examples}
-        if len(shapes) > 1:
-            raise InputError(
-                f"images of one batch must share one shape; got {sorted(shapes)} (this data set "
-                "needs a resizing or cropping pipeline)"
-            )
-        batch = {"image": np.stack([example["image"] for example in examples])}
+        if self.canvas is None:
+            shapes = {np.shape(example["image"]) for example in examples}
+            if len(shapes) > 1:
+                raise InputError(
+                    f"images of one batch must share one shape; got {sorted(shapes)}: set "
+                    "data.canvas, pixels a side that they are resized to fit"
+                )
+            batch = {"image": np.stack([example["image"] for example in examples])}
+        else:
+            fitted = [resized(_annotated(example), self.canvas) for example in examples]
+            batch = on_canvas(fitted, (self.canvas, self.canvas), self.most_boxes)
         if "label" in examples[0]:
             batch["label"] = np.array([example["label"] for example in examples], np.int32)
         return batch
+
+
+def _annotated(record: Mapping[str, Any]) -> Example:
+    """An image of a TFDS record with what the record knows of it."""
+    example = Example(np.asarray(record["image"]))
+    if "segmentation_mask" in record:
+        # 1, 2, ... become 0, 1, ..., and 0, which is no class, becomes IGNORED.
+        mask = np.asarray(record["segmentation_mask"], np.uint8)[..., 0]
+        example = example._replace(segments=mask - np.uint8(1))
+    if "objects" in record:
+        objects = record["objects"]
+        height, width = example.image.shape[:2]
+        edges = np.asarray(objects["bbox"], np.float32).reshape(-1, 4)
+        kept = ~np.asarray(objects.get("is_crowd", np.zeros(len(edges))), bool)
+        example = example._replace(
+            boxes=edges[kept] * np.array([height, width] * 2, np.float32),
+            box_class=np.asarray(objects["label"], np.int32)[kept],
+        )
+    return example
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,21 +208,38 @@ def load(
     *,
     tile: int | None = None,
     color: Color = "rgb",
-) -> RecordSource | FolderSource | StackedSource:
+    canvas: int | None = None,
+) -> RecordSource | FolderSource | StackedSource | AnnotatedSource:
     """Opens one split of a data set: a folder of images, an embedded set, or a prepared TFDS set.
 
     Args:
-      name: "folder:PATH", an embedded set ("digits", which is prepared on first use, or
-        "photographs"), or the name of a TFDS data set ("mnist", "cifar10:3.0.2"). After "stacked_"
-        ("stacked_mnist") examples are triples of that set's, see `StackedSource`.
+      name: "folder:PATH", a folder of annotated images ("penn_fudan:PATH" or "image_label:PATH", see
+        `annotated`), an embedded set ("digits", which is prepared on first use, or "photographs"), or
+        the name of a TFDS data set ("mnist", "cifar10:3.0.2"). After "stacked_" ("stacked_mnist")
+        examples are triples of that set's, see `StackedSource`.
       split: e.g. "test" or "train[:55000]"; of a folder see `folders.find_files`.
       data_dir: the TFDS data directory, TFDS's own default (`$TFDS_DATA_DIR`, else
         ~/tensorflow_datasets) if None; or where a folder is whose path is not absolute.
-      tile, color: of image files alone, see `FolderSource`.
+      tile: of image files without annotations alone, see `FolderSource`.
+      color: of image files alone, see `read_pixels`.
+      canvas: of annotated images and TFDS alone: pixels a side that images and annotations are
+        resized to fit, see `AnnotatedSource` and `RecordSource`.
 
     Raises:
       InputError: no such data set or split, or it is not prepared; says what to run.
     """
+    if name.startswith(_ANNOTATED):
+        if tile is not None:
+            raise InputError(
+                f"tile is for image files without annotations; got tile={tile} for data set {name!r}"
+            )
+        return load_annotated(name, split, data_dir, canvas=canvas, color=color)
+    files = name == photographs.NAME or name.startswith(FOLDER)
+    if canvas is not None and (files or name.startswith(STACKED)):
+        raise InputError(
+            f"canvas is for annotated images ({PENN_FUDAN}PATH, {IMAGE_LABEL}PATH) and TFDS data "
+            f"sets; got canvas={canvas} for data set {name!r}"
+        )
     if name.startswith(STACKED):
         base = load(name.removeprefix(STACKED), split, data_dir, tile=tile, color=color)
         return StackedSource.of(base)
@@ -199,7 +263,7 @@ def load(
         )
     _check_format(name, builder)
     try:
-        return RecordSource(builder.as_data_source(split))
+        return RecordSource(builder.as_data_source(split), canvas)
     except (ValueError, KeyError) as error:
         raise InputError(
             f"data set {name!r} has no split {split!r}, or it is empty; it has "
@@ -218,7 +282,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
         preparation needs, is missing; or it is of image files, which are used as they are.
     """
     name = name.removeprefix(STACKED)
-    if name == photographs.NAME or name.startswith(FOLDER):
+    if name == photographs.NAME or name.startswith((FOLDER, *_ANNOTATED)):
         raise InputError(f"data set {name!r} needs no preparation")
     builder = _builder(name, data_dir)
     if not _is_prepared(builder):

@@ -8,40 +8,29 @@ alone, every pass sees the same images.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import jax
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
+from deconv_jax.data.annotations import IGNORED, Annotated, View
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.recorded import Recorded
+from deconv_jax.data.scenes import DigitScenes
 
-IGNORED = 255
-"""The class of pixels that are neither learnt from nor measured."""
-Annotated = Mapping[str, Array]
-"""float32 "image" (batch, height, width, channels) in [0, 1] and, as there are, int32 "segments" (batch,
-height, width) and float32 "boxes" (batch, most, 4) with int32 "box_class" (batch, most); the meaning is
-that of `training.task.Batch`. Boxes are of whole objects as far as they lie in the image."""
+__all__ = [
+    "IGNORED",
+    "VIEWS",
+    "Annotated",
+    "DigitScenes",
+    "Recorded",
+    "View",
+    "evaluation_view",
+    "training_view",
+]
 
 _EVALUATION_SEED = 0
 
-
-class View(Protocol):
-    """Images with annotations, of a batch."""
-
-    def __call__(
-        self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
-    ) -> Annotated:
-        """What a network is to see.
-
-        Args:
-          keys: one an example.
-          batch: see `training.task.Batch`.
-          train: whether it is learnt from: images may then be moved, turned and changed.
-
-        Raises:
-          InputError: the batch lacks what the view is made of, or its shape does not fit.
-        """
-        ...
+VIEWS: dict[str, type] = {"recorded": Recorded, "digit_scenes": DigitScenes}
 
 
 def training_view(view: View, batch: Mapping[str, Array], seed: int, step: Array) -> Annotated:
@@ -54,6 +43,3 @@ def evaluation_view(view: View, batch: Mapping[str, Array]) -> Annotated:
     """The view of a batch to be measured, the same at every step and in every run."""
     keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
     return view(keys, batch, train=False)
-
-
-VIEWS: dict[str, type] = {}

@@ -21,7 +21,7 @@ from deconv_jax.errors import InputError, closest
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One image to restore.
+    """One image to work on.
 
     Attributes:
       source: the file to read.
@@ -37,7 +37,7 @@ class Job:
 
 
 _COMPARISON = ".compare.png"
-"""How the names of pictures end that show before and after, which are no images to restore."""
+"""How the names of pictures end that show before and after, which are no inputs."""
 
 
 def plan_jobs(
@@ -90,8 +90,8 @@ def plan_jobs(
             other = writers.setdefault(path.resolve(), source)
             if other != source:
                 raise InputError(
-                    f"{other} and {source} would both be written to {path}; restore them into "
-                    "different folders"
+                    f"{other} and {source} would both be written to {path}; give them "
+                    "different output folders"
                 )
         jobs.append(job)
     for job in jobs:
@@ -160,7 +160,7 @@ def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:
     found = [pair for pair in found if not is_result(pair[0])]
     if not found:
         raise InputError(
-            f"{word} holds no images to restore ({', '.join(sorted(FORMATS))}) outside of {output}, "
+            f"{word} holds no images to work on ({', '.join(sorted(FORMATS))}) outside of {output}, "
             f"*{_COMPARISON} left out"
         )
     yield from found

@@ -83,7 +83,7 @@ def restore_file(
     for path in filter(None, (job.output, job.comparison)):
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already; give --overwrite to replace it")
-    with _enough_memory(
+    with enough_memory(
         f"{job.source}: not enough memory; with a network, a smaller tile takes less"
     ):
         image = read_image(job.source)
@@ -97,7 +97,7 @@ def restore_file(
         unmeasured = None
         if job.reference is not None:
             try:
-                with _enough_memory("not enough memory"):
+                with enough_memory("not enough memory"):
                     truth = _truth(job.reference, restored, restorer.scale)
                     for name, view in views.items():
                         if view.shape == restored.shape:
@@ -167,7 +167,7 @@ def _measured(
 
 
 @contextlib.contextmanager
-def _enough_memory(otherwise: str) -> Iterator[None]:
+def enough_memory(otherwise: str) -> Iterator[None]:
     """Turns running out of memory, the machine's or the accelerator's, into an InputError."""
     try:
         yield

@@ -22,10 +22,10 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
     return sums | {"count": jnp.sum(mask)}
 
 
-def mean_over(
+def sums_over(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> dict[str, Any]:
-    """The mean of each measure over all batches.
+    """The sum of each measure over all batches.
 
     Batches are added up on the host in double precision, each once the next has been dispatched.
 
@@ -34,10 +34,10 @@ def mean_over(
       sums: gives a batch's `masked_sums`; and arrays, if it likes, summed over the same examples.
 
     Returns:
-      A float for each sum that is a scalar, float64 arrays for others.
+      A float64 scalar or array for each sum, "count" among them.
 
     Raises:
-      InputError: there is no batch.
+      InputError: there is no example.
     """
     totals: dict[str, Any] = collections.defaultdict(float)
 
@@ -51,8 +51,23 @@ def mean_over(
         add(pending)
         pending = dispatched
     add(pending)
-    count = totals.pop("count", 0.0)
-    if not count:
+    if not totals["count"]:
         raise InputError("the split to evaluate on has no examples")
+    return dict(totals)
+
+
+def mean_over(
+    batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
+) -> dict[str, Any]:
+    """The mean of each measure over all examples: `sums_over`, and arguments as there, over "count".
+
+    Returns:
+      A float for each sum that is a scalar, float64 arrays for others.
+
+    Raises:
+      InputError: there is no example.
+    """
+    totals = sums_over(batches, sums)
+    count = totals.pop("count")
     means = {name: total / count for name, total in totals.items()}
     return {name: mean if np.ndim(mean) else float(mean) for name, mean in means.items()}

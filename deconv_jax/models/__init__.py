@@ -1,10 +1,13 @@
 """Networks as flax.linen modules, by the name a config gives in `model.name`."""
 
 from deconv_jax.models.autoencoder import Autoencoder
+from deconv_jax.models.centernet import CenterNet
 from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.codec import FactorizedCodec, HyperpriorCodec
+from deconv_jax.models.deconvnet import DeconvNet
 from deconv_jax.models.dncnn import DnCNN
 from deconv_jax.models.espcn import ESPCN
+from deconv_jax.models.fcn import FCN
 from deconv_jax.models.fsrcnn import FSRCNN
 from deconv_jax.models.gan import (
     DCGANDiscriminator,
@@ -22,12 +25,15 @@ from deconv_jax.models.vqvae import VQVAE
 
 MODELS = {
     "autoencoder": Autoencoder,
+    "centernet": CenterNet,
     "classifier": Classifier,
     "dcgan_discriminator": DCGANDiscriminator,
     "dcgan_generator": DCGANGenerator,
+    "deconvnet": DeconvNet,
     "dncnn": DnCNN,
     "espcn": ESPCN,
     "factorized_codec": FactorizedCodec,
+    "fcn": FCN,
     "fsrcnn": FSRCNN,
     "hyperprior_codec": HyperpriorCodec,
     "rednet": REDNet,
@@ -43,15 +49,18 @@ MODELS = {
 
 __all__ = [
     "ESPCN",
+    "FCN",
     "FSRCNN",
     "MODELS",
     "SRCNN",
     "VAE",
     "VQVAE",
     "Autoencoder",
+    "CenterNet",
     "Classifier",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "DeconvNet",
     "DnCNN",
     "FactorizedCodec",
     "HyperpriorCodec",

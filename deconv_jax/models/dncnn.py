@@ -16,13 +16,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import RELU_GAIN, RESIDUAL_GAIN, Conv, Norm, image_channels
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    RESIDUAL_GAIN,
+    Activation,
+    Conv,
+    Norm,
+    image_channels,
+)
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 
 BATCH_NORM_EPSILON = 1e-5
@@ -91,7 +97,7 @@ class _Layer(nn.Module):
             use_bias=self.norm == "none",
             gain=RELU_GAIN,
         )(x)
-        return jax.nn.relu(Norm(self.norm, train=train)(x))
+        return Activation("relu")(Norm(self.norm, train=train)(x))
 
 
 def fold_batch_norm(

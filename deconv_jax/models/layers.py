@@ -412,6 +412,18 @@ def image_channels(
     return images[..., :channels]
 
 
+def check_sides(
+    network: str, images: Float[Array, "batch height width channels"], multiple: int
+) -> None:
+    """Raises InputError unless both sides of the images are multiples of what the network halves."""
+    height, width = images.shape[1:3]
+    if height % multiple or width % multiple:
+        raise InputError(
+            f"images of {height}x{width} pixels do not fit this {network}: both sides must be "
+            f"multiples of {multiple}; pad them"
+        )
+
+
 class Norm(nn.Module):
     """Normalisation chosen by name: "batch" (of the whole global batch), "group", "layer", "none".
 

@@ -15,13 +15,13 @@ zero, so that the network starts as the identity.
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import (
     RELU_GAIN,
     RESIDUAL_GAIN,
+    Activation,
     Conv,
     ConvTranspose,
     image_channels,
@@ -60,12 +60,13 @@ class REDNet(nn.Module):
         del train
         self._check()
         image = image_channels(images, self.channels)
+        relu = Activation("relu")
         levels = [images]
         for i in range(self.depth // 2):
             conv = Conv(
                 self.features, kernel_size=_KERNEL_SIZE, gain=RELU_GAIN, name=f"conv_{i + 1}"
             )
-            levels.append(jax.nn.relu(conv(levels[-1])))
+            levels.append(relu(conv(levels[-1])))
         x = levels.pop()
         while len(levels) > 1:
             level = len(levels) - 1
@@ -76,7 +77,7 @@ class REDNet(nn.Module):
                 name=f"deconv_{level + 1}",
             )
             x, skipped = deconv(x), levels.pop()
-            x = jax.nn.relu(x if level % self.skip_every else x + skipped)
+            x = relu(x if level % self.skip_every else x + skipped)
         deconv = ConvTranspose(
             self.channels, kernel_size=_KERNEL_SIZE, gain=RESIDUAL_GAIN, name="deconv_1"
         )

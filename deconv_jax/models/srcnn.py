@@ -9,11 +9,10 @@ and it starts from weights that keep the variance of activations, not from a dev
 """
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
-from deconv_jax.models.layers import RELU_GAIN, Conv, image_channels
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, image_channels
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 
 
@@ -47,7 +46,7 @@ class SRCNN(nn.Module):
         *hidden, last = self.kernel_sizes
         x = ops.imresize(images, self.scale)
         for features, kernel_size in zip(self.features, hidden, strict=True):
-            x = jax.nn.relu(Conv(features, kernel_size=kernel_size, gain=RELU_GAIN)(x))
+            x = Activation("relu")(Conv(features, kernel_size=kernel_size, gain=RELU_GAIN)(x))
         return Conv(self.channels, kernel_size=last)(x)
 
     @nn.nowrap

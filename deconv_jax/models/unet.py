@@ -1,11 +1,12 @@
-"""U-Net for restoration: convolutions at halving resolutions, and the way back with skips.
+"""U-Net: convolutions at halving resolutions, and the way back with skips.
 
 Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation",
 arXiv:1505.04597, section 2: two 3x3 convolutions a level, max pooling to the next, upsampling and
 concatenation on the way back, a 1x1 convolution at the end. It differs in what restoration needs:
 the size is kept (zero padding, where the paper's convolutions are valid and its skips cropped), the
-output is added to the image, and there are three ways to enlarge, of 4x4 ("transposed", 2x2 in the
-paper) or 3x3 taps.
+output is added to the image unless `residual` is off, and there are three ways to enlarge, of 4x4
+("transposed", 2x2 in the paper) or 3x3 taps. A segmenter is `UNet(channels=classes, residual=False,
+norm="batch")`.
 
 What a reader would get wrong: sizes have to be multiples of `2**levels`. The network does not pad
 by itself: a tile padded inside would no longer be a crop of the whole, and tiles would show seams.
@@ -27,6 +28,7 @@ from deconv_jax.models.layers import (
     Norm,
     NormName,
     Upsample,
+    check_sides,
     image_channels,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
@@ -39,7 +41,7 @@ class UNet(nn.Module):
     """An encoder-decoder of halving resolutions with skips.
 
     Attributes:
-      channels: of the image.
+      channels: of the output: those of the image, or the number of classes of a segmenter's logits.
       features: channels of each level, the full resolution first; each further one halves it.
       upsampling: see `layers.Upsample`.
       residual: adds the image to the output.
@@ -56,22 +58,22 @@ class UNet(nn.Module):
 
     scale: ClassVar[int] = 1
 
+    @property
+    def multiple(self) -> int:
+        """Of the image's sides; raises InputError for a field out of range."""
+        return 2 ** (len(self._levels()) - 1)
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Degraded images, and maps after their channels if any, to restored images.
+        """Degraded images, and maps after their channels if any, to restored images; or to logits.
 
         Raises:
-          InputError: a size that the poolings do not divide, too few channels, or an unknown name.
+          InputError: a size that the poolings do not divide, too few channels for a residual, or an
+            unknown name.
         """
-        image = image_channels(images, self.channels)
-        multiple = 2 ** (len(self._levels()) - 1)
-        if images.shape[1] % multiple or images.shape[2] % multiple:
-            raise InputError(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit this U-Net: both "
-                f"sides must be multiples of {multiple}; pad them"
-            )
+        check_sides("U-Net", images, self.multiple)
         *upper, lowest = self._levels()
         x, skipped = images, []
         for features in upper:
@@ -87,7 +89,7 @@ class UNet(nn.Module):
             x = self._level(x, features, train)
         gain = RESIDUAL_GAIN if self.residual else 1.0
         x = Conv(self.channels, kernel_size=1, gain=gain, name="to_image")(x)
-        return image + x if self.residual else x
+        return image_channels(images, self.channels) + x if self.residual else x
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:

@@ -1,12 +1,13 @@
 """Recognition: learn the class of an image, by cross-entropy.
 
 Training images may be moved at random by a few pixels, on the device, each by a key folded from the
-seed, the step and the example's place in the data set.
+seed, the step and the example's place in the data set. What a reader would get wrong: they are moved after
+they were resized and before they are standardised, so that what is filled in is black.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,14 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 from PIL import Image
 
 from deconv_jax.data.augment import example_keys, random_translate
+from deconv_jax.data.preprocessing import Preprocessing, restore
 from deconv_jax.data.sources import Source
-from deconv_jax.errors import InputError
-from deconv_jax.metrics.mean import masked_sums, mean_over
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.metrics.classification import (
+    BINS,
+    calibration_error,
+    calibration_sums,
+    in_top,
+)
+from deconv_jax.metrics.mean import masked_sums, mean_over, sums_over
+from deconv_jax.metrics.segmentation import confusion_matrix
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.overlays import class_name
+from deconv_jax.training.plots import Drawing, Matrix, Plot, Series
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -39,41 +51,77 @@ class Recognition(Task):
     """Classifier of images in [0, 1] with softmax cross-entropy.
 
     Attributes:
-      model: maps images in [0, 1] to logits.
+      model: maps images to logits.
       optimizer, precision: see `Optimizer` and `apply_model`.
+      preprocessing: what images go through before the model, in training, evaluation and use.
       translate: training images are moved by up to so many pixels along each axis.
       label_smoothing: weight of the uniform distribution in the training targets.
+      top_k: if more than 1, evaluation also says how often the label is among so many classes.
+      class_names: of the classes in their order, for people; () for their numbers.
       seed: of the translations.
     """
 
     model: nn.Module
     optimizer: Optimizer
+    preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009, for it is frozen
     precision: Precision = "f32"
     translate: int = 0
     label_smoothing: float = 0.0
+    top_k: int = 1
+    class_names: tuple[str, ...] = ()
     seed: int = 0
 
     monitor: ClassVar[str] = "accuracy"
-    protocol: ClassVar[str] = (
-        "accuracy is the fraction of images whose largest logit is their label's; one view an "
-        "image, 8-bit images scaled to [0, 1]; cross_entropy in nats, mean over images"
-    )
+
+    def __post_init__(self) -> None:
+        at_least("translate", self.translate, 0)
+        at_least("top_k", self.top_k, 1)
+
+    @property
+    def protocol(self) -> str:
+        """See `Task.protocol`."""
+        top = ""
+        if self.top_k > 1:
+            top = f"; top{self.top_k}_accuracy that of images whose label is among {self.top_k}"
+        return (
+            "accuracy is the fraction of images whose largest logit is their label's; one view an "
+            f"image, 8-bit images scaled to [0, 1]{top}; cross_entropy in nats, mean over images; "
+            f"calibration_error is the expected one of arXiv:1706.04599 with {BINS} bins of equal width"
+        )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """A state for images of the batch's shape."""
         if "label" not in batch:
             raise InputError(f"recognition needs labelled data; the batch has {sorted(batch)}")
-        return init_state(self.model, self.optimizer, key, batch["image"])
+        image = batch["image"][:1]
+        if self.preprocessing.resize is not None:
+            # What the model is initialised on has the shape that it will see.
+            image = jnp.zeros((1, *self.preprocessing.resize, image.shape[-1]), image.dtype)
+        state = init_state(self.model, self.optimizer, key, image)
+        seen = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+        logits = jax.eval_shape(self.model.apply, state.inference_variables(), seen)
+        classes = logits.shape[-1]
+        if not (self.top_k == 1 or self.top_k < classes):
+            raise InputError(
+                f"task.top_k must be 1, or less than the {classes} classes; got {self.top_k}"
+            )
+        if len(self.class_names) not in (0, classes):
+            raise InputError(
+                f"task.class_names has a name for each of the {classes} classes or none; got "
+                f"{len(self.class_names)}"
+            )
+        return state
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """One descent of the batch's mean cross-entropy."""
         step_key = jax.random.fold_in(jax.random.key(self.seed), state.step)
 
         def loss(variables: Any, batch: Batch) -> Any:
-            images = images_in_unit_range(batch["image"])
+            images = self._resized(batch)
             if self.translate:
                 keys = example_keys(step_key, batch["index"])
                 images = random_translate(keys, images, self.translate)
+            images, _ = self.preprocessing.standardized(images)
             logits, stats = apply_model(
                 self.model, variables, images, train=True, precision=self.precision
             )
@@ -87,19 +135,70 @@ class Recognition(Task):
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Gives "accuracy" in [0, 1] and "cross_entropy" in nats, means over images."""
-        return mean_over(batches, functools.partial(self._sums, state))
+        """Measures of a split.
+
+        Returns:
+          "accuracy" and, for `top_k`, "topK_accuracy", in [0, 1]; "cross_entropy" in nats, mean over
+          images; "calibration_error" in [0, 1], see `metrics.classification`.
+        """
+        measured = mean_over(batches, functools.partial(self._sums, state))
+        return measured | {"calibration_error": calibration_error(measured["calibration_error"])}
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "predictions": each image below its label and the class predicted, wrong ones marked."""
-        predicted = np.asarray(jnp.argmax(self._logits(state, batch), -1))
+        """Under "predictions": each image as the model sees it, but not standardised, below its label and
+        the class predicted, wrong ones marked."""
+        images, logits = self._seen(state.inference_variables(), batch)
+        predicted = np.asarray(jnp.argmax(logits, -1))
         labels = np.asarray(batch["label"])
         names = [
-            f"{label} > {guess}{'' if label == guess else ' !'}"
+            f"{class_name(label, self.class_names)} > {class_name(guess, self.class_names)}"
+            + ("" if label == guess else " !")
             for label, guess in zip(labels, predicted, strict=True)
         ]
-        images = {"label > prediction": np.asarray(batch["image"])}
-        return {"predictions": picture_grid(images, names=names)}
+        rows = {"label > prediction": np.asarray(images)}
+        return {"predictions": picture_grid(rows, names=names)}
+
+    def plots(
+        self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
+    ) -> Mapping[str, Drawing]:
+        """Which classes are taken for which under "confusion", and under "reliability" how often what the
+        model is so sure of is right."""
+        totals = sums_over(batches, functools.partial(self._tables, state))
+        counts = totals["confusion"].astype(np.int64)
+        names = [class_name(number, self.class_names) for number in range(len(counts))]
+        right = f"{np.trace(counts):,} of {counts.sum():,} images"
+        confusion = Matrix(f"{right} right", "label", "prediction", counts, names, names)
+        filled, confidence, accurate = totals["calibration"]
+        filled, some = np.maximum(filled, 1), filled > 0
+        ends = np.array([0.0, 1.0])
+        of_bins = Series(
+            (confidence / filled)[some], (accurate / filled)[some], "bins", joined=True
+        )
+        reliability = Plot(
+            f"expected calibration error {metrics['calibration_error']:.4f}",
+            "confidence",
+            "accuracy",
+            [Series(ends, ends, "calibrated", joined=True), of_bins],
+            equal_units=True,
+        )
+        return {"confusion": confusion, "reliability": reliability}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def predict(
+        self, variables: Any, images: Float[Array, "batch height width channels"]
+    ) -> dict[str, Array]:
+        """What the model makes of images.
+
+        Args:
+          variables: "params" and "batch_stats".
+          images: in [0, 1], not preprocessed.
+
+        Returns:
+          "probabilities" (batch, classes).
+        """
+        prepared, _ = self.preprocessing(images)
+        logits = self._logits(variables, prepared)
+        return {"probabilities": jax.nn.softmax(logits)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Gives "nearest_mean_accuracy": the class whose mean training image is closest."""
@@ -111,19 +210,42 @@ class Recognition(Task):
         right = classes[scores.argmax(axis=1)] == measured["label"]
         return {"nearest_mean_accuracy": float(right.mean())}
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _logits(self, state: TrainState, batch: Batch) -> jax.Array:
+    def _resized(self, batch: Batch) -> jax.Array:
+        """A batch's images in [0, 1], at the model's size."""
         images = images_in_unit_range(batch["image"])
-        variables = state.inference_variables()
-        return apply_model(self.model, variables, images, train=False, precision=self.precision)[0]
+        return self.preprocessing.resized(images, batch.get("size"))
+
+    def _logits(self, variables: Any, prepared: jax.Array) -> jax.Array:
+        return apply_model(self.model, variables, prepared, train=False, precision=self.precision)[
+            0
+        ]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _seen(self, variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Images as the model sees them, in [0, 1] again, and its logits."""
+        prepared, statistics = self.preprocessing.standardized(self._resized(batch))
+        return restore(prepared, statistics), self._logits(variables, prepared)
 
     @functools.partial(jax.jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        logits = self._logits(state, batch)
-        measures = {
-            "accuracy": (jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32),
-            "cross_entropy": optax.softmax_cross_entropy_with_integer_labels(
-                logits, batch["label"]
-            ),
+        _, logits = self._seen(state.inference_variables(), batch)
+        labels, mask = batch["label"], batch["mask"]
+        measures = {"accuracy": in_top(logits, labels, 1)}
+        if self.top_k > 1:
+            measures[f"top{self.top_k}_accuracy"] = in_top(logits, labels, self.top_k)
+        measures["cross_entropy"] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        of_bins = calibration_sums(logits, labels, mask)
+        return masked_sums(measures, mask) | {"calibration_error": of_bins}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _tables(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        _, logits = self._seen(state.inference_variables(), batch)
+        labels, mask = batch["label"], batch["mask"]
+        # Images are counted as the pixels of one.
+        truth = jnp.where(mask > 0, labels, -1)[None, None]
+        predicted = jnp.argmax(logits, -1)[None, None]
+        return {
+            "confusion": confusion_matrix(truth, predicted, logits.shape[-1]),
+            "calibration": calibration_sums(logits, labels, mask),
+            "count": jnp.sum(mask),
         }
-        return masked_sums(measures, batch["mask"])

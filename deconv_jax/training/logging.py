@@ -194,7 +194,7 @@ def picture_grid(
 
     Args:
       rows: caption -> images (count, height, width, 1 or 3) in [0, 1], or uint8.
-      names: a few letters to stand above each column.
+      names: to stand above the columns, each as wide as the widest image and name.
       scale: pixels a side that an image's pixel is drawn with.
 
     Returns:
@@ -211,8 +211,10 @@ def picture_grid(
             pixels = np.repeat(pixels, 3, axis=-1)
         pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
         strips.append((caption, pixels))
+    named = max((math.ceil(font.getlength(name)) for name in names), default=0)
+    pitch = gap + max(named, *(p.shape[2] for _, p in strips))
     width = max(
-        max(len(p) * (p.shape[2] + gap) + gap for _, p in strips),
+        max(len(p) for _, p in strips) * pitch + gap,
         max(int(font.getlength(c)) + 2 * gap for c, _ in strips),
     )
     height = sum(caption_height + p.shape[1] + gap for _, p in strips)
@@ -221,11 +223,11 @@ def picture_grid(
     draw = ImageDraw.Draw(picture)
     top = caption_height if names else 0
     for i, name in enumerate(names):
-        draw.text((gap + i * (strips[0][1].shape[2] + gap), 2), name, fill="black", font=font)
+        draw.text((gap + i * pitch, 2), name, fill="black", font=font)
     for caption, pixels in strips:
         draw.text((gap, top + 2), caption, fill="black", font=font)
         top += caption_height
         for i, image in enumerate(pixels):
-            picture.paste(Image.fromarray(image), (gap + i * (image.shape[1] + gap), top))
+            picture.paste(Image.fromarray(image), (gap + i * pitch, top))
         top += pixels.shape[1] + gap
     return picture

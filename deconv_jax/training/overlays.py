@@ -1,5 +1,6 @@
-"""Annotations drawn over images: the colour of each class of pixels, boxes with names and scores."""
+"""Annotations drawn over images: the colour of each class of pixels, boxes with names and scores, legends."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from deconv_jax.training.plots import COLORS
 
 _OPACITY = 0.5
 _TEXT = 12
+_LETTERS = 50
+"""Lines of letters that would fill a large image's shorter side."""
 
 
 def class_color(number: int) -> tuple[int, ...]:
@@ -70,19 +73,52 @@ def with_boxes(
     pixels = rgb_pixels(image).repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=_TEXT)
+    text = _text_height(picture.size)
+    font = ImageFont.load_default(size=text)
     for place, number in enumerate(classes):
         if number < 0:
             continue
         top, left, bottom, right = (scale * float(edge) for edge in boxes[place])
         color = class_color(int(number))
         corners = (left, top, max(right - 1, left), max(bottom - 1, top))
-        draw.rectangle(corners, outline=color, width=max(1, scale // 2))
+        draw.rectangle(corners, outline=color, width=max(1, scale // 2, text // 8))
         words = class_name(int(number), names)
         if scores is not None:
             words += f" {scores[place]:.2f}"
         # Above the box, or inside where the picture ends.
-        at = (left + 1, top - _TEXT - 2 if top >= _TEXT + 2 else top + 1)
+        at = (left + 1, top - text - 2 if top >= text + 2 else top + 1)
         draw.rectangle(draw.textbbox(at, words, font=font), fill=color)
         draw.text(at, words, fill="white", font=font)
     return np.asarray(picture)
+
+
+def with_legend(
+    image: UInt8[np.ndarray, "height width 3"], entries: Sequence[tuple[tuple[int, ...], str]]
+) -> UInt8[np.ndarray, "height_or_more more_width 3"]:
+    """An image with words on white to its right, each line after a patch of a colour.
+
+    Args:
+      image: as it is to be shown.
+      entries: the colours and words, from the top; of none the image is left as it is.
+    """
+    if not entries:
+        return image
+    height, width = image.shape[:2]
+    text = _text_height((height, width))
+    font = ImageFont.load_default(size=text)
+    line = text + text // 2
+    wide = 3 * text + max(math.ceil(font.getlength(words)) for _, words in entries)
+    tall = max(height, len(entries) * line + text)
+    picture = Image.new("RGB", (width + wide, tall), "white")
+    picture.paste(Image.fromarray(image), (0, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, (color, words) in enumerate(entries):
+        left, middle = width + text // 2, text // 2 + row * line + line / 2
+        draw.rectangle((left, middle - text // 2, left + text, middle + text // 2), fill=color)
+        draw.text((left + text + text // 2, middle), words, fill="black", font=font, anchor="lm")
+    return np.asarray(picture)
+
+
+def _text_height(size: Sequence[int]) -> int:
+    """Of letters over an image of a size, pixels."""
+    return max(_TEXT, min(size) // _LETTERS)

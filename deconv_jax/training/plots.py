@@ -1,12 +1,15 @@
-"""Plots as data, and the one place that draws them: points and lines on two linear axes, by Pillow alone."""
+"""Plots as data, and the one place that draws them: points and lines on two linear axes, or matrices of counts.
+
+By Pillow alone.
+"""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Float, Int
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 800, 600
 """Of a drawn plot, pixels."""
@@ -24,10 +27,17 @@ COLORS = (
 )
 """Of series, in their order; those after the tenth begin again."""
 
+MOST_WRITTEN = 30
+"""Rows or columns of a matrix up to which its counts are written."""
+
 _LEFT, _TOP, _RIGHT, _BOTTOM = 70, 66, 20, 50
 _TEXT, _TICK, _MARGIN = 15, 5, 0.04
 _STEPS = 7
 """Of an axis from tick to tick, at most."""
+_SMALL, _LONGEST = 12, 24
+"""Height of letters in a matrix, and letters of a name there."""
+_LARGEST_SIDE = 900
+"""Pixels that the cells of a matrix without numbers take, about."""
 _OVERSAMPLED = 3
 """Pixels a side that each of the picture's is the mean of: Pillow's discs have no smooth edge."""
 
@@ -65,8 +75,33 @@ class Plot:
     equal_units: bool = False
 
 
-def draw(plot: Plot) -> Image.Image:
-    """The plot as an RGB picture of `WIDTH` x `HEIGHT` pixels."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matrix:
+    """Counts in rows and columns, a cell the darker the larger its share of its row.
+
+    Attributes:
+      title, row_name, column_name: what it says.
+      counts: from 0; written into the cells of matrices of up to `MOST_WRITTEN` rows and columns.
+      row_names, column_names: of each; left out where cells are smaller than letters.
+    """
+
+    title: str
+    row_name: str
+    column_name: str
+    counts: Int[np.ndarray, "rows columns"]
+    row_names: Sequence[str]
+    column_names: Sequence[str]
+
+
+Drawing = Plot | Matrix
+
+
+def draw(drawing: Drawing) -> Image.Image:
+    """The drawing as an RGB picture; a plot has `WIDTH` x `HEIGHT` pixels, a matrix what it needs."""
+    return _draw_matrix(drawing) if isinstance(drawing, Matrix) else _draw_plot(drawing)
+
+
+def _draw_plot(plot: Plot) -> Image.Image:
     big = _OVERSAMPLED
     picture = Image.new("RGB", (WIDTH * big, HEIGHT * big), "white")
     canvas = ImageDraw.Draw(picture)
@@ -122,6 +157,71 @@ def draw(plot: Plot) -> Image.Image:
         canvas.circle(((right + 18) * big, y * big), 5 * big, fill=color)
         text(right + 30, y, name, "lm")
     return picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
+
+
+def _draw_matrix(matrix: Matrix) -> Image.Image:
+    rows, columns = matrix.counts.shape
+    font, small = (ImageFont.load_default(size=size) for size in (_TEXT, _SMALL))
+    words = [[str(count) for count in row] for row in matrix.counts]
+    written = max(rows, columns) <= MOST_WRITTEN
+    if written:
+        side = max(28, *(math.ceil(small.getlength(word)) + 8 for row in words for word in row))
+    else:
+        side = max(1, _LARGEST_SIDE // max(rows, columns))
+    named = side >= _SMALL + 2
+    row_names, column_names = (
+        [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+        for names in (matrix.row_names, matrix.column_names)
+    )
+    # Room for the names, and for what the rows and columns are.
+    room = 12 if not named else 12 + math.ceil(max(map(small.getlength, row_names)))
+    upright = named and max(map(small.getlength, column_names)) <= side - 4
+    below = _SMALL + 6 if upright or not named else 8
+    if named and not upright:
+        below += math.ceil(max(map(small.getlength, column_names)))
+    wide = max(font.getlength(matrix.title), font.getlength(matrix.row_name)) + 16
+    left, top = room, _TOP
+    size = max(left + columns * side + 12, math.ceil(wide)), top + rows * side + below + 28
+    picture = Image.new("RGB", size, "white")
+    canvas = ImageDraw.Draw(picture)
+    canvas.text((8, 8), matrix.title, fill="black", font=font)
+    canvas.text((8, top - 8), matrix.row_name, fill="black", font=font, anchor="ls")
+    middle = left + columns * side / 2
+    canvas.text((middle, size[1] - 8), matrix.column_name, fill="black", font=font, anchor="ms")
+
+    shares = matrix.counts / np.maximum(matrix.counts.sum(axis=1, keepdims=True), 1)
+    white, dark = np.full(3, 255.0), np.array(ImageColor.getrgb(COLORS[0]), np.float64)
+    shades = (white + shares[..., None] * (dark - white)).round().astype(np.uint8)
+    picture.paste(Image.fromarray(shades.repeat(side, axis=0).repeat(side, axis=1)), (left, top))
+    if written:
+        for (row, column), share in np.ndenumerate(shares):
+            center = left + (column + 0.5) * side, top + (row + 0.5) * side
+            color = "white" if share > 0.5 else "black" if matrix.counts[row, column] else "#b0b0b0"
+            canvas.text(center, words[row][column], fill=color, font=small, anchor="mm")
+    frame = (left - 1, top - 1, left + columns * side, top + rows * side)
+    canvas.rectangle(frame, outline="black")
+    if named:
+        for row, name in enumerate(row_names):
+            middle = top + (row + 0.5) * side
+            canvas.text((left - 5, middle), name, fill="black", font=small, anchor="rm")
+        for column, name in enumerate(column_names):
+            middle, under = left + (column + 0.5) * side, top + rows * side + 4
+            if upright:
+                canvas.text((middle, under), name, fill="black", font=small, anchor="ma")
+            else:
+                letters = _sideways(name)
+                picture.paste(letters, (round(middle - letters.width / 2), under))
+    return picture
+
+
+def _sideways(name: str) -> Image.Image:
+    """A name that reads from below upwards."""
+    font = ImageFont.load_default(size=_SMALL)
+    letters = Image.new("RGB", (max(1, math.ceil(font.getlength(name))), _SMALL + 4), "white")
+    ImageDraw.Draw(letters).text(
+        (0, letters.height / 2), name, fill="black", font=font, anchor="lm"
+    )
+    return letters.transpose(Image.Transpose.ROTATE_90)
 
 
 def _finite(series: Series) -> np.ndarray:

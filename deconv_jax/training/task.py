@@ -11,7 +11,7 @@ import jax
 from PIL import Image
 
 from deconv_jax.data.sources import Source
-from deconv_jax.training.plots import Plot
+from deconv_jax.training.plots import Drawing
 from deconv_jax.training.state import Scalars, TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -57,7 +57,7 @@ class Task(Protocol):
 
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
-    ) -> dict[str, Plot]:
+    ) -> Mapping[str, Drawing]:
         """What of a whole split is better drawn than told, by name; {} where that is nothing.
 
         Args:

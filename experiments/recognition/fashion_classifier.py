@@ -14,6 +14,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: as for `mnist_classifier.py`."""
     config = mnist_classifier.get_config(arg)
     config.task.model.convs_per_block = 2
+    config.task.class_names = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
     config.data.name = "fashion_mnist"
     config.training.num_steps = 4000
     return config

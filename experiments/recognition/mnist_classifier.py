@@ -1,4 +1,4 @@
-"""Small convolutional classifier of MNIST.
+"""Small convolutional classifier of MNIST, with a way up before its dense layers or without.
 
   deconv-jax prepare mnist
   deconv-jax train --config experiments/recognition/mnist_classifier.py --workdir runs/classifier
@@ -12,8 +12,8 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: seed=0."""
-    args = config_arguments(arg, seed=0)
+    """Arguments: way_up=False (two transposed convolutions after the pooling blocks), seed=0."""
+    args = config_arguments(arg, way_up=False, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="recognition",
@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             num_classes=10,
             features=(16, 32, 64),
             convs_per_block=1,
+            up_features=(32, 16) if args["way_up"] else (),
             embedding_dim=64,
         ),
         translate=2,

@@ -59,6 +59,7 @@ def source_of(folder, **options):
         ("more", "cd"),
         ("more[:1]", "c"),
         ("more+all[:1]", "cda"),
+        ("all[:1]+all[2:]", "acd"),
     ],
 )
 def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):

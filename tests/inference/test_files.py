@@ -81,7 +81,7 @@ def test_earlier_results_are_no_inputs(place):
         (["more"], {"references": Path("truth")}, "truth has no reference for any of the 1 im"),
         (["out/z.png"], {}, "out/z.png is in the output folder out, whose files are never inputs"),
         (["out/deep/y.png"], {}, "out/deep/y.png is in the output folder"),
-        (["out"], {}, r"out holds no images to restore .* outside of out"),
+        (["out"], {}, r"out holds no images to work on .* outside of out"),
         (["truth/b.png"], {"references": Path("out")}, "would replace out/b.png"),
     ],
 )

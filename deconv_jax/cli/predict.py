@@ -1,0 +1,90 @@
+"""`deconv-jax predict`: flags to a trained recognition network at work on a person's images."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled
+from deconv_jax.errors import InputError
+
+_PREDICT = """\
+say what is in images, by a trained classifier, segmentation or detector
+
+  deconv-jax predict --checkpoint runs/unet photos/ --output found/
+  deconv-jax predict --checkpoint runs/detector street.jpg --output found/ --threshold 0.5
+
+Writes a picture of each image, NAME.png, with its most likely classes, its pixels tinted by their classes,
+or boxes about objects with their scores; and predictions.json with all of it in COCO's format, where a
+category's id is the number of the class. An image that is smaller than 256 pixels is drawn larger. What
+cannot be read is left out, and the exit code then is 1.
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds its parser to the subparsers of the command line."""
+    predict = commands.add_parser(
+        "predict",
+        help="say what is in images, by a trained recognition network",
+        description=_PREDICT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    predict.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="RUN",
+        help="workdir of a run of recognition, segmentation or detection",
+    )
+    predict.add_argument(
+        "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
+    )
+    predict.add_argument(
+        "inputs", nargs="+", metavar="IMAGE", help="files, folders and patterns such as '**/*.png'"
+    )
+    predict.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="the folder for the results"
+    )
+    predict.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="least score of a box, of a detector (default: 0.3)",
+    )
+    predict.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    predict.set_defaults(run=_predict)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    keep_compiled()
+    from deconv_jax.files import write_json
+    from deconv_jax.inference.coco import PREDICTIONS, coco_dict, predict_file
+    from deconv_jax.inference.files import plan_jobs
+    from deconv_jax.trained import load_predictor
+
+    output = arguments.output
+    jobs = plan_jobs(arguments.inputs, output, suffix=".png")
+    record = output / PREDICTIONS
+    if record.exists() and not arguments.overwrite:
+        raise InputError(f"{record} is there already; give --overwrite to replace it")
+    predictor = load_predictor(
+        arguments.checkpoint, checkpoint_step(arguments.step), arguments.threshold
+    )
+    found = []
+    for job in jobs:
+        try:
+            described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
+        except InputError as error:
+            print(f"deconv-jax: error: {error}", file=sys.stderr)
+            continue
+        found.append(described)
+        said = described.prediction.summary(predictor.class_names)
+        print(f"{job.source} -> {job.output}: {said}", flush=True)
+    if found:
+        write_json(record, coco_dict(found, predictor.class_names))
+        print(f"written: {record}")
+    failed = len(jobs) - len(found)
+    if failed:
+        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
+    return EXIT_SOME_FAILED if failed else 0

@@ -1,0 +1,121 @@
+"""Recognition: classifiers, segmentation and detection of digit scenes, and two small sets of photographs.
+
+  deconv-jax tables recognition
+
+Digit scenes are drawn of the embedded handwritten digits, the test's of digits that nothing was trained on.
+Of the annotated sets, `em_membrane/` is the ISBI 2012 challenge's training volume with its labels (24
+slices to learn from, 6 to measure) and `pennfudan_subset/` 40 images of the Penn-Fudan database (30 and 10):
+so few that their figures say that the code works on real files, and little more. About two hours on one
+CPU core.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from _common import budget, finished_run
+
+from deconv_jax.tables import markdown
+
+Record = Mapping[str, Any]
+
+CLASSIFIERS = {
+    "mnist_plain": ("mnist_classifier.py", "conv, dense"),
+    "mnist_way_up": ("mnist_classifier.py:way_up=True", "conv, deconv, dense"),
+}
+SEGMENTED = {
+    "scenes_unet": ("model=unet", "U-Net, transposed"),
+    "scenes_unet_subpixel": ("model=unet,upsampling=subpixel", "U-Net, sub-pixel"),
+    "scenes_unet_resize": ("model=unet,upsampling=resize", "U-Net, resize"),
+    "scenes_fcn8s": ("model=fcn8s", "FCN-8s"),
+    "scenes_deconvnet": ("model=deconvnet", "DeconvNet"),
+}
+DETECTED = {"scenes_centernet": ("", "CenterNet")}
+FOLDERS = {
+    "membranes": ("membranes.py", "membranes, U-Net"),
+    "pedestrians_segmentation": ("pedestrians_segmentation.py", "pedestrians, U-Net"),
+    "pedestrians_detection": ("pedestrians_detection.py", "pedestrians, CenterNet"),
+}
+
+
+def _run(data: Path, *, config: str, folder: str | None) -> dict[str, Any]:
+    where = None if folder is None else data / folder
+    _, result, training = finished_run(f"recognition/{config}", where)
+    return {
+        "metrics": result["metrics"]["test"],
+        "floor": result["baseline"]["test"],
+        "protocol": result["protocol"],
+        "count": result["counts"]["test"],
+        "learnt_from": result["counts"]["train"],
+        "training": training,
+    }
+
+
+def _part(config: str, folder: str | None) -> Callable[[Path], dict[str, Any]]:
+    return functools.partial(_run, config=config, folder=folder)
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
+    {name: _part(config, "tfds") for name, (config, _) in CLASSIFIERS.items()}
+    | {name: _part(f"scenes_segmentation.py:{a}", None) for name, (a, _) in SEGMENTED.items()}
+    | {name: _part(f"scenes_detection.py:{a}", None) for name, (a, _) in DETECTED.items()}
+    | {name: _part(config, "") for name, (config, _) in FOLDERS.items()}
+)
+
+_TITLES = {
+    "accuracy": "accuracy",
+    "calibration_error": "calibration error",
+    "miou": "mIoU",
+    "foreground_iou": "foreground IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "boundary_f1": "boundary F1",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "voc_map": "VOC mAP",
+}
+
+
+def render(records: Mapping[str, Record]) -> str:
+    """A table a task."""
+    segmentation = ("miou", "pixel_accuracy", "boundary_f1")
+    detection = ("ap", "ap50", "ap75", "voc_map")
+    on_folders = ("pixel_accuracy", "boundary_f1", "foreground_iou", "ap50")
+    sections = [
+        ("Classes of MNIST", CLASSIFIERS, ("accuracy", "calibration_error")),
+        ("Digit scenes: segmentation", SEGMENTED, segmentation),
+        ("Digit scenes: detection", DETECTED, detection),
+        ("Annotated images", FOLDERS, on_folders),
+    ]
+    return "\n\n".join(filter(None, (_section(records, *section) for section in sections)))
+
+
+def _section(
+    records: Mapping[str, Record],
+    title: str,
+    names: Mapping[str, tuple[str, str]],
+    measures: tuple[str, ...],
+) -> str:
+    found = {label: records[part] for part, (_, label) in names.items() if part in records}
+    if not found:
+        return ""
+    rows = [
+        [
+            label,
+            *(_cell(record["metrics"].get(measure)) for measure in measures),
+            f"{record['training']['parameters']:,}",
+            f"{record['learnt_from']:,} / {record['count']:,}",
+            budget(record["training"]),
+        ]
+        for label, record in found.items()
+    ]
+    header = ["network", *(_TITLES[m] for m in measures), "parameters", "learnt / tested", "training"]
+    protocols = dict.fromkeys(record["protocol"] for record in found.values())
+    return "\n\n".join(
+        [f"#### {title}", markdown(" | ".join(header), rows), *(f"Protocol: {p}." for p in protocols)]
+    )
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,310 @@
+"""Annotated images moved in training: pixels, classes and boxes go to the same places."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax.data.augment import sample_bilinear
+from deconv_jax.data.views import IGNORED, VIEWS, Recorded, evaluation_view, training_view
+from deconv_jax.errors import InputError
+
+COUNT, SIDE = 32, 48
+TRUE = (48, 40)
+BOXES = np.array([[6, 4, 20, 14], [24, 16, 40, 37], [0, 0, 0, 0]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Two rectangles, of gray 100 and class 1, and of gray 200 and class 2, right of them no image."""
+    image = np.full((COUNT, SIDE, SIDE, 1), 20, np.uint8)
+    segments = np.zeros((COUNT, SIDE, SIDE), np.uint8)
+    for number, (top, left, bottom, right) in enumerate(BOXES[:2].astype(int), start=1):
+        image[:, top:bottom, left:right] = 100 * number
+        segments[:, top:bottom, left:right] = number
+    image[:, :, TRUE[1] :] = 255
+    return {
+        "image": jnp.asarray(image),
+        "segments": jnp.asarray(segments),
+        "boxes": jnp.tile(BOXES, (COUNT, 1, 1)),
+        "box_class": jnp.tile(jnp.array([5, 7, -1]), (COUNT, 1)),
+        "size": jnp.tile(jnp.array(TRUE), (COUNT, 1)),
+        "index": jnp.arange(COUNT),
+    }
+
+
+def trained(view, batch, step=0):
+    return jax.device_get(jax.jit(lambda b: training_view(view, b, 0, step))(batch))
+
+
+def drawn(view, count, shape=(SIDE, SIDE), size=TRUE):
+    """Maps of a view, by many keys, as the fields of one."""
+    draw = jax.jit(
+        jax.vmap(lambda key: view.draw(key, shape, jnp.array(size))._replace(shape=None))
+    )
+    return jax.device_get(draw(jax.random.split(jax.random.key(0), count)))
+
+
+def mask_bounds(mask):
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
+
+
+WHOLE = [
+    Recorded(flip=True),
+    Recorded(dihedral=True),
+    Recorded(crop=32),
+    Recorded(crop=32, flip=True),
+    Recorded(crop=33, dihedral=True),
+]
+BENT = [
+    Recorded(scale=(0.5, 1.5)),
+    Recorded(crop=40, scale=(0.7, 1.3), flip=True),
+    Recorded(dihedral=True, scale=(0.8, 1.2), crop=32),
+]
+
+
+@pytest.mark.parametrize("view", [*WHOLE, *BENT])
+def test_pixels_classes_and_boxes_move_together(batch, view):
+    """Rectangles stay upright, so the bounds of a mask are its box, within a pixel."""
+    seen = trained(view, batch)
+    exact = view in WHOLE
+    compared = 0
+    for image, segments, boxes, classes in zip(
+        seen["image"][..., 0], seen["segments"], seen["boxes"], seen["box_class"], strict=True
+    ):
+        gray = {0: 20, 1: 100, 2: 200, IGNORED: 0}
+        expected = np.vectorize(gray.get)(segments) / 255
+        if exact:
+            np.testing.assert_allclose(image, expected, atol=1e-6)
+        else:
+            # Bilinear pixels are blends where classes meet.
+            assert np.mean(np.abs(image - expected) < 1e-3) > 0.7
+        for number, wanted in ((1, 5), (2, 7)):
+            if classes[number - 1] >= 0:
+                assert classes[number - 1] == wanted
+                bounds = mask_bounds(segments == number)
+                limit = 0 if exact else 1.0
+                assert np.abs(bounds - boxes[number - 1]).max() <= limit
+                compared += 1
+            else:
+                assert not boxes[number - 1].any()
+        assert classes[2] == -1
+    assert compared > COUNT
+
+
+def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
+    square = {k: v for k, v in batch.items() if k != "size"}
+    image = np.asarray(evaluation_view(Recorded(), square)["image"][0, ..., 0])
+    turns = [np.rot90(turned, n) for turned in (image, image.T) for n in range(4)]
+    for view, expected in (
+        (Recorded(dihedral=True), turns),
+        (Recorded(flip=True), [image, image[:, ::-1]]),
+    ):
+        seen = trained(view, square)["image"][..., 0]
+        found = [[np.array_equal(one, other) for other in expected] for one in seen]
+        assert (np.sum(found, axis=1) == 1).all()
+        assert np.any(found, axis=0).all()
+
+
+def test_what_is_true_of_an_image_stays_at_the_top_left(batch):
+    """Turned by quarters, its height and width may be exchanged, and nothing of it is lost."""
+    for segments in trained(Recorded(dihedral=True), batch)["segments"]:
+        inside = segments != IGNORED
+        top, left, bottom, right = mask_bounds(inside)
+        assert (top, left) == (0, 0)
+        assert {(bottom, right)} <= {TRUE, TRUE[::-1]}
+        assert inside.sum() == TRUE[0] * TRUE[1]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_without_augmentation_images_are_only_cast(batch, train):
+    view = Recorded()
+    seen = training_view(view, batch, 0, 0) if train else evaluation_view(view, batch)
+    np.testing.assert_allclose(seen["image"], np.asarray(batch["image"]) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(seen["boxes"], batch["boxes"])
+    np.testing.assert_array_equal(seen["box_class"], batch["box_class"])
+    expected = np.asarray(batch["segments"], np.int32)
+    expected[:, :, TRUE[1] :] = IGNORED
+    np.testing.assert_array_equal(seen["segments"], expected)
+    assert seen["segments"].dtype == seen["box_class"].dtype == jnp.int32
+
+
+def test_evaluation_changes_nothing_whatever_training_does(batch):
+    view = Recorded(
+        crop=16, dihedral=True, rotate=30.0, scale=(0.5, 2.0), elastic=2.0, contrast=0.5
+    )
+    plain, seen = evaluation_view(Recorded(), batch), evaluation_view(view, batch)
+    jax.tree.map(np.testing.assert_array_equal, seen, plain)
+
+
+def test_images_alone_are_enough():
+    batch = {"image": jnp.ones((2, 16, 16, 3), jnp.uint8), "index": jnp.arange(2)}
+    seen = trained(Recorded(crop=8, rotate=10.0), batch)
+    assert {name: array.shape for name, array in seen.items()} == {"image": (2, 8, 8, 3)}
+
+
+def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
+    """Written out for a known angle; what is seen of a mask lies in its box."""
+    view = Recorded(rotate=40.0)
+    seen = trained(view, batch)
+    kept = 0
+    for segments, boxes, classes in zip(
+        seen["segments"], seen["boxes"], seen["box_class"], strict=True
+    ):
+        for number in (1, 2):
+            if classes[number - 1] >= 0 and (segments == number).any():
+                bounds = mask_bounds(segments == number)
+                difference = bounds - boxes[number - 1]
+                # The mask reaches the box, but for corners that are thinner than a pixel.
+                assert (difference[:2] > -1).all()
+                assert (difference[2:] < 1).all()
+                assert np.abs(difference).max() < 2.5
+                kept += 1
+    assert kept > COUNT
+
+
+def test_the_map_is_the_one_that_its_fields_say():
+    """Against NumPy: turned about the middle of what is true, enlarged, and where a box's corners go."""
+    view = Recorded(rotate=30.0, scale=(0.8, 1.4))
+    warp = jax.device_get(view.draw(jax.random.key(3), (SIDE, SIDE), jnp.array(TRUE)))
+    matrix = np.asarray(warp.matrix)
+    factor = 1 / np.sqrt(np.linalg.det(matrix))
+    assert 0.8 <= factor <= 1.4
+    angle = np.arctan2(matrix[1, 0], matrix[0, 0])
+    assert 0 < abs(angle) <= np.radians(30)
+    np.testing.assert_allclose(warp.center, np.array(TRUE) / 2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    corners = np.array([[6, 4], [6, 14], [20, 4], [20, 14]]) - np.array(TRUE) / 2
+    seen = factor * corners @ turn + np.array(TRUE) / 2  # The inverse of a turn is its transpose.
+    boxes, kept = warp.boxes(jnp.asarray(BOXES[:1]))
+    expected = np.clip([*seen.min(0), *seen.max(0)], 0, SIDE)
+    np.testing.assert_allclose(boxes[0], expected, atol=1e-4)
+    assert kept.all()
+    inverse = (np.asarray(warp.points()) - np.array(TRUE) / 2) @ turn * factor
+    places = np.stack(np.meshgrid(*2 * [np.arange(SIDE) + 0.5], indexing="ij"), axis=-1)
+    np.testing.assert_allclose(inverse + np.array(TRUE) / 2, places, atol=1e-4)
+
+
+def test_elastic_maps_are_smooth_and_as_strong_as_said(batch):
+    view = Recorded(elastic=1.5)
+    displacement = drawn(view, 400).displacement
+    assert 0.75 < displacement.std() < 1.5  # Between the grid's places it is a mean of several.
+    assert 1.35 < displacement[:, SIDE // 2, SIDE // 2].std() < 1.65
+    for axis in (1, 2):
+        assert np.abs(np.diff(displacement, axis=axis)).max() < 1  # So nothing is folded.
+    seen = trained(view, batch)
+    for segments, boxes in zip(seen["segments"], seen["boxes"], strict=True):
+        for number in (1, 2):
+            difference = mask_bounds(segments == number) - boxes[number - 1]
+            assert np.abs(difference).max() <= 2.0
+
+
+def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
+    """Of a row of boxes a crop keeps those of which at least 30% of the area is in it."""
+    lefts = np.arange(0, 64, 8, dtype=np.float32)
+    boxes = np.stack([0 * lefts, lefts, 0 * lefts + 64, lefts + 8], axis=1)
+    view = Recorded(crop=16)
+    center_of = jax.jit(lambda key: view.draw(key, (64, 64), jnp.array([64, 64])).center)
+    seen = jax.jit(lambda key, b: view.draw(key, (64, 64), jnp.array([64, 64])).boxes(b))
+    for seed in range(12):
+        key = jax.random.key(seed)
+        start = np.asarray(center_of(key)) - 8
+        tall = boxes * np.array([0, 1, 0, 1], np.float32)
+        tall[:, 0], tall[:, 2] = start[0], start[0] + 16
+        found, kept = jax.device_get(seen(key, tall))
+        overlap = np.minimum(tall[:, 3], start[1] + 16) - np.maximum(tall[:, 1], start[1])
+        np.testing.assert_array_equal(kept, overlap / 8 >= 0.3)
+        np.testing.assert_allclose((found[:, 3] - found[:, 1])[kept], overlap[kept])
+
+
+def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
+    view = Recorded(crop=36)
+    seen = trained(view, batch)
+    assert (seen["segments"] != IGNORED).all()
+    corners = set(map(tuple, drawn(view, 600).center - 18))
+    assert corners == {(float(row), float(column)) for row in range(13) for column in range(5)}
+
+
+def test_a_crop_larger_than_what_is_true_has_all_of_it_in_the_middle(batch):
+    seen = trained(Recorded(crop=46), batch)["segments"]
+    columns = (seen != IGNORED).any((0, 1))
+    np.testing.assert_array_equal(np.nonzero(columns)[0], np.arange(3, 43))
+
+
+def test_light_changes_pixels_as_said_and_no_annotation(batch):
+    view = Recorded(brightness=0.2, contrast=0.3)
+    seen = trained(view, batch)
+    plain = jax.device_get(evaluation_view(Recorded(), batch))
+    for name in ("segments", "boxes", "box_class"):
+        np.testing.assert_array_equal(seen[name], plain[name])
+    np.testing.assert_array_equal(seen["image"][:, :, TRUE[1] :], plain["image"][:, :, TRUE[1] :])
+    true = plain["image"][0, :, : TRUE[1]]
+    mean = true.mean()
+    fitted = np.array(
+        [np.polyfit(true.ravel() - mean, i.ravel(), 1) for i in seen["image"][:, :, : TRUE[1]]]
+    )
+    factors, offsets = fitted[:, 0], fitted[:, 1] - mean
+    assert 0.69 < factors.min() < 0.9 < 1.1 < factors.max() < 1.31
+    assert -0.21 < offsets.min() < -0.1 < 0.1 < offsets.max() < 0.21
+
+
+@pytest.mark.parametrize("view", [BENT[1], Recorded(rotate=20.0, elastic=1.0, brightness=0.1)])
+def test_what_becomes_of_an_example_depends_on_its_key_alone(batch, view):
+    order = np.random.default_rng(0).permutation(COUNT)
+    seen = trained(view, batch)
+    again = trained(view, {name: array[order] for name, array in batch.items()})
+    for name, array in seen.items():
+        np.testing.assert_array_equal(again[name], array[order])
+    assert (trained(view, batch, step=1)["image"] != seen["image"]).any()
+
+
+def test_bilinear_samples_are_those_of_scipy():
+    scipy = pytest.importorskip("scipy.ndimage")
+    random = np.random.default_rng(0)
+    image = random.random((7, 9, 2), np.float32)
+    points = random.uniform(-2, 11, (50, 2)).astype(np.float32)
+    found = sample_bilinear(jnp.asarray(image), jnp.asarray(points))
+    for channel in range(2):
+        expected = scipy.map_coordinates(
+            image[..., channel], points.T - 0.5, order=1, mode="nearest"
+        )
+        np.testing.assert_allclose(found[:, channel], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"crop": 0}, "crop must be at least 1"),
+        ({"rotate": 200.0}, "0 to 180 degrees"),
+        ({"scale": (1.2, 0.8)}, "least first"),
+        ({"scale": (0.0, 1.0)}, "above 0"),
+        ({"elastic": -1.0}, "elastic must be at least 0"),
+        ({"brightness": 1.0}, "brightness is at least 0"),
+        ({"contrast": -0.1}, "contrast is at least 0"),
+    ],
+)
+def test_fields_out_of_range_are_refused(fields, words):
+    with pytest.raises(InputError, match=words):
+        Recorded(**fields)
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        (Recorded(crop=41), "parts of 41 pixels"),
+        (Recorded(dihedral=True), "square images or crops"),
+    ],
+)
+def test_images_that_cannot_be_moved_so_are_refused(view, words):
+    batch = {"image": jnp.zeros((2, 48, 40, 1), jnp.uint8), "index": jnp.arange(2)}
+    with pytest.raises(InputError, match=words):
+        training_view(view, batch, 0, 0)
+    assert evaluation_view(view, batch)["image"].shape == (2, 48, 40, 1)
+
+
+def test_every_view_is_a_dataclass_that_needs_no_field():
+    for view in VIEWS.values():
+        assert view() == dataclasses.replace(view())
