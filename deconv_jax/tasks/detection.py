@@ -192,7 +192,9 @@ class Detection(Task):
         def draw(place: int, boxes: np.ndarray, classes: np.ndarray, **scores: Any) -> np.ndarray:
             names = self.class_names
             image = seen["image"][place]
-            return with_boxes(image, boxes[place], classes[place], names=names, scale=scale, **scores)
+            return with_boxes(
+                image, boxes[place], classes[place], names=names, scale=scale, **scores
+            )
 
         places = range(len(seen["image"]))
         rows = {
@@ -210,9 +212,7 @@ class Detection(Task):
         return {}
 
     def _found(self, variables: Any, images: jax.Array) -> Detections:
-        maps, _ = apply_model(
-            self.model, variables, images, train=False, precision=self.precision
-        )
+        maps, _ = apply_model(self.model, variables, images, train=False, precision=self.precision)
         return detections(maps, stride=self.output_stride, most=self.most_detections)
 
     @functools.partial(jax.jit, static_argnums=0)

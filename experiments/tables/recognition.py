@@ -110,10 +110,20 @@ def _section(
         ]
         for label, record in found.items()
     ]
-    header = ["network", *(_TITLES[m] for m in measures), "parameters", "learnt / tested", "training"]
+    header = [
+        "network",
+        *(_TITLES[m] for m in measures),
+        "parameters",
+        "learnt / tested",
+        "training",
+    ]
     protocols = dict.fromkeys(record["protocol"] for record in found.values())
     return "\n\n".join(
-        [f"#### {title}", markdown(" | ".join(header), rows), *(f"Protocol: {p}." for p in protocols)]
+        [
+            f"#### {title}",
+            markdown(" | ".join(header), rows),
+            *(f"Protocol: {p}." for p in protocols),
+        ]
     )
 
 
