@@ -1,19 +1,24 @@
 """What a run has learned, ready for work: of its workdir alone, without the data that it learned from."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deconv_jax.data.images import Color
+from deconv_jax.data.preprocessing import Preprocessing
+from deconv_jax.data.sources import Source
 from deconv_jax.data.views import evaluation_view
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import load_state, open_workdir, read_example
 from deconv_jax.inference.codec import Codec
 from deconv_jax.inference.coding_tables import load_tables, save_tables
-from deconv_jax.inference.predict import Predictor
+from deconv_jax.inference.looking import Subject
+from deconv_jax.inference.predict import Predictor, fitted_middle
 from deconv_jax.tasks import (
     Compression,
     Detection,
@@ -23,13 +28,17 @@ from deconv_jax.tasks import (
     Synthesis,
     Variational,
 )
+from deconv_jax.training.logging import middles
 from deconv_jax.training.overlays import class_name
-from deconv_jax.training.state import init_state
+from deconv_jax.training.state import images_in_unit_range, init_state, true_sizes
+from deconv_jax.training.task import Batch
 
 Checkpoint = Literal["last", "best"] | int
 
 LEAST_SCORE = 0.3
 """Of the boxes that a detector reports, unless told otherwise."""
+RESTORED_SIDE = 96
+"""Pixels of an image that a restoration network is shown to be looked into."""
 TABLES = "codec"
 """Folder of a workdir with the tables that files of a codec are coded by."""
 
@@ -147,9 +156,7 @@ def load_predictor(
         channels = shown["image"].shape[-1]
         multiple = task.model.multiple  # type: ignore[attr-defined]
         side = (multiple, multiple)
-    if channels not in (1, 3):
-        raise InputError(f"files have images of 1 or 3 channels; this network takes {channels}")
-    color: Color = "rgb" if channels == 3 else "y" if data.color == "y" else "gray"
+    color = _color(channels, data.color)
     if isinstance(task, Detection):
         classes = task.num_classes
     else:
@@ -165,6 +172,104 @@ def load_predictor(
         multiple=multiple,
         threshold=LEAST_SCORE if threshold is None else threshold,
     )
+
+
+def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
+    """A run's network to look inside.
+
+    Image files are shown to it as large as the images of its data, as `fitted_middle` makes them;
+    to a restoration network the middle `RESTORED_SIDE` pixels a side as they are, of its data too.
+
+    Args:
+      workdir, checkpoint: as for `load_restoration`.
+
+    Raises:
+      InputError: as for `load_recognition`; or the run learned neither to recognise nor to restore.
+    """
+    color = open_workdir(workdir).data.color
+    kind = _task_of(workdir, Recognition, Segmentation, Detection, Restoration)
+    if isinstance(kind, Restoration):
+        return _restoration_subject(*load_restoration(workdir, checkpoint), color)
+    task, variables = load_recognition(workdir, checkpoint)
+    preprocessing = task.preprocessing if isinstance(task, Recognition) else Preprocessing()
+
+    @jax.jit
+    def seen(batch: Batch) -> jax.Array:
+        if isinstance(task, Recognition):
+            return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
+        return evaluation_view(task.view, batch)["image"]
+
+    height, width, channels = jax.eval_shape(seen, read_example(workdir)).shape[1:]
+    classes = 0
+    if not isinstance(task, Detection):
+        image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+        classes = jax.eval_shape(task.model.apply, variables, image).shape[-1]
+    return Subject(
+        task.model,
+        variables,
+        (height, width, channels),
+        seen,
+        fitted=lambda pixels: fitted_middle(pixels, (height, width)),
+        color=_color(channels, color),
+        prepare=lambda images: preprocessing.standardized(images)[0],
+        classes=classes,
+        class_names=task.class_names,
+    )
+
+
+def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
+    """The test split of a run's data.
+
+    Args:
+      workdir: of the run.
+      data_dir: where the data is now, if not where the run found it.
+
+    Raises:
+      InputError: the workdir is none, or the data cannot be opened.
+    """
+    data = open_workdir(workdir).data
+    if data_dir is not None:
+        data = dataclasses.replace(data, data_dir=data_dir)
+    return data.source("test")
+
+
+def _restoration_subject(task: Restoration, variables: dict[str, Any], color: Color) -> Subject:
+    model: Any = task.model
+    degrade = jax.jit(lambda batch: task.evaluation_pair(batch)[0])
+
+    def seen(batch: Batch) -> jax.Array:
+        sizes = np.asarray(true_sizes(batch)) // task.scale
+        return jnp.asarray(middles(np.asarray(degrade(batch)), sizes, RESTORED_SIDE))
+
+    def fitted(pixels: np.ndarray) -> np.ndarray:
+        if task.noise_conditional:
+            raise InputError(
+                "this network is given the level of the noise too, which a file does not say; "
+                "leave images out to see its test split"
+            )
+        if min(pixels.shape[:2]) < RESTORED_SIDE:
+            raise InputError(
+                f"a restoration network is shown {RESTORED_SIDE} pixels a side; got {pixels.shape[:2]}"
+            )
+        sizes = np.array([pixels.shape[:2]])
+        return middles(pixels[None], sizes, RESTORED_SIDE)[0].astype(np.float32) / 255.0
+
+    return Subject(
+        model,
+        variables,
+        (RESTORED_SIDE, RESTORED_SIDE, model.channels + task.noise_conditional),
+        seen,
+        fitted,
+        color=_color(model.channels, color),
+        prepare=lambda images: images,
+    )
+
+
+def _color(channels: int, of_data: Color) -> Color:
+    """What image files are read as for a network of so many channels."""
+    if channels not in (1, 3):
+        raise InputError(f"files have images of 1 or 3 channels; this network takes {channels}")
+    return "rgb" if channels == 3 else "y" if of_data == "y" else "gray"
 
 
 def _task_of(workdir: Path, *kinds: type) -> Any:

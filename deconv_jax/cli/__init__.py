@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from deconv_jax.cli import compress, generate, predict, restore, tables, train
+from deconv_jax.cli import compress, generate, predict, restore, tables, train, visualize
 from deconv_jax.cli.common import (
     EXIT_INPUT_ERROR,
     EXIT_INTERRUPTED,
@@ -61,6 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog="deconv-jax COMMAND --help describes a command.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, predict, restore, generate, compress, tables):
+    for module in (train, predict, visualize, restore, generate, compress, tables):
         module.add_commands(commands)
     return parser

@@ -64,7 +64,9 @@ class Preprocessing:
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
         numbers = images[0].size
         mean = jnp.mean(images, (1, 2, 3), keepdims=True)
-        deviation = jnp.maximum(jnp.std(images, (1, 2, 3), keepdims=True), numbers**-0.5)
+        # The floor is under the root, whose derivative at 0 is infinite.
+        variance = jnp.maximum(jnp.var(images, (1, 2, 3), keepdims=True), 1 / numbers)
+        deviation = jnp.sqrt(variance)
         return (images - mean) / deviation, Statistics(mean, deviation)
 
     def __call__(

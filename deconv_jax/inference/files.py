@@ -73,12 +73,9 @@ def plan_jobs(
         raise InputError(f"output {output} is not a folder")
     if references is not None and not references.is_dir():
         raise InputError(f"reference folder {references} is not a folder")
-    found: dict[Path, tuple[Path, Path]] = {}
-    for source, place in (pair for word in inputs for pair in _found(word, output)):
-        found.setdefault(source.resolve(), (source, place))
     jobs: list[Job] = []
     writers: dict[Path, Path] = {}
-    for source, place in found.values():
+    for source, place in _all_found(inputs, output):
         name = place if suffix is None else place.with_suffix(suffix)
         job = Job(
             source,
@@ -104,6 +101,24 @@ def plan_jobs(
     if not any(job.reference is None or job.reference.is_file() for job in jobs):
         raise InputError(f"{references} has no reference for any of the {len(jobs)} images")
     return jobs
+
+
+def find_images(inputs: Sequence[str], output: Path) -> list[Path]:
+    """The image files that inputs of a command with a single result stand for.
+
+    Args:
+      inputs: as for `plan_jobs`.
+      output: the file for the result, which is no input.
+
+    Returns:
+      In the order of the inputs, each file once.
+
+    Raises:
+      InputError: an input that is not there or is the output, or a folder or pattern without images.
+    """
+    if any(Path(word).resolve() == output.resolve() for word in inputs):
+        raise InputError(f"the result would replace {output}; choose another output")
+    return [source for source, _ in _all_found(inputs, output)]
 
 
 def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
@@ -133,6 +148,14 @@ def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
             f"sum {total}"
         )
     return (kernel / total).astype(np.float32)
+
+
+def _all_found(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
+    """Of all inputs, each file once, where it was found first."""
+    found: dict[Path, tuple[Path, Path]] = {}
+    for source, place in (pair for word in inputs for pair in _found(word, output)):
+        found.setdefault(source.resolve(), (source, place))
+    return list(found.values())
 
 
 def _found(word: str, output: Path) -> Iterator[tuple[Path, Path]]:

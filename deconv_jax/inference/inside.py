@@ -195,14 +195,14 @@ def windows_of(
 def _of_lines(outputs: Bool[np.ndarray, "marked *map"], axis: int) -> Bool[np.ndarray, "marked n"]:
     """Whether any unit in each line of an axis is marked."""
     if outputs.ndim < 4:
-        return outputs.reshape(len(outputs), -1).any(axis=1, keepdims=True)
-    return outputs.any(axis=(2 - axis, 3))
+        return outputs.reshape(len(outputs), -1).max(axis=1, keepdims=True)
+    return outputs.max(axis=(2 - axis, 3))
 
 
 def _extents(sees: Bool[np.ndarray, "pixels units"]) -> Int[np.ndarray, "units 2"]:
     first = sees.argmax(axis=0)
     last = len(sees) - 1 - sees[::-1].argmax(axis=0)
-    return np.where(sees.any(axis=0)[:, None], np.stack([first, last], axis=-1), [[0, -1]])
+    return np.where(sees.max(axis=0)[:, None], np.stack([first, last], axis=-1), [[0, -1]])
 
 
 Change = Callable[[int, nn.Module, Any, Callable[..., Array]], Array]

@@ -8,6 +8,7 @@ of its own; it is made for one image, by the switches of that image, and shows w
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,10 @@ Prepare = Callable[[Array], Array]
 COUNT = 9
 """Patches of a feature map, as in the paper's figure."""
 BATCH = 64
+"""Images at a time, at most."""
 
+_PIXELS = 2**20
+"""Of the images at a time, if there is more than one."""
 _NOISE = 0.05
 _TRUNCATE = 4.0
 """Standard deviations of a Gaussian at which it is cut."""
@@ -140,6 +144,7 @@ def maximise_activation(
     blur: float = 0.5,
     blur_every: int = 4,
     seed: int = 0,
+    prepare: Prepare | None = None,
 ) -> Float[Array, "batch height width channels"]:
     """Images made to excite a target, by gradient ascent from gray noise.
 
@@ -160,6 +165,7 @@ def maximise_activation(
       blur: standard deviation of the Gaussian, pixels; 0 for none.
       blur_every: steps.
       seed: the same gives the same images.
+      prepare: what images go through before the network.
 
     Returns:
       In [0, 1].
@@ -171,11 +177,13 @@ def maximise_activation(
         at_least(name, value, least)
     for name, number in (("jitter", jitter), ("decay", decay), ("blur", blur), ("seed", seed)):
         at_least(name, number, 0)
+    prepare = prepare or _as_they_are
     numbers = jnp.arange(np.size(target.feature))
     shape = (len(numbers), *image_shape)
 
     def strength(images: Array) -> Array:
-        (maps,) = feature_maps(model, variables, images, target.layer, before_activation=True)
+        prepared = prepare(images)
+        (maps,) = feature_maps(model, variables, prepared, target.layer, before_activation=True)
         return jnp.sum(activation(target, maps))
 
     def climb(images: Array, step: Array) -> tuple[Array, None]:
@@ -196,6 +204,11 @@ def maximise_activation(
     return lax.scan(climb, start, jnp.arange(steps))[0]
 
 
+def batch_size(size: Sequence[int]) -> int:
+    """Images of a height and width that are looked at together."""
+    return max(1, min(BATCH, _PIXELS // math.prod(size)))
+
+
 def _as_they_are(images: Array) -> Array:
     return images
 
@@ -204,8 +217,9 @@ def _batches(images: Any) -> Iterator[np.ndarray]:
     if not hasattr(images, "shape"):
         yield from images
         return
-    for start in range(0, len(images), BATCH):
-        yield np.asarray(images[start : start + BATCH])
+    size = batch_size(images.shape[1:3])
+    for start in range(0, len(images), size):
+        yield np.asarray(images[start : start + size])
 
 
 class _Best:
@@ -287,9 +301,9 @@ def _project(
 ) -> np.ndarray:
     """The projection of a unit of each image."""
     projected = []
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
-        size = min(BATCH, len(images))
+    size = min(batch_size(images.shape[1:3]), len(images))
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
         parts = [_filled(array[rows], size) for array in (images, features, positions)]
         projected.append(np.asarray(_projected(model, variables, *parts, layer, rule, prepare)))
     return np.concatenate(projected)[: len(images)]

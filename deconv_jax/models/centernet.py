@@ -13,7 +13,7 @@ output stride. The paper's head gives the numbers themselves, which a head that 
 to reach; as logarithms all sizes are near at the start, and an error is one relative to the object.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ class CenterNet(nn.Module):
         )
 
     @nn.nowrap
-    def _plain(self, gain: float) -> dict[str, float | bool]:
+    def _plain(self, gain: float) -> dict[str, Any]:
         """Settings of a convolution before a normalisation."""
         return {"gain": gain, "use_bias": self.norm == "none"}
 

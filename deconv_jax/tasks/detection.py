@@ -64,11 +64,11 @@ class Detection(Task):
 
     model: nn.Module
     optimizer: Optimizer
-    view: View = Recorded()
+    view: View = dataclasses.field(default_factory=Recorded)
     precision: Precision = "f32"
     class_names: tuple[str, ...] = ()
     most_detections: int = 100
-    size_weight: float = 0.1
+    size_weight: float = 1.0
     offset_weight: float = 1.0
     overlap: float = 0.7
     seed: int = 0

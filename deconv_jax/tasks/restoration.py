@@ -206,14 +206,15 @@ class Restoration(Task):
         maps = jnp.broadcast_to(levels, (*degraded.shape[:3], 1))
         return jnp.concatenate([degraded, maps], axis=-1)
 
-    def _evaluation_pair(self, batch: Batch) -> tuple[Images, Images]:
+    def evaluation_pair(self, batch: Batch) -> tuple[Images, Images]:
+        """What the model is given of a batch in evaluation, the same at every step, and the truth."""
         clean = self._clean(batch)
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         return self._degrade(keys, clean), clean
 
     @functools.partial(jax.jit, static_argnums=0)
     def _restored(self, state: TrainState, batch: Batch) -> tuple[Images, Images, Images]:
-        degraded, clean = self._evaluation_pair(batch)
+        degraded, clean = self.evaluation_pair(batch)
         variables = state.inference_variables()
         output, _ = apply_model(
             self.model, variables, degraded, train=False, precision=self.precision
@@ -223,7 +224,7 @@ class Restoration(Task):
 
     def _input(self, batch: Batch) -> tuple[Images, Images] | None:
         """What there is without a network, and the truth."""
-        degraded, clean = self._evaluation_pair(batch)
+        degraded, clean = self.evaluation_pair(batch)
         image = degraded[..., : clean.shape[-1]]
         if self.scale > 1:
             image = ops.imresize(image, self.scale)

@@ -85,8 +85,9 @@ def with_boxes(
         words = class_name(int(number), names)
         if scores is not None:
             words += f" {scores[place]:.2f}"
-        # Above the box, or inside where the picture ends.
-        at = (left + 1, top - text - 2 if top >= text + 2 else top + 1)
+        # Above the box, or inside where the picture ends; whole, if the picture is as wide.
+        beside = max(0.0, min(left + 1, picture.width - draw.textlength(words, font=font) - 1))
+        at = (beside, top - text - 2 if top >= text + 2 else max(top, 0.0) + 1)
         draw.rectangle(draw.textbbox(at, words, font=font), fill=color)
         draw.text(at, words, fill="white", font=font)
     return np.asarray(picture)

@@ -67,7 +67,8 @@ _TITLES = {
     "accuracy": "accuracy",
     "calibration_error": "calibration error",
     "miou": "mIoU",
-    "foreground_iou": "foreground IoU",
+    "iou_membrane": "membrane IoU",
+    "iou_pedestrian": "pedestrian IoU",
     "pixel_accuracy": "pixel accuracy",
     "boundary_f1": "boundary F1",
     "ap": "AP",
@@ -81,7 +82,7 @@ def render(records: Mapping[str, Record]) -> str:
     """A table a task."""
     segmentation = ("miou", "pixel_accuracy", "boundary_f1")
     detection = ("ap", "ap50", "ap75", "voc_map")
-    on_folders = ("pixel_accuracy", "boundary_f1", "foreground_iou", "ap50")
+    on_folders = ("pixel_accuracy", "boundary_f1", "iou_membrane", "iou_pedestrian", "ap50")
     sections = [
         ("Classes of MNIST", CLASSIFIERS, ("accuracy", "calibration_error")),
         ("Digit scenes: segmentation", SEGMENTED, segmentation),

@@ -7,10 +7,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """Random parameters, and running statistics, for images of so many channels."""
+    """Random parameters, and running statistics, for images of so many channels, and height and width."""
 
-    def make(model, channels, seed=0):
-        image = jax.ShapeDtypeStruct((1, 64, 64, channels), np.float32)
+    def make(model, channels, seed=0, size=(64, 64)):
+        image = jax.ShapeDtypeStruct((1, *size, channels), np.float32)
         variables = jax.eval_shape(model.init, jax.random.key(0), image)
         random = np.random.default_rng(seed)
 

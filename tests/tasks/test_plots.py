@@ -7,11 +7,11 @@ import pytest
 
 from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.data.sources import ArraySource
-from deconv_jax.models import VAE, VQVAE, Autoencoder, Classifier, FactorizedCodec
+from deconv_jax.models import VAE, VQVAE, Autoencoder, DnCNN, FactorizedCodec
 from deconv_jax.tasks import (
     Autoencoding,
     Compression,
-    Recognition,
+    Restoration,
     Variational,
     VectorQuantization,
 )
@@ -151,5 +151,5 @@ def test_a_codec_is_drawn_beside_jpeg_of_the_true_pixels():
 
 
 def test_other_tasks_draw_pictures_alone():
-    task = Recognition(Classifier(num_classes=3), Optimizer())
+    task = Restoration(DnCNN(depth=2, features=2), GaussianNoise(25.0), Optimizer())
     assert task.plots(None, batches(), {}) == {}

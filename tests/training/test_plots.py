@@ -1,10 +1,20 @@
-"""Plots as pictures: what is drawn is where the axes say it is."""
+"""Plots as pictures: what is drawn is where the axes say it is, and as dark as its share."""
 
 import numpy as np
 import pytest
 from PIL import ImageColor
 
-from deconv_jax.training.plots import COLORS, HEIGHT, WIDTH, Plot, Series, _ticks, draw
+from deconv_jax.training.plots import (
+    COLORS,
+    HEIGHT,
+    MOST_WRITTEN,
+    WIDTH,
+    Matrix,
+    Plot,
+    Series,
+    _ticks,
+    draw,
+)
 
 
 def places_of(picture, number):
@@ -74,3 +84,93 @@ def test_ticks_are_round_and_between_the_limits(low, high, labels):
     ticks = _ticks(low, high)
     assert [label for _, label in ticks] == labels
     assert [value for value, _ in ticks] == pytest.approx([float(label) for label in labels])
+
+
+def matrix_of(counts, names=None, columns=None):
+    rows = [f"r{i}" for i in range(len(counts))] if names is None else names
+    columns = [f"c{i}" for i in range(counts.shape[1])] if columns is None else columns
+    return Matrix("title", "label", "prediction", counts, rows, columns)
+
+
+def cells_of(picture, rows, columns):
+    """The pixels of each cell, (rows, columns, side, side, 3), within the black frame about them."""
+    pixels = np.asarray(picture)
+    black = (pixels == 0).all(axis=-1)
+
+    def most(lines):
+        """Length of the longest unbroken run of black."""
+        return max(len(word) for word in "".join("x" if b else " " for b in lines).split(" "))
+
+    lengths = np.array([most(line) for line in black]), np.array([most(line) for line in black.T])
+    (top, bottom), (left, right) = (np.flatnonzero(n == n.max())[[0, -1]] for n in lengths)
+    inner = pixels[top + 1 : bottom, left + 1 : right]
+    side = len(inner) // rows
+    assert inner.shape == (rows * side, columns * side, 3)
+    return inner.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 6), (MOST_WRITTEN + 1, MOST_WRITTEN + 1)])
+def test_a_cell_is_as_dark_as_its_share_of_its_row(shape):
+    counts = np.random.default_rng(0).integers(0, 50, shape)
+    counts[1] = 0
+    cells = cells_of(draw(matrix_of(counts)), *shape)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    dark = np.array(ImageColor.getrgb(COLORS[0]))
+    expected = 255 + shares[..., None] * (dark - 255)
+    # A corner, which no letter reaches.
+    np.testing.assert_allclose(cells[:, :, 1, 1], expected, atol=0.5)
+
+
+def test_counts_are_written_unless_there_are_too_many():
+    """A cell is of one colour where nothing is written in it."""
+    for count in (MOST_WRITTEN, MOST_WRITTEN + 1):
+        counts = np.random.default_rng(0).integers(0, 50, (count, count))
+        cells = cells_of(draw(matrix_of(counts)), count, count)
+        plain = (cells == cells[:, :, :1, :1]).all(axis=(2, 3, 4))
+        assert plain.all() if count > MOST_WRITTEN else not plain.any()
+
+
+def test_a_large_count_has_room_in_its_cell():
+    """The same cell beside small counts and beside large ones: its number is not cut off."""
+    wide = cells_of(draw(matrix_of(np.array([[1234567, 0], [0, 1234567]]))), 2, 2)
+    inked = (wide[0, 0] != wide[0, 0, 0, 0]).any(axis=(0, 2))
+    assert not inked[:3].any()
+    assert not inked[-3:].any()
+    assert inked.sum() > 30
+
+
+def test_names_stand_beside_their_rows_and_under_their_columns():
+    """What changes in the picture when one name does lies in line with its row, or its column."""
+    counts = np.array([[5, 1, 0], [0, 5, 1], [2, 0, 5]])
+    plain = draw(matrix_of(counts, ["aa", "bb", "cc"], ["a", "b", "c"]))
+    rows = draw(matrix_of(counts, ["aa", "hh", "cc"], ["a", "b", "c"]))
+    columns = draw(matrix_of(counts, ["aa", "bb", "cc"], ["a", "b", "m"]))
+    side = cells_of(plain, 3, 3).shape[2]
+    assert plain.size == rows.size == columns.size
+
+    def middle_of_change(other):
+        changed = (np.asarray(plain) != np.asarray(other)).any(axis=-1)
+        return np.argwhere(changed).mean(axis=0)
+
+    dark = (np.asarray(plain) == ImageColor.getrgb(COLORS[0])).all(axis=-1)
+    assert not dark.any()  # No row is all in one cell.
+    shades = np.asarray(plain).astype(int)
+    blue = np.argwhere(shades[..., 2] - shades[..., 0] > 100)
+    down, across = middle_of_change(rows)
+    assert abs(down - blue.mean(axis=0)[0]) < side / 4
+    assert across < blue[:, 1].min()
+    down, across = middle_of_change(columns)
+    assert down > blue[:, 0].max()
+    assert abs(across - (blue[:, 1].max() - side / 2)) < side / 4
+
+
+def test_long_names_are_shortened_and_those_under_columns_turned():
+    counts = np.eye(2, dtype=int)
+    short, long, longer = (
+        draw(matrix_of(counts, [name, "b"], [name, "b"])) for name in ("a", "a" * 24, "a" * 400)
+    )
+    for before, after in ((short, long), (short, longer)):
+        assert after.width > before.width
+        assert after.height > before.height
+    assert longer.width < short.width + 250
+    assert longer.height < short.height + 250

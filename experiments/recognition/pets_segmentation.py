@@ -1,0 +1,68 @@
+"""Which pixels are the pet, the background and the border between: a U-Net on Oxford-IIIT Pet.
+
+  deconv-jax prepare oxford_iiit_pet
+  deconv-jax train --config experiments/recognition/pets_segmentation.py --workdir runs/pets
+
+3,680 photographs to learn from and 3,669 to measure, resized to 256 pixels at the longer side. Meant
+for an accelerator; not trained yet, so no figure is claimed.
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: steps=20000, a multiple of 100, batch=32, precision=bf16 (or f32), seed=0."""
+    args = config_arguments(arg, steps=20_000, batch=32, precision="bf16", seed=0)
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="segmentation",
+        model=dict(
+            name="unet",
+            channels=3,
+            features=(32, 64, 128, 256, 512),
+            residual=False,
+            norm="batch",
+        ),
+        view=dict(
+            name="recorded",
+            crop=224,
+            flip=True,
+            rotate=10.0,
+            scale=(0.8, 1.25),
+            brightness=0.2,
+            contrast=0.3,
+        ),
+        class_names=("pet", "background", "border"),
+        dice=0.5,
+    )
+    config.data = dict(
+        name="oxford_iiit_pet",
+        train_split="train[:95%]",
+        validation_split="train[95%:]",
+        test_split="test",
+        canvas=256,
+        cache="memory",
+    )
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=500,
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        ema_decay=0.999,
+    )
+    config.training = dict(
+        num_steps=args["steps"],
+        batch_size=args["batch"],
+        eval_batch_size=32,
+        eval_every=args["steps"] // 10,
+        save_every=args["steps"] // 10,
+        log_every=100,
+        steps_per_call=10,
+    )
+    config.precision = args["precision"]
+    config.seed = args["seed"]
+    return config

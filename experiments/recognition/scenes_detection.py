@@ -1,0 +1,48 @@
+"""Where which digit is: a detector on scenes that are drawn of the embedded digits.
+
+  deconv-jax train --config experiments/recognition/scenes_detection.py --workdir runs/detector
+
+One CPU core, about 10 minutes. Scenes of digits that were not trained on (360 scenes of 96 x 96).
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: output_stride=4 (2, 8, 16), steps=2500, a multiple of 100, seed=0."""
+    args = config_arguments(arg, output_stride=4, steps=2500, seed=0)
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="detection",
+        model=dict(
+            name="centernet",
+            num_classes=10,
+            features=(16, 32, 64, 128),
+            output_stride=args["output_stride"],
+            head_features=32,
+        ),
+        view=dict(name="digit_scenes", size=96),
+        class_names=tuple("0123456789"),
+    )
+    config.data = dict(name="stacked_digits", cache="device")
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=4e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+    )
+    config.training = dict(
+        num_steps=args["steps"],
+        batch_size=16,
+        eval_batch_size=60,
+        eval_every=args["steps"] // 4,
+        save_every=args["steps"] // 4,
+        log_every=args["steps"] // 20,
+        steps_per_call=5,
+    )
+    config.seed = args["seed"]
+    return config

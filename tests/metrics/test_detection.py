@@ -1,0 +1,243 @@
+"""Average precision: by hand, by pycocotools through its own files, and what may not change it."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.detection import average_precision
+
+NOTHING = [0.0, 0.0, 0.0, 0.0]
+
+
+def measured(found, true):
+    """Of lists of (box, score, class) found and (box, class) true, one list an image."""
+
+    def arrays(rows, absent):
+        most = max(1, *map(len, rows))
+        padded = [[*row, *[absent] * (most - len(row))] for row in rows]
+        return [np.array([[one[i] for one in row] for row in padded]) for i in range(len(absent))]
+
+    true_boxes, true_classes = arrays(true, (NOTHING, -1))
+    return average_precision(
+        *arrays(found, (NOTHING, 0.0, -1)), true_boxes=true_boxes, true_classes=true_classes
+    )
+
+
+def boxes_at(*lefts, side=10.0):
+    """Squares beside one another."""
+    return [[0.0, left, side, left + side] for left in lefts]
+
+
+A, B, C, D = boxes_at(0, 20, 40, 60)
+FAR = [200.0, 200.0, 210.0, 210.0]
+
+
+def test_every_object_found_and_nothing_else_is_one():
+    true = [[(A, 0), (B, 1)], [(C, 0)]]
+    found = [[(box, 0.5, c) for box, c in row] for row in true]
+    result = measured(found, true)
+    assert result == pytest.approx(dict.fromkeys(result, 1.0))
+
+
+def test_wrong_classes_and_wrong_images_are_not_found():
+    true = [[(A, 0)], [(B, 1)]]
+    assert measured([[(A, 0.9, 1)], [(B, 0.9, 0)]], true)["ap50"] == 0
+    assert measured([[(B, 0.9, 1)], [(A, 0.9, 0)]], true)["ap50"] == 0
+    assert measured([[], []], true) == dict.fromkeys(measured([[], []], true), 0.0)
+
+
+def test_precision_of_a_ranking_by_hand():
+    """Right, wrong, right, right of four objects: recall 1/4 at precision 1, up to 3/4 at 3/4."""
+    true = [[(box, 0) for box in (A, B, C, D)]]
+    found = [[(A, 0.9, 0), (FAR, 0.8, 0), (B, 0.7, 0), (C, 0.6, 0)]]
+    result = measured(found, true)
+    # Recalls 0 to 0.25, 26 of 101, at 1; to 0.75, 50 of them, at 3/4; none beyond.
+    assert result["ap50"] == pytest.approx((26 * 1 + 50 * 0.75) / 101)
+    assert result["ap"] == pytest.approx(result["ap50"])
+    assert result["ar"] == pytest.approx(0.75)
+    # Of 0, 0.1, ... 1: three at 1 (0, 0.1, 0.2), five at 3/4 (0.3 to 0.7).
+    assert result["voc_map"] == pytest.approx((3 * 1 + 5 * 0.75) / 11)
+
+
+def test_a_recall_of_three_in_ten_reaches_voc_s_fourth_point():
+    true = [[(box, 0) for box in boxes_at(*range(0, 200, 20))]]
+    found = [[(box, 1.0 - i / 100, 0) for i, (box, _) in enumerate(true[0][:3])]]
+    assert measured(found, true)["voc_map"] == pytest.approx(4 / 11)
+
+
+def test_overlaps_decide_at_which_thresholds_a_box_is_right():
+    """A box of 10 x 10 and one of 10 x 8 in it: 0.8 of the union, right at 0.5 to 0.8 of 0.5 to 0.95."""
+    result = measured([[([0.0, 0.0, 10.0, 8.0], 0.5, 0)]], [[(A, 0)]])
+    assert (result["ap50"], result["ap75"]) == pytest.approx((1, 1))
+    assert (result["ap"], result["ar"]) == pytest.approx((7 / 10, 7 / 10))
+    shifted = measured([[([0.0, 5.0, 10.0, 15.0], 0.5, 0)]], [[(A, 0)]])  # 50 of 150.
+    assert shifted["ap50"] == shifted["ap"] == 0
+
+
+def test_an_object_is_found_once():
+    twice = [[(A, 0.9, 0), (A, 0.8, 0), (B, 0.7, 0)]]
+    result = measured(twice, [[(A, 0), (B, 0)]])
+    assert result["ap50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
+
+
+def test_the_mean_is_over_classes_that_have_objects():
+    true = [[(A, 0), (B, 5)]]
+    found = [[(A, 0.9, 0), (C, 0.8, 3), (D, 0.99, 7)]]
+    assert measured(found, true)["ap50"] == pytest.approx(0.5)
+
+
+def test_areas_are_told_apart_at_32_and_96_pixels():
+    small, medium, large = (
+        boxes_at(0, side=31.0) + boxes_at(200, side=90.0) + boxes_at(500, side=100.0)
+    )
+    true = [[(small, 0), (medium, 0), (large, 0)]]
+    result = measured([[(small, 0.9, 0), (large, 0.8, 0)]], true)
+    by_area = [result[f"ap_{name}"] for name in ("small", "medium", "large")]
+    assert by_area == pytest.approx([1, 0, 1])
+    assert "ap_large" not in measured([[(small, 0.9, 0)]], [[(small, 0)]])
+
+
+# Against pycocotools through its own files, and what may not change anything
+
+
+def random_scenes(seed, images=12, classes=3):
+    """Objects, and detections that are moved objects, objects of other classes and noise."""
+    random = np.random.default_rng(seed)
+
+    def box():
+        corner, sides = random.uniform(0, 300, 2), random.uniform(12, 150, 2)
+        return np.concatenate([corner, corner + sides])
+
+    found, true = [], []
+    for _ in range(images):
+        objects = [(box(), int(random.integers(classes))) for _ in range(random.integers(0, 6))]
+        true.append([(b.tolist(), c) for b, c in objects])
+        near = [
+            ((b + random.uniform(-5, 5, 4)).tolist(), float(random.random()), (c + late) % classes)
+            for b, c in objects
+            for late in (0, 0, int(random.integers(classes)))
+        ]
+        noise = [(box().tolist(), float(random.random()), int(random.integers(classes)))]
+        found.append(near + 2 * noise[: random.integers(2)])
+    return found, true
+
+
+def by_files(folder, found, true, recalls=None):
+    """`COCOeval` on a COCO file of annotations and a file of results."""
+
+    def as_coco(box):
+        top, left, bottom, right = box
+        return [left, top, right - left, bottom - top]
+
+    objects = [
+        {"image_id": i, "category_id": c, "bbox": as_coco(b), "iscrowd": 0}
+        | {"area": as_coco(b)[2] * as_coco(b)[3]}
+        for i, row in enumerate(true, start=1)
+        for b, c in row
+    ]
+    annotations = {
+        "images": [{"id": i + 1} for i in range(len(true))],
+        "categories": [{"id": c} for c in range(3)],
+        "annotations": [{"id": n + 1} | o for n, o in enumerate(objects)],
+    }
+    results = [
+        {"image_id": i, "category_id": c, "bbox": as_coco(b), "score": s}
+        for i, row in enumerate(found, start=1)
+        for b, s, c in row
+    ]
+    for name, content in (("true", annotations), ("found", results)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(folder / "true.json"))
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "found.json")), "bbox")
+        if recalls is not None:
+            evaluation.params.recThrs = recalls
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_measures_are_those_of_pycocotools(tmp_path, seed):
+    found, true = random_scenes(seed)
+    result = measured(found, true)
+    stats = by_files(tmp_path, found, true)
+    for name, place in {
+        "ap": 0,
+        "ap50": 1,
+        "ap75": 2,
+        "ap_small": 3,
+        "ap_medium": 4,
+        "ap_large": 5,
+        "ar": 8,
+    }.items():
+        assert result.get(name, -1) == pytest.approx(stats[place], abs=1e-9), name
+    voc = by_files(tmp_path, found, true, recalls=np.arange(11) / 10)[1]
+    assert result["voc_map"] == pytest.approx(voc, abs=1e-9)
+    assert 0.1 < result["ap"] < result["ap50"] < 1, "the test is of measures in between"
+
+
+def voc_2007(found, true, category):
+    """Average precision of a class by the rule of its paper, without a library."""
+    ranked = sorted(
+        ((s, i, b) for i, row in enumerate(found) for b, s, c in row if c == category),
+        key=lambda detection: -detection[0],
+    )
+    left = {i: [b for b, c in row if c == category] for i, row in enumerate(true)}
+    count = sum(map(len, left.values()))
+    right, curve = 0, []
+    for rank, (_, image, box) in enumerate(ranked, start=1):
+        overlaps = [overlap_of(box, other) for other in left[image]]
+        if overlaps and max(overlaps) >= 0.5:
+            left[image].pop(int(np.argmax(overlaps)))
+            right += 1
+        curve.append((right / count, right / rank))
+    return np.mean([max((p for r, p in curve if r >= k / 10), default=0) for k in range(11)])
+
+
+def overlap_of(a, b):
+    sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
+    both = max(sides[0], 0) * max(sides[1], 0)
+    return both / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - both)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_voc_s_measure_is_that_of_its_rule(seed):
+    found, true = random_scenes(seed + 10)
+    by_class = [voc_2007(found, true, c) for c in {c for row in true for _, c in row}]
+    assert measured(found, true)["voc_map"] == pytest.approx(np.mean(by_class))
+
+
+def test_the_order_of_images_and_rows_and_the_scale_of_scores_do_not_matter():
+    found, true = random_scenes(5)
+    plain = measured(found, true)
+    order = np.random.default_rng(0).permutation(len(true))
+    assert measured([found[i] for i in order], [true[i] for i in order]) == pytest.approx(plain)
+    assert measured([row[::-1] for row in found], [row[::-1] for row in true]) == pytest.approx(
+        plain
+    )
+    squared = [[(b, s**2, c) for b, s, c in row] for row in found]
+    assert measured(squared, true) == pytest.approx(plain)
+
+
+def test_boxes_of_other_units_have_the_same_measures_but_those_by_area():
+    found, true = random_scenes(6)
+    twice = [
+        [[(tuple(2 * e for e in b), *rest) for b, *rest in row] for row in rows]
+        for rows in (found, true)
+    ]
+    plain, scaled = measured(found, true), measured(*twice)
+    for name in ("ap", "ap50", "ap75", "ar", "voc_map"):
+        assert scaled[name] == pytest.approx(plain[name])
+
+
+def test_a_split_without_objects_has_no_precision():
+    with pytest.raises(InputError, match="there is none in any image"):
+        measured([[(A, 0.9, 0)]], [[]])

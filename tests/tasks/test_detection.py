@@ -1,0 +1,223 @@
+"""The detection task: the loss on any devices, evaluation exact over a split, and learning."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax.data.pipeline import evaluation_batches
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.data.views import Recorded
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.detection import average_precision
+from deconv_jax.models import CenterNet, UNet
+from deconv_jax.tasks import Detection
+from deconv_jax.tasks.center_points import center_losses, center_targets
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import Devices
+
+COUNT, SIDE, MOST = 16, 32, 3
+TASK = Detection(
+    CenterNet(num_classes=2, features=(8, 16), blocks=0, output_stride=2, head_features=8),
+    Optimizer(name="sgd", learning_rate=0.01),
+    class_names=("dark", "bright"),
+    most_detections=8,
+)
+
+
+def scenes(seed=0):
+    """Images of one to three apart rectangles on gray, darker ones of class 0 and brighter of 1."""
+    random = np.random.default_rng(seed)
+    image = np.full((COUNT, SIDE, SIDE, 1), 120, np.uint8)
+    boxes = np.zeros((COUNT, MOST, 4), np.float32)
+    box_class = np.full((COUNT, MOST), -1, np.int32)
+    for number in range(COUNT):
+        for row, quarter in enumerate(random.permutation(4)[: 1 + number % MOST]):
+            sides = random.integers(6, 14, 2)
+            corner = 16 * np.array(divmod(quarter, 2)) + random.integers(1, 16 - sides)
+            (top, left), (bottom, right) = corner, corner + sides
+            kind = random.integers(2)
+            image[number, top:bottom, left:right] = (20, 240)[kind]
+            boxes[number, row] = top, left, bottom, right
+            box_class[number, row] = kind
+    return {"image": image, "boxes": boxes, "box_class": box_class}
+
+
+ARRAYS = scenes()
+
+
+def batch_of(rows=slice(None), **others):
+    index = np.arange(COUNT, dtype=np.int32)
+    arrays = {k: v[rows] for k, v in (ARRAYS | {"index": index}).items()} | others
+    return {k: jnp.asarray(v) for k, v in arrays.items()} | {
+        "mask": jnp.ones(len(arrays["image"]), jnp.float32)
+    }
+
+
+@pytest.fixture(scope="module")
+def state():
+    """As learnt from a few steps, so that there is something to measure."""
+    task = dataclasses.replace(TASK, optimizer=Optimizer(learning_rate=2e-2))
+    batch = batch_of()
+    state, step = jax.jit(task.init)(jax.random.key(0), batch), jax.jit(task.train_step)
+    for _ in range(60):
+        state, scalars = step(state, batch)
+    assert np.isfinite(scalars["loss"])
+    # Of the optimizer that the tests' task has.
+    return state.replace(opt_state=TASK.optimizer.transform().init(state.params))
+
+
+# Training
+
+
+def trained(count=8, compiler="jit", steps=2, **fields):
+    """State and scalars after some steps on so many devices."""
+    mesh = jax.sharding.Mesh(
+        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    placed = Devices(mesh, compiler)
+    task = dataclasses.replace(TASK, **fields)
+    # With one row an image: rows of one device hold more objects than those of another.
+    state = placed.init(lambda key: task.init(key, batch_of(slice(1))), jax.random.key(0))
+    rows = np.random.default_rng(1).integers(0, COUNT, (steps, 8)).astype(np.int32)
+    batches = [{"index": i} | {k: v[i] for k, v in ARRAYS.items()} for i in rows]
+    return jax.device_get(placed.compile(task.train_step)(state, placed.put_batches(batches), {}))
+
+
+@pytest.mark.slow
+def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
+    view = Recorded(flip=True, scale=(0.8, 1.2), brightness=0.1)
+    one, one_scalars = trained(count=1, view=view)
+    for compiler in ("jit", "pmap"):
+        other, scalars = trained(compiler=compiler, view=view)
+        assert_trees_equal(other, one, relative=1e-4)
+        assert_trees_equal(scalars, one_scalars, relative=1e-4)
+
+
+def test_the_loss_is_the_weighted_sum_of_the_three(state):
+    task = dataclasses.replace(TASK, size_weight=0.3, offset_weight=2.0, overlap=0.5)
+    batch = batch_of()
+    scalars = jax.device_get(jax.jit(task.train_step)(state, batch)[1])
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    run = jax.jit(lambda v, x: task.model.apply(v, x, train=True, mutable=["batch_stats"])[0])
+    maps = run(variables, batch["image"] / 255.0)
+    targets = center_targets(
+        batch["boxes"], batch["box_class"], shape=(16, 16, 2), stride=2, overlap=0.5
+    )
+    losses = center_losses(maps, targets)
+    for name, loss in losses.items():
+        np.testing.assert_allclose(scalars[name], loss, rtol=1e-4)
+    total = losses["heat_loss"] + 0.3 * losses["size_loss"] + 2.0 * losses["offset_loss"]
+    np.testing.assert_allclose(scalars["loss"], total, rtol=1e-4)
+
+
+def test_it_learns_where_rectangles_are_and_of_which_kind(state):
+    measured = TASK.evaluate(state, [batch_of()])
+    assert measured["ap50"] > 0.9
+    assert measured["ap"] > 0.5
+    untrained = jax.jit(TASK.init)(jax.random.key(0), batch_of())
+    assert TASK.evaluate(untrained, [batch_of()])["ap50"] < 0.2
+
+
+# Evaluation
+
+
+def test_evaluation_is_of_the_whole_split_however_batched(state):
+    """Fillings, and a rank among all images: the mean over batches would differ."""
+    source = ArraySource(ARRAYS)
+    whole = TASK.evaluate(state, [batch_of()])
+    for batch_size in (5, 8):
+        batches = [
+            {k: jnp.asarray(v) for k, v in batch.items()}
+            for batch in evaluation_batches(source, batch_size=batch_size)
+        ]
+        assert TASK.evaluate(state, batches) == pytest.approx(whole, abs=1e-6)
+    halves = [TASK.evaluate(state, [batch_of(slice(*p))]) for p in ((0, 8), (8, 16))]
+    assert np.mean([h["ap"] for h in halves]) != pytest.approx(whole["ap"], abs=1e-6)
+
+
+def test_evaluation_measures_what_predict_finds(state):
+    batch = batch_of()
+    found = jax.device_get(TASK.predict(state.inference_variables(), batch["image"] / 255.0))
+    direct = average_precision(
+        **found, true_boxes=ARRAYS["boxes"], true_classes=ARRAYS["box_class"]
+    )
+    assert TASK.evaluate(state, [batch]) == pytest.approx(direct, abs=1e-6)
+
+
+def test_what_is_beside_an_image_on_its_canvas_is_not_found(state):
+    """Boxes are cut at what is true of the image; those that end up without an area are none."""
+    size = np.tile(np.array([[SIDE, 12]], np.int32), (COUNT, 1))
+    batch = batch_of(size=size)
+    _, cut = jax.device_get(TASK._seen_and_found(state, batch))
+    plain = jax.device_get(TASK.predict(state.inference_variables(), batch["image"] / 255.0))
+    edges = np.array([SIDE, 12] * 2)
+    expected = np.minimum(plain["boxes"], edges)
+    np.testing.assert_allclose(cut.boxes, expected, atol=1e-5)
+    gone = expected[..., 1] >= expected[..., 3]
+    assert gone.any()
+    assert not gone.all()
+    assert np.all(cut.classes[gone] == -1)
+    assert not cut.scores[gone].any()
+    there = ~gone & (plain["classes"] >= 0)
+    np.testing.assert_allclose(cut.scores[there], plain["scores"][there], atol=1e-6)
+
+
+def test_predictions_are_boxes_by_falling_score_in_the_image(state):
+    images = batch_of(slice(4))["image"] / 255.0
+    found = jax.device_get(TASK.predict(state.inference_variables(), images))
+    boxes, scores, classes = (found[name] for name in ("boxes", "scores", "classes"))
+    assert boxes.shape == (4, 8, 4)
+    assert scores.shape == classes.shape == (4, 8)
+    assert classes.dtype == np.int32
+    assert np.all(np.diff(scores, axis=1) <= 0)
+    assert np.all((scores >= 0) & (scores <= 1))
+    assert set(np.unique(classes)) <= {-1, 0, 1}
+    assert np.all((classes >= 0) | (scores == 0))
+    assert np.all((boxes >= 0) & (boxes <= SIDE))
+    assert np.all(boxes[..., 2:] >= boxes[..., :2])
+
+
+def test_pictures_show_true_boxes_and_those_found(state):
+    batch = batch_of(slice(2))
+    picture = np.asarray(TASK.pictures(state, batch)["detections"])
+    none = batch | {"box_class": jnp.full((2, MOST), -1)}
+    other = np.asarray(TASK.pictures(state, none)["detections"])
+    assert picture.shape == other.shape
+    different = (picture != other).any(axis=(1, 2))
+    assert different[: len(different) // 2].any()
+    assert not different[len(different) // 2 :].any()
+
+
+# What is refused
+
+
+def test_a_split_without_objects_or_examples_is_refused(state):
+    with pytest.raises(InputError, match="there is none in any image"):
+        TASK.evaluate(state, [batch_of(box_class=np.full((COUNT, MOST), -1, np.int32))])
+    with pytest.raises(InputError, match="has no examples"):
+        TASK.evaluate(state, [])
+
+
+def test_data_without_boxes_is_refused():
+    batch = {"image": jnp.zeros((1, 8, 8, 1), jnp.uint8), "index": jnp.zeros(1, jnp.int32)}
+    with pytest.raises(InputError, match=r"needs images with boxes; .* \['image'\]"):
+        TASK.init(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": UNet(channels=2)}, "UNet gives no heat maps; wanted is 'centernet'"),
+        ({"class_names": ("one",)}, "must name all 2 classes of task.model, or none; got 1"),
+        ({"most_detections": 0}, "task.most_detections"),
+        ({"size_weight": -1.0}, "task.size_weight"),
+        ({"offset_weight": -0.1}, "task.offset_weight"),
+        ({"overlap": 1.0}, "task.overlap must be above 0 and below 1; got 1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(TASK, **fields)
