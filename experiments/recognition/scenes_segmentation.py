@@ -16,7 +16,7 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        features=(8, 16, 32, 64),
+        features=(8, 16, 32, 64, 128),
         residual=False,
         norm="batch",
     ),
@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data = dict(name="stacked_digits", cache="device")
     config.optimizer = dict(
         name="adamw",
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=100,
         weight_decay=1e-4,
@@ -57,7 +57,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.training = dict(
         num_steps=args["steps"],
-        batch_size=16,
+        batch_size=8,
         eval_batch_size=60,
         eval_every=args["steps"] // 4,
         save_every=args["steps"] // 4,
