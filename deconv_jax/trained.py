@@ -206,7 +206,7 @@ def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
         classes = jax.eval_shape(task.model.apply, variables, image).shape[-1]
     return Subject(
         task.model,
-        variables,
+        jax.tree.map(jnp.asarray, variables),
         (height, width, channels),
         seen,
         fitted=lambda pixels: fitted_middle(pixels, (height, width)),
@@ -256,7 +256,7 @@ def _restoration_subject(task: Restoration, variables: dict[str, Any], color: Co
 
     return Subject(
         model,
-        variables,
+        jax.tree.map(jnp.asarray, variables),
         (RESTORED_SIDE, RESTORED_SIDE, model.channels + task.noise_conditional),
         seen,
         fitted,

@@ -35,9 +35,11 @@ import numpy as np
 import pytest
 
 from deconv_jax.data.sources import prepare
-from deconv_jax.experiment import CHECKPOINTS, open_workdir
+from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment, open_workdir
+from deconv_jax.files import write_json
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, read_metrics
+from deconv_jax.training.parallel import Devices
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +123,42 @@ def last_state():
         return restored.step, restored.state
 
     return read
+
+
+@pytest.fixture
+def saved_run(tmp_path):
+    """Writes a workdir as a run leaves it, of random weights and without its data.
+
+    Args:
+      example: name -> shape of an example, without its first axis, and type.
+    """
+
+    def save(task, example, *, name="run", data=None, metrics=None):
+        values = {"task": task, "data": {"name": "digits"} | (data or {})}
+        values["training"] = {"num_steps": 10, "batch_size": 8, "eval_every": 5, "save_every": 5}
+        experiment = Experiment.from_dict(values)
+        batch = {k: jax.ShapeDtypeStruct((1, *shape), t) for k, (shape, t) in example.items()}
+        like = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+        random = np.random.default_rng(0)
+
+        def leaf(path, a):
+            if not np.issubdtype(a.dtype, np.floating):
+                return np.zeros(a.shape, a.dtype)
+            fan_in = max(1, np.prod(a.shape[:-1]))
+            values = random.normal(0.0, fan_in**-0.5, a.shape).astype(a.dtype)
+            return np.abs(values) if "var" in jax.tree_util.keystr(path) else values
+
+        state = Devices.all().replicate(jax.tree_util.tree_map_with_path(leaf, like))
+        workdir = tmp_path / name
+        write_json(workdir / CONFIG, experiment.to_dict())
+        described = {k: {"shape": list(shape), "dtype": t} for k, (shape, t) in example.items()}
+        write_json(workdir / INPUTS, described)
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor=experiment.task.monitor)
+        checkpoints.save(state, {}, metrics)
+        checkpoints.close()
+        return workdir, state
+
+    return save
 
 
 @pytest.fixture(scope="session")

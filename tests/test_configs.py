@@ -25,6 +25,7 @@ ARGUMENTS = {
     "autoencoding/vae": ["data=digits,beta=4.0", "data=fashion_mnist"],
     "autoencoding/vqvae": ["data=digits,codes=256", "data=mnist,dim=16,width=16"],
     "recognition/mnist_classifier": ["way_up=True"],
+    "recognition/scenes_detection": ["output_stride=2"],
     "recognition/scenes_segmentation": [
         "model=fcn8s",
         "model=fcn16s",

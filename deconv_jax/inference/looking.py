@@ -286,11 +286,12 @@ def _classes(
         return np.full(len(images), wanted, np.int32), None
 
     @jax.jit
-    def predicted(images: Array) -> Array:
-        logits: Any = subject.model.apply(subject.variables, subject.prepare(images))
+    def predicted(variables: Tree, images: Array) -> Array:
+        logits: Any = subject.model.apply(variables, subject.prepare(images))
         return jax.nn.softmax(logits)
 
-    probabilities = np.concatenate([np.asarray(predicted(part)) for part in _parts(images)])
+    parts = [np.asarray(predicted(subject.variables, part)) for part in _parts(images)]
+    probabilities = np.concatenate(parts)
     classes = probabilities.argmax(axis=-1).astype(np.int32)
     if wanted is not None:
         classes = np.full_like(classes, wanted)
@@ -306,14 +307,19 @@ def _attributed(
 ) -> Float[np.ndarray, "count height width"]:
     explain = jax.jit(functools.partial(_explain, subject, method, layer))
     parts = zip(_parts(images), _parts(classes, images), strict=True)
-    return np.concatenate([np.asarray(explain(*part)) for part in parts])
+    return np.concatenate([np.asarray(explain(subject.variables, *part)) for part in parts])
 
 
 def _explain(
-    subject: Subject, method: Attribution, layer: str | None, images: Array, classes: Array
+    subject: Subject,
+    method: Attribution,
+    layer: str | None,
+    variables: Tree,
+    images: Array,
+    classes: Array,
 ) -> Float[Array, "batch height width"]:
     seen = subject.prepare(images), Target(classes)
-    network = subject.model, subject.variables
+    network = subject.model, variables
     if method == "grad_cam":
         assert layer is not None
         return at_size_of(images, grad_cam(*network, *seen, layer=layer))

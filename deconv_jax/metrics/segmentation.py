@@ -86,8 +86,15 @@ def ratios(confusion: ArrayLike) -> Ratios:
     iou = _divided(right, truth + predicted - right)
     dice = _divided(2 * right, truth + predicted)
     accuracy = _divided(right, truth)
-    means = (mean_of_occurring(values) for values in (iou, dice, accuracy))
-    return Ratios(iou, dice, accuracy, *means, float(right.sum() / truth.sum()))
+    return Ratios(
+        iou,
+        dice,
+        accuracy,
+        miou=mean_of_occurring(iou),
+        mean_dice=mean_of_occurring(dice),
+        mean_accuracy=mean_of_occurring(accuracy),
+        pixel_accuracy=float(right.sum() / truth.sum()),
+    )
 
 
 def mean_of_occurring(values: Float[np.ndarray, " num_classes"]) -> float:

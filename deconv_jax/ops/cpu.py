@@ -11,6 +11,7 @@ gradient is takes, for each image, the longer the more there are. Hence:
 | conv_transpose, stride 1 | the convolution that it is, with the kernel turned round |
 | conv_transpose, strided | a matrix product, then the patches it gives are added where they overlap |
 | the same, much overlap | one convolution to all phases of the stride, interleaved ("sub-pixel") |
+| the same, very many taps | likewise, and the kernel gradient as this convolution's |
 | the same, strided and dilated | as elsewhere, over an image spread with zeros: slow, and rare |
 | all three, of a kernel of two strides (**) | fewer products: `minimal_filtering` |
 | kernel gradient | in one dimension the `lax` convolution that it is |
@@ -81,6 +82,9 @@ gradient saves more in products than its transforms take."""
 _MOST_EXCESS = 1.4
 """Outputs of its tiles as a multiple of those there are: at 16 / 9 no product would be saved."""
 
+_MOST_TAPS = 256
+"""Of a strided kernel that is taken tap by tap: each is an operation, and 4096 compile for minutes."""
+
 _MOST_TO_ADD = 4
 """The size of patches that are added as a multiple of that of the image they come from."""
 
@@ -127,7 +131,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
         weights = minimal_filtering.transform_kernel(kernel, geometry)
         filtered = functools.partial(minimal_filtering.conv_transpose, weights, geometry=geometry)
         return _by_parts(filtered, y, parts)
-    if _overlaps_much(kernel, geometry):
+    if _has_many_taps(geometry) or _overlaps_much(kernel, geometry):
         return _conv_to_phases(kernel, y, geometry)
     return _adjoint_by_patches(kernel, geometry, y)
 
@@ -137,6 +141,9 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     """The kernel's gradient."""
     if len(geometry.kernel_size) == 1 and x.shape[-2] == 1:
         return native_kernel_gradient(x, y, geometry)
+    if _has_many_taps(geometry):
+        zeros = jnp.zeros((*geometry.kernel_size, x.shape[-1], *y.shape[-2:]), x.dtype)
+        return jax.vjp(lambda kernel: _conv_to_phases(kernel, y, geometry), zeros)[1](x)[0]
     even = not any(m % 2 for m in geometry.output_size)
     shapes = len(x), x.shape[-1], *y.shape[-2:]
     if even and (parts := _parts_to_filter(geometry, *shapes, least=_TO_FILTER_MATCHES, sums=2)):
@@ -217,6 +224,11 @@ def _has_few_outputs(
     plain = len(geometry.kernel_size) == 2 and groups == 1
     plain = plain and max(*geometry.stride, *geometry.dilation) == 1
     return plain and outputs <= most and 2 * outputs <= inputs
+
+
+def _has_many_taps(geometry: Geometry) -> bool:
+    strided = max(geometry.stride) > 1 and max(geometry.dilation) == 1
+    return strided and math.prod(geometry.kernel_size) > _MOST_TAPS
 
 
 def _overlaps_much(kernel: Array, geometry: Geometry) -> bool:

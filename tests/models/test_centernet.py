@@ -32,11 +32,8 @@ def in_torch(variables, x, *, levels=2, skips=True):
 
     def norm(x):
         name = f"Norm_{next(norms)}"
-        here, (mean, var) = (
-            params[name]["BatchNorm_0"],
-            (stats[name]["BatchNorm_0"][key] for key in ("mean", "var")),
-        )
-        return F.batch_norm(x, mean, var, here["scale"], here["bias"], eps=1e-5)
+        here, running = params[name]["BatchNorm_0"], stats[name]["BatchNorm_0"]
+        return F.batch_norm(x, running["mean"], running["var"], here["scale"], here["bias"])
 
     x = torch.tensor(np.asarray(x)).movedim(-1, 1)
     found = []

@@ -135,6 +135,25 @@ def test_the_kernel_gradient_of_other_platforms_spreads_no_image_with_zeros():
     assert found.params["lhs_dilation"] == (1, 1)
 
 
+MANY_TAPS = {
+    "fcn": Geometry((18, 27), (2, 3), (18, 18), (9, 9), (1, 1), (5, 4)),
+    "gaps": Geometry((30, 61), (2, 3), (17, 19), (19, 20), (1, 1), (3, -1)),
+}
+
+
+@pytest.mark.parametrize("geometry", MANY_TAPS.values(), ids=MANY_TAPS)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_many_taps_are_the_same_sum_by_few_operations(name, groups, geometry):
+    arrays = operands(geometry, groups, (2, 3, 2))[name]
+    with jax.enable_x64(True):
+        made = jax.make_jaxpr(getattr(cpu, name), static_argnums=2)(*arrays, geometry)
+        ours = jax.jit(getattr(cpu, name), static_argnums=2)
+        result = ours(*map(jnp.asarray, arrays), geometry)
+    np.testing.assert_allclose(result, written_out(name, *arrays, geometry), rtol=0, atol=1e-11)
+    assert len(made.jaxpr.eqns) < 50
+
+
 LARGE = {
     # Overlaps much, so goes to phases; and many patches, so goes by parts of the batch.
     "phases": (Geometry((64, 64), (32, 32), (4, 4), (2, 2), (1, 1), (1, 1)), 24, 64),

@@ -1,0 +1,185 @@
+"""Measures of segmentations against a count by numpy and SciPy's distance transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import config as jaxtyping_config
+from scipy.ndimage import distance_transform_edt
+
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.segmentation import (
+    boundary_counts,
+    boundary_f1,
+    confusion_matrix,
+    mean_of_occurring,
+    ratios,
+)
+
+RNG = np.random.default_rng(0)
+IGNORED = 255
+CLASSES = 3
+
+
+def blobs(count, height, width):
+    """Segments of few large areas: thresholds of coarse noise, enlarged."""
+    coarse = RNG.integers(0, CLASSES, (count, -(-height // 5), -(-width // 5)))
+    return coarse.repeat(5, axis=1).repeat(5, axis=2)[:, :height, :width].astype(np.int32)
+
+
+TRUTH = blobs(5, 17, 23)
+TRUTH[RNG.random(TRUTH.shape) < 0.05] = IGNORED
+PREDICTION = np.roll(blobs(5, 17, 23) * (RNG.random((5, 1, 1)) < 0.5) + TRUTH % 3, 1, 2) % CLASSES
+
+
+@jax.jit
+def confusion(truth, prediction):
+    return confusion_matrix(truth, prediction, CLASSES)
+
+
+def boundaries(truth, prediction, tolerance=None):
+    count = jax.jit(boundary_counts, static_argnums=(2, 3))
+    return np.asarray(count(truth, prediction, CLASSES, tolerance))
+
+
+def test_the_confusion_matrix_counts_pairs_of_classes():
+    expected = np.zeros((CLASSES, CLASSES), int)
+    known = TRUTH != IGNORED
+    np.add.at(expected, (TRUTH[known], PREDICTION[known]), 1)
+    np.testing.assert_array_equal(confusion(TRUTH, PREDICTION), expected)
+
+
+def test_ratios_are_those_of_sets_of_pixels():
+    known = TRUTH != IGNORED
+    measured = ratios(confusion(TRUTH, PREDICTION))
+    for label in range(CLASSES):
+        true, found = (TRUTH == label) & known, (PREDICTION == label) & known
+        both = (true & found).sum()
+        assert measured.iou[label] == pytest.approx(both / (true | found).sum())
+        assert measured.dice[label] == pytest.approx(2 * both / (true.sum() + found.sum()))
+        assert measured.accuracy[label] == pytest.approx(both / true.sum())
+        # Of the same two sets, one follows of the other.
+        iou, dice = measured.iou[label], measured.dice[label]
+        assert dice == pytest.approx(2 * iou / (1 + iou))
+    assert measured.miou == pytest.approx(measured.iou.mean())
+    assert measured.pixel_accuracy == pytest.approx((TRUTH == PREDICTION)[known].mean())
+
+
+def test_ratios_by_hand_and_classes_that_do_not_occur():
+    """Class 2 occurs nowhere, class 3 in the prediction alone."""
+    measured = ratios([[6, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(measured.iou, [6 / 10, 4 / 7, np.nan, 0])
+    np.testing.assert_allclose(measured.dice, [12 / 16, 8 / 11, np.nan, 0])
+    np.testing.assert_allclose(measured.accuracy, [6 / 8, 4 / 6, np.nan, np.nan])
+    assert measured.miou == pytest.approx((6 / 10 + 4 / 7) / 3)
+    assert measured.mean_dice == pytest.approx((12 / 16 + 8 / 11) / 3)
+    assert measured.mean_accuracy == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert measured.pixel_accuracy == pytest.approx(10 / 14)
+    assert np.isnan(mean_of_occurring(np.full(3, np.nan)))
+
+
+def boundary_by_distances(truth, prediction, tolerance):
+    """The four counts of `boundary_counts`, image by image, class by class."""
+    counts = np.zeros((CLASSES, 4), int)
+    for true, predicted in zip(truth, prediction, strict=True):
+        known = (true != IGNORED) & (predicted != IGNORED)
+        for label in range(CLASSES):
+            edges = [outline(segments, label, known) for segments in (true, predicted)]
+            near = [
+                distance_transform_edt(~edge) <= tolerance + 1e-9
+                if edge.any()
+                else np.zeros_like(edge)
+                for edge in edges
+            ]
+            of_truth, of_prediction = edges
+            counts[label] += [
+                (of_prediction & near[0]).sum(),
+                of_prediction.sum(),
+                (of_truth & near[1]).sum(),
+                of_truth.sum(),
+            ]
+    return counts
+
+
+def outline(segments, label, known):
+    """Pixels of a class that have one of another above, below, to the left or to the right."""
+    edge = np.zeros(segments.shape, bool)
+    height, width = segments.shape
+    for row, column in np.argwhere((segments == label) & known):
+        for other in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if 0 <= other[0] < height and 0 <= other[1] < width and known[other]:
+                edge[row, column] |= segments[other] != label
+    return edge
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1.0, 1.5, 2.3, 5.0])
+def test_boundary_counts_equal_those_by_a_distance_transform(tolerance):
+    expected = boundary_by_distances(TRUTH, PREDICTION, tolerance)
+    assert (expected > 0).all()
+    np.testing.assert_array_equal(boundaries(TRUTH, PREDICTION, tolerance), expected)
+
+
+def test_the_tolerance_unless_given_is_a_part_of_the_diagonal():
+    """200 x 150 pixels have a diagonal of 250, of which 0.75 % is 1.875: squares up to 3.5."""
+    square = np.zeros((1, 150, 200), np.int32)
+    square[:, 40:90, 60:120] = 1
+    for move, within in (((0, 1), True), ((1, 1), True), ((0, 2), False)):
+        moved = np.roll(square, move, axis=(1, 2))
+        f1 = boundary_f1(boundaries(square, moved))
+        assert (f1[1] == 1) == within
+        np.testing.assert_array_equal(
+            boundaries(square, moved), boundaries(square, moved, 250 * 0.0075)
+        )
+    small = square[:, 35:95, 55:125]
+    assert boundary_f1(boundaries(small, np.roll(small, 1, axis=2)))[1] == 1  # At least a pixel.
+
+
+def test_boundary_f1_by_hand():
+    """Precision 3/4 and recall 1/2; all wrong; in one of the two alone; in none."""
+    f1 = boundary_f1([[3, 4, 5, 10], [0, 4, 0, 10], [0, 4, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(f1, [2 * 0.75 * 0.5 / 1.25, 0, 0, np.nan])
+
+
+def test_equal_segments_are_right_whatever_is_ignored():
+    measured = ratios(confusion(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH)))
+    assert measured.miou == measured.mean_dice == measured.pixel_accuracy == 1
+    f1 = boundary_f1(boundaries(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH), 0.0))
+    np.testing.assert_array_equal(f1, 1)
+
+
+@pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: a.swapaxes(1, 2)])
+def test_counts_do_not_depend_on_the_orientation(turn):
+    turned = turn(TRUTH), turn(PREDICTION)
+    np.testing.assert_array_equal(confusion(*turned), confusion(TRUTH, PREDICTION))
+    np.testing.assert_array_equal(boundaries(*turned, 2.0), boundaries(TRUTH, PREDICTION, 2.0))
+
+
+def test_truth_and_prediction_change_places():
+    np.testing.assert_array_equal(
+        confusion(PREDICTION, TRUTH), np.transpose(confusion(TRUTH, PREDICTION))
+    )
+    here, there = boundaries(TRUTH, PREDICTION, 2.0), boundaries(PREDICTION, TRUTH, 2.0)
+    np.testing.assert_array_equal(there, here[:, [2, 3, 0, 1]])
+
+
+def test_sums_of_batches_are_those_of_the_whole():
+    for count in (confusion, boundaries):
+        whole = count(TRUTH, PREDICTION)
+        parts = [count(TRUTH[rows], PREDICTION[rows]) for rows in (slice(0, 2), slice(2, 5))]
+        np.testing.assert_array_equal(sum(map(np.asarray, parts)), whole)
+
+
+def test_bad_input_is_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    truth, prediction = jnp.asarray(TRUTH), jnp.asarray(PREDICTION)
+    with pytest.raises(InputError, match=r"truth \(5, 17, 23\) and prediction \(4, 17, 23\)"):
+        confusion_matrix(truth, prediction[:4], CLASSES)
+    with pytest.raises(InputError, match="boundary_counts compares segments of one shape"):
+        boundary_counts(truth, prediction[:, :4], CLASSES)
+    with pytest.raises(InputError, match="tolerance"):
+        boundary_counts(truth, prediction, CLASSES, -1.0)
+    with pytest.raises(InputError, match="all were ignored"):
+        ratios(np.zeros((2, 2)))
+    huge = jax.ShapeDtypeStruct((1, 2**13, 2**12), np.int32)
+    with pytest.raises(InputError, match="up to 2\\^24 pixels"):
+        jax.eval_shape(lambda t: confusion_matrix(t, t, CLASSES), huge)

@@ -1,0 +1,223 @@
+"""Segmentation: its losses against PyTorch and by hand, one step on any devices, exact measures."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.data.views import IGNORED, Recorded
+from deconv_jax.errors import InputError
+from deconv_jax.metrics.segmentation import ratios
+from deconv_jax.models.layers import Conv, Norm
+from deconv_jax.tasks import Segmentation
+from deconv_jax.tasks.segmentation import cross_entropy, soft_dice
+from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.parallel import Devices
+
+RNG = np.random.default_rng(0)
+CLASSES, COUNT, SIDE = 3, 32, 6
+
+
+class Pixelwise(nn.Module):
+    """A convolution, batch norm and scores."""
+
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(Norm(train=train)(Conv(4, use_bias=False)(images)))
+        return Conv(CLASSES, kernel_size=1, stride=self.stride)(x)
+
+
+# The class of a pixel is how bright it is, and a part of them, of another size in each image, is ignored.
+IMAGES = RNG.integers(0, 256, (COUNT, SIDE, SIDE, 1)).astype(np.uint8)
+SEGMENTS = (IMAGES[..., 0] // 86).astype(np.uint8)
+SEGMENTS[RNG.random(SEGMENTS.shape) < RNG.random((COUNT, 1, 1)) * 0.8] = IGNORED
+DATA = {"image": IMAGES, "segments": SEGMENTS}
+
+# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+TASK = Segmentation(
+    Pixelwise(),
+    Optimizer(name="sgd", learning_rate=0.5),
+    view=Recorded(crop=4, dihedral=True, brightness=0.1),
+    class_names=("dark", "gray", "bright"),
+    class_weights=(1.0, 2.0, 0.5),
+    dice=0.7,
+)
+
+
+def trained(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
+    """State and scalars after some steps on so many devices."""
+    mesh = jax.sharding.Mesh(
+        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    placed = Devices(mesh, compiler)
+    first = {name: array[:1] for name, array in data.items()}
+    state = placed.init(lambda key: task.init(key, first), jax.random.key(0))
+    rows = np.random.default_rng(1).integers(0, COUNT, (steps, 16)).astype(np.int32)
+    batches = [{"index": i} | {name: a[i] for name, a in data.items()} for i in rows]
+    return jax.device_get(placed.compile(task.train_step)(state, placed.put_batches(batches), {}))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return trained(count=1)[0]
+
+
+def batches(size, count=10, data=DATA):
+    """The first images in batches, the last filled up with the image that follows."""
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count)
+        batch = {name: jnp.asarray(array[rows]) for name, array in data.items()}
+        mask = jnp.asarray(rows < count, jnp.float32)
+        yield batch | {"index": jnp.asarray(rows, jnp.int32), "mask": mask}
+
+
+def logits_and_segments():
+    logits = RNG.normal(size=(3, 4, 5, CLASSES)).astype(np.float32)
+    segments = RNG.integers(0, CLASSES, (3, 4, 5)).astype(np.int32)
+    segments[RNG.random(segments.shape) < 0.3] = IGNORED
+    return logits, segments
+
+
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0, 0.0)])
+def test_cross_entropy_and_its_gradient_equal_pytorchs(weights):
+    logits, segments = logits_and_segments()
+    theirs = torch.tensor(logits).movedim(-1, 1).requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        theirs,
+        torch.tensor(segments, dtype=torch.long),
+        weight=torch.tensor(weights) if weights else None,
+        ignore_index=IGNORED,
+    )
+    expected.backward()
+    value, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(logits), segments, weights)
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, theirs.grad.movedim(1, -1), atol=1e-6)
+
+
+def test_soft_dice_by_hand():
+    """Two pixels of class 0 and one of class 1; the last is ignored, and class 2 occurs nowhere."""
+    probabilities = jnp.array([[[[0.5, 0.5, 0], [1, 0, 0]], [[0.2, 0.6, 0.2], [0, 0, 1]]]])
+    segments = jnp.array([[[0, 0], [1, IGNORED]]])
+    first = 2 * (0.5 + 1) / (0.5**2 + 1 + 0.2**2 + 2)
+    second = 2 * 0.6 / (0.5**2 + 0.6**2 + 1)
+    assert soft_dice(probabilities, segments) == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_soft_dice_is_one_where_all_is_certain_and_right():
+    _, segments = logits_and_segments()
+    certain = jax.nn.one_hot(jnp.where(segments == IGNORED, 0, segments), CLASSES)
+    assert soft_dice(certain, jnp.asarray(segments)) == pytest.approx(1)
+    wrong = jnp.roll(certain, 1, axis=-1)
+    assert soft_dice(wrong, jnp.asarray(segments)) == 0
+
+
+def test_losses_without_a_pixel_that_counts_are_finite_with_gradients_of_zero():
+    logits, segments = logits_and_segments()
+    nothing = jnp.full_like(segments, IGNORED)
+
+    def loss(logits):
+        return cross_entropy(logits, nothing) + soft_dice(jax.nn.softmax(logits), nothing)
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
+    logits, segments = logits_and_segments()
+    others = np.where(segments[..., None] == IGNORED, 100 * RNG.normal(size=logits.shape), logits)
+    for loss in (cross_entropy, lambda x, s: soft_dice(jax.nn.softmax(x), s)):
+        both = [loss(jnp.asarray(x, jnp.float32), jnp.asarray(segments)) for x in (logits, others)]
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("compiler", ["jit", "pmap"])
+def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, compiler):
+    """Devices see different numbers of pixels that count: none may take its own mean."""
+    one, one_scalars = trained(count=1)
+    eight, eight_scalars = trained(compiler=compiler)
+    assert_trees_equal(eight, one, relative=1e-4)
+    assert_trees_equal(eight_scalars, one_scalars, relative=1e-4)
+
+
+def test_evaluation_is_exact_whatever_the_batches(state):
+    measured = TASK.evaluate(state, batches(10))
+    for size in (3, 16):
+        assert TASK.evaluate(state, batches(size)) == pytest.approx(measured, rel=1e-5)
+    images = jnp.asarray(IMAGES[:10] / 255, jnp.float32)
+    logits = np.asarray(jax.jit(TASK.model.apply)(state.inference_variables(), images))
+    truth, prediction = SEGMENTS[:10], logits.argmax(-1)
+    known = truth != IGNORED
+    confusion = np.zeros((CLASSES, CLASSES))
+    np.add.at(confusion, (truth[known], prediction[known]), 1)
+    expected = ratios(confusion)
+    nats = torch.nn.functional.cross_entropy(
+        torch.tensor(logits).movedim(-1, 1),
+        torch.tensor(truth, dtype=torch.long),
+        ignore_index=IGNORED,
+    )
+    assert measured["pixel_accuracy"] == pytest.approx(np.mean((truth == prediction)[known]))
+    assert measured["miou"] == pytest.approx(expected.miou)
+    assert measured["dice"] == pytest.approx(expected.mean_dice)
+    assert measured["cross_entropy"] == pytest.approx(nats.item(), rel=1e-5)
+    names = dict(zip(("iou_dark", "iou_gray", "iou_bright"), expected.iou, strict=True))
+    assert {k: v for k, v in measured.items() if k.startswith("iou_")} == pytest.approx(names)
+
+
+def test_it_learns_what_brightness_says(state):
+    task = dataclasses.replace(TASK, view=Recorded(), optimizer=Optimizer(learning_rate=0.03))
+    learnt, scalars = trained(40, task, count=1)
+    assert scalars["loss"][-1] < 0.5 * scalars["loss"][0]
+    before, after = (task.evaluate(s, batches(10)) for s in (state, learnt))
+    assert after["pixel_accuracy"] > max(0.8, before["pixel_accuracy"])
+
+
+def test_the_baseline_says_the_largest_class_everywhere():
+    train = ArraySource({"image": IMAGES[:4], "segments": np.full((4, SIDE, SIDE), 2, np.uint8)})
+    test = ArraySource({"image": IMAGES[:10], "segments": SEGMENTS[:10]})
+    measured = TASK.baseline(train, test)
+    counts = np.bincount(SEGMENTS[:10][SEGMENTS[:10] != IGNORED], minlength=CLASSES)
+    share = counts[2] / counts.sum()
+    assert measured["majority_pixel_accuracy"] == pytest.approx(share)
+    assert measured["majority_miou"] == pytest.approx(share / CLASSES)
+
+
+def test_predictions_are_probabilities_of_each_pixel(state):
+    images = jnp.asarray(IMAGES[:2] / 255, jnp.float32)
+    probabilities = TASK.predict(state.inference_variables(), images)["probabilities"]
+    assert probabilities.shape == (2, SIDE, SIDE, CLASSES)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_pictures_hold_a_row_of_images_and_two_of_segments(state):
+    picture = TASK.pictures(state, next(batches(2)))["segments"]
+    assert picture.height > 3 * SIDE
+
+
+def test_bad_input_is_named(state):
+    def refused(words, data=DATA, **fields):
+        first = {name: array[:1] for name, array in data.items()}
+        with pytest.raises(InputError, match=words):
+            dataclasses.replace(TASK, view=Recorded(), **fields).init(jax.random.key(0), first)
+
+    refused(r"needs data with segments, .* the batch has \['image'", {"image": IMAGES})
+    refused("task.class_names has 2 entries; the model has 3 classes", class_names=("a", "b"))
+    refused("task.class_weights has 1 entries; the model has 3", class_weights=(1.0,))
+    refused(r"\(1, 6, 6\) of these images; Pixelwise gives \(1, 3, 3\)", model=Pixelwise(2))
+    with pytest.raises(InputError, match=r"task.dice"):
+        dataclasses.replace(TASK, dice=-1.0)
+    with pytest.raises(InputError, match="class_weights"):
+        dataclasses.replace(TASK, class_weights=(1.0, -2.0, 1.0))
+    beyond = DATA | {"segments": np.full_like(SEGMENTS, 7)}
+    with pytest.raises(InputError, match="classes above 2, the model's last"):
+        TASK.evaluate(state, batches(5, data=beyond))
+    nothing = DATA | {"segments": np.full_like(SEGMENTS, IGNORED)}
+    with pytest.raises(InputError, match="all were ignored"):
+        TASK.evaluate(state, batches(5, data=nothing))

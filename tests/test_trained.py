@@ -1,0 +1,170 @@
+"""What a run of recognition leaves in its folder is enough to work with what it learned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax.data.sources import load
+from deconv_jax.errors import InputError
+from deconv_jax.experiment import CONFIG, INPUTS, Experiment, read_example, train
+from deconv_jax.files import read_json, write_json
+from deconv_jax.trained import LEAST_SCORE, load_predictor, load_recognition
+
+CLASSIFIER = {
+    "name": "recognition",
+    "model": {"name": "classifier", "features": [2, 3], "embedding_dim": 4, "num_classes": 10},
+    "preprocessing": {"resize": [9, 8], "standardize": True},
+}
+DIGIT = {"image": ((32, 32, 1), "uint8"), "label": ((), "int32"), "index": ((), "int32")}
+SEGMENTER = {
+    "name": "segmentation",
+    "model": {"name": "unet", "channels": 4, "features": [2, 3], "residual": False},
+    "class_names": ["sky", "sea", "land", "ship"],
+}
+SEGMENTED = {
+    "image": ((48, 48, 3), "uint8"),
+    "segments": ((48, 48), "uint8"),
+    "size": ((2,), "int32"),
+    "index": ((), "int32"),
+}
+DETECTOR = {
+    "name": "detection",
+    "model": {"name": "centernet", "num_classes": 2, "features": [2, 3], "head_features": 2},
+}
+DETECTED = {
+    "image": ((48, 48, 3), "uint8"),
+    "boxes": ((3, 4), "float32"),
+    "box_class": ((3,), "int32"),
+    "size": ((2,), "int32"),
+    "index": ((), "int32"),
+}
+CANVAS = {"name": "penn_fudan:somewhere", "canvas": 48}
+
+
+@pytest.fixture
+def classifier_config(small_config):
+    return small_config(task=CLASSIFIER)
+
+
+@pytest.mark.slow
+def test_a_trained_classifier_gives_the_same_logits_without_its_data(
+    tmp_path, classifier_config, digits_dir, last_state, assert_trees_equal
+):
+    train(Experiment.from_dict(classifier_config), tmp_path / "run")
+    source = load("digits", "train", digits_dir)
+    first = source.gather(np.arange(1)) | {"index": np.arange(1, dtype=np.int32)}
+    example = read_example(tmp_path / "run")
+    assert set(example) == set(first)
+    for name, array in first.items():
+        assert (example[name].shape, example[name].dtype) == (array.shape, array.dtype)
+        assert not example[name].any()
+
+    config = read_json(tmp_path / "run" / CONFIG)
+    config["data"]["data_dir"] = str(tmp_path / "gone")
+    write_json(tmp_path / "run" / CONFIG, config)
+    task, variables = load_recognition(tmp_path / "run")
+    step, state = last_state(tmp_path / "run")
+    assert step == 8
+    assert_trees_equal(variables, state.inference_variables())
+    images = jnp.asarray(source.gather(np.arange(5))["image"] / np.float32(255))
+    said, trained = (
+        task.predict(v, images)["probabilities"] for v in (variables, state.inference_variables())
+    )
+    np.testing.assert_array_equal(said, trained)
+    predictor = load_predictor(tmp_path / "run")
+    assert predictor.size == (9, 8)
+
+
+def test_the_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal):
+    workdir, state = saved_run(CLASSIFIER, DIGIT)
+    task, variables = load_recognition(workdir, 0)
+    assert_trees_equal(variables, jax.device_get(state.inference_variables()))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(variables))
+    assert task.preprocessing.resize == (9, 8)
+    with pytest.raises(InputError, match="none is best"):
+        load_recognition(workdir, "best")
+    measured, _ = saved_run(CLASSIFIER, DIGIT, name="measured", metrics={"accuracy": 0.5})
+    assert_trees_equal(load_recognition(measured, "best")[1], variables)
+
+
+@pytest.mark.parametrize(
+    ("task", "example", "data", "expected"),
+    [
+        (CLASSIFIER, DIGIT, {}, {"size": (9, 8), "canvas": None, "color": "gray"}),
+        (
+            CLASSIFIER | {"preprocessing": {}},
+            DIGIT | {"image": ((32, 24, 3), "uint8")},
+            {},
+            {"size": (32, 24), "canvas": None, "color": "rgb"},
+        ),
+        (
+            CLASSIFIER | {"preprocessing": {}},
+            DIGIT | {"image": ((40, 40, 3), "uint8"), "size": ((2,), "int32")},
+            {"canvas": 40},
+            {"size": None, "canvas": 40, "color": "rgb"},
+        ),
+        (SEGMENTER, SEGMENTED, CANVAS, {"size": None, "canvas": 48, "multiple": 2}),
+        (
+            SEGMENTER,
+            SEGMENTED | {"image": ((48, 48, 1), "uint8")},
+            {"name": "image_label:somewhere", "color": "y"},
+            {"canvas": None, "color": "y", "class_names": ("sky", "sea", "land", "ship")},
+        ),
+        (
+            DETECTOR,
+            DETECTED,
+            CANVAS,
+            {"canvas": 48, "multiple": 4, "threshold": LEAST_SCORE, "class_names": ("0", "1")},
+        ),
+    ],
+    ids=["resized", "whole", "on a canvas", "segmenter", "gray segmenter", "detector"],
+)
+def test_images_are_brought_to_what_the_network_learnt_from(
+    saved_run, task, example, data, expected
+):
+    workdir, _ = saved_run(task, example, data=data)
+    predictor = load_predictor(workdir)
+    assert {name: getattr(predictor, name) for name in expected} == expected
+
+
+def test_a_threshold_is_a_score(saved_run):
+    workdir, _ = saved_run(DETECTOR, DETECTED, data=CANVAS)
+    for threshold in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"in \[0, 1\], of a run of Detection; got"):
+            load_predictor(workdir, threshold=threshold)
+    assert load_predictor(workdir, threshold=0.75).threshold == 0.75
+
+
+def test_a_threshold_is_for_detectors(saved_run):
+    workdir, _ = saved_run(CLASSIFIER, DIGIT)
+    with pytest.raises(InputError, match=r"got 0.5 for one of Recognition"):
+        load_predictor(workdir, threshold=0.5)
+
+
+def test_images_that_no_file_has_are_refused(saved_run):
+    workdir, _ = saved_run(CLASSIFIER, DIGIT | {"image": ((32, 32, 2), "uint8")})
+    with pytest.raises(InputError, match="1 or 3 channels; this network takes 2"):
+        load_predictor(workdir)
+
+
+def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_path):
+    workdir, _ = saved_run(CLASSIFIER, DIGIT)
+    (workdir / INPUTS).write_text('{"image": [32, 32, 1]}')
+    with pytest.raises(InputError, match=f"{INPUTS} is damaged"):
+        read_example(workdir)
+    (workdir / INPUTS).write_text("[]")
+    with pytest.raises(InputError, match=f"{INPUTS} is damaged"):
+        read_example(workdir)
+    (workdir / INPUTS).unlink()
+    with pytest.raises(InputError, match=f"has no {INPUTS}.*train it again"):
+        load_recognition(workdir)
+    with pytest.raises(InputError, match="is not the workdir of a run"):
+        read_example(tmp_path / "nothing")
+
+
+def test_a_run_of_something_else_is_refused(tmp_path, small_config):
+    write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
+    wanted = "Recognition or Segmentation or Detection"
+    with pytest.raises(InputError, match=f"is a run of Autoencoding; wanted is a run of {wanted}"):
+        load_predictor(tmp_path)
