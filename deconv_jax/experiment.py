@@ -22,8 +22,8 @@ import numpy as np
 from deconv_jax import schema
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
-from deconv_jax.data.sources import Source, in_memory
-from deconv_jax.data.views import VIEWS, View
+from deconv_jax.data.sources import STACKED, Source, in_memory
+from deconv_jax.data.views import VIEWS, DigitScenes, View
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import json_text, make_folder, read_json, write_json, write_png
 from deconv_jax.models import MODELS
@@ -76,6 +76,12 @@ class Experiment:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        scenes = isinstance(getattr(self.task, "view", None), DigitScenes)
+        if scenes and not self.data.name.startswith(STACKED):
+            raise InputError(
+                f"the view digit_scenes is of stacked digits, a data.name that begins with {STACKED!r}; "
+                f"got {self.data.name!r}"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":
@@ -116,7 +122,8 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     finished, result.json.
 
     Returns:
-      The content of result.json; if it was there before, nothing else is done.
+      The content of result.json; if it was there before, nothing is done but to write an inputs.json that
+      is missing, as runs of older versions had none.
 
     Raises:
       InputError: the config does not fit the data, the devices or what is in `workdir`; or the
@@ -128,6 +135,9 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     writes = jax.process_index() == 0
     _check_workdir(workdir, experiment.to_dict())
     if (workdir / RESULT).exists():
+        if writes and not (workdir / INPUTS).exists():
+            example = _example(experiment, experiment.data.source("train"))
+            write_json(workdir / INPUTS, _described(example))
         return read_json(workdir / RESULT)
 
     training = experiment.training
@@ -289,26 +299,33 @@ def open_workdir(workdir: Path) -> Experiment:
     return Experiment.from_dict(read_json(workdir / CONFIG))
 
 
-def read_example(workdir: Path) -> Batch:
-    """A batch of one example of zeros, in the shapes of the data that a workdir was trained on.
+def read_example(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and types of a batch of one example of the images that a workdir was trained on.
 
     Raises:
-      InputError: the workdir is none; or does not say, being older than `INPUTS` is.
+      InputError: the workdir is none; or does not say, being older than `INPUTS` is, or not of images.
     """
     open_workdir(workdir)
     if not (workdir / INPUTS).is_file():
         raise InputError(
             f"{workdir} has no {INPUTS}: it was trained by a version that did not write down the "
-            "shapes of its data; train it again"
+            "shapes of its data; give the command that trained it once more, which adds them"
         )
     described = read_json(workdir / INPUTS)
     try:
-        return {
-            name: jnp.zeros((1, *about["shape"]), about["dtype"])
+        example = {
+            name: jax.ShapeDtypeStruct((1, *map(int, about["shape"])), about["dtype"])
             for name, about in described.items()
         }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{workdir / INPUTS} is damaged: {error}") from error
+        of_images = "index" in example and len(example["image"].shape) == 4
+    except (AttributeError, KeyError, TypeError, ValueError):
+        of_images = False
+    if not of_images:
+        raise InputError(
+            f"{workdir / INPUTS} is damaged: wanted is a shape and a dtype for each array, among them "
+            f'"image" of three axes and "index"; got {described}'
+        )
+    return example
 
 
 def provenance() -> dict[str, Any]:

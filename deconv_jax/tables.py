@@ -269,13 +269,18 @@ def _results(paths: Iterable[Path], key: str) -> list[tuple[Path, Any]]:
     return [(path, result) for path, result in read if key in result]
 
 
-_OF_SAMPLES = ("fid", "recall", "coverage", "real_fid", "real_coverage")
-"""Measures of samples that a table of all runs has room for."""
+_SHOWN = (
+    ("fid", "recall", "coverage", "real_fid", "real_coverage"),
+    ("miou", "pixel_accuracy", "boundary_f1"),
+    ("ap", "ap50", "ap75"),
+)
+"""Of tasks with many measures those that a table of all runs has room for."""
 
 
 def _measures(values: Mapping[str, float]) -> str:
-    if any(name in values for name in _OF_SAMPLES):
-        values = {name: value for name, value in values.items() if name in _OF_SAMPLES}
+    for shown in _SHOWN:
+        if any(name in values for name in shown):
+            values = {name: value for name, value in values.items() if name in shown}
     return ", ".join(
         f"{name} {value:.2f} dB" if name.endswith("psnr") else f"{name} {value:.4f}"
         for name, value in values.items()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.images import Color
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.data.sources import Source
@@ -28,15 +29,14 @@ from deconv_jax.tasks import (
     Synthesis,
     Variational,
 )
+from deconv_jax.tasks.detection import LEAST_SCORE
 from deconv_jax.training.logging import middles
 from deconv_jax.training.overlays import class_name
-from deconv_jax.training.state import images_in_unit_range, init_state, true_sizes
+from deconv_jax.training.state import images_in_unit_range, init_state
 from deconv_jax.training.task import Batch
 
 Checkpoint = Literal["last", "best"] | int
 
-LEAST_SCORE = 0.3
-"""Of the boxes that a detector reports, unless told otherwise."""
 RESTORED_SIDE = 96
 """Pixels of an image that a restoration network is shown to be looked into."""
 TABLES = "codec"
@@ -120,7 +120,12 @@ def load_recognition(
     """
     task = _task_of(workdir, Recognition, Segmentation, Detection)
     example = read_example(workdir)
-    _, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
+
+    def init(key: jax.Array) -> Any:
+        zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
+        return task.init(key, zeros)
+
+    _, state = load_state(workdir, checkpoint, init)
     return task, jax.device_get(state.inference_variables())
 
 
@@ -164,7 +169,8 @@ def load_predictor(
         classes = jax.eval_shape(task.predict, variables, image)["probabilities"].shape[-1]
     return Predictor(
         task.predict,
-        variables,
+        # Once, and not with every image.
+        jax.device_put(variables),
         color,
         tuple(class_name(number, task.class_names) for number in range(classes)),
         size=size,

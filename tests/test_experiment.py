@@ -11,6 +11,7 @@ from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import (
     CHECKPOINTS,
+    INPUTS,
     METRICS,
     RESULT,
     Experiment,
@@ -37,6 +38,17 @@ def test_a_run_is_self_describing_and_says_how_it_was_measured(tmp_path, small_c
     (last,) = [r for r in records if r["split"] == "validation" and r["step"] == 8]
     assert {k: last[k] for k in measured["metrics"]} == measured["metrics"]
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 4, 6, 8]
+
+
+def test_a_finished_run_is_only_given_the_shapes_that_older_versions_did_not_write(
+    tmp_path, small_config
+):
+    experiment, workdir = Experiment.from_dict(small_config()), tmp_path / "run"
+    result = train(experiment, workdir)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    (workdir / INPUTS).unlink()
+    assert train(experiment, workdir) == result
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
 def test_pictures_show_the_images_and_their_reconstructions(tmp_path, small_config):
@@ -179,3 +191,18 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     path.write_text('{"st\n{"step": 2}\n')
     with pytest.raises(InputError, match="line 1: not JSON"):
         read_metrics(path)
+
+
+def test_scenes_are_refused_of_other_data_than_stacked_digits():
+    config = {
+        "task": {
+            "name": "segmentation",
+            "model": {"name": "unet", "channels": 11, "residual": False},
+            "view": {"name": "digit_scenes"},
+        },
+        "data": {"name": "stacked_mnist"},
+        "training": {"num_steps": 1, "batch_size": 1},
+    }
+    assert Experiment.from_dict(config).data.name == "stacked_mnist"
+    with pytest.raises(InputError, match=r"digit_scenes is of stacked digits, .*; got 'cifar10'"):
+        Experiment.from_dict(config | {"data": {"name": "cifar10"}})

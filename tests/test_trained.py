@@ -9,7 +9,8 @@ from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import CONFIG, INPUTS, Experiment, read_example, train
 from deconv_jax.files import read_json, write_json
-from deconv_jax.trained import LEAST_SCORE, load_predictor, load_recognition
+from deconv_jax.tasks.detection import LEAST_SCORE
+from deconv_jax.trained import load_predictor, load_recognition
 
 CLASSIFIER = {
     "name": "recognition",
@@ -58,7 +59,6 @@ def test_a_trained_classifier_gives_the_same_logits_without_its_data(
     assert set(example) == set(first)
     for name, array in first.items():
         assert (example[name].shape, example[name].dtype) == (array.shape, array.dtype)
-        assert not example[name].any()
 
     config = read_json(tmp_path / "run" / CONFIG)
     config["data"]["data_dir"] = str(tmp_path / "gone")
@@ -150,17 +150,35 @@ def test_images_that_no_file_has_are_refused(saved_run):
 
 def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_path):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
-    (workdir / INPUTS).write_text('{"image": [32, 32, 1]}')
-    with pytest.raises(InputError, match=f"{INPUTS} is damaged"):
-        read_example(workdir)
-    (workdir / INPUTS).write_text("[]")
-    with pytest.raises(InputError, match=f"{INPUTS} is damaged"):
-        read_example(workdir)
+    described = read_json(workdir / INPUTS)
+    image = described["image"]
+    for damaged in (
+        [],
+        {"image": [32, 32, 1]},
+        {"label": described["label"]},
+        {"image": image},
+        described | {"image": image | {"shape": [32, 32]}},
+        described | {"image": image | {"shape": "abc"}},
+        described | {"image": image | {"dtype": "int7"}},
+    ):
+        write_json(workdir / INPUTS, damaged)
+        with pytest.raises(InputError, match=f"{INPUTS} is damaged: wanted .*; got "):
+            load_recognition(workdir)
     (workdir / INPUTS).unlink()
-    with pytest.raises(InputError, match=f"has no {INPUTS}.*train it again"):
+    with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it once more"):
         load_recognition(workdir)
     with pytest.raises(InputError, match="is not the workdir of a run"):
         read_example(tmp_path / "nothing")
+
+
+def test_shapes_of_images_are_no_arrays(saved_run):
+    """Of ten million pixels a side there is no memory."""
+    workdir, _ = saved_run(CLASSIFIER, DIGIT)
+    described = read_json(workdir / INPUTS)
+    described["image"]["shape"] = [10**7, 10**7, 1]
+    write_json(workdir / INPUTS, described)
+    assert read_example(workdir)["image"].shape == (1, 10**7, 10**7, 1)
+    assert load_predictor(workdir).size == (9, 8)
 
 
 def test_a_run_of_something_else_is_refused(tmp_path, small_config):

@@ -15,9 +15,10 @@ say what is in images, by a trained classifier, segmentation or detector
   deconv-jax predict --checkpoint runs/detector street.jpg --output found/ --threshold 0.5
 
 Writes a picture of each image, NAME.png, with its most likely classes, its pixels tinted by their classes,
-or boxes about objects with their scores; and predictions.json with all of it in COCO's format, where a
-category's id is the number of the class. An image that is smaller than 256 pixels is drawn larger. What
-cannot be read is left out, and the exit code then is 1.
+or boxes about objects with their scores; and predictions.json with what was found in COCO's format, where a
+category's id is the number of the class: a classifier's five most likely classes with their probabilities,
+masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What cannot be read is left out,
+and the exit code then is 1; after an interruption the JSON has the images that were done.
 """
 
 
@@ -72,18 +73,19 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.checkpoint, checkpoint_step(arguments.step), arguments.threshold
     )
     found = []
-    for job in jobs:
-        try:
-            described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
-        except InputError as error:
-            print(f"deconv-jax: error: {error}", file=sys.stderr)
-            continue
-        found.append(described)
-        said = described.prediction.summary(predictor.class_names)
-        print(f"{job.source} -> {job.output}: {said}", flush=True)
-    if found:
-        write_json(record, coco_dict(found, predictor.class_names))
-        print(f"written: {record}")
+    try:
+        for job in jobs:
+            try:
+                described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
+            except InputError as error:
+                print(f"deconv-jax: error: {error}", file=sys.stderr)
+                continue
+            found.append(described)
+            print(f"{job.source} -> {job.output}: {described.summary}", flush=True)
+    finally:
+        if found:
+            write_json(record, coco_dict(found, predictor.class_names))
+            print(f"written: {record}")
     failed = len(jobs) - len(found)
     if failed:
         print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)

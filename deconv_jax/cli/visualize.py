@@ -18,9 +18,12 @@ With --layer: what the units of a layer look for. Of each of its strongest featu
 that excite it most, among the given images or the run's test split, beside the projections of the units
 there to pixels, by the method deconvnet, guided or gradient; or images that were made to excite it
 (maximise). Layers are called conv1, conv2, ... and dense1, ... as they run, and the last output logits.
+A network with other activations than ReLUs takes gradient alone of the first three.
 
 Without --layer: what in the given images speaks for their class (red) and against it (blue), by any method
 but maximise. grad_cam takes layers too, and without one the last with height and width.
+
+All is one picture: an image that cannot be read ends the work.
 """
 
 _OF_UNITS = ("deconvnet", "guided", "gradient", "maximise")
@@ -104,28 +107,31 @@ def _visualize(arguments: argparse.Namespace) -> int:
         picture_of_maxima,
         picture_of_patches,
     )
+    from deconv_jax.inference.work import enough_memory
     from deconv_jax.trained import load_subject, open_test_split
 
     method, layers = arguments.method, arguments.layers
     files = find_images(arguments.inputs, output)
     subject = load_subject(arguments.checkpoint, checkpoint_step(arguments.step))
     maps = MAPS if arguments.maps is None else arguments.maps
-    if method == "maximise":
-        picture = picture_of_maxima(subject, layers, maps=maps)
-    elif units:
-        data = arguments.checkpoint, arguments.data_dir
-        images = subject.read_images(files) if files else open_test_split(*data)
-        picture = picture_of_patches(subject, images, layers, rule=method, maps=maps)
-    else:
-        picture = picture_of_attribution(
-            subject,
-            subject.read_images(files),
-            [file.name for file in files],
-            method,
-            layers=layers,
-            class_number=arguments.class_number,
-        )
-    write_png(output, picture)
+    with enough_memory(
+        f"not enough memory to look into {arguments.checkpoint}; fewer images or --maps take less"
+    ):
+        if method == "maximise":
+            picture = picture_of_maxima(subject, layers, maps=maps)
+        elif units:
+            images = files or open_test_split(arguments.checkpoint, arguments.data_dir)
+            picture = picture_of_patches(subject, images, layers, rule=method, maps=maps)
+        else:
+            picture = picture_of_attribution(
+                subject,
+                subject.read_images(files),
+                [file.name for file in files],
+                method,
+                layers=layers,
+                class_number=arguments.class_number,
+            )
+        write_png(output, picture)
     print(f"written: {output}")
     return 0
 

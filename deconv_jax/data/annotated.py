@@ -3,13 +3,14 @@
     penn_fudan:PATH    PNGImages/NAME.png, PedMasks/NAME_mask.png, Annotation/NAME.txt (Wang et al.,
                        "Object Detection Combining Recognition and Segmentation", ACCV 2007): pixels
                        of class 1 for pedestrians, 0 for the rest; boxes of class 0
-    image_label:PATH   image/NAME.png, label/NAME.png: the class of each pixel
+    image_label:PATH   image/NAME.png, label/NAME.png: the class of each pixel, or 255 for `IGNORED`
+    dark_lines:PATH    the same files, of black and white: 0 for class 1 and 255 for class 0, as the
+                       membranes of ISBI 2012 are labelled
 
 An example is a whole image on a canvas, at the top left; beside it the image is black, the class of
-pixels is `IGNORED`, and "size" says what is true. What a reader would get wrong: label files that
-hold, in all of a split, nothing but 0 and 255 are black lines on white, as those of the ISBI 2012
-membranes are, and dark is class 1 and white class 0; any other label files hold numbers of classes,
-and there 255 is `IGNORED`.
+pixels is `IGNORED`, and "size" says what is true. What a reader would get wrong: label files of
+black and white alone do not say which of them is the object, or whether white is `IGNORED`; as
+"image_label" a folder of only such files is refused.
 """
 
 import os
@@ -34,11 +35,11 @@ from deconv_jax.data.folders import (
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
 from deconv_jax.errors import InputError, at_least
 
-PENN_FUDAN, IMAGE_LABEL = "penn_fudan:", "image_label:"
+PENN_FUDAN, IMAGE_LABEL, DARK_LINES = "penn_fudan:", "image_label:", "dark_lines:"
+_IMAGES = {PENN_FUDAN: "PNGImages", IMAGE_LABEL: "image", DARK_LINES: "image"}
+ANNOTATED = tuple(_IMAGES)
 """How the name of a data set begins that is a folder of annotated images."""
 
-_IMAGES = {PENN_FUDAN: "PNGImages", IMAGE_LABEL: "image"}
-_BLACK_AND_WHITE = frozenset({0, 255})
 _SIZE = re.compile(r"^Image size \(X x Y x C\) : (\d+) x (\d+) x \d+\s*$", re.MULTILINE)
 _OBJECTS = re.compile(r"^Objects with ground truth : (\d+)\b", re.MULTILINE)
 _BOX = re.compile(
@@ -93,19 +94,16 @@ class AnnotatedSource:
     ):
         self._paths, self._read, self._color, self._canvas = images.paths, read, color, canvas
 
-        def look_at(path: Path) -> tuple[Seen, int, frozenset[int]]:
+        def look_at(path: Path) -> tuple[Seen, int]:
             example = read(path, color)
             height, width = example.image.shape[:2]
             size = sum(file.stat().st_size for file in (path, *beside(path)))
             boxes = 0 if example.boxes is None else len(example.boxes)
-            labels = () if example.segments is None else np.unique(example.segments).tolist()
-            return Seen(height, width, size), boxes, frozenset(labels)
+            return Seen(height, width, size), boxes
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            files, counts, labels = zip(*threads.map(look_at, self._paths), strict=True)
+            files, counts = zip(*threads.map(look_at, self._paths), strict=True)
         self._most_boxes = max(1, *counts)
-        values = frozenset().union(*labels)
-        self._dark_lines = IGNORED in values and values <= _BLACK_AND_WHITE
         if canvas is None:
             largest = np.max([(file.height, file.width) for file in files], axis=0)
             self._shape = tuple(int(-(-n // CANVAS_MULTIPLE) * CANVAS_MULTIPLE) for n in largest)
@@ -126,8 +124,6 @@ class AnnotatedSource:
 
     def _example(self, path: Path) -> Example:
         example = self._read(path, self._color)
-        if self._dark_lines and example.segments is not None:
-            example = example._replace(segments=(example.segments == 0).astype(np.uint8))
         return example if self._canvas is None else resized(example, self._canvas)
 
 
@@ -142,16 +138,17 @@ def load_annotated(
     """Opens a split of a folder of annotated images.
 
     Args:
-      name: "penn_fudan:PATH" or "image_label:PATH", PATH as in `folders.find_files`.
+      name: "penn_fudan:PATH", "image_label:PATH" or "dark_lines:PATH", PATH as in
+        `folders.find_files`.
       split: "all", "all[:30]", a subfolder of the folder of images, or several joined by +; see
         `folders.find_files`.
       data_dir: where a folder is whose path is not absolute.
       canvas, color: see `AnnotatedSource`.
 
     Raises:
-      InputError: no such folder or split, or files that do not fit together.
+      InputError: no such folder or split, or files that do not fit together or are not of the kind.
     """
-    kind = PENN_FUDAN if name.startswith(PENN_FUDAN) else IMAGE_LABEL
+    kind = next(kind for kind in ANNOTATED if name.startswith(kind))
     path = name.removeprefix(kind)
     if not path:
         raise InputError(f"{name!r} names no folder; wanted is {kind}PATH")
@@ -162,8 +159,13 @@ def load_annotated(
         return AnnotatedSource(
             images, read_penn_fudan, _beside_pedestrians, canvas=canvas, color=color
         )
-    labels = _Labels(images.root, _by_name(images.root.parent / "label"))
-    return AnnotatedSource(images, labels.read, labels.beside, canvas=canvas, color=color)
+    labels = _Labels(
+        images.root, _by_name(images.root.parent / "label"), dark_lines=kind == DARK_LINES
+    )
+    source = AnnotatedSource(images, labels.read, labels.beside, canvas=canvas, color=color)
+    if kind == IMAGE_LABEL:
+        labels.check_numbers()
+    return source
 
 
 def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:
@@ -222,6 +224,7 @@ class _Labels(NamedTuple):
 
     root: Path
     paths: Mapping[str, Path]
+    dark_lines: bool
 
     def beside(self, path: Path) -> tuple[Path, ...]:
         name = path.relative_to(self.root).with_suffix("").as_posix()
@@ -235,7 +238,27 @@ class _Labels(NamedTuple):
         (label,) = self.beside(path)
         image, segments = read_pixels(path, color), read_labels(label)
         _check_same_size(path, image, label, segments)
+        if self.dark_lines:
+            if not _is_black_and_white(segments):
+                raise InputError(
+                    f"label file {label} has other pixels than 0 and 255, black lines on white; of "
+                    f"numbers of classes the data set is {IMAGE_LABEL}PATH"
+                )
+            segments = (segments == 0).astype(np.uint8)
         return Example(image, segments)
+
+    def check_numbers(self) -> None:
+        """Raises InputError if no file of the folder, of any split, has another number than 0 and 255."""
+        if all(_is_black_and_white(read_labels(path)) for path in self.paths.values()):
+            raise InputError(
+                f"label files in {self.root.parent / 'label'} have no other pixels than 0 and 255, "
+                f"which may mean either: black lines on white, class 1, are {DARK_LINES}PATH; else "
+                "write them anew with 0 and 1"
+            )
+
+
+def _is_black_and_white(labels: np.ndarray) -> bool:
+    return bool(np.all((labels == 0) | (labels == 255)))
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

@@ -5,9 +5,10 @@ A view is a function of keys and of nothing else that is random. The views thems
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
 
 IGNORED = 255
 """The class of pixels that are neither learnt from nor measured."""
@@ -34,3 +35,17 @@ class View(Protocol):
           InputError: the batch lacks what the view is made of, or its shape does not fit.
         """
         ...
+
+
+def true_sizes(batch: Mapping[str, Any]) -> Any:
+    """Height and width of what is true of each image of a batch, (batch, 2); see `task.Batch`."""
+    images = batch["image"]
+    if "size" in batch:
+        return batch["size"]
+    return jnp.tile(jnp.array([images.shape[1:3]]), (len(images), 1))
+
+
+def within(shape: tuple[int, int], size: Int[Array, " 2"]) -> Bool[Array, "height width"]:
+    """Which pixels of an image of a shape are true, if its height and width are those of `size`."""
+    rows, columns = (jnp.arange(n) for n in shape)
+    return (rows < size[0])[:, None] & (columns < size[1])[None]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from deconv_jax.data.annotations import true_sizes, within
 from deconv_jax.errors import InputError, at_least
 
 AugmentName = Literal["color", "translation", "cutout"]
@@ -141,7 +142,7 @@ def center_resize(
     """
     channels = images.shape[-1]
     if true_size is None:
-        true_size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+        true_size = true_sizes({"image": images})
     wanted = jnp.array(size, images.dtype)
 
     def fit(image: Array, true: Array) -> Array:
@@ -243,8 +244,7 @@ def random_light(
       contrast: most that the factor of the differences to the mean is above or below 1, uniform.
     """
     add, factor = jax.random.uniform(key, (2,), minval=-1.0)
-    rows, columns = (jnp.arange(n) for n in image.shape[:2])
-    inside = ((rows < size[0])[:, None] & (columns < size[1])[None])[..., None]
+    inside = within((image.shape[0], image.shape[1]), size)[..., None]
     mean = jnp.sum(jnp.where(inside, image, 0.0)) / (jnp.prod(size) * image.shape[-1])
     changed = mean + (1 + contrast * factor) * (image - mean) + brightness * add
     return jnp.where(inside, jnp.clip(changed, 0.0, 1.0), image)

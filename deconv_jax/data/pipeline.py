@@ -29,8 +29,8 @@ class Data:
 
     Attributes:
       name: an embedded set ("digits", "photographs"), a folder of images ("folder:PATH") or of
-        annotated ones ("penn_fudan:PATH", "image_label:PATH", see `annotated`), or a TFDS name
-        ("mnist").
+        annotated ones ("penn_fudan:PATH", "image_label:PATH", "dark_lines:PATH", see `annotated`),
+        or a TFDS name ("mnist").
       data_dir: TFDS data directory, None for TFDS's own default; or where a folder is whose path
         is not absolute.
       train_split, validation_split, test_split: TFDS split expressions, or those of

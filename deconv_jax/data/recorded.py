@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from deconv_jax.data.annotations import IGNORED, Annotated
+from deconv_jax.data.annotations import IGNORED, Annotated, true_sizes, within
 from deconv_jax.data.augment import Warping, random_light
 from deconv_jax.errors import InputError
 
@@ -45,13 +45,11 @@ class Recorded(Warping):
     ) -> Annotated:
         """See `View`."""
         images = batch["image"].astype(jnp.float32) / 255.0
-        sizes = batch.get("size")
-        if sizes is None:
-            sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+        sizes = true_sizes(batch)
         seen = {"image": images}
         if "segments" in batch:
-            rows, columns = (jnp.arange(n)[None] for n in images.shape[1:3])
-            inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
+            _, height, width, _ = images.shape
+            inside = jax.vmap(lambda size: within((height, width), size))(sizes)
             seen["segments"] = jnp.where(inside, batch["segments"].astype(jnp.int32), IGNORED)
         if "boxes" in batch:
             seen["boxes"] = batch["boxes"].astype(jnp.float32)

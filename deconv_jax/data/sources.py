@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deconv_jax.data.annotated import (
-    IMAGE_LABEL,
-    PENN_FUDAN,
+    ANNOTATED,
     AnnotatedSource,
     Example,
     load_annotated,
@@ -37,8 +36,6 @@ Fingerprint = Mapping[str, int | str]
 EMBEDDED = ("digits", photographs.NAME)
 STACKED = "stacked_"
 """Before the name of a set of gray images: three of them as the channels of one image."""
-
-_ANNOTATED = (PENN_FUDAN, IMAGE_LABEL)
 
 
 class Source(Protocol):
@@ -213,8 +210,8 @@ def load(
     """Opens one split of a data set: a folder of images, an embedded set, or a prepared TFDS set.
 
     Args:
-      name: "folder:PATH", a folder of annotated images ("penn_fudan:PATH" or "image_label:PATH", see
-        `annotated`), an embedded set ("digits", which is prepared on first use, or "photographs"), or
+      name: "folder:PATH", a folder of annotated images ("penn_fudan:PATH", "image_label:PATH" or
+        "dark_lines:PATH", see `annotated`), an embedded set ("digits", which is prepared on first use, or "photographs"), or
         the name of a TFDS data set ("mnist", "cifar10:3.0.2"). After "stacked_" ("stacked_mnist")
         examples are triples of that set's, see `StackedSource`.
       split: e.g. "test" or "train[:55000]"; of a folder see `folders.find_files`.
@@ -228,7 +225,7 @@ def load(
     Raises:
       InputError: no such data set or split, or it is not prepared; says what to run.
     """
-    if name.startswith(_ANNOTATED):
+    if name.startswith(ANNOTATED):
         if tile is not None:
             raise InputError(
                 f"tile is for image files without annotations; got tile={tile} for data set {name!r}"
@@ -237,8 +234,8 @@ def load(
     files = name == photographs.NAME or name.startswith(FOLDER)
     if canvas is not None and (files or name.startswith(STACKED)):
         raise InputError(
-            f"canvas is for annotated images ({PENN_FUDAN}PATH, {IMAGE_LABEL}PATH) and TFDS data "
-            f"sets; got canvas={canvas} for data set {name!r}"
+            f"canvas is for annotated images ({', '.join(f'{kind}PATH' for kind in ANNOTATED)}) and "
+            f"TFDS data sets; got canvas={canvas} for data set {name!r}"
         )
     if name.startswith(STACKED):
         base = load(name.removeprefix(STACKED), split, data_dir, tile=tile, color=color)
@@ -282,7 +279,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
         preparation needs, is missing; or it is of image files, which are used as they are.
     """
     name = name.removeprefix(STACKED)
-    if name == photographs.NAME or name.startswith((FOLDER, *_ANNOTATED)):
+    if name == photographs.NAME or name.startswith((FOLDER, *ANNOTATED)):
         raise InputError(f"data set {name!r} needs no preparation")
     builder = _builder(name, data_dir)
     if not _is_prepared(builder):

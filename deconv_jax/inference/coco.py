@@ -2,7 +2,7 @@
 
 https://cocodataset.org/#format-data; `pycocotools.coco.COCO` reads it. What a reader would get wrong: a
 category's id is the number of the class in the run, from 0 on, and annotations are numbered from 1 on, as
-0 would mean "none" to the evaluation there.
+0 would mean "none" to the evaluation there; those of a classifier have a score and no place.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from deconv_jax.data.images import read_pixels
 from deconv_jax.errors import InputError
 from deconv_jax.files import write_png
 from deconv_jax.inference.files import Job
-from deconv_jax.inference.predict import Prediction, Predictor
+from deconv_jax.inference.predict import Predictor
 from deconv_jax.inference.work import enough_memory
 
 PREDICTIONS = "predictions.json"
@@ -29,12 +29,13 @@ class Described:
     Attributes:
       file_name: of the image, with the folders below the input that it was found in.
       size: height and width, pixels.
-      prediction: what was found.
+      annotations, summary: of what was found, see `Prediction`; without its arrays, for there may be many.
     """
 
     file_name: str
     size: tuple[int, int]
-    prediction: Prediction
+    annotations: list[dict[str, Any]]
+    summary: str
 
 
 def predict_file(
@@ -60,10 +61,12 @@ def predict_file(
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
         picture = prediction.picture(pixels, predictor.class_names)
+        annotations = prediction.annotations()
+        summary = prediction.summary(predictor.class_names)
         write_png(job.output, Image.fromarray(picture))
     place = job.output.relative_to(output).with_name(job.source.name)
     height, width = pixels.shape[:2]
-    return Described(place.as_posix(), (height, width), prediction)
+    return Described(place.as_posix(), (height, width), annotations, summary)
 
 
 def coco_dict(images: Sequence[Described], class_names: Sequence[str]) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def coco_dict(images: Sequence[Described], class_names: Sequence[str]) -> dict[s
     annotations = [
         annotation | {"image_id": number}
         for number, image in enumerate(images, 1)
-        for annotation in image.prediction.annotations()
+        for annotation in image.annotations
     ]
     return {
         "info": {"description": "predictions of deconv_jax"},

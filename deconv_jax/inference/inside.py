@@ -47,7 +47,11 @@ arXiv:1311.2901, section 2.1: the signal is rectified on its way down). "guided"
 """
 
 LOGITS = "logits"
+BATCH = 64
+"""Images at a time, at most."""
 
+_PIXELS = 2**20
+"""Of the images at a time, if there is more than one."""
 _SPATIAL = (Conv, ConvTranspose, Upsample)
 _DENSE = (Dense, nn.Dense)
 _LAYERS = _SPATIAL + _DENSE
@@ -58,7 +62,6 @@ _RETURNED = -1
 _FUNCTIONS = frozenset({"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "selu"})
 _PRIMITIVES = frozenset({"tanh", "logistic", "erf"})
 _LEAST_MARK = 1e-3
-_MARKED_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,11 @@ class Layer:
     shape: tuple[int, ...]
     call: int
     before: tuple[str, ...]
+
+
+def batch_size(size: Sequence[int]) -> int:
+    """Images of a height and width that are looked at together."""
+    return max(1, min(BATCH, _PIXELS // math.prod(size)))
 
 
 def layers_of(model: nn.Module, variables: Tree, images: Any) -> dict[str, tuple[int, ...]]:
@@ -168,6 +176,7 @@ def windows_of(
     Args and errors as for `check_layer`.
     """
     size = images.shape[1:3]
+    at_once = batch_size(size)
     wanted = {layer: _find(_layers(model, variables, images), layer)}
     weights = jax.tree_util.tree_map_with_path(_plain_weight, variables)
 
@@ -179,8 +188,8 @@ def windows_of(
 
     def windows(axis: int) -> np.ndarray:
         found = []
-        for start in range(0, size[axis], _MARKED_AT_ONCE):
-            lines = np.arange(start, start + _MARKED_AT_ONCE)
+        for start in range(0, size[axis], at_once):
+            lines = np.arange(start, start + at_once)
             ones = lines[:, None] == np.arange(size[axis])
             ones = np.concatenate([np.zeros((1, size[axis]), bool), ones])
             spread = ones[:, :, None, None] if axis == 0 else ones[:, None, :, None]
@@ -298,7 +307,7 @@ def _check_activations(layers: Mapping[str, Layer], rule: Rule) -> None:
         if others:
             raise InputError(
                 f'rule "{rule}" is of networks of ReLUs; up to {name} this one has {others[0]!r}; '
-                'take rule "gradient"'
+                'take rule "gradient" (--method gradient)'
             )
 
 
@@ -311,7 +320,7 @@ def _check_functions(run: Callable[[Array], Any], images: Any, rule: Rule) -> No
     if name is not None:
         raise InputError(
             f'rule "{rule}" needs every activation to be an `Activation` layer; this network calls '
-            f'the function {name}; take rule "gradient"'
+            f'the function {name}; take rule "gradient" (--method gradient)'
         )
 
 

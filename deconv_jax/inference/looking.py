@@ -20,8 +20,14 @@ from PIL import Image
 from deconv_jax.data.images import Color, read_pixels
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
-from deconv_jax.errors import InputError
-from deconv_jax.inference.inside import LOGITS, Rule, check_layer, last_convolution
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.inference.inside import (
+    LOGITS,
+    Rule,
+    batch_size,
+    check_layer,
+    last_convolution,
+)
 from deconv_jax.inference.sheets import (
     Section,
     about_gray,
@@ -36,7 +42,6 @@ from deconv_jax.inference.sheets import (
 from deconv_jax.inference.units import (
     Patches,
     Prepare,
-    batch_size,
     maximise_activation,
     top_patches,
 )
@@ -101,10 +106,17 @@ class Subject:
     class_names: tuple[str, ...] = ()
 
     def images_of(
-        self, source: Source
+        self, source: Source | Sequence[Path]
     ) -> Iterator[Float[np.ndarray, "batch height width channels"]]:
-        """All images of a split, in order."""
-        for batch in evaluation_batches(source, batch_size=batch_size(self.image_shape[:2])):
+        """All images of a split or of files, in order; raises InputError for a file that cannot be."""
+        size = batch_size(self.image_shape[:2])
+        if isinstance(source, Sequence):
+            for start in range(0, len(source), size):
+                yield self.read_images(source[start : start + size])
+            return
+        # Those of the split may be larger than what is shown of them.
+        first = source.gather(np.zeros(1, np.int32))["image"]
+        for batch in evaluation_batches(source, batch_size=min(size, batch_size(first.shape[1:3]))):
             real = batch["mask"] > 0
             yield np.asarray(self.seen(jax.tree.map(jnp.asarray, batch)))[real]
 
@@ -142,7 +154,7 @@ class Subject:
 
 def picture_of_patches(
     subject: Subject,
-    images: Float[np.ndarray, "count height width channels"] | Source,
+    images: Float[np.ndarray, "count height width channels"] | Source | Sequence[Path],
     layers: Sequence[str],
     *,
     rule: Rule = "deconvnet",
@@ -154,7 +166,7 @@ def picture_of_patches(
 
     Args:
       subject: the network.
-      images: in [0, 1], or a split of the run's data.
+      images: in [0, 1], a split of the run's data, or image files.
       layers: their names, see `inside`.
       rule: of the projection.
       maps: feature maps of a layer, at most.
@@ -190,19 +202,28 @@ def picture_of_patches(
 
 
 def picture_of_maxima(subject: Subject, layers: Sequence[str], *, maps: int = MAPS) -> Image.Image:
-    """Images made to excite each of a layer's first feature maps, see `units.maximise_activation`."""
+    """Images made to excite each of a layer's first feature maps, see `units.maximise_activation`.
+
+    Raises:
+      InputError: as `units.maximise_activation`, or no feature map is asked for.
+    """
+    at_least("maps", maps, 1)
+    size = batch_size(subject.image_shape[:2])
     sections = []
     for layer in layers:
         total = subject.check_layer(layer)[-1]
         features = np.arange(min(maps, total), dtype=np.int32)
-        made = maximise_activation(
-            subject.model,
-            subject.variables,
-            Target(features, layer=layer),
-            subject.image_shape,
-            prepare=subject.prepare,
-        )
-        blocks = [at_side(image, _IMAGE) for image in image_pixels(np.asarray(made))]
+        made = [
+            maximise_activation(
+                subject.model,
+                subject.variables,
+                Target(features[start : start + size], layer=layer),
+                subject.image_shape,
+                prepare=subject.prepare,
+            )
+            for start in range(0, len(features), size)
+        ]
+        blocks = [at_side(image, _IMAGE) for image in image_pixels(np.concatenate(made))]
         labels = [subject.map_name(layer, feature) for feature in features.tolist()]
         caption = f"{layer}, {len(features)} of {total} feature maps: images made to excite each"
         sections.append(Section(caption, labels, blocks))

@@ -24,6 +24,7 @@ from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError
 from deconv_jax.inference.tiling import free_memory, working_bytes
 from deconv_jax.training.overlays import (
+    background_of,
     class_color,
     class_name,
     rgb_pixels,
@@ -45,7 +46,7 @@ ROUNDED_TO = 32
 _LEAST_SIDE = 256
 """Pixels that the longer side of a picture has at least: pixels of smaller images are repeated."""
 _BAND = 512
-"""Rows that are tinted at a time."""
+"""Rows that are tinted or counted at a time."""
 
 
 class Prediction(Protocol):
@@ -96,7 +97,7 @@ class Classes:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segments:
-    """The class of each pixel."""
+    """The class of each pixel, of at most 255 classes."""
 
     classes: UInt8[np.ndarray, "height width"]
 
@@ -105,19 +106,35 @@ class Segments:
         return [self._annotation(number) for number in self._present()]
 
     def picture(self, pixels: Pixels, names: Sequence[str]) -> UInt8[np.ndarray, "rows columns 3"]:
-        """The image, all classes but 0 tinted, beside their names."""
-        bands = [slice(top, top + _BAND) for top in range(0, len(pixels), _BAND)]
-        tinted = np.concatenate([with_segments(pixels[b], self.classes[b]) for b in bands])
-        entries = [(class_color(n), class_name(n, names)) for n in self._present() if n]
+        """The image, all classes but one called "background" tinted, beside their names."""
+        background = background_of(names)
+        tinted = np.concatenate(
+            [
+                with_segments(pixels[b], self.classes[b], background=background)
+                for b in self._bands()
+            ]
+        )
+        entries = [
+            (class_color(n), class_name(n, names)) for n in self._present() if n != background
+        ]
         return with_legend(_enlarged(tinted), entries)
 
     def summary(self, names: Sequence[str]) -> str:
         """The share of each class."""
-        shares = np.bincount(self.classes.reshape(-1)) / self.classes.size
+        shares = self._counts() / self.classes.size
         return ", ".join(f"{class_name(n, names)} {shares[n]:.1%}" for n in self._present())
 
     def _present(self) -> list[int]:
-        return np.flatnonzero(np.bincount(self.classes.reshape(-1))).tolist()
+        return np.flatnonzero(self._counts()).tolist()
+
+    def _counts(self) -> Int[np.ndarray, " classes"]:
+        """Pixels of each number that a class can have."""
+        counts = [np.bincount(self.classes[b].reshape(-1), minlength=256) for b in self._bands()]
+        return np.sum(counts, axis=0)
+
+    def _bands(self) -> list[slice]:
+        """Of the rows: arrays of several bytes a pixel are made of one at a time."""
+        return [slice(top, top + _BAND) for top in range(0, len(self.classes), _BAND)]
 
     def _annotation(self, number: int) -> dict[str, Any]:
         coded = pycocotools.mask.encode(np.asfortranarray(self.classes == number).view(np.uint8))

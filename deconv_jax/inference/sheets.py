@@ -98,9 +98,10 @@ def about_gray(
 def for_and_against(
     values: Float[np.ndarray, "height width"], image: UInt8[np.ndarray, "height width 3"]
 ) -> Tile:
-    """Red where values are positive and blue where they are negative, over a faint image.
+    """Red where values are positive and blue where they are negative, the largest in full colour.
 
-    The largest magnitude has the full colour.
+    Beneath is a faint negative of the image, as if drawn on white paper, so that colours stand out in the
+    dark of an image too.
     """
     strength = values / (np.abs(values).max() or 1.0)
     gray = image.astype(np.float32).mean(axis=-1, keepdims=True) / 255.0

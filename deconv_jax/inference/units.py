@@ -8,7 +8,6 @@ of its own; it is made for one image, by the switches of that image, and shows w
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,7 +21,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from deconv_jax import ops
 from deconv_jax.data.augment import example_keys
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.inference.inside import Rule, check_layer, feature_maps, windows_of
+from deconv_jax.inference.inside import (
+    Rule,
+    batch_size,
+    check_layer,
+    feature_maps,
+    windows_of,
+)
 from deconv_jax.inference.visualize import Target, activation, backprojection
 
 Tree = Any
@@ -31,11 +36,7 @@ Prepare = Callable[[Array], Array]
 
 COUNT = 9
 """Patches of a feature map, as in the paper's figure."""
-BATCH = 64
-"""Images at a time, at most."""
 
-_PIXELS = 2**20
-"""Of the images at a time, if there is more than one."""
 _NOISE = 0.05
 _TRUNCATE = 4.0
 """Standard deviations of a Gaussian at which it is cut."""
@@ -46,8 +47,7 @@ class Patches:
     """What excites feature maps most; each axis "count" by falling activation.
 
     Attributes:
-      layer: whose feature maps.
-      features: which of them, the strongest first.
+      features: which of the layer's feature maps, the strongest first.
       activations: of the unit.
       examples: which of the images, counted from 0.
       positions: row and column of the unit in the feature map.
@@ -56,7 +56,6 @@ class Patches:
       inside: which pixels are of the image. One that the unit is at the border of ends within the patch.
     """
 
-    layer: str
     features: Int[np.ndarray, " maps"]
     activations: Float[np.ndarray, "maps count"]
     examples: Int[np.ndarray, "maps count"]
@@ -97,7 +96,7 @@ def top_patches(
     if maps is not None:
         at_least("maps", maps, 1)
     prepare = prepare or _as_they_are
-    best, kept = _search(model, variables, _batches(images), layer, count, prepare)
+    best, kept = _search(model, variables, _batches(images), layer, count, rule, prepare)
     order = np.argsort(-best.values[:, 0], kind="stable")[:maps]
     values, examples, positions = (array[order] for array in best)
     shown = np.stack([kept[number] for number in examples.ravel()])
@@ -120,7 +119,6 @@ def top_patches(
         return np.stack(patches).reshape(*shape, *pixels.shape[3:])
 
     return Patches(
-        layer,
         order,
         values,
         examples,
@@ -204,11 +202,6 @@ def maximise_activation(
     return lax.scan(climb, start, jnp.arange(steps))[0]
 
 
-def batch_size(size: Sequence[int]) -> int:
-    """Images of a height and width that are looked at together."""
-    return max(1, min(BATCH, _PIXELS // math.prod(size)))
-
-
 def _as_they_are(images: Array) -> Array:
     return images
 
@@ -252,6 +245,7 @@ def _search(
     batches: Iterator[np.ndarray],
     layer: str,
     count: int,
+    rule: Rule,
     prepare: Prepare,
 ) -> tuple[_Best, dict[int, np.ndarray]]:
     """The strongest places, and the images that they are in."""
@@ -264,11 +258,14 @@ def _search(
         if best is None:
             *_, features = check_layer(model, variables, images, layer)
             best = _Best(features)
+            # A rule that does not fit is refused now, and not after the search.
+            jax.eval_shape(lambda x: feature_maps(model, variables, x, layer, rule=rule), images)
         values, positions = _strongest(model, variables, _filled(images, size), layer, prepare)
         values, positions = (np.asarray(a)[: len(images)] for a in (values, positions))
         best.add(values, positions, seen, count)
         wanted = set(best.examples.ravel().tolist())
-        kept |= {seen + i: image for i, image in enumerate(images) if seen + i in wanted}
+        # Copies, for a part of a batch would keep the whole of it.
+        kept |= {seen + i: image.copy() for i, image in enumerate(images) if seen + i in wanted}
         kept = {number: image for number, image in kept.items() if number in wanted}
         seen += len(images)
     if best is None or not seen:

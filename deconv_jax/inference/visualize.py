@@ -183,23 +183,26 @@ def occlusion(
                 f"the window; got window={window} and stride={stride}"
             )
     down, across = (
-        _covered(*axis) for axis in zip(size, sides, strides, strict=True)
+        jnp.asarray(_covered(*axis)) for axis in zip(size, sides, strides, strict=True)
     )  # (places, pixels)
-    covers = (down[:, None, :, None] & across[None, :, None, :]).reshape(-1, *size)
+    places = np.indices((len(down), len(across))).reshape(2, -1).T
     filling = _like(images, fill)
 
     def strength(images: Array) -> Array:
         (maps,) = feature_maps(model, variables, images, target.layer)
         return activation(target, maps)
 
-    def weaker(covered: Array) -> Array:
+    def weaker(place: Array) -> Array:
+        covered = down[place[0]][:, None] & across[place[1]][None]
         hidden = jnp.where(covered[None, :, :, None], filling, images)
         return before - strength(hidden)
 
     before = strength(images)
-    falls = lax.map(weaker, jnp.asarray(covers), batch_size=max(1, _AT_ONCE // count))
-    total = jnp.einsum("pb,phw->bhw", falls, jnp.asarray(covers, images.dtype))
-    return total / jnp.asarray(covers.sum(axis=0)[None], images.dtype)
+    falls = lax.map(weaker, jnp.asarray(places), batch_size=max(1, _AT_ONCE // count))
+    falls = falls.reshape(len(down), len(across), count)
+    down, across = down.astype(images.dtype), across.astype(images.dtype)
+    total = jnp.einsum("ijb,ih,jw->bhw", falls, down, across)
+    return total / (jnp.sum(down, 0)[:, None] * jnp.sum(across, 0)[None])[None]
 
 
 def grad_cam(

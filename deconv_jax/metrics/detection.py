@@ -1,9 +1,10 @@
-"""Average precision of detected objects, as COCO and as Pascal VOC define it, by `pycocotools`.
+"""Average precision of detected objects, as COCO (by `pycocotools`) and as Pascal VOC define it.
 
 Lin et al., "Microsoft COCO", arXiv:1405.0312, and Everingham et al., "The Pascal visual object classes
 challenge", IJCV 2010, section 4.2. Detections are taken by falling score; one is right if it overlaps an
 object of its image and class, which no detection before it has taken, by at least a given intersection
-over union.
+over union: for COCO the one of those left that it overlaps most, for VOC the one of all, so that a
+detection is wrong if that is taken already.
 
 What a reader would get wrong: average precision is of the ranking over all images. It has no threshold on
 the score, so that cutting off low scores can only lower it, and it is no mean of measures of images. Of
@@ -12,7 +13,6 @@ more; boxes are measured between edges, where VOC's own code counts the pixels o
 """
 
 import contextlib
-import copy
 import io
 from typing import Any
 
@@ -23,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 
 from deconv_jax.errors import InputError
 
+VOC_OVERLAP = 0.5
 VOC_RECALLS = np.arange(11) / 10
 """Divided, as a recall is: 3 of 10 is 0.3, and np.linspace's 0.30000000000000004 is more."""
 
@@ -64,10 +65,6 @@ def average_precision(
         evaluation.evaluate()
         evaluation.accumulate()
         coco = evaluation.eval
-        voc_parameters = copy.deepcopy(evaluation.params)
-        voc_parameters.recThrs = VOC_RECALLS
-        evaluation.accumulate(voc_parameters)
-        voc = evaluation.eval
     overlaps = list(evaluation.params.iouThrs.round(2))
     areas = evaluation.params.areaRngLbl
     precision = coco["precision"]  # overlap, recall, class, area, most detections
@@ -83,8 +80,47 @@ def average_precision(
         "ap75": _mean(every[overlaps.index(0.75)]),
         **{name: value for name, value in by_area.items() if not np.isnan(value)},
         "ar": _mean(coco["recall"][:, :, areas.index("all")]),
-        "voc_map": _mean(voc["precision"][half, :, :, areas.index("all")]),
+        "voc_map": _voc_map(boxes, scores, classes, true_boxes, true_classes),
     }
+
+
+def _voc_map(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    true_boxes: np.ndarray,
+    true_classes: np.ndarray,
+) -> float:
+    """The mean over the classes with objects of VOC's average precision; see `average_precision`."""
+    highest, largest = np.zeros(scores.shape), np.zeros(scores.shape, int)
+    for image, same_class in enumerate(classes[:, :, None] == true_classes[:, None]):
+        overlaps = np.where(same_class, _overlaps(boxes[image], true_boxes[image]), 0.0)
+        highest[image], largest[image] = overlaps.max(axis=1), overlaps.argmax(axis=1)
+    objects = largest + np.arange(len(boxes))[:, None] * true_boxes.shape[1]
+    of_classes = []
+    for number in np.unique(true_classes[true_classes >= 0]):
+        found = classes == number
+        ranked = np.argsort(-scores[found], kind="stable")
+        near = np.flatnonzero(highest[found][ranked] >= VOC_OVERLAP)
+        _, first = np.unique(objects[found][ranked][near], return_index=True)
+        right = np.cumsum(np.isin(np.arange(len(ranked)), near[first]))
+        recall = right / np.sum(true_classes == number)
+        precision = right / np.arange(1, len(right) + 1)
+        points = [np.max(precision[recall >= least], initial=0.0) for least in VOC_RECALLS]
+        of_classes.append(np.mean(points))
+    return float(np.mean(of_classes))
+
+
+def _overlaps(
+    boxes: Float[np.ndarray, "found 4"], others: Float[np.ndarray, "most 4"]
+) -> Float[np.ndarray, "found most"]:
+    """Intersection over union; 0 of boxes without an area."""
+    starts = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - starts
+    both = np.prod(np.maximum(sides, 0.0), axis=-1)
+    areas, other_areas = (np.prod(b[:, 2:] - b[:, :2], axis=-1) for b in (boxes, others))
+    union = areas[:, None] + other_areas[None] - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def _mean(values: np.ndarray) -> float:

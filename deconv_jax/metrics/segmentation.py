@@ -27,6 +27,11 @@ TOLERANCE = 0.0075
 Segments = Int[Array, "batch height width"]
 
 
+def one_hot(segments: Segments, num_classes: int) -> Bool[Array, "batch height width num_classes"]:
+    """Whether a pixel has each class; none is that of pixels that are ignored or of others."""
+    return segments[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
+
+
 def confusion_matrix(
     truth: Segments, prediction: Segments, num_classes: int
 ) -> Int32[Array, "num_classes num_classes"]:
@@ -45,7 +50,7 @@ def confusion_matrix(
         raise InputError(f"confusion_matrix counts up to 2^24 pixels; got images {truth.shape}")
     # A product of one-hot matrices, exact in float32; a scatter is slow on every device.
     rows, columns = (
-        _one_hot(segments, num_classes).astype(jnp.float32).reshape(len(segments), -1, num_classes)
+        one_hot(segments, num_classes).astype(jnp.float32).reshape(len(segments), -1, num_classes)
         for segments in (truth, prediction)
     )
     counts = jnp.einsum("bpi,bpj->bij", rows, columns, precision="highest")
@@ -132,7 +137,7 @@ def boundary_counts(
     if tolerance is None:
         tolerance = max(1.0, TOLERANCE * math.hypot(*truth.shape[1:]))
     at_least("tolerance", tolerance, 0)
-    classes = (_one_hot(truth, num_classes), _one_hot(prediction, num_classes))
+    classes = (one_hot(truth, num_classes), one_hot(prediction, num_classes))
     known = (jnp.any(classes[0], -1) & jnp.any(classes[1], -1))[..., None]
     true, predicted = (_boundaries(each & known, known) for each in classes)
     counted = (
@@ -154,10 +159,6 @@ def boundary_f1(counts: ArrayLike) -> Float[np.ndarray, " num_classes"]:
     precision, recall = _divided(matched, predicted), _divided(found, true)
     f1 = _divided(2 * precision * recall, precision + recall)
     return np.where(predicted + true > 0, np.nan_to_num(f1), np.nan)
-
-
-def _one_hot(segments: Segments, num_classes: int) -> Bool[Array, "batch height width num_classes"]:
-    return segments[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
 
 
 def _boundaries(

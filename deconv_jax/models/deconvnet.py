@@ -62,10 +62,20 @@ class DeconvNet(nn.Module):
         Raises:
           InputError: sides that the poolings do not divide, or a field out of range.
         """
-        if not self.features or min(*self.features, self.convs_per_block) < 1:
+        positive = (
+            *self.features,
+            self.num_classes,
+            self.convs_per_block,
+            self.bottleneck_features,
+            self.bottleneck_kernel_size,
+        )
+        if not self.features or min(positive) < 1:
             raise InputError(
-                "a DeconvNet has one or more positive features and convs_per_block; got "
-                f"features={self.features} and convs_per_block={self.convs_per_block}"
+                "a DeconvNet has one or more positive features, and positive numbers; got "
+                f"features={self.features}, num_classes={self.num_classes}, "
+                f"convs_per_block={self.convs_per_block}, "
+                f"bottleneck_features={self.bottleneck_features} and "
+                f"bottleneck_kernel_size={self.bottleneck_kernel_size}"
             )
         check_sides("DeconvNet", images, self.multiple)
         x, unpool = images, []

@@ -4,14 +4,15 @@ Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentati
 arXiv:1411.4038, section 4 and figure 3: five blocks of convolutions and max pooling as in VGG, two
 more layers in place of the dense ones, and 1x1 convolutions that score the classes. Scores of the
 last and of earlier poolings are enlarged two times, added, and enlarged by the stride to the image.
-The transposed convolutions that enlarge start as bilinear interpolation and are learnt, the score
-layers start at zero, as in section 4.2.
+The transposed convolutions that enlarge start as bilinear interpolation, the score layers at zero, as
+in section 4.2. All are learnt, where the paper keeps the last interpolation as it is; and there is
+batch norm unless `norm` says otherwise, and no dropout, where the paper has the opposite.
 
 What a reader would get wrong: the paper pads the image by 100 pixels and crops every skip and the
 output, as its first dense layer of 7x7 is not padded. Here that layer is 3x3, every layer has
 padding "SAME" and sides are multiples of 32, so that nothing is cropped and all is aligned. Within
-half a stride of the image's border the interpolation then fades to zero scores, which changes no
-largest score of a single resolution.
+half a stride of the image's border the interpolation then shrinks scores, to about a half at an edge
+and a quarter in a corner, which changes no largest score of a single resolution.
 """
 
 from typing import Literal
@@ -71,10 +72,18 @@ class FCN(nn.Module):
         Raises:
           InputError: sides that are no multiples of 32, or a field out of range.
         """
-        if len(self.features) != _BLOCKS or self.stride not in (32, 16, 8):
+        positive = (
+            *self.features,
+            self.num_classes,
+            self.convs_per_block,
+            self.top_features,
+        )
+        if len(self.features) != _BLOCKS or self.stride not in (32, 16, 8) or min(positive) < 1:
             raise InputError(
-                f"an FCN has {_BLOCKS} features, one a block, and stride 32, 16 or 8; got "
-                f"features={self.features} and stride={self.stride}"
+                f"an FCN has {_BLOCKS} features, one a block, stride 32, 16 or 8, and positive "
+                f"numbers; got features={self.features}, stride={self.stride}, "
+                f"num_classes={self.num_classes}, convs_per_block={self.convs_per_block} and "
+                f"top_features={self.top_features}"
             )
         check_sides("FCN", images, self.multiple)
         x, pooled = images, {}

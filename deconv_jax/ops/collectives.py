@@ -30,3 +30,9 @@ def gather_over_devices(array: jax.Array) -> jax.Array:
     """The parts of all devices of `pmap` one after the other; the array itself under `jit`."""
     axis = bound_data_axis()
     return array if axis is None else jax.lax.all_gather(array, axis, tiled=True)
+
+
+def number_of_devices() -> int:
+    """Of `pmap`; 1 under `jit`."""
+    axis = bound_data_axis()
+    return 1 if axis is None else jax.lax.axis_size(axis)

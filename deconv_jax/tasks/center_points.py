@@ -5,8 +5,8 @@ shape: boxes come in rows of which some hold no object, and as many detections g
 
 What a reader would get wrong: the width of the bump about each centre. Its rule (Law and Deng, "CornerNet",
 arXiv:1808.01244, section 3.1) is the radius in which both corners of a box may move while it still overlaps
-the object enough. The authors' code takes other roots of the quadratic equations than the smaller
-positive ones, which at an overlap of 0.7 makes radii 2.8 times as large; here the rule is kept.
+the object enough. The authors' code divides by 2 instead of 2a, and takes the larger roots of the other
+two equations, so that at an overlap of 0.7 its radii are 3.3 to 4 times as large; here the rule is kept.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from deconv_jax.models.centernet import CenterMaps
-from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.ops.pool import max_pool
+from deconv_jax.ops.collectives import mean_over_devices, number_of_devices
+from deconv_jax.ops.pool import max_pool_with_switches
 
 ALPHA, BETA = 2, 4
 """Exponents of the focal loss, equation 1."""
@@ -116,10 +116,16 @@ def center_targets(
         )
         for axis, n in enumerate((rows, columns))
     )
-    # All at once: the compiler makes one loop of the products and their maxima.
     one_hot = (box_class[..., None] == jnp.arange(classes)[None, None]) & present[..., None]
-    bumps = down[:, :, :, None, None] * across[:, :, None, :, None]
-    heat = jnp.max(jnp.where(one_hot[:, :, None, None, :], bumps, 0.0), axis=1)
+
+    def with_bump(heat: Array, row: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        down, across, one_hot = row
+        bump = down[:, :, None, None] * across[:, None, :, None]
+        return jnp.maximum(heat, jnp.where(one_hot[:, None, None, :], bump, 0.0)), None
+
+    # One object after the other: all bumps at once would be as many heat maps.
+    by_row = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (down, across, one_hot))
+    heat, _ = jax.lax.scan(with_bump, jnp.zeros((len(boxes), *shape)), by_row)
     return CenterTargets(
         heat=heat,
         places=(cell[..., 0] * columns + cell[..., 1]).astype(jnp.int32),
@@ -135,10 +141,11 @@ def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[A
     Returns:
       "heat_loss", the focal loss of equation 1 (which sums over all places); "size_loss" and
       "offset_loss", the absolute differences at the objects' centres, of logarithms and in units of
-      the stride. Unweighted; on each device of `pmap` such that their mean is the batch's.
+      the stride. Unweighted; on each device of `pmap` such that their mean is the batch's. Without
+      an object they are the sums.
     """
     total = mean_over_devices(jnp.sum(targets.present.astype(jnp.float32)))
-    count = jnp.where(total > 0, total, 1.0)
+    count = jnp.where(total > 0, total, 1 / number_of_devices())
     here, not_here = jax.nn.log_sigmoid(maps.heat), jax.nn.log_sigmoid(-maps.heat)
     focal = jnp.where(
         targets.heat == 1,
@@ -161,7 +168,8 @@ def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[A
 def detections(maps: CenterMaps, *, stride: int, most: int) -> Detections:
     """The highest peaks of the heat maps as boxes ("From points to bounding boxes", section 4).
 
-    A peak is a place as high as its eight neighbours in the same map; there is no other suppression.
+    A peak is a place as high as its eight neighbours in the same map, the first of those that are equal;
+    there is no other suppression.
 
     Args:
       maps: of a network.
@@ -169,8 +177,9 @@ def detections(maps: CenterMaps, *, stride: int, most: int) -> Detections:
       most: detections an image; fewer where the maps have fewer numbers.
     """
     batch, rows, columns, classes = maps.heat.shape
-    highest = max_pool(maps.heat, 3, stride=1, padding="SAME")
-    peaks = jnp.where(maps.heat == highest, maps.heat, -jnp.inf).reshape(batch, -1)
+    _, highest = max_pool_with_switches(maps.heat, 3, stride=1, padding="SAME")
+    places = jnp.arange(rows * columns).reshape(1, rows, columns, 1)
+    peaks = jnp.where(highest == places, maps.heat, -jnp.inf).reshape(batch, -1)
     logits, found = jax.lax.top_k(peaks, min(most, peaks.shape[1]))
     place = found // classes
     row, column = place // columns, place % columns

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
 
+from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
@@ -47,7 +48,6 @@ from deconv_jax.training.state import (
     gradient_step,
     images_in_unit_range,
     init_state,
-    true_sizes,
 )
 from deconv_jax.training.task import Batch, Task
 

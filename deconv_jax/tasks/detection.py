@@ -21,6 +21,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.data.views import Recorded, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
+from deconv_jax.tasks.annotated_shapes import shapes_seen
 from deconv_jax.tasks.center_points import (
     Detections,
     center_losses,
@@ -41,8 +42,8 @@ from deconv_jax.training.state import (
 )
 from deconv_jax.training.task import Batch, Task
 
-_DRAWN_SCORE = 0.3
-"""Least of the detections in a picture."""
+LEAST_SCORE = 0.3
+"""Of the detections in a picture, and of those that a person is told of unless asked otherwise."""
 _DRAWN_SIDE = 192
 """Pixels that small images are enlarged to at least, about, so that names can be read."""
 
@@ -50,6 +51,9 @@ _DRAWN_SIDE = 192
 @dataclasses.dataclass(frozen=True)
 class Detection(Task):
     """Detector of objects in images in [0, 1].
+
+    With `optimizer.accumulate_steps` the loss is the mean of the parts' means, which differs from that
+    of the batch where parts have more objects than one another.
 
     Attributes:
       model: a `CenterNet`.
@@ -110,21 +114,17 @@ class Detection(Task):
             "objects below 32^2, below 96^2 and above, in pixels of the images that the network sees; "
             "voc_map is Pascal VOC 2007's at IoU 0.5 (11 recalls); means over the classes that have "
             f"objects; up to {self.most_detections} detections an image, one view an image, no "
-            "objects set aside as difficult or crowds"
+            "objects set aside as difficult or crowds; of an image on a canvas, boxes end at its edge "
+            "and those with their centre beyond it are left out"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """A state for images as the view makes them of the batch's.
 
         Raises:
-          InputError: the view gives no boxes.
+          InputError: the view gives no boxes, or images that do not fit the model.
         """
-        seen = jax.eval_shape(functools.partial(evaluation_view, self.view), batch)
-        if "boxes" not in seen:
-            raise InputError(
-                f"detection needs images with boxes; the view gives {sorted(seen)} of a batch of "
-                f"{sorted(batch)}"
-            )
+        _, seen = shapes_seen(self.model, self.view, batch, "boxes")
         return init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
@@ -167,7 +167,7 @@ class Detection(Task):
         """Gives what `average_precision` does, exactly over all images, however they are batched.
 
         Raises:
-          InputError: there is no object in the split.
+          InputError: there is no object in the split, or one of a class that the model does not have.
         """
         gathered = []
         pending: dict[str, jax.Array] = {}
@@ -181,13 +181,19 @@ class Detection(Task):
             raise InputError("the split to evaluate on has no examples")
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         counted = whole.pop("mask") > 0
-        return average_precision(**{name: array[counted] for name, array in whole.items()})
+        measured = {name: array[counted] for name, array in whole.items()}
+        if np.any(measured["true_classes"] >= self.num_classes):
+            raise InputError(
+                f"boxes have classes above {self.num_classes - 1}, the model's last; make its "
+                "num_classes larger"
+            )
+        return average_precision(**measured)
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
         """Under "detections": images with the true boxes above those with the boxes found."""
         seen, found = jax.device_get(self._seen_and_found(state, batch))
         scale = max(1, _DRAWN_SIDE // seen["image"].shape[1])
-        drawn = np.where(found.scores >= _DRAWN_SCORE, found.classes, -1)
+        drawn = np.where(found.scores >= LEAST_SCORE, found.classes, -1)
 
         def draw(place: int, boxes: np.ndarray, classes: np.ndarray, **scores: Any) -> np.ndarray:
             names = self.class_names
@@ -199,7 +205,7 @@ class Detection(Task):
         places = range(len(seen["image"]))
         rows = {
             "true": [draw(i, seen["boxes"], seen["box_class"]) for i in places],
-            f"found, scores from {_DRAWN_SCORE}": [
+            f"found, scores from {LEAST_SCORE}": [
                 draw(i, found.boxes, drawn, scores=found.scores[i]) for i in places
             ],
         }
@@ -224,11 +230,13 @@ class Detection(Task):
         found = self._found(state.inference_variables(), seen["image"])
         if "size" not in batch:
             return seen, found
-        edges = jnp.tile(batch["size"], 2)[:, None].astype(jnp.float32)
-        boxes = jnp.minimum(found.boxes, edges)
-        there = jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        size = batch["size"][:, None].astype(jnp.float32)
+        centers = (found.boxes[..., :2] + found.boxes[..., 2:]) / 2
+        there = jnp.all(centers < size, axis=-1)
         return seen, Detections(
-            boxes, jnp.where(there, found.scores, 0.0), jnp.where(there, found.classes, -1)
+            jnp.minimum(found.boxes, jnp.tile(size, 2)),
+            jnp.where(there, found.scores, 0.0),
+            jnp.where(there, found.classes, -1),
         )
 
     @functools.partial(jax.jit, static_argnums=0)

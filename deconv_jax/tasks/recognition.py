@@ -63,7 +63,7 @@ class Recognition(Task):
 
     model: nn.Module
     optimizer: Optimizer
-    preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009, for it is frozen
+    preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     precision: Precision = "f32"
     translate: int = 0
     label_smoothing: float = 0.0

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from PIL import Image
 
 from deconv_jax import ops
+from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
 from deconv_jax.data.degradations import Degradation, noise_sigma
 from deconv_jax.data.forward_model import fold_in
@@ -39,7 +40,6 @@ from deconv_jax.training.state import (
     gradient_step,
     images_in_unit_range,
     init_state,
-    true_sizes,
 )
 from deconv_jax.training.task import Batch, Task
 

@@ -34,12 +34,14 @@ from deconv_jax.metrics.segmentation import (
     boundary_f1,
     confusion_matrix,
     mean_of_occurring,
+    one_hot,
     ratios,
 )
 from deconv_jax.ops.collectives import mean_over_devices
+from deconv_jax.tasks.annotated_shapes import shapes_seen
 from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.overlays import with_segments
+from deconv_jax.training.overlays import background_of, with_segments
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -99,16 +101,13 @@ class Segmentation(Task):
             at_least("task.class_weights", weight, 0)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """A state for images of the shape that the view gives."""
-        first = {name: jnp.asarray(array[:1]) for name, array in batch.items()}
-        first["index"] = jnp.zeros(1, jnp.int32)
-        zero = jnp.zeros((), jnp.int32)
-        seen = jax.eval_shape(lambda b: training_view(self.view, b, self.seed, zero), first)
-        if "segments" not in seen:
-            raise InputError(
-                "segmentation needs data with segments, the class of each pixel; the batch has "
-                f"{sorted(batch)}"
-            )
+        """A state for images of the shape that the view gives.
+
+        Raises:
+          InputError: the view gives no segments, or images that do not fit the model; or its outputs
+            do not fit the segments or the settings.
+        """
+        seen, _ = shapes_seen(self.model, self.view, batch, "segments")
         state = init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
         shapes = jax.eval_shape(self._outputs, state.inference_variables(), seen["image"])
         self._check(shapes, seen["segments"])
@@ -127,7 +126,7 @@ class Segmentation(Task):
             if self.dice:
                 overlap = soft_dice(jax.nn.softmax(logits), seen["segments"])
                 total = total + self.dice * (1.0 - overlap)
-            known = seen["segments"] != IGNORED
+            known = seen["segments"] < logits.shape[-1]
             right = (jnp.argmax(logits, -1) == seen["segments"]) & known
             accuracy = jnp.sum(right) / jnp.maximum(mean_over_devices(jnp.sum(known)), 1)
             return total, ({"pixel_accuracy": accuracy}, stats)
@@ -166,13 +165,17 @@ class Segmentation(Task):
         } | by_class
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "segments": images, then tinted by their pixels' classes, true and predicted."""
+        """Under "segments": images, then tinted by their pixels' classes, true and predicted.
+
+        A class that is called "background" is not tinted.
+        """
         few = {name: array[:_PICTURED] for name, array in batch.items()}
         seen, logits = self._evaluated(state, few)
         images, truth = np.asarray(seen["image"]), np.asarray(seen["segments"])
         predicted = np.asarray(jnp.argmax(logits, -1))
+        tinted = functools.partial(with_segments, background=background_of(self.class_names))
         rows = {"image": images} | {
-            name: np.stack([with_segments(*pair) for pair in zip(images, segments, strict=True)])
+            name: np.stack([tinted(*pair) for pair in zip(images, segments, strict=True)])
             for name, segments in (("truth", truth), ("prediction", predicted))
         }
         scale = max(1, _PICTURED_PIXELS // max(images.shape[1:3]))
@@ -249,6 +252,8 @@ class Segmentation(Task):
                 f"a segmentation network gives logits of every pixel, {segments.shape} of these "
                 f"images; {type(self.model).__name__} gives {logits.shape[:-1]}"
             )
+        if logits.shape[-1] > IGNORED:
+            raise InputError(f"at most {IGNORED} classes fit 8 bits; got {logits.shape[-1]}")
         for field in ("class_names", "class_weights"):
             count = len(getattr(self, field))
             if count not in (0, logits.shape[-1]):
@@ -267,7 +272,7 @@ def cross_entropy(
     is ignored.
     """
     weights = jnp.asarray(class_weights or (1.0,) * logits.shape[-1], logits.dtype)
-    target = jnp.where(_one_hot(segments, logits), weights.reshape(1, 1, 1, -1), 0.0)
+    target = jnp.where(one_hot(segments, logits.shape[-1]), weights.reshape(1, 1, 1, -1), 0.0)
     total = mean_over_devices(jnp.sum(target))
     return -jnp.sum(target * jax.nn.log_softmax(logits)) / jnp.where(total > 0, total, 1.0)
 
@@ -275,12 +280,12 @@ def cross_entropy(
 def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
     """Mean of 2 sum(p t) / (sum(p^2) + sum(t^2)) over all classes of each image that occur in it.
 
-    Sums are over the pixels of an image that are not ignored; p is the class's probability and t 1
+    Sums are over the pixels of an image that have a class of these; p is the class's probability and t 1
     where it is true, else 0. After Milletari et al., arXiv:1606.04797, section 3, who have one class;
     of several a class that an image lacks has t = 0, and is left to the cross-entropy.
     """
-    known = (segments != IGNORED)[..., None]
-    true = _one_hot(segments, probabilities).astype(probabilities.dtype)
+    is_class = one_hot(segments, probabilities.shape[-1])
+    known, true = jnp.any(is_class, -1, keepdims=True), is_class.astype(probabilities.dtype)
     seen = jnp.where(known, probabilities, 0.0)
     both, sizes = (jnp.sum(a, axis=(1, 2)) for a in (seen * true, jnp.square(seen) + true))
     occurs = jnp.any(true > 0, axis=(1, 2))
@@ -289,13 +294,9 @@ def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
     return jnp.sum(overlaps) / jnp.maximum(count, jnp.finfo(overlaps.dtype).tiny)
 
 
-def _one_hot(segments: Segments, logits: Logits) -> Array:
-    return segments[..., None] == jnp.arange(logits.shape[-1]).reshape(1, 1, 1, -1)
-
-
 def _of_true_class(values: Logits, segments: Segments) -> Float[Array, "batch height width"]:
     """The value of each pixel's class, 0 where it has none."""
-    return jnp.sum(jnp.where(_one_hot(segments, values), values, 0.0), axis=-1)
+    return jnp.sum(jnp.where(one_hot(segments, values.shape[-1]), values, 0.0), axis=-1)
 
 
 def _without_fillings(segments: Segments, mask: Float[Array, " batch"]) -> Segments:

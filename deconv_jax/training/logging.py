@@ -194,7 +194,7 @@ def picture_grid(
 
     Args:
       rows: caption -> images (count, height, width, 1 or 3) in [0, 1], or uint8.
-      names: to stand above the columns, each as wide as the widest image and name.
+      names: above the columns, which are as wide as the widest image or name.
       scale: pixels a side that an image's pixel is drawn with.
 
     Returns:

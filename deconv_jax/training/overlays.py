@@ -25,6 +25,11 @@ def class_name(number: int, names: Sequence[str]) -> str:
     return names[number] if number < len(names) else str(number)
 
 
+def background_of(names: Sequence[str]) -> int | None:
+    """The class that is called "background", None if none is."""
+    return names.index("background") if "background" in names else None
+
+
 def rgb_pixels(image: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
     """An image (height, width, 1 or 3) in [0, 1], or uint8, as 8 bits of RGB."""
     if image.dtype != np.uint8:

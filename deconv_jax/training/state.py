@@ -81,14 +81,6 @@ def images_in_unit_range(images: jax.Array) -> jax.Array:
     return jnp.asarray(images, jnp.float32) / 255.0
 
 
-def true_sizes(batch: Mapping[str, Any]) -> Any:
-    """Height and width of what is true of each image of a batch, (batch, 2); see `task.Batch`."""
-    images = batch["image"]
-    if "size" in batch:
-        return batch["size"]
-    return jnp.tile(jnp.array([images.shape[1:3]]), (len(images), 1))
-
-
 def apply_model(
     model: nn.Module,
     variables: Tree,

@@ -1,4 +1,4 @@
-"""Recognition: classifiers, segmentation and detection of digit scenes, and two small sets of photographs.
+"""Recognition: classifiers, segmentation and detection of digit scenes, and of two small annotated sets.
 
   deconv-jax tables recognition
 

@@ -68,15 +68,15 @@ def people(tmp_path):
     return tmp_path / "people"
 
 
-def write_labels(root, labels, size=(12, 10), folder="label"):
+def write_labels(root, labels, size=(12, 10), folder="label", kind="image_label"):
     """Images of one gray each, with label files of the given arrays or of one value."""
     for number, (name, label) in enumerate(labels.items()):
-        for kind, pixels in (("image", np.full(size, 10 * number, np.uint8)), (folder, label)):
-            path = root / kind / name
+        for part, pixels in (("image", np.full(size, 10 * number, np.uint8)), (folder, label)):
+            path = root / part / name
             path.parent.mkdir(parents=True, exist_ok=True)
             array = np.broadcast_to(np.asarray(pixels, np.uint8), size)
             Image.fromarray(array.copy()).save(path)
-    return f"image_label:{root}"
+    return f"{kind}:{root}"
 
 
 def message_of(call, *arguments, **options):
@@ -210,16 +210,34 @@ def test_files_that_do_not_fit_are_named_with_the_reason(people, damage, words):
 # Images and labels
 
 
-def test_black_lines_on_white_are_class_1(tmp_path):
-    """As the ISBI membranes: 0 and 255 alone, in the whole split, though one file has but one of them."""
+def test_black_lines_on_white_are_class_1_in_every_split(tmp_path):
+    """As the ISBI membranes; a file may have but one of the two."""
+    lines = np.full((12, 10), 255, np.uint8)
+    lines[4] = 0
+    labels = {"0.png": lines, "1.png": 255, "2.png": 0}
+    name = write_labels(tmp_path, labels, kind="dark_lines")
+    batch = load(name, "all", color="gray").gather(np.arange(3))
+    assert batch["image"].shape == (3, 16, 16, 1)
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines == 0)
+    assert not batch["segments"][1, :12, :10].any()
+    assert (batch["segments"][2, :12, :10] == 1).all()
+    assert (batch["segments"][:, 12:] == IGNORED).all()
+    for place in range(3):
+        alone = load(name, f"all[{place}:{place + 1}]", color="gray").gather(np.arange(1))
+        np.testing.assert_array_equal(alone["segments"][0], batch["segments"][place])
+
+
+def test_black_and_white_labels_have_to_say_which_is_which(tmp_path):
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
     name = write_labels(tmp_path, {"0.png": lines, "1.png": 255})
-    batch = load(name, "all", color="gray").gather(np.arange(2))
-    assert batch["image"].shape == (2, 16, 16, 1)
-    np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines == 0)
-    assert not batch["segments"][1, :12, :10].any()
-    assert (batch["segments"][:, 12:] == IGNORED).all()
+    assert "black lines on white, class 1, are dark_lines:PATH" in message_of(load, name, "all")
+    # Numbers of classes in another split: this one has class 0 and pixels that are IGNORED.
+    write_labels(tmp_path, {"1.png": 2})
+    batch = load(name, "all[:1]").gather(np.arange(1))
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines)
+    message = message_of(load, f"dark_lines:{tmp_path}", "all")
+    assert "1.png has other pixels than 0 and 255" in message
 
 
 def test_other_labels_are_numbers_of_classes_and_255_is_ignored(tmp_path):
@@ -279,7 +297,7 @@ def test_labels_that_do_not_fit_are_named_with_the_reason(tmp_path, damage, word
 
 @pytest.mark.skipif(not MEMBRANES.is_dir(), reason="DECONV_JAX_DATA has no em_membrane")
 def test_membranes_are_the_dark_fifth_of_the_published_labels():
-    data = Data(name=f"image_label:{MEMBRANES}", test_split="all[24:]", color="gray")
+    data = Data(name=f"dark_lines:{MEMBRANES}", test_split="all[24:]", color="gray")
     batch = data.source("test").gather(np.arange(6))
     assert batch["image"].shape == (6, 512, 512, 1)
     segments = batch["segments"]

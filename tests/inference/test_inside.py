@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.errors import InputError
+from deconv_jax.inference import inside
 from deconv_jax.inference.inside import (
     check_layer,
     feature_maps,
@@ -184,6 +185,20 @@ def test_windows_by_hand(images_of, variables_of):
     np.testing.assert_array_equal(columns, rows)
     for dense in windows_of(SMALL, variables, images, "dense1"):
         np.testing.assert_array_equal(dense, [[0, 11]])
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_windows_are_the_same_however_many_rows_are_followed_at_once(
+    at_once, images_of, variables_of, monkeypatch
+):
+    images = images_of(1, 8, 12, 1)
+    variables = variables_of(Branches(), images)
+    whole = windows_of(Branches(), variables, images, "conv3")
+    monkeypatch.setattr(inside, "_PIXELS", at_once * 8 * 12)
+    for windows, expected in zip(
+        windows_of(Branches(), variables, images, "conv3"), whole, strict=True
+    ):
+        np.testing.assert_array_equal(windows, expected)
 
 
 def test_statistics_of_the_image_and_pixels_that_nothing_sees(images_of, variables_of):

@@ -210,9 +210,13 @@ def test_a_picture_of_segments_is_the_tinted_image_with_a_legend(monkeypatch):
     np.testing.assert_array_equal(picture[:256, :300], with_segments(pixels, classes))
     shown = [(picture[:, 300:] == class_color(n)).all(axis=-1).any() for n in range(4)]
     assert shown == [False, True, True, False]
-    quarter = np.zeros((4, 4), np.uint8)
-    quarter[:2, :2] = 2
+    legend = Segments(classes).picture(pixels, ("pet", "background", "border"))[:, 300:]
+    shown = [(legend == class_color(n)).all(axis=-1).any() for n in range(4)]
+    assert shown == [True, False, True, False]
+    quarter = np.zeros((256, 4), np.uint8)
+    quarter[:128, :2] = 2
     assert Segments(quarter).summary(NAMES) == "background 75.0%, dog 25.0%"
+    assert [a["area"] for a in Segments(quarter).annotations()] == [768, 256]
 
 
 @pytest.fixture
@@ -221,7 +225,10 @@ def coco(tmp_path):
 
     def read(*predictions):
         sizes = [(40, 30), (20, 50), (7, 9)]
-        found = [Described(f"{i}.png", sizes[i], p) for i, p in enumerate(predictions)]
+        found = [
+            Described(f"{i}.png", sizes[i], p.annotations(), p.summary(NAMES))
+            for i, p in enumerate(predictions)
+        ]
         path = tmp_path / "found.json"
         write_json(path, coco_dict(found, NAMES))
         return COCO(path)

@@ -11,8 +11,10 @@ from pycocotools.coco import COCO
 
 from deconv_jax.cli import main
 from deconv_jax.data.images import read_pixels
+from deconv_jax.inference import coco
 from deconv_jax.inference.coco import PREDICTIONS
-from deconv_jax.trained import LEAST_SCORE, load_predictor
+from deconv_jax.tasks.detection import LEAST_SCORE
+from deconv_jax.trained import load_predictor
 
 CLASSIFIER = {
     "name": "recognition",
@@ -131,6 +133,35 @@ def test_of_damaged_files_alone_nothing_is_written(tmp_path, classifier, folder,
     assert not out.exists()
 
 
+def test_of_an_interrupted_run_there_is_a_record(tmp_path, classifier, folder, monkeypatch):
+    out = tmp_path / "out"
+    write = coco.write_png
+
+    def interrupted(path, picture):
+        if path.parent.name == "z":
+            raise KeyboardInterrupt
+        write(path, picture)
+
+    monkeypatch.setattr(coco, "write_png", interrupted)
+    assert run("--checkpoint", classifier, folder, "--output", out) == 130
+    assert files_of(out) == {"a.png", PREDICTIONS}
+    found = json.loads((out / PREDICTIONS).read_text())
+    assert [image["file_name"] for image in found["images"]] == ["a.png"]
+    assert len(found["annotations"]) == 3
+
+
+def test_too_little_memory_to_describe_an_image_leaves_it_out(
+    tmp_path, classifier, folder, monkeypatch, capsys
+):
+    def full(_):
+        raise MemoryError
+
+    monkeypatch.setattr("deconv_jax.inference.predict.Classes.annotations", full)
+    assert run("--checkpoint", classifier, folder / "a.png", "--output", tmp_path / "out") == 1
+    assert "a.png: not enough memory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_predictions_are_written_whole_or_not_at_all(
     tmp_path, classifier, folder, monkeypatch, capsys
 ):
@@ -204,3 +235,9 @@ def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
     assert found("--threshold", middle) == [a for a in everything if a["score"] >= middle]
     assert found() == [a for a in everything if a["score"] >= LEAST_SCORE]
     assert found("--threshold", "1") == []
+
+
+def test_help_says_the_least_score(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert f"(default: {LEAST_SCORE})" in capsys.readouterr().out

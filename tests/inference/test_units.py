@@ -10,6 +10,7 @@ import pytest
 
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.errors import InputError
+from deconv_jax.inference import units
 from deconv_jax.inference.inside import feature_maps
 from deconv_jax.inference.units import maximise_activation, top_patches
 from deconv_jax.inference.visualize import Target, deconvnet
@@ -119,6 +120,25 @@ def test_batches_change_nothing(network, draw):
     assert 0 <= whole.patches.min() <= whole.patches.max() <= 1
 
 
+def test_of_the_images_only_those_with_patches_are_kept(network, draw):
+    batches = [draw(8, 12, 16, 1, seed=seed) for seed in range(3)]
+    best, kept = units._search(
+        MODEL, network, iter(batches), "conv1", 2, "gradient", units._as_they_are
+    )
+    assert kept.keys() == set(best.examples.ravel().tolist())
+    for number, image in kept.items():
+        np.testing.assert_array_equal(image, batches[number // 8][number % 8])
+        # A view would keep its batch.
+        assert image.base is None
+
+
+def test_a_rule_that_does_not_fit_is_refused_before_the_search(network, draw):
+    batches = iter([draw(2, 12, 16, 1)] * 3)
+    with pytest.raises(InputError, match=r"has 'gelu'; take .*--method gradient"):
+        top_patches(MODEL.clone(activation="gelu"), network, batches, "conv2")
+    assert len(list(batches)) == 2
+
+
 def test_a_projection_is_the_units_deconvnet_times_its_activation(network, draw):
     images = draw(6, 12, 16, 1)
     found = top_patches(MODEL, network, images, "dense1", count=2, prepare=standardized)
@@ -171,8 +191,10 @@ def test_the_image_that_excites_a_linear_unit_most_has_the_signs_of_its_kernel(t
 @pytest.mark.parametrize("prepare", [None, standardized])
 def test_ascent_makes_units_stronger_than_noise_does(prepare, network):
     features = np.arange(3, dtype=np.int32)
+    # Without what keeps images smooth, which costs activation.
+    rough = {"jitter": 0, "decay": 0, "blur": 0}
     made = maximise_activation(
-        MODEL, network, Target(features), (12, 16, 1), steps=60, prepare=prepare
+        MODEL, network, Target(features), (12, 16, 1), steps=60, prepare=prepare, **rough
     )
     assert 0 <= made.min() <= made.max() <= 1
     noise = 0.5 + 0.05 * np.random.default_rng(0).normal(size=(200, 12, 16, 1))

@@ -1,6 +1,7 @@
 """`deconv-jax visualize` as a person uses it, and the sheets that it draws."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconv_jax.cli import main
+from deconv_jax.cli import main, visualize
 from deconv_jax.data.images import read_pixels, write_image
 from deconv_jax.data.pipeline import evaluation_batches
+from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment, open_workdir, train
-from deconv_jax.inference.looking import picture_of_attribution, picture_of_patches
+from deconv_jax.inference import inside, looking
+from deconv_jax.inference.looking import (
+    MAPS,
+    Attribution,
+    picture_of_attribution,
+    picture_of_maxima,
+    picture_of_patches,
+)
 from deconv_jax.inference.predict import fitted_middle
 from deconv_jax.inference.sheets import (
     Section,
@@ -119,7 +128,7 @@ def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_network_is_shown_what_it_was_trained_on(classifier, folder):
+def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypatch):
     subject = load_subject(classifier)
     assert subject.image_shape == (16, 20, 1)
     task = open_workdir(classifier).task
@@ -133,6 +142,8 @@ def test_a_network_is_shown_what_it_was_trained_on(classifier, folder):
     files = sorted(folder.iterdir())
     read = subject.read_images(files)
     np.testing.assert_array_equal(read[1], fitted_middle(read_pixels(files[1], "gray"), (16, 20)))
+    monkeypatch.setattr(inside, "BATCH", 1)
+    np.testing.assert_array_equal(np.concatenate(list(subject.images_of(files))), read)
     # What the network says of it is what the task predicts.
     logits = subject.model.apply(subject.variables, subject.prepare(jnp.asarray(read)))
     wanted = task.predict(subject.variables, jnp.asarray(read))["probabilities"]
@@ -157,7 +168,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
     arguments = ["--checkpoint", segmentation, "--output", output]
     assert run(*arguments, "--layer", "conv3", "--layer", "logits", "--maps", 2) == 0
     assert pixels_of(output).shape[0] > 500
-    words = ["--overwrite", "--method", "occlusion", folder]
+    words = ["--overwrite", "--method", "gradient", folder]
     assert run(*arguments, *words) == 2
     assert "says the class of each pixel; give the class" in capsys.readouterr().err
     assert run(*arguments, *words, "--class", 4) == 0
@@ -193,6 +204,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
         (["IN", "--maps", "3"], "--maps is for a --layer's feature maps"),
         (["IN", "--data_dir", "there"], "--data_dir is for patches"),
         (["--layer", "conv1", "--maps", "0"], "maps"),
+        (["--layer", "conv1", "--method", "maximise", "--maps", "0"], "maps"),
         (["--layer", "conv7"], "no layer 'conv7'"),
         (["IN", "--class", "10"], "a class is from 0 to 9; got 10"),
         (["--layer", "conv1", "--output", "layers.jpg"], "--output is a PNG file"),
@@ -208,6 +220,50 @@ def test_flags_that_do_not_go_together(words, said, classifier, folder, tmp_path
     assert len(errors) == 1
     assert said in errors[0]
     assert not output.exists()
+
+
+def test_flags_know_every_method_of_the_library(capsys):
+    assert (*reversed(get_args(inside.Rule)), "maximise") == visualize._OF_UNITS
+    assert set(visualize._OF_CLASSES) == set(get_args(Attribution))
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert f"(default: {MAPS})" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_said(classifier, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(looking, "picture_of_maxima", full)
+    words = ["--layer", "conv1", "--method", "maximise", "--output", tmp_path / "made.png"]
+    assert run("--checkpoint", classifier, *words) == 2
+    assert f"error: not enough memory to look into {classifier}" in capsys.readouterr().err
+
+
+def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):
+    subject = load_subject(classifier)
+    monkeypatch.setattr(inside, "_PIXELS", 2 * 32 * 40)
+    seen = []
+
+    def shown(batch):
+        seen.append(batch["image"].shape)
+        return np.zeros((len(batch["image"]), *subject.image_shape), np.float32)
+
+    large = ArraySource({"image": np.zeros((3, 32, 40, 1), np.uint8)})
+    assert sum(map(len, dataclasses.replace(subject, seen=shown).images_of(large))) == 3
+    assert seen == [(2, 32, 40, 1)] * 2
+
+    made = []
+
+    def climbed(_, __, target, image_shape, **___):
+        made.extend(target.feature.tolist())
+        assert len(target.feature) * np.prod(image_shape) <= 2 * 16 * 20
+        return np.zeros((len(target.feature), *image_shape), np.float32)
+
+    monkeypatch.setattr(looking, "maximise_activation", climbed)
+    monkeypatch.setattr(inside, "_PIXELS", 2 * 16 * 20)
+    picture_of_maxima(subject, ["conv1"])
+    assert made == [0, 1, 2]
 
 
 def test_units_and_classes_that_there_is_nothing_to_show_of(classifier, draw):

@@ -53,7 +53,7 @@ def test_ratios_are_those_of_sets_of_pixels():
     known = TRUTH != IGNORED
     measured = ratios(confusion(TRUTH, PREDICTION))
     for label in range(CLASSES):
-        true, found = (TRUTH == label) & known, (PREDICTION == label) & known
+        true, found = (label == TRUTH) & known, (label == PREDICTION) & known
         both = (true & found).sum()
         assert measured.iou[label] == pytest.approx(both / (true | found).sum())
         assert measured.dice[label] == pytest.approx(2 * both / (true.sum() + found.sum()))

@@ -114,9 +114,12 @@ def test_values_return_to_where_the_maxima_were(random_variables):
 @pytest.mark.parametrize(
     ("fields", "size", "words"),
     [
-        ({"features": ()}, (16, 16), r"one or more positive features .*features=\(\)"),
+        ({"features": ()}, (16, 16), r"one or more positive features, .*features=\(\)"),
         ({"features": (4, 0)}, (16, 16), r"features=\(4, 0\)"),
         ({"convs_per_block": 0}, (16, 16), "convs_per_block=0"),
+        ({"num_classes": 0}, (16, 16), "num_classes=0"),
+        ({"bottleneck_features": 0}, (16, 16), "bottleneck_features=0"),
+        ({"bottleneck_kernel_size": 0}, (16, 16), "bottleneck_kernel_size=0"),
         ({"features": (4, 4)}, (6, 8), "6x8 pixels do not fit this DeconvNet: .* multiples of 4"),
     ],
 )

@@ -119,7 +119,11 @@ def test_images_moved_by_the_top_stride_move_the_logits(random_variables, apply)
     ("fields", "size", "words"),
     [
         ({"features": (4, 4)}, (32, 32), r"5 features, one a block.*features=\(4, 4\)"),
-        ({"stride": 4}, (32, 32), "stride 32, 16 or 8; .*stride=4"),
+        ({"stride": 4}, (32, 32), "stride 32, 16 or 8, .*stride=4"),
+        ({"features": (4, 4, 0, 4, 4)}, (32, 32), r"features=\(4, 4, 0, 4, 4\)"),
+        ({"num_classes": 0}, (32, 32), "num_classes=0"),
+        ({"convs_per_block": 0}, (32, 32), "convs_per_block=0"),
+        ({"top_features": 0}, (32, 32), "top_features=0"),
         ({}, (32, 48), "32x48 pixels do not fit this FCN: both sides must be multiples of 32"),
     ],
 )

@@ -143,6 +143,16 @@ def test_order_and_empty_rows_do_not_matter():
     assert not more.present[:, 3:].any()
 
 
+def test_rows_of_boxes_take_little_memory():
+    """Of 100 rows all bumps at once would be 100 times the heat map."""
+    boxes = jax.ShapeDtypeStruct((2, 100, 4), jnp.float32)
+    box_class = jax.ShapeDtypeStruct((2, 100), jnp.int32)
+    make = lambda b, c: center_targets(b, c, shape=(64, 64, 20), stride=4, overlap=0.7)  # noqa: E731
+    compiled = jax.jit(make).lower(boxes, box_class).compile()
+    heat_map = 4 * 2 * 64 * 64 * 20
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * heat_map
+
+
 def test_mirrored_boxes_make_mirrored_maps():
     plain = targets_of(BOXES, BOX_CLASS)
     mirrored = BOXES.copy()
@@ -232,6 +242,12 @@ def test_losses_are_over_the_objects_of_all_devices():
     each = jax.pmap(lambda m, t: center_losses(m, t), axis_name="data")(*apart)
     for name, loss in whole.items():
         np.testing.assert_allclose(each[name].mean(), loss, rtol=1e-5)
+    none = targets_of(np.zeros_like(BOXES), np.full_like(BOX_CLASS, -1))
+    apart = jax.tree.map(lambda a: jnp.asarray(a)[:, None], (maps, none))
+    each = jax.pmap(lambda m, t: center_losses(m, t), axis_name="data")(*apart)
+    np.testing.assert_allclose(
+        each["heat_loss"].mean(), center_losses(maps, none)["heat_loss"], rtol=1e-5
+    )
 
 
 # Peaks
@@ -284,3 +300,14 @@ def test_detections_are_the_highest_peaks(most):
         np.testing.assert_allclose(found.boxes[image, :count], boxes, rtol=1e-4, atol=1e-4)
         assert not found.scores[image, count:].any()
         assert np.all(found.classes[image, count:] == -1)
+
+
+def test_of_equal_neighbours_the_first_is_the_peak():
+    """As logits in bfloat16 often are; two that are apart are both peaks."""
+    heat = np.full((1, ROWS, COLUMNS, CLASSES), -9, np.float32)
+    for row, column, label in ((3, 3, 0), (3, 4, 0), (4, 5, 0), (3, 3, 1), (8, 8, 0)):
+        heat[0, row, column, label] = 2
+    maps = random_maps(9, batch=1)._replace(heat=jnp.asarray(heat))
+    found = detections(maps, stride=STRIDE, most=10)
+    assert (np.asarray(found.scores) > 0.5).sum() == 3
+    np.testing.assert_array_equal(found.classes[0, :3], [0, 1, 0])

@@ -148,7 +148,7 @@ def test_evaluation_measures_what_predict_finds(state):
 
 
 def test_what_is_beside_an_image_on_its_canvas_is_not_found(state):
-    """Boxes are cut at what is true of the image; those that end up without an area are none."""
+    """Boxes are cut at what is true of the image; those with their centre beyond it are none."""
     size = np.tile(np.array([[SIDE, 12]], np.int32), (COUNT, 1))
     batch = batch_of(size=size)
     _, cut = jax.device_get(TASK._seen_and_found(state, batch))
@@ -156,9 +156,11 @@ def test_what_is_beside_an_image_on_its_canvas_is_not_found(state):
     edges = np.array([SIDE, 12] * 2)
     expected = np.minimum(plain["boxes"], edges)
     np.testing.assert_allclose(cut.boxes, expected, atol=1e-5)
-    gone = expected[..., 1] >= expected[..., 3]
+    gone = (plain["boxes"][..., 1] + plain["boxes"][..., 3]) / 2 >= 12
     assert gone.any()
     assert not gone.all()
+    # A part of some of them is in the image.
+    assert (gone & (expected[..., 1] < expected[..., 3])).any()
     assert np.all(cut.classes[gone] == -1)
     assert not cut.scores[gone].any()
     there = ~gone & (plain["classes"] >= 0)
@@ -197,14 +199,26 @@ def test_pictures_show_true_boxes_and_those_found(state):
 def test_a_split_without_objects_or_examples_is_refused(state):
     with pytest.raises(InputError, match="there is none in any image"):
         TASK.evaluate(state, [batch_of(box_class=np.full((COUNT, MOST), -1, np.int32))])
+    with pytest.raises(InputError, match="boxes have classes above 1, the model's last"):
+        TASK.evaluate(state, [batch_of(box_class=np.full((COUNT, MOST), 2, np.int32))])
     with pytest.raises(InputError, match="has no examples"):
         TASK.evaluate(state, [])
 
 
 def test_data_without_boxes_is_refused():
     batch = {"image": jnp.zeros((1, 8, 8, 1), jnp.uint8), "index": jnp.zeros(1, jnp.int32)}
-    with pytest.raises(InputError, match=r"needs images with boxes; .* \['image'\]"):
+    with pytest.raises(InputError, match=r"needs images with boxes; .* \['image', 'index'\]"):
         TASK.init(jax.random.key(0), batch)
+
+
+def test_images_that_do_not_fit_are_refused_before_training():
+    """Crops that only training sees, and whole images that only evaluation does."""
+    crops = dataclasses.replace(TASK, view=Recorded(crop=18))
+    with pytest.raises(InputError, match="18x18 pixels do not fit this CenterNet"):
+        crops.init(jax.random.key(0), batch_of(slice(1)))
+    odd = batch_of(slice(1), image=np.zeros((1, 30, 30, 1), np.uint8))
+    with pytest.raises(InputError, match="30x30 pixels do not fit this CenterNet"):
+        dataclasses.replace(TASK, view=Recorded(crop=16)).init(jax.random.key(0), odd)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from deconv_jax.data.sources import ArraySource
 from deconv_jax.data.views import IGNORED, Recorded
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.segmentation import ratios
+from deconv_jax.models import UNet
 from deconv_jax.models.layers import Conv, Norm
 from deconv_jax.tasks import Segmentation
 from deconv_jax.tasks.segmentation import cross_entropy, soft_dice
@@ -27,11 +28,12 @@ class Pixelwise(nn.Module):
     """A convolution, batch norm and scores."""
 
     stride: int = 1
+    classes: int = CLASSES
 
     @nn.compact
     def __call__(self, images, train=False):
         x = nn.relu(Norm(train=train)(Conv(4, use_bias=False)(images)))
-        return Conv(CLASSES, kernel_size=1, stride=self.stride)(x)
+        return Conv(self.classes, kernel_size=1, stride=self.stride)(x)
 
 
 # The class of a pixel is how bright it is, and a part of them, of another size in each image, is ignored.
@@ -96,7 +98,9 @@ def test_cross_entropy_and_its_gradient_equal_pytorchs(weights):
         ignore_index=IGNORED,
     )
     expected.backward()
-    value, gradient = jax.value_and_grad(cross_entropy)(jnp.asarray(logits), segments, weights)
+    value, gradient = jax.value_and_grad(cross_entropy)(
+        jnp.asarray(logits), jnp.asarray(segments), weights
+    )
     assert value == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, theirs.grad.movedim(1, -1), atol=1e-6)
 
@@ -136,6 +140,14 @@ def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
     for loss in (cross_entropy, lambda x, s: soft_dice(jax.nn.softmax(x), s)):
         both = [loss(jnp.asarray(x, jnp.float32), jnp.asarray(segments)) for x in (logits, others)]
         assert both[0] == both[1]
+
+
+def test_pixels_of_classes_that_the_model_lacks_count_nowhere():
+    beyond = np.where(SEGMENTS == IGNORED, 7, SEGMENTS).astype(np.uint8)
+    _, expected = trained(1, count=1)
+    _, scalars = trained(1, count=1, data=DATA | {"segments": beyond})
+    for name in ("loss", "pixel_accuracy"):
+        np.testing.assert_allclose(scalars[name], expected[name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
@@ -201,16 +213,32 @@ def test_pictures_hold_a_row_of_images_and_two_of_segments(state):
     assert picture.height > 3 * SIDE
 
 
+def test_pixels_of_the_background_alone_are_not_tinted_wherever_it_is_in_the_names(state):
+    def shown(names):
+        task = dataclasses.replace(TASK, class_names=names)
+        return np.asarray(task.pictures(state, next(batches(2)))["segments"])
+
+    first = shown(("background", "gray", "bright"))
+    last, none = shown(("dark", "gray", "background")), shown(("dark", "gray", "bright"))
+    assert (first != none).any()
+    assert (last != none).any()
+    assert (first != last).any()
+
+
 def test_bad_input_is_named(state):
     def refused(words, data=DATA, **fields):
         first = {name: array[:1] for name, array in data.items()}
         with pytest.raises(InputError, match=words):
             dataclasses.replace(TASK, view=Recorded(), **fields).init(jax.random.key(0), first)
 
-    refused(r"needs data with segments, .* the batch has \['image'", {"image": IMAGES})
+    refused(r"needs images with segments; .* a batch of \['image'", {"image": IMAGES})
+    unet = UNet(channels=CLASSES, features=(2, 2, 2), residual=False)
+    refused("6x6 pixels do not fit this UNet: .* multiples of 4", model=unet)
     refused("task.class_names has 2 entries; the model has 3 classes", class_names=("a", "b"))
     refused("task.class_weights has 1 entries; the model has 3", class_weights=(1.0,))
     refused(r"\(1, 6, 6\) of these images; Pixelwise gives \(1, 3, 3\)", model=Pixelwise(2))
+    wide = {"class_names": (), "class_weights": ()}
+    refused("at most 255 classes fit 8 bits; got 256", model=Pixelwise(classes=256), **wide)
     with pytest.raises(InputError, match=r"task.dice"):
         dataclasses.replace(TASK, dice=-1.0)
     with pytest.raises(InputError, match="class_weights"):
