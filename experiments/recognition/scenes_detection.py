@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         learning_rate=4e-3,
         schedule="cosine",
         warmup_steps=100,
-        weight_decay=0.05,
+        weight_decay=1e-4,
         clip_norm=1.0,
     )
     config.training = dict(
