@@ -8,6 +8,7 @@ and 5 measured, resized to 256 pixels at the longer side.
 """
 
 import ml_collections
+import pedestrians_segmentation
 
 from deconv_jax.config_arguments import config_arguments
 
@@ -15,7 +16,8 @@ from deconv_jax.config_arguments import config_arguments
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: steps=700, a multiple of 100, seed=0."""
     args = config_arguments(arg, steps=700, seed=0)
-    config = ml_collections.ConfigDict()
+    # The same photographs, learnt from and measured, and seen the same way.
+    config = pedestrians_segmentation.get_config(f"steps={args['steps']},seed={args['seed']}")
     config.task = dict(
         name="detection",
         model=dict(
@@ -25,43 +27,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             output_stride=4,
             head_features=32,
         ),
-        view=dict(
-            name="recorded",
-            crop=192,
-            flip=True,
-            scale=(0.7, 1.4),
-            brightness=0.2,
-            contrast=0.4,
-        ),
+        view=config.task.view.to_dict(),
         class_names=("pedestrian",),
     )
-    config.data = dict(
-        name="penn_fudan:pennfudan_subset",
-        data_dir="$DECONV_JAX_DATA",
-        # 20 files FudanPed, then 20 PennPed. So few that none is held out to watch.
-        train_split="all[5:20]+all[25:40]",
-        validation_split="all[5:10]+all[25:30]",
-        test_split="all[:5]+all[20:25]",
-        canvas=256,
-        cache="device",
-    )
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=50,
-        weight_decay=1e-2,
-        clip_norm=1.0,
-        ema_decay=0.99,
-    )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=6,
-        eval_batch_size=5,
-        eval_every=args["steps"] // 4,
-        save_every=args["steps"] // 4,
-        log_every=args["steps"] // 20,
-        steps_per_call=5,
-    )
-    config.seed = args["seed"]
+    config.optimizer.learning_rate = 2e-3
+    config.training.batch_size = 6
+    config.training.steps_per_call = 5
     return config
