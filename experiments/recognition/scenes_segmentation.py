@@ -17,7 +17,7 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        features=(8, 16, 32, 64, 128),
+        features=(8, 16, 32, 64, 128, 128),
         residual=False,
         norm="batch",
     ),
@@ -30,9 +30,9 @@ MODELS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=unet (fcn8s, fcn16s, fcn32s, deconvnet), upsampling=transposed (subpixel,
-    resize; of the U-Net), steps=3000, a multiple of 100, seed=0.
+    resize; of the U-Net), steps=4500, a multiple of 100, seed=0.
     """
-    args = config_arguments(arg, model="unet", upsampling="", steps=3000, seed=0)
+    args = config_arguments(arg, model="unet", upsampling="", steps=4500, seed=0)
     if args["model"] not in MODELS:
         raise InputError(f"no model {args['model']!r}; {closest(args['model'], MODELS)}")
     model = dict(MODELS[args["model"]])
