@@ -24,7 +24,12 @@ MODELS = {
     "fcn8s": FCN | dict(stride=8),
     "fcn16s": FCN | dict(stride=16),
     "fcn32s": FCN | dict(stride=32),
-    "deconvnet": dict(name="deconvnet", num_classes=len(CLASSES), features=(8, 16, 32, 64)),
+    "deconvnet": dict(
+        name="deconvnet",
+        num_classes=len(CLASSES),
+        features=(16, 16, 32, 64),
+        bottleneck_kernel_size=5,
+    ),
 }
 
 
