@@ -11,17 +11,17 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: output_stride=4 (2, 8, 16), steps=2500, a multiple of 100, seed=0."""
-    args = config_arguments(arg, output_stride=4, steps=2500, seed=0)
+    """Arguments: output_stride=4 (2, 8, 16), steps=4500, a multiple of 100, seed=0."""
+    args = config_arguments(arg, output_stride=4, steps=4500, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="detection",
         model=dict(
             name="centernet",
             num_classes=10,
-            features=(16, 32, 64, 128),
+            features=(16, 32, 64, 128, 128),
             output_stride=args["output_stride"],
-            head_features=32,
+            head_features=48,
         ),
         view=dict(name="digit_scenes", size=96),
         class_names=tuple("0123456789"),
