@@ -144,11 +144,10 @@ def load_predictor(
     """
     task, variables = load_recognition(workdir, checkpoint)
     detects = isinstance(task, Detection)
-    if threshold is not None and not (detects and 0 <= threshold <= 1):
-        raise InputError(
-            "threshold is in [0, 1], of a run of Detection; got "
-            f"{threshold} for one of {type(task).__name__}"
-        )
+    if threshold is not None and not detects:
+        raise InputError(f"threshold is for a run of Detection; got one of {type(task).__name__}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold is in [0, 1]; got {threshold}")
     data, example = open_workdir(workdir).data, read_example(workdir)
     size, canvas, multiple = None, data.canvas, 1
     if isinstance(task, Recognition):

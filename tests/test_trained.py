@@ -131,14 +131,14 @@ def test_images_are_brought_to_what_the_network_learnt_from(
 def test_a_threshold_is_a_score(saved_run):
     workdir, _ = saved_run(DETECTOR, DETECTED, data=CANVAS)
     for threshold in (-0.1, 1.5, float("nan")):
-        with pytest.raises(InputError, match=r"in \[0, 1\], of a run of Detection; got"):
+        with pytest.raises(InputError, match=r"threshold is in \[0, 1\]; got"):
             load_predictor(workdir, threshold=threshold)
     assert load_predictor(workdir, threshold=0.75).threshold == 0.75
 
 
 def test_a_threshold_is_for_detectors(saved_run):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
-    with pytest.raises(InputError, match=r"got 0.5 for one of Recognition"):
+    with pytest.raises(InputError, match=r"for a run of Detection; got one of Recognition"):
         load_predictor(workdir, threshold=0.5)
 
 

@@ -19,6 +19,9 @@ or boxes about objects with their scores; and predictions.json with what was fou
 category's id is the number of the class: a classifier's five most likely classes with their probabilities,
 masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What cannot be read is left out,
 and the exit code then is 1; after an interruption the JSON has the images that were done.
+
+A classifier sees the largest part in the middle of an image that has the shape of those it learnt from. A
+network of gray images sees, and draws, the gray of coloured ones; what is transparent is laid on white.
 """
 
 

@@ -16,12 +16,14 @@ look inside a trained network
 
 With --layer: what the units of a layer look for. Of each of its strongest feature maps the nine patches
 that excite it most, among the given images or the run's test split, beside the projections of the units
-there to pixels, by the method deconvnet, guided or gradient; or images that were made to excite it
-(maximise). Layers are called conv1, conv2, ... and dense1, ... as they run, and the last output logits.
+there to pixels, by the method deconvnet, guided or gradient; or images that were made to excite each of the
+layer's first maps (maximise). Layers are called conv1, conv2, ... and dense1, ... as they run; the output of
+the network, for a classifier that of its last dense layer, is logits.
 A network with other activations than ReLUs takes gradient alone of the first three.
 
-Without --layer: what in the given images speaks for their class (red) and against it (blue), by any method
-but maximise. grad_cam takes layers too, and without one the last with height and width.
+Without --layer: what in the given images speaks for their class, by any method but maximise, over their
+negative in faint gray; the picture says what its red and blue are. The network is a classifier, or one of
+segmentation with --class. grad_cam takes layers too, and without one the last with height and width.
 
 All is one picture: an image that cannot be read ends the work.
 """

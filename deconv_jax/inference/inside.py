@@ -99,7 +99,7 @@ def check_layer(model: nn.Module, variables: Tree, images: Any, layer: str) -> t
     """The shape of an image's feature map of a layer; arguments as for `layers_of`.
 
     Raises:
-      InputError: there is no such layer; the closest is named.
+      InputError: there is no such layer; those it has are named.
     """
     return _find(_layers(model, variables, images), layer).shape
 
@@ -266,10 +266,7 @@ def _layers(model: nn.Module, variables: Tree, images: Any) -> dict[str, Layer]:
 
 def _find(layers: Mapping[str, Layer], name: str) -> Layer:
     if name not in layers:
-        raise InputError(
-            f"this network has no layer {name!r}; {closest(name, layers)} (it has "
-            f"{', '.join(layers)})"
-        )
+        raise InputError(f"this network has no layer {name!r}; it has {', '.join(layers)}")
     return layers[name]
 
 

@@ -302,7 +302,7 @@ def _classes(
     if len(subject.check_layer(LOGITS)) != 1:
         if wanted is None:
             raise InputError(
-                "this network says the class of each pixel; give the class to look for"
+                "this network says the class of each pixel; give the class to look for (--class)"
             )
         return np.full(len(images), wanted, np.int32), None
 

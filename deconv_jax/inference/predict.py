@@ -92,7 +92,7 @@ class Classes:
         return np.argsort(-self.probabilities, kind="stable")[:TOP].tolist()
 
     def _word(self, number: int, names: Sequence[str]) -> str:
-        return f"{class_name(number, names)} {self.probabilities[number]:.3f}"
+        return f"{class_name(number, names)}: {self.probabilities[number]:.3f}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class Segments:
     def summary(self, names: Sequence[str]) -> str:
         """The share of each class."""
         shares = self._counts() / self.classes.size
-        return ", ".join(f"{class_name(n, names)} {shares[n]:.1%}" for n in self._present())
+        return ", ".join(f"{class_name(n, names)}: {shares[n]:.1%}" for n in self._present())
 
     def _present(self) -> list[int]:
         return np.flatnonzero(self._counts()).tolist()
@@ -185,7 +185,7 @@ class Objects:
     def summary(self, names: Sequence[str]) -> str:
         """How many of each class."""
         counts = np.bincount(self.classes) if len(self.classes) else np.zeros(0, int)
-        found = [f"{counts[n]} {class_name(n, names)}" for n in np.flatnonzero(counts).tolist()]
+        found = [f"{counts[n]} x {class_name(n, names)}" for n in np.flatnonzero(counts).tolist()]
         return ", ".join(found) or "nothing"
 
 

@@ -11,7 +11,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: output_stride=4 (2, 8, 16), steps=4500, a multiple of 100, seed=0."""
+    """Arguments: output_stride=4 (2, 8, 16, 32), steps=4500, a multiple of 100 from 200, seed=0."""
     args = config_arguments(arg, output_stride=4, steps=4500, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(

@@ -35,7 +35,7 @@ MODELS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=unet (fcn8s, fcn16s, fcn32s, deconvnet), upsampling=transposed (subpixel,
-    resize; of the U-Net), steps=4500, a multiple of 100, seed=0.
+    resize; of the U-Net), steps=4500, a multiple of 100 from 200, seed=0.
     """
     args = config_arguments(arg, model="unet", upsampling="", steps=4500, seed=0)
     if args["model"] not in MODELS:

@@ -221,7 +221,7 @@ def test_statistics_of_the_image_and_pixels_that_nothing_sees(images_of, variabl
 def test_layers_that_are_not_there_and_rules_that_do_not_fit(images_of, variables_of):
     images = images_of(1, 8, 8, 1)
     variables = variables_of(SMALL, images)
-    with pytest.raises(InputError, match=r"no layer 'conv9'; did you mean 'conv\d'.*conv1, conv2"):
+    with pytest.raises(InputError, match=r"no layer 'conv9'; it has conv1, conv2"):
         check_layer(SMALL, variables, images, "conv9")
     with pytest.raises(InputError, match="no rule 'guide'; did you mean 'guided'"):
         feature_maps(SMALL, variables, images, "conv1", rule="guide")

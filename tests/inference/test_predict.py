@@ -173,7 +173,7 @@ def test_objects_have_a_class_and_the_least_score():
     found = predictor(says(boxes, scores, classes), threshold=0.5)(pixels_of(32, 32, 1))
     np.testing.assert_array_equal(found.boxes, boxes[[0, 2]])
     np.testing.assert_array_equal(found.classes, [2, 6])
-    assert found.summary(NAMES) == "1 dog, 1 hen"
+    assert found.summary(NAMES) == "1 x dog, 1 x hen"
     nothing = predictor(says(boxes, scores, classes), threshold=0.95)(pixels_of(32, 32, 1))
     assert nothing.boxes.shape == (0, 4)
     assert nothing.summary(NAMES) == "nothing"
@@ -192,7 +192,7 @@ def test_the_most_likely_classes_are_told_first():
     assert [a["category_id"] for a in found.annotations()] == [1, 3, 5, 4, 6]
     scores = [annotation["score"] for annotation in found.annotations()]
     assert scores == pytest.approx([0.3, 0.3, 0.12, 0.11, 0.1], abs=1e-6)
-    assert found.summary(NAMES) == "cat 0.300"
+    assert found.summary(NAMES) == "cat: 0.300"
     pixels = pixels_of(16, 128, 1)
     picture = found.picture(pixels, NAMES)
     doubled = rgb_pixels(pixels).repeat(2, axis=0).repeat(2, axis=1)
@@ -215,7 +215,7 @@ def test_a_picture_of_segments_is_the_tinted_image_with_a_legend(monkeypatch):
     assert shown == [True, False, True, False]
     quarter = np.zeros((256, 4), np.uint8)
     quarter[:128, :2] = 2
-    assert Segments(quarter).summary(NAMES) == "background 75.0%, dog 25.0%"
+    assert Segments(quarter).summary(NAMES) == "background: 75.0%, dog: 25.0%"
     assert [a["area"] for a in Segments(quarter).annotations()] == [768, 256]
 
 

@@ -188,7 +188,7 @@ def test_predictions_are_written_whole_or_not_at_all(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--threshold", "0.5"], "of a run of Detection; got 0.5 for one of Recognition"),
+        (["--threshold", "0.5"], "for a run of Detection; got one of Recognition"),
         (["--step", "7"], "has no checkpoint of step 7"),
         (["--step", "first"], "--step is last, best or a step; got 'first'"),
         (["--checkpoint", "nowhere"], "nowhere is not the workdir of a run"),
