@@ -5,8 +5,8 @@
 Digit scenes are drawn of the embedded handwritten digits, the test's of digits that nothing was trained on.
 Of the annotated sets, `em_membrane/` is the ISBI 2012 challenge's training volume with its labels (24
 slices to learn from, 6 to measure) and `pennfudan_subset/` 40 images of the Penn-Fudan database (30 and 10):
-so few that their figures say that the code works on real files, and little more. About two hours on one
-CPU core.
+so few that their figures say that the code works on real files, and little more. About four hours on
+one CPU core.
 """
 
 import functools
