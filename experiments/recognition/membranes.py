@@ -4,7 +4,7 @@
 
 The U-Net's own task (arXiv:1505.04597, section 4) and its augmentation, turned, mirrored and bent.
 Needs the folder of data that $DECONV_JAX_DATA names, in it em_membrane/image/NAME.png and
-em_membrane/label/NAME.png. One CPU core, about 6 minutes. The challenge's test volume has no public labels:
+em_membrane/label/NAME.png. One CPU core, about 10 minutes. The challenge's test volume has no public labels:
 six slices of the training volume, 4 to 9, are measured, and the other 24 learnt from.
 """
 

@@ -3,7 +3,7 @@
   deconv-jax train --config experiments/recognition/pedestrians_segmentation.py --workdir runs/masks
 
 Needs the folder of data that $DECONV_JAX_DATA names, in it pennfudan_subset/ with PNGImages/, PedMasks/
-and Annotation/. One CPU core, about 6 minutes. Of each of the two cities 15 photographs are learnt from
+and Annotation/. One CPU core, about 10 minutes. Of each of the two cities 15 photographs are learnt from
 and 5 measured, resized to 256 pixels at the longer side.
 """
 
