@@ -17,7 +17,7 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        features=(8, 16, 32, 64, 128, 128),
+        features=(16, 16, 32, 64, 128, 128),
         residual=False,
         norm="batch",
     ),

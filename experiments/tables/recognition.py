@@ -25,9 +25,9 @@ CLASSIFIERS = {
     "mnist_way_up": ("mnist_classifier.py:way_up=True", "conv, deconv, dense"),
 }
 SEGMENTED = {
-    "scenes_unet": ("model=unet", "U-Net, transposed"),
-    "scenes_unet_subpixel": ("model=unet,upsampling=subpixel", "U-Net, sub-pixel"),
-    "scenes_unet_resize": ("model=unet,upsampling=resize", "U-Net, resize"),
+    "scenes_unet": ("model=unet,steps=3500", "U-Net, transposed"),
+    "scenes_unet_subpixel": ("model=unet,upsampling=subpixel,steps=3500", "U-Net, sub-pixel"),
+    "scenes_unet_resize": ("model=unet,upsampling=resize,steps=3500", "U-Net, resize"),
     "scenes_fcn8s": ("model=fcn8s", "FCN-8s"),
     "scenes_deconvnet": ("model=deconvnet", "DeconvNet"),
 }
