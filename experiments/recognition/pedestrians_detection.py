@@ -3,7 +3,7 @@
   deconv-jax train --config experiments/recognition/pedestrians_detection.py --workdir runs/boxes
 
 Needs the folder of data that $DECONV_JAX_DATA names, in it pennfudan_subset/ with PNGImages/, PedMasks/
-and Annotation/. One CPU core, about 20 minutes. Of each of the two cities 15 photographs are learnt from
+and Annotation/. One CPU core, about 12 minutes. Of each of the two cities 15 photographs are learnt from
 and 5 measured, resized to 256 pixels at the longer side.
 """
 
