@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.images import Color
 from deconv_jax.data.preprocessing import Preprocessing
@@ -198,7 +199,7 @@ def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
     task, variables = load_recognition(workdir, checkpoint)
     preprocessing = task.preprocessing if isinstance(task, Recognition) else Preprocessing()
 
-    @jax.jit
+    @jit
     def seen(batch: Batch) -> jax.Array:
         if isinstance(task, Recognition):
             return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
@@ -240,7 +241,7 @@ def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
 
 def _restoration_subject(task: Restoration, variables: dict[str, Any], color: Color) -> Subject:
     model: Any = task.model
-    degrade = jax.jit(lambda batch: task.evaluation_pair(batch)[0])
+    degrade = jit(lambda batch: task.evaluation_pair(batch)[0])
 
     def seen(batch: Batch) -> jax.Array:
         sizes = np.asarray(true_sizes(batch)) // task.scale

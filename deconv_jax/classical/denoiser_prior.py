@@ -29,6 +29,7 @@ from deconv_jax.classical.problem import (
     known_sigma,
     prepare,
 )
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Degradation, Linear
 from deconv_jax.errors import InputError, at_least, closest
 
@@ -107,7 +108,7 @@ def plug_and_play(
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@functools.partial(jit, static_argnums=(4, 5, 6, 7, 8))
 def _plug_and_play(
     y: Array,
     model: Linear,

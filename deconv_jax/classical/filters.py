@@ -36,6 +36,7 @@ from deconv_jax.classical.problem import (
     prepare,
     steps,
 )
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
 from deconv_jax.errors import InputError, closest
 from deconv_jax.ops import spectral
@@ -183,7 +184,7 @@ def tikhonov(
     return _tikhonov(y, model, strength, tolerance, size, regularizer, iterations)
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+@functools.partial(jit, static_argnums=(4, 5, 6))
 def _tikhonov(
     y: Array,
     model: Linear,
@@ -234,7 +235,7 @@ def _constrained_filter(y: Array, psf: Array, gamma: Array) -> Array:
     return spectral.constrained_least_squares_filter(y, psf, gamma=gamma)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jit, static_argnums=(3, 4))
 def _filtered(
     y: Array, model: Linear, strength: Array, size: tuple[int, int], apply: Filter
 ) -> Array:
@@ -267,7 +268,7 @@ def _sizes(y: Array, psf: Array, size: tuple[int, int]) -> list[tuple[int, int, 
     return list(zip(psf.shape[1:], y.shape[1:3], size, strict=True))
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jit, static_argnums=(3, 4))
 def _wiener(
     y: Array,
     model: Linear,

@@ -35,6 +35,7 @@ from deconv_jax.classical.problem import (
     tiny,
     total_variation,
 )
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Degradation, Linear, noise_sigma
 from deconv_jax.errors import InputError, at_least
 
@@ -90,7 +91,7 @@ def richardson_lucy(
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jit, static_argnums=(3, 4, 5))
 def _richardson_lucy(
     y: Array,
     model: Linear,
@@ -169,7 +170,7 @@ def landweber(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+@functools.partial(jit, static_argnums=(4, 5))
 def _landweber(
     y: Array,
     model: Linear,
@@ -227,7 +228,7 @@ def cgls(
     return _returned(_cgls(y, model, bound, size, iterations), return_objective, return_iterations)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jit, static_argnums=(3, 4))
 def _cgls(
     y: Array, model: Linear, bound: PerImage, size: tuple[int, int], iterations: int
 ) -> tuple[Array, Array, Array]:

@@ -34,6 +34,7 @@ from deconv_jax.classical.problem import (
     tiny,
     total_variation,
 )
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Degradation, Linear
 from deconv_jax.errors import at_least
 from deconv_jax.ops import wavelets
@@ -85,7 +86,7 @@ def tv(
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jit, static_argnums=(3, 4, 5))
 def _tv(
     y: Array,
     model: Linear,
@@ -180,7 +181,7 @@ def wavelet(
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
+@functools.partial(jit, static_argnums=(3, 4, 5, 6, 7))
 def _wavelet(
     y: Array,
     model: Linear,

@@ -33,6 +33,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError
 from deconv_jax.inference.coding_tables import CodingTables, Latents, Tree, weights_digest
 from deconv_jax.inference.entropy_coding import (
@@ -102,7 +103,7 @@ class Codec:
             coded: Any = model.apply(variables, images, level)
             return coded.bits + coded.side_bits
 
-        self._cost = jax.jit(cost)
+        self._cost = jit(cost)
         self._programs: dict[tuple[str, tuple[int, ...]], Callable[..., Any]] = {}
 
     def compress(self, image: Pixels, level: int) -> bytes:
@@ -239,7 +240,7 @@ class Codec:
                 def apply(variables: Tree, x: jax.Array, *level: jax.Array) -> jax.Array:
                     return self.model.apply(variables, x[None], *level, method=method)[0]  # type: ignore
 
-                lowered = jax.jit(apply).lower(self._variables, *on_device)
+                lowered = jit(apply).lower(self._variables, *on_device)
                 self._programs[key] = lowered.compile()
             return np.asarray(self._programs[key](self._variables, *on_device))
 

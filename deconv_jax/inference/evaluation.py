@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import (
     Chain,
     Degradation,
@@ -147,7 +148,7 @@ def network(apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]
       field: what it sees.
       sizes: heights and widths of the degraded images.
     """
-    compiled = jax.jit(apply)
+    compiled = jit(apply)
     tile = None
     if len(set(sizes)) > MOST_PROGRAMS:
         tile = max(min(min(size) for size in sizes), least_tile(field))

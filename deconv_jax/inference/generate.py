@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
 from deconv_jax.data.images import FORMATS, write_image
 from deconv_jax.errors import InputError, at_least
@@ -54,7 +55,7 @@ def numbered_latents(
     """
     at_least("num", count, 1)
     at_least("seed", seed, 0)
-    draw = jax.jit(functools.partial(draw_latents, latent_dim=latent_dim, truncation=truncation))
+    draw = jit(functools.partial(draw_latents, latent_dim=latent_dim, truncation=truncation))
     return np.asarray(draw(example_keys(jax.random.key(seed), jnp.arange(count))))
 
 
@@ -74,7 +75,7 @@ def walk(latents: np.ndarray, steps: int) -> np.ndarray:
     at_least("interpolate", len(latents), 2)
     at_least("steps", steps, 1)
     ends = np.roll(latents, -1, axis=0)
-    along = jax.jit(jax.vmap(functools.partial(interpolate_latents, steps=steps)))
+    along = jit(jax.vmap(functools.partial(interpolate_latents, steps=steps)))
     return np.asarray(along(latents, ends)).reshape(-1, latents.shape[-1])
 
 
@@ -136,7 +137,7 @@ def generate(
     devices = Devices.all()
     shares = (PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec(DATA_AXIS))
 
-    @jax.jit
+    @jit
     @functools.partial(
         jax.shard_map, mesh=devices.mesh, in_specs=shares, out_specs=PartitionSpec(DATA_AXIS)
     )

@@ -25,6 +25,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, Bool, Float, Int
 
 from deconv_jax import ops
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, closest
 from deconv_jax.models.layers import (
     Activation,
@@ -180,7 +181,7 @@ def windows_of(
     wanted = {layer: _find(_layers(model, variables, images), layer)}
     weights = jax.tree_util.tree_map_with_path(_plain_weight, variables)
 
-    @jax.jit
+    @jit
     def marked(marks: Array) -> Array:
         output = _run(model, weights, marks, wanted, _marked)[layer]
         # Of a module's own output, what it makes of nothing may not be zero.

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.images import Color, read_pixels
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
@@ -306,7 +307,7 @@ def _classes(
             )
         return np.full(len(images), wanted, np.int32), None
 
-    @jax.jit
+    @jit
     def predicted(variables: Tree, images: Array) -> Array:
         logits: Any = subject.model.apply(variables, subject.prepare(images))
         return jax.nn.softmax(logits)
@@ -326,7 +327,7 @@ def _attributed(
     method: Attribution,
     layer: str | None,
 ) -> Float[np.ndarray, "count height width"]:
-    explain = jax.jit(functools.partial(_explain, subject, method, layer))
+    explain = jit(functools.partial(_explain, subject, method, layer))
     parts = zip(_parts(images), _parts(classes, images), strict=True)
     return np.concatenate([np.asarray(explain(subject.variables, *part)) for part in parts])
 

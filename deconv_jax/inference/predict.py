@@ -19,6 +19,7 @@ import pycocotools.mask
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.annotated import Example, resized
 from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError
@@ -248,7 +249,7 @@ class Predictor:
         """What the network makes of an image, by a program of its shape that is made once."""
         images = image[None]
         if images.shape not in self._compiled:
-            compiled = jax.jit(self.predict).lower(self.variables, images).compile()
+            compiled = jit(self.predict).lower(self.variables, images).compile()
             self._compiled[images.shape] = compiled
         program = self._compiled[images.shape]
         needed, free = working_bytes(program), free_memory()

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.ensemble import ensemble_field, self_ensemble
 from deconv_jax.inference.tiling import (
@@ -182,7 +183,7 @@ class LearnedRestorer:
         return checked
 
 
-@functools.partial(jax.jit, static_argnames=("model", "precision"))
+@functools.partial(jit, static_argnames=("model", "precision"))
 def _restored(
     model: nn.Module,
     variables: Tree,

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from deconv_jax import ops
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.inside import (
@@ -273,7 +274,7 @@ def _search(
     return best, kept
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+@functools.partial(jit, static_argnums=(0, 3, 4))
 def _strongest(
     model: nn.Module, variables: Tree, images: Array, layer: str, prepare: Prepare
 ) -> tuple[Array, Array]:
@@ -306,7 +307,7 @@ def _project(
     return np.concatenate(projected)[: len(images)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+@functools.partial(jit, static_argnums=(0, 5, 6, 7))
 def _projected(
     model: nn.Module,
     variables: Tree,

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Int
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
 from deconv_jax.files import write_png
@@ -153,7 +154,7 @@ def measure_in_bands(protocol: Protocol, output: Pixels, target: Pixels) -> Row:
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _measured(
     protocol: Protocol,
     output: Array,

@@ -16,10 +16,10 @@ precision.
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import ms_ssim, ms_ssim_scales
 
@@ -32,7 +32,7 @@ _BLOCK = 2**22
 _PAIRS = 50
 """Pairs of images compared at a time."""
 
-_ms_ssim = jax.jit(ms_ssim, static_argnames="scales")
+_ms_ssim = jit(ms_ssim, static_argnames="scales")
 
 
 class FeatureStatistics:

@@ -24,11 +24,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.metrics.image import psnr, ssim
 from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
@@ -185,7 +185,7 @@ class Protocol:
             f"cropped; a set's figure is the mean of its images'"
         )
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _measure_jitted(self, output: Array, target: Array) -> dict[str, Array]:
         return self.measure(output, target)
 

@@ -26,8 +26,8 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, closest
 from deconv_jax.models.layers import RELU_GAIN, Conv
 from deconv_jax.models.published import Tensors, check_tensors, read_tensors
+from deconv_jax.ops.conv.window import OnePerAxis, Padding
 from deconv_jax.ops.interchange import layer_from_torch
-from deconv_jax.ops.window import OnePerAxis, Padding
 
 SIZE = 299
 """Height and width of the images that the network takes, pixels."""

@@ -19,9 +19,9 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.collectives import bound_data_axis
 from deconv_jax.ops.conv import PaddingMode
+from deconv_jax.ops.conv.window import OnePerAxis, Padding
 from deconv_jax.ops.initializers import fans, icnr, variance_scaling
 from deconv_jax.ops.resample import UpsampleMethod
-from deconv_jax.ops.window import OnePerAxis, Padding
 
 NormName = Literal["batch", "group", "layer", "none"]
 Initializer = Callable[..., Array]

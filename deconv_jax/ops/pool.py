@@ -24,8 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Int32
 
+from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError
-from deconv_jax.ops.window import OnePerAxis, Padding, Size, Window, per_axis
+from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window, per_axis
 
 
 def max_pool(
@@ -278,7 +279,7 @@ def _window_starts(axis: _Axis, shape: Size) -> Array:
 
 
 # Compiled, as each tap would otherwise be compiled and run by itself outside of `jit`.
-@functools.partial(jax.jit, static_argnames="axes")
+@functools.partial(jit, static_argnames="axes")
 def _max_pool(x: Array, axes: tuple[_Axis, ...]) -> tuple[Array, Array]:
     best, switches = x, jnp.zeros(x.shape, jnp.int32)
     pitch = 1
@@ -300,7 +301,7 @@ def _max_pool(x: Array, axes: tuple[_Axis, ...]) -> tuple[Array, Array]:
     return best, switches
 
 
-@functools.partial(jax.jit, static_argnames="axes")
+@functools.partial(jit, static_argnames="axes")
 def _sum_pool(x: Array, axes: tuple[_Axis, ...]) -> Array:
     for axis in axes:
         x = functools.reduce(operator.add, _taps(x, axis, 0.0))

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Shaped
 
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.conv import conv, conv_transpose
-from deconv_jax.ops.primitives import run_compiled
+from deconv_jax.ops.conv.primitives import run_compiled
 
 ChannelOrder = Literal["CRD", "DCR"]
 ResizeMethod = Literal["nearest", "bilinear", "bicubic"]

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float, Key
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
 from deconv_jax.data.degradations import Degradation
 from deconv_jax.data.forward_model import fold_in
@@ -242,7 +243,7 @@ class Autoencoding(Task):
         output = pca_reconstruction(images / 255.0, seen, length)
         return _measured("pca", output, targets) | measured
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def model_input(self, batch: Batch) -> Images:
         """What the model sees of a batch in evaluation; degraded images may leave [0, 1].
 
@@ -269,12 +270,12 @@ class Autoencoding(Task):
             )
         return degraded, clean
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _reconstruct(self, state: TrainState, batch: Batch) -> jax.Array:
         seen, variables = self.model_input(batch), state.inference_variables()
         return apply_model(self.model, variables, seen, train=False, precision=self.precision)[0]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _encode(self, state: TrainState, batch: Batch) -> Codes:
         return apply_model(
             self.model,
@@ -285,7 +286,7 @@ class Autoencoding(Task):
             method="encode",
         )[0]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = images_in_unit_range(batch["image"])
         output = self._reconstruct(state, batch)

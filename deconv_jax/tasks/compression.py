@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral
 from deconv_jax.data.forward_model import fold_in
@@ -168,7 +169,7 @@ class Compression(Task):
         """Gives "bpp_LEVEL", "psnr_LEVEL" (dB), "ms_ssim_LEVEL" where images have room, and "loss"."""
         return mean_over(batches, functools.partial(self._sums, state))
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, Array]:
         images, sizes = images_in_unit_range(batch["image"]), true_sizes(batch)
         canvas = self._canvas(images)
@@ -213,7 +214,7 @@ class Compression(Task):
         }
         return {"decoded": picture_grid(rows, scale=1)}
 
-    @functools.partial(jax.jit, static_argnums=(0, 3))
+    @functools.partial(jit, static_argnums=(0, 3))
     def _decoded(self, state: TrainState, pixels: Array, level: int) -> Images:
         images = images_in_unit_range(pixels)
         decoded = self._coded(state, self._canvas(images), level).images

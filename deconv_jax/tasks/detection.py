@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.sources import Source
 from deconv_jax.data.views import Recorded, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
@@ -148,7 +149,7 @@ class Detection(Task):
 
         return gradient_step(state, batch, loss, self.optimizer)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def predict(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
         """Objects found.
 
@@ -221,7 +222,7 @@ class Detection(Task):
         maps, _ = apply_model(self.model, variables, images, train=False, precision=self.precision)
         return detections(maps, stride=self.output_stride, most=self.most_detections)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _seen_and_found(
         self, state: TrainState, batch: Batch
     ) -> tuple[dict[str, jax.Array], Detections]:
@@ -239,7 +240,7 @@ class Detection(Task):
             jnp.where(there, found.classes, -1),
         )
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _measured(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         seen, found = self._seen_and_found(state, batch)
         truth = {"true_boxes": seen["boxes"], "true_classes": seen["box_class"]}

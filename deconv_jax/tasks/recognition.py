@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys, random_translate
 from deconv_jax.data.preprocessing import Preprocessing, restore
 from deconv_jax.data.sources import Source
@@ -183,7 +184,7 @@ class Recognition(Task):
         )
         return {"confusion": confusion, "reliability": reliability}
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def predict(
         self, variables: Any, images: Float[Array, "batch height width channels"]
     ) -> dict[str, Array]:
@@ -220,13 +221,13 @@ class Recognition(Task):
             0
         ]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _seen(self, variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Images as the model sees them, in [0, 1] again, and its logits."""
         prepared, statistics = self.preprocessing.standardized(self._resized(batch))
         return restore(prepared, statistics), self._logits(variables, prepared)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         _, logits = self._seen(state.inference_variables(), batch)
         labels, mask = batch["label"], batch["mask"]
@@ -237,7 +238,7 @@ class Recognition(Task):
         of_bins = calibration_sums(logits, labels, mask)
         return masked_sums(measures, mask) | {"calibration_error": of_bins}
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _tables(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         _, logits = self._seen(state.inference_variables(), batch)
         labels, mask = batch["label"], batch["mask"]

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from PIL import Image
 
 from deconv_jax import ops
+from deconv_jax.compilation import jit
 from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
 from deconv_jax.data.degradations import Degradation, noise_sigma
@@ -212,7 +213,7 @@ class Restoration(Task):
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         return self._degrade(keys, clean), clean
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _restored(self, state: TrainState, batch: Batch) -> tuple[Images, Images, Images]:
         degraded, clean = self.evaluation_pair(batch)
         variables = state.inference_variables()
@@ -230,12 +231,12 @@ class Restoration(Task):
             image = ops.imresize(image, self.scale)
         return (jnp.clip(image, 0.0, 1.0), clean) if image.shape == clean.shape else None
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         _, output, clean = self._restored(state, batch)
         return self._measured(output, clean, batch)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _input_sums(self, batch: Batch) -> dict[str, jax.Array]:
         pair = self._input(batch)
         assert pair is not None  # `baseline` has looked.

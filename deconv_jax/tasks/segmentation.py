@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
 from deconv_jax.data.views import (
@@ -192,7 +193,7 @@ class Segmentation(Task):
             "majority_miou": figures.miou,
         }
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def predict(
         self, variables: Any, images: Float[Array, "batch height width channels"]
     ) -> dict[str, Array]:
@@ -210,14 +211,14 @@ class Segmentation(Task):
     def _outputs(self, variables: Any, images: Array) -> Logits:
         return apply_model(self.model, variables, images, train=False, precision=self.precision)[0]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _evaluated(self, state: TrainState, batch: Batch) -> tuple[Annotated, Logits]:
         seen = evaluation_view(self.view, batch)
         logits = self._outputs(state.inference_variables(), seen["image"])
         self._check(logits, seen["segments"])
         return seen, logits
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         seen, logits = self._evaluated(state, batch)
         classes = logits.shape[-1]
@@ -235,7 +236,7 @@ class Segmentation(Task):
     def _pixels_of_classes(self, source: Source) -> np.ndarray:
         """How many pixels of a split, in the evaluation's view, are of each class up to 254."""
 
-        @jax.jit
+        @jit
         def segments(batch: Batch) -> Segments:
             return _without_fillings(evaluation_view(self.view, batch)["segments"], batch["mask"])
 

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import (
     AugmentName,
     center_resize,
@@ -488,7 +489,7 @@ class Synthesis(Task):
             )
         return told
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _samples(self, state: TrainState, numbers: jax.Array, labels: Any = None) -> jax.Array:
         """The samples of these numbers, rounded to 8 bits as they would be in a file."""
         if self.num_classes and labels is None:
@@ -499,7 +500,7 @@ class Synthesis(Task):
         images = self.sample(self.sampling_variables(state), latents, labels)
         return _rounded(images)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    @functools.partial(jit, static_argnums=(0, 1))
     def _looked_at(
         self, apply: Any, variables: Tree, state: TrainState, batch: Batch
     ) -> dict[str, dict[str, jax.Array]]:
@@ -522,7 +523,7 @@ class Synthesis(Task):
                 )
         return looked
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    @functools.partial(jit, static_argnums=(0, 1))
     def _seen(self, apply: Any, variables: Tree, batch: Batch) -> dict[str, jax.Array]:
         """What the baseline needs of real images."""
         return self._seen_in(apply, variables, _rounded(self._real(batch)[0]))

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from PIL import Image
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
@@ -179,7 +180,7 @@ class Variational(Task):
         variance = measures.pop("latents_squared") - measures.pop("latents") ** 2
         return measures | {"bits_per_dim": bits, "active_units": float(np.sum(variance > 0.01))}
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, Any]:
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         images = self._modelled(keys, batch)
@@ -230,7 +231,7 @@ class Variational(Task):
         del metrics
         return code_plane(batches, functools.partial(self._means, state))
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _means(self, state: TrainState, batch: Batch) -> Float[Array, "batch latent_dim"]:
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         return self._encoded(state, self._modelled(keys, batch))[0]
@@ -248,7 +249,7 @@ class Variational(Task):
             method="encode",
         )[0]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _pictured(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
         images = self._modelled(keys, batch)

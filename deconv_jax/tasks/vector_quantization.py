@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import decibels, mean_squared_error, psnr
@@ -199,7 +200,7 @@ class VectorQuantization(Task):
             "larger restart_below, a smaller codebook_size or a smaller learning_rate"
         ]
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _reconstruct(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """The batch's reconstructions and codes."""
         images = images_in_unit_range(batch["image"])
@@ -209,7 +210,7 @@ class VectorQuantization(Task):
         )
         return output, indices
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = images_in_unit_range(batch["image"])
         output, indices = self._reconstruct(state, batch)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from deconv_jax.compilation import jit
 from deconv_jax.data.sources import Batch
 from deconv_jax.errors import InputError
 from deconv_jax.ops.collectives import DATA_AXIS
@@ -113,7 +114,7 @@ class Devices:
 
     def init(self, function: Callable[..., TrainState], *args: Tree) -> TrainState:
         """Calls a jitted `function`, leaving its result whole on every device."""
-        return jax.jit(function, out_shardings=self.replicated)(*args)
+        return jit(function, out_shardings=self.replicated)(*args)
 
     def compile(self, step: StepFunction) -> Callable[[TrainState, Tree, Tree], Any]:
         """Compiles `step` to run once for each batch of a `put_batches`, all in one dispatch.
@@ -132,7 +133,7 @@ class Devices:
             return jax.lax.scan(one, state, batches)
 
         if self.compiler == "jit":
-            return jax.jit(call, donate_argnums=0, out_shardings=self.replicated)
+            return jit(call, donate_argnums=0, out_shardings=self.replicated)
         return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
 

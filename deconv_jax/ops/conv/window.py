@@ -1,7 +1,7 @@
-"""The arithmetic of sizes: what a window with stride, dilation and padding makes of an image's.
+"""Size arithmetic of windows with stride, dilation and padding, after arXiv:1603.07285.
 
-After Dumoulin & Visin, arXiv:1603.07285. A window maps `stride` neighbouring image sizes to one
-output size; the way back is ambiguous, and `Window.transposed_size` says how it is chosen.
+A window maps `stride` neighbouring image sizes to one output size. `Window.transposed_size` states
+which of them the adjoint returns.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ Size = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What slides over an image, its arguments checked: a figure an axis of space."""
+    """The checked arguments of a sliding window: one number per spatial axis."""
 
     kernel_size: Size
     stride: Size
@@ -32,13 +32,13 @@ class Window:
         padding: Padding,
         dilation: OnePerAxis = 1,
     ) -> "Window":
-        """Checks and spreads over the axes what an operator was given.
+        """Check an operator's arguments, and repeat those that are one number for all axes.
 
         Raises:
-          InputError: for an argument that is none.
+          InputError: for an invalid argument.
         """
         if not isinstance(kernel_size, tuple | list):
-            raise InputError(f"kernel_size is a tuple, an int for each axis; got {kernel_size!r}")
+            raise InputError(f"kernel_size is a tuple, one int per axis; got {kernel_size!r}")
         rank = len(kernel_size)
         return cls(
             per_axis("kernel_size", kernel_size, rank, 1),
@@ -49,11 +49,11 @@ class Window:
 
     @property
     def extent(self) -> Size:
-        """Pixels between the first and the last tap of the dilated kernel, both included."""
+        """Size of the dilated kernel, in pixels."""
         return extents(self.kernel_size, self.dilation)
 
     def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
-        """Pixels (before, after) that a `conv` adds to images of `size`."""
+        """Return the padding (before, after) of images of `size`, in pixels."""
         if self.padding == "VALID":
             return ((0, 0),) * len(size)
         if self.padding != "SAME":
@@ -63,7 +63,7 @@ class Window:
         return tuple((total // 2, total - total // 2) for total in totals)
 
     def output_size(self, size: Sequence[int]) -> Size:
-        """The size that `conv` maps `size` to."""
+        """Return the size that `conv` maps `size` to."""
         size = per_axis("size", size, len(self.kernel_size), 0)
         pads = self.pads(size)
         axes = list(zip(size, pads, self.extent, self.stride, strict=True))
@@ -75,7 +75,7 @@ class Window:
         return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
     def image_sizes(self, output_size: Size) -> list[range]:
-        """Relationship 14: all the sizes, an axis each, that `conv` maps to `output_size`."""
+        """Return all sizes, by axis, that `conv` maps to `output_size` (relationship 14)."""
         if self.padding == "SAME":
             lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
         else:
@@ -86,29 +86,28 @@ class Window:
     def transposed_size(
         self, size: Sequence[int], output_padding: OnePerAxis | None, output_size: OnePerAxis | None
     ) -> Size:
-        """The size, among those that `conv` maps to `size`, that its adjoint is to return."""
+        """Return which of the sizes that `conv` maps to `size` its adjoint returns."""
         size = per_axis("size", size, len(self.kernel_size), 0)
         sizes = self.image_sizes(size)
         if output_size is not None:
             if output_padding is not None:
                 raise InputError(
-                    "output_padding and output_size say the same thing: give one; got "
+                    "output_padding and output_size exclude each other; got "
                     f"{output_padding!r} and {output_size!r}"
                 )
             chosen = per_axis("output_size", output_size, len(size), 1)
             if any(n not in allowed for n, allowed in zip(chosen, sizes, strict=True)):
                 ranges = ", ".join(f"{allowed[0]} to {allowed[-1]}" for allowed in sizes)
                 raise InputError(
-                    f"output_size {output_size!r} is none that is mapped to {size}: with stride "
-                    f"{self.stride}, kernel {self.kernel_size} and padding {self.padding!r} those "
-                    f"are {ranges}"
+                    f"output_size {output_size!r} is not mapped to {size} by stride {self.stride}, "
+                    f"kernel {self.kernel_size} and padding {self.padding!r}; valid are {ranges}"
                 )
         elif output_padding is not None:
             extra = per_axis("output_padding", output_padding, len(size), 0)
             if self.padding == "SAME":
                 raise InputError(
-                    'padding="SAME" makes the size size * stride; to have another, give '
-                    f"output_size and no output_padding; got output_padding={output_padding!r}"
+                    'padding="SAME" returns size * stride, and only output_size changes that; got '
+                    f"output_padding={output_padding!r}"
                 )
             if any(e >= s for e, s in zip(extra, self.stride, strict=True)):
                 raise InputError(
@@ -130,12 +129,12 @@ class Window:
 
 
 def extents(kernel_size: Size, dilation: Size) -> Size:
-    """Pixels between the first and the last tap of a dilated kernel, both included."""
+    """Return the size of a dilated kernel, in pixels."""
     return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
 
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
-    """`value`, or `rank` times the one int that it is; InputError for one below `least`."""
+    """Return `value`, repeated `rank` times if it is one int; raise InputError below `least`."""
     values = (value,) * rank if isinstance(value, int) else value
     if not _is_row(values, rank) or any(not isinstance(v, int) or v < least for v in values):
         raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")

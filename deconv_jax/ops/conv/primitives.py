@@ -1,23 +1,27 @@
-"""The one form behind `conv`, its adjoint and their gradients, as JAX primitives.
+"""The JAX primitives behind `conv`, its adjoint and their gradients.
+
+All three are derivatives of one trilinear form:
 
     T(x, kernel, y) = <conv(x, kernel), y>
     dT/dy = conv(x, kernel)    dT/dx = conv_transpose(kernel, y)    dT/dkernel = kernel_gradient(x, y)
 
-T is linear in each of its three arrays. So each of these three functions is bilinear, and the
-derivatives of any one, forward or reverse, are the other two. As primitives with just these rules
-they are closed under differentiation: derivatives of every order stay on the paths of
-`formulations`, and none meets what automatic transposition makes of a transposed convolution, a
-kernel gradient over an image spread with zeros, which is far slower on a CPU.
+Each of them is bilinear, and its derivatives, forward and reverse, are the other two. So the three
+primitives are closed under differentiation. Derivatives of every order run as `lax` and `cpu` state,
+and none runs as automatic transposition would have it: as a kernel gradient over an image dilated
+with zeros, which is far slower on a CPU.
 
-What a reader would get wrong: the arrays have their channels split into (groups, channels per
-group), as in `formulations`. Thereby a dimension added by `vmap` always merges with a named axis:
-the one which just those arrays share that have it.
+Public JAX has no rule that does the same: `jax.custom_derivatives.linear_call` has no batching rule,
+and `jax.custom_vjp` has no forward mode.
 
-Over several devices they work under `jit` with automatic mesh axes, `shard_map` and `pmap`; arrays
-sharded over explicit mesh axes have to be resharded first, or JAX asks for an output sharding.
+Arrays have their channels split into (groups, channels per group), as in `lax`. A dimension that
+`vmap` adds then always merges with one axis: the one that just the arrays with that dimension share.
+
+The primitives work under `jit` and `pmap`, `shard_map`, and over meshes with automatic or explicit
+axes. Over explicit axes the batch may be sharded; the kernel is whole on each device.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -27,9 +31,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-from deconv_jax.ops import cpu, formulations
-from deconv_jax.ops.formulations import Geometry
-from deconv_jax.ops.primitives import run_compiled
+from deconv_jax.compilation import jit
+from deconv_jax.ops.conv import cpu
+from deconv_jax.ops.conv import lax as plain
+from deconv_jax.ops.conv.lax import Geometry
 
 Role = Literal["x", "kernel", "y"]
 
@@ -38,7 +43,7 @@ _OPERANDS: dict[Role, tuple[Role, Role]] = {
     "x": ("kernel", "y"),
     "kernel": ("x", "y"),
 }
-"""What T is differentiated by, to the other two: the function's operands."""
+"""The operands of dT/d(role): the other two arrays."""
 
 _SHARED: dict[frozenset[Role], dict[Role, int]] = {
     frozenset({"x", "y"}): {"x": 0, "y": 0},
@@ -46,36 +51,55 @@ _SHARED: dict[frozenset[Role], dict[Role, int]] = {
     frozenset({"kernel", "y"}): {"kernel": -1, "y": -1},
     frozenset({"x", "kernel", "y"}): {"x": -2, "kernel": -2, "y": -2},
 }
-"""Where these arrays have the axis that they share: batch, inputs, outputs and groups."""
+"""The axis that these arrays share: batch, inputs, outputs or groups."""
 
 
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """dT/dy, which has y's shape: (batch, *output size, groups, outputs).
+    """Return dT/dy, of y's shape: (batch, *output size, groups, outputs).
 
     Args:
       x: (batch, *input size, groups, inputs).
       kernel: (*kernel size, inputs, groups, outputs), of x's dtype.
-      geometry: their sizes, stride, dilation and padding.
+      geometry: sizes, stride, dilation and padding.
     """
     return _derivative("y", geometry, x=x, kernel=kernel)
 
 
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """dT/dx, which has x's shape; arguments and shapes as in `conv`."""
+    """Return dT/dx, of x's shape; arguments and shapes as in `conv`."""
     return _derivative("x", geometry, kernel=kernel, y=y)
 
 
+def run_compiled(primitive: Primitive, static: tuple[str, ...]) -> Callable[..., Array]:
+    """Return an implementation that runs a primitive outside of `jit`, by compiling its lowering.
+
+    A primitive has no smaller steps. So it is compiled even where compilation is disabled, by the
+    user or by JAX's search for NaNs.
+
+    Args:
+      primitive: a primitive with a lowering.
+      static: names of its parameters.
+    """
+    compiled = jit(primitive.bind, static_argnames=static)
+
+    def run(*operands: Array, **parameters) -> Array:
+        with jax.disable_jit(False):
+            return compiled(*operands, **parameters)
+
+    return run
+
+
 def _derivative(role: Role, geometry: Geometry, **arrays: Array) -> Array:
-    """dT/d(role), a function of the two `arrays` that are named by their roles."""
+    """Return dT/d(role), a function of the two `arrays` that are named by their roles."""
     operands = _equally_varying(*(arrays[operand] for operand in _OPERANDS[role]))
     return _PRIMITIVES[role].bind(*operands, geometry=geometry)
 
 
 def _equally_varying(*arrays: Array) -> list[Array]:
-    """Marks all as varying over the `shard_map` axes that any of them varies over.
+    """Mark all arrays as varying over the `shard_map` axes that any of them varies over.
 
-    A kernel that all devices share meets images of their own: for its gradient to be the sum of
-    the devices', the broadcast has to be said.
+    Each device applies the shared kernel to its own images. JAX sums the devices' kernel gradients
+    only if that broadcast is explicit.
     """
     kinds = [getattr(jax.typeof(array), "manual_axis_type", None) for array in arrays]
     varying = [kind.varying if kind else frozenset() for kind in kinds]
@@ -88,7 +112,7 @@ def _equally_varying(*arrays: Array) -> list[Array]:
 
 
 def _transpose_rule(role: Role, by: Role):
-    """Maps a cotangent of dT/d(role) to that of its operand `by`, which is dT/d(by)."""
+    """Map a cotangent of dT/d(role) to that of its operand `by`, which is dT/d(by)."""
 
     def rule(cotangent, *operands, geometry):
         (other,) = set(_OPERANDS[role]) - {by}
@@ -117,27 +141,26 @@ def _batching_rule(role: Role):
 
 
 def _merge(array: Array, dimension: int, axis: int) -> Array:
-    """Merges a batch dimension into the axis that is the `axis`-th without it."""
+    """Merge a batch dimension into the axis that is the `axis`-th without it."""
     axis = axis % (array.ndim - 1)
     array = jnp.moveaxis(array, dimension, axis)
     shape = array.shape
     return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
-def _primitive(role: Role, native, on_cpu) -> Primitive:
-    """The primitive of dT/d(role), computed by `on_cpu` there and by `native` elsewhere."""
+def _primitive(role: Role, default: Callable, on_cpu: Callable) -> Primitive:
+    """Return the primitive of dT/d(role), computed by `on_cpu` there and by `default` elsewhere."""
     primitive = Primitive(f"convolution_d{role}")
 
     def abstract(*avals, geometry):
-        shaped = jax.make_jaxpr(functools.partial(native, geometry=geometry))(*avals)
+        shaped = jax.make_jaxpr(functools.partial(default, geometry=geometry))(*avals)
         return shaped.out_avals[0]
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(run_compiled(primitive, ("geometry",)))
-    mlir.register_lowering(primitive, mlir.lower_fun(native, multiple_results=False))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
-    )
+    for formulation, platform in ((default, None), (on_cpu, "cpu")):
+        lowering = mlir.lower_fun(formulation, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
     first, second = _OPERANDS[role]
     ad.defbilinear(primitive, _transpose_rule(role, first), _transpose_rule(role, second))
     batching.primitive_batchers[primitive] = _batching_rule(role)
@@ -145,7 +168,7 @@ def _primitive(role: Role, native, on_cpu) -> Primitive:
 
 
 _PRIMITIVES: dict[Role, Primitive] = {
-    "y": _primitive("y", formulations.native_conv, cpu.conv),
-    "x": _primitive("x", formulations.native_conv_transpose, cpu.conv_transpose),
-    "kernel": _primitive("kernel", formulations.native_kernel_gradient, cpu.kernel_gradient),
+    "y": _primitive("y", plain.conv, cpu.conv),
+    "x": _primitive("x", plain.conv_transpose, cpu.conv_transpose),
+    "kernel": _primitive("kernel", plain.kernel_gradient, cpu.kernel_gradient),
 }

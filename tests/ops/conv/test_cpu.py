@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from deconv_jax.ops.formulations import Geometry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconv_jax.ops import cpu, formulations
-from deconv_jax.ops.formulations import Geometry
 
 NAMES = ("conv", "conv_transpose", "kernel_gradient")
 

@@ -1,0 +1,258 @@
+"""Formulations for XLA's CPU backend, where one `lax` convolution does far more work.
+
+| operator | one `lax` convolution | here |
+| --- | --- | --- |
+| strided transposed convolution | multiplies the zeros that dilate y | one sub-pixel convolution |
+| that, or a convolution, to few channels | multiplies matrices of few columns | a matrix product, then a sum of overlapping patches |
+| kernel gradient with fewer channels in y than in x | copies patches of x | copies patches of y |
+| kernel gradient with groups | multiplies each group by all others | groups of features, not of images |
+| depthwise convolution | multiplies matrices of one column | a sum of shifted products |
+| 3-d convolution and kernel gradient | runs a naive loop nest | 2-d, with the taps of the first axis as channels |
+
+Everything else is the `lax` convolution. Shapes alone choose, and no constant here was measured on a
+machine. Half precision is computed in float32 and rounded once. Arrays as in `lax`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from deconv_jax.ops.conv import lax as plain
+from deconv_jax.ops.conv.lax import Geometry, flatten_channels
+
+
+def _in_single_precision(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def wrapped(a: Array, b: Array, geometry: Geometry) -> Array:
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return function(a.astype(wide), b.astype(wide), geometry).astype(a.dtype)
+
+    return wrapped
+
+
+@_in_single_precision
+def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return y."""
+    if _is_depthwise(kernel):
+        return _sum_of_shifted_products(x, kernel, geometry)
+    if max(geometry.stride) == 1:
+        flipped = plain.flip(kernel, geometry)
+        if _has_small_patches(*flipped):
+            return _sum_of_patches(flipped[0], x, flipped[1])
+    if len(geometry.stride) < 3:
+        return plain.conv(x, kernel, geometry)
+    taps, *size, inputs, groups, outputs = kernel.shape
+    kernel = jnp.moveaxis(kernel, 0, -4).reshape(*size, taps * inputs, groups, outputs)
+    folded, rest = _fold_first_axis(x, geometry)
+    y = plain.conv(folded, kernel, rest)
+    return y.reshape(len(x), *geometry.output_size, groups, outputs)
+
+
+@_in_single_precision
+def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Return x."""
+    if max(geometry.stride) == 1:
+        return conv(y, *plain.flip(kernel, geometry))
+    if max(geometry.dilation) > 1:
+        return plain.conv_transpose(kernel, y, geometry)
+    if _is_depthwise(kernel) or _has_small_patches(kernel, geometry):
+        return _sum_of_patches(kernel, y, geometry)
+    return _subpixel_conv(kernel, y, geometry)
+
+
+@_in_single_precision
+def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return the kernel's gradient."""
+    inputs, (groups, outputs) = x.shape[-1], y.shape[-2:]
+    if max(geometry.stride) == 1 and outputs < inputs:
+        gradient = kernel_gradient(y, x, plain.flip_geometry(geometry))
+        return plain.flip_kernel(gradient)
+    image, rest = x, geometry
+    if len(geometry.stride) == 3:
+        image, rest = _fold_first_axis(x, geometry)
+        y = y.reshape(-1, *y.shape[2:])
+    gradient = plain.canonical_conv(
+        flatten_channels(image.swapaxes(0, -1)),
+        flatten_channels(jnp.moveaxis(y, 0, -3)),
+        rest,
+        window_strides=rest.dilation,
+        padding=rest.padding,
+        rhs_dilation=rest.stride,
+        feature_group_count=groups,
+        out_sharding=plain.replicated_like(x),
+    )
+    # The folded taps come before the inputs, and then before the other taps.
+    gradient = jnp.moveaxis(gradient, 0, -2)
+    gradient = gradient.reshape(*rest.kernel_size, -1, inputs, groups, outputs)
+    return jnp.moveaxis(gradient, -4, 0).reshape(*geometry.kernel_size, inputs, groups, outputs)
+
+
+def _is_depthwise(kernel: Array) -> bool:
+    """Whether each output channel has one input channel, and there is no matrix product."""
+    return kernel.shape[-3] == kernel.shape[-1] == 1 < kernel.shape[-2]
+
+
+def _has_small_patches(kernel: Array, geometry: Geometry) -> bool:
+    """Whether the patches to add take no more memory than y dilated by the stride."""
+    undilated = max(geometry.dilation) == 1
+    patch = math.prod(geometry.kernel_size) * kernel.shape[-3]
+    return undilated and patch <= math.prod(geometry.stride) * kernel.shape[-1]
+
+
+def _sum_of_shifted_products(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Convolve channel by channel: add the image times each tap, a row of the kernel at a time."""
+    sides = [(0, 0, 0), *((low, high, 0) for low, high in geometry.padding), (0, 0, 0), (0, 0, 0)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), sides)
+    spans = [s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)]
+    kernel = kernel[..., 0, :, :]
+
+    def add_row(y: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
+        number, taps = row
+        start = geometry.dilation[0] * number
+        image = lax.dynamic_slice_in_dim(x, start, spans[0], axis=1)
+        for tap in itertools.product(*map(range, geometry.kernel_size[1:])):
+            offsets = [d * t for d, t in zip(geometry.dilation[1:], tap, strict=True)]
+            ends = [o + span for o, span in zip(offsets, spans[1:], strict=True)]
+            seen = lax.slice(
+                image,
+                (0, 0, *offsets, 0, 0),
+                (len(image), spans[0], *ends, *image.shape[-2:]),
+                (1, *geometry.stride, 1, 1),
+            )
+            y = y + seen * lax.broadcast_in_dim(taps[tap], seen.shape, (x.ndim - 2, x.ndim - 1))
+        return y, None
+
+    shape = (len(x), *geometry.output_size, *x.shape[-2:])
+    rows = jnp.arange(geometry.kernel_size[0]), kernel
+    return lax.scan(add_row, lax.full_like(x, 0, shape=shape), rows)[0]
+
+
+def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
+    """Make a 3-d convolution a 2-d one: its first axis joins the batch, that axis's taps the inputs.
+
+    Returns:
+      Images (batch * first output size, *last two axes, groups, taps * inputs), and the geometry
+      of those axes.
+    """
+    (low, high), stride, taps = geometry.padding[0], geometry.stride[0], geometry.kernel_size[0]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (low, high, 0), *[(0, 0, 0)] * 4])
+    span = stride * (geometry.output_size[0] - 1) + 1
+    starts = [geometry.dilation[0] * tap for tap in range(taps)]
+    slabs = [lax.slice_in_dim(x, start, start + span, stride, axis=1) for start in starts]
+    x = jnp.concatenate(slabs, axis=-1)
+    rest = {
+        field.name: getattr(geometry, field.name)[1:]
+        for field in dataclasses.fields(geometry)
+        if field.name != "precision"
+    }
+    return x.reshape(-1, *x.shape[2:]), dataclasses.replace(geometry, **rest)
+
+
+def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Compute the pixels of a stride by stride block as channels of a convolution of y.
+
+    After Shi et al., arXiv:1609.07009. Zeros before and after the kernel make its size a multiple of
+    the stride. Their number before it, `lead`, decides how many taps and blocks there are.
+    """
+    rank, (inputs, groups, outputs) = len(geometry.stride), kernel.shape[-3:]
+    axes = [
+        min(
+            ((-(-(lead + k) // s), -(-(n + (lead + before) % s) // s), lead) for lead in range(s)),
+            key=lambda case: case[0] * case[1],
+        )
+        for n, k, s, before in zip(
+            geometry.input_size,
+            geometry.kernel_size,
+            geometry.stride,
+            geometry.before,
+            strict=True,
+        )
+    ]
+    taps, blocks, leads = zip(*axes, strict=True)
+    each = list(zip(taps, leads, geometry.stride, geometry.kernel_size, strict=True))
+    sides = [(lead, t * s - k - lead, 0) for t, lead, s, k in each]
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*sides, *[(0, 0, 0)] * 3])
+    split = itertools.chain.from_iterable(zip(taps, geometry.stride, strict=True))
+    kernel = kernel.reshape(*split, inputs, groups, outputs)
+    kernel = lax.rev(kernel, range(0, 2 * rank, 2)).transpose(
+        *range(0, 2 * rank, 2), 2 * rank + 2, 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank
+    )
+    above = [
+        (lead + before) // s
+        for lead, before, s in zip(leads, geometry.before, geometry.stride, strict=True)
+    ]
+    phases = conv(
+        y,
+        kernel.reshape(*taps, outputs, groups, -1),
+        Geometry(
+            input_size=geometry.output_size,
+            output_size=blocks,
+            kernel_size=taps,
+            stride=(1,) * rank,
+            dilation=(1,) * rank,
+            before=tuple(t - 1 - a for t, a in zip(taps, above, strict=True)),
+            precision=geometry.precision,
+        ),
+    )
+    phases = phases.reshape(*phases.shape[:-1], *geometry.stride, inputs)
+    cropped = [
+        (lead + before) % s
+        for lead, before, s in zip(leads, geometry.before, geometry.stride, strict=True)
+    ]
+    return _interleave(phases, cropped, geometry)
+
+
+def _sum_of_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Multiply each pixel of y by the kernel, and add these patches of x where they overlap."""
+    rank = len(geometry.stride)
+    rows = kernel.reshape(-1, *kernel.shape[-2:])
+    product = functools.partial(
+        lax.dot_general,
+        dimension_numbers=(((rank + 1,), (1,)), ((), ())),
+        precision=geometry.precision,
+    )
+    if kernel.shape[-2] == 1:  # a batch axis of length 1 would cost a copy
+        patches = jnp.expand_dims(product(y[..., 0, :], rows[:, 0]), -2)
+    else:
+        patches = jax.vmap(product, -2, -2)(y, rows)
+    patches = patches.reshape(*patches.shape[:-1], *geometry.kernel_size, kernel.shape[-3])
+    for axis, (k, s) in enumerate(zip(geometry.kernel_size, geometry.stride, strict=True)):
+        patches = _add_along(patches, 1 + axis, rank + 2 + axis, k, s)
+    return _interleave(patches, geometry.before, geometry)
+
+
+def _add_along(patches: Array, pixels: int, taps: int, k: int, s: int) -> Array:
+    """Add patches along one axis: `pixels` become blocks of `s` pixels, the `k` taps those pixels."""
+
+    def shifted(tap: int) -> Array:
+        part = lax.index_in_dim(patches, tap, taps, keepdims=False)
+        sides = [(0, 0, 0)] * part.ndim
+        sides[pixels] = (tap // s, (k - 1) // s - tap // s, 0)
+        return lax.pad(part, jnp.zeros((), part.dtype), sides)
+
+    phases = [[shifted(tap) for tap in range(phase, k, s)] for phase in range(min(k, s))]
+    stacked = jnp.stack([functools.reduce(jnp.add, parts) for parts in phases], taps)
+    sides = [(0, 0, 0)] * stacked.ndim
+    sides[taps] = (0, s - stacked.shape[taps], 0)
+    return lax.pad(stacked, jnp.zeros((), stacked.dtype), sides)
+
+
+def _interleave(phases: Array, before: Sequence[int], geometry: Geometry) -> Array:
+    """Map (batch, *blocks, groups, *stride, inputs) to x, without the pixels `before` it."""
+    rank = len(geometry.stride)
+    within = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
+    x = phases.transpose(0, *within, 1 + rank, 2 + 2 * rank)
+    lengths = [b * s for b, s in zip(phases.shape[1:], geometry.stride, strict=False)]
+    x = x.reshape(len(x), *lengths, *x.shape[-2:])
+    sides = [
+        (-low, n + low - length, 0)
+        for low, n, length in zip(before, geometry.input_size, lengths, strict=True)
+    ]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0), (0, 0, 0)])
