@@ -250,8 +250,10 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         yield
-    finally:
+    except Exception:
         gc.collect()  # asyncio logs a failed task only when it is collected.
+        raise
+    finally:
         logging.disable(logging.NOTSET)
 
 
