@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import shutil
 
 import jax
 import numpy as np
@@ -56,6 +57,14 @@ def read(folder, count=1, **options):
         checkpoints.close()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with checkpoints of steps 5 and 10; tests damage copies of it."""
+    folder = tmp_path_factory.mktemp("written") / "c"
+    assert write(folder, {5: None, 10: 1.0}) == ([5, 10], 10)
+    return folder
+
+
 @pytest.mark.parametrize(("written_on", "read_on"), [(8, 1), (1, 8)])
 def test_restores_onto_another_number_of_devices(tmp_path, assert_trees_equal, written_on, read_on):
     write(tmp_path / "c", {7: 1.0}, written_on)
@@ -94,9 +103,9 @@ def test_a_measure_with_a_minus_is_better_the_lower(tmp_path):
     ],
 )
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
-    tmp_path, assert_trees_equal, damage, victim
+    tmp_path, written, assert_trees_equal, damage, victim
 ):
-    write(tmp_path / "c", {5: None, 10: 1.0})
+    shutil.copytree(written, tmp_path / "c")
     (path,) = sorted((tmp_path / "c" / "10").glob(victim), key=lambda p: p.stat().st_size)[-1:]
     content = bytearray(path.read_bytes())
     if damage == "delete":
@@ -117,15 +126,23 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     assert read(tmp_path / "c")[0].step == 10
 
 
-def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path):
-    write(tmp_path / "c", {5: None, 10: None})
-    data = max((tmp_path / "c" / "10" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
+def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path, written):
+    folder = shutil.copytree(written, tmp_path / "c")
+    data = max((folder / "10" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
     content = data.read_bytes()
-    for place in np.linspace(0, len(content) - 1, 12).astype(int):
+    reports = []
+    checkpoints = Checkpoints(folder, monitor="psnr", report=reports.append, read_only=True)
+    places = np.linspace(0, len(content) - 1, 12).astype(int)
+    for place in places:
         flipped = bytearray(content)
         flipped[place] ^= 1
         data.write_bytes(flipped)
-        assert read(tmp_path / "c", read_only=True)[0].step == 5
+        assert checkpoints.restore(state_of(0), replicated(1)).step == 5
+    assert len(reports) == len(places)
+    # The same object reads the file anew each time.
+    data.write_bytes(content)
+    assert checkpoints.restore(state_of(0), replicated(1)).step == 10
+    checkpoints.close()
 
 
 def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
