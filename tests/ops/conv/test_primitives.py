@@ -203,7 +203,7 @@ def primitives(jaxpr):
 )
 @both_operators
 def test_derivatives_consist_of_the_three_primitives_alone(name, derivative):
-    """So each runs as `formulations` says, and none as automatic transposition would have it."""
+    """So each runs as `lax` and `cpu` state, and none as automatic transposition would have it."""
     ours, plain, arrays = operators({"stride": 2})[name]
     found = set(primitives(jax.make_jaxpr(derivative(ours))(*map(jnp.float32, arrays)).jaxpr))
     ours_alone = {"convolution_dx", "convolution_dkernel", "convolution_dy"}
@@ -312,3 +312,39 @@ def test_sharded_gradients_are_those_of_the_whole_batch(name, padding_mode):
         arrays = jnp.asarray(images), jnp.asarray(kernel)
         actual = jax.jit(pulled_back(sharded))(*arrays)
         jax.tree.map(assert_close, actual, jax.jit(pulled_back(ours))(*arrays))
+
+
+@both_operators
+def test_explicit_mesh_axes_shard_the_batch_and_replicate_the_kernel(name):
+    ours, _, arrays = operators({"stride": 2})[name]
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.enable_x64(True):
+        arrays = tuple(map(jnp.asarray, arrays))
+        expected = jax.jit(pulled_back(ours))(*arrays)
+        with jax.set_mesh(mesh):
+            images = jax.device_put(arrays[0], PartitionSpec("data"))
+            kernel = jax.device_put(arrays[1], PartitionSpec())
+            value, (by_images, by_kernel) = jax.jit(pulled_back(ours))(images, kernel)
+    for array in (value, by_images):
+        assert jax.typeof(array).sharding.spec[0] == "data"
+    assert jax.typeof(by_kernel).sharding.is_fully_replicated
+    jax.tree.map(assert_close, jax.device_get((value, (by_images, by_kernel))), expected)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@both_operators
+@on_plain
+def test_a_symbolic_batch_size_is_exported(options, name, platform):
+    ours, _, (images, kernel) = operators(options)[name]
+    (batch,) = jax.export.symbolic_shape("batch")
+    shaped = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
+    program = jax.jit(lambda images, kernel: pulled_back(ours)(images, kernel))
+    exported = jax.export.export(program, platforms=[platform])(shaped, jnp.float32(kernel))
+    if platform == "cpu":
+        more = jnp.float32(np.concatenate([images, images, images]))
+        results = exported.call(more, jnp.float32(kernel))
+        jax.tree.map(
+            functools.partial(assert_close, tolerance=1e-5),
+            results,
+            program(more, jnp.float32(kernel)),
+        )
