@@ -35,7 +35,7 @@ def compiler_options() -> dict[str, str]:
     return _CPU_OPTIONS
 
 
-def jit(function: Callable, **options: Any) -> Callable:
+def jit(function: Callable, **options: Any) -> Any:
     """Compile `function` as `jax.jit` does, with `compiler_options`.
 
     A function that is called while another one is traced becomes part of that one, and is compiled

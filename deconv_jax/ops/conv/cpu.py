@@ -155,57 +155,42 @@ def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
 
 
 def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the pixels of a stride by stride block as channels of a convolution of y.
+    """Compute the pixels of a stride by stride block of x as channels of a convolution of y.
 
-    After Shi et al., arXiv:1609.07009. Zeros before and after the kernel make its size a multiple of
-    the stride. Their number before it, `lead`, decides how many taps and blocks there are.
+    After Shi et al., arXiv:1609.07009. Zeros around the kernel make its size a multiple of the stride.
     """
     rank, (inputs, groups, outputs) = len(geometry.stride), kernel.shape[-3:]
-    axes = [
-        min(
-            ((-(-(lead + k) // s), -(-(n + (lead + before) % s) // s), lead) for lead in range(s)),
-            key=lambda case: case[0] * case[1],
-        )
-        for n, k, s, before in zip(
-            geometry.input_size,
-            geometry.kernel_size,
-            geometry.stride,
-            geometry.before,
-            strict=True,
-        )
-    ]
-    taps, blocks, leads = zip(*axes, strict=True)
-    each = list(zip(taps, leads, geometry.stride, geometry.kernel_size, strict=True))
-    sides = [(lead, t * s - k - lead, 0) for t, lead, s, k in each]
+    sizes = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.before)
+    axes = [_align(*axis) for axis in zip(*sizes, strict=True)]
+    taps, blocks, above, cropped, sides = zip(*axes, strict=True)
     kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*sides, *[(0, 0, 0)] * 3])
     split = itertools.chain.from_iterable(zip(taps, geometry.stride, strict=True))
     kernel = kernel.reshape(*split, inputs, groups, outputs)
     kernel = lax.rev(kernel, range(0, 2 * rank, 2)).transpose(
         *range(0, 2 * rank, 2), 2 * rank + 2, 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank
     )
-    above = [
-        (lead + before) // s
-        for lead, before, s in zip(leads, geometry.before, geometry.stride, strict=True)
-    ]
-    phases = conv(
-        y,
-        kernel.reshape(*taps, outputs, groups, -1),
-        Geometry(
-            input_size=geometry.output_size,
-            output_size=blocks,
-            kernel_size=taps,
-            stride=(1,) * rank,
-            dilation=(1,) * rank,
-            before=tuple(t - 1 - a for t, a in zip(taps, above, strict=True)),
-            precision=geometry.precision,
-        ),
-    )
+    ones = (1,) * rank
+    finer = Geometry(geometry.output_size, blocks, taps, ones, ones, above, geometry.precision)
+    phases = conv(y, kernel.reshape(*taps, outputs, groups, -1), finer)
     phases = phases.reshape(*phases.shape[:-1], *geometry.stride, inputs)
-    cropped = [
-        (lead + before) % s
-        for lead, before, s in zip(leads, geometry.before, geometry.stride, strict=True)
-    ]
     return _interleave(phases, cropped, geometry)
+
+
+def _align(size: int, taps: int, stride: int, before: int) -> tuple:
+    """Align the blocks of one axis of x with the kernel, for the fewest products.
+
+    Returns:
+      Taps and outputs of the convolution of y, its padding before, the pixels of the first block
+      that lie before x, and the padding of the kernel.
+    """
+
+    def aligned(lead: int) -> tuple:
+        above, cropped = divmod(lead + before, stride)
+        blocks, count = -(-(size + cropped) // stride), -(-(lead + taps) // stride)
+        padding = (lead, count * stride - taps - lead, 0)
+        return count, blocks, count - 1 - above, cropped, padding
+
+    return min(map(aligned, range(stride)), key=lambda axis: axis[0] * axis[1])
 
 
 def _sum_of_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:

@@ -22,6 +22,7 @@ axes. Over explicit axes the batch may be sharded; the kernel is whole on each d
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Literal
 
 import jax
@@ -149,37 +150,36 @@ def _merge(array: Array, dimension: int, axis: int) -> Array:
     return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
 
 
-def _over_explicit_axes(formulation: Callable, role: Role) -> Callable:
-    """Leave the axes of an explicit mesh to the compiler within a formulation.
+def _formulation(module: ModuleType, name: str, role: Role) -> Callable[..., Array]:
+    """Return a function of a module; within it the axes of an explicit mesh are the compiler's.
 
-    The result is sharded along the batch as the images are; a kernel gradient is whole everywhere.
+    Its result is sharded along the batch as the images are; a kernel gradient is whole everywhere.
     """
 
-    def wrapped(*operands: Array, geometry: Geometry) -> Array:
-        images = operands[_OPERANDS[role].index("x" if role != "x" else "y")]
+    def formulation(*operands: Array, geometry: Geometry) -> Array:
+        function = functools.partial(getattr(module, name), geometry=geometry)
+        images = operands[_OPERANDS[role].index("y" if role == "x" else "x")]
         sharding = jax.typeof(images).sharding
-        function = functools.partial(formulation, geometry=geometry)
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return function(*operands)
         spec = PartitionSpec() if role == "kernel" else PartitionSpec(sharding.spec[0])
         return auto_axes(function, out_sharding=spec)(*operands)
 
-    return wrapped
+    return formulation
 
 
-def _primitive(role: Role, default: Callable, on_cpu: Callable) -> Primitive:
-    """Return the primitive of dT/d(role), computed by `on_cpu` there and by `default` elsewhere."""
+def _primitive(role: Role, name: str) -> Primitive:
+    """Return the primitive of dT/d(role), `name` in `cpu` on a CPU and in `lax` elsewhere."""
     primitive = Primitive(f"convolution_d{role}")
 
     def abstract(*avals, geometry):
-        function = functools.partial(_over_explicit_axes(default, role), geometry=geometry)
+        function = functools.partial(_formulation(plain, name, role), geometry=geometry)
         return jax.make_jaxpr(function)(*avals).out_avals[0]
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(run_compiled(primitive, ("geometry",)))
-    for formulation, platform in ((default, None), (on_cpu, "cpu")):
-        lowered = _over_explicit_axes(formulation, role)
-        lowering = mlir.lower_fun(lowered, multiple_results=False)
+    for module, platform in ((plain, None), (cpu, "cpu")):
+        lowering = mlir.lower_fun(_formulation(module, name, role), multiple_results=False)
         mlir.register_lowering(primitive, lowering, platform=platform)
     first, second = _OPERANDS[role]
     ad.defbilinear(primitive, _transpose_rule(role, first), _transpose_rule(role, second))
@@ -188,7 +188,7 @@ def _primitive(role: Role, default: Callable, on_cpu: Callable) -> Primitive:
 
 
 _PRIMITIVES: dict[Role, Primitive] = {
-    "y": _primitive("y", plain.conv, cpu.conv),
-    "x": _primitive("x", plain.conv_transpose, cpu.conv_transpose),
-    "kernel": _primitive("kernel", plain.kernel_gradient, cpu.kernel_gradient),
+    "y": _primitive("y", "conv"),
+    "x": _primitive("x", "conv_transpose"),
+    "kernel": _primitive("kernel", "kernel_gradient"),
 }
