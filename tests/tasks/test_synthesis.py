@@ -51,10 +51,8 @@ def batch_of(index, images=IMAGES, labels=LABELS):
 BATCHES = [batch_of(RNG.permutation(len(IMAGES))[:BATCH]) for _ in range(10)]
 
 
-@functools.cache
-def trained(task, steps):
-    """The states before and after each of so many steps, and every step's scalars."""
-    state = jax.jit(task.init)(FAST_KEY, BATCHES[0])
+def trained(task, state, steps):
+    """The states before and after each of so many steps, every step's scalars, and the step."""
     step = jax.jit(task.train_step)
     states, scalars = [state], []
     for batch in BATCHES[:steps]:
@@ -203,8 +201,8 @@ AS_IN_TORCH = {
 
 
 @pytest.mark.parametrize("task", AS_IN_TORCH.values(), ids=AS_IN_TORCH)
-def test_whole_steps_are_those_of_pytorch(assert_trees_equal, task):
-    states, scalars, _ = trained(task, STEPS)
+def test_whole_steps_are_those_of_pytorch(assert_trees_equal, drawn_state, task):
+    states, scalars, _ = trained(task, drawn_state(task, BATCHES[0]), STEPS)
     reference = Reference(task, states[0])
     for number, (of_step, batch) in enumerate(zip(scalars, BATCHES, strict=False)):
         losses = of_step["discriminator_loss"], of_step["generator_loss"]
@@ -240,22 +238,29 @@ ON_DEVICES = task_of(
 )
 
 
-@functools.cache
-def run_on(count, compiler, task=ON_DEVICES):
-    """The state after ten steps, and every step's scalars."""
+def run_on(count, compiler, state):
+    """The state after ten steps from a given one, and every step's scalars."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
     placed = Devices(mesh, compiler)
-    state = placed.init(lambda key: task.init(key, BATCHES[0]), FAST_KEY)
-    state, scalars = placed.compile(task.train_step)(state, placed.put_batches(BATCHES), {})
+    step = placed.compile(ON_DEVICES.train_step)
+    state, scalars = step(placed.replicate(state), placed.put_batches(BATCHES), {})
     return jax.device_get((state, scalars))
 
 
+@pytest.fixture(scope="module")
+def on_one_device(drawn_state):
+    """A state, and what ten steps on one device make of it."""
+    state = drawn_state(ON_DEVICES, BATCHES[0])
+    return state, *run_on(1, "jit", state)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
-def test_ten_steps_on_eight_devices_are_those_on_one(assert_trees_equal, compiler):
-    one, one_scalars = run_on(1, "jit")
-    eight, eight_scalars = run_on(8, compiler)
+def test_ten_steps_on_eight_devices_are_those_on_one(assert_trees_equal, on_one_device, compiler):
+    state, one, one_scalars = on_one_device
+    eight, eight_scalars = run_on(8, compiler, state)
     losses = [name for name in one_scalars if name.endswith(("loss", "penalty"))]
     assert len(losses) == 4
     for name in losses:
@@ -275,8 +280,15 @@ COURSE = task_of(
     optimizer=Optimizer(learning_rate=0.002, momentum=0.5, ema_decay=0.75),
     num_steps=5,
     generator_only_steps=2,
+    r1=1.0,
     augment=("color", "translation"),
 )
+
+
+@pytest.fixture(scope="module")
+def course():
+    """The states of a whole run, every step's scalars, and the compiled step."""
+    return trained(COURSE, jax.jit(COURSE.init)(FAST_KEY, BATCHES[0]), 5)
 
 
 def parts_of(state, side):
@@ -290,8 +302,8 @@ def moved(before, after):
     return np.mean([not np.array_equal(a, b) for a, b in pairs])
 
 
-def test_in_the_last_steps_the_generator_learns_alone(assert_trees_equal):
-    states, _, _ = trained(COURSE, 5)
+def test_in_the_last_steps_the_generator_learns_alone(assert_trees_equal, course):
+    states, _, _ = course
     for before, after in itertools.pairwise(states[:4]):
         # All but one: the vector of the logit's kernel has a single number, which is 1 or -1.
         assert moved(parts_of(before, "discriminator"), parts_of(after, "discriminator")) > 0.95
@@ -310,7 +322,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize(("optimizer", "other"), SCHEDULES.values(), ids=SCHEDULES)
-def test_schedules_of_both_networks_end_with_the_run(optimizer, other):
+def test_schedules_of_both_networks_end_with_the_run(drawn_state, optimizer, other):
     """After two steps the rates are zero, whatever the updates of a step; not one update before."""
     task = task_of(
         {"image_shape": (8, 8, 1)},
@@ -320,7 +332,7 @@ def test_schedules_of_both_networks_end_with_the_run(optimizer, other):
         num_steps=2,
     )
     batches = [batch | {"image": batch["image"][:, ::2, ::2]} for batch in BATCHES[:3]]
-    states = [jax.jit(task.init)(FAST_KEY, batches[0])]
+    states = [drawn_state(task, batches[0])]
     step = jax.jit(task.train_step)
     for batch in batches:
         states.append(step(states[-1], batch)[0])
@@ -329,8 +341,10 @@ def test_schedules_of_both_networks_end_with_the_run(optimizer, other):
         assert [moved(*pair) for pair in itertools.pairwise(params)] == [1.0, 1.0, 0.0]
 
 
-def test_the_averaged_generator_is_the_average_of_its_weights_and_statistics(assert_trees_equal):
-    states, _, _ = trained(COURSE, 5)
+def test_the_averaged_generator_is_the_average_of_its_weights_and_statistics(
+    assert_trees_equal, course
+):
+    states, _, _ = course
     generators = [
         {"params": s.params["generator"], "batch_stats": s.batch_stats["generator"]} for s in states
     ]
@@ -343,16 +357,16 @@ def test_the_averaged_generator_is_the_average_of_its_weights_and_statistics(ass
         assert COURSE.sampling_variables(state) is state.ema
 
 
-def test_a_step_can_be_replayed_alone(assert_trees_equal):
-    states, scalars, step = trained(COURSE, 5)
+def test_a_step_can_be_replayed_alone(assert_trees_equal, course):
+    states, scalars, step = course
     state, of_step = step(states[2], BATCHES[2])
     assert_trees_equal(jax.device_get(state), states[3])
     assert_trees_equal(jax.device_get(of_step), scalars[2])
 
 
-def test_random_numbers_are_of_the_step_and_of_the_examples_places():
+def test_random_numbers_are_of_the_step_and_of_the_examples_places(course):
     """The very images under other numbers, or at another step, meet other latents."""
-    states, scalars, step = trained(COURSE, 5)
+    states, scalars, step = course
     others = [
         step(states[2], BATCHES[2] | {"index": BATCHES[2]["index"] + 100})[1],
         step(dataclasses.replace(states[2], step=np.int32(1)), BATCHES[2])[1],
@@ -361,16 +375,16 @@ def test_random_numbers_are_of_the_step_and_of_the_examples_places():
         assert abs(other["discriminator_loss"] - scalars[2]["discriminator_loss"]) > 1e-4
 
 
-def test_the_order_of_a_batch_does_not_matter(assert_trees_equal):
-    states, _, step = trained(COURSE, 5)
+def test_the_order_of_a_batch_does_not_matter(assert_trees_equal, course):
+    states, _, step = course
     order = np.random.default_rng(1).permutation(BATCH)
     state, _ = step(states[2], {name: array[order] for name, array in BATCHES[2].items()})
     generators = [s.batch_stats["generator"] for s in (jax.device_get(state), states[3])]
     assert_trees_equal(*generators, relative=1e-5)
 
 
-def test_labels_steer_both_networks():
-    states, scalars, step = trained(COURSE, 5)
+def test_labels_steer_both_networks(course):
+    states, scalars, step = course
     other = step(states[3], BATCHES[3] | {"label": (BATCHES[3]["label"] + 1) % 3})[1]
     for name in ("discriminator_loss", "generator_loss"):
         assert abs(other[name] - scalars[3][name]) > 1e-5
@@ -385,8 +399,8 @@ def test_labels_steer_both_networks():
         assert np.abs(images[a] - images[b]).max() > 1e-3
 
 
-def test_a_sample_does_not_depend_on_the_others():
-    states, _, _ = trained(COURSE, 5)
+def test_a_sample_does_not_depend_on_the_others(course):
+    states, _, _ = course
     sample = jax.jit(COURSE.sample)
     latents = draw_latents(jax.random.split(FAST_KEY, 6), LATENT)
     labels = jnp.arange(6) % 3
@@ -403,26 +417,19 @@ def test_a_sample_does_not_depend_on_the_others():
 # Precision
 
 
-def test_in_bf16_a_step_stays_finite_and_its_parameters_in_float32():
-    task = task_of(
-        (),
-        {"spectral_norm": True},
-        optimizer=Optimizer(learning_rate=0.002, momentum=0.5, ema_decay=0.5),
-        precision="bf16",
-        r1=1.0,
-        augment=("translation",),
-    )
-    states, scalars, _ = trained(task, 2)
+def test_in_bf16_a_step_stays_finite_and_its_parameters_in_float32(course):
+    (before, *_), exact, _ = course
+    task = dataclasses.replace(COURSE, precision="bf16")
+    states, scalars, _ = trained(task, before, 2)
     assert {np.asarray(leaf).dtype for leaf in jax.tree.leaves(states[-1].params)} == {
         np.dtype("float32")
     }
-    for before, after in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[-1]), strict=True):
-        assert before.dtype == after.dtype
-        assert np.isfinite(after).all()
+    for first, last in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[-1]), strict=True):
+        assert first.dtype == last.dtype
+        assert np.isfinite(last).all()
     assert moved(states[0].params, states[-1].params) == 1.0
     assert all(np.isfinite(value) for of_step in scalars for value in of_step.values())
     # It is not float32 under another name, nor far from it.
-    _, exact, _ = trained(dataclasses.replace(task, precision="f32"), 1)
     for name in ("discriminator_loss", "generator_loss", "r1_penalty"):
         assert scalars[0][name] != exact[0][name]
         assert scalars[0][name] == pytest.approx(exact[0][name], rel=0.05, abs=0.02)
@@ -435,14 +442,18 @@ MEASURED = task_of({"image_shape": (28, 28, 1)}, optimizer=Optimizer(ema_decay=0
 MANY = 30
 
 
-@functools.cache
-def measured_state(task=MEASURED):
-    """A state whose generator makes images that differ."""
+@pytest.fixture(scope="module")
+def measured_state(drawn_state):
+    """Makes a state whose generator makes images that differ."""
     example = {"image": np.zeros((1, 28, 28, 1), np.uint8)}
-    state = jax.jit(task.init)(FAST_KEY, example)
-    return dataclasses.replace(
-        state, ema=state.ema | {"params": jax.tree.map(lambda a: 2 * a, state.ema["params"])}
-    )
+    state = jax.jit(MEASURED.init)(FAST_KEY, example)
+    average = state.ema | {"params": jax.tree.map(lambda a: 2 * a, state.ema["params"])}
+
+    @functools.cache
+    def make(task=MEASURED):
+        return dataclasses.replace(drawn_state(task, example), ema=average)
+
+    return make
 
 
 def split_into(images, size):
@@ -455,24 +466,29 @@ def split_into(images, size):
             {
                 "image": np.concatenate([images[index], np.full_like(images[:fillings], 77)]),
                 "index": np.pad(index, (0, fillings)),
-                "mask": jnp.pad(jnp.ones(len(index)), (0, fillings)),
+                "mask": jnp.asarray(np.pad(np.ones(len(index), np.float32), (0, fillings))),
             }
         )
     return batches
 
 
-def own_samples(count):
+@pytest.fixture(scope="module")
+def own_samples(measured_state):
     """What an evaluation samples, as uint8."""
-    keys = example_keys(jax.random.key(20_000), jnp.arange(count))
-    latents = draw_latents(keys, LATENT)
-    images = jax.jit(MEASURED.sample)(MEASURED.sampling_variables(measured_state()), latents)
-    return np.asarray(jnp.round(images * 255)).astype(np.uint8)
+
+    @jax.jit
+    def sample(variables):
+        keys = example_keys(jax.random.key(20_000), jnp.arange(MANY))
+        images = MEASURED.sample(variables, draw_latents(keys, LATENT))
+        return jnp.round(images * 255).astype(jnp.uint8)
+
+    return np.asarray(sample(MEASURED.sampling_variables(measured_state())))
 
 
 REAL = RNG.integers(0, 256, (MANY, 28, 28, 1)).astype(np.uint8)
 
 
-def test_fillings_count_for_nothing_and_all_measures_are_there():
+def test_fillings_count_for_nothing_and_all_measures_are_there(measured_state):
     whole, filled = (
         MEASURED.evaluate(measured_state(), split_into(REAL, size)) for size in (15, 16)
     )
@@ -486,13 +502,13 @@ def test_fillings_count_for_nothing_and_all_measures_are_there():
     assert MEASURED.monitor.removeprefix("-") in whole
 
 
-def test_against_its_own_samples_a_generator_is_perfect():
-    measured = MEASURED.evaluate(measured_state(), split_into(own_samples(MANY), 15))
+def test_against_its_own_samples_a_generator_is_perfect(measured_state, own_samples):
+    measured = MEASURED.evaluate(measured_state(), split_into(own_samples, 15))
     assert measured["fid"] == pytest.approx(0.0, abs=1e-6)
     perfect = ("precision", "recall", "coverage")
     assert [measured[name] for name in perfect] == [1.0, 1.0, 1.0]
     # The same images in two orders, so that other pairs of them are compared.
-    diversity = generative.diversity(own_samples(MANY) / np.float32(255), pairs=4000)
+    diversity = generative.diversity(own_samples / np.float32(255), pairs=4000)
     for name in ("diversity", "real_diversity"):
         assert measured[name] == pytest.approx(diversity, abs=0.01)
     # The same logits cannot be on both sides of the boundary.
@@ -539,11 +555,11 @@ def test_the_baseline_is_drawn_from_all_the_training_images():
     assert task.baseline(shades((200, 200, 200)), test) == measured
 
 
-def test_labels_that_there_is_no_class_for_are_refused_where_they_are_first_seen():
+def test_labels_that_there_is_no_class_for_are_refused_where_they_are_first_seen(drawn_state):
     sides = {"image_shape": (28, 28, 1), "num_classes": 3}, {"num_classes": 3}
     task = task_of(*sides)
     example = {"image": REAL[:1], "label": np.zeros(1, np.int32)}
-    state = jax.jit(task.init)(FAST_KEY, example)
+    state = drawn_state(task, example)
     (batch,) = split_into(REAL, MANY)
     for wrong in (3, -1):
         labels = np.zeros(MANY, np.int32)
@@ -559,7 +575,9 @@ LOOKS_AT_MORE = {
 
 
 @pytest.mark.parametrize("discriminator", LOOKS_AT_MORE.values(), ids=LOOKS_AT_MORE)
-def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(discriminator):
+def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(
+    measured_state, discriminator
+):
     """Batches that its groups do not divide and fillings among the images change nothing."""
     task = dataclasses.replace(
         MEASURED, discriminator=DCGANDiscriminator(**{"width": 2, "norm": "none"} | discriminator)
@@ -571,7 +589,7 @@ def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(discrim
     assert filled == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
 
-def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch):
+def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch, measured_state):
     """Those that were resized are between the levels."""
     seen = {}
     monkeypatch.setattr(
@@ -580,11 +598,11 @@ def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch):
     task = dataclasses.replace(MEASURED, resize=True)
     images = RNG.integers(0, 256, (16, 40, 40, 1)).astype(np.uint8)
     task.evaluate(measured_state(task), split_into(images, 8))
-    small = center_resize(jnp.asarray(images / np.float32(255)), (28, 28))
+    small = jax.jit(lambda a: center_resize(a, (28, 28)))(images / np.float32(255))
     for name in ("real", "fake"):
         assert (seen[name].images.dtype, seen[name].images.shape) == (np.uint8, (16, 28, 28, 1))
         extractor = load_extractor("pixels")
-        features, _ = extractor.apply({}, jnp.asarray(seen[name].images / np.float32(255)))
+        features, _ = jax.jit(extractor.apply)({}, seen[name].images / np.float32(255))
         np.testing.assert_allclose(seen[name].features, features, atol=1e-6)
     assert np.abs(seen["real"].images - 255.0 * np.asarray(small)).max() <= 0.5 + 1e-3
     of_evaluation = seen["real"].features
@@ -592,7 +610,7 @@ def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch):
     np.testing.assert_allclose(seen["real"].features, of_evaluation, atol=1e-6)
 
 
-def test_pictures_are_of_data_and_of_samples():
+def test_pictures_are_of_data_and_of_samples(measured_state, own_samples):
     pictures = MEASURED.pictures(measured_state(), {"image": REAL[:12]})
     assert set(pictures) == {"samples"}
     # Twelve columns of 28 pixels at twice their size, five rows of them, and captions.
@@ -600,7 +618,7 @@ def test_pictures_are_of_data_and_of_samples():
     assert 2 * 12 * 28 <= width < 2 * 13 * 28
     assert 2 * 5 * 28 <= height < 2 * 7 * 28
     shown = np.asarray(pictures["samples"])[:, :, 0]
-    first_sample = own_samples(1)[0, :, :, 0]
+    first_sample = own_samples[0, :, :, 0]
     rows, columns = (n - 55 for n in shown.shape)
     assert any(
         np.array_equal(shown[top : top + 56 : 2, left : left + 56 : 2], first_sample)

@@ -1,0 +1,47 @@
+"""A state of a task without compiling its initialization, which takes as long as a step."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def drawn_state():
+    """The state before the first step, of shapes by `task.init` and of weights drawn by NumPy."""
+
+    def make(task, batch, seed=0):
+        like = jax.eval_shape(task.init, jax.random.key(0), batch)
+        random = np.random.default_rng(seed)
+
+        def leaf(path, a):
+            name = path[-1].key
+            if name in ("scale", "var"):
+                return np.ones(a.shape, a.dtype)
+            if name in ("bias", "mean"):
+                return np.zeros(a.shape, a.dtype)
+            fan_in = max(1, np.prod(a.shape[:-1]))
+            deviation = 1.0 if name == "u" else (2.0 / fan_in) ** 0.5
+            values = random.normal(0.0, deviation, a.shape).astype(a.dtype)
+            return values / np.linalg.norm(values) if name == "u" else values
+
+        def drawn(tree):
+            return jax.tree_util.tree_map_with_path(leaf, tree)
+
+        params, stats = drawn(like.params), drawn(like.batch_stats)
+        average = {}
+        if like.ema:
+            average = params
+            if "generator" in params:
+                average = {"params": params["generator"], "batch_stats": stats["generator"]}
+        return dataclasses.replace(
+            like,
+            step=np.zeros((), np.int32),
+            params=params,
+            batch_stats=stats,
+            opt_state=jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like.opt_state),
+            ema=jax.tree.map(np.copy, average),
+        )
+
+    return make
