@@ -1,8 +1,11 @@
 """Fixtures of the tests of training."""
 
 import gc
+import json
 
 import pytest
+
+from deconv_jax.experiment import train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,3 +18,34 @@ def small_heap():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def short_config(small_config):
+    """A `small_config` on few examples: eight steps reach into the second epoch."""
+
+    def config(**overrides):
+        splits = {"train": "train[:100]", "validation": "validation[:24]", "test": "test[:24]"}
+        fewer = {f"data__{name}_split": split for name, split in splits.items()}
+        return small_config(**fewer | overrides)
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Returns the workdir of an experiment trained without a stop, once for all tests of a module.
+
+    Tests must not write into it.
+    """
+    workdirs = {}
+
+    def workdir(experiment):
+        key = json.dumps(experiment.to_dict(), sort_keys=True)
+        if key not in workdirs:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            train(experiment, folder)
+            workdirs[key] = folder
+        return workdirs[key]
+
+    return workdir

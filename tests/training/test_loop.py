@@ -15,29 +15,33 @@ from deconv_jax.training.logging import METRICS, read_metrics
 
 
 @pytest.fixture
-def assert_resumes(tmp_path, monkeypatch, last_state, logged, assert_trees_equal):
-    """Asserts that a run stopped at step 6 of 8, off the saving grid, ends as one never stopped."""
+def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, assert_trees_equal):
+    """Asserts that a run stopped at step 6 of 8, off the saving grid, ends as one never stopped.
 
-    def check(config):
+    Args:
+      config: of the run that is stopped.
+      whole: config of the run that is not, if it differs; their numbers must not.
+    """
+
+    def check(config, whole=None):
         experiment = Experiment.from_dict(config)
-        train(experiment, tmp_path / "whole")
+        never_stopped = uninterrupted(Experiment.from_dict(whole or config))
         with monkeypatch.context() as patch:
             patch.setattr(loop, "_stop_agreed", lambda *arguments: arguments[1] == 6)
             with pytest.raises(loop.Interrupted, match="6"):
                 train(experiment, tmp_path / "stopped")
         result = train(experiment, tmp_path / "stopped")
         assert result["resumed_at_step"] == 6
-        assert_trees_equal(last_state(tmp_path / "stopped"), last_state(tmp_path / "whole"))
-        assert logged(tmp_path / "stopped") == logged(tmp_path / "whole")
+        assert_trees_equal(last_state(tmp_path / "stopped"), last_state(never_stopped))
+        assert logged(tmp_path / "stopped") == logged(never_stopped)
 
     return check
 
 
 def test_a_run_that_died_before_its_second_checkpoint_goes_on_from_the_first(
-    tmp_path, monkeypatch, small_config, last_state, assert_trees_equal
+    tmp_path, monkeypatch, short_config, last_state, uninterrupted, assert_trees_equal
 ):
-    experiment = Experiment.from_dict(small_config())
-    train(experiment, tmp_path / "whole")
+    experiment = Experiment.from_dict(short_config(data__cache="none"))
     save = Checkpoints.save
 
     def die_later(self, state, *arguments):
@@ -50,44 +54,31 @@ def test_a_run_that_died_before_its_second_checkpoint_goes_on_from_the_first(
         with pytest.raises(RuntimeError, match="died"):
             train(experiment, tmp_path / "died")
     assert train(experiment, tmp_path / "died")["resumed_at_step"] == 0
-    assert_trees_equal(last_state(tmp_path / "died"), last_state(tmp_path / "whole"))
+    assert_trees_equal(last_state(tmp_path / "died"), last_state(uninterrupted(experiment)))
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"data__cache": "none"},
-        {"data__cache": "device", "training__steps_per_call": 2},
-        pytest.param({"data__cache": "none", "data__workers": 1}, marks=pytest.mark.slow),
-    ],
-    ids=["threads", "device", "worker processes"],
-)
-def test_every_input_path_resumes_exactly(assert_resumes, small_config, overrides):
-    assert_resumes(small_config(**overrides))
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_threads_and_worker_processes_resume_exactly(assert_resumes, short_config, workers):
+    """Threads and worker processes give the same numbers."""
+    whole = short_config(data__cache="none")
+    assert_resumes(short_config(data__cache="none", data__workers=workers), whole)
 
 
-def test_random_augmentation_resumes_exactly(assert_resumes, digits_dir):
+@pytest.mark.slow
+def test_random_augmentation_of_cached_data_resumes_exactly(assert_resumes, short_config):
     config = load_config("experiments/recognition/digits_classifier.py")
     config["task"]["model"]["features"] = (4, 8)
-    config["data"]["data_dir"] = digits_dir
     config["optimizer"]["warmup_steps"] = 2
-    rhythm = {"num_steps": 8, "eval_every": 4, "save_every": 4, "log_every": 2, "batch_size": 16}
-    config["training"] = rhythm | {"steps_per_call": 2}
+    small = short_config(data__cache="device", training__steps_per_call=2)
+    config |= {key: small[key] for key in ("data", "training")}
     assert config["task"]["translate"] > 0
     assert_resumes(config)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param({}, marks=pytest.mark.slow),
-        {"data__cache": "device", "training__steps_per_call": 2},
-    ],
-    ids=["a step a call", "two steps a call"],
-)
-def test_both_networks_of_synthesis_resume_exactly(assert_resumes, small_config, overrides):
+@pytest.mark.slow
+def test_both_networks_of_synthesis_resume_exactly(assert_resumes, short_config):
     """The vectors of spectral norm, two optimisers and an average are in the state."""
-    config = small_config(**overrides)
+    config = short_config(data__cache="memory", training__steps_per_call=2)
     networks = {"width": 2, "num_classes": 10}
     config["task"] = {
         "name": "synthesis",
@@ -95,15 +86,13 @@ def test_both_networks_of_synthesis_resume_exactly(assert_resumes, small_config,
         | networks,
         "discriminator": {"name": "dcgan_discriminator", "spectral_norm": True} | networks,
         "loss": "hinge",
-        "discriminator_steps": 2,
-        "augment": ("translation",),
     }
     config["optimizer"] = {"learning_rate": 1e-3, "momentum": 0.5, "ema_decay": 0.9}
     assert_resumes(config)
 
 
 def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
-    tmp_path, monkeypatch, capfd, small_config
+    tmp_path, monkeypatch, capfd, short_config
 ):
     told = []
 
@@ -112,7 +101,7 @@ def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
         return [f"number {len(told)}"]
 
     monkeypatch.setattr(Autoencoding, "warnings", warnings)
-    config = small_config(training__log_every=1)
+    config = short_config(training__log_every=1)
     train(Experiment.from_dict(config), tmp_path / "run")
     records = read_metrics(tmp_path / "run" / METRICS)
     losses = {r["step"]: r["loss"] for r in records if r["split"] == "train"}
@@ -127,9 +116,9 @@ def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
     assert [errors.count(f"warning: number {n}") for n in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(tmp_path, small_config):
-    train(Experiment.from_dict(small_config()), tmp_path / "run")
-    seen = [(r["step"], r["split"]) for r in read_metrics(tmp_path / "run" / METRICS)]
+def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(short_config, uninterrupted):
+    workdir = uninterrupted(Experiment.from_dict(short_config(data__cache="none")))
+    seen = [(r["step"], r["split"]) for r in read_metrics(workdir / METRICS)]
     training = [(step, "train") for step in (1, 2, 4, 6, 8)]
     validation = [(step, "validation") for step in (0, 4, 8)]
     order = {"train": 0, "validation": 1, "test": 2}
@@ -138,9 +127,9 @@ def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(tmp_path,
 
 
 def test_a_signal_during_the_last_save_is_obeyed_before_the_test_set_is_measured(
-    tmp_path, monkeypatch, small_config
+    tmp_path, monkeypatch, short_config
 ):
-    experiment = Experiment.from_dict(small_config())
+    experiment = Experiment.from_dict(short_config(data__cache="none"))
     save = Checkpoints.save
 
     def stopped(self, state, *arguments):
