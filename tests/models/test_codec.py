@@ -20,9 +20,14 @@ def test_gdn_and_its_gradients_equal_pytorch(inverse):
     beta = random.uniform(0.5, 1.5, 6).astype(np.float32)
     gamma = random.uniform(0.05, 0.6, (6, 6)).astype(np.float32)
     variables = {"params": {"beta": beta, "gamma": gamma}}
-    y, pull_back = jax.vjp(lambda v, x: GDN(inverse).apply(v, x), variables, jnp.asarray(x))
     cotangent = random.normal(size=x.shape).astype(np.float32)
-    of_variables, of_x = pull_back(jnp.asarray(cotangent))
+
+    @jax.jit
+    def both(variables, x, cotangent):
+        y, pull_back = jax.vjp(GDN(inverse).apply, variables, x)
+        return y, *pull_back(cotangent)
+
+    y, of_variables, of_x = both(variables, x, cotangent)
 
     pedestal = 2.0**-36
     b, g, t = (torch.tensor(a.astype(np.float64), requires_grad=True) for a in (beta, gamma, x))
@@ -40,41 +45,51 @@ def test_gdn_and_its_gradients_equal_pytorch(inverse):
 
 def test_gdn_starts_as_the_papers_and_stays_positive():
     x = jnp.ones((1, 2, 2, 3))
-    variables = GDN().init(jax.random.key(0), x)
-    np.testing.assert_allclose(GDN().apply(variables, x), 1 / np.sqrt(1.1), rtol=1e-5)
-    negative = jax.tree.map(lambda a: -jnp.ones_like(a), variables)
-    assert np.all(np.isfinite(GDN().apply(negative, x)))
+    variables, apply = jax.jit(GDN().init)(jax.random.key(0), x), jax.jit(GDN().apply)
+    np.testing.assert_allclose(apply(variables, x), 1 / np.sqrt(1.1), rtol=1e-5)
+    negative = jax.tree.map(lambda a: -np.ones_like(a), variables)
+    assert np.all(np.isfinite(apply(negative, x)))
+
+
+def initial(model, images):
+    return jax.jit(model.init)(jax.random.key(0, impl="rbg"), images, jnp.zeros(1, int))
 
 
 @pytest.fixture(scope="module", params=[FactorizedCodec, HyperpriorCodec])
 def codec(request):
     """A codec of two levels, its variables, and images for it."""
     model = request.param(channels=2, features=4, latent_features=6, first_gains=(4.0, 40.0))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 2)), jnp.zeros(1, int))
+    variables = initial(model, jnp.zeros((1, 64, 64, 2)))
     images = np.random.default_rng(0).random((2, 64, 128, 2)).astype(np.float32)
     return model, variables, jnp.asarray(images)
 
 
 def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
     model, variables, images = codec
-    level = jnp.array([0, 1])
-    coded = model.apply(variables, images, level)
-    y = model.apply(variables, images, level, method="analyze")
-    assert y.shape == (2, 4, 8, 6)
-    if isinstance(model, HyperpriorCodec):
-        z = jnp.round(model.apply(variables, y, method="hyper_analyze"))
-        assert z.shape == (2, 1, 2, 4)
-        mean, scale = model.apply(variables, z, method="hyper_synthesize")
-        rounded = jnp.round(y - mean)
-        bits, latents = gaussian_bits(rounded, scale), rounded + mean
-        side = model.apply(variables, z, method=lambda m, x: m.prior(x))
-    else:
-        latents = jnp.round(y)
-        bits = model.apply(variables, latents, method=lambda m, x: m.prior(x))
-        side = jnp.zeros((2, 1, 1, 1))
+
+    @jax.jit
+    def whole_and_in_parts(variables, images, level):
+        coded = model.apply(variables, images, level)
+        y = model.apply(variables, images, level, method="analyze")
+        assert y.shape == (2, 4, 8, 6)
+        if isinstance(model, HyperpriorCodec):
+            z = jnp.round(model.apply(variables, y, method="hyper_analyze"))
+            assert z.shape == (2, 1, 2, 4)
+            mean, scale = model.apply(variables, z, method="hyper_synthesize")
+            rounded = jnp.round(y - mean)
+            bits, latents = gaussian_bits(rounded, scale), rounded + mean
+            side = model.apply(variables, z, method=lambda m, x: m.prior(x))
+        else:
+            latents = jnp.round(y)
+            bits = model.apply(variables, latents, method=lambda m, x: m.prior(x))
+            side = jnp.zeros((2, 1, 1, 1))
+        decoded = model.apply(variables, latents, level, method="synthesize")
+        return coded, bits, side, decoded
+
+    parts = whole_and_in_parts(variables, images, jnp.array([0, 1]))
+    coded, bits, side, decoded = jax.device_get(parts)
     np.testing.assert_allclose(coded.bits, bits.sum((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(coded.side_bits, side.sum((1, 2, 3)), rtol=1e-4)
-    decoded = model.apply(variables, latents, level, method="synthesize")
     np.testing.assert_allclose(coded.images, decoded, atol=1e-5)
 
 
@@ -82,10 +97,11 @@ def test_noise_depends_on_the_image_s_own_key(codec):
     model, variables, images = codec
     keys = jax.random.split(jax.random.key(1), 2)
     level = jnp.zeros(2, int)
-    both = model.apply(variables, images, level, keys)
-    swapped = model.apply(variables, images[::-1], level, keys[::-1])
+    apply = jax.jit(model.apply)
+    both = apply(variables, images, level, keys)
+    swapped = apply(variables, images[::-1], level, keys[::-1])
     np.testing.assert_allclose(both.bits, swapped.bits[::-1], rtol=1e-4)
-    rounded = model.apply(variables, images, level)
+    rounded = apply(variables, images, level)
     assert np.all(np.asarray(both.bits) != np.asarray(rounded.bits))
     np.testing.assert_allclose(both.images, rounded.images, atol=1e-5)
 
@@ -98,19 +114,19 @@ def test_gradients_pass_the_rounding(codec):
         coded = model.apply(variables, images, jnp.zeros(2, int), keys)
         return jnp.mean(jnp.square(coded.images - images))
 
-    gradients = jax.grad(loss)(variables)["params"]
+    gradients = jax.jit(jax.grad(loss))(variables)["params"]
     assert np.abs(gradients["down_0"]["kernel"]).max() > 0
 
 
 def test_levels_scale_the_latents_and_back():
     model = FactorizedCodec(1, 4, 5, first_gains=(1.0, 10.0))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, int))
+    variables = initial(model, jnp.zeros((1, 16, 16, 1)))
     images = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))
-    low, high = (model.apply(variables, images, jnp.array([n]), method="analyze") for n in (0, 1))
+    apply = jax.jit(model.apply, static_argnames="method")
+    low, high = (apply(variables, images, jnp.array([n]), method="analyze") for n in (0, 1))
     np.testing.assert_allclose(high, 10.0 * low, rtol=1e-5)
     back = [
-        model.apply(variables, y, jnp.array([n]), method="synthesize")
-        for n, y in ((0, low), (1, high))
+        apply(variables, y, jnp.array([n]), method="synthesize") for n, y in ((0, low), (1, high))
     ]
     np.testing.assert_allclose(*back, atol=1e-5)
     one = FactorizedCodec(1, 4, 5)
@@ -124,22 +140,26 @@ def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
     level = jnp.zeros(1, int)
     image = jnp.asarray(np.random.default_rng(2).random((1, 16, 256, 2), np.float32))
 
-    def latent(image):
+    @jax.jit
+    @jax.grad
+    def of_latent(image):
         return jnp.sum(model.apply(variables, image, level, method="analyze")[0, 0, 8])
 
-    columns = np.flatnonzero(np.abs(jax.grad(latent)(image)).sum((0, 1, 3)))
+    columns = np.flatnonzero(np.abs(of_latent(image)).sum((0, 1, 3)))
     blocks = columns // LATENT_STRIDE
     assert (8 - blocks[0], blocks[-1] - 8) == (field.before, field.after)
     field = synthesis_field()
     assert field.scale == LATENT_STRIDE
     y = jnp.asarray(np.random.default_rng(3).normal(size=(1, 1, 16, 6)).astype(np.float32))
     reach = []
+
+    @jax.jit
+    @jax.grad
+    def of_pixel(y, column):
+        return jnp.sum(model.apply(variables, y, level, method="synthesize")[0, 0, column])
+
     for column in range(8 * 16, 9 * 16):
-
-        def pixel(y, column=column):
-            return jnp.sum(model.apply(variables, y, level, method="synthesize")[0, 0, column])
-
-        found = np.flatnonzero(np.abs(jax.grad(pixel)(y)).sum((0, 1, 3)))
+        found = np.flatnonzero(np.abs(of_pixel(y, column)).sum((0, 1, 3)))
         reach += [8 - found[0], found[-1] - 8]
     assert max(reach) <= max(field.before, field.after)
     assert max(reach) == max(field.before, field.after)

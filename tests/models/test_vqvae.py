@@ -1,5 +1,7 @@
 """The codebook: nearest vectors, the gradient past them, running means, restarts; and the network around it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,15 +25,12 @@ def variables(vectors, usage, sums=None, updates=0):
     return {"batch_stats": stats | {"updates": jnp.asarray(updates, jnp.int32)}}
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def updated(book, before, outputs):
     """The variables after an update with outputs, each at the code nearest to it."""
-
-    @jax.jit
-    def step(before, outputs):
-        indices = book.apply(before, outputs, method="nearest")
-        return book.apply(before, outputs, indices, method="update", mutable="batch_stats")[1]
-
-    return step(before, jnp.asarray(outputs, jnp.float32))
+    outputs = jnp.asarray(outputs, jnp.float32)
+    indices = book.apply(before, outputs, method="nearest")
+    return book.apply(before, outputs, indices, method="update", mutable="batch_stats")[1]
 
 
 def small(**fields):

@@ -37,18 +37,18 @@ def test_training_pairs_are_crops_and_noise_of_the_stated_level():
     keys = jax.random.split(jax.random.key(0), 200)
     ramp = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1) / 48 + 0.25, (200, 24, 24, 1))
     task = dataclasses.replace(DENOISE, augment=False)
-    clean = task._patches(keys, ramp)
+    clean = jax.jit(task._patches)(keys, ramp)
     assert clean.shape == (200, 16, 16, 1)
     assert set(np.round((np.asarray(clean[:, 0, 0, 0]) - 0.25) * 48).astype(int)) == set(range(9))
-    noise = np.asarray(task._degrade(keys, clean) - clean)
+    noise = np.asarray(jax.jit(task._degrade)(keys, clean) - clean)
     assert noise.std() * 255 == pytest.approx(25, rel=0.02)
     assert noise.mean() * 255 == pytest.approx(0, abs=0.5)
 
 
-def test_a_step_is_a_function_of_the_examples_not_of_their_places():
-    state = DENOISE.init(jax.random.key(0), batch_of())
+def test_a_step_is_a_function_of_the_examples_not_of_their_places(drawn_state):
+    state, step = drawn_state(DENOISE, batch_of()), jax.jit(DENOISE.train_step)
     order = np.array([2, 0, 3, 1])
-    steps = [DENOISE.train_step(state, batch_of(rows))[0] for rows in (slice(None), order)]
+    steps = [step(state, batch_of(rows))[0] for rows in (slice(None), order)]
     for a, b in zip(*(jax.tree.leaves(s.params) for s in steps), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-7)
 
@@ -61,24 +61,32 @@ def test_a_step_is_a_function_of_the_examples_not_of_their_places():
         ("charbonnier", lambda d: np.sqrt(d**2 + 1e-6)),
     ],
 )
-def test_losses_are_their_formulas(loss, penalty):
+def test_losses_are_their_formulas(drawn_state, loss, penalty):
     """A network whose output does not depend on its weights shows the loss of the noise itself."""
     task = dataclasses.replace(DENOISE, loss=loss, crop=None, augment=False)
-    state = task.init(jax.random.key(0), batch_of())
-    silent = jax.tree.map(jnp.zeros_like, state.params)
-    _, scalars = task.train_step(state.replace(params=silent), batch_of())
+    state = drawn_state(task, batch_of())
+    state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
     half = dataclasses.replace(task, reduction="half_sum")
-    _, summed = half.train_step(state.replace(params=silent), batch_of())
-    step_key = jax.random.fold_in(jax.random.key(0), 0)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(4))
-    clean = jnp.asarray(PIXELS, jnp.float32) / 255
-    noise = np.asarray(task._degrade(keys, clean) - clean)
+
+    @jax.jit
+    def losses_and_noise(batch):
+        step_key = jax.random.fold_in(jax.random.key(0), 0)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(4))
+        clean = jnp.asarray(PIXELS, jnp.float32) / 255
+        scalars, summed = (of.train_step(state, batch)[1] for of in (task, half))
+        return (
+            {"loss": scalars["loss"]},
+            {"loss": summed["loss"]},
+            task._degrade(keys, clean) - clean,
+        )
+
+    scalars, summed, noise = jax.device_get(losses_and_noise(batch_of()))
     np.testing.assert_allclose(scalars["loss"], penalty(noise).mean(), rtol=1e-5)
     np.testing.assert_allclose(summed["loss"], penalty(noise).sum() / 8, rtol=1e-5)
 
 
-def test_evaluation_measures_true_pixels_once_and_the_same_noise_each_time():
-    state = DENOISE.init(jax.random.key(0), batch_of())
+def test_evaluation_measures_true_pixels_once_and_the_same_noise_each_time(drawn_state):
+    state = drawn_state(DENOISE, batch_of())
     mask = np.array([1, 1, 1, 0], np.float32)
     together = DENOISE.evaluate(state, [batch_of(mask=mask)])
     apart = DENOISE.evaluate(state, [batch_of([i], mask=mask) for i in (2, 0, 1)])
@@ -89,12 +97,10 @@ def test_evaluation_measures_true_pixels_once_and_the_same_noise_each_time():
     assert (degraded - clean).std() * 255 == pytest.approx(25, rel=0.1)
 
 
-def test_the_baseline_is_the_input_under_the_same_protocol():
+def test_the_baseline_is_the_input_under_the_same_protocol(drawn_state):
     source = ArraySource({"image": PIXELS, "size": SIZES})
-    degraded, _, clean = (
-        np.asarray(a)
-        for a in DENOISE._restored(DENOISE.init(jax.random.key(0), batch_of()), batch_of())
-    )
+    state = drawn_state(DENOISE, batch_of())
+    degraded, _, clean = (np.asarray(a) for a in DENOISE._restored(state, batch_of()))
     expected = [decibels(degraded[i, :h, :w], clean[i, :h, :w]) for i, (h, w) in enumerate(SIZES)]
     measured = DENOISE.baseline(source, source)
     assert measured["input_psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
@@ -115,38 +121,38 @@ def test_there_is_no_baseline_where_the_degradation_cuts_the_border():
     assert task.baseline(source, source) == {}
 
 
-def test_the_network_is_told_the_noise_level():
+def test_the_network_is_told_the_noise_level(drawn_state):
     task = dataclasses.replace(DENOISE, degradation=GaussianNoise((0.0, 50.0)))
     task = dataclasses.replace(task, noise_conditional=True)
     keys = jax.random.split(jax.random.key(1), 64)
     clean = jnp.full((64, 16, 16, 1), 0.5)
-    degraded = np.asarray(task._degrade(keys, clean))
+    degraded = np.asarray(jax.jit(task._degrade)(keys, clean))
     assert degraded.shape == (64, 16, 16, 2)
     told, noise = degraded[..., 1], degraded[..., 0] - 0.5
     assert (told == told[:, :1, :1]).all()
     np.testing.assert_allclose(noise.std((1, 2)), told[:, 0, 0], rtol=0.2)
     assert told.max() * 255 > 45
     assert told.min() * 255 < 5
-    state = task.init(jax.random.key(0), batch_of())
-    assert jnp.isfinite(task.train_step(state, batch_of())[1]["loss"])
+    state = drawn_state(task, batch_of())
+    assert np.isfinite(jax.jit(task.train_step)(state, batch_of())[1]["loss"])
     with pytest.raises(InputError, match="needs Gaussian noise"):
         dataclasses.replace(task, degradation=Jpeg(10)).init(jax.random.key(0), batch_of())
 
 
-def test_a_state_is_made_for_patches_not_for_whole_examples():
+def test_a_state_is_made_for_patches_not_for_whole_examples(drawn_state):
     """24 pixels do not fit a network of total stride 16, nor a mask of 16 pixels; patches do."""
     mask = Mask(np.ones((16, 16), np.float32))
     task = dataclasses.replace(
         DENOISE, model=UNet(features=(2, 2, 2, 2, 2), norm="none"), degradation=mask, crop=16
     )
-    state = task.init(jax.random.key(0), batch_of())
-    assert jnp.isfinite(task.train_step(state, batch_of())[1]["loss"])
+    state = drawn_state(task, batch_of())
+    assert np.isfinite(jax.jit(task.train_step)(state, batch_of())[1]["loss"])
 
 
 @pytest.mark.parametrize("task", [DENOISE, ENLARGE], ids=["denoise", "enlarge"])
-def test_pictures_show_before_after_and_truth(task):
+def test_pictures_show_before_after_and_truth(drawn_state, task):
     batch = batch_of()
-    picture = task.pictures(task.init(jax.random.key(0), batch), batch)["restorations"]
+    picture = task.pictures(drawn_state(task, batch), batch)["restorations"]
     assert picture.width >= 4 * 24
     assert picture.height >= 3 * 24
 
@@ -155,7 +161,7 @@ def test_it_learns_to_denoise():
     smooth = np.kron(RNG.integers(0, 256, (8, 4, 4, 1)), np.ones((1, 8, 8, 1))).astype(np.uint8)
     task = Restoration(NET, Chain((GaussianNoise(40.0),)), Optimizer(learning_rate=1e-2), crop=24)
     batch = {"image": jnp.asarray(smooth), "index": jnp.arange(8)}
-    state = task.init(jax.random.key(0), batch)
+    state = jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch)
     step = jax.jit(task.train_step)
     for _ in range(60):
         state, _ = step(state, batch)
@@ -181,6 +187,6 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
 
 def test_a_model_of_another_scale_than_the_degradation_is_refused():
     task = Restoration(NET, Downsample(2), Optimizer())
-    state = task.init(jax.random.key(0), batch_of())
+    state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
     with pytest.raises(InputError, match="set its scale"):
-        task.train_step(state, batch_of())
+        jax.eval_shape(task.train_step, state, batch_of())

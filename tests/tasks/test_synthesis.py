@@ -200,6 +200,7 @@ AS_IN_TORCH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", AS_IN_TORCH.values(), ids=AS_IN_TORCH)
 def test_whole_steps_are_those_of_pytorch(assert_trees_equal, drawn_state, task):
     states, scalars, _ = trained(task, drawn_state(task, BATCHES[0]), STEPS)
@@ -417,6 +418,7 @@ def test_a_sample_does_not_depend_on_the_others(course):
 # Precision
 
 
+@pytest.mark.slow
 def test_in_bf16_a_step_stays_finite_and_its_parameters_in_float32(course):
     (before, *_), exact, _ = course
     task = dataclasses.replace(COURSE, precision="bf16")
