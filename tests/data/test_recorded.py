@@ -1,6 +1,7 @@
 """Annotated images moved in training: pixels, classes and boxes go to the same places."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +36,16 @@ def batch():
     }
 
 
+@functools.cache
+def compiled(view):
+    return jax.jit(lambda batch, step: training_view(view, batch, 0, step))
+
+
 def trained(view, batch, step=0):
-    return jax.device_get(jax.jit(lambda b: training_view(view, b, 0, step))(batch))
+    return jax.device_get(compiled(view)(batch, step))
+
+
+evaluated = jax.jit(evaluation_view, static_argnums=0)
 
 
 def drawn(view, count, shape=(SIDE, SIDE), size=TRUE):
@@ -97,7 +106,7 @@ def test_pixels_classes_and_boxes_move_together(batch, view):
 
 def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
     square = {k: v for k, v in batch.items() if k != "size"}
-    image = np.asarray(evaluation_view(Recorded(), square)["image"][0, ..., 0])
+    image = np.asarray(evaluated(Recorded(), square)["image"][0, ..., 0])
     turns = [np.rot90(turned, n) for turned in (image, image.T) for n in range(4)]
     for view, expected in (
         (Recorded(dihedral=True), turns),
@@ -122,7 +131,7 @@ def test_what_is_true_of_an_image_stays_at_the_top_left(batch):
 @pytest.mark.parametrize("train", [True, False])
 def test_without_augmentation_images_are_only_cast(batch, train):
     view = Recorded()
-    seen = training_view(view, batch, 0, 0) if train else evaluation_view(view, batch)
+    seen = trained(view, batch) if train else evaluated(view, batch)
     np.testing.assert_allclose(seen["image"], np.asarray(batch["image"]) / 255, rtol=1e-6)
     np.testing.assert_array_equal(seen["boxes"], batch["boxes"])
     np.testing.assert_array_equal(seen["box_class"], batch["box_class"])
@@ -136,7 +145,7 @@ def test_evaluation_changes_nothing_whatever_training_does(batch):
     view = Recorded(
         crop=16, dihedral=True, rotate=30.0, scale=(0.5, 2.0), elastic=2.0, contrast=0.5
     )
-    plain, seen = evaluation_view(Recorded(), batch), evaluation_view(view, batch)
+    plain, seen = evaluated(Recorded(), batch), evaluated(view, batch)
     jax.tree.map(np.testing.assert_array_equal, seen, plain)
 
 
@@ -169,21 +178,26 @@ def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
 def test_the_map_is_the_one_that_its_fields_say():
     """Against NumPy: turned about the middle of what is true, enlarged, and where a box's corners go."""
     view = Recorded(rotate=30.0, scale=(0.8, 1.4))
-    warp = jax.device_get(view.draw(jax.random.key(3), (SIDE, SIDE), jnp.array(TRUE)))
-    matrix = np.asarray(warp.matrix)
+
+    @jax.jit
+    def drawn_and_applied(key):
+        warp = view.draw(key, (SIDE, SIDE), jnp.array(TRUE))
+        return warp.matrix, warp.center, warp.boxes(jnp.asarray(BOXES[:1])), warp.points()
+
+    made = drawn_and_applied(jax.random.key(3))
+    matrix, center, (boxes, kept), points = jax.device_get(made)
     factor = 1 / np.sqrt(np.linalg.det(matrix))
     assert 0.8 <= factor <= 1.4
     angle = np.arctan2(matrix[1, 0], matrix[0, 0])
     assert 0 < abs(angle) <= np.radians(30)
-    np.testing.assert_allclose(warp.center, np.array(TRUE) / 2)
+    np.testing.assert_allclose(center, np.array(TRUE) / 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = np.array([[6, 4], [6, 14], [20, 4], [20, 14]]) - np.array(TRUE) / 2
     seen = factor * corners @ turn + np.array(TRUE) / 2  # The inverse of a turn is its transpose.
-    boxes, kept = warp.boxes(jnp.asarray(BOXES[:1]))
     expected = np.clip([*seen.min(0), *seen.max(0)], 0, SIDE)
     np.testing.assert_allclose(boxes[0], expected, atol=1e-4)
     assert kept.all()
-    inverse = (np.asarray(warp.points()) - np.array(TRUE) / 2) @ turn * factor
+    inverse = (points - np.array(TRUE) / 2) @ turn * factor
     places = np.stack(np.meshgrid(*2 * [np.arange(SIDE) + 0.5], indexing="ij"), axis=-1)
     np.testing.assert_allclose(inverse + np.array(TRUE) / 2, places, atol=1e-4)
 
@@ -237,7 +251,7 @@ def test_a_crop_larger_than_what_is_true_has_all_of_it_in_the_middle(batch):
 def test_light_changes_pixels_as_said_and_no_annotation(batch):
     view = Recorded(brightness=0.2, contrast=0.3)
     seen = trained(view, batch)
-    plain = jax.device_get(evaluation_view(Recorded(), batch))
+    plain = jax.device_get(evaluated(Recorded(), batch))
     for name in ("segments", "boxes", "box_class"):
         np.testing.assert_array_equal(seen[name], plain[name])
     np.testing.assert_array_equal(seen["image"][:, :, TRUE[1] :], plain["image"][:, :, TRUE[1] :])

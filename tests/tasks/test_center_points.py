@@ -31,10 +31,11 @@ BOXES = np.array(
 BOX_CLASS = np.array([[1, 0, 1], [-1, 2, -1]], np.int32)
 
 
+make_targets = jax.jit(center_targets, static_argnames=("shape", "stride", "overlap"))
+
+
 def targets_of(boxes, box_class, *, shape=SHAPE, overlap=0.5):
-    made = center_targets(
-        jnp.asarray(boxes), jnp.asarray(box_class), shape=shape, stride=STRIDE, overlap=overlap
-    )
+    made = make_targets(boxes, box_class, shape=shape, stride=STRIDE, overlap=overlap)
     return jax.device_get(made)
 
 

@@ -96,8 +96,10 @@ def gaps(logits, labels):
 def test_evaluation_ignores_fillings_and_equals_a_direct_count():
     images = RNG.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
-    state = TASK.init(jax.random.key(0), {"image": jnp.asarray(images), "label": labels})
-    logits = TASK.model.apply(state.inference_variables(), jnp.asarray(images / 255, jnp.float32))
+    state = jax.jit(TASK.init)(jax.random.key(0), {"image": images, "label": labels})
+    logits = jax.jit(TASK.model.apply)(
+        state.inference_variables(), jnp.asarray(images / 255, jnp.float32)
+    )
     mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
     batches = [
         {

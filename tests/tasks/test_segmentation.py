@@ -1,6 +1,7 @@
 """Segmentation: its losses against PyTorch and by hand, one step on any devices, exact measures."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -53,22 +54,39 @@ TASK = Segmentation(
 )
 
 
-def trained(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
-    """State and scalars after some steps on so many devices."""
+@functools.cache
+def initial(task=TASK):
+    first = {name: array[:1] for name, array in DATA.items()}
+    return jax.device_get(jax.jit(task.init)(jax.random.key(0, impl="rbg"), first))
+
+
+@functools.cache
+def compiled(task, count, compiler):
+    """So many devices, and the step that they run."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
     placed = Devices(mesh, compiler)
-    first = {name: array[:1] for name, array in data.items()}
-    state = placed.init(lambda key: task.init(key, first), jax.random.key(0))
+    return placed, placed.compile(task.train_step)
+
+
+def trained(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
+    """State and scalars after some steps on so many devices."""
+    placed, step = compiled(task, count, compiler)
+    state = placed.replicate(initial(task))
     rows = np.random.default_rng(1).integers(0, COUNT, (steps, 16)).astype(np.int32)
     batches = [{"index": i} | {name: a[i] for name, a in data.items()} for i in rows]
-    return jax.device_get(placed.compile(task.train_step)(state, placed.put_batches(batches), {}))
+    return jax.device_get(step(state, placed.put_batches(batches), {}))
 
 
 @pytest.fixture(scope="module")
-def state():
-    return trained(count=1)[0]
+def on_one_device():
+    return trained(count=1)
+
+
+@pytest.fixture(scope="module")
+def state(on_one_device):
+    return on_one_device[0]
 
 
 def batches(size, count=10, data=DATA):
@@ -98,9 +116,8 @@ def test_cross_entropy_and_its_gradient_equal_pytorchs(weights):
         ignore_index=IGNORED,
     )
     expected.backward()
-    value, gradient = jax.value_and_grad(cross_entropy)(
-        jnp.asarray(logits), jnp.asarray(segments), weights
-    )
+    differentiate = jax.jit(jax.value_and_grad(cross_entropy), static_argnums=2)
+    value, gradient = differentiate(logits, segments, weights)
     assert value == pytest.approx(expected.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, theirs.grad.movedim(1, -1), atol=1e-6)
 
@@ -142,18 +159,20 @@ def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
         assert both[0] == both[1]
 
 
-def test_pixels_of_classes_that_the_model_lacks_count_nowhere():
+def test_pixels_of_classes_that_the_model_lacks_count_nowhere(on_one_device):
     beyond = np.where(SEGMENTS == IGNORED, 7, SEGMENTS).astype(np.uint8)
-    _, expected = trained(1, count=1)
-    _, scalars = trained(1, count=1, data=DATA | {"segments": beyond})
+    _, expected = on_one_device
+    _, scalars = trained(count=1, data=DATA | {"segments": beyond})
     for name in ("loss", "pixel_accuracy"):
         np.testing.assert_allclose(scalars[name], expected[name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
-def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, compiler):
+def test_the_same_steps_on_any_devices_however_compiled(
+    assert_trees_equal, on_one_device, compiler
+):
     """Devices see different numbers of pixels that count: none may take its own mean."""
-    one, one_scalars = trained(count=1)
+    one, one_scalars = on_one_device
     eight, eight_scalars = trained(compiler=compiler)
     assert_trees_equal(eight, one, relative=1e-4)
     assert_trees_equal(eight_scalars, one_scalars, relative=1e-4)

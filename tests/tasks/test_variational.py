@@ -1,6 +1,7 @@
 """Variational autoencoding: bounds of a model whose likelihood is known, losses, binarised images."""
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -44,8 +45,9 @@ def batch_of(rows=slice(None, 8), **more):
     return {name: jnp.asarray(array) for name, array in (arrays | more).items()}
 
 
+@functools.cache
 def initial(task=TASK):
-    return jax.jit(task.init)(jax.random.key(0), batch_of())
+    return jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch_of())
 
 
 # A model that is known: x = 1/2 + W z + noise, with W of perpendicular columns
@@ -124,10 +126,10 @@ def test_measures_of_the_known_model():
 
 def test_active_units_are_those_whose_mean_varies():
     assert bounds(1)["active_units"] == 2
-    task = dataclasses.replace(TASK, binarize="none")
-    state = initial(task)
-    params = jax.tree.map(jnp.copy, state.params)
-    params["to_code"]["kernel"] = params["to_code"]["kernel"].at[:, 2:].set(0).at[:, :2].mul(100)
+    task, state = dataclasses.replace(TASK, binarize="none"), initial()
+    params = jax.tree.map(np.array, state.params)
+    params["to_code"]["kernel"][:, 2:] = 0
+    params["to_code"]["kernel"][:, :2] *= 100
     assert task.evaluate(state.replace(params=params), [batch_of()])["active_units"] == 2
 
 
@@ -164,7 +166,7 @@ def trained(task, count=8, compiler="jit", steps=3):
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
     placed = Devices(mesh, compiler)
-    state = placed.init(lambda key: task.init(key, {"image": IMAGES[:1]}), jax.random.key(0))
+    state = placed.replicate(jax.device_get(initial()))
     rows = np.random.default_rng(1).integers(0, len(IMAGES), (steps, 16)).astype(np.int32)
     together = placed.put_batches([{"index": i, "image": IMAGES[i]} for i in rows])
     return jax.device_get(placed.compile(task.train_step)(state, together, {}))
@@ -205,7 +207,14 @@ def test_losses_are_their_formulas():
         ({"free_bits": free}, np.maximum(by_latent, free).sum()),
     ):
         task = dataclasses.replace(plain, **changes)
-        scalars = jax.device_get(jax.jit(task.train_step)(state, batch_of())[1])
+
+        # The compiler drops the gradient, which nothing that is asked for depends on.
+        @jax.jit
+        def measured(state, batch, task=task):
+            scalars = task.train_step(state, batch)[1]
+            return {name: scalars[name] for name in ("kl", "elbo", "log_likelihood", "loss")}
+
+        scalars = jax.device_get(measured(state, batch_of()))
         assert scalars["kl"] == pytest.approx(kl, rel=1e-4)
         assert scalars["elbo"] == pytest.approx(scalars["log_likelihood"] - kl, rel=1e-5)
         np.testing.assert_allclose(scalars["loss"] + scalars["log_likelihood"], pressed, atol=1e-4)
@@ -215,9 +224,10 @@ def test_it_learns():
     task = dataclasses.replace(TASK, optimizer=Optimizer(learning_rate=1e-2))
     smooth = np.kron(RNG.integers(0, 2, (8, 2, 2, 1)) * 255, np.ones((1, 4, 4, 1)))
     batch = batch_of(image=smooth.astype(np.uint8))
-    state, step = initial(task), jax.jit(task.train_step)
+    state, step = initial(), jax.jit(task.train_step)
+    state = state.replace(opt_state=jax.jit(task.optimizer.transform().init)(state.params))
     before = task.evaluate(state, [batch])
-    for _ in range(60):
+    for _ in range(120):
         state, _ = step(state, batch)
     assert task.evaluate(state, [batch])["elbo"] > 0.6 * before["elbo"]
 
