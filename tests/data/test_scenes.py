@@ -142,6 +142,7 @@ def test_a_scene_depends_on_its_key_alone(batch, draw, scenes):
     assert (other["boxes"] != scenes["boxes"]).any()
 
 
+@pytest.mark.slow
 def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
     """Of one digit each, as the rest is the same again."""
     one = {
