@@ -142,6 +142,7 @@ def in_order(seen, order):
     )
 
 
+@pytest.mark.slow
 def test_the_order_of_the_data_makes_no_difference():
     """Data sets are often sorted by class, of which blocks and parts of neighbours would be."""
     count = 3000

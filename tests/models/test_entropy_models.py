@@ -15,7 +15,7 @@ CHANNELS = 3
 def prior():
     """A prior and random parameters of the spread that training gives them."""
     model = FactorizedPrior(CHANNELS)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, CHANNELS)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, CHANNELS)))
     random = np.random.default_rng(1)
     return model, jax.tree.map(
         lambda a: a + random.normal(0, 0.3, a.shape).astype(np.float32), variables
@@ -52,9 +52,8 @@ def test_prior_and_its_gradients_equal_pytorch(prior):
         bits = model.apply(variables, x)
         return jnp.sum(bits * jnp.cos(jnp.arange(bits.size).reshape(bits.shape))), bits
 
-    (_, bits), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(
-        variables, jnp.asarray(x)
-    )
+    differentiate = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    (_, bits), gradients = differentiate(variables, x)
     parameters = {
         name: torch.tensor(np.asarray(a, np.float64), requires_grad=True)
         for name, a in variables["params"].items()
@@ -75,21 +74,22 @@ def test_prior_and_its_gradients_equal_pytorch(prior):
 def test_prior_is_a_distribution(prior):
     model, variables = prior
     x = jnp.arange(-3000.0, 3001.0)[:, None] * jnp.ones((1, CHANNELS))
-    mass = 2.0 ** -np.asarray(model.apply(variables, x), np.float64)
+    apply = jax.jit(model.apply, static_argnames="method")
+    mass = 2.0 ** -np.asarray(apply(variables, x), np.float64)
     # Each number costs at most the bound's bits, so far tails count up to 1e-9 each.
     np.testing.assert_allclose(mass.sum(axis=0), 1.0, atol=1e-4)
-    edges = model.apply(variables, x, method="logits")
+    edges = apply(variables, x, method="logits")
     assert np.all(np.diff(np.asarray(edges), axis=0) >= 0)
 
 
 def test_the_middle_of_a_symmetric_prior_has_its_mass():
     """There the two edges' logits sum to nothing, which is no reason to lose the difference."""
     model = FactorizedPrior(1)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1)))
     symmetric = {
         name: jnp.zeros_like(a) if "bias" in name else a for name, a in variables["params"].items()
     }
-    bits = model.apply({"params": symmetric}, jnp.array([[0.0], [1e-3]]))
+    bits = jax.jit(model.apply)({"params": symmetric}, jnp.array([[0.0], [1e-3]]))
     np.testing.assert_allclose(bits[0], bits[1], rtol=1e-3)
 
 
@@ -97,7 +97,13 @@ def test_gaussian_equals_pytorch_and_sums_to_one():
     random = np.random.default_rng(3)
     x = random.normal(0, 3, 200).astype(np.float32)
     scale = random.uniform(0.2, 8, 200).astype(np.float32)
-    bits, pull_back = jax.vjp(gaussian_bits, jnp.asarray(x), jnp.asarray(scale))
+
+    @jax.jit
+    def bits_and_gradients(x, scale):
+        bits, pull_back = jax.vjp(gaussian_bits, x, scale)
+        return bits, pull_back(jnp.ones(200))
+
+    bits, gradients = bits_and_gradients(x, scale)
     inputs = [torch.tensor(a.astype(np.float64), requires_grad=True) for a in (x, scale)]
     normal = torch.distributions.Normal(0.0, inputs[1])
     expected = -torch.log2(normal.cdf(inputs[0] + 0.5) - normal.cdf(inputs[0] - 0.5))
@@ -105,12 +111,12 @@ def test_gaussian_equals_pytorch_and_sums_to_one():
     assert likely.mean() > 0.8
     expected.sum().backward()
     np.testing.assert_allclose(bits[likely], expected.detach().numpy()[likely], rtol=1e-3)
-    for ours, theirs in zip(pull_back(jnp.ones(200)), inputs, strict=True):
+    for ours, theirs in zip(gradients, inputs, strict=True):
         wanted = theirs.grad.numpy()[likely]
         np.testing.assert_allclose(ours[likely], wanted, rtol=5e-3, atol=1e-3)
-    whole = jnp.arange(-100.0, 101.0)
+    whole, compiled = jnp.arange(-100.0, 101.0), jax.jit(gaussian_bits)
     for value in (0.2, 1.0, 12.0):
-        mass = 2.0 ** -np.asarray(gaussian_bits(whole, jnp.full(201, value)), np.float64)
+        mass = 2.0 ** -np.asarray(compiled(whole, jnp.full(201, value)), np.float64)
         np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-5)
 
 
