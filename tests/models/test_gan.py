@@ -343,10 +343,10 @@ def test_minibatch_deviation_is_that_of_numpy(group):
 
 def test_minibatch_deviation_is_of_neighbours_and_differentiable_where_they_are_equal():
     x = jnp.concatenate([normal(2, 3, 3, 1), jnp.ones((2, 3, 3, 1))])
-    deviation = minibatch_deviation(x, 2)
+    deviation = jax.jit(minibatch_deviation, static_argnums=1)(x, 2)
     assert deviation[0] > 0.1
     assert deviation[2] < 1e-3
-    assert np.isfinite(jax.grad(lambda x: jnp.sum(minibatch_deviation(x, 2)))(x)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda x: jnp.sum(minibatch_deviation(x, 2))))(x)).all()
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused(monkeypatch):
@@ -363,6 +363,9 @@ def test_groups_that_do_not_divide_the_batch_are_refused(monkeypatch):
 
 
 # Latents
+
+
+path_between = jax.jit(interpolate_latents, static_argnums=2)
 
 
 @pytest.mark.parametrize("truncation", [None, 0.7])
@@ -396,8 +399,9 @@ def test_a_truncation_that_is_not_positive_is_refused(truncation):
 
 
 def test_a_path_between_unit_vectors_goes_round_in_equal_steps():
-    start, end = (v / jnp.linalg.norm(v) for v in (normal(8, seed=1), normal(8, seed=2)))
-    path = np.asarray(interpolate_latents(start, end, 6), np.float64)
+    start, end = (np.asarray(normal(8, seed=seed)) for seed in (1, 2))
+    start, end = (v / np.linalg.norm(v) for v in (start, end))
+    path = np.asarray(path_between(start, end, 6), np.float64)
     whole = np.concatenate([path, np.asarray(end)[None]])
     np.testing.assert_allclose(path[0], start, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(path, axis=1), 1.0, atol=1e-6)
@@ -409,9 +413,9 @@ def test_a_path_between_unit_vectors_goes_round_in_equal_steps():
 def test_paths_that_meet_go_on_without_a_gap():
     """Each ends a step before the next begins, so that a closed path repeats no image."""
     start, end = normal(8, seed=1), 1.5 * normal(8, seed=2)
-    coarse, fine = (interpolate_latents(start, end, steps) for steps in (2, 4))
+    coarse, fine = (path_between(start, end, steps) for steps in (2, 4))
     np.testing.assert_allclose(fine[::2], coarse, atol=1e-6)
-    back = interpolate_latents(end, start, 4)
+    back = path_between(end, start, 4)
     np.testing.assert_allclose(back[1:][::-1], fine[1:], atol=1e-5)
     np.testing.assert_allclose(back[0], end, atol=1e-6)
 
@@ -419,7 +423,7 @@ def test_paths_that_meet_go_on_without_a_gap():
 @pytest.mark.parametrize("factor", [1.0, 1.5, 1.0 + 1e-6])
 def test_between_parallel_vectors_the_path_is_straight(factor):
     start = normal(8)
-    path = interpolate_latents(start, factor * start, 5)
+    path = path_between(start, factor * start, 5)
     expected = start[None] * (1 + (factor - 1) * jnp.arange(5)[:, None] / 5)
     np.testing.assert_allclose(path, expected, rtol=1e-5)
 
@@ -428,10 +432,10 @@ def test_between_parallel_vectors_the_path_is_straight(factor):
 def test_a_path_between_opposite_vectors_keeps_their_length(noise):
     rng = np.random.default_rng(0)
     for dims in (2, 3, 16, 128):
-        start = jnp.asarray(rng.normal(size=dims), jnp.float32)
-        end = -start + noise * jnp.asarray(rng.normal(size=dims), jnp.float32)
-        path = interpolate_latents(start, end, 5)
-        lengths = jnp.linalg.norm(path, axis=1)
-        np.testing.assert_allclose(lengths, jnp.linalg.norm(start), rtol=1e-3)
-        turns = jnp.sum(path[1:] * path[:-1], axis=1) / (lengths[1:] * lengths[:-1])
+        start = rng.normal(size=dims).astype(np.float32)
+        end = -start + (noise * rng.normal(size=dims)).astype(np.float32)
+        path = np.asarray(path_between(start, end, 5))
+        lengths = np.linalg.norm(path, axis=1)
+        np.testing.assert_allclose(lengths, np.linalg.norm(start), rtol=1e-3)
+        turns = np.sum(path[1:] * path[:-1], axis=1) / (lengths[1:] * lengths[:-1])
         np.testing.assert_allclose(turns, np.cos(np.pi / 5), atol=1e-3)
