@@ -23,39 +23,59 @@ from deconv_jax.training import loop
 from deconv_jax.training.logging import picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
 
+FEW = {
+    "data__train_split": "train[:100]",
+    "data__validation_split": "validation[:24]",
+    "data__test_split": "test[:24]",
+}
+"""Settings of a run on few examples."""
 
-def test_a_run_is_self_describing_and_says_how_it_was_measured(tmp_path, small_config):
-    experiment = Experiment.from_dict(small_config())
-    result = train(experiment, tmp_path / "run")
-    assert open_workdir(tmp_path / "run") == experiment
-    assert result == json.loads((tmp_path / "run" / RESULT).read_text())
+
+@pytest.fixture(scope="module")
+def finished_runs():
+    """What `finished` has trained."""
+    return []
+
+
+@pytest.fixture
+def finished(finished_runs, tmp_path_factory, small_config):
+    """The workdir and the result of a run that tests share and must not change."""
+    if not finished_runs:
+        workdir = tmp_path_factory.mktemp("finished")
+        finished_runs += [workdir, train(Experiment.from_dict(small_config()), workdir)]
+    return finished_runs
+
+
+def test_a_run_is_self_describing_and_says_how_it_was_measured(finished, small_config):
+    workdir, result = finished
+    assert open_workdir(workdir) == Experiment.from_dict(small_config())
+    assert result == json.loads((workdir / RESULT).read_text())
     for key in ("protocol", "seed", "device", "commit", "wall_time_s", "versions"):
         assert key in result
     assert result["counts"] == {"train": 1257, "validation": 180, "test": 360}
     assert result["data"] == {name: {"examples": n} for name, n in result["counts"].items()}
-    measured = evaluate(tmp_path / "run", split="validation")
-    records = read_metrics(tmp_path / "run" / METRICS)
+    measured = evaluate(workdir, split="validation")
+    records = read_metrics(workdir / METRICS)
     (last,) = [r for r in records if r["split"] == "validation" and r["step"] == 8]
     assert {k: last[k] for k in measured["metrics"]} == measured["metrics"]
     assert [r["step"] for r in records if r["split"] == "train"] == [1, 2, 4, 6, 8]
 
 
 def test_a_finished_run_is_only_given_the_shapes_that_older_versions_did_not_write(
-    tmp_path, small_config
+    tmp_path, finished, small_config
 ):
-    experiment, workdir = Experiment.from_dict(small_config()), tmp_path / "run"
-    result = train(experiment, workdir)
+    workdir, result = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
     before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
     (workdir / INPUTS).unlink()
-    assert train(experiment, workdir) == result
+    assert train(Experiment.from_dict(small_config()), workdir) == result
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
-def test_pictures_show_the_images_and_their_reconstructions(tmp_path, small_config):
-    train(Experiment.from_dict(small_config()), tmp_path / "run")
-    names = sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir())
+def test_pictures_show_the_images_and_their_reconstructions(finished, small_config):
+    workdir, _ = finished
+    names = sorted(p.name for p in (workdir / "pictures").iterdir())
     assert names == [f"reconstructions_{step:07d}.png" for step in (0, 4, 8)]
-    picture = np.asarray(Image.open(tmp_path / "run" / "pictures" / names[-1]))
+    picture = np.asarray(Image.open(workdir / "pictures" / names[-1]))
     first = Experiment.from_dict(small_config()).data.source("validation").gather(np.arange(1))
     # Caption 22 pixels, gap 4, each pixel drawn 2x2.
     original = picture[22 : 22 + 64 : 2, 4 : 4 + 64 : 2, 0]
@@ -73,44 +93,44 @@ def test_picture_grid_is_wide_enough_for_images_and_captions():
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path, small_config
 ):
-    config = small_config(
-        optimizer__name="sgd", optimizer__learning_rate=1e38, training__save_every=4
-    )
+    config = small_config(optimizer__name="sgd", optimizer__learning_rate=1e38, **FEW)
     with pytest.raises(Diverged, match=r"after step \d+ the loss was .*Try a smaller"):
         train(Experiment.from_dict(config), tmp_path / "run")
     assert not (tmp_path / "run" / RESULT).exists()
     assert evaluate(tmp_path / "run")["step"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"precision": "bf16"},
-        {"task__model__remat": True, "task__model__norm": "group"},
-        {"task__model__latent": "map", "optimizer__accumulate_steps": 2},
+        {"precision": "bf16", "task__model__remat": True, "task__model__norm": "group"},
+        {
+            "task__model__latent": "map",
+            "optimizer__accumulate_steps": 2,
+            "optimizer__ema_decay": 0.5,
+            "optimizer__name": "adamw",
+            "optimizer__clip_norm": 1.0,
+        },
         {"data__cache": "device", "training__steps_per_call": 2, "training__compiler": "pmap"},
-        {"optimizer__ema_decay": 0.5, "optimizer__name": "adamw", "optimizer__clip_norm": 1.0},
     ],
     ids=lambda overrides: ",".join(overrides),
 )
 def test_every_option_trains_and_learns(tmp_path, small_config, overrides):
-    config = small_config(**overrides)
+    config = small_config(**FEW, **overrides)
     train(Experiment.from_dict(config), tmp_path / "run")
     losses = [r["loss"] for r in read_metrics(tmp_path / "run" / METRICS) if "loss" in r]
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_through_the_same_loop(tmp_path, digits_dir):
     config = load_config("experiments/recognition/digits_classifier.py")
     config["data"]["data_dir"] = digits_dir
-    config["task"]["model"]["features"] = (8, 16)
+    config["task"]["model"]["features"] = (8, 8)
     config["optimizer"]["warmup_steps"] = 5
-    config["training"] = config["training"] | {
-        "num_steps": 60,
-        "eval_every": 60,
-        "save_every": 60,
-        "log_every": 10,
-    }
+    rhythm = dict.fromkeys(("num_steps", "eval_every", "save_every"), 60) | {"log_every": 10}
+    config["training"] |= rhythm | {"batch_size": 32}
     result = train(Experiment.from_dict(config), tmp_path / "run")
     # Ten classes of about the same size: guessing gets a tenth.
     assert result["metrics"]["test"]["accuracy"] > 0.5
@@ -130,6 +150,7 @@ def folder_config(tmp_path, small_config):
     return small_config(data=data, training__batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_image_files_and_with_no_others(
     tmp_path, monkeypatch, folder_config, last_state, assert_trees_equal
 ):
@@ -165,7 +186,9 @@ def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
     tmp_path, monkeypatch, small_config
 ):
     """Its first config failed before anything was saved, and is corrected."""
-    broken, mended = (Experiment.from_dict(small_config(task__model__latent_dim=n)) for n in (5, 6))
+    broken, mended = (
+        Experiment.from_dict(small_config(**FEW, task__model__latent_dim=n)) for n in (5, 6)
+    )
 
     def fail(*_, **__):
         raise InputError("does not work")
