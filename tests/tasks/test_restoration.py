@@ -139,6 +139,7 @@ def test_the_network_is_told_the_noise_level(drawn_state):
         dataclasses.replace(task, degradation=Jpeg(10)).init(jax.random.key(0), batch_of())
 
 
+@pytest.mark.slow
 def test_a_state_is_made_for_patches_not_for_whole_examples(drawn_state):
     """24 pixels do not fit a network of total stride 16, nor a mask of 16 pixels; patches do."""
     mask = Mask(np.ones((16, 16), np.float32))
