@@ -12,7 +12,7 @@ from deconv_jax.experiment import CHECKPOINTS, RESULT
 
 pytestmark = pytest.mark.slow
 
-STEPS, EVERY = 400, 20
+STEPS, EVERY = 300, 20
 
 
 def wait_until(process, happened):
@@ -39,10 +39,10 @@ def saving(workdir, after):
 
 
 def test_killed_while_training_while_saving_and_asked_to_stop(
-    tmp_path, command, ended, config_file, small_config, last_state, logged, assert_trees_equal
+    tmp_path, command, ended, config_file, short_config, last_state, logged, assert_trees_equal
 ):
     config = config_file(
-        small_config(
+        short_config(
             training__num_steps=STEPS,
             training__eval_every=EVERY,
             training__save_every=EVERY,
@@ -57,7 +57,7 @@ def test_killed_while_training_while_saving_and_asked_to_stop(
     assert code == 0, errors
 
     # Killed at a random step.
-    at = random.randrange(EVERY, 4 * EVERY)
+    at = random.randrange(EVERY, 3 * EVERY)
     process = command(*arguments, broken)
     print(f"killed after step {at}")  # Shown should the test fail.
     training_beyond(process, at)
