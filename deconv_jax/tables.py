@@ -138,11 +138,18 @@ def _benchmarks(folder: Path) -> str:
     for path, record in _results(folder.glob("benchmarks/*.json"), "time_ratios"):
         if "cases" in record:  # has a table of its own
             continue
+        cost, header = record.get("cost", {}), "candidate | median"
         medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
+        if cost:
+            header += " | compilation, CPU time | temporaries"
+            for row in medians:
+                of_row = cost.get(row[0])
+                seconds = f"{of_row['compile_s']:.1f} s" if of_row else "-"
+                row += [seconds, f"{of_row['temporaries_mb']:.0f} MB" if of_row else "-"]
         ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
         sections.append(
             f"### `{path.stem}.py`\n\n{_sentence(record['measured'])}.\n\n"
-            f"{markdown('candidate | median', medians)}\n\n"
+            f"{markdown(header, medians)}\n\n"
             f"{markdown('time ratio | median / median', ratios)}\n\n"
             f"{_protocol(record)}"
         )
@@ -163,8 +170,10 @@ def _operators(folder: Path) -> str:
                 case,
                 f"{transposed['median_ms']['deconv_jax']:,.4g} ms",
                 f"{transposed['speed']['flax.linen']:.3g}",
+                f"{transposed['speed']['plain lax']:.2f}",
                 f"{transposed['speed']['torch']:.2f}",
                 f"{conv['median_ms']['deconv_jax']:,.4g} ms",
+                f"{conv['speed']['plain lax']:.2f}",
                 f"{conv['speed']['torch']:.2f}",
             ]
         )
@@ -174,12 +183,17 @@ def _operators(folder: Path) -> str:
             "**geometric mean**",
             "",
             f"**{means['conv_transpose against flax.linen']:.3g}**",
+            f"**{means['conv_transpose against plain lax']:.2f}**",
             f"**{means['conv_transpose against torch']:.2f}**",
             "",
+            f"**{means['conv against plain lax']:.2f}**",
             f"**{means['conv against torch']:.2f}**",
         ]
     )
-    header = "case | conv_transpose | against flax.linen | against torch | conv | against torch"
+    header = (
+        "case | conv_transpose | against flax.linen | against plain lax | against torch | conv | "
+        "against plain lax | against torch"
+    )
     memory = [
         [
             row["case"],

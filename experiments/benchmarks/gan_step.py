@@ -30,12 +30,16 @@ from peers import (
     FLAX,
     LOSS_TOLERANCE,
     OURS,
+    PLAIN,
+    STEP_PROTOCOL,
     TORCH,
+    JaxTraining,
     Train,
     check_losses,
     check_outputs,
     copy_weights,
-    jax_training,
+    costs,
+    jax_trainings,
     parameter_count,
     torch_adam,
     torch_images,
@@ -79,11 +83,12 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(processors())
 
-    times, ratios, parameters = {}, {}, {}
+    times, ratios, cost, parameters = {}, {}, {}, {}
     for width in WIDTHS:
         task, state, batch = training_of(width)
-        measured = timed(task, state, batch, arguments.rounds)
-        peers = [(OURS, peer) for peer in (TORCH, COMPILED, FLAX) if peer in measured]
+        measured, cost_of_width = timed(task, state, batch, arguments.rounds)
+        cost |= {f"width {width}: {name}": value for name, value in cost_of_width.items()}
+        peers = [(OURS, peer) for peer in (PLAIN, TORCH, COMPILED, FLAX) if peer in measured]
         times |= {f"width {width}: {name}": ms for name, ms in measured.items()}
         of_width = time_ratios(measured, *peers)
         ratios |= {f"width {width}: {names}": ratio for names, ratio in of_width.items()}
@@ -93,15 +98,15 @@ def main() -> None:
     write_record(
         arguments.output,
         measured="one training step of a DCGAN, an update of each network; float32, CPU",
-        protocol="memory kept between steps as by `deconv-jax train`, for all; "
-        f"median over rounds of the mean of {CALLS} steps after an untimed one, {OURS} and "
-        f"torch in turns in one process, and after them {FLAX}, {FLAX_ROUNDS} rounds of "
-        f"{FLAX_CALLS} after an untimed one; same weights and latents, and agreement of parameter "
-        f"counts, generated images (to {FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and "
-        f"both losses of {CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before; "
-        f"torch channels_last, fused Adam, eager and with both networks {compiled}",
+        protocol=f"{STEP_PROTOCOL}, and with both networks {compiled}; "
+        f"median over rounds of the mean of {CALLS} steps after an untimed one, in turns in one "
+        f"process, and after them {FLAX}, {FLAX_ROUNDS} rounds of {FLAX_CALLS} after an untimed one; "
+        "same weights and latents, and agreement of parameter counts, generated images (to "
+        f"{FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and both losses of "
+        f"{CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before",
         times=times,
         ratios=ratios,
+        cost=cost,
         versions={"torch": torch.__version__},
         shapes={
             "images": [BATCH_SIZE, SIZE, SIZE, CHANNELS],
@@ -126,8 +131,10 @@ def training_of(width: int) -> tuple[Synthesis, TrainState, Batch]:
     return task, jax.jit(task.init)(jax.random.key(0), batch), batch
 
 
-def timed(task: Synthesis, state: TrainState, batch: Batch, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of a step of all candidates, which are first seen to agree."""
+def timed(
+    task: Synthesis, state: TrainState, batch: Batch, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Return milliseconds of a step of each candidate and the costs of compilation."""
     latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
     nets: dict[str, torch.nn.Module] = {}
     for name, kind in (("generator", TorchGenerator), ("discriminator", TorchDiscriminator)):
@@ -137,18 +144,17 @@ def timed(task: Synthesis, state: TrainState, batch: Batch, rounds: int) -> dict
 
     check_forward(task, state, batch, latents[0], nets)
     pixels = np.array(batch["image"])
-    candidates = {
-        OURS: jax_training(task.train_step, state, batch, LOSSES),
-        TORCH: torch_training(copy.deepcopy(nets), pixels, latents, task.optimizer),
-    }
+    candidates: dict[str, Train] = dict(jax_trainings(task.train_step, state, batch, LOSSES))
+    candidates[TORCH] = torch_training(copy.deepcopy(nets), pixels, latents, task.optimizer)
     if has_compiler():
         for net in nets.values():
             net.compile()
         candidates[COMPILED] = torch_training(nets, pixels, latents, task.optimizer)
-    flax = {FLAX: jax_training(with_flax_transposes(task.train_step), state, batch, LOSSES)}
+    flax = {FLAX: JaxTraining(with_flax_transposes(task.train_step), state, batch, LOSSES)}
     check_losses(candidates | flax, CHECKED_STEPS)
     times = time_in_turns(candidates, rounds=rounds, calls=CALLS)
-    return times | time_in_turns(flax, rounds=FLAX_ROUNDS, calls=FLAX_CALLS)
+    times |= time_in_turns(flax, rounds=FLAX_ROUNDS, calls=FLAX_CALLS)
+    return times, costs(candidates | flax)
 
 
 def hidden(width: int) -> list[int]:

@@ -1,10 +1,11 @@
-"""Both operators with both gradients, beside PyTorch and `flax.linen.ConvTranspose`, on a CPU.
+"""Both operators with both gradients, beside plain `lax`, PyTorch and `flax.linen.ConvTranspose`.
 
 A case is one compiled call that returns the output, the gradient of the images and that of the
-kernel for a given cotangent; float32. PyTorch runs eagerly, with channels-last memory. What is
-computed is checked to be the same before it is timed. Peak memory is measured in a process a
-candidate: the resident set's high-water mark during the first call, compiled before, over what was
-resident when it began; so it holds the results and everything in between.
+kernel for a given cotangent; float32, on a CPU. Plain `lax` is one `lax` convolution for each of the
+three, with the same compiler options. PyTorch runs eagerly, with channels-last memory. The results are
+checked to be equal before they are timed. Peak memory is measured in a process per candidate: the
+resident set's high-water mark during the first call, compiled before, over what was resident when it
+began. So it holds the results and everything in between.
 
   python experiments/benchmarks/operators.py            # measures, writes the record and its picture
   python experiments/benchmarks/operators.py --draw     # the picture of the record there is
@@ -26,8 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax.linen import ConvTranspose
+from peers import FLAX, OURS, PLAIN, TORCH, plain_lax
 from timing import ROOT, processors, time_in_turns, write_record
 
+from deconv_jax.compilation import jit
 from deconv_jax.files import read_json
 from deconv_jax.ops import (
     conv,
@@ -38,7 +41,6 @@ from deconv_jax.ops import (
     kernel_to_torch,
 )
 
-OURS, FLAX, TORCH = "deconv_jax", "flax.linen", "torch"
 RECORD = ROOT / "experiments" / "results" / "benchmarks" / "operators.json"
 PICTURE = ROOT / "docs" / "operators.png"
 TOLERANCE = 1e-4
@@ -111,7 +113,7 @@ def jax_candidate(
         return value, *pull(cotangent)
 
     arrays = [jnp.asarray(a) for a in (images, kernel, cotangent)]
-    compiled = jax.jit(both).lower(*arrays).compile()
+    compiled = jit(both).lower(*arrays).compile()
     return lambda: jax.block_until_ready(compiled(*arrays))
 
 
@@ -159,6 +161,9 @@ def candidates(case: Case, name: str, wanted: Sequence[str]) -> dict[str, Callab
     made = {}
     if OURS in wanted:
         made[OURS] = jax_candidate(operator, images, kernel, cotangent)
+    if PLAIN in wanted:
+        with plain_lax():
+            made[PLAIN] = jax_candidate(operator, images, kernel, cotangent)
     if TORCH in wanted:
         made[TORCH] = torch_candidate(case, name, images, kernel, cotangent)
     if FLAX in wanted:
@@ -183,7 +188,8 @@ def check(label: str, made: dict[str, Callable]) -> None:
             value, images, kernel = (t.detach() for t in theirs)
             theirs = value.movedim(1, -1), images.movedim(1, -1), kernel_from_torch(kernel)
         else:
-            theirs = *theirs[:2], kernel_from_lax(theirs[2], transposed=True)
+            flax = name == FLAX
+            theirs = *theirs[:2], kernel_from_lax(theirs[2], transposed=True) if flax else theirs[2]
         of_all = zip(("output", "images", "kernel"), ours, map(np.asarray, theirs), strict=True)
         for what, a, b in of_all:
             if not np.abs(a - b).max() <= TOLERANCE * np.abs(b).max():
@@ -267,7 +273,7 @@ def main() -> None:
             continue
         for name in ("conv_transpose", "conv"):
             made = candidates(
-                case, name, (OURS, TORCH, FLAX) if name == "conv_transpose" else (OURS, TORCH)
+                case, name, (OURS, PLAIN, TORCH, *([FLAX] if name == "conv_transpose" else []))
             )
             check(f"{name}, {case.label}", made)
             of_case = timed(made, arguments.rounds)
@@ -297,14 +303,20 @@ def main() -> None:
         f"{name} against {who}": geometric_mean(
             [row["speed"][who] for row in rows if row["operator"] == name and who in row["speed"]]
         )
-        for name, who in (("conv_transpose", TORCH), ("conv_transpose", FLAX), ("conv", TORCH))
+        for name, who in (
+            ("conv_transpose", PLAIN),
+            ("conv_transpose", TORCH),
+            ("conv_transpose", FLAX),
+            ("conv", PLAIN),
+            ("conv", TORCH),
+        )
     }
     write_record(
         arguments.output,
         measured="output and both gradients of one operator, float32",
         protocol=(
-            f"median over rounds of the mean over 0.1 s of calls after an untimed one, {OURS} and "
-            f"{TORCH} in turns in one process; {FLAX} {FLAX_CALLS} calls in a row, after them; "
+            f"median over rounds of the mean over 0.1 s of calls after an untimed one, {OURS}, {PLAIN} "
+            f"and {TORCH} in turns in one process; {FLAX} {FLAX_CALLS} calls in a row, after them; "
             f"results checked equal to {TOLERANCE:g} before; torch eager, channels_last"
         ),
         times=times,

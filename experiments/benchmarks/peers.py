@@ -1,22 +1,31 @@
-"""What the benchmarks of training steps share: the peers, and how they are held to the same numbers.
+"""What the benchmarks of training steps share: the peers, and the check that they agree.
 
-Peers are `flax.linen.ConvTranspose` in place of the transposed convolutions here, and PyTorch. What
-a reader would get wrong is to believe that they compute the same thing because they look alike. So
-a benchmark gives all of them the same weights, and exits unless parameter counts, outputs and the
-losses of the first steps agree.
+The peers are PyTorch, `flax.linen.ConvTranspose` in place of the transposed convolutions here, and
+plain `lax`: the same derivative rules and compiler options, with one `lax` convolution for each
+operator. A benchmark gives all of them the same weights, and exits unless parameter counts, outputs
+and the losses of the first steps agree.
 """
 
+import argparse
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import process_time
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from timing import time_in_turns, time_ratios, write_record
 
+from deconv_jax.compilation import jit
 from deconv_jax.models.layers import ConvTranspose, Upsample
+from deconv_jax.ops.conv import cpu
+from deconv_jax.ops.conv import lax as plain
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Scalars, TrainState
 from deconv_jax.training.task import Batch
@@ -24,9 +33,13 @@ from deconv_jax.training.task import Batch
 Train = Callable[[], list[float]]
 """Trains a step further each time and returns its losses."""
 
-OURS, FLAX, TORCH = "deconv_jax", "flax.linen", "torch"
+OURS, PLAIN, FLAX, TORCH = "deconv_jax", "plain lax", "flax.linen", "torch"
 LOSS_TOLERANCE = 1e-3
 """Relative, after each of the checked updates."""
+STEP_PROTOCOL = (
+    "memory kept between steps as by `deconv-jax train`, for all; plain lax has the derivative rules "
+    "and compiler options of deconv_jax; torch eager, channels_last, fused Adam"
+)
 
 
 def with_flax_transposes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,22 +76,182 @@ def with_flax_transposes(function: Callable[..., Any]) -> Callable[..., Any]:
     return intercepted
 
 
-def jax_training(
+@contextlib.contextmanager
+def plain_lax() -> Iterator[None]:
+    """Compile convolutions as plain `lax` within this context, with the derivative rules here."""
+    names = ("conv", "conv_transpose", "kernel_gradient")
+    with mock.patch.multiple(cpu, **{name: getattr(plain, name) for name in names}):
+        yield
+
+
+class JaxTraining:
+    """The training of a task, compiled; a call trains one step and returns its losses.
+
+    Attributes:
+      cost: CPU seconds of the compilation, and megabytes of the temporaries at their peak.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]],
+        state: TrainState,
+        batch: Batch,
+        losses: Sequence[str] = ("loss",),
+    ):
+        """Compile `step`; `losses` are the names of the scalars to return."""
+
+        def fresh(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+            return step(state, batch)  # a new function, as JAX keeps what it lowered of another
+
+        lowered = jit(fresh, donate_argnums=0).lower(state, batch)
+        started = process_time()
+        self._compiled = lowered.compile()
+        seconds = process_time() - started
+        size = self._compiled.memory_analysis().temp_size_in_bytes
+        self.cost = {"compile_s": round(seconds, 2), "temporaries_mb": round(size / 1e6, 1)}
+        self._state, self._batch = jax.tree.map(jnp.copy, state), batch
+        self._losses = losses
+
+    def __call__(self) -> list[float]:
+        """Train one step."""
+        self._state, scalars = jax.block_until_ready(self._compiled(self._state, self._batch))
+        return [float(scalars[name]) for name in self._losses]
+
+
+def jax_trainings(
     step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]],
     state: TrainState,
     batch: Batch,
     losses: Sequence[str] = ("loss",),
-) -> Train:
-    """The training of a task; `losses` are the names of the scalars that are returned."""
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
-    state = jax.tree.map(jnp.copy, state)
+) -> dict[str, JaxTraining]:
+    """Return the training with the convolutions here, and with plain `lax`."""
+    ours = JaxTraining(step, state, batch, losses)
+    with plain_lax():
+        return {OURS: ours, PLAIN: JaxTraining(step, state, batch, losses)}
+
+
+def costs(candidates: Mapping[str, Train]) -> dict[str, dict[str, float]]:
+    """Return what the compilation of each candidate cost, where there was one."""
+    compiled = {n: c for n, c in candidates.items() if isinstance(c, JaxTraining)}
+    return {name: candidate.cost for name, candidate in compiled.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A network here and in PyTorch, and the training of both.
+
+    Attributes:
+      step: one step of training here.
+      outputs: the network's outputs here in training mode, of a state and a batch.
+      state, batch: arguments of both.
+      optimizer: settings of both.
+      net: PyTorch's network, from images (batch, channels, height, width).
+      layers: the part of the weights that belongs to each of its layers.
+      inputs: returns PyTorch's input.
+      loss: PyTorch's loss of the network's outputs.
+    """
+
+    step: Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+    outputs: Callable[[TrainState, Batch], Any]
+    state: TrainState
+    batch: Batch
+    optimizer: Optimizer
+    net: torch.nn.Module
+    layers: Mapping[torch.nn.Module, Any]
+    inputs: Callable[[], torch.Tensor]
+    loss: Callable[[Any], torch.Tensor]
+
+
+def time_case(
+    case: Case, *, rounds: int, calls: int, steps: int, tolerance: float
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Return milliseconds of a step of each candidate and the costs of compilation.
+
+    Args:
+      case: the network and its training.
+      rounds, calls: as for `time_in_turns`.
+      steps: steps whose losses have to agree first.
+      tolerance: difference of the outputs that counts as none.
+    """
+    copy_weights(case.net, case.state.params, case.layers)
+    ours = jax.tree.leaves(jit(case.outputs)(case.state, case.batch))
+    statistics = {name: value.clone() for name, value in case.net.state_dict().items()}
+    with torch.no_grad():
+        found = case.net(case.inputs())
+    case.net.load_state_dict(statistics)  # As if it had not been run.
+    theirs = [channels_last(t).numpy() for t in (found if isinstance(found, tuple) else (found,))]
+    for number, pair in enumerate(zip(ours, theirs, strict=True)):
+        check_outputs(f"outputs {number}", dict(zip((OURS, TORCH), pair, strict=True)), tolerance)
+    candidates: dict[str, Train] = dict(jax_trainings(case.step, case.state, case.batch))
+    candidates[TORCH] = torch_training(case)
+    check_losses(candidates, steps)
+    return time_in_turns(candidates, rounds=rounds, calls=calls), costs(candidates)
+
+
+def measure_cases(
+    arguments: argparse.Namespace,
+    cases: Mapping[str, Callable[[], Case]],
+    *,
+    calls: int,
+    steps: int,
+    tolerance: float,
+    measured: str,
+    protocol: str,
+) -> None:
+    """Check and time one network after the other, and write the record.
+
+    Args:
+      arguments: of `parse_arguments`.
+      cases: makes the case of each network.
+      calls, steps, tolerance: as for `time_case`.
+      measured: as for `write_record`.
+      protocol: what is to be said of these networks.
+    """
+    times, ratios, cost, parameters, shapes = {}, {}, {}, {}, {}
+    for name, make in cases.items():
+        case = make()
+        of_case, cost_of_case = time_case(
+            case, rounds=arguments.rounds, calls=calls, steps=steps, tolerance=tolerance
+        )
+        times |= {f"{name}: {who}": ms for who, ms in of_case.items()}
+        cost |= {f"{name}: {who}": value for who, value in cost_of_case.items()}
+        of_pairs = time_ratios(of_case, (OURS, PLAIN), (OURS, TORCH))
+        ratios |= {f"{name}: {pair}": ratio for pair, ratio in of_pairs.items()}
+        parameters[name] = parameter_count(case.state.params)
+        shapes[name] = list(case.batch["image"].shape)
+    write_record(
+        arguments.output,
+        measured=measured,
+        protocol=f"{STEP_PROTOCOL}; median over rounds of the mean of {calls} steps after an untimed "
+        "one, all in turns in one process; same weights, and agreement of parameter counts, outputs "
+        f"(to {tolerance:g}) and the losses of {steps} steps (to {LOSS_TOLERANCE:g}, relative) checked "
+        f"before; {protocol}",
+        times=times,
+        ratios=ratios,
+        versions={"torch": torch.__version__},
+        cost=cost,
+        shapes=shapes,
+        parameters=parameters,
+    )
+
+
+def torch_training(case: Case) -> Train:
+    """Return the training of PyTorch's network."""
+    optimizer = torch_adam(case.net, case.optimizer)
 
     def train() -> list[float]:
-        nonlocal state
-        state, scalars = jax.block_until_ready(compiled(state, batch))
-        return [float(scalars[name]) for name in losses]
+        optimizer.zero_grad(set_to_none=True)
+        loss = case.loss(case.net(case.inputs()))
+        loss.backward()
+        optimizer.step()
+        return [loss.item()]
 
     return train
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Move the channels of maps (batch, channels, height, width) last; return others as they are."""
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 def torch_adam(net: torch.nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -102,6 +275,10 @@ def weight_pairs(layer: torch.nn.Module, params: Any) -> list[tuple[torch.Tensor
     Kernels are (height, width, in, out) for convolutions and (height, width, out, in) for their
     transposes here, (out, in, height, width) and (in, out, height, width) there.
     """
+    if hasattr(layer, "weight_pairs"):
+        return layer.weight_pairs(params)
+    if isinstance(layer, torch.nn.PReLU):
+        return [(layer.weight, params["slope"])]
     if isinstance(layer, torch.nn.BatchNorm2d):
         weight = params["scale"]
     elif isinstance(layer, torch.nn.Linear):

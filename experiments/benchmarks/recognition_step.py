@@ -1,14 +1,9 @@
-"""One training step of each kind of recognition network, beside the same step in PyTorch.
+"""One training step of each recognition network, beside plain `lax` and PyTorch.
 
-The classifier of MNIST, plain and with its way up, and the U-Net and the CenterNet of digit scenes: uint8
-images to floats, forward, backward, Adam; float32, on the CPU. What a reader would get wrong: a step of
-the library draws its scenes and its heat maps anew. Here both sides are given the same scenes as images
-with annotations; the heat maps are part of the step here, while PyTorch is given them ready made.
-PyTorch runs eagerly, with channels-last memory and the fused Adam. The step here also returns the
-gradient's norm and an accuracy or the parts of the loss, which PyTorch is not asked for.
-
-Before anything is timed, both are given the same weights, and this script fails unless parameter counts,
-outputs and the losses of the first steps agree.
+The classifier of MNIST, plain and with its decoder, and the U-Net and the CenterNet of digit scenes:
+uint8 images to floats, forward, backward, Adam; float32, on the CPU. All are given the same scenes.
+The heat maps are part of the step here, while PyTorch is given them ready made. The step here also
+returns the gradient's norm and an accuracy or the parts of the loss.
 
   python experiments/benchmarks/recognition_step.py
 """
@@ -17,27 +12,15 @@ import dataclasses
 import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from peers import (
-    LOSS_TOLERANCE,
-    OURS,
-    TORCH,
-    Train,
-    check_losses,
-    check_outputs,
-    copy_weights,
-    jax_training,
-    parameter_count,
-    torch_adam,
-    torch_images,
-)
-from timing import ROOT, parse_arguments, processors, time_in_turns, time_ratios, write_record
+from peers import Case, measure_cases, torch_images
+from timing import ROOT, parse_arguments, processors
 from torch.nn import functional
 
 from deconv_jax.cli import load_config
@@ -69,101 +52,38 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(processors())
 
-    times, ratios, parameters, shapes = {}, {}, {}, {}
-    for name, make in CASES.items():
-        case = make()
-        measured = timed(case, arguments.rounds)
-        times |= {f"{name}: {who}": ms for who, ms in measured.items()}
-        of_case = time_ratios(measured, (OURS, TORCH))
-        ratios |= {f"{name}: {names}": ratio for names, ratio in of_case.items()}
-        parameters[name] = parameter_count(case.state.params)
-        shapes[name] = list(case.batch["image"].shape)
-    write_record(
-        arguments.output,
-        measured="one training step of recognition networks: uint8 images to floats, forward, backward, "
-        "Adam; float32, CPU",
-        protocol="memory kept between steps as by `deconv-jax train`, for both; median over rounds of the "
-        f"mean of {CALLS} steps after an untimed one, the two in turns in one process; same weights, and "
-        f"agreement of parameter counts, outputs (to {FORWARD_TOLERANCE:g}) and the losses of "
-        f"{CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before; scenes drawn before, heat "
-        "maps made within the step here and before it there; torch eager, channels_last, fused Adam",
-        times=times,
-        ratios=ratios,
-        versions={"torch": torch.__version__},
-        shapes=shapes,
-        parameters=parameters,
+    measure_cases(
+        arguments,
+        CASES,
+        calls=CALLS,
+        steps=CHECKED_STEPS,
+        tolerance=FORWARD_TOLERANCE,
+        measured="one training step of recognition networks: uint8 images to floats, forward, "
+        "backward, Adam; float32, CPU",
+        protocol="scenes drawn before; heat maps made within the step here and before it in PyTorch",
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Case:
-    """A network here and in PyTorch, and what both are trained on.
-
-    Attributes:
-      task, state, batch: of the training here.
-      net: PyTorch's network, from images (batch, channels, height, width).
-      layers: what part of the weights belongs to which of its layers.
-      loss: of its outputs.
-    """
-
-    task: Any
-    state: TrainState
-    batch: Batch
-    net: Net
-    layers: Mapping[Net, Any]
-    loss: Loss
-
-
-def timed(case: Case, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of a step of both, which are first seen to agree."""
-    copy_weights(case.net, case.state.params, case.layers)
-    check_forward(case)
-    candidates = {
-        OURS: jax_training(case.task.train_step, case.state, case.batch),
-        TORCH: torch_training(case),
-    }
-    check_losses(candidates, CHECKED_STEPS)
-    return time_in_turns(candidates, rounds=rounds, calls=CALLS)
-
-
-def torch_training(case: Case) -> Train:
-    """The training of PyTorch's network."""
-    pixels = torch.from_numpy(np.array(case.batch["image"]))
-    optimizer = torch_adam(case.net, case.task.optimizer)
-
-    def train() -> list[float]:
-        images = torch_images(pixels)
-        optimizer.zero_grad(set_to_none=True)
-        loss = case.loss(case.net(images))
-        loss.backward()
-        optimizer.step()
-        return [loss.item()]
-
-    return train
-
-
-def check_forward(case: Case) -> None:
-    """Exits unless the outputs of both agree, batch norm in training mode."""
+def case_of(task: Any, state: TrainState, batch: Batch, net: Net, loss: Loss) -> Case:
+    """Return the case of a task and PyTorch's network."""
 
     def outputs(state: TrainState, batch: Batch) -> Outputs:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         images = images_in_unit_range(batch["image"])
-        return apply_model(case.task.model, variables, images, train=True, precision="f32")[0]
+        return apply_model(task.model, variables, images, train=True, precision="f32")[0]
 
-    ours = jax.tree.leaves(jax.jit(outputs)(case.state, case.batch))
-    statistics = {name: value.clone() for name, value in case.net.state_dict().items()}
-    with torch.no_grad():
-        found = case.net(torch_images(torch.from_numpy(np.array(case.batch["image"]))))
-    case.net.load_state_dict(statistics)  # As if it had not been run.
-    theirs = [channels_last(t).numpy() for t in (found if isinstance(found, tuple) else (found,))]
-    for number, pair in enumerate(zip(ours, theirs, strict=True)):
-        who = dict(zip((OURS, TORCH), pair, strict=True))
-        check_outputs(f"outputs {number}", who, FORWARD_TOLERANCE)
-
-
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Maps (batch, channels, height, width) with their channels last; others as they are."""
-    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+    pixels = torch.from_numpy(np.array(batch["image"]))
+    return Case(
+        step=task.train_step,
+        outputs=outputs,
+        state=state,
+        batch=batch,
+        optimizer=task.optimizer,
+        net=net,
+        layers=net.layers_of(state.params),  # type: ignore[operator]
+        inputs=lambda: torch_images(pixels),
+        loss=loss,
+    )
 
 
 def classifier(argument: str) -> Case:
@@ -179,7 +99,7 @@ def classifier(argument: str) -> Case:
     net = TorchClassifier(task.model, tuple(batch["image"].shape[1:]))
     labels = torch.from_numpy(np.array(batch["label"])).long()
     loss = functools.partial(functional.cross_entropy, target=labels)
-    return Case(task, state, batch, net, net.layers_of(state.params), loss)
+    return case_of(task, state, batch, net, loss)
 
 
 def unet() -> Case:
@@ -190,7 +110,7 @@ def unet() -> Case:
     net = TorchUNet(task.model, batch["image"].shape[-1])
     segments = torch.from_numpy(np.array(batch["segments"])).long()
     loss = functools.partial(functional.cross_entropy, target=segments)
-    return Case(task, state, batch, net, net.layers_of(state.params), loss)
+    return case_of(task, state, batch, net, loss)
 
 
 def centernet() -> Case:
@@ -223,7 +143,7 @@ def centernet() -> Case:
             total = total + weight * ((there - wanted).abs() * present[..., None]).sum()
         return total / count
 
-    return Case(task, state, batch, net, net.layers_of(state.params), loss)
+    return case_of(task, state, batch, net, loss)
 
 
 CASES: dict[str, Callable[[], Case]] = {

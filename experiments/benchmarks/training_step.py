@@ -24,12 +24,16 @@ from peers import (
     FLAX,
     LOSS_TOLERANCE,
     OURS,
+    PLAIN,
+    STEP_PROTOCOL,
     TORCH,
+    JaxTraining,
     Train,
     check_losses,
     check_outputs,
     copy_weights,
-    jax_training,
+    costs,
+    jax_trainings,
     parameter_count,
     torch_adam,
     torch_images,
@@ -71,24 +75,23 @@ def main() -> None:
     copy_weights(net, state.params, layers_of(net, state.params))
 
     check_forward(task, state, batch, net)
-    candidates = {
-        OURS: jax_training(task.train_step, state, batch),
-        FLAX: jax_training(with_flax_transposes(task.train_step), state, batch),
-        TORCH: torch_training(net, pixels, task.optimizer),
-    }
+    candidates: dict[str, Train] = dict(jax_trainings(task.train_step, state, batch))
+    candidates[FLAX] = JaxTraining(with_flax_transposes(task.train_step), state, batch)
+    candidates[TORCH] = torch_training(net, pixels, task.optimizer)
     check_losses(candidates, CHECKED_STEPS)
 
     times = time_in_turns(candidates, rounds=arguments.rounds, calls=CALLS)
     write_record(
         arguments.output,
         measured="one training step: uint8 images to floats, forward, backward, Adam; float32, CPU",
-        protocol="memory kept between steps as by `deconv-jax train`, for all; "
-        f"median over rounds of the mean of {CALLS} steps after an untimed one, the three "
+        protocol=f"{STEP_PROTOCOL}; "
+        f"median over rounds of the mean of {CALLS} steps after an untimed one, all "
         "in turns in one process; same weights, and agreement of parameter counts, "
         f"reconstructions (to {FORWARD_TOLERANCE:g}) and the losses of {CHECKED_STEPS} steps (to "
-        f"{LOSS_TOLERANCE:g}, relative) checked before; torch eager, channels_last, fused Adam",
+        f"{LOSS_TOLERANCE:g}, relative) checked before",
         times=times,
-        ratios=time_ratios(times, (OURS, FLAX), (OURS, TORCH)),
+        ratios=time_ratios(times, (OURS, PLAIN), (OURS, FLAX), (OURS, TORCH)),
+        cost=costs(candidates),
         versions={"torch": torch.__version__},
         shapes={"images": list(shape), "code": model.latent_dim, "features": list(model.features)},
         parameters=parameter_count(state.params),
