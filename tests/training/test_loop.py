@@ -38,6 +38,7 @@ def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, ass
     return check
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_second_checkpoint_goes_on_from_the_first(
     tmp_path, monkeypatch, short_config, last_state, uninterrupted, assert_trees_equal
 ):
