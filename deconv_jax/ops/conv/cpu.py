@@ -3,7 +3,8 @@
 | operator | one `lax` convolution | here |
 | --- | --- | --- |
 | strided transposed convolution | multiplies the zeros that dilate y | one sub-pixel convolution |
-| that, or a convolution, to few channels | multiplies matrices of few columns | a matrix product, then a sum of overlapping patches |
+| that with dilation, or to few channels | the same | a matrix product, then a sum of overlapping patches |
+| convolution to few channels | multiplies matrices of few columns | the same |
 | kernel gradient with fewer channels in y than in x | copies patches of x | copies patches of y |
 | kernel gradient with groups | multiplies each group by all others | groups of features, not of images |
 | depthwise convolution | multiplies matrices of one column | a sum of shifted products |
@@ -41,7 +42,11 @@ def _in_single_precision(function: Callable) -> Callable:
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """Return y."""
     if _is_depthwise(kernel):
-        return _sum_of_shifted_products(x, kernel, geometry)
+        axes = list(zip(geometry.stride, geometry.output_size, strict=True))
+        spans, ones = tuple(s * (m - 1) + 1 for s, m in axes), (1,) * len(axes)
+        dense = plain.flip_geometry(dataclasses.replace(geometry, output_size=spans, stride=ones))
+        y = _sum_of_patches(plain.flip_kernel(kernel), x, dense)
+        return y[(slice(None), *(slice(None, None, s) for s in geometry.stride))]
     if max(geometry.stride) == 1:
         flipped = plain.flip(kernel, geometry)
         if _has_small_patches(*flipped):
@@ -60,9 +65,8 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
     """Return x."""
     if max(geometry.stride) == 1:
         return conv(y, *plain.flip(kernel, geometry))
-    if max(geometry.dilation) > 1:
-        return plain.conv_transpose(kernel, y, geometry)
-    if _is_depthwise(kernel) or _has_small_patches(kernel, geometry):
+    dilated = max(geometry.dilation) > 1
+    if dilated or _is_depthwise(kernel) or _has_small_patches(kernel, geometry):
         return _sum_of_patches(kernel, y, geometry)
     return _subpixel_conv(kernel, y, geometry)
 
@@ -100,37 +104,8 @@ def _is_depthwise(kernel: Array) -> bool:
 
 def _has_small_patches(kernel: Array, geometry: Geometry) -> bool:
     """Whether the patches to add take no more memory than y dilated by the stride."""
-    undilated = max(geometry.dilation) == 1
     patch = math.prod(geometry.kernel_size) * kernel.shape[-3]
-    return undilated and patch <= math.prod(geometry.stride) * kernel.shape[-1]
-
-
-def _sum_of_shifted_products(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Convolve channel by channel: add the image times each tap, a row of the kernel at a time."""
-    sides = [(0, 0, 0), *((low, high, 0) for low, high in geometry.padding), (0, 0, 0), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), sides)
-    spans = [s * (m - 1) + 1 for s, m in zip(geometry.stride, geometry.output_size, strict=True)]
-    kernel = kernel[..., 0, :, :]
-
-    def add_row(y: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-        number, taps = row
-        start = geometry.dilation[0] * number
-        image = lax.dynamic_slice_in_dim(x, start, spans[0], axis=1)
-        for tap in itertools.product(*map(range, geometry.kernel_size[1:])):
-            offsets = [d * t for d, t in zip(geometry.dilation[1:], tap, strict=True)]
-            ends = [o + span for o, span in zip(offsets, spans[1:], strict=True)]
-            seen = lax.slice(
-                image,
-                (0, 0, *offsets, 0, 0),
-                (image.shape[0], spans[0], *ends, *image.shape[-2:]),
-                (1, *geometry.stride, 1, 1),
-            )
-            y = y + seen * lax.broadcast_in_dim(taps[tap], seen.shape, (x.ndim - 2, x.ndim - 1))
-        return y, None
-
-    shape = (x.shape[0], *geometry.output_size, *x.shape[-2:])
-    rows = jnp.arange(geometry.kernel_size[0]), kernel
-    return lax.scan(add_row, lax.full_like(x, 0, shape=shape), rows)[0]
+    return patch <= math.prod(geometry.stride) * kernel.shape[-1]
 
 
 def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
@@ -207,25 +182,28 @@ def _sum_of_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:
     else:
         patches = jax.vmap(product, -2, -2)(y, rows)
     patches = patches.reshape(*patches.shape[:-1], *geometry.kernel_size, kernel.shape[-3])
-    for axis, (k, s) in enumerate(zip(geometry.kernel_size, geometry.stride, strict=True)):
-        patches = _add_along(patches, 1 + axis, rank + 2 + axis, k, s)
+    for axis in range(rank):
+        patches = _add_along(patches, axis, geometry)
     return _interleave(patches, geometry.before, geometry)
 
 
-def _add_along(patches: Array, pixels: int, taps: int, k: int, s: int) -> Array:
-    """Add patches along one axis: `pixels` become blocks of `s` pixels, the `k` taps those pixels."""
+def _add_along(patches: Array, axis: int, geometry: Geometry) -> Array:
+    """Add patches along one axis: their taps become the pixels of blocks of `stride` pixels."""
+    pixels, taps = 1 + axis, len(geometry.stride) + 2 + axis
+    count, stride = geometry.kernel_size[axis], geometry.stride[axis]
+    places = [divmod(geometry.dilation[axis] * tap, stride) for tap in range(count)]
 
     def shifted(tap: int) -> Array:
         part = lax.index_in_dim(patches, tap, taps, keepdims=False)
         sides = [(0, 0, 0)] * part.ndim
-        sides[pixels] = (tap // s, (k - 1) // s - tap // s, 0)
+        sides[pixels] = (places[tap][0], places[-1][0] - places[tap][0], 0)
         return lax.pad(part, jnp.zeros((), part.dtype), sides)
 
-    phases = [[shifted(tap) for tap in range(phase, k, s)] for phase in range(min(k, s))]
-    stacked = jnp.stack([functools.reduce(jnp.add, parts) for parts in phases], taps)
-    sides = [(0, 0, 0)] * stacked.ndim
-    sides[taps] = (0, s - stacked.shape[taps], 0)
-    return lax.pad(stacked, jnp.zeros((), stacked.dtype), sides)
+    phases = [[tap for tap in range(count) if places[tap][1] == phase] for phase in range(stride)]
+    added = [functools.reduce(jnp.add, map(shifted, of_phase)) for of_phase in phases if of_phase]
+    empty = jnp.zeros_like(added[0])
+    filled = iter(added)
+    return jnp.stack([next(filled) if of_phase else empty for of_phase in phases], taps)
 
 
 def _interleave(phases: Array, before: Sequence[int], geometry: Geometry) -> Array:
