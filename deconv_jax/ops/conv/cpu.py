@@ -2,9 +2,10 @@
 
 | operator | one `lax` convolution | here |
 | --- | --- | --- |
-| strided transposed convolution | multiplies the zeros that dilate y | one sub-pixel convolution |
-| that with dilation, or to few channels | the same | a matrix product, then a sum of overlapping patches |
-| convolution to few channels | multiplies matrices of few columns | the same |
+| strided transposed convolution | multiplies the zeros that dilate y | a convolution to each phase of the stride |
+| that to fewer channels than phases | the same | one sub-pixel convolution |
+| that with dilation, or with small patches | the same | a matrix product, then a sum of overlapping patches |
+| convolution with small patches | multiplies matrices of few columns | the same |
 | kernel gradient with fewer channels in y than in x | copies patches of x | copies patches of y |
 | kernel gradient with groups | multiplies each group by all others | groups of features, not of images |
 | depthwise convolution | multiplies matrices of one column | a sum of shifted products |
@@ -68,6 +69,9 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
     dilated = max(geometry.dilation) > 1
     if dilated or _is_depthwise(kernel) or _has_small_patches(kernel, geometry):
         return _sum_of_patches(kernel, y, geometry)
+    overlapping = all(k >= s for k, s in zip(geometry.kernel_size, geometry.stride, strict=True))
+    if overlapping and math.prod(geometry.stride) <= kernel.shape[-3]:
+        return _conv_to_each_phase(kernel, y, geometry)
     return _subpixel_conv(kernel, y, geometry)
 
 
@@ -127,6 +131,25 @@ def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
         if field.name != "precision"
     }
     return x.reshape(-1, *x.shape[2:]), dataclasses.replace(geometry, **rest)
+
+
+def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Compute the pixels of x that lie at one place of their block by one convolution of y."""
+    axes = zip(geometry.input_size, geometry.stride, strict=True)
+    blocks, ones = tuple(-(-n // s) for n, s in axes), (1,) * len(geometry.stride)
+
+    def phase(offsets: tuple[int, ...]) -> Array:
+        sums = zip(offsets, geometry.before, geometry.stride, strict=True)
+        above, first = zip(*(divmod(r + before, s) for r, before, s in sums), strict=True)
+        taps = kernel[tuple(map(slice, first, geometry.kernel_size, geometry.stride))]
+        size = taps.shape[: len(ones)]
+        before = tuple(k - 1 - a for k, a in zip(size, above, strict=True))
+        finer = Geometry(geometry.output_size, blocks, size, ones, ones, before, geometry.precision)
+        return conv(y, plain.flip_kernel(taps), finer)
+
+    phases = jnp.stack(list(map(phase, itertools.product(*map(range, geometry.stride)))), -2)
+    phases = phases.reshape(*phases.shape[:-2], *geometry.stride, phases.shape[-1])
+    return _interleave(phases, (0,) * len(ones), geometry)
 
 
 def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:

@@ -94,8 +94,8 @@ def test_formulations_equal_the_sum_over_taps_and_pixels(problem):
 
 # (geometry, groups, (inputs, outputs)) of each formulation.
 FORMULATIONS = {
-    "sub-pixel": (Geometry((9, 10), (4, 5), (4, 4), (2, 2), (1, 1), (1, 1)), 1, (5, 3)),
-    "sub-pixel, odd kernel": (Geometry((8, 9), (4, 5), (5, 3), (2, 2), (1, 1), (1, 1)), 1, (5, 3)),
+    "sub-pixel": (Geometry((9, 10), (4, 5), (4, 4), (2, 2), (1, 1), (1, 1)), 1, (3, 5)),
+    "sub-pixel, odd kernel": (Geometry((8, 9), (4, 5), (5, 3), (2, 2), (1, 1), (1, 1)), 1, (3, 5)),
     "sub-pixel, groups": (Geometry((9, 8), (3, 4), (4, 2), (3, 2), (1, 1), (1, 0)), 2, (5, 3)),
     "sub-pixel, 3-d": (
         Geometry((6, 6, 4), (3, 3, 2), (4, 3, 2), (2, 2, 2), (1, 1, 1), (1, 1, 0)),
@@ -107,6 +107,14 @@ FORMULATIONS = {
         1,
         (3, 2),
     ),
+    "phases": (Geometry((9, 10), (4, 5), (4, 4), (2, 2), (1, 1), (1, 1)), 1, (5, 3)),
+    "phases, odd kernel": (Geometry((8, 9), (4, 5), (5, 3), (2, 2), (1, 1), (1, 1)), 2, (5, 3)),
+    "phases, 3-d": (
+        Geometry((6, 6, 4), (3, 3, 2), (4, 3, 2), (2, 2, 2), (1, 1, 1), (1, 1, 0)),
+        1,
+        (8, 3),
+    ),
+    "phases, cropped": (Geometry((9, 8), (5, 3), (4, 5), (2, 3), (1, 1), (-1, 3)), 1, (6, 3)),
     "patches": (Geometry((9, 10), (4, 5), (4, 4), (2, 2), (1, 1), (1, 1)), 1, (1, 9)),
     "patches, stride above kernel": (
         Geometry((30, 31), (2, 3), (7, 9), (9, 10), (1, 1), (3, -1)),
@@ -175,6 +183,15 @@ def test_an_odd_kernel_takes_no_more_outputs_than_there_are():
     kernel_size, size = (3, 2), (4, 5)
     pads = [low + high for low, high in found["padding"]]
     assert [n + p - k + 1 for n, p, k in zip((4, 5), pads, kernel_size, strict=True)] == list(size)
+
+
+def test_phases_take_the_taps_of_the_kernel_and_no_more():
+    """5 x 3 taps with stride 2: phases of 3 x 2, 3 x 1, 2 x 2 and 2 x 1 taps."""
+    geometry, groups, channels = FORMULATIONS["phases, odd kernel"]
+    kernel, y = operands(geometry, groups, (2, *channels))["conv_transpose"]
+    traced = jax.make_jaxpr(cpu.conv_transpose, static_argnums=2)(kernel, y, geometry)
+    convs = [e for e in traced.jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
+    assert {e.invars[1].aval.shape[:2] for e in convs} == {(3, 2), (3, 1), (2, 2), (2, 1)}
 
 
 def test_the_kernel_gradient_of_other_platforms_dilates_no_image():
