@@ -14,9 +14,9 @@ from deconv_jax.compilation import compiler_options, jit
 
 @pytest.fixture
 def forget_options():
-    compiler_options.cache_clear()
+    compilation._backend_knows_options.cache_clear()
     yield
-    compiler_options.cache_clear()
+    compilation._backend_knows_options.cache_clear()
 
 
 def double(x):
@@ -49,6 +49,24 @@ def test_options_that_jaxlib_does_not_know_are_left_out(monkeypatch):
 def test_other_backends_get_no_options(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiler_options() == {}
+
+
+def test_options_are_the_callers_own():
+    compiler_options().clear()
+    assert compiler_options()
+
+
+def test_a_first_import_while_tracing_changes_nothing():
+    program = (
+        "import jax\n"
+        "def f(x):\n"
+        "    from deconv_jax.compilation import jit\n"
+        "    return jit(lambda x: 2 * x)(x)\n"
+        "assert jax.jit(f)(1.0) == 2\n"
+        "from deconv_jax import compilation\n"
+        "assert not compilation._is_tracing()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
 
 
 def test_a_compiled_function_is_part_of_the_one_that_calls_it():

@@ -12,14 +12,14 @@ from unittest import mock
 import jax
 import recognition_step
 import restoration_step
-from peers import OURS, JaxTraining, costs
+from peers import OURS, JaxTraining, check_losses, costs
 from timing import parse_arguments, time_in_turns, time_ratios, write_record
 
 from deconv_jax import compilation
 from deconv_jax.cli.common import keep_memory
 from deconv_jax.compilation import compiler_options
 
-CALLS = 3
+CALLS, CHECKED_STEPS = 3, 3
 DEFAULT = "default"
 ADDED = {
     "backend_optimization_level=1": {"xla_backend_optimization_level": 1},
@@ -45,8 +45,10 @@ def main() -> None:
     arguments = parse_arguments(__file__, __doc__, rounds=9)
     jax.config.update("jax_platforms", "cpu")
     keep_memory()
-    ours = dict(compiler_options())
-    options: dict[str, Mapping[str, object]] = {OURS: ours, DEFAULT: {}}
+    ours = compiler_options()
+    if not ours:
+        raise SystemExit("this jaxlib or backend does not know the options of deconv_jax")
+    options: dict[str, Mapping[str, object]] = {OURS: dict(ours), DEFAULT: {}}
     options |= {name: ours | added for name, added in ADDED.items()}
     times, ratios, cost = {}, {}, {}
     for name, make in CASES.items():
@@ -55,6 +57,7 @@ def main() -> None:
         for who, chosen in options.items():
             with mock.patch.object(compilation, "compiler_options", lambda chosen=chosen: chosen):
                 candidates[who] = JaxTraining(case.step, case.state, case.batch)
+        check_losses(candidates, CHECKED_STEPS)
         of_case = time_in_turns(candidates, rounds=arguments.rounds, calls=CALLS)
         times |= {f"{name}: {who}": ms for who, ms in of_case.items()}
         cost |= {f"{name}: {who}": value for who, value in costs(candidates).items()}

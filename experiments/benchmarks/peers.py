@@ -88,7 +88,7 @@ class JaxTraining:
     """The training of a task, compiled; a call trains one step and returns its losses.
 
     Attributes:
-      cost: CPU seconds of the compilation, and megabytes of the temporaries at their peak.
+      cost: CPU seconds of tracing, lowering and compilation, and megabytes of the temporaries at their peak.
     """
 
     def __init__(
@@ -103,9 +103,8 @@ class JaxTraining:
         def fresh(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
             return step(state, batch)  # a new function, as JAX keeps what it lowered of another
 
-        lowered = jit(fresh, donate_argnums=0).lower(state, batch)
         started = process_time()
-        self._compiled = lowered.compile()
+        self._compiled = jit(fresh, donate_argnums=0).lower(state, batch).compile()
         seconds = process_time() - started
         size = self._compiled.memory_analysis().temp_size_in_bytes
         self.cost = {"compile_s": round(seconds, 2), "temporaries_mb": round(size / 1e6, 1)}
@@ -171,7 +170,7 @@ def time_case(
       case: the network and its training.
       rounds, calls: as for `time_in_turns`.
       steps: steps whose losses have to agree first.
-      tolerance: difference of the outputs that counts as none.
+      tolerance: largest absolute difference of the outputs.
     """
     copy_weights(case.net, case.state.params, case.layers)
     ours = jax.tree.leaves(jit(case.outputs)(case.state, case.batch))
@@ -205,7 +204,7 @@ def measure_cases(
       cases: makes the case of each network.
       calls, steps, tolerance: as for `time_case`.
       measured: as for `write_record`.
-      protocol: what is to be said of these networks.
+      protocol: what is specific to these networks.
     """
     times, ratios, cost, parameters, shapes = {}, {}, {}, {}, {}
     for name, make in cases.items():

@@ -7,9 +7,9 @@ One identity holds for every combination of arguments:
 Note: `conv_transpose` takes the same kernel and the same arguments as the `conv` it transposes. So
 its kernel is laid out (*kernel size, out channels / groups, in channels).
 
-A `conv` maps `stride` neighbouring image sizes to one output size, and its adjoint must be told which
-of them to return. With a number as padding `output_padding` chooses, as in PyTorch. "SAME" and
-"VALID" choose as Keras does. `output_size` names the size.
+A `conv` maps `stride` consecutive image sizes to one output size, and arguments of `conv_transpose`
+select one of them. With a number as padding that is `output_padding`, as in PyTorch. "SAME" and
+"VALID" select as Keras does. `output_size` names the size.
 """
 
 import dataclasses
@@ -209,7 +209,7 @@ def _split_padding(window: Window, size: Size, mode: PaddingMode):
 
 
 def _wide_enough(images: Array, kernel: Array, mode: PaddingMode) -> tuple[Array, Array]:
-    """Cast to a type in which padding can be added back before the result is rounded."""
+    """Cast to at least float32, so that padding is added back before the result is rounded."""
     if mode == "zeros":
         return images, kernel
     wide = jnp.promote_types(images.dtype, jnp.float32)

@@ -2,17 +2,17 @@
 
 | operator | one `lax` convolution | here |
 | --- | --- | --- |
-| strided transposed convolution | multiplies the zeros that dilate y | a convolution to each phase of the stride |
-| that to fewer channels than phases | the same | one sub-pixel convolution |
-| that with dilation, or with small patches | the same | a matrix product, then a sum of overlapping patches |
-| convolution with small patches | multiplies matrices of few columns | the same |
-| kernel gradient with fewer channels in y than in x | copies patches of x | copies patches of y |
-| kernel gradient with groups | multiplies each group by all others | groups of features, not of images |
+| strided transposed convolution | multiplies the zeros that dilate y | one convolution per phase of the stride |
+| the same, to fewer channels than phases | multiplies the zeros that dilate y | one sub-pixel convolution |
+| the same, dilated or with small patches | multiplies the zeros that dilate y | a matrix product, then a sum of overlapping patches |
+| convolution with small patches | multiplies matrices of few columns | a matrix product, then a sum of overlapping patches |
 | depthwise convolution | multiplies matrices of one column | a sum of shifted products |
+| kernel gradient, fewer channels in y than in x | copies patches of x | copies patches of y |
+| kernel gradient with groups | multiplies each group by all others | `feature_group_count` |
 | 3-d convolution and kernel gradient | runs a naive loop nest | 2-d, with the taps of the first axis as channels |
 
-Everything else is the `lax` convolution. Shapes alone choose, and no constant here was measured on a
-machine. Half precision is computed in float32 and rounded once. Arrays as in `lax`.
+Everything else is the `lax` convolution. The choice depends on shapes only, and no constant was tuned.
+Half precision is computed in float32 and rounded once. Arrays as in `lax`.
 """
 
 import dataclasses
@@ -134,7 +134,7 @@ def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
 
 
 def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the pixels of x that lie at one place of their block by one convolution of y."""
+    """Compute each phase of x, its pixels of equal index modulo the stride, by a convolution of y."""
     axes = zip(geometry.input_size, geometry.stride, strict=True)
     blocks, ones = tuple(-(-n // s) for n, s in axes), (1,) * len(geometry.stride)
 

@@ -6,15 +6,15 @@ All three are derivatives of one trilinear form:
     dT/dy = conv(x, kernel)    dT/dx = conv_transpose(kernel, y)    dT/dkernel = kernel_gradient(x, y)
 
 Each of them is bilinear, and its derivatives, forward and reverse, are the other two. So the three
-primitives are closed under differentiation. Derivatives of every order run as `lax` and `cpu` state,
-and none runs as automatic transposition would have it: as a kernel gradient over an image dilated
-with zeros, which is far slower on a CPU.
+primitives are closed under differentiation: derivatives of every order run as `lax` and `cpu` state.
+JAX's automatic transposition would instead convolve an image dilated with zeros for the kernel
+gradient of a transposed convolution, which is far slower on a CPU.
 
 Public JAX has no rule that does the same: `jax.custom_derivatives.linear_call` has no batching rule,
 and `jax.custom_vjp` has no forward mode.
 
 Arrays have their channels split into (groups, channels per group), as in `lax`. A dimension that
-`vmap` adds then always merges with one axis: the one that just the arrays with that dimension share.
+`vmap` adds then always merges with one axis: the one shared by exactly the arrays that have it.
 
 The primitives work under `jit` and `pmap`, `shard_map`, and over meshes with automatic or explicit
 axes. Over explicit axes the batch may be sharded; the kernel is whole on each device.
@@ -129,25 +129,30 @@ def _batching_rule(role: Role):
         roles = _OPERANDS[role]
         batched = {r for r, d in zip(roles, dimensions, strict=True) if d is not None}
         axes = _SHARED[frozenset({role, *batched})]
-        arrays, size = dict(zip(roles, operands, strict=True)), 0
+        arrays = dict(zip(roles, operands, strict=True))
         for r, dimension in zip(roles, dimensions, strict=True):
             if r in batched:
                 size = arrays[r].shape[dimension]
-                arrays[r] = _merge(arrays[r], dimension, axes[r])
+                arrays[r], length = _merge(arrays[r], dimension, axes[r])
         result = _derivative(role, geometry, **arrays)
         axis = axes[role] % result.ndim
         shape = result.shape
-        return result.reshape(*shape[:axis], size, shape[axis] // size, *shape[axis + 1 :]), axis
+        return result.reshape(*shape[:axis], size, length, *shape[axis + 1 :]), axis
 
     return rule
 
 
-def _merge(array: Array, dimension: int, axis: int) -> Array:
-    """Merge a batch dimension into the axis that is the `axis`-th without it."""
+def _merge(array: Array, dimension: int, axis: int) -> tuple[Array, int]:
+    """Merge a batch dimension into the axis that is the `axis`-th without it.
+
+    Returns:
+      The array, and the length that this axis had.
+    """
     axis = axis % (array.ndim - 1)
     array = jnp.moveaxis(array, dimension, axis)
     shape = array.shape
-    return array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    merged = array.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    return merged, shape[axis + 1]
 
 
 def _formulation(module: ModuleType, name: str, role: Role) -> Callable[..., Array]:
