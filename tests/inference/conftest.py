@@ -1,8 +1,13 @@
-"""Networks of random weights, without compiling their initialisation."""
+"""Networks and runs of random weights, without compiling their initialisation or training."""
 
 import jax
 import numpy as np
 import pytest
+
+from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment
+from deconv_jax.files import write_json
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.parallel import Devices
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,41 @@ def draw():
         return np.random.default_rng((seed, *shape)).uniform(size=shape).astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_run():
+    """Writes a workdir as a run leaves it, with random weights in place of trained ones."""
+
+    def write(workdir, task, data, image_shape=(32, 32, 1), **groups):
+        training = {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2}
+        values = {"task": task, "data": data, "training": training} | groups
+        experiment = Experiment.from_dict(values)
+        described = {
+            "image": {"shape": list(image_shape), "dtype": "uint8"},
+            "label": {"shape": [], "dtype": "int32"},
+            "index": {"shape": [], "dtype": "int32"},
+        }
+        batch = {
+            name: jax.ShapeDtypeStruct((1, *like["shape"]), like["dtype"])
+            for name, like in described.items()
+        }
+        random = np.random.default_rng(0)
+
+        def leaf(path, like):
+            if not np.issubdtype(like.dtype, np.floating):
+                return np.zeros(like.shape, like.dtype)
+            fan_in = max(1, np.prod(like.shape[:-1]))
+            values = random.normal(0.0, fan_in**-0.5, like.shape).astype(like.dtype)
+            return np.abs(values) if "var" in jax.tree_util.keystr(path) else values
+
+        like = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+        state = Devices.all().replicate(jax.tree_util.tree_map_with_path(leaf, like))
+        write_json(workdir / CONFIG, experiment.to_dict())
+        write_json(workdir / INPUTS, described)
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, monitor=experiment.task.monitor)
+        checkpoints.save(state, {}, None)
+        checkpoints.close()
+        return workdir
+
+    return write

@@ -1,5 +1,7 @@
 """Full-size evaluation: the field's noise, its order of steps, and few programs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,28 +67,26 @@ def test_figures_are_those_of_the_formula():
         assert words in measured["protocol"]
 
 
-def test_many_sizes_share_one_program_and_give_the_same_images():
+def test_many_sizes_share_one_program_and_give_the_same_images(random_variables):
     model = DnCNN(depth=3, features=4, norm="none")
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
-    traced = []
+    compiled = functools.partial(jax.jit(model.apply), random_variables(model, 1))
+    shown = []
 
     def apply(images):
-        traced.append(images.shape)
-        return model.apply(variables, jnp.asarray(images))
+        shown.append(images.shape)
+        return compiled(images)
 
     images = [image(20 + i, 31 - i) for i in range(MOST_PROGRAMS + 1)]
     restore = network(apply, model.receptive_field(), [x.shape[:2] for x in images])
     outputs = [restore(x) for x in images]
-    assert len(set(traced)) == 1
+    assert len(set(shown)) == 1
     for x, output in zip(images, outputs, strict=True):
-        np.testing.assert_allclose(
-            output, model.apply(variables, jnp.asarray(x)[None])[0], atol=1e-5
-        )
+        np.testing.assert_allclose(output, compiled(x[None])[0], atol=1e-5)
 
-    traced.clear()
+    shown.clear()
     few = network(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])
     few(images[0])
-    assert traced == [(1, *images[0].shape)]
+    assert shown == [(1, *images[0].shape)]
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -1,5 +1,6 @@
 """Samples of a trained generator: the same everywhere, in files, and what is refused."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import Experiment, train
+from deconv_jax.experiment import CONFIG, Experiment
+from deconv_jax.files import write_json
 from deconv_jax.inference import generate as work
 from deconv_jax.inference.generate import (
     generate,
@@ -27,8 +29,8 @@ CLASSES = 10
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, digits_dir):
-    """Makes the workdir of a run of a few steps, of a GAN with classes or without or of a VAE, once each."""
+def run(tmp_path_factory, write_run):
+    """Makes the workdir of a GAN with classes or without or of a VAE, of random weights, once each."""
     made = {}
 
     def task(kind):
@@ -45,15 +47,12 @@ def run(tmp_path_factory, digits_dir):
 
     def make(kind):
         if kind not in made:
-            config = {
-                "task": task(kind),
-                "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
-                "optimizer": {"learning_rate": 0.01, "ema_decay": 0.5},
-                "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2}
-                | {"log_every": 1, "eval_batch_size": 96},
-            }
-            made[kind] = tmp_path_factory.mktemp("run")
-            train(Experiment.from_dict(config), made[kind])
+            made[kind] = write_run(
+                tmp_path_factory.mktemp("run"),
+                task(kind),
+                {"name": "digits"},
+                optimizer={"learning_rate": 0.01, "ema_decay": 0.5},
+            )
         return made[kind]
 
     return make
@@ -79,16 +78,38 @@ def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, ki
     assert not np.array_equal(numbered_latents(7, task.latent_dim, seed=4), fewer)
 
 
+_SCRIPT = """
+import json, sys
+import jax
+from deconv_jax.cli import main
+jax.config.update("jax_numpy_rank_promotion", "raise")
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0
+print(jax.device_count())
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "flags"), [(0, ["--num", "70"]), ("vae", ["--traverse", "3"])])
-def test_any_number_of_devices_makes_the_same_file(run, tmp_path, kind, flags):
-    for count in (1, 3, 8):
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        words = ["generate", "--checkpoint", run(kind), "--output", tmp_path / f"{count}.png"]
-        command = [sys.executable, "-m", "deconv_jax.cli", *map(str, words), *flags]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-    files = [(tmp_path / f"{count}.png").read_bytes() for count in (1, 3, 8)]
-    assert files[0] == files[1] == files[2]
+def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
+    def commands(count):
+        """Of the files of so many devices: samples of a GAN, and a traversal of a VAE's latents."""
+        kinds = {"gan": (0, ["--num", "70"]), "vae": ("vae", ["--traverse", "3"])}
+        for name, (kind, flags) in kinds.items():
+            output = str(tmp_path / f"{name}-{count}.png")
+            yield ["generate", "--checkpoint", str(run(kind)), "--output", output, *flags]
+
+    for words in commands(8):
+        assert main(words) == 0
+    for count in (1, 3):
+        # The compiler's other flags stay those of this process, which has 8 devices.
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+        script = [sys.executable, "-c", _SCRIPT, json.dumps(list(commands(count)))]
+        environment = os.environ | {"XLA_FLAGS": flags}
+        done = subprocess.run(script, env=environment, check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == str(count)
+    for name in ("gan", "vae"):
+        files = [(tmp_path / f"{name}-{count}.png").read_bytes() for count in (1, 3, 8)]
+        assert files[0] == files[1] == files[2]
 
 
 def test_a_walk_is_closed_and_passes_every_latent():
@@ -305,7 +326,7 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 
 
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
-    train(Experiment.from_dict(small_config(training__num_steps=4)), tmp_path)
+    write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
     with pytest.raises(
         InputError, match="is a run of Autoencoding; wanted is a run of Synthesis or Var"
     ):

@@ -149,11 +149,18 @@ def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, dra
     shares = []
     tiled = LearnedRestorer(*denoiser)
     watch = Watch(share=shares.append, say=QUIET.say)
-    before = restore._restored._cache_size()
+    shapes, compiled = set(), restore._restored
+
+    def restored(*arguments, precision):
+        shapes.add(arguments[-1].shape)
+        return compiled(*arguments, precision=precision)
+
+    restored.lower = compiled.lower
+    monkeypatch.setattr(restore, "_restored", restored)
     np.testing.assert_allclose(tiled(image, watch), whole, atol=1e-5)
     # The smallest tile is 7 pixels: a program for it, and none for the image.
     assert tiled._tiles == {1: 7}
-    assert restore._restored._cache_size() == before + 1
+    assert shapes == {(1, 7, 7, 1)}
     assert len(shares) == tiling.PROBE + 9 - 6
     assert shares[-1] == 1.0
     # An image that the measuring of memory would be larger than is not worth that.

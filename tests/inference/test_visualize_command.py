@@ -14,7 +14,7 @@ from deconv_jax.data.images import read_pixels, write_image
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import Experiment, open_workdir, train
+from deconv_jax.experiment import open_workdir
 from deconv_jax.inference import inside, looking
 from deconv_jax.inference.looking import (
     MAPS,
@@ -36,32 +36,14 @@ from deconv_jax.inference.sheets import (
 )
 from deconv_jax.trained import load_subject, open_test_split
 
-TRAINING = {
-    "num_steps": 1,
-    "batch_size": 8,
-    "eval_every": 1,
-    "save_every": 1,
-    "eval_batch_size": 64,
-}
-
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def trained(folder, digits_dir, task, data="digits", **training):
-    config = {
-        "task": task,
-        "data": {"name": data, "data_dir": digits_dir, "cache": "memory"},
-        "training": TRAINING | training,
-    }
-    train(Experiment.from_dict(config), folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory, digits_dir):
+def classifier(tmp_path_factory, digits_dir, write_run):
     """The workdir of a classifier of digits that are resized and standardised first."""
     model = {"name": "classifier", "features": (3, 4), "convs_per_block": 1, "embedding_dim": 5}
     task = {
@@ -70,7 +52,8 @@ def classifier(tmp_path_factory, digits_dir):
         "preprocessing": {"resize": (16, 20), "standardize": True},
         "class_names": tuple("abcdefghij"),
     }
-    return trained(tmp_path_factory.mktemp("runs") / "classifier", digits_dir, task)
+    data = {"name": "digits", "data_dir": digits_dir, "cache": "memory"}
+    return write_run(tmp_path_factory.mktemp("runs") / "classifier", task, data)
 
 
 @pytest.fixture
@@ -152,17 +135,18 @@ def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypat
 
 @pytest.mark.slow
 def test_a_segmentation_and_a_restoration_are_looked_into(
-    tmp_path, digits_dir, folder, draw, capsys
+    tmp_path, digits_dir, write_run, folder, draw, capsys
 ):
-    segmentation = trained(
+    data = {"data_dir": digits_dir, "cache": "memory"}
+    segmentation = write_run(
         tmp_path / "segmentation",
-        digits_dir,
         {
             "name": "segmentation",
             "model": {"name": "unet", "channels": 11, "features": (3, 4), "residual": False},
             "view": {"name": "digit_scenes", "size": 32, "least": 12, "most": 16},
         },
-        "stacked_digits",
+        {"name": "stacked_digits"} | data,
+        (32, 32, 3),
     )
     output = tmp_path / "segmentation.png"
     arguments = ["--checkpoint", segmentation, "--output", output]
@@ -173,14 +157,14 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
     assert "says the class of each pixel; give the class" in capsys.readouterr().err
     assert run(*arguments, *words, "--class", 4) == 0
 
-    restoration = trained(
+    restoration = write_run(
         tmp_path / "restoration",
-        digits_dir,
         {
             "name": "restoration",
             "model": {"name": "dncnn", "depth": 3, "features": 2},
             "degradation": {"name": "gaussian_noise", "sigma": 25.0},
         },
+        {"name": "digits"} | data,
     )
     arguments = ["--checkpoint", restoration, "--output", tmp_path / "restoration.png"]
     assert run(*arguments, "--layer", "conv2") == 0
