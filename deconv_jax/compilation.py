@@ -8,8 +8,9 @@ your own functions in the same way, pass the options to the outermost `jax.jit`:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def compiler_options() -> dict[str, str]:
     return dict(_CPU_OPTIONS) if _backend_knows_options() else {}
 
 
-def jit(function: Callable, **options: Any) -> Any:
+def jit(function: Callable, **options: Any) -> "Jitted":
     """Compile `function` as `jax.jit` does, with `compiler_options`.
 
     A function that is called while another one is traced becomes part of that one, and is compiled
@@ -37,26 +38,36 @@ def jit(function: Callable, **options: Any) -> Any:
     Args:
       function: a function or a method.
       **options: other arguments of `jax.jit`.
-
-    Returns:
-      The compiled function; its `lower` is that of `jax.jit`.
     """
-    nested = jax.jit(function, **options)
+    return Jitted(function, options)
 
-    @functools.cache
-    def outermost() -> Any:
+
+class Jitted:
+    """A compiled function or method; see `jit`."""
+
+    def __init__(self, function: Callable, options: Mapping[str, Any]):
+        """See `jit`."""
+        # JAX copies the attributes of a function onto what it compiles. So there is none named `lower`.
+        functools.update_wrapper(self, function, updated=())
+        self._nested = jax.jit(function, **options)
+        self._arguments = function, options
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the compiled function."""
+        return (self._nested if _is_tracing() else self._outermost)(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind a method."""
+        return self if instance is None else MethodType(self, instance)
+
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        """Lower the function for the given arguments, as `jax.jit` does."""
+        return self._outermost.lower(*args, **kwargs)
+
+    @functools.cached_property
+    def _outermost(self) -> Any:
+        function, options = self._arguments
         return jax.jit(function, compiler_options=compiler_options(), **options)
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        compiled = nested if _is_tracing() else outermost()
-        return compiled(*args, **kwargs)
-
-    def lower(*args: Any, **kwargs: Any) -> Any:
-        return outermost().lower(*args, **kwargs)
-
-    call.lower = lower  # type: ignore[attr-defined]
-    return call
 
 
 @functools.cache

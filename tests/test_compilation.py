@@ -1,5 +1,6 @@
 """The compiler options of the package's functions, and what happens where they are not known."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def test_methods_and_static_arguments_are_compiled():
         times = jit(_times, static_argnums=(0, 2))
 
     assert Scale().times(2.0, 2) == 18
+    times = functools.partial(jit(Scale().times, static_argnums=1).lower, 2.0)
+    assert times(2).compile()(2.0) == 18
 
 
 def test_importing_changes_no_environment_and_starts_no_backend():
