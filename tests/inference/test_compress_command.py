@@ -9,6 +9,8 @@ from deconv_jax.cli.common import EXIT_SOME_FAILED
 from deconv_jax.experiment import Experiment, train
 from deconv_jax.trained import TABLES, load_codec
 
+pytestmark = pytest.mark.slow  # Every test would wait for the trained run.
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -71,6 +71,7 @@ def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, f
     assert (out / "a.png").stat().st_mtime_ns > before
 
 
+@pytest.mark.slow
 def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw, capsys):
     config = {
         "task": {

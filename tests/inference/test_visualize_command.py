@@ -72,6 +72,7 @@ def pixels_of(path):
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path, capsys):
     output = tmp_path / "layers.png"
     arguments = ["--checkpoint", classifier, "--layer", "conv2", "--output", output]
@@ -89,6 +90,7 @@ def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path
     assert pixels_of(output).shape[0] < two.shape[0]
 
 
+@pytest.mark.slow
 def test_patches_of_images_and_what_speaks_for_their_classes(classifier, folder, tmp_path):
     arguments = ["--checkpoint", classifier, folder, "--output"]
     assert run(*arguments, tmp_path / "patches.png", "--layer", "conv1", "--layer", "dense1") == 0
@@ -119,8 +121,9 @@ def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypat
     images = np.concatenate(list(subject.images_of(source)))
     assert images.shape == (len(source), 16, 20, 1)
     batch = jax.tree.map(jnp.asarray, next(evaluation_batches(source, batch_size=5)))
-    prepared, _ = task.preprocessing(batch["image"] / 255.0)
-    np.testing.assert_allclose(subject.prepare(jnp.asarray(images[:5])), prepared, atol=1e-5)
+    prepared, _ = jax.jit(task.preprocessing)(batch["image"] / 255.0)
+    prepare = jax.jit(subject.prepare)
+    np.testing.assert_allclose(prepare(images[:5]), prepared, atol=1e-5)
 
     files = sorted(folder.iterdir())
     read = subject.read_images(files)
@@ -128,7 +131,7 @@ def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypat
     monkeypatch.setattr(inside, "BATCH", 1)
     np.testing.assert_array_equal(np.concatenate(list(subject.images_of(files))), read)
     # What the network says of it is what the task predicts.
-    logits = subject.model.apply(subject.variables, subject.prepare(jnp.asarray(read)))
+    logits = jax.jit(subject.model.apply)(subject.variables, prepare(read))
     wanted = task.predict(subject.variables, jnp.asarray(read))["probabilities"]
     np.testing.assert_allclose(jax.nn.softmax(logits), wanted, atol=1e-6)
 
