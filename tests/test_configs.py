@@ -76,6 +76,7 @@ def example_batch(experiment, size):
     return batch | {"image": jnp.zeros((size, height, width, channels), jnp.uint8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "argument"), CASES, ids=lambda value: str(value).split("/")[-1])
 def test_builds_and_takes_a_step(path, argument):
     """Shapes alone: nothing is computed, and no data is read."""

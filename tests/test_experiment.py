@@ -46,6 +46,7 @@ def finished(finished_runs, tmp_path_factory, small_config):
     return finished_runs
 
 
+@pytest.mark.slow
 def test_a_run_is_self_describing_and_says_how_it_was_measured(finished, small_config):
     workdir, result = finished
     assert open_workdir(workdir) == Experiment.from_dict(small_config())
@@ -90,6 +91,7 @@ def test_picture_grid_is_wide_enough_for_images_and_captions():
     assert (grid[22, 4] == 128).all()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     tmp_path, small_config
 ):
@@ -182,6 +184,7 @@ def test_a_workdir_that_lost_its_config_is_refused(tmp_path, small_config):
         train(Experiment.from_dict(small_config()), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
     tmp_path, monkeypatch, small_config
 ):

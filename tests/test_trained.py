@@ -88,6 +88,7 @@ def test_the_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal
     assert_trees_equal(load_recognition(measured, "best")[1], variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "example", "data", "expected"),
     [

@@ -139,6 +139,7 @@ def dense(function, size):
     return np.asarray(jax.vmap(lambda e: function(e[None]).ravel())(basis)).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularizer", ["laplacian", "identity"])
 @pytest.mark.parametrize(
     "model",
@@ -166,6 +167,7 @@ def test_tikhonov_solves_the_normal_equations(model, regularizer):
         np.testing.assert_allclose(np.ravel(image), expected, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["zeros", "reflect", "valid"])
 def test_other_boundaries_are_tapered_and_restored_best_in_the_middle(boundary):
     x = 0.5 + 8 * (field(1, 80, 1.5)[:, 16:64, 16:64] - 0.5)

@@ -133,6 +133,7 @@ def test_cgls_is_lsqr_step_by_step(model):
     assert np.all(np.diff(objective, axis=0) < 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [landweber, cgls])
 def test_each_image_stops_where_its_residual_is_as_large_as_its_noise(method):
     x = 0.5 + 0.3 * np.sin(np.arange(SIZE[0]) / 2).reshape(1, -1, 1, 1) + np.zeros((3, *SIZE, 1))

@@ -52,6 +52,7 @@ def keys(count):
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(count))
 
 
+@pytest.mark.slow
 @on_methods
 def test_images_are_restored_alike_in_a_batch_and_alone_and_compiled_once(name, caplog):
     """With a kernel and a noise level of their own, neither of which is compiled in."""
@@ -82,6 +83,7 @@ def test_the_log_would_show_a_compilation(caplog):
     assert [r for r in caplog.records if "Compiling" in r.getMessage()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_MODEL)
 def test_a_smaller_image_is_explained_to_about_its_noise_and_color_is_kept(name):
     model = Chain((GaussianBlur(0.8, boundary="reflect"), Downsample(2), GaussianNoise(1.0)))

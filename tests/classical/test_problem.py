@@ -53,6 +53,7 @@ MODELS = {
 on_models = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 
+@pytest.mark.slow
 @on_models
 def test_forward_and_adjoint_are_those_of_the_model_and_the_norm_bounds_them(model):
     model = problems.linear_part(model)

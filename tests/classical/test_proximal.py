@@ -92,6 +92,7 @@ def test_tv_reaches_the_minimum_of_scikit_image_and_no_channel_sees_another():
     assert np.sum(np.square(ours[0] - theirs)) <= 2 * excess + 1e-8
 
 
+@pytest.mark.slow
 @on_models
 def test_tv_satisfies_its_optimality_conditions(model):
     """At the minimum r = A^T (y - A x) is weight times a subgradient of TV at x.
@@ -144,6 +145,7 @@ def dct_matrix(n):
     return matrix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [CIRCULAR, MASK], ids=["circular", "mask"])
 def test_fista_falls_to_the_minimum_that_ista_takes_long_to_reach(model):
     """Blocks of 4 x 4 pixels, transformed here by matrices."""
@@ -192,6 +194,7 @@ def quadratic(x, sigma):
     return x / (1.0 + sigma**2 / 0.1)
 
 
+@pytest.mark.slow
 @on_models
 def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
     """At a fixed level sigma the sum is |A x - y|^2 / 2 + mu sigma^2 / 0.1 |x|^2 / 2."""
@@ -227,6 +230,7 @@ def smooth(x, sigma):
     return jnp.fft.irfft2(spectrum * response[None, ..., None], x.shape[1:3], axes=(1, 2))
 
 
+@pytest.mark.slow
 def test_half_quadratic_splitting_is_that_of_the_paper_step_by_step():
     """With a linear denoiser, written out in frequency."""
     sigma, count = 7.65 / 255, 5

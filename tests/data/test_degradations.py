@@ -99,6 +99,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("name", LINEAR)
 def test_adjoint(name):
@@ -181,6 +182,7 @@ def test_low_resolution_images_are_matlabs_or_those_of_a_blur():
     np.testing.assert_allclose(chained, forward(blur, x)[:, ::3, ::3], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_happens_to_an_example_depends_on_its_key_alone():
     """Not on its place in the batch, and not on its neighbours; another key, another outcome."""
     model = Chain(
@@ -216,6 +218,7 @@ def repeated(degradation, value):
     return degradation(jnp.broadcast_to(value, (COUNT, 1, 1, 1)), keys(COUNT)).ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("degradation", "mean", "deviation"),
     [

@@ -75,6 +75,7 @@ BENT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [*WHOLE, *BENT])
 def test_pixels_classes_and_boxes_move_together(batch, view):
     """Rectangles stay upright, so the bounds of a mask are its box, within a pixel."""

@@ -38,6 +38,7 @@ def shown(scenes):
         yield scene, channel, scenes["box_class"][scene, channel], box.astype(int)
 
 
+@pytest.mark.slow
 def test_scenes_have_the_shapes_and_types_of_a_view(scenes):
     described = {name: (array.shape, array.dtype.name) for name, array in scenes.items()}
     assert described == {
@@ -82,6 +83,7 @@ def test_boxes_lie_apart_and_on_the_canvas(scenes):
     assert count.max() == 1
 
 
+@pytest.mark.slow
 def test_digits_are_brighter_than_what_is_behind_them_and_their_edges_narrow(batch):
     """Without noise: by `contrast` of the brightest background where opaque, and few pixels between."""
     view = DigitScenes(size=96, noise=0.0)
@@ -155,6 +157,7 @@ def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
         np.testing.assert_allclose(seen[name], array, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_blank_image_is_no_digit():
     batch = {
         "image": jnp.zeros((1, 8, 8, 1), jnp.uint8),

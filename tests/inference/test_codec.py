@@ -83,6 +83,7 @@ def decoded_by_the_model(codec, image, level):
     return np.asarray(pixels)[0, : image.shape[0], : image.shape[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (37, 90), (1, 1), (130, 17)])
 def test_images_of_any_size_come_back_as_the_model_decodes_them(codec, size):
     image = picture(*size)
@@ -112,6 +113,7 @@ def test_tiles_give_what_the_whole_image_gives(codec, monkeypatch):
     assert np.abs(codec.decompress(whole).astype(int) - decoded).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_files_are_as_long_as_the_model_says(kind):
     image, codec = picture(192, 256), made(kind, latent_features=32)
@@ -207,6 +209,7 @@ def outcome(codec, data):
 FUZZED = 6_000
 
 
+@pytest.mark.slow
 def test_fuzzed_files_end_in_one_clear_error_or_an_image(codec):
     """Flipped, cut, lengthened, shuffled and random files, half of them with a checksum that fits."""
     random = np.random.default_rng(7)

@@ -64,6 +64,7 @@ def test_an_image_takes_two_programs_at_most(random_variables, draw):
         assert apply._cache_size() == programs
 
 
+@pytest.mark.slow
 def test_tiles_of_an_ensemble_overlap_by_its_field(random_variables, draw):
     assert ensemble_field(ReceptiveField(3, 5, 4, 2)) == ReceptiveField(5, 5, 4, 2)
     # A network that sees further to one side than to the other.

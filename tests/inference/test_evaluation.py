@@ -97,6 +97,7 @@ def test_what_cannot_be_measured_is_refused():
         evaluation.measure(lambda y: y[1:], [("a", image())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "degradation",
     [

@@ -63,6 +63,7 @@ def pixels(path):
         return np.asarray(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, "vae"])
 def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, kind):
     task, variables = load_generative(run(kind))
@@ -143,6 +144,7 @@ def test_the_numbers_that_change_images_most_are_first():
     np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4, label=0), [2, 0, 3, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flags"), [("vae", []), (CLASSES, ["--class", "3"])])
 def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
     path = tmp_path / "traversal.png"
@@ -185,6 +187,7 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
     np.testing.assert_array_equal(pixels(single[4]), whole[66 : 66 + 64, 66 : 66 + 64])
 
 
+@pytest.mark.slow
 def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
     task, variables = load_generative(run(CLASSES))
     latents = numbered_latents(12, task.latent_dim, seed=0)
@@ -216,6 +219,7 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
     assert pixels(path).shape == (3 * 33 - 1, 5 * 33 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

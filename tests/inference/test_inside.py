@@ -104,6 +104,7 @@ def test_what_is_added_to_a_map_goes_on_through_the_network(images_of, variables
     np.testing.assert_array_equal(back[0], before)
 
 
+@pytest.mark.slow
 def test_maps_are_the_same_through_transformations(images_of, variables_of):
     images = images_of(3, 8, 8, 1)
     network = Classifier(features=(3,), convs_per_block=1, embedding_dim=12, norm="none")
@@ -149,6 +150,7 @@ def gradient_windows(model, variables, shape, layer, axis, tries=24):
     return np.array(windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "layer", "size"),
     [
@@ -218,6 +220,7 @@ def test_statistics_of_the_image_and_pixels_that_nothing_sees(images_of, variabl
     np.testing.assert_array_equal(rows[:4], [[0, 0], [0, -1], [1, 1], [0, -1]])
 
 
+@pytest.mark.slow
 def test_layers_that_are_not_there_and_rules_that_do_not_fit(images_of, variables_of):
     images = images_of(1, 8, 8, 1)
     variables = variables_of(SMALL, images)

@@ -54,6 +54,7 @@ def bright(images):
     return {"probabilities": jnp.concatenate([1 - images, images], axis=-1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "size"), [((24, 31, 1), (7, 9)), ((13, 9, 3), (28, 28)), ((37, 20, 1), (8, 12))]
 )

@@ -74,6 +74,7 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     arguments = ["--checkpoint", classifier, folder, "--output", out]
@@ -214,6 +215,7 @@ def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
     assert found.imgs[1]["file_name"] == "c.jpg"
 
 
+@pytest.mark.slow
 def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
     workdir, _ = saved_run(DETECTOR, DETECTED, data={"name": "penn_fudan:gone", "canvas": 24})
 

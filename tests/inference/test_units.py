@@ -91,6 +91,7 @@ def test_patches_at_the_border_end_with_the_image(template):
     assert not found.projections[0, 0][~wanted].any()
 
 
+@pytest.mark.slow
 def test_the_strongest_are_those_of_a_search_of_all(network, draw):
     images = draw(23, 12, 16, 1)
     found = top_patches(MODEL, network, images, "conv2", count=4, maps=3)
@@ -139,6 +140,7 @@ def test_a_rule_that_does_not_fit_is_refused_before_the_search(network, draw):
     assert len(list(batches)) == 2
 
 
+@pytest.mark.slow
 def test_a_projection_is_the_units_deconvnet_times_its_activation(network, draw):
     images = draw(6, 12, 16, 1)
     found = top_patches(MODEL, network, images, "dense1", count=2, prepare=standardized)
@@ -188,6 +190,7 @@ def test_the_image_that_excites_a_linear_unit_most_has_the_signs_of_its_kernel(t
     assert np.abs(outside - 0.5).max() < 0.3  # Still the noise that it began with.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", [None, standardized])
 def test_ascent_makes_units_stronger_than_noise_does(prepare, network):
     features = np.arange(3, dtype=np.int32)

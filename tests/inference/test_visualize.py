@@ -109,6 +109,7 @@ def relus(network):
     return [layer for layer in network if isinstance(layer, torch.nn.ReLU)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "of_captum"),
     [
@@ -218,6 +219,7 @@ def unpooled(maps, switches):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_deconvnet_is_switches_rectification_and_transposed_kernels(
     scaled, random_variables, draw
@@ -329,6 +331,7 @@ def test_each_image_has_its_own_target(both):
         assert_equal(together[i], np.asarray(ask(model, variables, copies, target)[2]))
 
 
+@pytest.mark.slow
 def test_input_that_does_not_fit_is_refused(both):
     model, variables, images, _ = both
 

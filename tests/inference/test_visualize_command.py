@@ -105,6 +105,7 @@ def test_patches_of_images_and_what_speaks_for_their_classes(classifier, folder,
     assert pixels_of(both).shape[1] > pixels_of(tmp_path / "grad_cam.png").shape[1]
 
 
+@pytest.mark.slow
 def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
     first, second = tmp_path / "first.png", tmp_path / "second.png"
     for output in (first, second):
@@ -179,6 +180,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
     assert "DnCNN does not say the class of an image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

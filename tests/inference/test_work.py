@@ -138,6 +138,7 @@ def test_a_result_that_cannot_be_measured_is_a_result(tmp_path, draw, reference,
     assert job.comparison.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "at_once", "protocol", "channels"),
     [

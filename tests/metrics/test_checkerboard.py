@@ -14,6 +14,7 @@ def noise(count=40, size=(96, 102)):
     return RNG.normal(size=(count, *size, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 3, 4])
 def test_white_noise_has_about_one(stride):
     energy = np.asarray(checkerboard_energy(jnp.asarray(noise(), jnp.float32), stride))

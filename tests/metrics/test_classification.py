@@ -110,6 +110,7 @@ def test_errors_of_both_signs_in_a_bin_cancel_but_not_in_two():
     assert apart == pytest.approx((0.05 + 0.95) / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     count=st.integers(1, 20),

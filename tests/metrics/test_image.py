@@ -163,6 +163,7 @@ def double_ms_ssim(a, b, scales=5):
     return powers.prod(dim=-1).mean(dim=1).numpy()
 
 
+@pytest.mark.slow
 def test_ms_ssim_is_the_formula_in_double_precision():
     """On an odd size; the last pair is negative in structure at every scale."""
     large = scene(1, 176, 189, 2)
@@ -199,6 +200,7 @@ def test_as_many_scales_fit_as_leave_a_window():
         assert ms_ssim_scales(size, 1000) == ms_ssim_scales(1000, size) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("measure", "images"),
     [(ssim, SCENE), (ms_ssim, scene(1, 176, 176, 1))],

@@ -176,6 +176,7 @@ def test_the_same_rows_have_the_same_bits():
     assert sample_quality(real, fake) == sample_quality(real, fake)
 
 
+@pytest.mark.slow
 def test_diversity_is_of_the_whole_set_and_not_of_its_first_thousand():
     """The first 1,000 images are one image, the other 3,000 are noise."""
     images = np.random.default_rng(4).integers(0, 256, (4000, 12, 12, 1)).astype(np.uint8)

@@ -103,6 +103,7 @@ def test_an_image_is_evaluated_alike_in_any_batch(initialised, apply, latent):
     np.testing.assert_allclose(apply(model, variables, x), alone, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_remat_changes_no_gradient(initialised, assert_trees_equal, norm):
     _, variables, x = initialised(norm=norm)

@@ -53,6 +53,7 @@ def in_torch(variables, x, *, levels=2, skips=True):
     return [each.movedim(1, -1).numpy() for each in maps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skips", [True, False])
 @pytest.mark.parametrize("features", [(4, 8), (3, 4, 6)])
 def test_the_maps_are_those_of_the_same_layers_in_pytorch(random_variables, apply, features, skips):

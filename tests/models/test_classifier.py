@@ -112,6 +112,7 @@ def test_conv_deconv_dense_is_pytorchs(norm, train):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(random_variables, assert_trees_equal):
     x, labels = images(4, 8, 8, 1), jnp.arange(4) % 3
     variables = random_variables(small(up_features=(5,)), x)

@@ -64,6 +64,7 @@ def codec(request):
     return model, variables, jnp.asarray(images)
 
 
+@pytest.mark.slow
 def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
     model, variables, images = codec
 
@@ -93,6 +94,7 @@ def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
     np.testing.assert_allclose(coded.images, decoded, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_depends_on_the_image_s_own_key(codec):
     model, variables, images = codec
     keys = jax.random.split(jax.random.key(1), 2)
@@ -106,6 +108,7 @@ def test_noise_depends_on_the_image_s_own_key(codec):
     np.testing.assert_allclose(both.images, rounded.images, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_pass_the_rounding(codec):
     model, variables, images = codec
     keys = jax.random.split(jax.random.key(1), 2)
@@ -118,6 +121,7 @@ def test_gradients_pass_the_rounding(codec):
     assert np.abs(gradients["down_0"]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_levels_scale_the_latents_and_back():
     model = FactorizedCodec(1, 4, 5, first_gains=(1.0, 10.0))
     variables = initial(model, jnp.zeros((1, 16, 16, 1)))

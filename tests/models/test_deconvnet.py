@@ -84,6 +84,7 @@ def test_the_way_back_mirrors_the_way_there():
     assert {name: shapes[f"de{name}"] for name in mirrored} == mirrored
 
 
+@pytest.mark.slow
 def test_values_return_to_where_the_maxima_were(random_variables):
     model, x = DeconvNet(**SMALL), images(2, 16, 16, 1)
     variables = random_variables(model, x)

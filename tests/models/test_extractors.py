@@ -101,6 +101,7 @@ def test_features_have_mean_square_1_on_the_images_of_the_training(digits_dir):
     assert np.mean(np.square(features, dtype=np.float64)) == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
 @pytest.mark.parametrize(("name", "data"), [("mnist", "mnist"), ("fashion", "fashion_mnist")])
 def test_other_sets_are_told_nearly_as_well(name, data):
@@ -122,6 +123,7 @@ def test_stacked_planes_are_looked_at_one_by_one(digits_dir):
     np.testing.assert_allclose(by_plane.sum(-1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_resized_first():
     images = jnp.asarray(np.random.default_rng(0).random((2, 48, 40, 1), np.float32))
     for a, b in zip(

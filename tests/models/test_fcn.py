@@ -64,6 +64,7 @@ def torch_fcn(variables, x, stride):
     return enlarge(f"enlarge_stride{stride}", scores, stride).movedim(1, -1).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [32, 16, 8])
 def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, apply, stride):
     model, x = FCN(**SMALL, stride=stride), images(1, 64, 64, 3)
@@ -73,6 +74,7 @@ def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, a
     np.testing.assert_allclose(logits, torch_fcn(variables, x, stride), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "factors"), [(32, (32,)), (16, (2, 16)), (8, (2, 2, 8))])
 def test_scores_are_enlarged_by_bilinear_interpolation_to_begin_with(stride, factors):
     """Within a cell of the top's stride of the border the layers fade out; interpolation does not."""
@@ -91,6 +93,7 @@ def test_scores_are_enlarged_by_bilinear_interpolation_to_begin_with(stride, fac
     np.testing.assert_allclose(logits[inside], expected[inside], rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_all_classes_are_as_likely_to_begin_with_and_every_score_is_learnt():
     model, x = FCN(**SMALL, stride=16), images(2, 32, 32, 3)
     variables = jax.jit(model.init)(KEY, x)

@@ -68,6 +68,7 @@ def message_of(call):
 SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3), (96, 80, 3), (96, 80, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_makes_images_of_the_shape_asked_for(kind, shape):
@@ -86,6 +87,7 @@ def test_a_generators_other_options_keep_the_shape():
         assert ("batch_stats" in variables) == ("norm" not in fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
 def test_a_discriminator_gives_an_image_one_logit(kind, shape):
@@ -163,6 +165,7 @@ def maps_at_init(model, x, kinds):
     return jax.jit(run)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upsampling", UPSAMPLING)
 def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
     """Without normalisation: 2, of which a ReLU leaves the mean square 1; 1 for the image's map.
@@ -178,6 +181,7 @@ def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
     assert variances[-1] == pytest.approx(1.0, rel=0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DCGANDiscriminator, SNGANDiscriminator])
 def test_hidden_maps_of_a_discriminator_start_with_one_variance(kind):
     """Twice the mean square of the image in [-1, 1], 1 / 3 of white noise.
@@ -209,6 +213,7 @@ def test_a_conditional_generator_makes_images_of_the_class(kind):
     assert "num_classes=0 takes no labels; got some" in refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
 def test_a_conditional_discriminator_judges_images_by_the_class(kind):
     model = kind(width=2, num_classes=3)
@@ -246,6 +251,7 @@ def test_the_projection_is_its_formula():
 # Spectra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "kernels"),
     [(DCGANDiscriminator, 4), (SNGANDiscriminator, 7), (ResNetDiscriminator, 9)],

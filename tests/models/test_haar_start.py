@@ -11,6 +11,7 @@ from deconv_jax.models import FactorizedCodec
 from deconv_jax.models.haar_start import haar_kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_layers_wide_enough_lose_nothing(channels):
     widths = [4 * channels, 16 * channels, 64 * channels]
@@ -38,6 +39,7 @@ def test_narrow_layers_keep_the_coarsest_first():
     np.testing.assert_array_equal(unused[..., 4:], 0.0)
 
 
+@pytest.mark.slow
 def test_a_codec_begins_as_a_codec():
     """Without training as good as the means of 4 x 4 pixels, which are as many numbers as its latents."""
     image = jnp.asarray(skimage.data.astronaut()[None, :256, :256] / np.float32(255))

@@ -60,6 +60,7 @@ def test_conv_at_init_has_the_variance_of_its_gain(stride, groups):
     assert jnp.var(y) == pytest.approx(RELU_GAIN, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @strides_and_groups
 def test_conv_transpose_at_init_has_the_variance_of_its_gain(stride, groups):
     """The interior holds whole periods of the stride, so its mean is over all phases alike."""
@@ -133,6 +134,7 @@ def test_a_layer_in_one_or_three_dimensions_is_its_operator_plus_a_bias(
     np.testing.assert_allclose(apply(layer, variables, x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "size", "margin"),
     [
@@ -196,6 +198,7 @@ def test_a_layer_names_the_argument_that_it_cannot_use(monkeypatch, make, option
 UPSAMPLING = ("transposed", "subpixel", "resize")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", UPSAMPLING)
 @pytest.mark.parametrize(("factor", "kernel_size"), [(2, None), (3, None), (2, 5)])
 def test_upsample_is_its_operator_plus_a_bias(random_variables, apply, factor, kernel_size, method):
@@ -211,6 +214,7 @@ def test_upsample_is_its_operator_plus_a_bias(random_variables, apply, factor, k
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("method", UPSAMPLING)
 def test_upsample_at_init_has_the_variance_of_its_gain_at_every_phase(method, factor):
@@ -352,6 +356,7 @@ def stepped(layer, variables, x, steps):
     )
 
 
+@pytest.mark.slow
 @on_normalised
 def test_spectral_norm_in_training_arrives_at_a_largest_singular_value_of_1(
     random_variables, layer
@@ -369,6 +374,7 @@ def test_spectral_norm_in_training_arrives_at_a_largest_singular_value_of_1(
     assert jnp.linalg.norm(stats["u"]) == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.slow
 @on_normalised
 def test_spectral_norm_keeps_its_vector_in_evaluation_and_moves_it_in_training(
     random_variables, apply, layer
@@ -412,6 +418,7 @@ def unit(vector):
     return vector / np.linalg.norm(vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "train"),
     [("conv", False), ("conv", True), ("conv, 2 groups", True), ("conv_transpose", True)],

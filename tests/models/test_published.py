@@ -105,6 +105,7 @@ def saved(tmp_path):
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("theirs", "ours"), NETWORKS.values(), ids=NETWORKS)
 def test_published_networks_make_the_images_that_pytorch_makes(theirs, ours, saved):
     randomised(theirs)

@@ -86,6 +86,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", LAYERS)
 def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
     width = 48
@@ -168,6 +169,7 @@ NETWORKS = {
 on_networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
+@pytest.mark.slow
 @on_networks
 def test_a_network_depends_on_its_field_and_on_no_more(network, random_variables, apply):
     """Its weights made positive, a network is monotone: raising a pixel shows wherever it is seen."""
@@ -194,6 +196,7 @@ def test_a_network_depends_on_its_field_and_on_no_more(network, random_variables
     assert np.max(last - place) == field.after
 
 
+@pytest.mark.slow
 @on_networks
 def test_a_crop_is_restored_as_within_the_whole(network, random_variables, apply):
     field = network.receptive_field()

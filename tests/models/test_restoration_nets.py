@@ -76,6 +76,7 @@ def test_every_way_to_enlarge_has_as_many_weights_where_it_can(scale):
     assert weights(FSRCNN(scale, upsampling="subpixel")) == paper + more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 14), (12, 7)])
 @pytest.mark.parametrize("name", RESTORERS)
 def test_any_size_is_restored_with_maps_beside_the_image(name, size):
@@ -99,6 +100,7 @@ def test_too_few_channels_are_named(name):
         shapes(RESTORERS[name](channels=3), 1, 8, 8, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -212,6 +214,7 @@ def test_the_levels_of_a_unet(upsampling):
     assert model.receptive_field().multiple == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("normalised", "plain", "shape"),
     [

@@ -123,6 +123,7 @@ def named(case):
     return f"k{kernel_size}-s{case.stride}-d{case.dilation}-g{case.groups}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "conv_transpose"])
 @pytest.mark.parametrize("case", LAYERS, ids=named)
 def test_fans_are_the_weights_that_a_pixel_meets(case, transposed):
@@ -228,6 +229,7 @@ def enlarged(x, stride, groups):
     return y, (slice(None), *inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "groups", "rank"), enlargements)
 def test_bilinear_continues_a_linear_ramp_at_pixel_centres(stride, groups, rank):
     """Pixel i of the image is centred at i + 1/2, pixel p of the output at (p + 1/2) / stride."""
@@ -246,6 +248,7 @@ def test_bilinear_continues_a_linear_ramp_at_pixel_centres(stride, groups, rank)
     np.testing.assert_allclose(y[inside], expected[inside], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "groups", "rank"), [e for e in enlargements if e.values[2] < 3])
 def test_bilinear_equals_resize_in_the_interior(stride, groups, rank):
     x = draw(2, *(5, 6)[:rank], CHANNELS)

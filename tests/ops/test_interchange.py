@@ -122,6 +122,7 @@ def assert_equal_to_pytorch(module, layer, parameters, rank):
     assert_close(jax.jit(layer.apply)({"params": parameters}, x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "case", "rank"),
     [
@@ -215,6 +216,7 @@ def test_a_conv_of_flax_computes_the_same_here(options, rank):
     assert_equal_to_flax(Conv, nn.Conv(6, (4, 3, 2)[:rank], **options), options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
@@ -251,6 +253,7 @@ DIMENSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def levels_of(images):
     return np.round(levels).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(
     ("channels", "subsampling"), [(1, "4:4:4"), (3, "4:4:4"), (3, "4:2:2"), (3, "4:2:0")]

@@ -157,6 +157,7 @@ def both(operator, case, layer, *, depthwise=False):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FITTING, ids=str)
 def test_conv_equals_keras(case):
     expected, y = both(conv, case, keras_layer("Conv{}D", case, filters=OUTPUTS))
@@ -200,6 +201,7 @@ DEPTHWISE = [
 ] + [Case((5,), (3,), stride=2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("case", [case for case in DEPTHWISE if case.fits], ids=str)
 def test_depthwise_conv_equals_keras(case, multiplier):

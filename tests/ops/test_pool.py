@@ -139,6 +139,7 @@ def value_and_gradient(function, x, has_aux=False):
     return value, pull(jnp.asarray(draw(*value.shape, seed=4)))[0], *aux
 
 
+@pytest.mark.slow
 @on_grid
 def test_max_pool_its_gradient_and_switches_equal_pytorch(case):
     x = draw_with_ties(*case.shape)
@@ -153,6 +154,7 @@ def test_max_pool_its_gradient_and_switches_equal_pytorch(case):
     assert_close(our_gradient, gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @on_grid
 def test_avg_pool_and_its_gradient_equal_pytorch(case, count_include_pad):
@@ -196,6 +198,7 @@ def test_the_switch_is_the_place_of_the_value_in_the_unpadded_image(case):
     np.testing.assert_array_equal(np.take_along_axis(flat, places, axis=1).reshape(y.shape), y)
 
 
+@pytest.mark.slow
 @on_all_kinds
 def test_max_unpool_is_the_adjoint_of_the_linearised_max_pool(case):
     """<d max_pool(x), y> = <d, max_unpool(y, switches)>, for the derivative of either mode."""
@@ -306,6 +309,7 @@ def same_cases(draw_one):
     return Case(size, window, stride, "SAME")
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(case=same_cases())
 def test_same_padding_divides_and_multiplies_the_size_by_the_stride(case):
@@ -440,6 +444,7 @@ def switches_for(shape):
     return jnp.asarray(np.random.default_rng(0).integers(0, 16, shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", DIFFERENTIABLE.values(), ids=DIFFERENTIABLE.keys())
 def test_derivatives_of_both_modes_and_second_order_agree_with_differences(function):
     """Inside a curved function, so that its second derivative is not zero, and rematerialised."""

@@ -79,6 +79,7 @@ def test_depth_to_space_follows_onnxs_definition_pixel_by_pixel(channel_order):
         assert y[i, j, c] == x[i // rows, j // columns, depth]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
 @pytest.mark.parametrize("factors", [(3,), (2, 3), (1, 2, 3)])
 @pytest.mark.parametrize("batch", [(), (2, 3)])
@@ -111,6 +112,7 @@ INTERPOLATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("method", "antialias", "old", "new"), INTERPOLATIONS)
 def test_resize_and_its_gradient_are_pytorchs(method, antialias, old, new):
@@ -201,6 +203,7 @@ def dense_matrix(old, new, scale, method):
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
@@ -332,6 +335,7 @@ def test_the_linear_transpose_is_the_adjoint(operator):
     assert_close(again, operator(x))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @linear
 def test_forward_and_reverse_mode_give_the_same_curvature(operator):
@@ -354,6 +358,7 @@ def test_the_adjoint_gathers_and_never_scatters(operator):
     assert "scatter" not in lowered
 
 
+@pytest.mark.slow
 @every
 def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
     x = jnp.asarray(draw(2, 3, 6, 8, 4), jnp.float32)

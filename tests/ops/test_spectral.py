@@ -138,6 +138,7 @@ def blur_and_adjoint(x, y, psf, boundary):
     )
 
 
+@pytest.mark.slow
 @on_dtypes
 @on_boundaries
 @pytest.mark.parametrize(
@@ -181,6 +182,7 @@ def test_a_single_tap_at_the_centre_changes_nothing_and_off_it_shifts(boundary):
     assert_close(np.asarray(fft_conv(x, below, boundary=boundary))[1:], x[:-1])
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(
@@ -403,6 +405,7 @@ FUNCTIONS = {
 on_functions = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 
 
+@pytest.mark.slow
 @on_functions
 def test_derivatives_by_images_and_psf_equal_central_differences(function):
     """Reverse mode for the first, forward mode over it for the second, along a random direction."""
@@ -453,6 +456,7 @@ def test_inverse_filter_has_finite_gradients_where_the_blur_is_exactly_zero():
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 @on_functions
 def test_batch_axes_are_independent(function):
     x, psf = draw(2, 3, 8, 7, 2), draw_psf(4, 2)

@@ -107,6 +107,7 @@ def test_coefficients_are_those_of_the_definition(wavelet, levels):
     np.testing.assert_allclose(transform(x, wavelet, levels=levels), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @on_bases
 def test_the_inverse_is_the_inverse_and_the_adjoint(wavelet, levels):
     x, c = draw(2, 16, 24, 1), draw(2, 16, 24, 1, seed=1)

@@ -58,6 +58,7 @@ def test_all_losses_are_compared():
     assert set(IN_TORCH) == set(LOSSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_their_slopes_are_those_of_pytorch(name):
     """Neither overflows at logits of +-80; the slopes of kinks are left out by the logits drawn."""
@@ -255,6 +256,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel_size", "stride", "padding", "dilation"), GRID)
 def test_slopes_of_squared_slopes_are_those_of_lax(kernel_size, stride, padding, dilation):
     """As a penalty takes them, of `conv` and of `conv_transpose`, by images and kernel."""

@@ -80,6 +80,7 @@ def test_cross_entropy_is_the_bernoulli_log_likelihood_and_exact_where_a_sigmoid
     np.testing.assert_array_equal(task._distances(far, jnp.ones_like(far)), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "distance"), [("l1", np.abs), ("l2", np.square)])
 def test_ms_ssim_is_mixed_in_with_its_share(loss, distance):
     """24 pixels have room for two scales."""
@@ -94,6 +95,7 @@ def test_ms_ssim_is_mixed_in_with_its_share(loss, distance):
         np.testing.assert_allclose(jax.jit(task._distances)(logits, clean), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
     model = dataclasses.replace(SMALL, activation="elu")
     x = unit(batch_of())
@@ -127,6 +129,7 @@ def test_one_draw_is_exact_for_a_linear_map_with_orthogonal_rows():
     np.testing.assert_allclose(norms, 4 + 9 + 36, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_penalties_are_of_the_codes_of_what_the_model_sees(drawn_state):
     """With a code of one number the contractive penalty is no estimate, so a step shows it exactly."""
     model = dataclasses.replace(SMALL, latent_dim=1, activation="elu")
@@ -153,6 +156,7 @@ def test_penalties_are_of_the_codes_of_what_the_model_sees(drawn_state):
     assert scalars["loss"] == pytest.approx(float(total), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["contractive", "sparsity"])
 def test_a_penalty_that_is_trained_on_falls(field):
     task = dataclasses.replace(PLAIN, optimizer=Optimizer(learning_rate=1e-2), **{field: 1.0})
@@ -165,6 +169,7 @@ def test_a_penalty_that_is_trained_on_falls(field):
     assert np.mean(values[-5:]) < 0.2 * np.mean(values[:5])
 
 
+@pytest.mark.slow
 def test_evaluation_shows_the_same_degraded_images_whatever_the_batches(drawn_state):
     state = drawn_state(NOISE, batch_of())
     mask = np.array([1, 1, 1, 1, 1, 0], np.float32)
@@ -193,6 +198,7 @@ def test_noise_is_of_its_level_not_clipped_and_drawn_anew_at_each_step():
         assert abs(np.mean(one * other)) < 0.05 * noise.var()
 
 
+@pytest.mark.slow
 def test_a_step_depends_on_the_seed_only_through_random_numbers(drawn_state):
     state = drawn_state(PLAIN, batch_of())
 
@@ -233,6 +239,7 @@ def test_the_protocol_and_the_pictures_tell_of_a_degradation(drawn_state):
     assert heights[1] == 1.5 * heights[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "degradation",
     [
@@ -249,6 +256,7 @@ def test_any_degradation_that_keeps_the_shape_is_learned_from(drawn_state, degra
     assert np.abs(np.asarray(task.model_input(batch_of())) - unit(batch_of())).mean() > 0.01
 
 
+@pytest.mark.slow
 def test_it_learns_to_denoise():
     smooth = np.kron(RNG.integers(0, 256, (16, 2, 2, 1)), np.ones((1, 4, 4, 1))).astype(np.uint8)
     task = dataclasses.replace(NOISE, optimizer=Optimizer(learning_rate=1e-2))

@@ -288,6 +288,7 @@ def by_brute_force(maps, most):
         yield sorted(peaks, key=lambda peak: -peak[0])[:most]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 20, 400])
 def test_detections_are_the_highest_peaks(most):
     maps = random_maps(8)

@@ -158,6 +158,7 @@ def test_it_learns_a_large_ms_ssim(learning_state):
 # Evaluation
 
 
+@pytest.mark.slow
 def test_measures_are_of_rounded_images_and_bits_of_the_canvas(state, coded):
     images = IMAGES[:4, :40, :33] / np.float32(255)
     measured = TASK.evaluate(state, [batch_of(image=IMAGES[:4, :40, :33])])
@@ -193,6 +194,7 @@ def test_evaluation_counts_each_image_once_whatever_the_batches(state):
     assert together == pytest.approx(apart, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_ms_ssim_is_measured_where_images_have_room(state):
     large = np.kron(COARSE[:1], np.ones((1, 32, 32, 1))).astype(np.uint8)
     measured = TASK.evaluate(state, [batch_of(slice(1), image=np.roll(large, 5, (1, 2)))])

@@ -102,6 +102,7 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, untr
         assert_trees_equal(scalars, one_scalars, relative=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_the_three(state):
     task = dataclasses.replace(TASK, size_weight=0.3, offset_weight=2.0, overlap=0.5)
     batch = batch_of()

@@ -62,6 +62,7 @@ def assert_equal_up_to_signs(points, expected):
         np.testing.assert_allclose(sign * found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [{"latent_dim": 5}, {"latent": "map", "latent_dim": 6}])
 @pytest.mark.parametrize("degradation", [None, GaussianNoise(50.0)])
 def test_codes_are_projected_on_their_principal_components_fillings_left_out(latent, degradation):
@@ -80,6 +81,7 @@ def test_codes_are_projected_on_their_principal_components_fillings_left_out(lat
     assert plot.x_name == f"component 1, {share:.0%} of the variance"
 
 
+@pytest.mark.slow
 def test_a_code_of_two_numbers_is_drawn_as_it_is():
     task = Variational(VAE(**STAGES, latent_dim=2), Optimizer(), binarize="stochastic")
     state = state_of(task)

@@ -128,6 +128,7 @@ def test_unlabelled_data_is_refused():
         TASK.init(jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 1), jnp.uint8)})
 
 
+@pytest.mark.slow
 def test_measures_are_those_of_the_networks_logits_however_they_are_batched(state, expected):
     logits = expected.astype(np.float64)
     order = np.argsort(-logits, axis=1, kind="stable")
@@ -173,6 +174,7 @@ def test_training_evaluation_and_use_see_the_same_images(state, expected):
     np.testing.assert_allclose(found, scipy.special.softmax(expected, axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_are_moved_at_their_new_size_and_then_standardised(state):
     task = dataclasses.replace(FIVE, translate=2, seed=7)
     batch = first_batch()
@@ -202,6 +204,7 @@ def test_what_is_beside_an_image_on_its_canvas_is_not_seen(state):
     )
 
 
+@pytest.mark.slow
 def test_pictures_show_what_the_network_sees_before_it_is_standardised(state):
     few = {"image": jnp.asarray(PIXELS[:3]), "label": jnp.asarray(LABELS[:3])}
     picture = np.asarray(FIVE.pictures(state, few)["predictions"])
@@ -215,6 +218,7 @@ def test_pictures_show_what_the_network_sees_before_it_is_standardised(state):
     assert np.all(np.diff(columns) > 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -53,6 +53,7 @@ def test_a_step_is_a_function_of_the_examples_not_of_their_places(drawn_state):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "penalty"),
     [
@@ -121,6 +122,7 @@ def test_there_is_no_baseline_where_the_degradation_cuts_the_border():
     assert task.baseline(source, source) == {}
 
 
+@pytest.mark.slow
 def test_the_network_is_told_the_noise_level(drawn_state):
     task = dataclasses.replace(DENOISE, degradation=GaussianNoise((0.0, 50.0)))
     task = dataclasses.replace(task, noise_conditional=True)
@@ -158,6 +160,7 @@ def test_pictures_show_before_after_and_truth(drawn_state, task):
     assert picture.height >= 3 * 24
 
 
+@pytest.mark.slow
 def test_it_learns_to_denoise():
     smooth = np.kron(RNG.integers(0, 256, (8, 4, 4, 1)), np.ones((1, 8, 8, 1))).astype(np.uint8)
     task = Restoration(NET, Chain((GaussianNoise(40.0),)), Optimizer(learning_rate=1e-2), crop=24)

@@ -139,6 +139,7 @@ def test_soft_dice_is_one_where_all_is_certain_and_right():
     assert soft_dice(wrong, jnp.asarray(segments)) == 0
 
 
+@pytest.mark.slow
 def test_losses_without_a_pixel_that_counts_are_finite_with_gradients_of_zero():
     logits, segments = logits_and_segments()
     nothing = jnp.full_like(segments, IGNORED)
@@ -159,6 +160,7 @@ def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
         assert both[0] == both[1]
 
 
+@pytest.mark.slow
 def test_pixels_of_classes_that_the_model_lacks_count_nowhere(on_one_device):
     beyond = np.where(SEGMENTS == IGNORED, 7, SEGMENTS).astype(np.uint8)
     _, expected = on_one_device
@@ -167,6 +169,7 @@ def test_pixels_of_classes_that_the_model_lacks_count_nowhere(on_one_device):
         np.testing.assert_allclose(scalars[name], expected[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
 def test_the_same_steps_on_any_devices_however_compiled(
     assert_trees_equal, on_one_device, compiler
@@ -178,6 +181,7 @@ def test_the_same_steps_on_any_devices_however_compiled(
     assert_trees_equal(eight_scalars, one_scalars, relative=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluation_is_exact_whatever_the_batches(state):
     measured = TASK.evaluate(state, batches(10))
     for size in (3, 16):
@@ -244,6 +248,7 @@ def test_pixels_of_the_background_alone_are_not_tinted_wherever_it_is_in_the_nam
     assert (first != last).any()
 
 
+@pytest.mark.slow
 def test_bad_input_is_named(state):
     def refused(words, data=DATA, **fields):
         first = {name: array[:1] for name, array in data.items()}

@@ -303,6 +303,7 @@ def moved(before, after):
     return np.mean([not np.array_equal(a, b) for a, b in pairs])
 
 
+@pytest.mark.slow
 def test_in_the_last_steps_the_generator_learns_alone(assert_trees_equal, course):
     states, _, _ = course
     for before, after in itertools.pairwise(states[:4]):
@@ -322,6 +323,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "other"), SCHEDULES.values(), ids=SCHEDULES)
 def test_schedules_of_both_networks_end_with_the_run(drawn_state, optimizer, other):
     """After two steps the rates are zero, whatever the updates of a step; not one update before."""
@@ -490,6 +492,7 @@ def own_samples(measured_state):
 REAL = RNG.integers(0, 256, (MANY, 28, 28, 1)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_fillings_count_for_nothing_and_all_measures_are_there(measured_state):
     whole, filled = (
         MEASURED.evaluate(measured_state(), split_into(REAL, size)) for size in (15, 16)
@@ -576,6 +579,7 @@ LOOKS_AT_MORE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discriminator", LOOKS_AT_MORE.values(), ids=LOOKS_AT_MORE)
 def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(
     measured_state, discriminator

@@ -143,6 +143,7 @@ def batches(size, count=10):
         yield batch_of(rows, mask=(rows < count).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_evaluation_counts_each_image_once_with_the_same_noise_whatever_the_batches():
     state = initial()
     measured = TASK.evaluate(state, batches(10))
@@ -172,6 +173,7 @@ def trained(task, count=8, compiler="jit", steps=3):
     return jax.device_get(placed.compile(task.train_step)(state, together, {}))
 
 
+@pytest.mark.slow
 def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
     """With bits free for some latents of some examples, but not in the mean over a whole batch."""
     task = dataclasses.replace(TASK, free_bits=1.0)
@@ -192,6 +194,7 @@ def test_a_step_is_a_function_of_the_examples_not_of_their_places():
     assert elsewhere["loss"] != step(state, batch_of())[1]["loss"]
 
 
+@pytest.mark.slow
 def test_losses_are_their_formulas():
     plain = dataclasses.replace(TASK, binarize="none")
     state = initial().replace(step=jnp.asarray(3))
@@ -220,6 +223,7 @@ def test_losses_are_their_formulas():
         np.testing.assert_allclose(scalars["loss"] + scalars["log_likelihood"], pressed, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns():
     task = dataclasses.replace(TASK, optimizer=Optimizer(learning_rate=1e-2))
     smooth = np.kron(RNG.integers(0, 2, (8, 2, 2, 1)) * 255, np.ones((1, 4, 4, 1)))
@@ -267,6 +271,7 @@ def test_a_threshold_is_one_half():
 TRAIN, TEST = (ArraySource({"image": a}) for a in (IMAGES[:40], IMAGES[40:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binarize", ["stochastic", "threshold"])
 def test_the_baseline_of_binarised_images(binarize):
     task = dataclasses.replace(TASK, binarize=binarize)

@@ -49,6 +49,7 @@ def trained(steps=3, task=TASK, count=8, compiler="jit"):
     return jax.device_get(placed.compile(task.train_step)(state, batches, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "compiler"), [(8, "jit"), (8, "pmap")])
 def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, count, compiler):
     one, one_scalars = trained(count=1)
@@ -67,6 +68,7 @@ def test_the_loss_is_the_scaled_error_and_the_weighted_commitment():
     )  # All codes are zero before the first update.
 
 
+@pytest.mark.slow
 def test_bfloat16_leaves_the_codebook_in_float32():
     state, scalars = trained(task=dataclasses.replace(TASK, precision="bf16"))
     dtypes = {a.dtype.name for a in jax.tree.leaves(state.batch_stats)}
@@ -81,6 +83,7 @@ def batches(size, count=10):
         yield {"image": jnp.asarray(IMAGES[rows]), "mask": jnp.asarray(rows < count, jnp.float32)}
 
 
+@pytest.mark.slow
 def test_evaluation_counts_each_image_once_whatever_the_batches():
     state = trained()[0]
     measured = TASK.evaluate(state, batches(10))

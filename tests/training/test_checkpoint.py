@@ -93,6 +93,7 @@ def test_a_measure_with_a_minus_is_better_the_lower(tmp_path):
     again.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "damage"),
     [

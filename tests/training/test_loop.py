@@ -127,6 +127,7 @@ def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(short_con
     assert seen == expected
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_last_save_is_obeyed_before_the_test_set_is_measured(
     tmp_path, monkeypatch, short_config
 ):

@@ -124,6 +124,7 @@ def test_settings_that_do_not_fit_are_named(settings, words):
     assert [word for word in words if word not in str(raised.value)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

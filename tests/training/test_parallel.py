@@ -61,6 +61,7 @@ def run(placed, steps=STEPS, *, per_call=1, cached=False, task=TASK):
     return jax.device_get(state), stacked
 
 
+@pytest.mark.slow
 def test_one_step_on_eight_devices_equals_the_step_on_one(assert_trees_equal):
     one, one_scalars = run(devices(1), 1)
     eight, eight_scalars = run(devices(8), 1)
@@ -75,6 +76,7 @@ def test_jit_and_pmap_agree_after_six_steps(assert_trees_equal):
     assert_trees_equal(mapped, jitted, relative=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
 @pytest.mark.parametrize(("per_call", "cached"), [(1, True), (3, False), (3, True)])
 def test_steps_per_call_and_device_cache_change_no_bit(

@@ -98,6 +98,7 @@ def opt_state_at(state, count):
     return jax.tree.map(lambda a, c: a + count if c else a, state.opt_state, counters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
 def test_accumulated_gradients_are_those_of_the_whole_batch(parts, assert_trees_equal):
     """The loss is a mean over examples, so the mean of equal parts' gradients is the whole's."""
@@ -170,6 +171,7 @@ def test_clipping_limits_the_update_and_not_the_reported_norm():
     assert moved == pytest.approx(RATE * limit, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_low_and_keeps_parameters_gradients_and_output_in_float32():
     model = Linear(normalised=True)
     state = initial(model, Optimizer())

@@ -220,6 +220,7 @@ def cotangent(shape, dtype):
     return draw(*shape, seed=4).astype(dtype)
 
 
+@pytest.mark.slow
 @on_grid
 def test_conv_and_its_gradients_equal_pytorch_in_double_precision(case):
     arrays = case.image(), case.kernel()
@@ -231,6 +232,7 @@ def test_conv_and_its_gradients_equal_pytorch_in_double_precision(case):
             assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 @on_grid
 def test_conv_transpose_with_any_padding_is_the_gradient_of_pytorchs_conv(case):
     x, kernel = case.image(), torch.tensor(case.kernel())
@@ -317,6 +319,7 @@ def test_both_operators_and_their_gradients_equal_pytorchs_layers(case):
     assert_equal_to_a_hundred_thousandth(ours_transposed, expected_transposed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)], ids=["none", "one", "two"])
 @pytest.mark.parametrize("size", [(7,), (6, 5), (4, 5, 3)], ids=["1d", "2d", "3d"])
 def test_any_number_of_batch_dimensions(size, batch):
@@ -346,6 +349,7 @@ HALVES = {
 both_operators = pytest.mark.parametrize("operator", HALVES.values(), ids=HALVES)
 
 
+@pytest.mark.slow
 @both_operators
 @pytest.mark.parametrize("padding_mode", ["zeros", "edge"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -408,6 +412,7 @@ def test_output_size_takes_every_size_that_conv_maps_alike_and_no_other(
     assert reached(*default)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_same_padding_divides_and_multiplies_the_size_by_the_stride(kernel_size, stride):

@@ -136,6 +136,7 @@ FORMULATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [cpu, plain], ids=["cpu", "lax"])
 @pytest.mark.parametrize("case", FORMULATIONS.values(), ids=FORMULATIONS)
 def test_each_formulation_equals_the_sum_over_taps_and_pixels(case, module):

@@ -183,6 +183,7 @@ SECOND = {
 second_derivatives = pytest.mark.parametrize("derivative", SECOND.values(), ids=SECOND)
 
 
+@pytest.mark.slow
 @second_derivatives
 @both_operators
 @on_plain
@@ -224,6 +225,7 @@ def test_transformations_change_no_gradient(name, transformed):
         jax.tree.map(assert_close, actual, expected)
 
 
+@pytest.mark.slow
 @both_operators
 @pytest.mark.parametrize("out_of", [pulled_back, pushed_forward, lambda f: f])
 @pytest.mark.parametrize("in_axes", [(0, None), (None, 0), (0, 0), (2, -1)])
@@ -246,6 +248,7 @@ def test_vmap_equals_a_loop(name, in_axes, out_of):
             jax.tree.map(lambda m, e, i=i: assert_close(m[i], e), mapped, one(*each))
 
 
+@pytest.mark.slow
 @both_operators
 def test_nested_vmap_equals_a_loop(name):
     ours, _, arrays = operators({"stride": 2})[name]
@@ -299,6 +302,7 @@ def test_the_search_for_nans_names_the_operator(name):
         ours(jnp.full(images.shape, jnp.nan), jnp.float32(kernel))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @both_operators
 def test_sharded_gradients_are_those_of_the_whole_batch(name, padding_mode):
@@ -331,6 +335,7 @@ def test_explicit_mesh_axes_shard_the_batch_and_replicate_the_kernel(name):
     jax.tree.map(assert_close, jax.device_get((value, (by_images, by_kernel))), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @both_operators
 @on_plain
