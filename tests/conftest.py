@@ -1,6 +1,7 @@
 """Every test runs strictly: 8 host devices, no rank promotion, run-time shape checks."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -43,6 +44,17 @@ from deconv_jax.files import write_json
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.logging import METRICS, read_metrics
 from deconv_jax.training.parallel import Devices
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap():
+    """Hide the objects of earlier modules from the garbage collector.
+
+    A full collection visits every object that JAX has cached, which takes seconds late in the suite.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

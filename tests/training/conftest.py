@@ -1,23 +1,10 @@
 """Fixtures of the tests of training."""
 
-import gc
 import json
 
 import pytest
 
 from deconv_jax.experiment import train
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_heap():
-    """Hides what earlier modules left from the garbage collector.
-
-    A full collection visits every object that JAX has cached, which takes seconds late in the suite,
-    and reading a damaged checkpoint collects several times.
-    """
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

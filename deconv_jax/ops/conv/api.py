@@ -13,6 +13,7 @@ select one of them. With a number as padding that is `output_padding`, as in PyT
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -72,7 +73,7 @@ def conv(
     batch, size = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     pad, geometry = _split_padding(window, size, padding_mode)
-    x = pad(x.reshape(-1, *size, groups, kernel.shape[-2]))
+    x = pad(x.reshape(math.prod(batch), *size, groups, kernel.shape[-2]))
     y = primitives.conv(x, _split_groups(kernel, groups), geometry)
     return y.reshape(*batch, *geometry.output_size, kernel.shape[-1]).astype(dtype)
 
@@ -122,7 +123,7 @@ def conv_transpose(
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     chosen = window.transposed_size(size, output_padding, output_size)
     pad, geometry = _split_padding(window, chosen, padding_mode)
-    y = y.reshape(-1, *size, groups, y.shape[-1] // groups)
+    y = y.reshape(math.prod(batch), *size, groups, y.shape[-1] // groups)
     x = primitives.conv_transpose(_split_groups(kernel, groups), y, geometry)
     if padding_mode != "zeros":
         # Made of x, so that it varies over the same devices under `shard_map`.

@@ -319,6 +319,13 @@ def test_both_operators_and_their_gradients_equal_pytorchs_layers(case):
     assert_equal_to_a_hundred_thousandth(ours_transposed, expected_transposed)
 
 
+def test_empty_batches_and_empty_images_are_kept_apart():
+    kernel = jnp.ones((3, 3, 2, 4))
+    assert conv(jnp.ones((0, 3, 5, 5, 2)), kernel).shape == (0, 3, 5, 5, 4)
+    padding_alone = conv(jnp.ones((2, 0, 5, 2)), kernel, padding=2)
+    np.testing.assert_array_equal(padding_alone, np.zeros((2, 2, 7, 4)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)], ids=["none", "one", "two"])
 @pytest.mark.parametrize("size", [(7,), (6, 5), (4, 5, 3)], ids=["1d", "2d", "3d"])
