@@ -1,7 +1,7 @@
 """Compilation of the functions of this package: `jax.jit` with XLA options for fast convolutions.
 
-XLA's CPU backend hands convolutions to YNNPACK, which is slower than XLA's own kernels on most
-networks and processors that were measured: `experiments/benchmarks/compiler_options.py`. To compile
+XLA's CPU backend hands convolutions to YNNPACK. On some processors that is slower than XLA's own
+kernels; on others both take the same time: `experiments/benchmarks/compiler_options.py`. To compile
 your own functions in the same way, pass the options to the outermost `jax.jit`:
 
     jax.jit(jax.grad(function), compiler_options=deconv_jax.compiler_options())
