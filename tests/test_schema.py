@@ -84,6 +84,7 @@ outers = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(value=outers)
 def test_build_undoes_to_dict(value):

@@ -129,6 +129,7 @@ def test_images_are_brought_to_what_the_network_learnt_from(
     assert {name: getattr(predictor, name) for name in expected} == expected
 
 
+@pytest.mark.slow
 def test_a_threshold_is_a_score(saved_run):
     workdir, _ = saved_run(DETECTOR, DETECTED, data=CANVAS)
     for threshold in (-0.1, 1.5, float("nan")):

@@ -178,6 +178,7 @@ def test_fista_falls_to_the_minimum_that_ista_takes_long_to_reach(model):
     np.testing.assert_allclose(reached, objective[-1], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_sizes_that_cannot_be_halved_are_extended_by_pixels_that_nobody_sees():
     y = jnp.asarray(draw(1, 13, 10, 1))
     x, objective = wavelet(

@@ -37,6 +37,7 @@ def shifts(keys, most):
     return np.stack([rows, columns], axis=1) - most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3])
 def test_an_image_is_moved_as_a_whole_and_zeros_come_in(most):
     images = np.random.default_rng(0).random((40, 7, 9, 2), np.float32)
@@ -164,6 +165,7 @@ AUGMENTATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
 def test_what_becomes_of_an_image_depends_on_its_key_alone(augment):
     """Not on its place in the batch, nor on the images beside it."""
@@ -251,6 +253,7 @@ def test_images_on_a_canvas_are_resized_by_their_own_size():
     np.testing.assert_allclose(resized[3], images[3, :6, :6], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_that_fill_their_canvas_need_no_size():
     images = jnp.asarray(np.random.default_rng(0).random((2, 10, 14, 1), np.float32))
     whole = jnp.tile(jnp.array([[10, 14]]), (2, 1))

@@ -145,6 +145,7 @@ def test_a_kernel_of_batch_1_is_for_all_images():
     np.testing.assert_allclose(forward(Blur(np.stack([kernel] * 2)), x), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gaussian_blur_is_scipys_and_each_example_may_have_its_own():
     x, sigma = images(2, 30, 25, 1), (0.8, 2.3)
     together = settle(GaussianBlur(sigma, boundary="reflect"), keys(2), x.shape)

@@ -104,6 +104,7 @@ def test_odd_sides_keep_a_part_of_every_image(size):
     assert blanked.any(axis=0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [("translation",), ("cutout",), ("cutout", "translation")])
 def test_moving_and_blanking_are_linear_and_so_are_their_gradients(policy):
     """<A x, y> = <x, A' y>, with the same A' whatever x."""

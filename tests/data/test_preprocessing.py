@@ -47,6 +47,7 @@ def test_an_image_has_mean_0_and_deviation_1_whatever_its_brightness_and_contras
     np.testing.assert_allclose(backwards[::-1], seen, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_flat_image_becomes_0_and_a_nearly_flat_one_is_not_blown_up():
     """Of 4 numbers the floor is 1/2: a pair 0.1 above and a pair 0.1 below become +-0.2."""
     images = jnp.array([[0.3, 0.3, 0.3, 0.3], [0.4, 0.2, 0.4, 0.2]]).reshape(2, 2, 2, 1)
@@ -109,6 +110,7 @@ def test_resizing_commutes_with_mirroring_and_keeps_what_is_flat():
     np.testing.assert_allclose(flat, np.full((2, 5, 5, 1), 0.4), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)])
 def test_an_image_on_a_canvas_is_resized_as_it_would_be_alone(size):
     """Whatever is beside it, but for the result's edge, where the filter reaches beyond the image."""
@@ -122,6 +124,7 @@ def test_an_image_on_a_canvas_is_resized_as_it_would_be_alone(size):
         np.testing.assert_allclose(seen[inner], alone[inner], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_steps_are_one_after_another():
     images = jnp.asarray(draw(2, 9, 6, 3))
     both = Preprocessing(resize=(4, 4), standardize=True)

@@ -105,6 +105,7 @@ def test_pixels_classes_and_boxes_move_together(batch, view):
     assert compared > COUNT
 
 
+@pytest.mark.slow
 def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
     square = {k: v for k, v in batch.items() if k != "size"}
     image = np.asarray(evaluated(Recorded(), square)["image"][0, ..., 0])
@@ -203,6 +204,7 @@ def test_the_map_is_the_one_that_its_fields_say():
     np.testing.assert_allclose(inverse + np.array(TRUE) / 2, places, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_elastic_maps_are_smooth_and_as_strong_as_said(batch):
     view = Recorded(elastic=1.5)
     displacement = drawn(view, 400).displacement
@@ -235,6 +237,7 @@ def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
         np.testing.assert_allclose((found[:, 3] - found[:, 1])[kept], overlap[kept])
 
 
+@pytest.mark.slow
 def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
     view = Recorded(crop=36)
     seen = trained(view, batch)
@@ -266,6 +269,7 @@ def test_light_changes_pixels_as_said_and_no_annotation(batch):
     assert -0.21 < offsets.min() < -0.1 < 0.1 < offsets.max() < 0.21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [BENT[1], Recorded(rotate=20.0, elastic=1.0, brightness=0.1)])
 def test_what_becomes_of_an_example_depends_on_its_key_alone(batch, view):
     order = np.random.default_rng(0).permutation(COUNT)

@@ -68,6 +68,7 @@ def test_the_splits_of_the_digits_are_all_of_them_once(archive):
     np.testing.assert_array_equal(np.sort(places), np.arange(len(archive["images"])))
 
 
+@pytest.mark.slow
 def test_digits_are_prepared_and_read_without_tensorflow_and_without_a_word(tmp_path):
     program = (
         "import sys\n"

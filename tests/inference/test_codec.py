@@ -94,6 +94,7 @@ def test_images_of_any_size_come_back_as_the_model_decodes_them(codec, size):
         assert np.abs(decoded - expected).max() <= 0.5 + 0.01
 
 
+@pytest.mark.slow
 def test_gray_images_stay_gray(codec):
     image = picture(48, 64, 1)
     decoded = codec.decompress(codec.compress(image, 1))
@@ -104,6 +105,7 @@ def test_gray_images_stay_gray(codec):
         of_gray.compress(picture(16, 16), 0)
 
 
+@pytest.mark.slow
 def test_tiles_give_what_the_whole_image_gives(codec, monkeypatch):
     image = picture(192, 320)
     whole = codec.compress(image, 1)
@@ -261,6 +263,7 @@ def test_images_and_levels_that_do_not_fit_are_refused(codec):
         small.compress(picture(11, 10), 0)
 
 
+@pytest.mark.slow
 def test_tables_are_kept_and_belong_to_their_weights(codec, tmp_path):
     path = tmp_path / "tables.safetensors"
     assert load_tables(path, codec.model, codec._variables) is None

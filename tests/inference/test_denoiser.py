@@ -68,6 +68,7 @@ def by_numpy(image, added):
     return z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("networks", "sigmas", "added"),
     [
@@ -111,6 +112,7 @@ def gray(random_variables):
     return TrainedDenoiser("gray", model, random_variables(model, 1))
 
 
+@pytest.mark.slow
 def test_colour_goes_channel_by_channel_through_a_gray_denoiser(gray, draw):
     image = draw(9, 11, 3)
     denoiser = plug_in([gray], [25.0])

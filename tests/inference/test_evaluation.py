@@ -67,6 +67,7 @@ def test_figures_are_those_of_the_formula():
         assert words in measured["protocol"]
 
 
+@pytest.mark.slow
 def test_many_sizes_share_one_program_and_give_the_same_images(random_variables):
     model = DnCNN(depth=3, features=4, norm="none")
     compiled = functools.partial(jax.jit(model.apply), random_variables(model, 1))

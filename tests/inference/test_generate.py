@@ -286,6 +286,7 @@ def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
     assert "--class must be from 0 to 9; got 10" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
     path = tmp_path / "walk.png"
     words = ["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]

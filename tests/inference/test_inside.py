@@ -92,6 +92,7 @@ def test_feature_maps_are_those_after_the_activation(images_of, variables_of):
     np.testing.assert_allclose(logits, model.apply(variables, images), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_added_to_a_map_goes_on_through_the_network(images_of, variables_of):
     images, shift = images_of(2, 12, 12, 1), images_of(2, 6, 6, 4, seed=1)
     variables = variables_of(SMALL, images)

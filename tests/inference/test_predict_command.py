@@ -202,6 +202,7 @@ def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, f
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
     workdir, _ = saved_run(SEGMENTER, SEGMENTED, data={"name": "image_label:gone"})
     out = tmp_path / "out"

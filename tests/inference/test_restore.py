@@ -93,6 +93,7 @@ def test_colour_is_enlarged_by_its_luma(random_variables, draw):
     np.testing.assert_allclose(restored[..., 1:], chroma, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_tiles_allow_for_the_bicubic_chroma(draw, ensemble):
     # The network itself sees one pixel; bicubic enlarging sees more.

@@ -48,6 +48,7 @@ def run(*arguments):
     return main(["restore", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, folder, capsys):
     out = tmp_path / "out"
     arguments = ["--checkpoint", weights, folder, "--output", out]
@@ -213,6 +214,7 @@ def test_an_option_is_a_pair(tmp_path, folder, capsys):
     assert "an option is KEY=VALUE; got 'iterations'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plug_and_play_takes_weights_whose_levels_are_told(
     tmp_path, weights, folder, random_variables, draw
 ):

@@ -134,6 +134,7 @@ def test_attributions_of_classes_are_those_of_captum(both, method, of_captum):
     assert_equal(found, from_torch(wanted), relative)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "of_captum"),
     [
@@ -153,6 +154,7 @@ def test_attributions_of_units_are_those_of_captum(both, method, of_captum):
     assert_equal(compiled(method)(model, variables, images, target), from_torch(wanted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [((3, 4), (2, 3)), (5, 5)])
 def test_occlusion_is_that_of_captum(both, window, stride):
     model, variables, images, network = both
@@ -169,6 +171,7 @@ def test_occlusion_is_that_of_captum(both, window, stride):
     assert_equal(found, from_torch(wanted)[..., 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 def test_grad_cam_is_that_of_captum(both, place):
     model, variables, images, network = both
@@ -267,6 +270,7 @@ class Smooth(nn.Module):
         return jnp.mean(Activation("tanh")(Conv(3)(x)), (1, 2))
 
 
+@pytest.mark.slow
 def test_integrated_gradients_sum_to_the_difference_from_the_baseline(random_variables, draw):
     model = Smooth()
     variables = jax.tree.map(jnp.asarray, random_variables(model, 1))

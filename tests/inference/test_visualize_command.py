@@ -114,6 +114,7 @@ def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypatch):
     subject = load_subject(classifier)
     assert subject.image_shape == (16, 20, 1)

@@ -47,6 +47,7 @@ def test_patterns_of_other_periods_and_offsets_do_not_count():
     np.testing.assert_allclose(disturbed, plain, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_channels_count_alike_and_contrast_does_not():
     one = jnp.asarray(noise(4), jnp.float32)
     energy = checkerboard_energy(one, 2)

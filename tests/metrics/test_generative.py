@@ -337,6 +337,7 @@ def test_class_imbalance_is_the_largest_over_the_smallest():
 # Diversity
 
 
+@pytest.mark.slow
 def test_diversity_is_the_mean_likeness_of_pairs_of_different_images():
     """Of two images there is one pair; of three, the mean is of as many of each."""
     images = jnp.asarray(np.random.default_rng(0).random((3, 25, 23, 2), np.float32))

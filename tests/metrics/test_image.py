@@ -175,6 +175,7 @@ def test_ms_ssim_is_the_formula_in_double_precision():
     np.testing.assert_array_equal(jitted_ms_ssim(targets, targets), [1, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [2, 3])
 def test_fewer_scales_are_the_first_ones(scales):
     """At the least size, and a row and a column more."""
@@ -244,6 +245,7 @@ def test_ssim_is_symmetric_and_does_not_depend_on_the_side_or_the_batch():
 SIZES = np.array([[40, 52], [17, 30], [40, 11]], np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim])
 def test_what_lies_outside_an_image_counts_for_nothing(measure):
     measure = jax.jit(measure)

@@ -80,6 +80,7 @@ def test_maps_have_a_cell_for_every_so_many_pixels(stride, blocks):
     assert 2 ** (3 - len(ups)) == stride
 
 
+@pytest.mark.slow
 def test_a_new_network_finds_one_place_in_ten_an_object_of_a_cell():
     x = images(2, 32, 32, 3)
     model = SMALL.clone(num_classes=10)
@@ -102,6 +103,7 @@ def test_an_image_moved_by_the_coarsest_stride_moves_the_maps(random_variables, 
         )
 
 
+@pytest.mark.slow
 def test_only_training_changes_the_statistics_and_uses_the_batch_s():
     x = images(4, 16, 16, 3)
     variables = jax.jit(SMALL.init)(jax.random.key(0), x)

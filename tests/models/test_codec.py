@@ -138,6 +138,7 @@ def test_levels_scale_the_latents_and_back():
     assert not [name for name in shapes["params"] if "gain" in name]
 
 
+@pytest.mark.slow
 def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
     model, variables, _ = codec
     field = analysis_field()

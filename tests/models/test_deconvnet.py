@@ -59,6 +59,7 @@ def torch_deconvnet(variables, x, blocks, convs, taps):
     return layer("to_logits", x).movedim(1, -1).detach().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("convs", "taps"), [(1, 5), (2, 3)])
 def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, apply, convs, taps):
     model = DeconvNet(**SMALL, convs_per_block=convs, bottleneck_kernel_size=taps)

@@ -44,6 +44,7 @@ def torch_bits(parameters, x):
     return -torch.log2(cumulative(x + 0.5) - cumulative(x - 0.5))
 
 
+@pytest.mark.slow
 def test_prior_and_its_gradients_equal_pytorch(prior):
     model, variables = prior
     x = np.random.default_rng(2).normal(0, 4, (40, CHANNELS)).astype(np.float32)

@@ -186,6 +186,7 @@ def test_features_and_logits_are_those_of_pytorch(tmp_path, assert_trees_equal):
     assert_trees_equal(load_inception(path)[1], variables)
 
 
+@pytest.mark.slow
 def test_the_weights_are_as_many_as_torchvisions(small_state):
     learnt = [t.numel() for name, t in small_state.items() if name.endswith(("weight", "bias"))]
     assert sum(learnt) == PARAMETERS
@@ -249,6 +250,7 @@ def photographs(size, channels=3):
     return np.clip(noise + ramp, 0, 1).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_legacy_looks_pixels_up_where_tensorflow_1_does(size):
     images = photographs(size)

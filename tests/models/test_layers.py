@@ -53,6 +53,7 @@ strides_and_groups = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @strides_and_groups
 def test_conv_at_init_has_the_variance_of_its_gain(stride, groups):
     layer = Conv(32, stride=stride, groups=groups, gain=RELU_GAIN)
@@ -87,6 +88,7 @@ def test_flaxs_default_reads_the_fan_off_the_kernels_shape():
     assert jnp.var(x) == pytest.approx(16 / 4 / 64, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "operator"),
     [
@@ -119,6 +121,7 @@ IN_OTHER_DIMENSIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "operator", "size"), IN_OTHER_DIMENSIONS.values(), ids=IN_OTHER_DIMENSIONS
 )
@@ -507,6 +510,7 @@ def test_standardized_weights_of_an_output_that_are_all_alike_are_zero(apply):
     np.testing.assert_array_equal(y, jnp.zeros((1, 5, 5, 6)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [Conv(32), Conv(32, groups=2), ConvTranspose(32, stride=2), ConvTranspose(32, groups=2)],

@@ -47,6 +47,7 @@ def weights(model):
     return sum(leaf.size for leaf in leaves if leaf.ndim == 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "count"),
     [
@@ -118,6 +119,7 @@ def test_what_adds_to_an_image_starts_near_the_identity(model, apply):
     assert 0 < jnp.sqrt(jnp.mean((restored - x) ** 2)) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("kind", [Restorer, UNet])
 def test_residual_adds_the_image(kind, residual, random_variables, apply):

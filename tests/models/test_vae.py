@@ -148,6 +148,7 @@ def test_shapes_and_the_sample_that_a_call_decodes(apply):
     assert 0 <= decoded.min() < decoded.max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
 def test_bfloat16_leaves_the_likelihood_in_float32(apply, likelihood):
     model, variables = made(likelihood)

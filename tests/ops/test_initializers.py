@@ -259,6 +259,7 @@ def test_bilinear_equals_resize_in_the_interior(stride, groups, rank):
     np.testing.assert_allclose(y[inside], expected[inside], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("factor", [2, 3])
 def test_icnr_starts_as_the_small_convolution_enlarged_to_the_nearest_pixel(factor, rank):

@@ -203,6 +203,7 @@ def assert_equal_to_flax(make_ours, theirs, options, **which):
     assert_close(np.asarray(y), np.asarray(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "rank"),
     [
@@ -291,6 +292,7 @@ def test_laxs_convolution_computes_the_same_here(rank):
     assert_close(conv(jnp.asarray(x), ported, stride=2, groups=2), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_depthwise_kernel_of_keras_filters_each_channel_by_itself(rank, multiplier):

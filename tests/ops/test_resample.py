@@ -166,6 +166,7 @@ BY_HAND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "scale", "index", "expected"), BY_HAND)
 def test_weights_are_those_derived_by_hand(method, scale, index, expected):
     np.testing.assert_array_equal(weights_of_rows(scale, method)[index], expected)

@@ -166,6 +166,7 @@ def test_mirrored_boxes_make_mirrored_maps():
     np.testing.assert_allclose(across, 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_centre_on_the_far_edge_is_of_the_last_cell():
     corner = np.array([[[44.0, 36.0, 52.0, 44.0]]], np.float32)  # About (48, 40), the far corner.
     targets = targets_of(corner, np.zeros((1, 1), np.int32))
@@ -203,6 +204,7 @@ def test_losses_are_those_of_the_paper_s_equations():
         assert losses[name] == pytest.approx(total / 4, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_right_maps_lose_nothing_and_wrong_ones_are_pulled_right():
     targets = targets_of(BOXES, BOX_CLASS)
     right = maps_of(targets)

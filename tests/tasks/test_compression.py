@@ -201,6 +201,7 @@ def test_ms_ssim_is_measured_where_images_have_room(state):
     assert 0 < measured["ms_ssim_0"] < measured["ms_ssim_1"] < 1
 
 
+@pytest.mark.slow
 def test_pictures_show_the_lowest_and_the_highest_level(state):
     picture = TASK.pictures(state, batch_of())["decoded"]
     assert picture.width >= 4 * 48

@@ -133,6 +133,7 @@ def test_it_learns_where_rectangles_are_and_of_which_kind(state, untrained):
 # Evaluation
 
 
+@pytest.mark.slow
 def test_evaluation_is_of_the_whole_split_however_batched(state):
     """Fillings, and a rank among all images: the mean over batches would differ."""
     source = ArraySource(ARRAYS)

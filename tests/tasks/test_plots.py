@@ -116,6 +116,7 @@ def test_principal_components_are_the_orthonormal_directions_of_most_variance(sh
     np.testing.assert_allclose(np.linalg.norm((rows - mean) @ basis, axis=0), values)
 
 
+@pytest.mark.slow
 def test_codes_are_counted_once_most_frequent_first():
     model = VQVAE(**STAGES, latent_dim=3, codebook_size=8)
     task = VectorQuantization(model, Optimizer())

@@ -164,6 +164,7 @@ def test_tables_count_what_the_network_takes_for_what(state, expected):
     np.testing.assert_allclose(np.stack([bins.x, bins.y], 1), wanted[:, 1:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_evaluation_and_use_see_the_same_images(state, expected):
     """Without a norm and translations the loss of a step is the cross-entropy that is measured."""
     _, scalars = jax.jit(FIVE.train_step)(state, first_batch())

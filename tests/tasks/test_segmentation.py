@@ -206,6 +206,7 @@ def test_evaluation_is_exact_whatever_the_batches(state):
     assert {k: v for k, v in measured.items() if k.startswith("iou_")} == pytest.approx(names)
 
 
+@pytest.mark.slow
 def test_it_learns_what_brightness_says(state):
     task = dataclasses.replace(TASK, view=Recorded(), optimizer=Optimizer(learning_rate=0.03))
     learnt, scalars = trained(40, task, count=1)

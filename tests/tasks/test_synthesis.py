@@ -595,6 +595,7 @@ def test_a_discriminator_that_sees_whole_batches_has_no_part_in_measures(
     assert filled == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_real_images_are_rounded_to_8_bits_as_samples_are(monkeypatch, measured_state):
     """Those that were resized are between the levels."""
     seen = {}

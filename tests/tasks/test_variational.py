@@ -124,6 +124,7 @@ def test_measures_of_the_known_model():
     assert measured["bits_per_dim"] == pytest.approx(bits, abs=0.02)
 
 
+@pytest.mark.slow
 def test_active_units_are_those_whose_mean_varies():
     assert bounds(1)["active_units"] == 2
     task, state = dataclasses.replace(TASK, binarize="none"), initial()
@@ -151,6 +152,7 @@ def test_evaluation_counts_each_image_once_with_the_same_noise_whatever_the_batc
     assert other.evaluate(state, batches(4)) == pytest.approx(measured, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic"])
 def test_bits_per_dim_are_those_of_the_bound(likelihood):
     task = with_likelihood(likelihood)
@@ -184,6 +186,7 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
         assert_trees_equal(scalars, one[1], relative=1e-4)
 
 
+@pytest.mark.slow
 def test_a_step_is_a_function_of_the_examples_not_of_their_places():
     state, step = initial(), jax.jit(TASK.train_step)
     order = np.array([2, 0, 3, 1, 7, 6, 5, 4])

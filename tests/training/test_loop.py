@@ -92,6 +92,7 @@ def test_both_networks_of_synthesis_resume_exactly(assert_resumes, short_config)
     assert_resumes(config)
 
 
+@pytest.mark.slow
 def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
     tmp_path, monkeypatch, capfd, short_config
 ):

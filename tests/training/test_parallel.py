@@ -91,6 +91,7 @@ def test_steps_per_call_and_device_cache_change_no_bit(
     assert_trees_equal(other_scalars, plain_scalars, relative=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_state_and_comes_close():
     task = dataclasses.replace(TASK, precision="bf16")
     _, full_scalars = run(devices(8), 2)

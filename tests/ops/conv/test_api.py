@@ -377,6 +377,7 @@ def test_half_precision_is_the_float32_result_rounded_once(operator, dtype, padd
         assert_close(half.astype(jnp.float32), single, tolerance=jnp.finfo(dtype).eps / 2)
 
 
+@pytest.mark.slow
 @both_operators
 @pytest.mark.parametrize("low", [0, 1], ids=["images", "kernel"])
 def test_mixed_types_compute_in_the_wider_and_return_each_gradient_in_its_own(operator, low):
