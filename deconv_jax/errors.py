@@ -6,11 +6,20 @@ Anything else is a defect and keeps its traceback.
 """
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """A value given from outside is unusable; the message says what, what it was, what is wanted."""
+
+
+def as_index(value: object) -> int | None:
+    """Return a whole number of any type, NumPy's included, as an int; None for anything else."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def at_least(name: str, value: float, least: float) -> None:

@@ -1,6 +1,7 @@
 """`deconv-jax restore`: flags to a restorer, and images through it."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def add_commands(commands: Any) -> None:
     )
     network.add_argument(
         "--scale", type=int, metavar="N", help="of weights that do not say by how much they enlarge"
+    )
+    network.add_argument(
+        "--batch-norm-epsilon",
+        type=float,
+        metavar="EPSILON",
+        help="what the batch normalization of a DnCNN's weights adds to the variance (default: that of "
+        "the code whose names the file has)",
     )
     network.add_argument(
         "--tile",
@@ -179,7 +187,15 @@ def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
     if both:
         others = ("scale", "tile", "self_ensemble", "precision")
     elif arguments.method:
-        others = ("step", "scale", "tile", "self_ensemble", "precision", "denoiser_sigma")
+        others = (
+            "step",
+            "scale",
+            "batch_norm_epsilon",
+            "tile",
+            "self_ensemble",
+            "precision",
+            "denoiser_sigma",
+        )
     else:
         others = ("kernel", "boundary", "option", "denoiser_sigma")
     for flag in others:
@@ -246,8 +262,10 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if path.is_dir():
         from deconv_jax.trained import load_restoration
 
-        if arguments.scale is not None:
-            raise InputError("--scale is for weights in a file: a run says its own")
+        for flag in ("scale", "batch_norm_epsilon"):
+            if getattr(arguments, flag) is not None:
+                name = flag.replace("_", "-")
+                raise InputError(f"--{name} is for weights in a file: a run says its own")
         task, variables = load_restoration(path, checkpoint_step(arguments.step or "last"))
         known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
         return {"model": task.model, "variables": variables} | known
@@ -255,5 +273,10 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.step is not None:
         raise InputError("--step is for the workdir of a run; weights in a file have no steps")
-    model, variables = load_published(path, arguments.scale)
+    model, variables = load_published(
+        path,
+        arguments.scale,
+        batch_norm_epsilon=arguments.batch_norm_epsilon,
+        say=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
+    )
     return {"model": model, "variables": variables, "noise_conditional": False}

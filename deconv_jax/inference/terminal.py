@@ -15,7 +15,7 @@ from tqdm import tqdm
 from deconv_jax.errors import InputError
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import ImageRestorer, Watch
-from deconv_jax.inference.work import Result, restore_file
+from deconv_jax.inference.work import BICUBIC, Result, restore_file
 from deconv_jax.metrics.protocol import Protocol, Row, mean_of
 
 
@@ -59,12 +59,15 @@ def restore_files(
                 say("error", error)
             else:
                 results.append(result)
-                bar.write(f"{job.source} -> {job.output}  {_line(result)}", file=sys.stdout)
+                bar.write(
+                    f"{job.source} -> {job.output}  {_line(result, restorer.scale)}",
+                    file=sys.stdout,
+                )
             show(place, 1.0)
     after = [result.measured for result in results if result.measured]
     before = [result.before for result in results if result.before]
     if after:
-        means = _figures(mean_of(after), mean_of(before) if before else None)
+        means = _figures(mean_of(after), mean_of(before) if before else None, restorer.scale)
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
     unmeasured = sum(result.unmeasured is not None for result in results)
@@ -74,18 +77,19 @@ def restore_files(
     return failed + unmeasured
 
 
-def _line(result: Result) -> str:
+def _line(result: Result, scale: int) -> str:
     height, width = result.size
-    figures = _figures(result.measured, result.before)
+    figures = _figures(result.measured, result.before, scale)
     if result.unmeasured is not None:
         figures = f"  not measured: {result.unmeasured}"
     return f"{width} x {height}  {result.seconds:.1f} s{figures}"
 
 
-def _figures(after: Row | None, before: Row | None) -> str:
-    """PSNR and SSIM as the end of a line."""
+def _figures(after: Row | None, before: Row | None, scale: int) -> str:
+    """Return PSNR and SSIM as the end of a line; `before` is of the input, or its enlargement."""
+    baseline = "input" if scale == 1 else BICUBIC
     words = ""
-    for name, row in (("", after), ("input ", before)):
+    for name, row in (("", after), (f"{baseline} ", before)):
         if row is not None:
             words += f"  {name}PSNR {row['psnr']:.2f} dB SSIM {row['ssim']:.4f}"
     return words

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.inside import LOGITS, Rule, feature_maps
+from deconv_jax.ops.conv.window import per_axis
 
 Tree = Any
 Images = Float[Array, "batch height width channels"]
@@ -175,7 +176,9 @@ def occlusion(
       InputError: as `backprojection`, or a window or stride that does not fit.
     """
     count, *size, _ = images.shape
-    sides, strides = (_pair(name, n) for name, n in (("window", window), ("stride", stride)))
+    sides, strides = (
+        per_axis(name, n, 2, 1) for name, n in (("window", window), ("stride", stride))
+    )
     for side, step, length in zip(sides, strides, size, strict=True):
         if not (side <= length and (step <= side or side == length)):
             raise InputError(
@@ -289,12 +292,6 @@ def _like(images: Array, value: ArrayLike) -> Array:
     return jnp.broadcast_to(
         value.reshape((1,) * (images.ndim - value.ndim) + value.shape), images.shape
     )
-
-
-def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    at_least(name, min(pair), 1)
-    return pair
 
 
 def _covered(length: int, window: int, stride: int) -> np.ndarray:

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 from PIL import Image
 
+from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
@@ -28,6 +30,8 @@ from deconv_jax.metrics.image import SSIM_LEAST_SIZE
 from deconv_jax.metrics.protocol import Protocol, Row
 from deconv_jax.training.logging import picture_grid
 
+BICUBIC = "bicubic"
+"""The baseline of an enlargement."""
 PICTURED = 1024
 """Pixels a side of an image that a comparison shows; of a larger one it shows the middle."""
 MEASURED_AT_ONCE = 2**20
@@ -42,7 +46,7 @@ class Result:
       size: height and width of the result, pixels.
       seconds: that it took, reading and writing included.
       measured: "psnr" in dB and "ssim" of the result, if there is a reference.
-      before: those of the file itself, if the reference has its size.
+      before: those of the file itself; where it is enlarged, of its bicubic enlargement.
       unmeasured: why it was not measured, if there should be a reference; otherwise None.
     """
 
@@ -79,6 +83,7 @@ def restore_file(
         still be done. A result that could not be measured is no error, see `Result.unmeasured`.
     """
     started = time.perf_counter()
+    protocol = protocol or Protocol()
     if job.output.suffix.lower() not in FORMATS:
         raise InputError(f"no image format for {job.output}; {closest(job.output.suffix, FORMATS)}")
     for path in filter(None, (job.output, job.comparison)):
@@ -93,7 +98,10 @@ def restore_file(
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
         write_image(job.output, restored, image)
-        views = {"before": image.pixels, "after": restored}
+        views = {"input": image.pixels}
+        if restorer.scale > 1 and (job.reference or job.comparison) is not None:
+            views[BICUBIC] = np.asarray(ops.imresize(jnp.asarray(image.pixels), restorer.scale))
+        views["restored"] = restored
         rows: dict[str, Row] = {}
         unmeasured = None
         if job.reference is not None:
@@ -101,8 +109,10 @@ def restore_file(
                 with enough_memory("not enough memory"):
                     truth = _truth(job.reference, restored, restorer.scale)
                     for name, view in views.items():
-                        if view.shape == restored.shape:
-                            rows[name] = measure_in_bands(protocol or Protocol(), view, truth)
+                        if view.shape[:2] == restored.shape[:2]:
+                            rows[name] = measure_in_bands(
+                                protocol, *_measurable(protocol, view, truth)
+                            )
                     views["reference"] = truth
             except InputError as error:
                 rows, unmeasured = {}, str(error)
@@ -111,7 +121,8 @@ def restore_file(
             write_png(job.comparison, picture)
     height, width = restored.shape[:2]
     seconds = time.perf_counter() - started
-    return Result((height, width), seconds, rows.get("after"), rows.get("before"), unmeasured)
+    before = rows.get(BICUBIC if restorer.scale > 1 else "input")
+    return Result((height, width), seconds, rows.get("restored"), before, unmeasured)
 
 
 def measure_in_bands(protocol: Protocol, output: Pixels, target: Pixels) -> Row:
@@ -191,6 +202,18 @@ def _truth(reference: Path, restored: Pixels, scale: int) -> Pixels:
     return truth
 
 
+def _measurable(protocol: Protocol, output: Pixels, truth: Pixels) -> tuple[Pixels, Pixels]:
+    """Return both as `protocol` compares files.
+
+    A protocol takes one channel for a Y of studio range, while a gray file has the full range. So Y
+    of a gray file is measured of three equal channels.
+    """
+    if protocol.color == "rgb":
+        return output, truth
+    of_output, of_truth = (np.broadcast_to(v, (*v.shape[:2], 3)) for v in (output, truth))
+    return of_output, of_truth
+
+
 def _cut(truth: Pixels, restored: Pixels, scale: int) -> Pixels:
     height, width = restored.shape[:2]
     extra = truth.shape[0] - height, truth.shape[1] - width
@@ -198,16 +221,15 @@ def _cut(truth: Pixels, restored: Pixels, scale: int) -> Pixels:
 
 
 def _comparison(views: Mapping[str, Pixels], rows: Mapping[str, Row], scale: int) -> Image.Image:
-    """Input, result and, if there is one, reference side by side, with what was measured."""
+    """Draw the views side by side, each under its name and what was measured of it."""
     shown = PICTURED // scale
-    starts = [max(n - shown, 0) // 2 for n in views["before"].shape[:2]]
+    starts = [max(n - shown, 0) // 2 for n in views["input"].shape[:2]]
     columns = []
     for name, view in views.items():
         # The input of an enlargement is shown in its own pixels, repeated.
-        own, repeated = (1, scale) if name == "before" else (scale, 1)
+        own, repeated = (1, scale) if name == "input" else (scale, 1)
         middle = view[tuple(slice(own * start, own * (start + shown)) for start in starts)]
         middle = middle.repeat(repeated, axis=0).repeat(repeated, axis=1)
         columns.append(np.broadcast_to(middle, (*middle.shape[:2], 3)))
-    figures = [f"{name} {row['psnr']:.2f} dB" for name, row in rows.items()]
-    caption = ", ".join(figures) or "restored"
-    return picture_grid({caption: np.stack(columns)}, names=list(views), scale=1)
+    names = [f"{name} {rows[name]['psnr']:.2f} dB" if name in rows else name for name in views]
+    return picture_grid({"": np.stack(columns)}, names=names, scale=1)

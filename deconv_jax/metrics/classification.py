@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from deconv_jax.errors import InputError
+
 BINS = 15
 """Of confidence, equally wide, as in the paper's tables."""
 
@@ -18,9 +20,13 @@ BINS = 15
 def in_top(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], k: int
 ) -> Float[Array, " batch"]:
-    """1 where the label is among the k classes of the largest logits, else 0; of equal logits the first count."""
+    """Return 1 where the label is among the k classes of the largest logits, else 0.
+
+    Of equal logits the first count. An example with a logit that is NaN or infinite counts 0.
+    """
     _, best = jax.lax.top_k(logits, k)
-    return jnp.any(best == labels[:, None], axis=-1).astype(jnp.float32)
+    right = jnp.any(best == labels[:, None], axis=-1) & jnp.all(jnp.isfinite(logits), axis=-1)
+    return right.astype(jnp.float32)
 
 
 def calibration_sums(
@@ -47,6 +53,11 @@ def calibration_error(sums: Float[np.ndarray, "3 bins"]) -> float:
 
     Args:
       sums: of `calibration_sums`, of a whole set.
+
+    Raises:
+      InputError: a sum is not finite, because the logits were not.
     """
+    if not np.all(np.isfinite(sums)):
+        raise InputError("calibration requires finite logits; got NaN or infinity among them")
     counts, confidence, right = sums
     return float(np.abs(right - confidence).sum() / counts.sum())

@@ -19,7 +19,7 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.collectives import bound_data_axis
 from deconv_jax.ops.conv import PaddingMode
-from deconv_jax.ops.conv.window import OnePerAxis, Padding
+from deconv_jax.ops.conv.window import OnePerAxis, Padding, per_axis
 from deconv_jax.ops.initializers import fans, icnr, variance_scaling
 from deconv_jax.ops.resample import UpsampleMethod
 
@@ -325,7 +325,8 @@ def _per_group(layer: Conv | ConvTranspose, which: str, channels: int) -> int:
 def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
     """The layer's kernel, its last two axes of these lengths, ready for use."""
     size = layer.kernel_size
-    kernel_size = (size, size) if isinstance(size, int) else tuple(size)
+    rank = len(size) if isinstance(size, tuple | list) else 2
+    kernel_size = per_axis("kernel_size", size, rank, 1)
     geometry: dict[str, Any] = {
         "transposed": isinstance(layer, ConvTranspose),
         "stride": layer.stride,

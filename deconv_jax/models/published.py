@@ -5,10 +5,16 @@ The names are those of the implementations that most published files come from: 
 (`first_part.0.weight`, `mid_part.0.weight`, `last_part.weight`, ...). A file says nothing but names
 and shapes; from these the network and its fields are recognised.
 
-What a reader would get wrong: what a file does *not* say. The stride of FSRCNN's deconvolution, its
-`scale`, is in no shape and has to be given, unless the file was written here. Zhang's normalisation
-adds 1e-4 to the variance and not PyTorch's 1e-5. And IRCNN, seven layers with dilations, has the
-names of a DnCNN of depth 7, which is therefore refused.
+Note: a file does not hold everything. The stride of FSRCNN's deconvolution, its `scale`, is in no shape
+and has to be given, unless the file was written here. The epsilon of a batch normalization is not in the
+file either; the names tell which code wrote it:
+
+    names                                 code                              epsilon
+    model.0.weight, model.0.bias          K. Zhang's KAIR                   1e-4
+    dncnn.0.weight, dncnn.0.bias          K. Zhang's training code          1e-4
+    dncnn.0.weight without a bias         SaoYan's DnCNN-PyTorch            1e-5, PyTorch's default
+
+IRCNN, seven layers with dilations, has the names of a DnCNN of depth 7, which is therefore refused.
 
 A pickle can execute what its author likes when it is opened. `.pth` files go through PyTorch's
 restricted reader, which makes tensors and containers and nothing else.
@@ -41,8 +47,11 @@ LARGEST_FILE = 2 * 1024**3
 _WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model")
 """Names under which a training checkpoint keeps its weights."""
 
+_PREFIXES = ("module.", "_orig_mod.", "net.", "net_g.", "netG.", "generator.")
+"""What wrappers put before all names: data parallelism, compilation, training frameworks."""
+
 _DEEPEST = 4
-_ZHANG_EPSILON = 1e-4
+_ZHANG_EPSILON, _TORCH_EPSILON = 1e-4, 1e-5
 _IRCNN_DEPTH = 7
 _READABLE = {"F16": "float16", "F32": "float32", "F64": "float64", "I64": "int64"}
 """Types of numbers as safetensors and as PyTorch call them."""
@@ -58,13 +67,23 @@ Params = dict[str, Any]
 Published = DnCNN | FSRCNN | ESPCN
 
 
-def load_published(path: str | Path, scale: int | None = None) -> tuple[Published, Params]:
+def load_published(
+    path: str | Path,
+    scale: int | None = None,
+    *,
+    batch_norm_epsilon: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Published, Params]:
     """A network and its variables from a file of PyTorch weights.
 
     Args:
       path: a `.safetensors` file, or a `.pth` or `.pt` file, for which PyTorch is needed. Weights
-        may lie under "state_dict", "params" or the like, and have the prefix "module.".
+        may lie under "state_dict", "params" or the like, and have the prefixes "module.",
+        "_orig_mod." and those of some training frameworks.
       scale: of the network; needed for an FSRCNN, whose file does not say it.
+      batch_norm_epsilon: what the batch normalization of a DnCNN adds to the variance. None for that
+        of the code whose names the file has; see the module.
+      say: called with a sentence about what was assumed.
 
     Returns:
       The module, its fields taken from the names and shapes, and {"params": ...} in float32. A
@@ -78,7 +97,22 @@ def load_published(path: str | Path, scale: int | None = None) -> tuple[Publishe
     tensors, metadata = read_tensors(path)
     try:
         given = scale if scale is not None else _scale_of(metadata)
-        module, tensors = _recognised(tensors, given)
+        tensors, epsilon = _plain_names(tensors)
+        normalized = any(name.endswith(".running_mean") for name in tensors)
+        if batch_norm_epsilon is not None:
+            if not normalized:
+                raise InputError("it has no batch normalization; got batch_norm_epsilon")
+            if not 0 < batch_norm_epsilon < 1:
+                raise InputError(
+                    f"batch_norm_epsilon must be above 0 and below 1; got {batch_norm_epsilon}"
+                )
+            epsilon = batch_norm_epsilon
+        elif normalized and say is not None:
+            say(
+                f"{path}: batch normalization with epsilon {epsilon:g}, which the names of the "
+                "weights imply"
+            )
+        module, tensors = _recognised(tensors, given, epsilon)
         if scale not in (None, module.scale):
             raise InputError(f"it is of scale {module.scale}, not {scale}")
         return module, {"params": _params(module, tensors)}
@@ -135,12 +169,24 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     if size > LARGEST_FILE:
         raise InputError(f"{path} has {size} bytes; weights of at most {LARGEST_FILE} are read")
     tensors, metadata = readers[path.suffix](path)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    tensors = _without_prefixes(tensors)
     for name, value in tensors.items():
         if not np.all(np.isfinite(value)):
             raise InputError(f"{path}: {name} holds numbers that are not finite")
     return tensors, metadata
+
+
+def _without_prefixes(tensors: Tensors) -> Tensors:
+    """Remove the prefixes that all names share, however many; of "model." one is DnCNN's own."""
+    found = True
+    while found and tensors:
+        found = False
+        for prefix in (*_PREFIXES, "model."):
+            own = prefix == "model." and any(re.match(r"model\.\d", name) for name in tensors)
+            if not own and all(name.startswith(prefix) for name in tensors):
+                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+                found = True
+    return tensors
 
 
 def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -211,6 +257,10 @@ def _plain_tensors(path: Path, values: Any) -> Tensors:
     for _ in range(_DEEPEST):
         if not isinstance(values, Mapping):
             break
+        inner = [name for name in _WRAPPERS if isinstance(values.get(name), Mapping)]
+        if inner:  # First, as a checkpoint may hold a tensor of its own beside the weights.
+            values = values[inner[0]]
+            continue
         tensors = {str(name): value for name, value in values.items() if torch.is_tensor(value)}
         if tensors:
             for name, value in tensors.items():
@@ -227,11 +277,8 @@ def _plain_tensors(path: Path, values: Any) -> Tensors:
                     f"{LARGEST_FILE} are read"
                 )
             return {name: value.detach().float().numpy() for name, value in tensors.items()}
-        inner = [name for name in _WRAPPERS if isinstance(values.get(name), Mapping)]
-        if not inner:
-            names = _some([str(name) for name in values])
-            raise InputError(f"{path} holds no tensors; it has {names}; wanted one of {_WRAPPERS}")
-        values = values[inner[0]]
+        names = _some([str(name) for name in values])
+        raise InputError(f"{path} holds no tensors; it has {names}; wanted one of {_WRAPPERS}")
     raise InputError(f"{path} holds no weights by name but a {type(values).__name__}")
 
 
@@ -244,14 +291,26 @@ def _scale_of(metadata: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _recognised(tensors: Tensors, scale: int | None) -> tuple[Published, Tensors]:
+def _plain_names(tensors: Tensors) -> tuple[Tensors, float]:
+    """Return a DnCNN's tensors under the names of KAIR, and the epsilon of the code they are from."""
+    if "dncnn.0.weight" not in tensors:
+        return tensors, _ZHANG_EPSILON
+    epsilon = _ZHANG_EPSILON if "dncnn.0.bias" in tensors else _TORCH_EPSILON
+    renamed = {re.sub(r"^dncnn\.", "model.", name): value for name, value in tensors.items()}
+    for place in _kernels(renamed, "model"):
+        channels = renamed[f"model.{place}.weight"].shape[0]
+        renamed.setdefault(f"model.{place}.bias", np.zeros(channels, np.float32))
+    return renamed, epsilon
+
+
+def _recognised(tensors: Tensors, scale: int | None, epsilon: float) -> tuple[Published, Tensors]:
     """The network that tensors are of, and these under the names that `_layers` gives."""
     if "last_part.weight" in tensors:
         return _recognised_fsrcnn(tensors, scale), tensors
     if "last_part.0.weight" in tensors:
         return _recognised_espcn(tensors), tensors
     if "model.0.weight" in tensors:
-        return _recognised_dncnn(tensors)
+        return _recognised_dncnn(tensors, epsilon)
     raise InputError(f"no known network: it has {_some(tensors)}; {_KNOWN}")
 
 
@@ -279,9 +338,9 @@ def _recognised_espcn(tensors: Tensors) -> ESPCN:
     return ESPCN(scale=scale, channels=channels, features=(first, second))
 
 
-def _recognised_dncnn(tensors: Tensors) -> tuple[DnCNN, Tensors]:
+def _recognised_dncnn(tensors: Tensors, epsilon: float) -> tuple[DnCNN, Tensors]:
     if any(name.endswith(".running_mean") for name in tensors):
-        tensors = _folded_dncnn(tensors)
+        tensors = _folded_dncnn(tensors, epsilon)
     places = _kernels(tensors, "model")
     features, inputs, kernel_size, _ = _kernel_shape(tensors, "model.0.weight")
     outputs = _kernel_shape(tensors, f"model.{places[-1]}.weight")[0]
@@ -293,7 +352,7 @@ def _recognised_dncnn(tensors: Tensors) -> tuple[DnCNN, Tensors]:
     return DnCNN(inputs, max(len(places), 2), features, kernel_size, norm="none"), tensors
 
 
-def _folded_dncnn(tensors: Tensors) -> Tensors:
+def _folded_dncnn(tensors: Tensors, epsilon: float) -> Tensors:
     """Without the normalisation after each convolution but the first and the last."""
     places = _kernels(tensors, "model")
     unfolded = [0, *range(2, 3 * len(places) - 3, 3)]
@@ -321,7 +380,7 @@ def _folded_dncnn(tensors: Tensors) -> Tensors:
                     "Norm_0": {"BatchNorm_0": {"scale": scale, "bias": bias}},
                 },
                 {"Norm_0": {"BatchNorm_0": {"mean": mean, "var": variance}}},
-                _ZHANG_EPSILON,
+                epsilon,
             )
             layer = layer_to_torch(folded_layer["Conv_0"])
         folded |= {f"model.{2 * i}.{kind}": value for kind, value in layer.items()}

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from deconv_jax.errors import InputError, closest
+from deconv_jax.ops.conv.window import whole_numbers
 
 Initializer = Callable[..., Array]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -49,7 +50,7 @@ def fans(
         length, stride or number of groups below 1.
     """
     rank = len(shape) - 2
-    strides = (stride,) * rank if isinstance(stride, int) else tuple(stride)
+    strides = whole_numbers(stride, rank)
     if (
         not 1 <= rank <= 3
         or len(strides) != rank

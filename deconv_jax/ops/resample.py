@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ from jaxtyping import Array, Float, Shaped
 from deconv_jax.errors import InputError, at_least, closest
 from deconv_jax.ops.conv import conv, conv_transpose
 from deconv_jax.ops.conv.primitives import run_compiled
+from deconv_jax.ops.conv.window import whole_numbers
 
 ChannelOrder = Literal["CRD", "DCR"]
 ResizeMethod = Literal["nearest", "bilinear", "bicubic"]
@@ -115,8 +117,8 @@ def space_to_depth(
 
 def _blocks(x: Array, factor: int | Sequence[int]):
     """The factors, an axis of space each, and the batch and size of x."""
-    factors = (factor,) * (x.ndim - 2) if isinstance(factor, int) else tuple(factor)
-    if not factors or len(factors) >= x.ndim or any(f < 1 for f in factors):
+    factors = whole_numbers(factor, x.ndim - 2)
+    if not factors or len(factors) >= x.ndim or min(factors) < 1:
         raise InputError(
             "factor is an int >= 1 for images (batch, *size, channels), or one for each axis of "
             f"space; got {factor!r} and images {x.shape}"
@@ -212,22 +214,18 @@ def imresize(
 
 
 def _checked_size(size) -> tuple[int, int]:
-    if not _is_pair(size, int) or any(n < 1 for n in size):
+    sides = whole_numbers(size, 1)
+    if len(sides) != 2 or min(sides) < 1:
         raise InputError(f"size is a height and a width, ints >= 1; got {size!r}")
-    return size[0], size[1]
+    return sides[0], sides[1]
 
 
 def _checked_scale(scale) -> list[float]:
-    scales = [scale, scale] if isinstance(scale, int | float) else scale
-    if not _is_pair(scales, int | float) or any(not 0 < s < math.inf for s in scales):
+    scales: Any = [scale, scale] if isinstance(scale, numbers.Real) else scale
+    pair = isinstance(scales, tuple | list) and len(scales) == 2
+    if not pair or not all(isinstance(s, numbers.Real) and 0 < float(s) < math.inf for s in scales):
         raise InputError(f"scale is a number > 0 or a pair of them; got {scale!r}")
     return [float(s) for s in scales]
-
-
-def _is_pair(value: object, kind) -> bool:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        return False
-    return all(isinstance(v, kind) for v in value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,6 +151,8 @@ class Segmentation(Task):
                 f"segments hold classes above {len(confusion) - 1}, the model's last; make its "
                 f"number of classes larger, or such pixels {IGNORED}"
             )
+        if not np.isfinite(sums["nats"]):
+            raise InputError("the model's output on the split to evaluate is not finite")
         measured = ratios(confusion)
         by_class = {
             f"iou_{name}": float(iou)

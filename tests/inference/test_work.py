@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import Watch
 from deconv_jax.inference.work import measure_in_bands, restore_file
 from deconv_jax.metrics.protocol import Protocol
+from deconv_jax.ops import imresize
 
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
 
@@ -108,9 +110,35 @@ def test_an_enlargement_is_measured_against_a_larger_image(tmp_path, draw):
     )
     result = restore_file(Scaled(scale=2), job, QUIET)
     assert result.measured["psnr"] > 100
-    assert result.before is None
+    stored = read_image(tmp_path / "small.png").pixels
+    bicubic = np.asarray(imresize(jnp.asarray(stored), 2))
+    error = np.mean((np.round(255 * np.clip(bicubic, 0, 1)) / 255 - large) ** 2, dtype=np.float64)
+    assert result.before["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.02)
     picture = np.asarray(Image.open(tmp_path / "c.png"))
-    assert len(places_of(large, picture)) == 3  # Enlarged for people, restored, and the truth.
+    shown = [
+        places_of(image, picture)
+        for image in (large, np.round(255 * bicubic.clip(0, 1)).astype(np.uint8))
+    ]
+    # The input in its own pixels, bicubically enlarged, restored, and the truth.
+    assert [len(places) for places in shown] == [3, 1]
+    assert sorted([*shown[0], *shown[1]])[1] == shown[1][0]
+
+
+@pytest.mark.parametrize("channels", [(1, 3), (3, 1), (1, 1), (3, 3)])
+def test_y_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
+    gray, other = draw(16, 16, 1), draw(16, 16, 1, seed=1)
+    for name, pixels, count in zip(("a", "b"), (gray, other), channels, strict=True):
+        write_image(tmp_path / f"{name}.png", pixels.repeat(count, axis=-1))
+    protocol = Protocol(color="y")
+    names = ("a", "b"), ("b", "b")
+    found = []
+    for source, reference in names:
+        job = Job(*(tmp_path / f"{n}.png" for n in (source, f"out_{source}", reference)))
+        found.append(restore_file(Scaled(), job, QUIET, protocol=protocol).measured["psnr"])
+    # 8-bit levels v become 16 + 219 v / 255.
+    error = np.mean((219 / 255 * (gray - other).astype(np.float64)) ** 2)
+    assert found[0] == pytest.approx(-10 * np.log10(error), abs=0.01)
+    assert found[1] == np.inf
 
 
 @pytest.mark.parametrize(

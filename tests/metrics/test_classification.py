@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deconv_jax.errors import InputError
 from deconv_jax.metrics.classification import BINS, calibration_error, calibration_sums, in_top
 
 SUMS = jax.jit(calibration_sums)
@@ -135,3 +136,15 @@ def test_the_sums_are_the_same_for_any_batches_and_fillings(count, filling, seed
         expected = np.bincount(place, weights=values, minlength=BINS)
         np.testing.assert_allclose(row, expected, atol=1e-5)
     assert calibration_error(whole) == pytest.approx(guo(confidence, right), abs=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_never_right(bad):
+    logits, labels = draw(8, 5)
+    for place in range(5):
+        broken = logits.copy()
+        broken[3, place] = bad
+        assert TOP(broken, labels, 5).tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+    broken[3] = np.nan
+    with pytest.raises(InputError, match="finite logits"):
+        calibration_error(of_logits(broken, labels))

@@ -247,3 +247,17 @@ def test_boxes_of_other_units_have_the_same_measures_but_those_by_area():
 def test_a_split_without_objects_has_no_precision():
     with pytest.raises(InputError, match="there is none in any image"):
         measured([[(A, 0.9, 0)]], [[]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_boxes_and_scores_that_are_not_finite_are_refused(bad):
+    broken = [0.0, 0.0, bad, 10.0]
+    for found, true, name in (
+        ([(broken, 0.5, 0)], [(A, 0)], "boxes"),
+        ([(A, bad, 0)], [(A, 0)], "scores"),
+        ([(A, 0.5, 0)], [(broken, 0), (B, 0)], "true_boxes"),
+    ):
+        with pytest.raises(InputError, match=f"finite {name}; got 1 of"):
+            measured([found], [true])
+    # Rows without a detection may hold anything.
+    assert measured([[(A, 0.5, 0), (broken, bad, -1)]], [[(A, 0)]])["ap"] == pytest.approx(1)

@@ -91,6 +91,22 @@ def test_without_clipping_and_rounding_the_output_is_measured_as_it_is():
     np.testing.assert_array_equal(clipped, jnp.clip(OUTPUT, 0, 1))
 
 
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(color="y"), Protocol(border=2)])
+def test_equal_images_of_8_bits_have_no_error(protocol):
+    every_level = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    stored = (every_level / np.float32(255)).astype(np.float32)
+    (row,) = protocol.measure_all([("same", stored[0], stored[0])])
+    assert row["psnr"] == np.inf
+    jittered = jnp.asarray(stored[0]) + 1e-4
+    (row,) = protocol.measure_all([("rounded", jittered, stored[0])])
+    assert row["psnr"] == np.inf
+
+
+def test_targets_of_16_bits_keep_their_own_values():
+    target = jnp.arange(30_000, 30_256).reshape(1, 16, 16, 1) / jnp.float32(65535)
+    np.testing.assert_allclose(Protocol().prepare_target(target), target, rtol=1e-7)
+
+
 def test_halves_are_rounded_upwards_and_the_target_is_not_rounded():
     levels = jnp.array([-3.0, 0.5, 1.5, 2.5, 254.5, 300.0]).reshape(1, 6, 1, 1) / 255
     prepared = 255 * Protocol().prepare(levels)

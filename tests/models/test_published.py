@@ -22,13 +22,16 @@ from deconv_jax.models.published import load_published, save_published
 ZHANG_EPSILON = 1e-4
 
 
-def dncnn(channels=1, features=6, depth=4, normalised=False):
-    layers = [nn.Conv2d(channels, features, 3, padding=1), nn.ReLU()]
+def dncnn(channels=1, features=6, depth=4, normalised=False, eps=ZHANG_EPSILON, biases=(True,) * 3):
+    """`biases` are of the first, the middle and the last layers."""
+    first, middle, last = biases
+    layers = [nn.Conv2d(channels, features, 3, padding=1, bias=first), nn.ReLU()]
     for _ in range(depth - 2):
-        layers.append(nn.Conv2d(features, features, 3, padding=1))
-        layers += [nn.BatchNorm2d(features, eps=ZHANG_EPSILON)] if normalised else []
+        layers.append(nn.Conv2d(features, features, 3, padding=1, bias=middle))
+        layers += [nn.BatchNorm2d(features, eps=eps)] if normalised else []
         layers.append(nn.ReLU())
-    return Residual(nn.Sequential(*layers, nn.Conv2d(features, channels, 3, padding=1)))
+    last_layer = nn.Conv2d(features, channels, 3, padding=1, bias=last)
+    return Residual(nn.Sequential(*layers, last_layer))
 
 
 class Residual(nn.Module):
@@ -120,6 +123,48 @@ def test_published_networks_make_the_images_that_pytorch_makes(theirs, ours, sav
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(size, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("prefix", "biases", "epsilon"),
+    [
+        ("model.", (True, True, True), 1e-4),
+        ("dncnn.", (True, False, True), 1e-4),
+        ("dncnn.", (False, False, False), 1e-5),
+    ],
+    ids=["KAIR", "Zhang's training code", "SaoYan"],
+)
+def test_the_epsilon_of_a_batch_norm_is_that_of_the_code_with_these_names(
+    prefix, biases, epsilon, saved
+):
+    def network(eps):
+        theirs = randomised(dncnn(normalised=True, eps=eps, biases=biases))
+        for name, value in theirs.state_dict().items():
+            if name.endswith("running_var"):
+                value.mul_(1e-4)  # So that the epsilon counts.
+        return theirs
+
+    state = {n.replace("model.", prefix): v for n, v in network(epsilon).state_dict().items()}
+    images = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(1))
+    ours = jnp.moveaxis(jnp.asarray(images), 1, -1)
+    path = saved(state)
+    said = []
+    for chosen in (None, 3e-4):
+        module, variables = load_published(path, batch_norm_epsilon=chosen, say=said.append)
+        with torch.no_grad():
+            theirs = network(chosen or epsilon)(images)
+        scale = float(theirs.abs().max())
+        np.testing.assert_allclose(
+            module.apply(variables, ours)[..., 0], theirs[:, 0], atol=1e-5 * scale
+        )
+    assert len(said) == 1
+    assert f"epsilon {epsilon:g}" in said[0]
+
+
+def test_an_epsilon_of_weights_without_batch_norm_is_refused(saved):
+    path = saved(dncnn().state_dict())
+    with pytest.raises(InputError, match="no batch normalization; got batch_norm_epsilon"):
+        load_published(path, batch_norm_epsilon=1e-5)
+
+
 @pytest.mark.parametrize("name", ["dncnn", "fsrcnn-2", "fsrcnn-4", "espcn-3"])
 def test_what_is_saved_is_what_was_published(name, saved, tmp_path, assert_trees_equal):
     theirs, ours = NETWORKS[name]
@@ -142,8 +187,11 @@ def test_what_is_saved_is_what_was_published(name, saved, tmp_path, assert_trees
         lambda state: {"params": state, "epoch": 3},
         lambda state: {"state_dict": {f"module.{name}": v for name, v in state.items()}},
         lambda state: {name: nn.Parameter(v.double()) for name, v in state.items()},
+        lambda state: {"params_ema": state, "best": torch.tensor(31.0), "params": {}},
+        lambda state: {f"_orig_mod.module.{name}": v for name, v in state.items()},
+        lambda state: {"state_dict": {f"model.net.{name}": v for name, v in state.items()}},
     ],
-    ids=["checkpoint", "data-parallel", "parameters"],
+    ids=["checkpoint", "data-parallel", "parameters", "beside", "compiled", "framework"],
 )
 def test_weights_are_found_where_training_leaves_them(wrap, saved, assert_trees_equal):
     state = randomised(dncnn()).state_dict()

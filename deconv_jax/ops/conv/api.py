@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, as_index
 from deconv_jax.ops.conv import primitives
 from deconv_jax.ops.conv.lax import Geometry
 from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window
@@ -223,7 +223,7 @@ def _split_groups(kernel: Array, groups: int) -> Array:
 
 def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Array, Array, int]:
     """Return both in the wider of their types, and the number of spatial axes."""
-    if not isinstance(groups, int) or groups < 1:
+    if (as_index(groups) or 0) < 1:
         raise InputError(f"groups is an int >= 1; got {groups!r}")
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3 or images.ndim < rank + 1:

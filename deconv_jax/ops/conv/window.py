@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, as_index
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 OnePerAxis = int | Sequence[int]
@@ -135,16 +135,26 @@ def extents(kernel_size: Size, dilation: Size) -> Size:
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
     """Return `value`, repeated `rank` times if it is one int; raise InputError below `least`."""
-    values = (value,) * rank if isinstance(value, int) else value
-    if not _is_row(values, rank) or any(not isinstance(v, int) or v < least for v in values):
-        raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
-    return tuple(values)
+    values = whole_numbers(value, rank)
+    if len(values) == rank and min(values) >= least:
+        return values
+    raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
+
+
+def whole_numbers(value: OnePerAxis, count: int) -> Size:
+    """Return one whole number `count` times, several as they are, and () for anything else."""
+    number = as_index(value)
+    if number is not None:
+        return (number,) * count
+    items = tuple(map(as_index, value)) if isinstance(value, tuple | list) else ()
+    numbers = tuple(item for item in items if item is not None)
+    return numbers if len(numbers) == len(items) else ()
 
 
 def _checked_padding(padding, rank: int):
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return padding
-    sides = ((padding, padding),) * rank if isinstance(padding, int) else padding
+    sides = padding if as_index(padding) is None else ((padding, padding),) * rank
     if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):
         raise InputError(
             f'padding is "SAME", "VALID", an int or {rank} pairs (before, after); got {padding!r}'

@@ -566,3 +566,16 @@ def test_errors_name_the_argument_and_its_value(operator, images, kernel, option
         operator(jnp.ones(images), jnp.ones(kernel), **options)
     message = str(raised.value)
     assert [word for word in words if word not in message] == []
+
+
+def test_sizes_may_be_integers_of_numpy(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    two, one = np.int64(2), np.uint8(1)
+    x, kernel = jnp.asarray(draw(1, 6, 6, 4)), jnp.asarray(draw(3, 3, 2, 4))
+    expected = conv(x, kernel, stride=2, padding=1, dilation=1, groups=2)
+    options = {"padding": one, "dilation": (one, one), "groups": two}
+    np.testing.assert_array_equal(conv(x, kernel, stride=two, **options), expected)
+    back = conv_transpose(expected, kernel, stride=(two, two), output_padding=one, **options)
+    assert back.shape == x.shape
+    with pytest.raises(InputError, match="stride is an int >= 1"):
+        conv(x, kernel, stride=2.0, groups=2)
