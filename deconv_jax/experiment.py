@@ -4,11 +4,12 @@ A workdir is self-describing: `config.json` there holds the whole experiment, de
 `inputs.json` the shapes of its data, so everything after training needs the folder's path and nothing else.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
+import operator
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,11 +26,20 @@ from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, train
 from deconv_jax.data.sources import STACKED, Source, in_memory
 from deconv_jax.data.views import VIEWS, DigitScenes, View
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.files import json_text, make_folder, read_json, write_json, write_png
+from deconv_jax.files import (
+    json_text,
+    kind_of,
+    make_folder,
+    names_in,
+    read_json,
+    write_json,
+    write_png,
+)
+from deconv_jax.lock import locked
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.logging import METRICS, RunLog
+from deconv_jax.training.logging import RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
@@ -126,20 +136,37 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       is missing, as runs of older versions had none.
 
     Raises:
-      InputError: the config does not fit the data, the devices or what is in `workdir`; or the
-        disk is full; or the loss became NaN.
+      InputError: the config does not fit the data, the devices or what is in `workdir`; or another
+        process trains there; or the disk is full; or the loss became NaN.
       Interrupted: after SIGTERM or SIGINT, saved.
     """
     started, ran_in = time.perf_counter(), provenance()
-    config = experiment.to_dict()
-    writes = jax.process_index() == 0
-    _check_workdir(workdir, experiment.to_dict())
-    if (workdir / RESULT).exists():
-        if writes and not (workdir / INPUTS).exists():
+    _check_workdir(workdir, experiment)
+    if kind_of(workdir / RESULT):
+        if jax.process_index() == 0 and not kind_of(workdir / INPUTS):
             example = _example(experiment, experiment.data.source("train"))
             write_json(workdir / INPUTS, _described(example))
-        return read_json(workdir / RESULT)
+        result = read_json(workdir / RESULT)
+        if "metrics" not in result:
+            raise InputError(
+                f"{workdir / RESULT} is damaged: it has no metrics; remove it, and the same command "
+                "measures the test set again"
+            )
+        return result
+    with _locked(workdir):
+        _check_workdir(workdir, experiment)  # Another process may have written since.
+        result = _train(experiment, workdir) | ran_in
+        result["wall_time_s"] = round(time.perf_counter() - started, 2)
+        if jax.process_index() == 0:
+            write_json(workdir / RESULT, result)
+        wait_for_all("result written")
+    return result
 
+
+def _train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """Trains in a workdir that is locked and checked; returns what result.json holds of it."""
+    config = experiment.to_dict()
+    writes = jax.process_index() == 0
     training = experiment.training
     devices = Devices.all(training.compiler)
     devices.check_batch_size(training.batch_size)
@@ -148,66 +175,55 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     example = _example(experiment, sources["train"])
     state = _init(experiment, devices, example)
     if writes:
-        write_json(workdir / INPUTS, _described(example))
+        # In this order: without a config, a folder that is not empty is taken for another's.
         write_json(workdir / CONFIG, config)
+        write_json(workdir / INPUTS, _described(example))
     wait_for_all("config written")
 
-    checkpoints = Checkpoints(
-        workdir / CHECKPOINTS,
-        monitor=experiment.task.monitor,
-        config=config,
-        report=lambda message: print(f"warning: {message}", file=sys.stderr),
-    )
-    log = None
-    try:
+    with Checkpoints(
+        workdir / CHECKPOINTS, monitor=experiment.task.monitor, config=config
+    ) as checkpoints:
         restored = checkpoints.restore(state, devices.replicated)
         if restored is not None:
+            if restored.config is not None:
+                before = Experiment.from_dict(restored.config)
+                _refuse_changes(f"the checkpoint of step {restored.step}", before, experiment)
             state = restored.state
             stream.train.set_state(restored.data)
-        first_step = 0 if restored is None else restored.step
-        log = RunLog(
+        resumed_at = None if restored is None else restored.step
+        with RunLog(
             workdir,
-            first_step=first_step,
+            resumed_at=resumed_at,
             last_step=training.num_steps,
             batch_size=training.batch_size,
             writes=writes,
-        )
-        if restored is not None:
-            log.say(f"continuing from the checkpoint of step {first_step}")
-        state = fit(
-            experiment.task,
-            state,
-            stream,
-            training=training,
-            devices=devices,
-            checkpoints=checkpoints,
-            log=log,
-            resumed_at=None if restored is None else restored.step,
-        )
-        metrics = _evaluate_split(experiment, devices, sources["test"], state)
-        log.evaluation(training.num_steps, "test", metrics)
-        result = {
-            "config": config,
-            "step": training.num_steps,
-            "metrics": {"test": metrics},
-            "baseline": {"test": experiment.task.baseline(sources["train"], sources["test"])},
-            "protocol": experiment.task.protocol,
-            "counts": {name: len(source) for name, source in sources.items()},
-            "data": {name: dict(source.fingerprint) for name, source in sources.items()},
-            "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
-            "seed": experiment.seed,
-            "wall_time_s": round(time.perf_counter() - started, 2),
-            "resumed_at_step": first_step,
-            **ran_in,
-        }
-        if writes:
-            write_json(workdir / RESULT, result)
-        wait_for_all("result written")
-        return result
-    finally:
-        if log is not None:
-            log.close()
-        checkpoints.close()
+        ) as log:
+            if restored is not None:
+                log.say(f"continuing from the checkpoint of step {resumed_at}")
+            state = fit(
+                experiment.task,
+                state,
+                stream,
+                training=training,
+                devices=devices,
+                checkpoints=checkpoints,
+                log=log,
+                resumed_at=resumed_at,
+            )
+            metrics = _evaluate_split(experiment, devices, sources["test"], state)
+            log.evaluation(training.num_steps, "test", metrics)
+    return {
+        "config": config,
+        "step": training.num_steps,
+        "metrics": {"test": metrics},
+        "baseline": {"test": experiment.task.baseline(sources["train"], sources["test"])},
+        "protocol": experiment.task.protocol,
+        "counts": {name: len(source) for name, source in sources.items()},
+        "data": {name: dict(source.fingerprint) for name, source in sources.items()},
+        "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
+        "seed": experiment.seed,
+        "resumed_at_step": resumed_at or 0,
+    }
 
 
 def evaluate(
@@ -261,6 +277,9 @@ def load_state(
 ) -> tuple[int, TrainState]:
     """The step and the state of one of a run's checkpoints.
 
+    Where the last or the best is damaged, a warning is printed and the one before, or the second best,
+    is read.
+
     Args:
       workdir: of the run.
       checkpoint: the last, the best on the validation split, or that of a step.
@@ -270,33 +289,34 @@ def load_state(
       The state is on every device.
 
     Raises:
-      InputError: the workdir is none, or holds no such checkpoint.
+      InputError: the workdir is none, or holds no such checkpoint, or it is damaged.
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
     like = jax.eval_shape(init, jax.random.key(0))
-    checkpoints = Checkpoints(
+    with Checkpoints(
         workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
-    )
-    try:
-        step = checkpoint if isinstance(checkpoint, int) else None
-        if checkpoint == "best":
-            step = checkpoints.best_step()
-            if step is None:
-                raise InputError(f"no checkpoint in {workdir} was measured, so none is best")
-        restored = checkpoints.restore(like, devices.replicated, step)
-    finally:
-        checkpoints.close()
+    ) as checkpoints:
+        restored = checkpoints.restore(like, devices.replicated, checkpoint)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
     return restored.step, restored.state
 
 
 def open_workdir(workdir: Path) -> Experiment:
-    """The experiment that a workdir was trained with."""
-    if not (workdir / CONFIG).is_file():
+    """The experiment that a workdir was trained with.
+
+    Raises:
+      InputError: the folder is not the workdir of a run, or cannot be read.
+    """
+    path = workdir / CONFIG
+    if kind_of(path) is None:
         raise InputError(f"{workdir} is not the workdir of a run: it has no {CONFIG}")
-    return Experiment.from_dict(read_json(workdir / CONFIG))
+    config = read_json(path)
+    try:
+        return Experiment.from_dict(config)
+    except InputError as error:
+        raise InputError(f"{path} is not the config of a run: {error}") from error
 
 
 def read_example(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -306,7 +326,7 @@ def read_example(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
       InputError: the workdir is none; or does not say, being older than `INPUTS` is, or not of images.
     """
     open_workdir(workdir)
-    if not (workdir / INPUTS).is_file():
+    if kind_of(workdir / INPUTS) is None:
         raise InputError(
             f"{workdir} has no {INPUTS}: it was trained by a version that did not write down the "
             "shapes of its data; give the command that trained it once more, which adds them"
@@ -314,11 +334,15 @@ def read_example(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
     described = read_json(workdir / INPUTS)
     try:
         example = {
-            name: jax.ShapeDtypeStruct((1, *map(int, about["shape"])), about["dtype"])
+            name: jax.ShapeDtypeStruct((1, *map(operator.index, about["shape"])), about["dtype"])
             for name, about in described.items()
         }
-        of_images = "index" in example and len(example["image"].shape) == 4
-    except (AttributeError, KeyError, TypeError, ValueError):
+        numbers = all(
+            np.dtype(like.dtype).kind in "buif" and all(0 <= n < 2**31 for n in like.shape)
+            for like in example.values()
+        )
+        of_images = numbers and "index" in example and len(example["image"].shape) == 4
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
         of_images = False
     if not of_images:
         raise InputError(
@@ -363,28 +387,55 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _check_workdir(workdir: Path, config: dict[str, Any]) -> None:
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Hold a workdir's lock, in the first process for all."""
+    error = None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(locked(workdir))
+            except InputError as raised:
+                error = raised
+        if agree(error is not None):
+            raise error or InputError(f"workdir {workdir} is in use or cannot be written")
+        yield
+
+
+def _check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Refuses a workdir that is of another experiment, or is something else.
 
     One that has saved nothing yet, as its config did not work, may be given another config.
     """
-    if workdir.exists() and not workdir.is_dir():
+    kind = kind_of(workdir)
+    if kind not in (None, "folder"):
         raise InputError(f"workdir {workdir} is not a folder")
-    if not (workdir / CONFIG).exists():
-        if (workdir / METRICS).exists() or (workdir / CHECKPOINTS).exists():
-            raise InputError(f"workdir {workdir} holds a run without its {CONFIG}; use another")
+    if kind_of(workdir / CONFIG) is None:
+        others = [name for name in names_in(workdir) if not name.startswith(".")]
+        if others:
+            raise InputError(
+                f"workdir {workdir} is not empty (it holds {others[0]!r}) and is not the folder of a run: "
+                f"it has no {CONFIG}; use a new or an empty folder"
+            )
         return
-    if not (workdir / RESULT).exists() and not any((workdir / CHECKPOINTS).glob("*")):
-        return
-    # Rebuilt, so that a setting that did not exist then has the default that it has now.
-    before = open_workdir(workdir).to_dict()
-    for values in (before, config):
+    before = open_workdir(workdir)
+    if kind_of(workdir / RESULT) or names_in(workdir / CHECKPOINTS):
+        _refuse_changes(f"workdir {workdir}", before, experiment)
+
+
+def _refuse_changes(where: str, before: Experiment, experiment: Experiment) -> None:
+    """Raises InputError for an experiment that would go on otherwise than the one before.
+
+    Both are built, so that a setting that did not exist then has the default that it has now.
+    """
+    old, new = before.to_dict(), experiment.to_dict()
+    for values in (old, new):
         values["data"] = {k: v for k, v in values["data"].items() if k not in _WHERE_AND_HOW}
-    changes = list(schema.differences(before, config))
+    changes = list(schema.differences(old, new))
     if changes:
         raise InputError(
-            f"workdir {workdir} belongs to a run with another config; use another workdir, or "
-            "undo:\n  " + "\n  ".join(changes)
+            f"{where} belongs to a run with another config; use another workdir, or undo:\n  "
+            + "\n  ".join(changes)
         )
 
 

@@ -6,9 +6,10 @@ import functools
 import json
 import math
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import Image
 
@@ -74,16 +75,69 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def kind_of(path: Path) -> Literal["file", "folder", "special"] | None:
+    """Return what is at `path`, following links; None where nothing is.
 
     Raises:
-      InputError: it is missing, unreadable or not JSON.
+      InputError: that cannot be found out, as a folder on the way is unreadable or links form a loop.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot access {path}: {error.strerror}") from error
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names of what is in a folder, none if it is missing; InputError if unreadable."""
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads the UTF-8 text of a regular file; raises InputError where that cannot be."""
+    if kind_of(path) == "special":  # Reading a pipe would wait forever.
+        raise InputError(f"cannot read {path}: it is not a regular file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads the object that a JSON file holds.
+
+    Raises:
+      InputError: it is missing, unreadable, not JSON or another value than an object.
+    """
+    text = read_text(path)
+    try:
+        return json_object(text)
+    except ValueError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Parses a JSON object.
+
+    Raises:
+      ValueError: the text is not JSON, too deeply nested, or of another value than an object.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        kinds = {"list": "an array", "str": "a string", "bool": "a Boolean", "NoneType": "null"}
+        kind = kinds.get(type(value).__name__, "a number")
+        raise ValueError(f"it holds {kind}; a JSON object is required")
+    return value
 
 
 def cannot_write(path: Path, error: Exception) -> InputError:

@@ -12,7 +12,6 @@ from deconv_jax.errors import InputError
 from deconv_jax.experiment import (
     CHECKPOINTS,
     INPUTS,
-    METRICS,
     RESULT,
     Experiment,
     evaluate,
@@ -20,7 +19,7 @@ from deconv_jax.experiment import (
     train,
 )
 from deconv_jax.training import loop
-from deconv_jax.training.logging import picture_grid, read_metrics
+from deconv_jax.training.logging import METRICS, picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
 
 FEW = {

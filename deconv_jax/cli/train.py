@@ -78,10 +78,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
         initialize_processes(arguments.distributed)
     from deconv_jax.experiment import RESULT, Experiment, train
+    from deconv_jax.files import kind_of
 
     experiment = Experiment.from_dict(load_config(arguments.config, arguments.overrides))
     workdir = arguments.workdir
-    finished = (workdir / RESULT).exists()
+    finished = kind_of(workdir / RESULT) is not None
     result = train(experiment, workdir)
     print(f"already finished: {workdir}" if finished else _summary(workdir, result))
     return 0

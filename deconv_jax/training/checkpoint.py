@@ -1,9 +1,9 @@
 """Checkpoints of a run, and the only file that imports orbax.
 
 A checkpoint is the train state, the data iterator's state and the config (JSON). It appears whole or
-not at all: orbax writes under a temporary name and renames. A checksum of the state travels with
+not at all: orbax writes under a temporary name and renames. A checksum of everything in it travels with
 it, since the storage format does not notice every damaged byte; a checkpoint that fails it is
-renamed and reported, and the one before is used. The state is copied to the host, and written in the
+reported, and the one before is used. The state is copied to the host, and written in the
 background while training continues.
 """
 
@@ -12,23 +12,42 @@ import dataclasses
 import gc
 import json
 import logging
-import warnings
+import os
+import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write
+from deconv_jax.files import cannot_write, kind_of, names_in, read_json
 from deconv_jax.training.parallel import agree, wait_for_all
 from deconv_jax.training.state import TrainState
 
 KEPT = 2
 """Newest checkpoints kept: the last, and the one to fall back to should the last be damaged."""
+
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What is raised while damaged files are read."""
+
+
+def warn(message: str) -> None:
+    """Prints a warning on standard error."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +57,14 @@ class Restored:
     step: int
     state: TrainState
     data: Any
+    config: Any
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the newest `KEPT`, and the best by a validation measure."""
+    """The checkpoints in a folder: the newest `KEPT`, and the best by a validation measure.
+
+    A context manager that closes it.
+    """
 
     def __init__(
         self,
@@ -49,7 +72,7 @@ class Checkpoints:
         *,
         monitor: str,
         config: Any = None,
-        report: Callable[[str], None] = warnings.warn,
+        report: Callable[[str], None] = warn,
         read_only: bool = False,
     ):
         """Opens the folder; unless `read_only`, creates it and removes unfinished checkpoints.
@@ -59,7 +82,7 @@ class Checkpoints:
           monitor: the measure whose best checkpoint is kept, see `Task.monitor`.
           config: the run's, stored with each checkpoint; JSON-able.
           report: told of every damaged checkpoint that is passed over.
-          read_only: open without changing anything.
+          read_only: open without changing anything; a run may be writing there.
 
         Raises:
           InputError: the folder cannot be read or created.
@@ -67,43 +90,68 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._measure, self._sign = monitor.removeprefix("-"), -1 if monitor[0] == "-" else 1
         self._config, self._report = config, report
-        self._read_only = read_only
         self._saving: tuple[int, Any] | None = None
+        self._orbax = None
+        kind = kind_of(directory)
+        if kind != "folder" and (read_only or kind):
+            raise InputError(f"{directory} holds no checkpoints")
+        if read_only:
+            return
+        if kind:
+            self._set_aside(self._damaged_metadata())
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=self._score,
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        if read_only and not directory.is_dir():
-            raise InputError(f"{directory} holds no checkpoints")
-        if not read_only:
-            self._set_aside(_unreadable(self.directory))
+        # Folders made in the background leave other threads waiting for them where the disk is full.
+        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
+                context=ocp.Context(async_options=options),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(KEPT), best]),
-                cleanup_tmp_directories=not read_only,
+                cleanup_tmp_directories=True,
             )
         except OSError as error:
             raise cannot_write(self.directory, error) from error
         except ValueError as error:
             raise InputError(f"{self.directory} is not readable: {_first_line(error)}") from error
+        logging.getLogger("absl").addFilter(_not_of_orbax)
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, rising."""
-        return sorted(info.step for info in self._orbax.checkpoints)
+        """Steps that have a checkpoint, rising.
+
+        Raises:
+          InputError: the folder cannot be read.
+        """
+        names = names_in(self.directory)
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     def best_step(self) -> int | None:
         """The step with the best validation measure, or None."""
-        measured = [info for info in self._orbax.checkpoints if info.metrics]
-        if not measured:
-            return None
-        return max(measured, key=lambda info: self._score(info.metrics)).step
+        return next(iter(self._best_steps()), None)
+
+    def _best_steps(self) -> list[int]:
+        """Measured steps, the best first; those whose measures cannot be read are left out."""
+        scores = {}
+        for step in self.steps():
+            with contextlib.suppress(*_UNREADABLE):
+                scores[step] = self._score(self._metrics(step) or {})
+        return sorted(scores, key=lambda step: scores[step], reverse=True)
+
+    def _metrics(self, step: int) -> dict[str, float] | None:
+        """The validation measures of a checkpoint, None if it has none."""
+        path = self.directory / str(step) / "metrics" / "metrics"
+        return None if kind_of(path) is None else read_json(path)
 
     def _score(self, metrics: Mapping[str, float]) -> float:
-        return self._sign * metrics[self._measure]
+        score = self._sign * float(metrics[self._measure])
+        if not np.isfinite(score):
+            raise ValueError(f"its measure {self._measure} is {score}")
+        return score
 
     def save(self, state: TrainState, data: Any, metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint; returns once the state may be changed.
@@ -117,17 +165,18 @@ class Checkpoints:
           InputError: this checkpoint, or the one before it, cannot be written; those already there
             are untouched. Or there is one of this step or a later one.
         """
+        if self._orbax is None:
+            raise ValueError("these checkpoints were opened read-only or are closed")
         self.wait()
         step = int(state.step)
-        extra = {"checksum": _checksum(state), "data": data, "config": self._config}
         # JSON has no word for others (an infinite PSNR), and they could not be compared either.
         finite = {k: v for k, v in (metrics or {}).items() if np.isfinite(v)}
+        measured = finite if self._measure in finite else None
+        facts = {"step": step, "data": data, "config": self._config}
+        extra = facts | {"checksum": _checksum(state, facts | {"metrics": measured})}
         try:
             response = self._orbax.save_checkpointables_async(
-                step,
-                {"state": state},
-                metrics=finite if self._measure in finite else None,
-                custom_metadata=extra,
+                step, {"state": state}, metrics=measured, custom_metadata=extra
             )
         except (OSError, ValueError) as error:
             raise self._cannot_save(step, error) from error
@@ -147,59 +196,124 @@ class Checkpoints:
             raise self._cannot_save(step, error) from error
 
     def restore(
-        self, like: TrainState, sharding: jax.sharding.Sharding, step: int | None = None
+        self,
+        like: TrainState,
+        sharding: jax.sharding.Sharding,
+        which: Literal["last", "best"] | int = "last",
     ) -> Restored | None:
-        """The checkpoint of a step, or the newest undamaged one; None if there is none at all.
+        """Reads a checkpoint; None if there is none at all.
+
+        Unless a step is asked for, a damaged checkpoint is reported and the next one is read: the one
+        before the last, or the second best. Where this object may write, it is also renamed.
 
         Args:
           like: a state of the same structure, shapes and types, abstract or not.
           sharding: where every array is put, whatever devices wrote it.
-          step: which; None for the newest.
+          which: the last, the best by the validation measure, or that of a step.
 
         Raises:
-          InputError: the checkpoint asked for, or every one, is damaged or of another model.
+          InputError: the checkpoint asked for, or every one, is damaged or of another model; or none
+            was measured, so none is best.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
-            raise InputError(f"{self.directory} has no checkpoint of step {step}; it has {steps}")
-        wanted = steps[::-1] if step is None else [step]
         damaged: dict[int, str] = {}
-        for candidate in wanted:
+        while candidates := [step for step in self._candidates(which) if step not in damaged]:
+            step = candidates[0]
             restored, reason = None, "another process could not read it"
             try:
                 with _quiet():
-                    restored = self._load(candidate, like, sharding)
-            except (OSError, ValueError, KeyError) as error:
+                    restored = self._load(step, like, sharding)
+            except _UNREADABLE as error:
+                _refuse_if_forbidden(self.directory / str(step), error)
+                if self._orbax is None and step not in self.steps():
+                    continue  # The run that is writing here has removed it.
                 reason = _first_line(error)
             if agree(restored is None):
-                damaged[candidate] = reason
+                damaged[step] = reason
                 continue
-            if not self._read_only and damaged:
+            if self._orbax is not None and damaged:
                 self._set_aside(damaged)
                 self._orbax.reload()
             else:
                 self._report_all(damaged, "passed over")
             return restored
+        if not damaged:
+            return None
+        if isinstance(which, int):
+            others = [step for step in self.steps() if step != which]
+            raise InputError(
+                f"the checkpoint of step {which} in {self.directory} is damaged: {damaged[which]}; "
+                f"others are of steps {others}"
+            )
         self._report_all(damaged, "passed over")
-        if wanted:
-            raise InputError(f"{self.directory} has no readable checkpoint; tried steps {wanted}")
-        return None
+        raise InputError(
+            f"{self.directory} has no readable checkpoint; tried steps {list(damaged)}"
+        )
 
     def close(self) -> None:
-        """Waits for what is being written and frees orbax's threads."""
+        """Waits for what is being written and frees orbax's threads; raises InputError as `wait`."""
+        orbax, self._orbax = self._orbax, None
+        if orbax is None:
+            return
         try:
             self.wait()
         finally:
-            self._orbax.close()
+            # It raises the error of a failed save once more, and frees its threads only after that.
+            with contextlib.suppress(OSError, ValueError):
+                orbax.wait()
+            orbax.close()
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(InputError) if error else contextlib.nullcontext():
+            self.close()
+
+    def _candidates(self, which: Literal["last", "best"] | int) -> list[int]:
+        """Steps to try, in their order."""
+        steps = self.steps()
+        if which == "last":
+            return steps[::-1]
+        if which == "best":
+            best = self._best_steps()
+            if steps and not best:
+                raise InputError(f"no checkpoint in {self.directory} was measured, so none is best")
+            return best
+        if which not in steps:
+            raise InputError(f"{self.directory} has no checkpoint of step {which}; it has {steps}")
+        return [which]
+
+    def _damaged_metadata(self) -> dict[int, str]:
+        """Steps whose metadata orbax cannot parse, and why: it would not open the folder."""
+        reasons = {}
+        for step in self.steps():
+            try:
+                with _quiet():
+                    ocp.checkpointables_metadata(self.directory / str(step))
+                    self._score(self._metrics(step) or {self._measure: 0.0})
+            except _UNREADABLE as error:
+                _refuse_if_forbidden(self.directory / str(step), error)
+                reasons[step] = _first_line(error)
+        return reasons
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Renames checkpoints that cannot be read, so that their steps can be saved anew."""
         if jax.process_index() == 0:
             for step in damaged:
-                aside = self.directory / f"{step}.damaged"
-                while aside.exists():
+                folder = self.directory / str(step)
+                aside = folder.with_name(f"{step}.damaged")
+                while kind_of(aside):
                     aside = aside.with_name(f"{aside.name}.again")
-                (self.directory / str(step)).rename(aside)
+                try:
+                    folder.rename(aside)
+                except OSError as error:
+                    raise cannot_write(folder, error) from error
         wait_for_all("damaged checkpoints set aside")
         self._report_all(damaged, "renamed to STEP.damaged")
 
@@ -208,18 +322,29 @@ class Checkpoints:
             self._report(f"checkpoint of step {step} is damaged, {done}: {reason}")
 
     def _load(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> Restored:
+        folder = self.directory / str(step)
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
         )
-        extra = self._orbax.metadata(step).custom_metadata
+        extra = ocp.checkpointables_metadata(folder).custom_metadata
         if not extra:
             raise ValueError("its metadata is missing")
-        state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
-        if _checksum(state) != extra["checksum"]:
+        state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+        facts = None
+        if "step" in extra:  # Older versions wrote the checksum of the state alone.
+            facts = {name: extra[name] for name in ("step", "data", "config")}
+            facts["metrics"] = self._metrics(step)
+        if _checksum(state, facts) != extra["checksum"]:
             raise ValueError("its checksum does not match")
-        return Restored(step, state, extra["data"])
+        if int(state.step) != step:
+            raise ValueError(f"it holds the state of step {int(state.step)}")
+        return Restored(step, state, extra["data"], extra["config"])
 
     def _cannot_save(self, step: int, error: Exception) -> InputError:
+        # TensorStore tells the number of the system's error only in its text.
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        if number:
+            error = OSError(int(number[1]), os.strerror(int(number[1])))
         message = cannot_write(self.directory / str(step), error)
         intact = [s for s in self.steps() if s != step]
         kept = (
@@ -228,20 +353,16 @@ class Checkpoints:
         return InputError(f"{message}; {kept}")
 
 
-def _unreadable(directory: Path) -> dict[int, str]:
-    """Steps whose metadata orbax cannot parse, and why: it would not open the folder."""
-    reasons = {}
-    for folder in directory.glob("[0-9]*"):
-        if not folder.name.isdecimal():
-            continue
-        try:
-            with _quiet():
-                ocp.checkpointables_metadata(folder)
-            for path in (folder / "metrics").glob("metrics"):
-                json.loads(path.read_text())
-        except (OSError, ValueError, KeyError) as error:
-            reasons[int(folder.name)] = _first_line(error)
-    return reasons
+def _refuse_if_forbidden(path: Path, error: Exception) -> None:
+    """Raises InputError for an error of missing permission, which is no damage."""
+    forbidden = isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError)
+    if forbidden or "PERMISSION_DENIED" in str(error):
+        raise InputError(f"cannot read {path}: permission denied") from error
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Whether a record is not of orbax, which logs page-long details of errors that are raised too."""
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 @contextlib.contextmanager
@@ -261,11 +382,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _checksum(state: TrainState) -> int:
-    """CRC-32 over names, shapes, types and bytes of every array; fetches them all."""
+def _checksum(state: TrainState, facts: Mapping[str, Any] | None) -> int:
+    """CRC-32 over names, shapes, types and bytes of every array, which are fetched, and over facts.
+
+    Args:
+      state: the arrays.
+      facts: what else there is, JSON-able; None if nothing.
+    """
     value = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.asarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
         value = zlib.crc32(array.tobytes(), zlib.crc32(name.encode(), value))
+    if facts is not None:
+        # As they are read again: tuples as lists, keys as strings.
+        read = json.loads(json.dumps(facts))
+        value = zlib.crc32(json.dumps(read, sort_keys=True).encode(), value)
     return value

@@ -1,16 +1,17 @@
 """What a run tells: a progress bar or plain lines, metrics.jsonl, TensorBoard events, pictures.
 
-Only the first process writes. A run that resumes drops the records after the checkpoint it resumes
-from, so that metrics.jsonl reads like that of a run never stopped.
+Only the first process writes. A run that resumes drops the records that it will make again, so that
+metrics.jsonl reads like that of a run never stopped.
 """
 
-import json
+import contextlib
 import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,32 +19,59 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, json_text, write_png, write_text
+from deconv_jax.files import (
+    cannot_write,
+    json_object,
+    json_text,
+    kind_of,
+    make_folder,
+    read_text,
+    write_png,
+    write_text,
+)
 
-METRICS = "metrics.jsonl"
+METRICS, EVENTS = "metrics.jsonl", "tensorboard"
+FLUSH_SECONDS = 30
+"""Seconds after which TensorBoard sees an event at the latest, while there are others."""
 
 
 class RunLog:
-    """The log of one run in its workdir."""
+    """The log of one run in its workdir; a context manager that closes it."""
 
     def __init__(
-        self, workdir: Path, *, first_step: int, last_step: int, batch_size: int, writes: bool
+        self,
+        workdir: Path,
+        *,
+        resumed_at: int | None,
+        last_step: int,
+        batch_size: int,
+        writes: bool,
     ):
-        """Opens the log at `first_step`; where not `writes`, every method does nothing."""
+        """Opens the log; where not `writes`, every method does nothing.
+
+        Args:
+          workdir: of the run.
+          resumed_at: step of the checkpoint that the run resumes from, None for a new run.
+          last_step: of the run.
+          batch_size: examples in a step.
+          writes: whether this process is the one that writes.
+
+        Raises:
+          InputError: the log cannot be written, or the one that is there is damaged.
+        """
         self._writes, self._batch_size = writes, batch_size
         if not writes:
             return
-        from tensorboardX import SummaryWriter  # Slow to import, and only one process needs it.
-
+        first_step = resumed_at or 0
         self._path = workdir / METRICS
         self._last_time = time.perf_counter()
         self._last_step, self._compiled = first_step, False
-        _drop_records_after(self._path, first_step)
+        _keep_records(self._path, resumed_at)
         try:
-            self._file = self._path.open("a", buffering=1)
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+            self._file = self._path.open("a", buffering=1, encoding="utf-8")
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        self._events = _Events(workdir / EVENTS, 0 if resumed_at is None else resumed_at + 1)
         self._pictures = workdir / "pictures"
         self._bar = tqdm(
             total=last_step,
@@ -85,6 +113,7 @@ class RunLog:
         self._record(step, split, metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"step {step}  {split}: {shown}")
+        self._events.flush()
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
         """Writes pictures/NAME_STEP.png."""
@@ -93,7 +122,7 @@ class RunLog:
         for name, picture in pictures.items():
             path = self._pictures / f"{name}_{step:07d}.png"
             write_png(path, picture)
-            self._events.add_image(name, np.asarray(picture), step, dataformats="HWC")
+            self._events.add_image(name, picture, step)
 
     def start_clock(self, step: int) -> None:
         """The next images/s counts from here: evaluating and saving is no training."""
@@ -106,12 +135,27 @@ class RunLog:
             self._bar.write(message, file=sys.stderr)
 
     def close(self) -> None:
-        """Flushes and closes everything."""
+        """Closes everything; raises InputError if a file cannot be written to its end."""
         if not self._writes:
             return
         self._bar.close()
         self._events.close()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(InputError) if error else contextlib.nullcontext():
+            self.close()
 
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         record = {"step": step, "split": split, "time": time.time(), **values}
@@ -119,36 +163,100 @@ class RunLog:
             self._file.write(json_text(record))
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._events.add_scalars({f"{split}/{name}": value for name, value in finite.items()}, step)
+
+
+class _Events:
+    """TensorBoard events, written by the calling thread.
+
+    The thread of tensorboardX's `SummaryWriter` prints a traceback when the disk is full and ends, and
+    the run would wait for it forever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        """Starts a file of events; earlier files' events from `first_step` on are void."""
+        # Slow to import, and only one process needs it.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._summary, self._event, self._folder = summary, Event, folder
+        make_folder(folder)
+        start = Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        try:
+            self._writer = EventsWriter(str(folder / "events"))
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self._flushed = time.time()
+        self._write(start)
+
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes a number for each name."""
         for name, value in values.items():
-            if math.isfinite(value):  # Of others the writer only warns.
-                self._events.add_scalar(f"{split}/{name}", value, step)
+            self._write(self._event(step=step, summary=self._summary.scalar(name, value)))
+
+    def add_image(self, name: str, picture: Image.Image, step: int) -> None:
+        """Writes a picture."""
+        image = self._summary.image(name, np.asarray(picture), dataformats="HWC")
+        self._write(self._event(step=step, summary=image))
+
+    def flush(self) -> None:
+        """Brings what was written to the disk."""
+        self._flushed = time.time()
+        self._try(self._writer.flush)
+
+    def close(self) -> None:
+        """Closes the file; raises InputError if it cannot be written to its end."""
+        self._try(self._writer.close)
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._try(self._writer.write_event, event)
+        if event.wall_time - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def _try(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl; a last line cut off by a crash is left out.
 
     Raises:
-      InputError: the file cannot be read, or a line other than the last is damaged.
+      InputError: the file cannot be read, or another line is not a record.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    *lines, rest = read_text(path).split("\n")
+    if rest:
+        with contextlib.suppress(ValueError):
+            json_object(rest)
+            lines.append(rest)
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+            record = json_object(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not a record ({error})") from error
+        if type(record.get("step")) is not int:
+            raise InputError(f'{path}, line {number}: "step" must be an integer; got {line[:100]}')
+        records.append(record)
     return records
 
 
-def _drop_records_after(path: Path, step: int) -> None:
-    if not path.exists():
+def _keep_records(path: Path, last: int | None) -> None:
+    """Drops the records that a run makes again: after the step `last` and of the test set; None for all.
+
+    The test set is measured after the last checkpoint.
+    """
+    if kind_of(path) is None:
         return
-    kept = [json_text(r) for r in read_metrics(path) if r["step"] <= step]
-    write_text(path, "".join(kept))
+    kept = []
+    if last is not None:
+        kept = [r for r in read_metrics(path) if r["step"] <= last and r.get("split") != "test"]
+    write_text(path, "".join(map(json_text, kept)))
 
 
 def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:

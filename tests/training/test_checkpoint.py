@@ -162,7 +162,7 @@ def test_errors_name_what_is_there(tmp_path, monkeypatch):
     write(tmp_path / "c", {5: None})
     checkpoints = Checkpoints(tmp_path / "c", monitor="psnr", read_only=True)
     with pytest.raises(InputError, match=r"no checkpoint of step 6; it has \[5\]"):
-        checkpoints.restore(state_of(0), replicated(1), step=6)
+        checkpoints.restore(state_of(0), replicated(1), 6)
     reports = []
     monkeypatch.setattr(checkpoints, "_report", reports.append)
     with pytest.raises(InputError, match=r"no readable checkpoint; tried steps \[5\]"):
