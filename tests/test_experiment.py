@@ -1,6 +1,7 @@
 """An experiment as a value, and what training one leaves behind."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,13 +12,17 @@ from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import (
     CHECKPOINTS,
+    CONFIG,
     INPUTS,
     RESULT,
     Experiment,
+    _check_workdir,
     evaluate,
     open_workdir,
     train,
 )
+from deconv_jax.files import write_json
+from deconv_jax.lock import LOCK, locked
 from deconv_jax.training import loop
 from deconv_jax.training.logging import METRICS, picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
@@ -179,11 +184,67 @@ def test_a_run_goes_on_with_its_image_files_and_with_no_others(
 def test_a_workdir_that_lost_its_config_is_refused(tmp_path, small_config):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / METRICS).touch()
-    with pytest.raises(InputError, match=r"holds a run without its config.json"):
+    with pytest.raises(InputError, match=r"holds 'metrics.jsonl'.*has no config.json"):
         train(Experiment.from_dict(small_config()), tmp_path / "run")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("thesis.txt", "mine", "is not empty .it holds 'thesis.txt'"),
+        ("inputs.json", "{}", "is not empty .it holds 'inputs.json'"),
+        ("config.json", '{"editor": "vim"}', "config.json is not the config of a run: config.task"),
+        ("config.json", "null", "config.json: it holds null"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused_and_left_alone(
+    tmp_path, small_config, name, content, said
+):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=said):
+        train(Experiment.from_dict(small_config()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_folder_that_a_killed_run_left_without_a_config_is_taken(tmp_path, small_config):
+    for name in (LOCK, ".config.json.123.tmp", ".DS_Store"):
+        (tmp_path / name).touch()
+    _check_workdir(tmp_path, Experiment.from_dict(small_config()))
+
+
+def test_a_workdir_in_use_is_refused_and_can_be_evaluated(tmp_path, finished, small_config):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / RESULT).unlink()
+    before = sorted(workdir.rglob("*"))
+    with locked(workdir):
+        with pytest.raises(InputError, match=f"{workdir} is in use by process {os.getpid()} on "):
+            train(Experiment.from_dict(small_config()), workdir)
+        assert evaluate(workdir)["metrics"] == finished[1]["metrics"]["test"]
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_damaged_result_says_how_to_make_it_anew(tmp_path, finished, small_config):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for content, said in (("{}", "remove it, and the same command"), ("null", "it holds null")):
+        (workdir / RESULT).write_text(content)
+        with pytest.raises(InputError, match=said):
+            train(Experiment.from_dict(small_config()), workdir)
+    (workdir / RESULT).unlink()
+    assert train(Experiment.from_dict(small_config()), workdir)["metrics"] == finished[1]["metrics"]
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path, finished, small_config):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / RESULT).unlink()
+    other = small_config(optimizer__learning_rate=0.5)
+    write_json(workdir / CONFIG, Experiment.from_dict(other).to_dict())
+    said = r"checkpoint of step 8 belongs .*\n.*learning_rate: 0.003 -> 0.5"
+    with pytest.raises(InputError, match=said):
+        train(Experiment.from_dict(other), workdir)
+
+
 def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
     tmp_path, monkeypatch, small_config
 ):
@@ -207,15 +268,6 @@ def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
     with pytest.raises(InputError, match="belongs to a run with another config"):
         train(broken, tmp_path / "run")
-
-
-def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
-    path = tmp_path / METRICS
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
-    path.write_text('{"st\n{"step": 2}\n')
-    with pytest.raises(InputError, match="line 1: not JSON"):
-        read_metrics(path)
 
 
 def test_scenes_are_refused_of_other_data_than_stacked_digits():

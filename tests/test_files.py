@@ -2,11 +2,20 @@
 
 import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, read_json, write_atomically, write_json
+from deconv_jax.files import (
+    cannot_write,
+    kind_of,
+    names_in,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 
 def test_json_survives_a_round_trip(tmp_path):
@@ -103,10 +112,60 @@ def test_other_reasons_are_one_line(tmp_path, error, reason):
     assert str(cannot_write(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
-def test_reading_what_is_no_json_is_an_input_error_naming_the_file(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b"null", "it holds null; a JSON object is required"),
+        (b"[1]", "it holds an array"),
+        (b"7", "it holds a number"),
+        (b'"{}"', "it holds a string"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"step": ' + b"9" * 5000 + b"}", "5000 digits"),
+    ],
+    ids=lambda value: repr(value)[:12],
+)
+def test_reading_what_is_no_json_object_is_an_input_error_naming_the_file(tmp_path, content, said):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"cannot read .*x\.json"):
+    with pytest.raises(InputError, match=rf"cannot read .*x\.json: .*{said}") as raised:
         read_json(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(InputError, match="it is not a regular file"):
+        read_json(tmp_path / "x.json")
+
+
+def test_the_kind_of_a_path_is_told_or_why_not(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    kinds = {".": "folder", "file": "file", "nothing": None, "dangling": None, "file/in": None}
+    assert {name: kind_of(tmp_path / name) for name in kinds} == kinds
+    assert kind_of(Path("/dev/null")) == "special"
+    with pytest.raises(InputError, match="cannot access .*loop: Too many levels"):
+        kind_of(tmp_path / "loop")
+
+    def forbidden(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    with pytest.raises(InputError, match="cannot access .*file: Permission denied"):
+        kind_of(tmp_path / "file")
+
+
+def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
+    for name in "cab":
+        (tmp_path / name).touch()
+    assert names_in(tmp_path) == ["a", "b", "c"]
+    assert names_in(tmp_path / "missing") == []
+    with pytest.raises(InputError, match="cannot read .*a: Not a directory"):
+        names_in(tmp_path / "a")

@@ -155,17 +155,22 @@ def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_p
     described = read_json(workdir / INPUTS)
     image = described["image"]
     for damaged in (
-        [],
         {"image": [32, 32, 1]},
         {"label": described["label"]},
         {"image": image},
         described | {"image": image | {"shape": [32, 32]}},
         described | {"image": image | {"shape": "abc"}},
+        described | {"image": image | {"shape": [2**31, 32, 1]}},
+        described | {"image": image | {"shape": [32.5, 32, 1]}},
         described | {"image": image | {"dtype": "int7"}},
+        described | {"image": image | {"dtype": "O"}},
     ):
         write_json(workdir / INPUTS, damaged)
         with pytest.raises(InputError, match=f"{INPUTS} is damaged: wanted .*; got "):
             load_recognition(workdir)
+    (workdir / INPUTS).write_text("[]")
+    with pytest.raises(InputError, match=f"{INPUTS}: it holds an array"):
+        load_recognition(workdir)
     (workdir / INPUTS).unlink()
     with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it once more"):
         load_recognition(workdir)

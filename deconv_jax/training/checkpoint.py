@@ -9,6 +9,7 @@ background while training continues.
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import logging
@@ -91,7 +92,7 @@ class Checkpoints:
         self._measure, self._sign = monitor.removeprefix("-"), -1 if monitor[0] == "-" else 1
         self._config, self._report = config, report
         self._saving: tuple[int, Any] | None = None
-        self._orbax = None
+        self._failed, self._orbax = False, None
         kind = kind_of(directory)
         if kind != "folder" and (read_only or kind):
             raise InputError(f"{directory} holds no checkpoints")
@@ -106,11 +107,12 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         # Folders made in the background leave other threads waiting for them where the disk is full.
-        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        context = ocp.Context()
+        context.asynchronous.create_directories_asynchronously = False
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
-                context=ocp.Context(async_options=options),
+                context=context,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(KEPT), best]),
                 cleanup_tmp_directories=True,
@@ -119,7 +121,7 @@ class Checkpoints:
             raise cannot_write(self.directory, error) from error
         except ValueError as error:
             raise InputError(f"{self.directory} is not readable: {_first_line(error)}") from error
-        logging.getLogger("absl").addFilter(_not_of_orbax)
+        _silence_orbax()
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, rising.
@@ -250,18 +252,24 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Waits for what is being written and frees orbax's threads; raises InputError as `wait`."""
+        """Waits for what is being written and frees orbax's threads.
+
+        Raises:
+          InputError: as `wait`, unless an earlier call did.
+        """
         orbax, self._orbax = self._orbax, None
         if orbax is None:
             return
-        try:
-            self.wait()
-        finally:
-            # It raises the error of a failed save once more, and frees its threads only after that.
-            with contextlib.suppress(OSError, ValueError):
-                orbax.wait()
-            orbax.close()
-            logging.getLogger("absl").removeFilter(_not_of_orbax)
+        failed, errors = self._failed, []
+        # orbax raises the error of a failed save at each of these, and frees its threads at the last.
+        for finish in (self.wait, orbax.wait, orbax.close):
+            try:
+                finish()
+            except (OSError, ValueError) as error:
+                errors.append(error)
+        if errors and not failed:
+            first = errors[0]
+            raise first if isinstance(first, InputError) else cannot_write(self.directory, first)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -341,6 +349,7 @@ class Checkpoints:
         return Restored(step, state, extra["data"], extra["config"])
 
     def _cannot_save(self, step: int, error: Exception) -> InputError:
+        self._failed = True
         # TensorStore tells the number of the system's error only in its text.
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number:
@@ -360,9 +369,24 @@ def _refuse_if_forbidden(path: Path, error: Exception) -> None:
         raise InputError(f"cannot read {path}: permission denied") from error
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    """Whether a record is not of orbax, which logs page-long details of errors that are raised too."""
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+@functools.cache
+def _silence_orbax() -> None:
+    """Keeps orbax's threads from printing page-long details of a failed save, which is raised too.
+
+    TensorStore prints an exception for each array that was still being written.
+    """
+
+    def from_others(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    logging.getLogger("absl").addFilter(from_others)
+    sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

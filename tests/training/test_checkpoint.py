@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import json
+import resource
 import shutil
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from deconv_jax.errors import InputError
+from deconv_jax.training import checkpoint
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.state import TrainState
 
@@ -48,13 +51,11 @@ def write(folder, measured, count=1):
     return steps
 
 
-def read(folder, count=1, **options):
+def read(folder, count=1, which="last", **options):
     reports = []
-    checkpoints = Checkpoints(folder, monitor="psnr", report=reports.append, **options)
-    try:
-        return checkpoints.restore(state_of(0), replicated(count)), reports
-    finally:
-        checkpoints.close()
+    options = {"report": reports.append} | options
+    with Checkpoints(folder, monitor="psnr", **options) as checkpoints:
+        return checkpoints.restore(state_of(0), replicated(count), which), reports
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +117,12 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
     else:
         content[len(content) // 2] ^= 0x40
         path.write_bytes(content)
-    restored, reports = read(tmp_path / "c")
-    assert restored.step == 5
-    assert_trees_equal(restored.state, state_of(5))
-    assert len(reports) == 1
-    assert "checkpoint of step 10 is damaged" in reports[0]
+    for options in ({"read_only": True}, {}):
+        restored, reports = read(tmp_path / "c", **options)
+        assert restored.step == 5
+        assert_trees_equal(restored.state, state_of(5))
+        assert len(reports) == 1
+        assert "checkpoint of step 10 is damaged" in reports[0]
     # The run goes on from there, and its next checkpoint may be of the very step that was damaged.
     assert (tmp_path / "c" / "10.damaged").exists()
     assert write(tmp_path / "c", {7: None, 10: None})[0] == [7, 10]
@@ -154,6 +156,149 @@ def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
     restored, reports = read(tmp_path / "c")
     assert (restored.step, reports) == (5, [])
     assert not unfinished.exists()
+
+
+def edit(folder, change):
+    """Changes what a checkpoint holds beside its state."""
+    path = folder / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    change(metadata["custom_metadata"])
+    path.write_text(json.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda extra: extra["data"].update(next_index=9),
+        lambda extra: extra["config"].update(seed=1),
+        lambda extra: extra.update(step=5),
+        lambda extra: extra.pop("step"),
+        lambda extra: extra.update(data=None),
+        lambda extra: extra.pop("checksum"),
+    ],
+    ids=["data", "config", "step", "no step", "no data", "no checksum"],
+)
+def test_a_change_beside_the_state_is_noticed(tmp_path, written, change):
+    folder = shutil.copytree(written, tmp_path / "c")
+    edit(folder / "10", change)
+    restored, reports = read(folder)
+    assert (restored.step, restored.data) == (5, {"next_index": 5})
+    assert len(reports) == 1
+
+
+def test_a_changed_measure_is_noticed(tmp_path, written):
+    folder = shutil.copytree(written, tmp_path / "c")
+    (folder / "10" / "metrics" / "metrics").write_text('{"psnr": 99.0}')
+    assert read(folder)[0].step == 5
+
+
+def test_checkpoints_in_one_another_s_folders_are_noticed(tmp_path, written):
+    folder = shutil.copytree(written, tmp_path / "c")
+    (folder / "10").rename(folder / "15")
+    restored, reports = read(folder)
+    assert restored.step == 5
+    assert reports == [
+        "checkpoint of step 15 is damaged, renamed to STEP.damaged: it holds the state of step 10"
+    ]
+
+
+def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_equal):
+    """Their checksum is of the state alone."""
+    folder = shutil.copytree(written, tmp_path / "c")
+
+    def age(extra):
+        del extra["step"]
+        extra["checksum"] = checkpoint._checksum(state_of(10), None)
+
+    edit(folder / "10", age)
+    restored, reports = read(folder)
+    assert (restored.step, restored.data, reports) == (10, {"next_index": 10}, [])
+    assert_trees_equal(restored.state, state_of(10))
+
+
+@pytest.mark.parametrize("victim", ["_CHECKPOINT_METADATA", "metrics/metrics"])
+def test_where_the_best_is_damaged_the_second_best_is_read(tmp_path, victim):
+    folder = tmp_path / "c"
+    write(folder, {5: 2.0, 10: 1.0, 15: 3.0})
+    (folder / "10" / "metrics" / "metrics").write_text('{"psnr": "no number"}')
+    assert read(folder, which="best", read_only=True)[0].step == 15
+    (folder / "15" / victim).write_text("null")
+    with pytest.raises(InputError, match=r"none is best|no readable checkpoint"):
+        read(folder, which="best", read_only=True)
+    assert write(tmp_path / "d", {5: 3.0, 10: 1.0, 15: 2.0})[0] == [5, 10, 15]
+    (tmp_path / "d" / "5" / victim).write_text("null")
+    assert read(tmp_path / "d", which="best", read_only=True)[0].step == 15
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_not_replaced(tmp_path, written):
+    folder = shutil.copytree(written, tmp_path / "c")
+    (folder / "10" / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(InputError, match=r"checkpoint of step 10 .* is damaged: .*of steps \[5\]"):
+        read(folder, which=10, read_only=True)
+
+
+def test_damage_is_reported_in_a_line_on_standard_error(tmp_path, written, capfd):
+    folder = shutil.copytree(written, tmp_path / "c")
+    edit(folder / "10", lambda extra: extra["data"].update(next_index=9))
+    assert read(folder, read_only=True, report=checkpoint.warn)[0].step == 5
+    said = "checkpoint of step 10 is damaged, passed over: its checksum does not match"
+    assert capfd.readouterr().err == f"warning: {said}\n"
+
+
+def test_a_checkpoint_removed_while_it_is_read_is_not_damaged(tmp_path, written, monkeypatch):
+    """A run that writes there has saved others since."""
+    folder = shutil.copytree(written, tmp_path / "c")
+    reports = []
+    checkpoints = Checkpoints(folder, monitor="psnr", report=reports.append, read_only=True)
+    load = checkpoints._load
+
+    def removed(step, *arguments):
+        if step == 10:
+            (folder / "5").rename(tmp_path / "5")
+            (folder / "10").rename(tmp_path / "10")
+            write(folder, {15: None})
+        return load(step, *arguments)
+
+    monkeypatch.setattr(checkpoints, "_load", removed)
+    assert (checkpoints.restore(state_of(0), replicated(1)).step, reports) == (15, [])
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
+    tmp_path, capfd, waits
+):
+    """A file that may grow no further fails to be written just as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(InputError) as raised:  # noqa: PT012
+        with Checkpoints(tmp_path / "c", monitor="psnr") as checkpoints:
+            checkpoints.save(jax.device_put(state_of(5), replicated(1)), {}, None)
+            checkpoints.wait()
+            try:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+                checkpoints.save(jax.device_put(state_of(10), replicated(1)), {}, None)
+                if waits:
+                    checkpoints.wait()
+                checkpoints.close()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(raised.value) == (
+        f"cannot write {tmp_path / 'c' / '10'}: [Errno 27] File too large (free some space and run "
+        "the same command again); the checkpoint of step 5 is intact"
+    )
+    assert capfd.readouterr().err == ""
+    assert read(tmp_path / "c")[0].step == 5
+
+
+def test_a_folder_that_may_not_be_read_is_not_damaged(tmp_path, written, monkeypatch):
+    folder = shutil.copytree(written, tmp_path / "c")
+    checkpoints = Checkpoints(folder, monitor="psnr", read_only=True)
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoints, "_load", forbidden)
+    with pytest.raises(InputError, match=r"cannot read .*10: permission denied"):
+        checkpoints.restore(state_of(0), replicated(1))
 
 
 def test_errors_name_what_is_there(tmp_path, monkeypatch):
