@@ -151,14 +151,14 @@ def test_the_kind_of_a_path_is_told_or_why_not(tmp_path, monkeypatch):
     kinds = {".": "folder", "file": "file", "nothing": None, "dangling": None, "file/in": None}
     assert {name: kind_of(tmp_path / name) for name in kinds} == kinds
     assert kind_of(Path("/dev/null")) == "special"
-    with pytest.raises(InputError, match="cannot access .*loop: Too many levels"):
+    with pytest.raises(InputError, match=r"cannot access .*loop: Too many levels"):
         kind_of(tmp_path / "loop")
 
     def forbidden(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "stat", forbidden)
-    with pytest.raises(InputError, match="cannot access .*file: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
         kind_of(tmp_path / "file")
 
 
@@ -167,5 +167,5 @@ def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
         (tmp_path / name).touch()
     assert names_in(tmp_path) == ["a", "b", "c"]
     assert names_in(tmp_path / "missing") == []
-    with pytest.raises(InputError, match="cannot read .*a: Not a directory"):
+    with pytest.raises(InputError, match=r"cannot read .*a: Not a directory"):
         names_in(tmp_path / "a")

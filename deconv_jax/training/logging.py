@@ -139,11 +139,12 @@ class RunLog:
         if not self._writes:
             return
         self._bar.close()
-        self._events.close()
         try:
             self._file.close()
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        finally:
+            self._events.close()
 
     def __enter__(self) -> "RunLog":
         return self

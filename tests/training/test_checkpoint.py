@@ -269,18 +269,21 @@ def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
 ):
     """A file that may grow no further fails to be written just as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(InputError) as raised:  # noqa: PT012
+
+    def save():
         with Checkpoints(tmp_path / "c", monitor="psnr") as checkpoints:
             checkpoints.save(jax.device_put(state_of(5), replicated(1)), {}, None)
             checkpoints.wait()
-            try:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
-                checkpoints.save(jax.device_put(state_of(10), replicated(1)), {}, None)
-                if waits:
-                    checkpoints.wait()
-                checkpoints.close()
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+            checkpoints.save(jax.device_put(state_of(10), replicated(1)), {}, None)
+            if waits:
+                checkpoints.wait()
+
+    try:
+        with pytest.raises(InputError) as raised:
+            save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(raised.value) == (
         f"cannot write {tmp_path / 'c' / '10'}: [Errno 27] File too large (free some space and run "
         "the same command again); the checkpoint of step 5 is intact"

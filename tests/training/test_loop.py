@@ -11,7 +11,7 @@ from deconv_jax.experiment import RESULT, Experiment, train
 from deconv_jax.tasks import Autoencoding
 from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.logging import METRICS, read_metrics
+from deconv_jax.training.logging import METRICS, RunLog, read_metrics
 
 
 @pytest.fixture
@@ -39,23 +39,46 @@ def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, ass
 
 
 @pytest.mark.slow
-def test_a_run_that_died_before_its_second_checkpoint_goes_on_from_the_first(
-    tmp_path, monkeypatch, short_config, last_state, uninterrupted, assert_trees_equal
+@pytest.mark.parametrize(
+    ("where", "resumed_at"),
+    [("first save", 0), ("second save", 0), ("log of the test set", 8)],
+)
+def test_a_run_that_died_goes_on_and_logs_like_one_never_stopped(
+    tmp_path,
+    monkeypatch,
+    short_config,
+    last_state,
+    uninterrupted,
+    logged,
+    assert_trees_equal,
+    where,
+    resumed_at,
 ):
     experiment = Experiment.from_dict(short_config(data__cache="none"))
-    save = Checkpoints.save
+    save, evaluation = Checkpoints.save, RunLog.evaluation
 
-    def die_later(self, state, *arguments):
-        if state.step > 0:
+    def die_instead_of_saving(self, state, *arguments):
+        if state.step >= (0 if where == "first save" else 4):
             raise RuntimeError("died")
         save(self, state, *arguments)
 
+    def die_after_the_test_set(self, step, split, metrics):
+        evaluation(self, step, split, metrics)
+        if split == "test":
+            raise RuntimeError("died")
+
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", die_later)
+        if where == "log of the test set":
+            patch.setattr(RunLog, "evaluation", die_after_the_test_set)
+        else:
+            patch.setattr(Checkpoints, "save", die_instead_of_saving)
         with pytest.raises(RuntimeError, match="died"):
             train(experiment, tmp_path / "died")
-    assert train(experiment, tmp_path / "died")["resumed_at_step"] == 0
-    assert_trees_equal(last_state(tmp_path / "died"), last_state(uninterrupted(experiment)))
+    whole = uninterrupted(experiment)
+    assert logged(tmp_path / "died")
+    assert train(experiment, tmp_path / "died")["resumed_at_step"] == resumed_at
+    assert_trees_equal(last_state(tmp_path / "died"), last_state(whole))
+    assert logged(tmp_path / "died") == logged(whole)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
