@@ -28,11 +28,14 @@ def at_least(name: str, value: float, least: float) -> None:
         raise InputError(f"{name} must be at least {least}; got {value}")
 
 
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `word`, None if none is like it."""
+    matches = difflib.get_close_matches(word, sorted(choices), n=1)
+    return matches[0] if matches else None
+
+
 def closest(word: str, choices: Iterable[str]) -> str:
-    """The choice most like `word` as the end of an error message, or a list of choices."""
+    """The choice most like `word` as the end of an error message, or the list of all choices."""
     choices = sorted(choices)
-    match = difflib.get_close_matches(word, choices, n=1)
-    if match:
-        return f"did you mean {match[0]!r}?"
-    more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
-    return f"known are: {', '.join(choices[:12])}{more}"
+    match = nearest(word, choices)
+    return f"did you mean {match!r}?" if match else f"known are: {', '.join(choices)}"

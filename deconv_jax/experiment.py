@@ -100,7 +100,18 @@ class Experiment:
         Raises:
           InputError: an unknown, missing or ill-typed key.
         """
+        try:
+            return cls._built(config)
+        except schema.UnknownKey as error:
+            raise error.elsewhere(cls._keys(config)) from None
+
+    @classmethod
+    def _built(cls, config: Mapping[str, Any]) -> "Experiment":
         values = dict(config)
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise schema.UnknownKey("config", key, known)
         task_values = values.pop("task", None)
         task_class, task_fields = schema.choose(TASKS, task_values, "config.task")
         outer = schema.build(cls, {"optimizer": {}} | values, _CHOICES, task=None)
@@ -118,6 +129,13 @@ class Experiment:
             num_steps=outer.training.num_steps,
         )
         return dataclasses.replace(outer, task=task)
+
+    @classmethod
+    def _keys(cls, config: Mapping[str, Any]) -> Iterator[str]:
+        """The keys of a config for `from_dict`, with their groups."""
+        for key in schema.keys(cls, config, _CHOICES):
+            if not any(f"{key}.".startswith(f"config.task.{name}.") for name in _HANDED_DOWN):
+                yield key
 
     def to_dict(self) -> dict[str, Any]:
         """The config that `from_dict` makes this of, defaults written out; JSON-able."""

@@ -10,15 +10,47 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import flax.linen as nn
 import numpy as np
 
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, closest, nearest
 
 Choices = Mapping[Any, Mapping[str, type]]
+
+
+class UnknownKey(InputError):
+    """A dict has a key that its dataclass lacks.
+
+    Attributes:
+      path: of the group that has the key, e.g. "config.data".
+      key: the key.
+    """
+
+    def __init__(self, path: str, key: str, known: Iterable[str]):
+        self.path, self.key, self._known = path, key, tuple(known)
+        super().__init__(f"unknown key {path}.{key}; {closest(key, self._known)}")
+
+    def elsewhere(self, keys: Iterable[str]) -> InputError:
+        """The error with the key of another group that was meant, if there is one of this name.
+
+        A key of the same group with a similar name comes next, then one of another group.
+
+        Args:
+          keys: all keys of the config, with their groups: "config.training.batch_size".
+        """
+        groups: dict[str, list[str]] = {}
+        for key in sorted(keys):
+            groups.setdefault(key.rpartition(".")[2], []).append(key)
+        name = self.key
+        if name not in groups and not nearest(name, self._known):
+            name = nearest(name, groups) or name
+        if name not in groups:
+            return self
+        meant = " or ".join(groups[name])
+        return InputError(f"unknown key {self.path}.{self.key}; did you mean {meant}?")
 
 
 def build(cls: type, values: Any, choices: Choices, path: str = "config", **given: Any) -> Any:
@@ -42,7 +74,7 @@ def build(cls: type, values: Any, choices: Choices, path: str = "config", **give
     free = [name for name in fields if name not in given]
     for key in values:
         if key not in free:
-            raise InputError(f"unknown key {path}.{key}; {closest(str(key), free)}")
+            raise UnknownKey(path, str(key), free)
     for name in free:
         field = fields[name]
         required = (
@@ -80,6 +112,29 @@ def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset(
         for field in _fields(type(value))
         if field.name not in leave_out
     }
+
+
+def keys(cls: type, values: Any, choices: Choices, path: str = "config") -> Iterator[str]:
+    """The keys of a dict for `build`, those of its groups included: "config.data.name", ...
+
+    Args:
+      cls: a dataclass.
+      values: the dict, which may be wrong; groups are those of the classes that it names.
+      choices, path: as for `build`.
+    """
+    given = values if isinstance(values, Mapping) else {}
+    hints = typing.get_type_hints(cls)
+    for field in _fields(cls):
+        hint, value, name = hints[field.name], given.get(field.name), f"{path}.{field.name}"
+        groups = [h for h in (hint, *get_args(hint)) if _is_group(h, choices)]
+        hint = groups[0] if len(groups) == 1 else hint
+        if hint in choices:
+            named = value.get("name") if isinstance(value, Mapping) else None
+            hint = choices[hint].get(named) if isinstance(named, str) else None
+            yield f"{name}.name"
+        yield name
+        if dataclasses.is_dataclass(hint):
+            yield from keys(typing.cast(type, hint), value, choices, name)
 
 
 def differences(old: Any, new: Any, path: str = "config") -> Iterator[str]:
@@ -133,6 +188,11 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
     return value
 
 
+def _is_group(hint: Any, choices: Choices) -> bool:
+    """Whether the values of an annotation are written as dicts."""
+    return hint in choices or dataclasses.is_dataclass(hint)
+
+
 def _array(value: Any, path: str) -> np.ndarray:
     try:
         return np.array(value, np.float32)
@@ -143,12 +203,14 @@ def _array(value: Any, path: str) -> np.ndarray:
 
 
 def _union(hints: tuple[Any, ...], value: Any, choices: Choices, path: str) -> Any:
-    errors = []
+    groups = [hint for hint in hints if _is_group(hint, choices)]
+    if isinstance(value, Mapping) and len(groups) == 1:
+        return _value(groups[0], value, choices, path)
     for hint in hints:
         try:
             return _value(hint, value, choices, path)
-        except InputError as error:
-            errors.append(str(error))
+        except InputError:
+            continue
     wanted = " or ".join(
         "None" if h is type(None) else getattr(h, "__name__", str(h)) for h in hints
     )

@@ -7,7 +7,9 @@ training and has saved: the same command continues it; 130 stopped elsewhere.
 """
 
 import argparse
+import importlib.metadata
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
@@ -18,20 +20,14 @@ from deconv_jax.cli.common import (
     EXIT_KEYBOARD,
     load_config,
 )
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, closest, nearest
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    overrides = rest if arguments.command == "train" else []
-    if len(overrides) < len(rest) or any(not word.startswith("--config.") for word in overrides):
-        hint = " (an override is --config.KEY=VALUE, in one word)" if overrides else ""
-        parser.error(f"unknown arguments: {' '.join(rest)}{hint}")
-    arguments.overrides = overrides
+    arguments = _parsed(sys.argv[1:] if argv is None else argv)
     # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -54,13 +50,29 @@ def _interrupted() -> type[Exception]:
     return Interrupted
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command; ends the program where they are wrong."""
     parser = argparse.ArgumentParser(
         prog="deconv-jax",
         description="Convolution and transposed-convolution networks in JAX.",
         epilog="deconv-jax COMMAND --help describes a command.",
     )
+    version = importlib.metadata.version("deconv_jax")
+    parser.add_argument("--version", action="version", version=f"deconv-jax {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (train, predict, visualize, restore, generate, compress, tables):
         module.add_commands(commands)
-    return parser
+    if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
+        parser.error(f"no command {argv[0]!r}; {closest(argv[0], commands.choices)}")
+    arguments, rest = parser.parse_known_args(argv)
+    trains = arguments.command == "train"
+    arguments.overrides = [word for word in rest if trains and word.startswith("--config.")]
+    unknown = [word for word in rest if word not in arguments.overrides]
+    if unknown:
+        flags = re.findall(r"--[a-z][\w-]*", commands.choices[arguments.command].format_help())
+        flag = nearest(re.split(r"[=.]", unknown[0])[0], flags)
+        hint = f"; did you mean {flag!r}?" if flag else ""
+        if trains:
+            hint += " (an override is --config.KEY=VALUE, in one word)"
+        parser.error(f"unknown arguments: {' '.join(unknown)}{hint}")
+    return arguments

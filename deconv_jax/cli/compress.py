@@ -43,7 +43,6 @@ def add_commands(commands: Any) -> None:
             help=description.splitlines()[0],
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         parser.add_argument(
             "--checkpoint",

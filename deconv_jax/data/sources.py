@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from deconv_jax.data.annotated import (
 from deconv_jax.data.embedded import photographs
 from deconv_jax.data.folders import FOLDER, FolderSource, find_files
 from deconv_jax.data.images import Color
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, nearest
 
 Batch = dict[str, np.ndarray]
 Fingerprint = Mapping[str, int | str]
@@ -338,7 +338,22 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
         return tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError as error:
         known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-        base = name.split(":")[0].split("/")[0]
-        raise InputError(f"no data set {name!r}; {closest(base, known)}") from error
+        raise InputError(f"no data set {name!r}; {_meant(name, known)}") from error
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
+        if Path(name).expanduser().is_dir():
+            raise InputError(f"no data set {name!r}; {_meant(name, ())}") from error
         raise InputError(f"no data set {name!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """What an unknown name of a data set may mean, as the end of an error message."""
+    if Path(name).expanduser().is_dir():
+        return f"a folder of images is written {FOLDER + name!r}"
+    match = nearest(name.split(":")[0].split("/")[0], known)
+    if match:
+        return f"did you mean {match!r}?"
+    folders = ", ".join(f"{kind}PATH" for kind in (FOLDER, *ANNOTATED))
+    return (
+        f"wanted is {', '.join(EMBEDDED)}, {folders}, or a name of the TFDS catalogue, "
+        "https://www.tensorflow.org/datasets/catalog/overview"
+    )
