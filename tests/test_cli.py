@@ -1,6 +1,7 @@
 """The command line: what a person sees, and that a mistake costs one line and changes nothing."""
 
 import ctypes
+import importlib.metadata
 import json
 import platform
 import resource
@@ -66,6 +67,15 @@ def test_a_file_takes_an_argument_and_any_key_an_override():
             "config.task.model.latent_dim must be int; got 'big'",
         ),
         ("--config.task.model.name=autoencode", "did you mean 'autoencoder'"),
+        (
+            "--config.data.batch_size=4",
+            "unknown key config.data.batch_size; did you mean config.training.batch_size?",
+        ),
+        ("--config.batch_size=4", "did you mean config.training.batch_size?"),
+        ("--config.task.num_steps=4", "did you mean config.training.num_steps?"),
+        ("--config.data.lerning_rate=1", "did you mean config.optimizer.learning_rate?"),
+        ("--config.zzz=1", "known are: data, optimizer, precision, seed, task, training"),
+        ("--config.data.name=qqqq", "no data set 'qqqq'; wanted is digits, photographs, folder:"),
         ("--config.optimizer.schedule=cosin", "config.optimizer.schedule must be one of"),
         ("--config.training.batch_size=12", "batch_size=12 does not divide over 8 devices"),
         ("--config.training.eval_every=7", "must be a positive multiple of"),
@@ -137,6 +147,33 @@ def test_unknown_arguments_are_refused(capsys):
         main(["evaluate", "--workdir", "x", "--config.seed=1"])
     assert stop.value.code == 2
     assert "unknown arguments: --config.seed=1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["xyz"], "no command 'xyz'; known are: compress, decompress, evaluate, generate, "),
+        (["evaluate", "--workdir", "x", "--stpe", "3"], "--stpe 3; did you mean '--step'?"),
+        (
+            ["train", "--workdir", "x", "--config", "y", "--confg.seed=1"],
+            "did you mean '--config'? (an override is --config.KEY=VALUE, in one word)",
+        ),
+    ],
+)
+def test_a_misspelt_command_or_flag_suggests_the_nearest(capsys, words, said):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    version = importlib.metadata.version("deconv_jax")
+    assert capsys.readouterr().out == f"deconv-jax {version}\n"
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["prepare"], ["tables"]])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconv_jax import schema
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, closest
 
 
 class Shape(Protocol):
@@ -189,3 +189,8 @@ def test_differences_name_every_leaf_that_differs():
         "config.list: [1, 2] -> [1, 3]",
         "config.new: None -> {'c': 'x'}",
     ]
+
+
+def test_a_list_of_choices_is_whole():
+    choices = [f"choice_{i:02}" for i in range(30)]
+    assert closest("zzz", choices) == f"known are: {', '.join(choices)}"
