@@ -1,15 +1,14 @@
 """What several commands share: configs, words of flags, the cache of compiled programs."""
 
-import argparse
 import ast
 import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from deconv_jax.config_arguments import load_module
-from deconv_jax.errors import InputError, closest, nearest
+from deconv_jax.errors import InputError
 
 _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 """glibc's M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD: one heap, nothing outside it, never given back."""
@@ -18,35 +17,6 @@ EXIT_SOME_FAILED = 1
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 75
 EXIT_KEYBOARD = 130
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and which names the flag that a misspelt one resembles."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the line and exits with the code of wrong input."""
-        self.exit(EXIT_INPUT_ERROR, f"deconv-jax: error: {message}; see {self.prog} --help\n")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuses a misspelt flag first: its name says more than that the right one is missing."""
-        for word in args or ():
-            flag = word.partition("=")[0]
-            if flag == "--":
-                break
-            if flag.startswith("--") and flag not in self._option_string_actions:
-                meant = nearest(flag, self._option_string_actions)
-                if meant and not flag.startswith("--config."):
-                    self.error(f"unknown argument {flag}; did you mean {meant}?")
-        return super().parse_known_args(args, namespace)
-
-
-def find_command(commands: Any, words: Sequence[str]) -> None:
-    """Raises InputError if the first of the words is no flag and no command."""
-    if words and not words[0].startswith("-") and words[0] not in commands.choices:
-        raise InputError(f"no command {words[0]!r}; {closest(words[0], commands.choices)}")
 
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

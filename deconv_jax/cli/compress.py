@@ -43,6 +43,7 @@ def add_commands(commands: Any) -> None:
             help=description.splitlines()[0],
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         parser.add_argument(
             "--checkpoint",

@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
         help="draw images of a trained GAN or VAE",
         description=_GENERATE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     generate.add_argument(
         "--checkpoint",

@@ -32,6 +32,7 @@ def add_commands(commands: Any) -> None:
         help="say what is in images, by a trained recognition network",
         description=_PREDICT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     predict.add_argument(
         "--checkpoint",

@@ -40,6 +40,7 @@ def add_commands(commands: Any) -> None:
         "       deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA\n"
         "                          --checkpoint RUN_OR_WEIGHTS [--denoiser-sigma SIGMA] ...\n"
         "                          INPUT [INPUT ...] --output DIR [options]",
+        allow_abbrev=False,
     )
     restore.add_argument(
         "inputs",

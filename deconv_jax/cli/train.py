@@ -32,6 +32,7 @@ def add_commands(commands: Any) -> None:
         description=_TRAIN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="deconv-jax train --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]",
+        allow_abbrev=False,
     )
     train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the experiment")
     train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="its folder")

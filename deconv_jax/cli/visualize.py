@@ -46,6 +46,7 @@ def add_commands(commands: Any) -> None:
         help="look inside a trained network",
         description=_VISUALIZE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     visualize.add_argument(
         "--checkpoint",
