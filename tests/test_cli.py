@@ -55,6 +55,46 @@ def test_a_file_takes_an_argument_and_any_key_an_override():
     assert load_config(DIGITS, ["--config.data.workers=2"])["data"]["workers"] == 2
 
 
+SHORT = {
+    "task": {"name": "variational", "kl_warmup_steps": 500},
+    "optimizer": {"schedule": "cosine", "warmup_steps": 50, "step_boundaries": (600, 800)},
+    "training": {"num_steps": 1000, "steps_per_call": 50, "eval_every": 500},
+}
+
+
+def test_a_shorter_run_shortens_what_counts_its_steps(config_file, capsys):
+    config = load_config(str(config_file(SHORT)), ["--config.training.num_steps=20"])
+    assert config["task"]["kl_warmup_steps"] == 10
+    assert config["optimizer"] == SHORT["optimizer"] | {
+        "warmup_steps": 1,
+        "step_boundaries": (12, 16),
+    }
+    assert config["training"] == {"num_steps": 20, "steps_per_call": 10, "eval_every": 500}
+    said = capsys.readouterr().err
+    assert said.startswith("note: training.num_steps 1000 -> 20 also changes ")
+    assert "step_boundaries (600, 800) -> (12, 16), optimizer.warmup_steps 50 -> 1, task.kl" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["optimizer.warmup_steps=7"], ["training.num_steps=2000"], ["training.num_steps=none"]],
+)
+def test_other_overrides_change_nothing_else(config_file, capsys, overrides):
+    before = load_config(str(config_file(SHORT)))
+    after = load_config(str(config_file(SHORT)), [f"--config.{word}" for word in overrides])
+    changed = [f"{g}.{k}" for g in SHORT for k in SHORT[g] if before[g][k] != after[g][k]]
+    assert changed == [word.partition("=")[0] for word in overrides]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
+    words = ["--config.training.num_steps=100", "--config.optimizer.warmup_steps=50"]
+    config = load_config(str(config_file(SHORT)), words)
+    assert config["optimizer"]["warmup_steps"] == 50
+    assert config["task"]["kl_warmup_steps"] == 50
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

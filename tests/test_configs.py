@@ -102,3 +102,22 @@ def test_says_how_to_run_it(path):
     doc = load_module(path).__doc__
     assert command in doc
     assert "FIGURES" not in doc
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("steps", [1, 20])
+def test_every_config_can_be_shortened(path, steps):
+    Experiment.from_dict(load_config(str(path), [f"--config.training.num_steps={steps}"]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recognition/coco_detection",
+        "recognition/pets_segmentation",
+        "recognition/voc_detection",
+        "restoration/super_resolution",
+    ],
+)
+def test_the_argument_steps_may_be_small(name):
+    Experiment.from_dict(load_config(f"{ROOT / 'experiments' / name}.py:steps=500"))

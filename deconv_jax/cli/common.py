@@ -2,8 +2,11 @@
 
 import ast
 import ctypes
+import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence, Set
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,11 @@ from deconv_jax.errors import InputError
 _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 """glibc's M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD: one heap, nothing outside it, never given back."""
 
+_FROM_THE_START = ("warmup_steps", "kl_warmup_steps", "generator_only_steps")
+_WITHIN_THE_RUN = ("decay_steps", "step_boundaries")
+"""Settings that count steps of the run and so scale with its length; the former are rounded down, the
+latter up, so that what came after a warm-up still does."""
+
 EXIT_SOME_FAILED = 1
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 75
@@ -21,6 +29,9 @@ EXIT_KEYBOARD = 130
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that a file's `get_config` returns, as a dict, with overrides.
+
+    Where an override makes the run shorter, settings that count steps of the run are scaled with it,
+    unless they are overridden too, and a line on standard error names them.
 
     Args:
       path_and_argument: "FILE.py" or "FILE.py:ARGUMENT".
@@ -34,6 +45,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {name!r} has no get_config(arg)")
     config = module.get_config(argument).to_dict()
+    length, given = _length(config), set()
     for word in overrides:
         keys, equals, text = word.removeprefix("--config.").partition("=")
         if not equals or not keys:
@@ -45,7 +57,53 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
             if not isinstance(group, dict):
                 raise InputError(f"{word!r}: config.{key} is a value, not a group of settings")
         group[last] = literal(text)
+        given.add(keys)
+    steps = _length(config)
+    if length and steps and steps < length:
+        scaled = list(_shorten(config, Fraction(steps, length), given))
+        if scaled:
+            print(
+                f"note: training.num_steps {length} -> {steps} also changes {', '.join(scaled)}",
+                file=sys.stderr,
+            )
     return config
+
+
+def _length(config: dict[str, Any]) -> int | None:
+    """Steps of a config's run; None where it does not say, or what no run has."""
+    training = config.get("training")
+    steps = training.get("num_steps") if isinstance(training, dict) else None
+    return steps if type(steps) is int and steps > 0 else None
+
+
+def _shorten(
+    config: dict[str, Any], ratio: Fraction, given: Set[str], path: str = ""
+) -> Iterator[str]:
+    """Scales, in place, what counts steps of the run; gives "KEY: OLD -> NEW" for what changes.
+
+    Args:
+      config: with the new number of steps.
+      ratio: of the new number to the old.
+      given: keys to leave as they are, "optimizer.warmup_steps".
+      path: what to put before the keys.
+    """
+    for key, old in config.items():
+        name = f"{path}{key}"
+        if isinstance(old, dict):
+            yield from _shorten(old, ratio, given, f"{name}.")
+            continue
+        new = old
+        if name == "training.steps_per_call" and type(old) is int:
+            new = math.gcd(old, config["num_steps"])
+        elif key in _FROM_THE_START and type(old) is int:
+            new = math.floor(ratio * old)
+        elif key in _WITHIN_THE_RUN and type(old) is int:
+            new = math.ceil(ratio * old)
+        elif key in _WITHIN_THE_RUN and isinstance(old, tuple | list):
+            new = tuple(math.ceil(ratio * step) for step in old)
+        if new != old and name not in given:
+            config[key] = new
+            yield f"{name} {old} -> {new}"
 
 
 def checkpoint_step(word: str) -> Any:
