@@ -258,7 +258,10 @@ class Predictor:
                 f"the network needs {needed / 1e9:.1f} GB of memory for {image.shape[1]} x "
                 f"{image.shape[0]} pixels, and {free / 1e9:.1f} GB are free; make the image smaller"
             )
-        return jax.device_get(program(self.variables, images))
+        outputs = jax.device_get(program(self.variables, images))
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            raise InputError("the network's output is not finite for this image")
+        return outputs
 
     def _objects(
         self, outputs: Mapping[str, np.ndarray], true: Sequence[int], whole: tuple[int, int]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.errors import InputError
+from deconv_jax.metrics.finite import check_finite
 
 BINS = 15
 """Of confidence, equally wide, as in the paper's tables."""
@@ -20,13 +21,13 @@ BINS = 15
 def in_top(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], k: int
 ) -> Float[Array, " batch"]:
-    """Return 1 where the label is among the k classes of the largest logits, else 0.
+    """1 where the label is among the k classes of the largest logits, else 0; of equal logits the first count.
 
-    Of equal logits the first count. An example with a logit that is NaN or infinite counts 0.
+    Note: an example with a logit that is infinite or NaN has no order of classes and gives 0.
     """
     _, best = jax.lax.top_k(logits, k)
-    right = jnp.any(best == labels[:, None], axis=-1) & jnp.all(jnp.isfinite(logits), axis=-1)
-    return right.astype(jnp.float32)
+    found = jnp.any(best == labels[:, None], axis=-1) & _finite(logits)
+    return found.astype(jnp.float32)
 
 
 def calibration_sums(
@@ -36,11 +37,14 @@ def calibration_sums(
 ) -> Float[Array, "3 bins"]:
     """Of each bin of confidence the examples, their confidence and how many are right, over mask 1.
 
-    Confidence is the largest probability. Sums of several batches add up to those of a set.
+    Confidence is the largest probability. Sums of several batches add up to those of a set. An
+    example with a logit that is infinite or NaN makes the first bin's confidence NaN.
     """
     confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
+    confidence = jnp.where(_finite(logits), confidence, jnp.nan)
     right = jnp.argmax(logits, axis=-1) == labels
-    place = jnp.clip(jnp.ceil(confidence * BINS).astype(jnp.int32) - 1, 0, BINS - 1)
+    bins = jnp.nan_to_num(jnp.ceil(confidence * BINS)).astype(jnp.int32)
+    place = jnp.clip(bins - 1, 0, BINS - 1)
     counted = mask > 0
     values = jnp.stack([jnp.ones_like(confidence), confidence, right.astype(confidence.dtype)])
     # A filling's value may be anything, NaN included.
@@ -55,9 +59,15 @@ def calibration_error(sums: Float[np.ndarray, "3 bins"]) -> float:
       sums: of `calibration_sums`, of a whole set.
 
     Raises:
-      InputError: a sum is not finite, because the logits were not.
+      InputError: sums of no example, or of logits that are not finite.
     """
-    if not np.all(np.isfinite(sums)):
-        raise InputError("calibration requires finite logits; got NaN or infinity among them")
+    check_finite("confidences", sums)
     counts, confidence, right = sums
+    if not counts.sum() > 0:
+        raise InputError("calibration is of examples; there is none")
     return float(np.abs(right - confidence).sum() / counts.sum())
+
+
+def _finite(logits: Array) -> Array:
+    """Which examples have logits that are numbers, all of them."""
+    return jnp.all(jnp.isfinite(logits), axis=-1)

@@ -22,6 +22,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deconv_jax.errors import InputError
+from deconv_jax.metrics.finite import check_finite
 
 VOC_OVERLAP = 0.5
 VOC_RECALLS = np.arange(11) / 10
@@ -53,19 +54,12 @@ def average_precision(
       All count at most `found` detections of each class an image. "voc_map" see above, at 0.5.
 
     Raises:
-      InputError: there is no object in any image, or a box or score is not finite.
+      InputError: there is no object in any image; or a box or a score of a row with a class is
+        not finite.
     """
-    for name, values, counted in (
-        ("boxes", boxes, classes),
-        ("scores", scores, classes),
-        ("true_boxes", true_boxes, true_classes),
-    ):
-        finite = np.isfinite(values)
-        bad = ~(finite.all(axis=-1) if finite.ndim == 3 else finite)[counted >= 0]
-        if bad.any():
-            raise InputError(
-                f"average precision requires finite {name}; got {bad.sum()} of {bad.size} that are not"
-            )
+    check_finite("boxes", boxes[classes >= 0])
+    check_finite("scores", scores[classes >= 0])
+    check_finite("true boxes", true_boxes[true_classes >= 0])
     if not np.any(true_classes >= 0):
         raise InputError("average precision is of objects; there is none in any image")
     with contextlib.redirect_stdout(io.StringIO()):  # It tells of every step.

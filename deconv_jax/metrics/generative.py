@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Integer
 
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
+from deconv_jax.metrics.finite import check_finite
 from deconv_jax.metrics.image import ms_ssim, ms_ssim_scales
 
 INCEPTION_SPLITS = 10
@@ -320,10 +321,12 @@ def diversity(
       seed: of the draw.
 
     Raises:
-      InputError: for fewer than two images, images of less than 11 pixels a side, or no pairs.
+      InputError: for fewer than two images, images of less than 11 pixels a side or with values
+        that are not finite, or no pairs.
     """
     at_least("the number of images", len(images), 2)
     at_least("pairs", pairs, 1)
+    check_finite("images", images)
     scales = max(ms_ssim_scales(*images.shape[1:3]), 1)
     generator = np.random.default_rng(seed)
     first = generator.integers(len(images), size=pairs)
@@ -400,8 +403,7 @@ def _rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
     if values.ndim != 2:
         raise InputError(f"{name} are rows, an array of two axes; got shape {values.shape}")
     at_least(f"the number of {name}", len(values), least)
-    if not np.all(np.isfinite(values)):
-        raise InputError(f"{name} must be finite; got infinity or NaN among {values.shape}")
+    check_finite(name, values)
     return np.asarray(values, np.float64)
 
 

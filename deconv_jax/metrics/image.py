@@ -140,9 +140,9 @@ def ms_ssim(
         luminance, structure = _similarities(prediction, target)
         last = scale == scales - 1
         mean = jnp.mean(luminance * structure if last else structure, axis=(2, 3))
-        # The inner choice keeps the derivative of the discarded power finite.
-        power = jnp.where(mean > 0, mean, 1.0) ** weight
-        product = product * jnp.where(mean > 0, power, 0.0)
+        # The inner choice keeps the derivative of the discarded power finite. NaN stays NaN.
+        power = jnp.where(mean <= 0, 1.0, mean) ** weight
+        product = product * jnp.where(mean <= 0, 0.0, power)
     return jnp.mean(product, axis=1)
 
 

@@ -91,7 +91,7 @@ class Protocol:
         """
         images = _in_full_precision(images)
         if self.clip:
-            images = jnp.clip(images, 0.0, 1.0)
+            images = jnp.where(jnp.isfinite(images), jnp.clip(images, 0.0, 1.0), jnp.nan)
         if self.round_to_8_bits:
             images = _levels(images) / 255.0
         return self.prepare_target(images)

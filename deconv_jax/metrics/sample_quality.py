@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
+from deconv_jax.metrics.finite import check_finite
 
 PROTOCOL = (
     "rows in a random order; kid with blocks of 1,000 and its standard error; precision and recall "
@@ -65,7 +66,12 @@ def gathered(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> 
 def classified_as(
     probabilities: Float[np.ndarray, "count planes classes"],
 ) -> Int[np.ndarray, " count"]:
-    """The class of every image: of several planes the number that theirs spell."""
+    """The class of every image: of several planes the number that theirs spell.
+
+    Raises:
+      InputError: probabilities are not finite.
+    """
+    check_finite("probabilities", probabilities)
     digits = probabilities.argmax(axis=-1)
     base = probabilities.shape[-1] ** np.arange(digits.shape[-1])[::-1]
     return digits @ base

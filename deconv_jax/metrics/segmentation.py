@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError, at_least
+from deconv_jax.metrics.finite import check_finite
 
 TOLERANCE = 0.0075
 """Of the boundary F1, as a part of the image's diagonal (section 3 of the paper)."""
@@ -82,8 +83,9 @@ def ratios(confusion: ArrayLike) -> Ratios:
     """Of a confusion matrix (num_classes, num_classes), or a multiple of one.
 
     Raises:
-      InputError: it counts no pixels.
+      InputError: it counts no pixels, or is not finite.
     """
+    check_finite("counts of pixels", confusion)
     confusion = np.asarray(confusion, np.float64)
     right, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     if not truth.sum() > 0:
@@ -154,7 +156,11 @@ def boundary_f1(counts: ArrayLike) -> Float[np.ndarray, " num_classes"]:
 
     P is the part of the prediction's boundary that is right, R the part of the truth's that was found.
     A class without boundary in both has NaN, one that has it in one of them alone 0.
+
+    Raises:
+      InputError: counts are not finite.
     """
+    check_finite("counts of boundary pixels", counts)
     matched, predicted, found, true = np.asarray(counts, np.float64).T
     precision, recall = _divided(matched, predicted), _divided(found, true)
     f1 = _divided(2 * precision * recall, precision + recall)

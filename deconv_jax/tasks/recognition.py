@@ -141,6 +141,9 @@ class Recognition(Task):
         Returns:
           "accuracy" and, for `top_k`, "topK_accuracy", in [0, 1]; "cross_entropy" in nats, mean over
           images; "calibration_error" in [0, 1], see `metrics.classification`.
+
+        Raises:
+          InputError: there is no example, or the model's output is not finite.
         """
         measured = mean_over(batches, functools.partial(self._sums, state))
         return measured | {"calibration_error": calibration_error(measured["calibration_error"])}

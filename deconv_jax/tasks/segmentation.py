@@ -142,17 +142,18 @@ class Segmentation(Task):
           "iou_NAME" of each class that has a name and occurs.
 
         Raises:
-          InputError: segments hold a class that the model does not have, or no pixel counts.
+          InputError: segments hold a class that the model does not have, no pixel counts, or the
+            model's output is not finite.
         """
         sums = mean_over(batches, functools.partial(self._sums, state))
+        if not np.isfinite(sums["nats"]):
+            raise InputError("the model's output is not finite for some image of the split")
         confusion = sums["confusion"]
         if sums["beyond"]:
             raise InputError(
                 f"segments hold classes above {len(confusion) - 1}, the model's last; make its "
                 f"number of classes larger, or such pixels {IGNORED}"
             )
-        if not np.isfinite(sums["nats"]):
-            raise InputError("the model's output on the split to evaluate is not finite")
         measured = ratios(confusion)
         by_class = {
             f"iou_{name}": float(iou)

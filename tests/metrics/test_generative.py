@@ -337,7 +337,6 @@ def test_class_imbalance_is_the_largest_over_the_smallest():
 # Diversity
 
 
-@pytest.mark.slow
 def test_diversity_is_the_mean_likeness_of_pairs_of_different_images():
     """Of two images there is one pair; of three, the mean is of as many of each."""
     images = jnp.asarray(np.random.default_rng(0).random((3, 25, 23, 2), np.float32))
@@ -419,6 +418,8 @@ def test_what_is_not_finite_is_refused(measure, value):
         measure(points, spoilt)
     with pytest.raises(InputError, match="features must be finite"):
         of(spoilt)
+    with pytest.raises(InputError, match="images must be finite"):
+        diversity(np.full((2, 12, 12, 1), value))
 
 
 def test_statistics_are_of_one_number_of_dimensions():

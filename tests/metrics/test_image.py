@@ -175,7 +175,6 @@ def test_ms_ssim_is_the_formula_in_double_precision():
     np.testing.assert_array_equal(jitted_ms_ssim(targets, targets), [1, 1, 1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scales", [2, 3])
 def test_fewer_scales_are_the_first_ones(scales):
     """At the least size, and a row and a column more."""
@@ -193,6 +192,12 @@ def test_one_scale_is_ssim():
     measured = jax.jit(ms_ssim, static_argnums=2)(VERSIONS["noisy"], SCENE, 1)
     expected = jitted_ssim(VERSIONS["noisy"], SCENE)
     np.testing.assert_allclose(measured, expected, rtol=0, atol=1e-6)
+
+
+def test_likeness_to_an_image_with_nan_is_nan():
+    spoilt = SCENE.at[:, 3, 4].set(jnp.nan)
+    assert jnp.isnan(jax.jit(ms_ssim, static_argnums=2)(spoilt, SCENE, 1)).all()
+    assert jnp.isnan(jitted_ssim(spoilt, SCENE)).all()
 
 
 def test_as_many_scales_fit_as_leave_a_window():
@@ -245,7 +250,6 @@ def test_ssim_is_symmetric_and_does_not_depend_on_the_side_or_the_batch():
 SIZES = np.array([[40, 52], [17, 30], [40, 11]], np.int32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim])
 def test_what_lies_outside_an_image_counts_for_nothing(measure):
     measure = jax.jit(measure)

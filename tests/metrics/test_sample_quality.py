@@ -66,6 +66,9 @@ def test_the_class_of_several_planes_is_the_number_that_they_spell():
     np.testing.assert_array_equal(classified_as(blurred), [0, 7, 123, 999, 405])
     np.testing.assert_array_equal(classified_as(blurred[:, 2:]), digits[:, 2])
     np.testing.assert_array_equal(classified_as(one_hot([[2, 1], [0, 2]], 3)), [7, 2])
+    blurred[1, 2, 3] = np.nan
+    with pytest.raises(InputError, match="probabilities must be finite"):
+        classified_as(blurred)
 
 
 def seen_of(count, *, planes=0, classes=10, energy=False, images=0, seed=0):

@@ -180,6 +180,10 @@ def test_bad_input_is_named(monkeypatch):
         boundary_counts(truth, prediction, CLASSES, -1.0)
     with pytest.raises(InputError, match="all were ignored"):
         ratios(np.zeros((2, 2)))
+    with pytest.raises(InputError, match="counts of pixels must be finite"):
+        ratios([[1.0, np.inf], [0.0, 1.0]])
+    with pytest.raises(InputError, match="counts of boundary pixels must be finite"):
+        boundary_f1([[np.nan, 1, 1, 1]])
     huge = jax.ShapeDtypeStruct((1, 2**13, 2**12), np.int32)
     with pytest.raises(InputError, match="up to 2\\^24 pixels"):
         jax.eval_shape(lambda t: confusion_matrix(t, t, CLASSES), huge)
