@@ -26,11 +26,13 @@ from deconv_jax.classical.problem import (
     Problem,
     Returned,
     column,
+    has_unknown_border,
     known_sigma,
     prepare,
 )
+from deconv_jax.classical.proximal import tv
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Degradation, Linear
+from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise, Linear
 from deconv_jax.errors import InputError, at_least, closest
 
 Splitting = Literal["half_quadratic", "admm"]
@@ -64,7 +66,9 @@ def plug_and_play(
 
     and z is the result. "admm" gives the denoiser x + u and the fit z - u, where u sums what the two
     disagree by, scaled as mu_k changes. The fit is in closed form for circular blurs and for masks,
-    else by conjugate gradients from z; then the first z is a smooth image that fits y.
+    else by conjugate gradients from z; then the first z is a smooth image that fits y. For blurs of
+    boundary="valid" it is the restoration by `tv`: a few iterations do not fill in what lies beyond
+    the border of y.
 
     Args:
       y: observed images.
@@ -100,20 +104,24 @@ def plug_and_play(
     at_least("iterations", iterations, 1)
     if sigma is None:
         sigma = known_sigma(forward_model, "plug_and_play takes sigma")
-    noise = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
+    noise: Any = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
     last = noise if last_sigma is None else jnp.maximum(noise, jnp.asarray(last_sigma, y.dtype))
     schedule = (jnp.maximum(first_sigma, last), last, data_weight * noise**2)
+    start = None
+    if has_unknown_border(model):
+        start = tv(y, Chain((model, GaussianNoise(255.0 * noise))), size=size)
     options = size, iterations, splitting, data_iterations, return_objective
-    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, *options)
+    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, start, *options)
     return (x, objective) if return_objective else x
 
 
-@functools.partial(jit, static_argnums=(4, 5, 6, 7, 8))
+@functools.partial(jit, static_argnums=(5, 6, 7, 8, 9))
 def _plug_and_play(
     y: Array,
     model: Linear,
     denoiser: Denoiser,
     schedule: tuple[Array, Array, Array],
+    start: Array | None,
     size: tuple[int, int],
     iterations: int,
     splitting: Splitting,
@@ -145,7 +153,7 @@ def _plug_and_play(
             disagreement = disagreement + x - z
         return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
 
-    z = first_estimate(problem)
+    z = first_estimate(problem) if start is None else start
     state: Any = z, jnp.zeros_like(z), sigmas[0]
     (z, *_), history = lax.scan(step, state, sigmas)
     return z, history

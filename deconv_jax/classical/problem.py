@@ -209,6 +209,11 @@ def is_diagonal(model: Linear) -> bool:
     return all(isinstance(s, Mask) for s in steps(model))
 
 
+def has_unknown_border(model: Linear) -> bool:
+    """Whether y depends on pixels beyond its own frame, which are restored too: "valid" blurs."""
+    return any(isinstance(s, Convolution) and s.boundary == "valid" for s in steps(model))
+
+
 def circular_psf(
     model: Linear, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "batch_or_1 psf_height psf_width"]:

@@ -27,6 +27,7 @@ from deconv_jax.classical.problem import (
     column,
     gradient,
     gradient_adjoint,
+    has_unknown_border,
     is_diagonal,
     known_sigma,
     per_image,
@@ -42,6 +43,11 @@ from deconv_jax.ops import wavelets
 _GRADIENT_RATE = 10.0
 """Dual step along the gradient as a multiple of the weight, which bounds the dual variable."""
 
+_UNKNOWN_BORDER_GRADIENT_RATE = 3.0
+"""The same where a border is unknown: y says little of it, so it takes longer primal steps."""
+
+_ITERATIONS, _UNKNOWN_BORDER_ITERATIONS = 100, 200
+
 _IMAGE_RATE = 0.03
 """Dual step along A x - y."""
 
@@ -51,7 +57,7 @@ def tv(
     forward_model: Degradation,
     *,
     weight: Number | None = None,
-    iterations: int = 100,
+    iterations: int | None = None,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> Returned:
@@ -65,7 +71,8 @@ def tv(
       forward_model: any.
       weight: positive. Unless given it is 0.75 sigma^1.5 for noise of standard deviation sigma in
         [0, 1] units, and 1.2 sigma^1.25 for noise or masks alone, chosen on photographs.
-      iterations: of the primal-dual algorithm.
+      iterations: of the primal-dual algorithm. Unless given 100, and 200 for blurs of
+        boundary="valid", as the pixels beyond the border of y converge slowly.
       size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
       return_objective: whether to return the objective after each iteration as well. It need not
         fall at every one.
@@ -78,6 +85,8 @@ def tv(
         fit one another.
     """
     y, model, size = prepare(y, forward_model, size)
+    if iterations is None:
+        iterations = _UNKNOWN_BORDER_ITERATIONS if has_unknown_border(model) else _ITERATIONS
     at_least("iterations", iterations, 1)
     if weight is None:
         sigma = known_sigma(forward_model, "tv takes a weight")
@@ -99,7 +108,8 @@ def _tv(
     closed = closed_data_step(problem)
     x = first_estimate(problem)
     # The product of primal and dual rates is at most 1 over the squared norm of gradient (8) and A.
-    gradient_rate = _GRADIENT_RATE * weight
+    unknown_border = has_unknown_border(model)
+    gradient_rate = (_UNKNOWN_BORDER_GRADIENT_RATE if unknown_border else _GRADIENT_RATE) * weight
     inverse_rate = 8.0 * gradient_rate
     if closed is None:
         inverse_rate = inverse_rate + _IMAGE_RATE * problem.norm_squared()

@@ -118,8 +118,8 @@ def add_commands(commands: Any) -> None:
     )
     method.add_argument(
         "--boundary",
-        choices=("reflect", "circular", "zeros"),
-        help="what the blur took from beyond the border (default: reflect)",
+        choices=("unknown", "reflect", "circular", "zeros"),
+        help="what lies beyond the border (default: unknown, as of a photograph)",
     )
     method.add_argument(
         "--option",
@@ -231,7 +231,7 @@ def _method(arguments: argparse.Namespace) -> Any:
         arguments.method,
         kernel,
         noise_sigma=arguments.noise_sigma,
-        boundary=arguments.boundary or "reflect",
+        boundary=arguments.boundary or "unknown",
         options=options,
         denoiser=plug_in(networks, arguments.denoiser_sigma or ()) if networks else None,
     )

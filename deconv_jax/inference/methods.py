@@ -25,8 +25,8 @@ from deconv_jax.errors import InputError, closest
 from deconv_jax.inference.denoiser import Plugged
 from deconv_jax.inference.restore import Pixels, Watch
 
-Boundary = Literal["circular", "reflect", "zeros"]
-"""Those of `degradations.Boundary` that keep the size of an image."""
+Boundary = Literal["unknown", "circular", "reflect", "zeros"]
+"""What lies beyond the border of an image: anything, or as in `degradations.Boundary`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ class ClassicalRestorer:
       kernel: of the blur, (height, width), sum 1, centre at index `size // 2`.
       noise_sigma: standard deviation of the image's noise in 8-bit levels, for methods that ask.
       boundary: what the blur took from beyond the picture's border, see `Boundary`. The default is
-        for photographs; "circular" is that of many test images.
+        for photographs, whose scene goes on beyond the frame: the pixels that the blur reaches there
+        are restored along with the image, and cut off. "circular" is that of many test images.
       options: of the method, its keyword arguments.
       denoiser: for `plug_and_play`, see `denoiser.plug_in`.
     """
@@ -46,7 +47,7 @@ class ClassicalRestorer:
     method: str
     kernel: Float[np.ndarray, "height width"]
     noise_sigma: float | None = None
-    boundary: Boundary = "reflect"
+    boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     denoiser: Plugged | None = None
 
@@ -77,14 +78,22 @@ class ClassicalRestorer:
 
     def __call__(self, pixels: Pixels, watch: Watch) -> Pixels:
         """The restored image; raises InputError where it is not finite or the kernel is larger."""
+        size, psf_size = pixels.shape[:2], self.kernel.shape
+        if any(k > n for k, n in zip(psf_size, size, strict=True)):
+            raise InputError(
+                f"the kernel must be no larger than the image, {size} pixels; got {psf_size}"
+            )
         restored = np.asarray(self._method(jnp.asarray(pixels)[None])[0])
+        if self.boundary == "unknown":
+            start = [(k - 1) // 2 for k in psf_size]
+            restored = restored[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         if not np.isfinite(restored).all():
             raise InputError(f"the output of {self.method} is not finite for this image")
         watch.share(1.0)
         return restored
 
     def _method(self, images: Array) -> Array:
-        blur = Blur(self.kernel, boundary=self.boundary)
+        blur = Blur(self.kernel, boundary="valid" if self.boundary == "unknown" else self.boundary)
         sigma = self.noise_sigma
         model = blur if sigma is None else Chain((blur, GaussianNoise(sigma)))
         method: Any = METHODS[self.method]

@@ -60,6 +60,9 @@ def average_precision(
     check_finite("boxes", boxes[classes >= 0])
     check_finite("scores", scores[classes >= 0])
     check_finite("true boxes", true_boxes[true_classes >= 0])
+    # Rows without an object may hold anything.
+    boxes = np.where(classes[..., None] >= 0, boxes, 0.0)
+    true_boxes = np.where(true_classes[..., None] >= 0, true_boxes, 0.0)
     if not np.any(true_classes >= 0):
         raise InputError("average precision is of objects; there is none in any image")
     with contextlib.redirect_stdout(io.StringIO()):  # It tells of every step.

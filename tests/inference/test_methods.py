@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 
 from deconv_jax.classical import METHODS
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError
+from deconv_jax.inference.denoiser import Plugged
 from deconv_jax.inference.methods import ClassicalRestorer
 from deconv_jax.inference.restore import Watch
 
@@ -19,12 +21,12 @@ def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
     restorer = ClassicalRestorer("richardson_lucy", KERNEL, boundary="circular", options=options)
     expected = METHODS["richardson_lucy"](image[None], Blur(KERNEL), **options)[0]
     np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
-    restorer = ClassicalRestorer("wiener", KERNEL, noise_sigma=4.0)
+    restorer = ClassicalRestorer("wiener", KERNEL, noise_sigma=4.0, boundary="reflect")
     model = Chain((Blur(KERNEL, boundary="reflect"), GaussianNoise(4.0)))
     expected = METHODS["wiener"](image[None], model)[0]
     np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
     assert restorer.scale == 1
-    with pytest.raises(InputError, match="psf is no larger than the images"):
+    with pytest.raises(InputError, match="kernel must be no larger than the image"):
         restorer(image[:2], QUIET)
 
 
@@ -55,3 +57,34 @@ def test_a_method_whose_output_is_not_finite_is_an_error(draw):
     image[3, 3] = np.nan
     with pytest.raises(InputError, match="richardson_lucy is not finite"):
         restorer(image, QUIET)
+
+
+def _denoise(images, sigma):
+    return METHODS["tv"](images, Chain((GaussianNoise(255 * sigma),)), iterations=20)
+
+
+def _psnr(image, truth):
+    return -10 * np.log10(np.mean(np.square(image - truth)))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (8, 5)])
+@pytest.mark.parametrize("method", ["tv", "plug_and_play"])
+def test_the_border_of_a_scene_that_goes_on_is_restored_like_its_middle(method, size):
+    draw = np.random.default_rng(0)
+    rows, columns = np.mgrid[:72, :72]
+    scene = np.full((72, 72), 0.4)
+    for _ in range(40):
+        (row, column), radius = draw.uniform(0, 72, 2), draw.uniform(3, 12)
+        scene[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = draw.uniform(0.1, 0.9)
+    kernel = np.outer(np.arange(1, size[0] + 1), np.ones(size[1])).astype(np.float32)
+    kernel /= kernel.sum()
+    frame = slice(12, 60), slice(12, 60)
+    truth = scene[frame]
+    whole = scipy.signal.convolve2d(scene, kernel)
+    observed = whole[size[0] // 2 :, size[1] // 2 :][frame] + draw.normal(0, 1 / 255, truth.shape)
+    plugged = Plugged(_denoise, {}) if method == "plug_and_play" else None
+    restorer = ClassicalRestorer(method, kernel, noise_sigma=1.0, denoiser=plugged)
+    restored = restorer(observed.astype(np.float32)[..., None], QUIET)[..., 0]
+    inner = slice(10, -10), slice(10, -10)
+    assert _psnr(restored, truth) > _psnr(restored[inner], truth[inner]) - 2
+    assert _psnr(restored, truth) > _psnr(observed, truth) + 8

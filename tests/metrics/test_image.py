@@ -195,7 +195,7 @@ def test_one_scale_is_ssim():
 
 
 def test_likeness_to_an_image_with_nan_is_nan():
-    spoilt = SCENE.at[:, 3, 4].set(jnp.nan)
+    spoilt = jnp.asarray(SCENE).at[:, 3, 4].set(jnp.nan)
     assert jnp.isnan(jax.jit(ms_ssim, static_argnums=2)(spoilt, SCENE, 1)).all()
     assert jnp.isnan(jitted_ssim(spoilt, SCENE)).all()
 
