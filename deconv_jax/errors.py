@@ -22,6 +22,22 @@ def as_index(value: object) -> int | None:
         return None
 
 
+def printable(text: str) -> str:
+    """Return a line of text with everything escaped that a terminal would act on or cannot show.
+
+    File names may contain line ends, escape sequences and bytes that are no UTF-8.
+    """
+    return "".join(
+        character
+        if character.isprintable()
+        # Python's stand-in for a byte that is no UTF-8.
+        else f"\\x{ord(character) - 0xDC00:02x}"
+        if 0xDC80 <= ord(character) <= 0xDCFF
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def at_least(name: str, value: float, least: float) -> None:
     """Raises InputError unless `value` is a number from `least` on."""
     if not value >= least:

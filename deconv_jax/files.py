@@ -1,4 +1,7 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files that are either whole or not there: written under a temporary name, then renamed.
+
+Only regular files are read. To open a pipe or a device may wait forever or have effects of its own.
+"""
 
 import contextlib
 import errno
@@ -6,6 +9,7 @@ import functools
 import json
 import math
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +20,65 @@ from PIL import Image
 from deconv_jax.errors import InputError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_REGULAR = "not a regular file"
+
+
+def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
+    """Return what is at a path, links followed; None for nothing, "other" for a pipe or a device.
+
+    Raises:
+      InputError: it cannot be found out, for example without permission.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot access {path}: {reason}") from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError for what is there and is no regular file."""
+    if kind_of(path) == "other":
+        raise InputError(f"cannot read {path}: {NOT_REGULAR}")
+
+
+def check_unused(path: Path, *, overwrite: bool) -> None:
+    """Raise InputError unless a file may be written here.
+
+    Args:
+      path: where a result goes.
+      overwrite: whether a regular file that is there may be replaced.
+    """
+    kind = kind_of(path)
+    if kind in ("folder", "other"):
+        raise InputError(f"cannot write {path}: it is there and {NOT_REGULAR}")
+    if kind == "file" and not overwrite:
+        raise InputError(f"{path} is there already; give --overwrite to replace it")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading; raises OSError for anything else, which is not opened."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else NOT_REGULAR, str(path))
+    return path.open("rb")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Creates or replaces `path` with what `write` puts into the file it is given.
 
     Raises:
-      InputError: the file cannot be written; what was there before is untouched.
+      InputError: the file cannot be written, or what is there is no regular file; it is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if kind_of(path) == "other":
+        raise InputError(f"cannot write {path}: it is there and {NOT_REGULAR}")
+    # Not of the file's own name, which may be as long as a name can be.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -75,21 +129,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def kind_of(path: Path) -> Literal["file", "folder", "special"] | None:
-    """Return what is at `path`, following links; None where nothing is.
-
-    Raises:
-      InputError: that cannot be found out, as a folder on the way is unreadable or links form a loop.
-    """
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"cannot access {path}: {error.strerror}") from error
-    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "special"
-
-
 def names_in(folder: Path) -> list[str]:
     """Return the sorted names of what is in a folder, none if it is missing; InputError if unreadable."""
     try:
@@ -102,8 +141,7 @@ def names_in(folder: Path) -> list[str]:
 
 def read_text(path: Path) -> str:
     """Reads the UTF-8 text of a regular file; raises InputError where that cannot be."""
-    if kind_of(path) == "special":  # Reading a pipe would wait forever.
-        raise InputError(f"cannot read {path}: it is not a regular file")
+    check_regular(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -145,4 +183,6 @@ def cannot_write(path: Path, error: Exception) -> InputError:
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     hint = " (free some space and run the same command again)" if full else ""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return InputError(f"cannot write {path}: {reason}{hint}")

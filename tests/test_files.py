@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, printable
 from deconv_jax.files import (
     cannot_write,
+    check_regular,
+    check_unused,
     kind_of,
     names_in,
+    open_regular,
     read_json,
     write_atomically,
     write_json,
@@ -103,7 +106,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, number):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OSError(errno.EACCES, "Permission denied"), "[Errno 13] Permission denied"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
         (ValueError("first line\nsecond line"), "first line"),
         (ValueError(), "ValueError"),
     ],
@@ -140,26 +143,8 @@ def test_reading_what_is_no_json_object_is_an_input_error_naming_the_file(tmp_pa
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.json")
-    with pytest.raises(InputError, match="it is not a regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_json(tmp_path / "x.json")
-
-
-def test_the_kind_of_a_path_is_told_or_why_not(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "dangling").symlink_to("nothing")
-    kinds = {".": "folder", "file": "file", "nothing": None, "dangling": None, "file/in": None}
-    assert {name: kind_of(tmp_path / name) for name in kinds} == kinds
-    assert kind_of(Path("/dev/null")) == "special"
-    with pytest.raises(InputError, match=r"cannot access .*loop: Too many levels"):
-        kind_of(tmp_path / "loop")
-
-    def forbidden(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "stat", forbidden)
-    with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
-        kind_of(tmp_path / "file")
 
 
 def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
@@ -169,3 +154,75 @@ def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
     assert names_in(tmp_path / "missing") == []
     with pytest.raises(InputError, match=r"cannot read .*a: Not a directory"):
         names_in(tmp_path / "a")
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A file, a folder, a pipe, a link to each, to nothing and to itself, by these names."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("file", "folder", "pipe", "nothing"):
+        (tmp_path / f"to_{target}").symlink_to(target)
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+def test_kinds_of_files_are_told_through_links(kinds):
+    for name, kind in (("file", "file"), ("folder", "folder"), ("pipe", "other")):
+        assert kind_of(kinds / name) == kind_of(kinds / f"to_{name}") == kind
+    for name in ("nothing", "to_nothing", "file/below"):
+        assert kind_of(kinds / name) is None
+    for name, reason in (("loop", "Too many levels"), ("x" * 300, "File name too long")):
+        with pytest.raises(InputError, match=f"cannot access .*{name}: {reason}"):
+            kind_of(kinds / name)
+
+
+def test_a_file_that_may_not_be_looked_at_is_an_input_error(kinds, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)
+    for look in (kind_of, check_regular):
+        with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
+            look(kinds / "file")
+    with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
+        check_unused(kinds / "file", overwrite=True)
+
+
+def test_only_regular_files_are_opened(kinds):
+    with open_regular(kinds / "to_file") as file:
+        assert file.read() == b"content"
+    for name, reason in (("pipe", "not a regular file"), ("folder", "Is a directory")):
+        with pytest.raises(OSError, match=reason):
+            open_regular(kinds / name)
+    check_regular(kinds / "nothing")
+    with pytest.raises(InputError, match=r"cannot read .*pipe: not a regular file"):
+        check_regular(kinds / "pipe")
+
+
+def test_only_regular_files_are_replaced(kinds):
+    for name in ("pipe", "to_pipe"):
+        with pytest.raises(InputError, match=f"cannot write .*{name}: .*not a regular file"):
+            write_atomically(kinds / name, lambda file: file.write(b"new"))
+        with pytest.raises(InputError, match="not a regular file"):
+            check_unused(kinds / name, overwrite=True)
+    check_unused(kinds / "nothing", overwrite=False)
+    check_unused(kinds / "file", overwrite=True)
+    with pytest.raises(InputError, match="is there already; give --overwrite"):
+        check_unused(kinds / "file", overwrite=False)
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("a" * 251 + ".png")
+    write_atomically(path, lambda file: file.write(b"content"))
+    assert path.read_bytes() == b"content"
+    with pytest.raises(InputError, match="File name too long"):
+        write_atomically(tmp_path / ("a" * 256), lambda file: file.write(b""))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines_show_what_a_terminal_would_act_on():
+    assert printable("photo ä.png") == "photo ä.png"
+    assert printable("a\nb\x1b[31m\u202e\x7f") == r"a\nb\x1b[31m\u202e\x7f"
+    assert printable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"
