@@ -4,27 +4,32 @@
 alpha, ICC profile, EXIF data. `read_pixels` is the short form for data sets: 8 bits, one or three
 channels. Pixels are numbers as stored: no colour profile is applied, nothing is made linear in
 light. What a reader would get wrong: Pillow reads 16-bit colour as 8 bits without a word, so such
-PNG files are decoded here in two passes, one for each byte, and such TIFF files by tifffile.
+files are decoded here in two passes, one for each byte, and most TIFF files by tifffile.
 
     file                           pixels
     black and white, gray          one channel
     palette                        expanded: RGB, with alpha if the palette has transparency
-    CMYK, YCbCr, HSV               converted to RGB by Pillow, without colour management
-    one transparent colour         alpha, but for 16 bits, where it is ignored
+    YCbCr, HSV                     converted to RGB by Pillow
+    CMYK                           likewise, without colour management; a note says so
+    one transparent colour         alpha
     orientation in EXIF or TIFF    applied, and no longer in the EXIF data
-    several pages or frames        the first
-    floats, 32-bit integers, Lab   refused
+    several pages or frames        refused
+    further pictures in a JPEG     left out; a note says so
+    samples without a meaning      left out; a note says so
+    signed integers, floats,       refused
+    32-bit integers, Lab
 """
 
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -33,8 +38,18 @@ import tifffile
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image
 
+from deconv_jax.data.tiff import (
+    BLACK_IS_ZERO,
+    RGB,
+    TIFF_STARTS,
+    WHITE_IS_ZERO,
+    TiffLayout,
+    read_layout,
+    read_samples,
+    with_plain_tags,
+)
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import write_atomically
+from deconv_jax.files import open_regular, write_atomically
 from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 Color = Literal["rgb", "gray", "y"]
@@ -62,7 +77,6 @@ _BAND = 256
 """Rows that are converted at a time when writing."""
 
 _OPENED = tuple(sorted(set(FORMATS.values())))
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """By number of channels: gray, gray and alpha, RGB, RGBA."""
@@ -85,6 +99,12 @@ _DESCRIPTIVE = frozenset(
 )
 """What of a TIFF file's tags is about the picture; the others are about the file."""
 _GROUPS = (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)
+_FEW_BITS = {"L;2": 3, "L;4": 15}
+"""The largest sample of gray PNG files with few bits, by Pillow's names for these."""
+_PER_INCH = {2: 1.0, 3: 2.54}
+"""What makes a resolution one per inch, by the number of its unit in EXIF and TIFF: inch, centimetre."""
+_MOST_DPI = 65_535
+_STDERR = 2
 _limit = threading.Lock()
 
 
@@ -99,9 +119,10 @@ class ImageFile:
       bit_depth: 8 or 16; 8 too for files of fewer bits.
       mode: the file's kind of pixels in Pillow's word, such as "L", "P", "RGBA" or "CMYK".
       icc_profile: the colour profile of `pixels`, as stored; None for none, and for CMYK.
-      exif: EXIF data without an orientation; of a TIFF file what describes the picture, and None of
-        one with 16-bit colour.
+      exif: EXIF data without an orientation; of a TIFF file what describes the picture.
       format: "BMP", "JPEG", "PNG", "PPM" (PGM too), "TIFF" or "WEBP".
+      dpi: resolution for print, horizontal and vertical, pixels per inch, if the file has it.
+      notes: what reading the file left out or converted, such as "CMYK converted to RGB".
     """
 
     pixels: Float[np.ndarray, "height width channels"]
@@ -111,6 +132,8 @@ class ImageFile:
     icc_profile: bytes | None
     exif: bytes | None
     format: str
+    dpi: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,6 +145,8 @@ class _Decoded:
     format: str
     icc_profile: bytes | None = None
     exif: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -165,6 +190,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         icc_profile=decoded.icc_profile,
         exif=decoded.exif,
         format=decoded.format,
+        dpi=decoded.dpi,
+        notes=decoded.notes,
     )
 
 
@@ -185,20 +212,16 @@ def read_pixels(
     Raises:
       InputError: as `read_image`.
     """
-    samples = _plain(_decode(path, max_pixels).samples)
-    if color == "rgb":
-        return np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
-    if samples.shape[-1] == 1:
-        return samples
-    return np.asarray((rgb_to_y_uint8 if color == "y" else rgb_to_gray_uint8)(samples))
+    return read_plain(path, color, max_pixels)[0]
 
 
 def read_plain(
-    path: Path, max_pixels: int = MAX_PIXELS
+    path: Path, color: Color | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
-    """The pixels of an image file, gray or RGB as it is, with 8 bits and opaque; and what that loses.
+    """Reads an image file with 8 bits and opaque, and says what that loses.
 
-    Args and errors as for `read_image`. Losses are words such as "laid on white".
+    Args and errors as for `read_pixels`; without `color` the pixels are gray or RGB as in the file.
+    Losses are words such as "laid on white".
     """
     decoded = _decode(path, max_pixels)
     lost = {
@@ -206,7 +229,13 @@ def read_plain(
         "rounded to 8 bits": decoded.samples.dtype == np.uint16,
         "without its colour profile": bool(decoded.icc_profile),
     }
-    return _plain(decoded.samples), tuple(words for words, happened in lost.items() if happened)
+    words = (*decoded.notes, *(words for words, happened in lost.items() if happened))
+    samples = _plain(decoded.samples)
+    if color == "rgb":
+        samples = np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()
+    elif color is not None and samples.shape[-1] == 3:
+        samples = np.asarray((rgb_to_y_uint8 if color == "y" else rgb_to_gray_uint8)(samples))
+    return samples, words
 
 
 def _plain(samples: np.ndarray) -> np.ndarray:
@@ -225,7 +254,7 @@ def _on_white(samples: np.ndarray) -> np.ndarray:
 
 
 def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width"]:
-    """Reads an image file whose pixels are numbers of classes or objects: as stored, 8 bits.
+    """Reads an image file whose pixels are numbers of classes or objects: as stored, up to 8 bits.
 
     Of a file with a palette they are the places in it, not the colours; of a black and white one 0
     and 255.
@@ -237,29 +266,42 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
     Raises:
       InputError: as `read_image`, or the file has colours, alpha or more than 8 bits.
     """
-    with _telling_why_not(path), path.open("rb") as file, _opened(file) as image:
-        _check_size(image.width, image.height, max_pixels)
-        if image.mode not in ("1", "L", "P"):
-            raise ValueError(
-                f"its pixels are {image.mode}, not the 8 bits of gray or of a palette that labels are"
-            )
-        return np.array(image.convert("L") if image.mode == "1" else image)
+    with _telling_why_not(path), open_regular(path) as file:
+        layout = samples = None
+        most = _netpbm_most(file)
+        if _is_tiff(file):
+            layout, samples, _ = _read_tiff(file, max_pixels)
+            if layout.color_samples > 1 or layout.extras or layout.bits > 8:
+                raise ValueError(
+                    f"it has {layout.described()}, not one of up to 8 bits as labels have"
+                )
+            if samples is not None:
+                return _upright(samples[..., 0], layout.orientation)
+            most = 2**layout.bits - 1
+        with _opened(file) as image:
+            _check_header(image, max_pixels)
+            if image.mode not in ("1", "L", "P"):
+                raise ValueError(
+                    f"its pixels are {image.mode}, not the 8 bits of gray or of a palette that labels are"
+                )
+            stored = _FEW_BITS.get(str(image.tile[0].args)) if image.format == "PNG" else None
+            _load(image)
+            labels = np.array(image.convert("L") if image.mode == "1" else image)
+            if image.mode == "L":  # Pillow spreads samples of few bits over 0 to 255.
+                most = stored or most
+                labels = np.rint(labels * (most / 255)).astype(np.uint8)
+                if layout is not None and layout.photometric == WHITE_IS_ZERO:
+                    labels = most - labels
+            return _upright(labels, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _decode(path: Path, max_pixels: int) -> _Decoded:
-    with _telling_why_not(path), path.open("rb") as file:
-        start = file.read(4)
-        file.seek(0)
-        if start in _TIFF_STARTS:
-            with tifffile.TiffFile(file) as tiff:
-                page: Any = tiff.pages[0]
-                _check_size(page.imagewidth, page.imagelength, max_pixels)
-                if page.bitspersample not in (1, 4, 8, 16):
-                    raise ValueError(f"its samples have {page.bitspersample} bits, not 8 or 16")
-                if page.bitspersample == 16 and page.samplesperpixel > 1:
-                    return _decode_wide_tiff(page)
-        if start[:2] in _NETPBM_STARTS:
-            _check_netpbm(file)
+    with _telling_why_not(path), open_regular(path) as file:
+        if _is_tiff(file):
+            return _decode_tiff(file, max_pixels)
+        most = _netpbm_most(file)
+        if most > 255:  # Pillow would cut them to 8 bits.
+            raise ValueError(f"its samples go up to {most}; of PGM and PPM files 255 is read")
         return _decode_with_pillow(file, max_pixels)
 
 
@@ -272,17 +314,25 @@ def _telling_why_not(path: Path) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is damaged, or no BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
+        elif reason.startswith("decoder error"):
+            reason = "it is damaged: its pixels cannot be decoded"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise InputError(f"cannot read image {path}: {reason}") from error
 
 
-def _check_netpbm(file: BinaryIO) -> None:
-    """Raises for a PGM or PPM file of more than 8 bits, which Pillow would cut to them."""
+def _is_tiff(file: BinaryIO) -> bool:
+    start = file.read(4)
+    file.seek(0)
+    return start in TIFF_STARTS
+
+
+def _netpbm_most(file: BinaryIO) -> int:
+    """The largest sample that the header of a PGM or PPM file allows; 255 of other files."""
     header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
     file.seek(0)
-    if len(header) > 3 and header[3].isdigit() and int(header[3]) > 255:
-        raise ValueError(f"its samples go up to {int(header[3])}; of PGM and PPM files 255 is read")
+    known = len(header) > 3 and header[0] in _NETPBM_STARTS and header[3].isdigit()
+    return int(header[3]) if known else 255
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -311,27 +361,94 @@ def _opened(file: BinaryIO) -> Iterator[Any]:
         yield image
 
 
+def _check_header(image: Any, max_pixels: int) -> None:
+    """Raises for an image that is too large or not the only one in its file."""
+    _check_size(image.width, image.height, max_pixels)
+    # A TIFF file's pages were counted by their kinds; a JPEG file's others are previews and the like.
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in ("TIFF", "MPO"):
+        raise ValueError(f"it has {frames} frames; only files with one image are read")
+
+
+def _load(image: Any) -> None:
+    """Decodes an image of which the header was read."""
+    if image.format != "TIFF":
+        image.load()
+        return
+    # Of TIFF files Pillow looks at the size again before it decodes them.
+    with _without_limit(), _without_libtiffs_words():
+        image.load()
+
+
+@contextlib.contextmanager
+def _without_libtiffs_words() -> Iterator[None]:
+    """libtiff writes what is wrong with a file to the standard error of the process, from C."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # There is none.
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+
+
 def _decode_with_pillow(file: BinaryIO, max_pixels: int) -> _Decoded:
     with _opened(file) as image:
-        _check_size(image.width, image.height, max_pixels)
+        _check_header(image, max_pixels)
+        others = image.n_frames - 1 if image.format == "MPO" else 0
         mode, kind = image.mode, image.format.replace("MPO", "JPEG")
         samples_kind = image.tile[0].args if kind == "PNG" else None
-        # Of TIFF files Pillow looks at the size again before it decodes them.
-        with _without_limit() if kind == "TIFF" else contextlib.nullcontext():
-            image.load()
+        _load(image)
         samples = _samples(image)
+        transparent = image.info.get("transparency")
         # After the pixels: some PNG files have it there, and TIFF files are upright by now.
         exif = image.getexif()
         turned = exif.get(ExifTags.Base.Orientation, 1)
-        kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
-        for tag in exif:
-            if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
-                kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]
-        profile = image.info.get("icc_profile") if mode != "CMYK" else None
+        kept, dpi = _kept_exif(exif, kind), _resolution(kind, image.info, exif)
+        profile = image.info.get("icc_profile") or None
     if samples_kind in ("RGB;16B", "RGBA;16B", "LA;16B"):
         mode, samples = samples_kind[:-4], _decode_wide_png(file, samples_kind)
+    if samples.dtype == np.uint16 and samples.shape[-1] % 2 and transparent is not None:
+        seen = (samples != np.array(transparent)).any(axis=-1, keepdims=True)
+        samples = np.concatenate([samples, np.where(seen, 65535, 0).astype(np.uint16)], axis=-1)
+    notes = []
+    if mode == "CMYK":
+        notes.append(f"CMYK converted to RGB{', without its colour profile' if profile else ''}")
+        profile = None
+    if others:
+        notes.append(f"{_counted(others, 'further picture')} in the file left out")
     samples = np.ascontiguousarray(_upright(samples, turned))
-    return _Decoded(samples, mode, kind, profile or None, kept.tobytes() if kept else None)
+    return _Decoded(samples, mode, kind, profile, kept, dpi, tuple(notes))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _kept_exif(exif: Any, kind: str) -> bytes | None:
+    """EXIF data for a copy of a file of some format, without the orientation."""
+    kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
+    for tag in exif:
+        if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
+            kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]
+    return kept.tobytes() if kept else None
+
+
+def _resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, float] | None:
+    """Pixels per inch, of the format's own place or else of EXIF data; Pillow makes some up."""
+    if kind in ("BMP", "PNG") or info.get("jfif_unit") in (1, 2):
+        values = info.get("dpi", ())
+    else:
+        factor = _PER_INCH.get(exif.get(ExifTags.Base.ResolutionUnit, 2), math.nan)
+        tags = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
+        values = [factor * float(exif.get(tag, math.nan)) for tag in tags]
+    known = len(values) == 2 and all(0 < value <= _MOST_DPI for value in values)
+    return (float(values[0]), float(values[1])) if known else None
 
 
 def _samples(image: Any) -> np.ndarray:
@@ -347,38 +464,76 @@ def _samples(image: Any) -> np.ndarray:
 
 
 def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
-    """The 16-bit samples of a colour PNG, of which Pillow gives one byte or the other."""
-
-    def read(stored: str) -> np.ndarray:
+    """The 16-bit samples of a colour PNG."""
+    if samples_kind == "LA;16B":  # Its four bytes a pixel pass for RGBA of 8 bits.
         with _opened(file) as image:
-            image.tile = [image.tile[0]._replace(args=stored)]
+            image.tile = [image.tile[0]._replace(args="RGBA")]
+            pairs = np.asarray(image).astype(np.uint16)
+        return pairs[..., 0::2] << 8 | pairs[..., 1::2]
+    return _read_twice(file, samples_kind, samples_kind.replace("16B", "16L"))
+
+
+def _read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
+    """16-bit samples of which Pillow gives one byte or the other, by the names that these have there."""
+
+    def read(byte: str) -> np.ndarray:
+        with _opened(file) as image:
+            tile = image.tile[0]
+            args = byte if isinstance(tile.args, str) else (byte, *tile.args[1:])
+            image.tile = [tile._replace(args=args)]
+            _load(image)
             return np.asarray(image).astype(np.uint16)
 
-    if samples_kind == "LA;16B":  # Its four bytes a pixel pass for RGBA of 8 bits.
-        pairs = read("RGBA")
-        return pairs[..., 0::2] << 8 | pairs[..., 1::2]
-    return read(samples_kind) << 8 | read(samples_kind.replace("16B", "16L"))
+    return read(upper) << 8 | read(lower)
 
 
-def _decode_wide_tiff(page: Any) -> _Decoded:
-    """The 16-bit samples of a page of a TIFF file with several channels."""
-    channels = page.samplesperpixel
-    kinds = {1: (0, 1), 3: (2,)}[channels - (channels % 2 == 0)] if channels <= 4 else ()
-    if page.dtype != np.uint16 or page.photometric not in kinds:
+def _read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray | None, Any]:
+    """What the samples of a TIFF file are, themselves unless Pillow has to decode them, and its EXIF data."""
+    with tifffile.TiffFile(file) as tiff:
+        layout = read_layout(tiff)
+        _check_size(layout.size[1], layout.size[0], max_pixels)
+        samples = read_samples(tiff, layout)
+        exif = Image.Exif()
+        exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
+        # Pillow cannot read the directories of a big-endian BigTIFF file.
+        with contextlib.suppress(struct.error):
+            exif.load_from_fp(file, tiff.pages[0].offset)
+    return layout, samples, exif
+
+
+def _decode_tiff(file: BinaryIO, max_pixels: int) -> _Decoded:
+    layout, samples, exif = _read_tiff(file, max_pixels)
+    if samples is None and layout.bits < 16:
+        try:
+            decoded = _decode_with_pillow(file, max_pixels)
+        except Image.UnidentifiedImageError as error:
+            raise ValueError(f"it is damaged, or {layout.described()} are not read") from error
+    else:
+        pixels = layout.pixels(_decode_wide_tiff(file, layout) if samples is None else samples)
+        pixels = np.ascontiguousarray(_upright(pixels, layout.orientation))
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[-1]]
+        kept, dpi = _kept_exif(exif, "TIFF"), _resolution("TIFF", {}, exif)
+        decoded = _Decoded(pixels, mode, "TIFF", layout.icc_profile, kept, dpi)
+    if not layout.unused:
+        return decoded
+    note = f"{_counted(layout.unused, 'sample')} a pixel of no stated meaning left out"
+    return dataclasses.replace(decoded, notes=(*decoded.notes, note))
+
+
+def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
+    """The 16-bit samples of a TIFF file that tifffile cannot decode."""
+    channels = layout.color_samples + len(layout.extras)
+    if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         raise ValueError("its 16-bit samples are neither gray nor RGB")
-    samples = page.asarray()
-    if page.planarconfig == 2:
-        samples = np.moveaxis(samples, 0, -1)
-    if page.photometric == 0:
-        samples[..., 0] = 65535 - samples[..., 0]
-    if 1 in page.extrasamples:
-        color, alpha = samples[..., :-1].astype(np.uint64), samples[..., -1:].astype(np.uint64)
-        divided = (color * 65535 + alpha // 2) // np.maximum(alpha, 1)
-        samples = np.concatenate([np.minimum(divided, 65535), alpha], axis=-1).astype(np.uint16)
-    orientation = page.tags.get("Orientation")
-    samples = _upright(samples, 1 if orientation is None else int(orientation.value))
-    mode = {2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    return _Decoded(np.ascontiguousarray(samples), mode, "TIFF", page.iccprofile)
+    if channels not in (1, 3, 4) or (channels > 1 and layout.planes):
+        raise ValueError(f"{layout.described()} are not read; with compression 1 (none) they are")
+    plain = with_plain_tags(file)
+    if channels > 1:
+        name = {3: "RGB", 4: "RGBA"}[channels]
+        return _read_twice(plain, f"{name};16L", f"{name};16B")
+    with _opened(plain) as image:
+        _load(image)
+        return np.asarray(image).astype(np.uint16)[..., None]
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -407,8 +562,8 @@ def write_image(
       pixels: one or three channels in [0, 1], what is beyond is clipped; or uint8, written as they
         are, for which there is no `like`.
       like: gives bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile
-        (if gray stayed gray and colour colour) and EXIF data (not for colour TIFF of 16 bits);
-        without it the file has 8 bits and none of these. A palette is not made again.
+        (if gray stayed gray and colour colour), EXIF data (not for colour TIFF of 16 bits) and
+        resolution; without it the file has 8 bits and none of these. A palette is not made again.
 
     Raises:
       InputError: an unknown ending, pixels that are NaN or of another shape, more pixels than the
@@ -434,7 +589,7 @@ def write_image(
     profile = like.icc_profile if like is not None and same_colors else None
     exif = like.exif if like is not None else None
     try:
-        encoded = _encode(kind, samples, profile, exif)
+        encoded = _encode(kind, samples, profile, exif, like.dpi if like is not None else None)
     except (OSError, ValueError, RuntimeError, struct.error) as error:
         raise InputError(f"cannot write {path} as {kind}: {error}") from error
     write_atomically(path, lambda file: file.write(encoded))
@@ -462,11 +617,17 @@ def _resized(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.asarray(resized)[..., None], 0.0, 1.0)
 
 
-def _encode(kind: str, samples: np.ndarray, profile: bytes | None, exif: bytes | None) -> bytes:
+def _encode(
+    kind: str,
+    samples: np.ndarray,
+    profile: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> bytes:
     """The bytes of a file."""
     channels = samples.shape[-1]
     if samples.dtype == np.uint16 and kind == "PNG":
-        return _encode_wide_png(samples, profile, exif)
+        return _encode_wide_png(samples, profile, exif, dpi)
     file = io.BytesIO()
     if samples.dtype == np.uint16 and channels > 1:
         tifffile.imwrite(
@@ -476,6 +637,8 @@ def _encode(kind: str, samples: np.ndarray, profile: bytes | None, exif: bytes |
             extrasamples=["unassalpha"] if channels % 2 == 0 else None,
             planarconfig="contig",
             iccprofile=profile,
+            resolution=dpi,
+            resolutionunit="inch" if dpi is not None else None,
             metadata=None,
         )
         return file.getvalue()
@@ -488,11 +651,18 @@ def _encode(kind: str, samples: np.ndarray, profile: bytes | None, exif: bytes |
         options["icc_profile"] = profile
     if exif is not None:
         options["exif"] = exif
+    if dpi is not None:
+        options["dpi"] = dpi
     Image.fromarray(samples[..., 0] if channels == 1 else samples).save(file, kind, **options)
     return file.getvalue()
 
 
-def _encode_wide_png(samples: np.ndarray, profile: bytes | None, exif: bytes | None) -> bytes:
+def _encode_wide_png(
+    samples: np.ndarray,
+    profile: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> bytes:
     """A PNG file of 16-bit samples (W3C, PNG specification), each row less the one above it."""
     height, width, channels = samples.shape
     rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
@@ -502,6 +672,8 @@ def _encode_wide_png(samples: np.ndarray, profile: bytes | None, exif: bytes | N
     chunks = [(b"IHDR", header)]
     if profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
+    if dpi is not None:  # In pixels per metre.
+        chunks.append((b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1)))
     if exif is not None:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b"")]

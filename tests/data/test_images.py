@@ -1,5 +1,6 @@
 """Image files: nothing is lost that need not be, and what cannot be read is refused in time."""
 
+import dataclasses
 import struct
 import zlib
 
@@ -14,7 +15,9 @@ from deconv_jax.data.images import (
     ImageFile,
     list_images,
     read_image,
+    read_labels,
     read_pixels,
+    read_plain,
     write_image,
 )
 from deconv_jax.errors import InputError
@@ -210,6 +213,14 @@ def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
     np.testing.assert_array_equal(gray.alpha[..., 0] == 0, np.asarray(indices) == 1)
     assert gray.pixels.shape == (3, 4, 1)
 
+    for dtype in (np.uint8, np.uint16):  # Of colours only, which Pillow has no 16 bits for.
+        values = np.array([[[1, 2, 3], [1, 2, 4]]], dtype) * (257 if dtype == np.uint16 else 1)
+        content = png(values, 2, 8 * values.itemsize)
+        key = struct.pack(">HHH", *values[0, 1].tolist())
+        chunk = struct.pack(">I", 6) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
+        (tmp_path / "key.png").write_bytes(content[:33] + chunk + content[33:])
+        np.testing.assert_array_equal(read_image(tmp_path / "key.png").alpha.ravel(), [1, 0])
+
     bits = saved(tmp_path / "e.png", Image.fromarray(np.eye(4, dtype=bool)))
     np.testing.assert_array_equal(bits.pixels[..., 0], np.eye(4))
     assert bits.mode == "1"
@@ -221,6 +232,8 @@ def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
         read = saved(tmp_path / f"a{suffix}", image, icc_profile=PROFILE)
         np.testing.assert_allclose(read.pixels[8, 8], [1, 0, 0], atol=2 / 255)
         assert (read.mode, read.icc_profile) == ("CMYK", None)
+        said = "CMYK converted to RGB, without its colour profile"
+        assert read.notes == read_plain(tmp_path / f"a{suffix}")[1] == (said,)
         # Its copy is RGB.
         write_image(tmp_path / "copy.png", read.pixels, read)
         assert read_image(tmp_path / "copy.png").mode == "RGB"
@@ -231,7 +244,66 @@ def test_a_second_picture_in_a_jpeg_is_left_alone(tmp_path):
     first, second = (Image.new("RGB", (16, 8), color) for color in ("white", "black"))
     read = saved(tmp_path / "a.jpg", first, format="MPO", save_all=True, append_images=[second])
     assert read.format == "JPEG"
+    assert read.notes == ("1 further picture in the file left out",)
     np.testing.assert_array_equal(read.pixels, np.ones((8, 16, 3)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("read", [read_image, read_pixels, read_labels])
+def test_animations_are_refused_with_their_length(tmp_path, suffix, read):
+    frames = [Image.new("RGB", (16, 8), color) for color in ("white", "black", "red")]
+    path = tmp_path / f"a{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match="it has 3 frames; only files with one image are read"):
+        read(path)
+
+
+RESOLVED = [
+    *[(suffix, bits, 3) for suffix in (".png", ".tif") for bits in (8, 16)],
+    *[(".png", 16, 1), (".tif", 16, 1), (".jpg", 8, 3), (".bmp", 8, 3)],
+]
+
+
+@pytest.mark.parametrize(("suffix", "bits", "channels"), RESOLVED)
+@pytest.mark.parametrize("source", [".png", ".jpg", ".tif", ".bmp"])
+def test_resolution_survives_between_formats(tmp_path, source, suffix, bits, channels):
+    Image.new("RGB", (8, 6)).save(tmp_path / f"a{source}", dpi=(300, 150))
+    original = read_image(tmp_path / f"a{source}")
+    assert original.dpi == pytest.approx((300, 150), rel=1e-4)
+    values = random_samples(12, 16, channels, bits=bits)
+    of_values = like(values)
+    wanted = dataclasses.replace(of_values, dpi=original.dpi, exif=original.exif)
+    write_image(tmp_path / f"b{suffix}", of_values.pixels, wanted)
+    assert read_image(tmp_path / f"b{suffix}").dpi == pytest.approx((300, 150), rel=1e-4)
+    if suffix != ".jpg":
+        np.testing.assert_array_equal(samples_of(read_image(tmp_path / f"b{suffix}")), values)
+
+
+def test_no_resolution_is_made_up(tmp_path):
+    exif = Image.Exif()
+    exif[MAKE] = "a camera"
+    for suffix in (".png", ".jpg", ".tif", ".webp"):
+        assert saved(tmp_path / f"a{suffix}", Image.new("RGB", (8, 8)), exif=exif).dpi is None
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_labels_of_few_bits_are_the_samples(tmp_path, bits):
+    """Of a gray PNG file and of PGM files of so many levels."""
+    labels = np.arange(2**bits).reshape(2, -1).astype(np.uint8)
+    packed = np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(2, -1)
+    packed = np.packbits(packed, axis=-1)[..., None]
+    content = bytearray(png(packed, 0, 8))
+    content[16:29] = struct.pack(">IIBBBBB", labels.shape[1], 2, bits, 0, 0, 0, 0)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    levels = " ".join(map(str, labels.ravel()))
+    (tmp_path / "a.pgm").write_text(f"P2 {labels.shape[1]} 2 {2**bits - 1} {levels}")
+    raw = f"P5 {labels.shape[1]} 2 {2**bits - 1}\n".encode() + labels.tobytes()
+    (tmp_path / "b.pgm").write_bytes(raw)
+    for name in ("a.png", "a.pgm", "b.pgm"):
+        np.testing.assert_array_equal(read_labels(tmp_path / name), labels)
+        # As a picture the largest is white.
+        assert read_image(tmp_path / name).pixels.max() == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,0 +1,198 @@
+"""Samples of TIFF files, taken for pixels only as far as the tags say what they are.
+
+tifffile reads the tags of every file, and the samples of 8 and 16 bits that are stored as they are or
+deflated. What else there is (LZW, JPEG, CCITT, palettes, CMYK, few bits) Pillow decodes by libtiff.
+
+    samples                      unsigned integers of 1, 2, 4, 8 or 16 bits; others are refused
+    gray, either end being white one channel, 0 for black
+    an extra sample              alpha if its tag says so, and without a tag, if it is the only one;
+                                 divided out of colours that are multiplied by it; otherwise left out
+    pages                        one; reduced copies and masks of it do not count
+"""
+
+import dataclasses
+import io
+import logging
+from typing import Any, BinaryIO
+
+import numpy as np
+import tifffile
+from jaxtyping import UInt
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+
+_COLOR_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+_BITS = (1, 2, 4, 8, 16)
+_UNSIGNED = (1, 4)
+"""Sample formats: unsigned integers, and what nothing is known of, which readers take for the same."""
+_SAMPLE_FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
+_UNSPECIFIED, _MULTIPLIED, _ALPHA, _CORELS_ALPHA = 0, 1, 2, 999
+"""Kinds of extra samples; CorelDRAW has one of its own."""
+_DECODED_BY_TIFFFILE = (1, 8, 32946)
+"""Compressions: none, and deflate by its two numbers."""
+
+# tifffile logs what is odd about a file's tags, and Python prints what nobody handles.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+@dataclasses.dataclass(frozen=True)
+class TiffLayout:
+    """What the samples of a page are.
+
+    Attributes:
+      size: height and width, pixels, as stored.
+      bits: of a sample.
+      photometric: `RGB`, `PALETTE`, ...
+      color_samples: how many of a pixel's samples are colours; they come first.
+      extras: kinds of the others.
+      planes: whether samples of a kind are stored together, not those of a pixel.
+      compression: its number.
+      orientation: as in EXIF, 1 to 8.
+      icc_profile: of the colours.
+    """
+
+    size: tuple[int, int]
+    bits: int
+    photometric: int
+    color_samples: int
+    extras: tuple[int, ...]
+    planes: bool
+    compression: int
+    orientation: int
+    icc_profile: bytes | None
+
+    @property
+    def alpha(self) -> int | None:
+        """Place of the alpha channel among the samples."""
+        kinds = (_MULTIPLIED, _ALPHA, _CORELS_ALPHA)
+        places = [place for place, kind in enumerate(self.extras) if kind in kinds]
+        return self.color_samples + places[0] if places else None
+
+    @property
+    def unused(self) -> int:
+        """Number of samples of a pixel that are left out."""
+        return len(self.extras) - (self.alpha is not None)
+
+    def described(self) -> str:
+        """What the samples are, for an error message."""
+        return (
+            f"{self.color_samples + len(self.extras)} samples a pixel of {self.bits} bits"
+            f"{', in planes,' if self.planes else ''} with photometric interpretation "
+            f"{self.photometric} and compression {self.compression}"
+        )
+
+    def pixels(self, samples: UInt[np.ndarray, "height width samples"]) -> np.ndarray:
+        """Turn stored samples of gray or RGB into those channels, the last of an even number alpha."""
+        color = samples[..., : self.color_samples]
+        most = np.iinfo(samples.dtype).max
+        if self.photometric == WHITE_IS_ZERO:
+            color = most - color
+        if self.alpha is None:
+            return color
+        alpha = samples[..., self.alpha : self.alpha + 1]
+        if self.extras[self.alpha - self.color_samples] == _MULTIPLIED:
+            wide = alpha.astype(np.uint64)
+            divided = (color.astype(np.uint64) * most + wide // 2) // np.maximum(wide, 1)
+            color = np.minimum(divided, most).astype(samples.dtype)
+        return np.concatenate([color, alpha], axis=-1)
+
+
+def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
+    """Read what the samples of a file's only page are.
+
+    Raises:
+      ValueError: there are several pages, or the samples are no pixels of a kind in the table above.
+    """
+    count = len(tiff.pages)
+    if not count:
+        raise ValueError("it is damaged or cut off: no page is where its header says")
+    pages: list[Any] = [tiff.pages[number] for number in range(count)]
+    whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
+    page = pages[0]
+    # ImageJ writes a stack of more than 4 GB as one page.
+    stacked = int((tiff.imagej_metadata or {}).get("images", 1))
+    if len(whole) > 1 or page.imagedepth > 1 or stacked > 1:
+        most = max(len(whole), page.imagedepth, stacked)
+        raise ValueError(f"it has {most} pages; only files with one page are read")
+    if not whole or page is not whole[0]:
+        raise ValueError("its first page is a reduced copy or a mask of a picture")
+    for name in ("ImageWidth", "ImageLength"):
+        if name not in page.tags:
+            raise ValueError(f"it is damaged: it has no tag {name}")
+    bits, photometric = page.bitspersample, page.photometric
+    if page.sampleformat not in _UNSIGNED:
+        kind = _SAMPLE_FORMATS.get(page.sampleformat, "of several kinds")
+        raise ValueError(f"its samples are {kind}, not unsigned integers")
+    if bits not in _BITS:
+        raise ValueError(f"its samples have {bits} bits, not 1, 2, 4, 8 or 16")
+    if "PhotometricInterpretation" not in page.tags and bits > 1:
+        raise ValueError("it has no tag PhotometricInterpretation: its samples may mean anything")
+    if photometric not in _COLOR_SAMPLES:
+        name = getattr(photometric, "name", photometric)
+        raise ValueError(f"its pixels are {name}, not gray, RGB, palette, CMYK or YCbCr")
+    color_samples, samples = _COLOR_SAMPLES[photometric], page.samplesperpixel
+    if samples < color_samples:
+        raise ValueError(
+            f"it has {samples} samples a pixel; {photometric.name} has {color_samples}"
+        )
+    orientation = page.tags.get("Orientation")
+    return TiffLayout(
+        size=(page.imagelength, page.imagewidth),
+        bits=bits,
+        photometric=int(photometric),
+        color_samples=color_samples,
+        extras=_extras(page, samples - color_samples),
+        planes=page.planarconfig == 2,
+        compression=int(page.compression),
+        orientation=1 if orientation is None else int(orientation.value),
+        icc_profile=page.iccprofile or None,
+    )
+
+
+def _extras(page: Any, count: int) -> tuple[int, ...]:
+    """Kinds of the samples that are no colours."""
+    kinds = [int(kind) for kind in page.extrasamples]
+    if not kinds and count == 1:
+        return (_ALPHA,)
+    return tuple([*kinds, *[_UNSPECIFIED] * count][:count])
+
+
+def read_samples(
+    tiff: tifffile.TiffFile, layout: TiffLayout
+) -> UInt[np.ndarray, "height width samples"] | None:
+    """Read the samples of a page as stored, uint8 or uint16; None of one that Pillow has to decode.
+
+    Raises:
+      ValueError: the file is cut off.
+    """
+    page: Any = tiff.pages[0]
+    if (
+        layout.bits < 8
+        or layout.compression not in _DECODED_BY_TIFFFILE
+        or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
+    ):
+        return None
+    # tifffile fills in what is missing.
+    if min(page.databytecounts) <= 0 or len(page.dataoffsets) != np.prod(page.chunked):
+        raise ValueError("it is damaged or cut off: strips or tiles of its pixels are missing")
+    samples = page.asarray()
+    if samples.ndim == 2:
+        return samples[..., None]
+    return np.moveaxis(samples, 0, -1) if layout.planes else samples
+
+
+def with_plain_tags(file: BinaryIO) -> io.BytesIO:
+    """Copy a file of 16-bit samples so that its tags ask for the samples as they are.
+
+    Of gray Pillow knows only 0 as black; it would leave extra samples out, or divide by them.
+    """
+    file.seek(0)
+    copy = io.BytesIO(file.read())
+    with tifffile.TiffFile(copy, mode="r+") as tiff:
+        tags = tiff.pages[0].tags  # type: ignore[union-attr]
+        if tags["PhotometricInterpretation"].value == WHITE_IS_ZERO:
+            tags["PhotometricInterpretation"].overwrite(BLACK_IS_ZERO)
+        if "ExtraSamples" in tags:
+            tags["ExtraSamples"].overwrite(_ALPHA)
+    return copy
