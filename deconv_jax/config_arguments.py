@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from deconv_jax.errors import InputError, closest
+from deconv_jax.files import kind_of
 
 
 def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def load_module(path: Path) -> ModuleType:
     Raises:
       InputError: there is none.
     """
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise InputError(f"no config file {str(path)!r}")
     spec = importlib.util.spec_from_file_location(f"experiments_{path.stem}", path)
     if spec is None or spec.loader is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.common import check_folder, checkpoint_step, keep_compiled
-from deconv_jax.errors import InputError, at_least
+from deconv_jax.errors import InputError, at_least, printable
 
 _SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
 _GENERATE = """\
@@ -130,7 +130,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(f"rows: latents {', '.join(map(str, shown))}")
     _write(arguments, work.generate(task.sample, variables, latents, labels), columns, animates)
     for written in filter(None, (arguments.output, arguments.individual)):
-        print(f"written: {written}")
+        print(printable(f"written: {written}"))
     return 0
 
 
@@ -193,6 +193,8 @@ def _default(value: int | None, otherwise: int) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raises InputError for flags that do not go together, or files that would be lost."""
+    from deconv_jax.files import check_unused
+
     output, folder = arguments.output, arguments.individual
     if output is None and folder is None:
         raise InputError("generate needs --output FILE or --individual DIR")
@@ -211,8 +213,8 @@ def _check(arguments: argparse.Namespace) -> None:
         at_least("columns", arguments.columns, 1)
     at_least("scale", arguments.scale, 1)
     check_folder("--individual", folder, overwrite=arguments.overwrite)
-    if output is not None and output.exists() and not arguments.overwrite:
-        raise InputError(f"{output} is there already; give --overwrite to replace it")
+    if output is not None:
+        check_unused(output, overwrite=arguments.overwrite)
 
 
 def _animates(arguments: argparse.Namespace) -> bool:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import write_atomically
+from deconv_jax.files import check_regular, kind_of, write_atomically
 from deconv_jax.inference.entropy_coding import FixedPointLayer, Tables, masses_of, normal_masses
 from deconv_jax.models.codec import (
     HYPER_UP_STRIDES,
@@ -125,8 +125,9 @@ def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTa
     Raises:
       InputError: the file is damaged.
     """
-    if not path.exists():
+    if kind_of(path) is None:
         return None
+    check_regular(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             if (file.metadata() or {}).get("weights") != weights_digest(variables).hex():

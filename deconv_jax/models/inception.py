@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, closest
+from deconv_jax.files import kind_of
 from deconv_jax.models.layers import RELU_GAIN, Conv
 from deconv_jax.models.published import Tensors, check_tensors, read_tensors
 from deconv_jax.ops.conv.window import OnePerAxis, Padding
@@ -241,7 +242,7 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
         not this network's.
     """
     path = Path(path)
-    if not path.exists():
+    if kind_of(path) is None:
         raise InputError(
             f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS}, which the "
             'project mseitzer/pytorch-fid on GitHub has among its releases as "fid_weights"'

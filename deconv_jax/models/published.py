@@ -35,7 +35,7 @@ import safetensors
 import safetensors.numpy
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import write_atomically
+from deconv_jax.files import check_regular, write_atomically
 from deconv_jax.models.dncnn import DnCNN, fold_batch_norm
 from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
@@ -162,6 +162,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     }
     if path.suffix not in readers:
         raise InputError(f"weights are .safetensors, .pth or .pt files; got {path}")
+    check_regular(path)
     try:
         size = path.stat().st_size
     except OSError as error:
