@@ -34,6 +34,7 @@ from deconv_jax.data.folders import (
 )
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
 from deconv_jax.errors import InputError, at_least
+from deconv_jax.files import open_regular
 
 PENN_FUDAN, IMAGE_LABEL, DARK_LINES = "penn_fudan:", "image_label:", "dark_lines:"
 _IMAGES = {PENN_FUDAN: "PNGImages", IMAGE_LABEL: "image", DARK_LINES: "image"}
@@ -78,6 +79,7 @@ class AnnotatedSource:
 
     Attributes:
       fingerprint: see `Source.fingerprint`; of names and sizes, as that of `FolderSource`.
+      skipped: a line for each link to a folder that was left out.
 
     Raises:
       InputError: a file is missing, damaged, or does not fit the image that it is of.
@@ -93,6 +95,7 @@ class AnnotatedSource:
         color: Color = "rgb",
     ):
         self._paths, self._read, self._color, self._canvas = images.paths, read, color, canvas
+        self.skipped = images.left_out
 
         def look_at(path: Path) -> tuple[Seen, int]:
             example = read(path, color)
@@ -181,7 +184,8 @@ def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:
     height, width = image.shape[:2]
     _check_same_size(path, image, mask_file, mask)
     try:
-        text = text_file.read_text(encoding="latin-1")
+        with open_regular(text_file) as file:
+            text = file.read().decode("latin-1")
     except OSError as error:
         raise InputError(f"cannot read annotation {text_file}: {error.strerror}") from error
     size, objects, corners = _SIZE.search(text), _OBJECTS.search(text), _BOX.findall(text)

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deconv_jax.data.images import Color, list_images, read_pixels
+from deconv_jax.data.images import LINKED, Color, read_pixels, survey
 from deconv_jax.errors import InputError, at_least
+from deconv_jax.files import kind_of
 
 FOLDER = "folder:"
 """How the name of a data set begins that is a folder."""
@@ -38,10 +39,17 @@ _BOUND = re.compile(r"(-?\d+)(%?)")
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Image files and the folder that their names are told from."""
+    """Image files and the folder that their names are told from.
+
+    Attributes:
+      root: the folder.
+      paths: the files.
+      left_out: a line for each link to a folder beside them, which is not followed.
+    """
 
     root: Path
     paths: tuple[Path, ...]
+    left_out: tuple[str, ...] = ()
 
     def name(self, path: Path) -> str:
         """What to call a file, with / between folders."""
@@ -75,7 +83,7 @@ class FolderSource:
       names: the files that examples are of, by their paths in the folder.
       fingerprint: see `Source.fingerprint`; of the files' names, sizes in pixels and in bytes, so
         that one of the same sizes but with other pixels in it passes for the same.
-      skipped: a line for each file that was left out, with the reason.
+      skipped: a line for each file, or link to a folder, that was left out, with the reason.
 
     Raises:
       InputError: there is no file, or none that can be read.
@@ -95,14 +103,15 @@ class FolderSource:
         self._start_cache()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             found = list(threads.map(self._look_at, files.paths))
-        self.skipped = tuple(reason for reason in found if isinstance(reason, str))
+        unreadable = tuple(reason for reason in found if isinstance(reason, str))
+        self.skipped = (*files.left_out, *unreadable)
         seen = {
             path: file
             for path, file in zip(files.paths, found, strict=True)
             if not isinstance(file, str)
         }
         if not seen:
-            reason = f" that can be read: {self.skipped[0]}" if self.skipped else ""
+            reason = f" that can be read: {unreadable[0]}" if unreadable else ""
             raise InputError(f"no image file{reason} in {files.root}")
         if tile is None:
             largest = np.max([(file.height, file.width) for file in seen.values()], axis=0)
@@ -222,13 +231,16 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
     joined = "+" in split and FOLDER not in split
     # The name of one folder may have a + in it.
     one = _SPLIT.fullmatch(split)
-    if joined and not (one and (_folder(name, data_dir) / one["files"]).is_dir()):
+    if joined and not (one and kind_of(_folder(name, data_dir) / one["files"]) == "folder"):
         parts = [find_files(name, part, data_dir) for part in split.split("+")]
-        return Files(parts[0].root, tuple(path for part in parts for path in part.paths))
+        lines = dict.fromkeys(line for part in parts for line in part.left_out)
+        return Files(
+            parts[0].root, tuple(path for part in parts for path in part.paths), tuple(lines)
+        )
     chosen, bounds = parse_split(split)
     elsewhere = chosen.startswith(FOLDER)
     root = _folder(chosen if elsewhere else name, data_dir)
-    if not root.is_dir():
+    if kind_of(root) != "folder":
         raise InputError(f"data set {name!r}, split {split!r}: no folder {root}{_unset(root)}")
     if not elsewhere and (Path(chosen).is_absolute() or ".." in Path(chosen).parts):
         raise InputError(
@@ -236,12 +248,15 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
             f"written {FOLDER}PATH"
         )
     folder = root if elsewhere or chosen == "all" else root / chosen
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise InputError(
             f'data set {name!r} has no split {split!r}: it is not "all", and {folder} is no '
             'folder; a part of the files is e.g. "all[:-10]"'
         )
-    return sliced(Files(root, tuple(list_images(folder))), split, bounds)
+    found = survey(folder, complete=True)
+    links = found.left_out.get(LINKED, ())
+    left_out = tuple(f"{path} is a link to a folder, not followed" for path in links)
+    return sliced(Files(root, tuple(found.files), left_out), split, bounds)
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str]]:
@@ -276,7 +291,7 @@ def sliced(files: Files, split: str, ends: tuple[str, str]) -> Files:
     chosen = files.paths[place(ends[0], 0) : place(ends[1], count)]
     if not chosen:
         raise InputError(f"split {split!r} is empty: {files.root} has {count} image files for it")
-    return Files(files.root, chosen)
+    return Files(files.root, chosen, files.left_out)
 
 
 def _folder(name: str, data_dir: str | None) -> Path:

@@ -20,6 +20,7 @@ files are decoded here in two passes, one for each byte, and most TIFF files by 
     32-bit integers, Lab
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -29,9 +30,9 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -49,7 +50,7 @@ from deconv_jax.data.tiff import (
     with_plain_tags,
 )
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import open_regular, write_atomically
+from deconv_jax.files import kind_of, open_regular, write_atomically
 from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 Color = Literal["rgb", "gray", "y"]
@@ -108,6 +109,24 @@ _STDERR = 2
 _limit = threading.Lock()
 
 
+OTHER_FORMAT = "of a format that is not read here"
+LINKED = "links to folders, which are not followed"
+HIDDEN = "hidden"
+UNREADABLE = "folders that cannot be read"
+
+
+class Survey(NamedTuple):
+    """Files of a folder.
+
+    Attributes:
+      files: those that were looked for.
+      left_out: the others, and folders that were not entered, by the reason.
+    """
+
+    files: list[Path]
+    left_out: dict[str, list[Path]]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFile:
     """What was in an image file.
@@ -152,19 +171,54 @@ class _Decoded:
 def list_images(folder: Path) -> list[Path]:
     """The image files in a folder and its subfolders, by their endings, sorted by their paths.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out, and so are links to folders.
 
     Raises:
-      InputError: there is no such folder.
+      InputError: there is no such folder, or a folder in it cannot be read.
     """
-    if not folder.is_dir():
+    return survey(folder, complete=True).files
+
+
+def survey(
+    folder: Path, endings: Collection[str] = tuple(FORMATS), *, complete: bool = False
+) -> Survey:
+    """Find the files in a folder and its subfolders that have one of the endings, and what else is there.
+
+    Args:
+      folder: where to look.
+      endings: of the files' names, in small letters.
+      complete: whether a subfolder that cannot be read is an error, and not left out.
+
+    Raises:
+      InputError: there is no such folder, or it cannot be read.
+    """
+    if kind_of(folder) != "folder":
         raise InputError(f"no folder {folder}")
-    found = []
-    for parent, folders, names in os.walk(folder):
+    found: list[Path] = []
+    left_out: dict[str, list[Path]] = collections.defaultdict(list)
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename)
+        if complete or path == folder:
+            raise InputError(f"cannot read folder {path}: {error.strerror}") from error
+        left_out[UNREADABLE].append(path)
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        left_out[HIDDEN] += [Path(parent, n) for n in (*folders, *names) if n.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".")]
-        places = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [path for path in places if path.suffix.lower() in FORMATS]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in endings]
+        left_out[OTHER_FORMAT] += [path for path in paths if path.suffix.lower() not in endings]
+        below = [Path(parent, name) for name in folders]
+        left_out[LINKED] += [path for path in below if path.is_symlink()]
+
+    def place(path: Path) -> str:
+        return path.relative_to(folder).as_posix()
+
+    found.sort(key=place)
+    return Survey(
+        found, {why: sorted(paths, key=place) for why, paths in left_out.items() if paths}
+    )
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:

@@ -17,10 +17,11 @@ import grain
 import numpy as np
 from absl import flags
 
+from deconv_jax.data.annotated import AnnotatedSource
 from deconv_jax.data.folders import FolderSource
 from deconv_jax.data.images import Color
 from deconv_jax.data.sources import ArraySource, Batch, Fingerprint, Source, in_memory, load
-from deconv_jax.errors import InputError, at_least
+from deconv_jax.errors import InputError, at_least, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +81,10 @@ class Data:
             color=self.color,
             canvas=self.canvas,
         )
-        if isinstance(source, FolderSource) and source.skipped:
+        if isinstance(source, FolderSource | AnnotatedSource) and source.skipped:
             print(
                 f"warning: image files left out of the {split} split: {len(source.skipped)}",
-                *source.skipped,
+                *map(printable, source.skipped),
                 sep="\n  ",
                 file=sys.stderr,
             )

@@ -1,6 +1,7 @@
 """Folders of images: which files are in a split, what an example is, and what damage does."""
 
 import contextlib
+import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -218,6 +219,17 @@ def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
     assert len(validation.skipped) == 1
     with pytest.raises(InputError, match="no image file that can be read: cannot read image"):
         load(f"folder:{folder}", "all[:1]")
+
+
+def test_pipes_and_links_to_folders_are_left_out_and_named(folder, tmp_path, capsys):
+    os.mkfifo(folder / "e.png")
+    (folder / "more" / "link").symlink_to(tmp_path)
+    for split, count in (("all", 4), ("all[:3]", 2), ("all[:2]+all[3:]", 4)):
+        source = Data(f"folder:{folder}", train_split=split).source("train")
+        assert len(source.names) == count
+        said = capsys.readouterr().err
+        assert said.count(f"{folder}/more/link is a link to a folder, not followed") == 1
+        assert said.count(f"{folder}/e.png: not a regular file") == ("+" not in split)
 
 
 def test_a_file_that_vanishes_later_is_named(folder):

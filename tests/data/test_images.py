@@ -1,5 +1,6 @@
 """Image files: nothing is lost that need not be, and what cannot be read is refused in time."""
 
+import contextlib
 import dataclasses
 import struct
 import zlib
@@ -339,6 +340,36 @@ def test_damaged_files_are_refused(tmp_path, suffix):
         path.write_bytes(content)
         with pytest.raises(InputError, match=rf"cannot read image .*photo\{suffix}: "):
             read_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize(
+    ("suffix", "bits"), [*((suffix, 8) for suffix in FORMATS), (".png", 16), (".tif", 16)]
+)
+def test_damage_is_an_input_error_or_other_pixels_and_nothing_is_printed(
+    tmp_path, capfd, suffix, bits
+):
+    """Cut files, flipped bytes, and the beginnings of other formats; seeds are fixed."""
+    path, random = tmp_path / f"photo{suffix}", np.random.default_rng(0)
+    original = like(random_samples(24, 24, 3, bits=bits), exif=exif_data().tobytes())
+    write_image(path, original.pixels, original)
+    whole = path.read_bytes()
+    starts = (b"\x89PNG\r\n\x1a\n", b"MM\0*\0\0\0\x08", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF")
+    for trial in range(18):
+        content = bytearray(whole)
+        if trial % 3 == 0:
+            content = content[: random.integers(len(content))]
+        elif trial % 3 == 1:
+            for place in random.integers(len(content), size=1 + trial):
+                content[place] = random.integers(256)
+        else:
+            start = starts[random.integers(len(starts))]
+            content[: len(start)] = start
+        path.write_bytes(content)
+        for read in (read_image, read_pixels, read_labels):
+            with contextlib.suppress(InputError):
+                read(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_16_bit_png_cut_short_is_refused(tmp_path):
