@@ -8,9 +8,11 @@ training and has saved: the same command continues it; 130 stopped elsewhere.
 
 import argparse
 import importlib.metadata
+import io
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from deconv_jax.cli import compress, generate, predict, restore, tables, train, visualize
@@ -20,7 +22,7 @@ from deconv_jax.cli.common import (
     EXIT_KEYBOARD,
     load_config,
 )
-from deconv_jax.errors import InputError, closest, nearest
+from deconv_jax.errors import InputError, closest, nearest, printable
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
@@ -30,10 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(sys.argv[1:] if argv is None else argv)
     # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # Pillow warns of damage in files; what is wrong with one is said once, by its error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # A name may have characters that the output's encoding has not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return arguments.run(arguments)
     except InputError as error:
-        print(f"deconv-jax: error: {error}", file=sys.stderr)
+        print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
         return EXIT_INPUT_ERROR
     except KeyboardInterrupt:
         print("deconv-jax: stopped", file=sys.stderr)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.config_arguments import load_module
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, printable
 
 _KEEP = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 """glibc's M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD: one heap, nothing outside it, never given back."""
@@ -118,12 +118,25 @@ def checkpoint_step(word: str) -> Any:
 
 def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
     """Raises InputError unless a folder for files, if one is asked for, is empty or may be written over."""
-    if folder is None or not folder.exists():
+    from deconv_jax.files import kind_of
+
+    if folder is None or kind_of(folder) is None:
         return
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise InputError(f"{flag}: {folder} is not a folder")
-    if not overwrite and any(folder.iterdir()):
+    try:
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{flag}: cannot read folder {folder}: {error.strerror}") from error
+    if not overwrite and occupied:
         raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
+
+
+def report_left_out(found: Any) -> int:
+    """Say what a `Found` left out, and return the exit code that this alone has."""
+    for line in found.summary():
+        print(printable(f"deconv-jax: {line}"), file=sys.stderr)
+    return 0 if found.complete else EXIT_SOME_FAILED
 
 
 def keep_compiled() -> None:

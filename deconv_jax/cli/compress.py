@@ -1,31 +1,39 @@
 """`deconv-jax compress` and `deconv-jax decompress`: flags to files of a trained codec."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled
-from deconv_jax.errors import InputError
+from deconv_jax.cli.common import (
+    EXIT_SOME_FAILED,
+    checkpoint_step,
+    keep_compiled,
+    report_left_out,
+)
+from deconv_jax.errors import InputError, printable
 
 _COMPRESS = """\
 write images as files of a trained codec
 
   deconv-jax compress --checkpoint runs/codec photo.png -o photo.djx
-  deconv-jax compress --checkpoint runs/codec photos/*.png -o small/ --level 0
+  deconv-jax compress --checkpoint runs/codec photos/ more/*.png -o small/ --level 0
 
-What is coded are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data
-are left out. A file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What
-cannot be read among several files is left out, and the exit code then is 1.
+An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. What is coded
+are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data are left out. A
+file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What cannot be read
+among several files, or has several pages or frames, is left out, and the exit code then is 1; files of other
+formats in a folder, hidden ones and links to folders are counted and named at the end.
 """
 _DECOMPRESS = """\
 read images from files of a trained codec
 
   deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
-  deconv-jax decompress --checkpoint runs/codec small/*.djx -o decoded/
+  deconv-jax decompress --checkpoint runs/codec small/ -o decoded/
 
-The ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among
+An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. The ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among
 several files is left out, and the exit code then is 1.
 """
 _MOST_BYTES_A_PIXEL = 6
@@ -55,7 +63,7 @@ def add_commands(commands: Any) -> None:
         parser.add_argument(
             "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
         )
-        parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE", help="what to read")
+        parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to read")
         parser.add_argument(
             "-o",
             "--output",
@@ -76,9 +84,12 @@ def add_commands(commands: Any) -> None:
 
 
 def _compress(arguments: argparse.Namespace) -> int:
+    from deconv_jax.data.images import FORMATS
     from deconv_jax.inference.codec import SUFFIX
+    from deconv_jax.inference.files import expand_inputs
 
-    jobs = _jobs(arguments.inputs, arguments.output, SUFFIX, arguments.overwrite)
+    found = expand_inputs(arguments.inputs, tuple(FORMATS))
+    jobs = _jobs(found, arguments.output, SUFFIX, arguments.overwrite)
     codec = _codec(arguments)
     levels = codec.model.levels
     level = levels // 2 if arguments.level is None else arguments.level
@@ -87,18 +98,22 @@ def _compress(arguments: argparse.Namespace) -> int:
         from deconv_jax.data.images import read_plain
         from deconv_jax.files import write_atomically
 
-        image, lost = read_plain(source, codec.max_pixels)
+        image, lost = read_plain(source, max_pixels=codec.max_pixels)
         data = _of(source, codec.compress, image, level)
         write_atomically(output, lambda file: file.write(data))
         words = f" ({', '.join(lost)})" if lost else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
         return f"{len(data):,} bytes, {rate:.3f} bits a pixel{words}"
 
-    return _each(jobs, work)
+    return _each(found, jobs, work)
 
 
 def _decompress(arguments: argparse.Namespace) -> int:
-    jobs = _jobs(arguments.inputs, arguments.output, ".png", arguments.overwrite)
+    from deconv_jax.inference.codec import SUFFIX
+    from deconv_jax.inference.files import expand_inputs
+
+    found = expand_inputs(arguments.inputs, (SUFFIX,))
+    jobs = _jobs(found, arguments.output, ".png", arguments.overwrite)
     codec = _codec(arguments)
 
     def work(source: Path, output: Path) -> str:
@@ -109,7 +124,7 @@ def _decompress(arguments: argparse.Namespace) -> int:
         height, width, channels = image.shape
         return f"{width} x {height} pixels, {'gray' if channels == 1 else 'RGB'}"
 
-    return _each(jobs, work)
+    return _each(found, jobs, work)
 
 
 def _codec(arguments: argparse.Namespace) -> Any:
@@ -119,43 +134,48 @@ def _codec(arguments: argparse.Namespace) -> Any:
     return load_codec(arguments.checkpoint, checkpoint_step(arguments.step))[1]
 
 
-def _jobs(
-    inputs: Sequence[Path], output: Path, suffix: str, overwrite: bool
-) -> list[tuple[Path, Path]]:
+def _jobs(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
     """What is read and what is written of it.
 
     Raises:
       InputError: two outputs of one name, one that is there already, or an input in its place.
     """
-    folder = len(inputs) > 1 or output.is_dir() or not output.suffix
-    if folder and output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} must be a folder for {len(inputs)} files")
-    jobs = [(path, output / (path.stem + suffix) if folder else output) for path in inputs]
-    written: dict[Path, Path] = {}
-    sources = {source.resolve() for source, _ in jobs}
+    from deconv_jax.files import check_unused, kind_of
+
+    kind, count = kind_of(output), len(found.files)
+    folder = count > 1 or kind == "folder" or not output.suffix
+    if folder and kind not in ("folder", None):
+        raise InputError(f"--output {output} must be a folder for {count} files")
+    jobs = [
+        (path, (output / place).with_suffix(suffix) if folder else output)
+        for path, place in found.files
+    ]
+    written: dict[str, Path] = {}
+    sources = {os.path.realpath(source) for source, _ in jobs}
     for source, target in jobs:
-        other = written.setdefault(target.resolve(), source)
+        other = written.setdefault(os.path.realpath(target), source)
         if other != source:
             raise InputError(f"{other} and {source} would both be written to {target}")
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise InputError(f"{target} is an input; wanted is another --output")
-        if target.exists() and not overwrite:
-            raise InputError(f"{target} is there already; give --overwrite to replace it")
+        check_unused(target, overwrite=overwrite)
     return jobs
 
 
-def _each(jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> int:
-    """Does all files, whatever becomes of one; a line for each."""
+def _each(found: Any, jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> int:
+    """Does all files, whatever becomes of one; a line for each, and for what was left out."""
     failed = 0
     for source, output in jobs:
         try:
-            print(f"{source} -> {output}: {work(source, output)}", flush=True)
+            print(printable(f"{source} -> {output}: {work(source, output)}"), flush=True)
         except InputError as error:
             if len(jobs) == 1:
                 raise
             failed += 1
-            print(f"deconv-jax: error: {error}", file=sys.stderr)
-    return EXIT_SOME_FAILED if failed else 0
+            print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
+    if failed:
+        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
+    return report_left_out(found) or (EXIT_SOME_FAILED if failed else 0)
 
 
 def _of(source: Path, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -168,9 +188,11 @@ def _of(source: Path, work: Callable[..., Any], *arguments: Any) -> Any:
 
 def _read(path: Path, max_pixels: int) -> bytes:
     """A file's bytes, not more than one that can be decoded has."""
+    from deconv_jax.files import open_regular
+
     limit = _MOST_BYTES_A_PIXEL * max_pixels
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

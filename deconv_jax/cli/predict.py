@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled
-from deconv_jax.errors import InputError
+from deconv_jax.cli.common import (
+    EXIT_SOME_FAILED,
+    checkpoint_step,
+    keep_compiled,
+    report_left_out,
+)
+from deconv_jax.errors import InputError, printable
 
 _PREDICT = """\
 say what is in images, by a trained classifier, segmentation or detector
@@ -17,8 +22,9 @@ say what is in images, by a trained classifier, segmentation or detector
 Writes a picture of each image, NAME.png, with its most likely classes, its pixels tinted by their classes,
 or boxes about objects with their scores; and predictions.json with what was found in COCO's format, where a
 category's id is the number of the class: a classifier's five most likely classes with their probabilities,
-masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What cannot be read is left out,
-and the exit code then is 1; after an interruption the JSON has the images that were done.
+masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What cannot be read, or has several
+pages or frames, is left out, and the exit code then is 1; files of other formats in a folder, hidden ones and
+links to folders are counted and named at the end; after an interruption the JSON has the images that were done.
 
 A classifier sees the largest part in the middle of an image that has the shape of those it learnt from. A
 network of gray images sees, and draws, the gray of coloured ones; what is transparent is laid on white.
@@ -62,16 +68,16 @@ def add_commands(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     keep_compiled()
-    from deconv_jax.files import write_json
+    from deconv_jax.files import check_unused, write_json
     from deconv_jax.inference.coco import PREDICTIONS, coco_dict, predict_file
     from deconv_jax.inference.files import plan_jobs
     from deconv_jax.trained import load_predictor
 
     output = arguments.output
-    jobs = plan_jobs(arguments.inputs, output, suffix=".png")
+    plan = plan_jobs(arguments.inputs, output, suffix=".png")
+    jobs = plan.jobs
     record = output / PREDICTIONS
-    if record.exists() and not arguments.overwrite:
-        raise InputError(f"{record} is there already; give --overwrite to replace it")
+    check_unused(record, overwrite=arguments.overwrite)
     predictor = load_predictor(
         arguments.checkpoint, checkpoint_step(arguments.step), arguments.threshold
     )
@@ -81,15 +87,16 @@ def _predict(arguments: argparse.Namespace) -> int:
             try:
                 described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
             except InputError as error:
-                print(f"deconv-jax: error: {error}", file=sys.stderr)
+                print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
                 continue
             found.append(described)
-            print(f"{job.source} -> {job.output}: {described.summary}", flush=True)
+            line = f"{job.source} -> {job.output}: {described.summary}"
+            print(printable(line), flush=True)
     finally:
         if found:
             write_json(record, coco_dict(found, predictor.class_names))
-            print(f"written: {record}")
+            print(printable(f"written: {record}"))
     failed = len(jobs) - len(found)
     if failed:
         print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
-    return EXIT_SOME_FAILED if failed else 0
+    return report_left_out(plan) or (EXIT_SOME_FAILED if failed else 0)

@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, checkpoint_step, keep_compiled, literal
+from deconv_jax.cli.common import (
+    EXIT_SOME_FAILED,
+    checkpoint_step,
+    keep_compiled,
+    literal,
+    report_left_out,
+)
 from deconv_jax.errors import InputError
 
 _RESTORE = """\
@@ -19,12 +25,13 @@ restore images: by a trained network, or by a method that undoes a known blur
 
 An input is a file, a folder (with what is in it and below, its structure kept) or a quoted pattern
 such as 'photos/*.jpg'. A result has its input's name and format, size of samples, transparency,
-colour profile and EXIF data; one that is there already is left alone. A file that cannot be
-restored, or has no reference to be measured by, is reported, and the others are done; the exit code
-is then 1. A network of one channel restores the channels of a colour picture one by one, or, if it
-enlarges, the luma, and the colour is enlarged bicubically. The method plug_and_play undoes the blur
-with a network that removes noise: one that is told the noise's level, or several that were trained
-for one level each.
+colour profile, EXIF data and resolution; one that is there already is left alone. A file that
+cannot be restored, such as one with several pages or frames, or that has no reference, is reported,
+and the others are done; the exit code is then 1. What else is in a folder (files of other formats,
+hidden files, links to folders) is left out, counted and named at the end. A network of one channel
+restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the
+colour is enlarged bicubically. The method plug_and_play undoes the blur with a network that removes
+noise: one that is told the noise's level, or several that were trained for one level each.
 """
 
 
@@ -162,7 +169,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     keep_compiled()
     _refuse_flags_of_the_other(arguments)
     protocol = Protocol(color="y" if arguments.y_channel else "rgb", border=arguments.border or 0)
-    jobs = plan_jobs(
+    plan = plan_jobs(
         arguments.inputs,
         arguments.output,
         suffix=arguments.format and f".{arguments.format.lower().removeprefix('.')}",
@@ -170,8 +177,8 @@ def _restore(arguments: argparse.Namespace) -> int:
         compare=arguments.compare,
     )
     restorer = _method(arguments) if arguments.method else _network(arguments)
-    failed = restore_files(restorer, jobs, protocol=protocol, overwrite=arguments.overwrite)
-    return EXIT_SOME_FAILED if failed else 0
+    failed = restore_files(restorer, plan.jobs, protocol=protocol, overwrite=arguments.overwrite)
+    return report_left_out(plan) or (EXIT_SOME_FAILED if failed else 0)
 
 
 def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
@@ -257,9 +264,12 @@ def _network(arguments: argparse.Namespace) -> Any:
 
 def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The network of a run or of a file of weights, and what is known of its training."""
-    if not path.exists():
+    from deconv_jax.files import kind_of
+
+    kind = kind_of(path)
+    if kind is None:
         raise InputError(f"--checkpoint: no such file or folder {path}")
-    if path.is_dir():
+    if kind == "folder":
         from deconv_jax.trained import load_restoration
 
         for flag in ("scale", "batch_norm_epsilon"):

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled
-from deconv_jax.errors import InputError
+from deconv_jax.cli.common import checkpoint_step, keep_compiled, report_left_out
+from deconv_jax.errors import InputError, printable
 
 _VISUALIZE = """\
 look inside a trained network
@@ -98,10 +98,8 @@ def _visualize(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if output.suffix.lower() != ".png":
         raise InputError(f"--output is a PNG file; got {output}")
-    if output.exists() and not arguments.overwrite:
-        raise InputError(f"{output} is there already; give --overwrite to replace it")
     keep_compiled()
-    from deconv_jax.files import write_png
+    from deconv_jax.files import check_unused, write_png
     from deconv_jax.inference.files import find_images
     from deconv_jax.inference.looking import (
         MAPS,
@@ -112,8 +110,10 @@ def _visualize(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.work import enough_memory
     from deconv_jax.trained import load_subject, open_test_split
 
+    check_unused(output, overwrite=arguments.overwrite)
     method, layers = arguments.method, arguments.layers
-    files = find_images(arguments.inputs, output)
+    found = find_images(arguments.inputs, output)
+    files = [file for file, _ in found.files]
     subject = load_subject(arguments.checkpoint, checkpoint_step(arguments.step))
     maps = MAPS if arguments.maps is None else arguments.maps
     with enough_memory(
@@ -128,14 +128,14 @@ def _visualize(arguments: argparse.Namespace) -> int:
             picture = picture_of_attribution(
                 subject,
                 subject.read_images(files),
-                [file.name for file in files],
+                [printable(file.name) for file in files],
                 method,
                 layers=layers,
                 class_number=arguments.class_number,
             )
         write_png(output, picture)
-    print(f"written: {output}")
-    return 0
+    print(printable(f"written: {output}"))
+    return report_left_out(found)
 
 
 def _is_of_units(arguments: argparse.Namespace) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from deconv_jax.data.images import read_pixels
+from deconv_jax.data.images import read_plain
 from deconv_jax.errors import InputError
-from deconv_jax.files import write_png
+from deconv_jax.files import check_unused, write_png
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.predict import Predictor
 from deconv_jax.inference.work import enough_memory
@@ -30,6 +30,7 @@ class Described:
       file_name: of the image, with the folders below the input that it was found in.
       size: height and width, pixels.
       annotations, summary: of what was found, see `Prediction`; without its arrays, for there may be many.
+        The summary also has what reading the image left out or converted.
     """
 
     file_name: str
@@ -52,17 +53,17 @@ def predict_file(
     Raises:
       InputError: whatever is wrong with this file, too little memory for it included.
     """
-    if job.output.exists() and not overwrite:
-        raise InputError(f"{job.output} is there already; give --overwrite to replace it")
+    check_unused(job.output, overwrite=overwrite)
     with enough_memory(f"{job.source}: not enough memory"):
-        pixels = read_pixels(job.source, predictor.color)
+        pixels, lost = read_plain(job.source, predictor.color)
         try:
             prediction = predictor(pixels)
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
         picture = prediction.picture(pixels, predictor.class_names)
         annotations = prediction.annotations()
-        summary = prediction.summary(predictor.class_names)
+        words = f" ({', '.join(lost)})" if lost else ""
+        summary = prediction.summary(predictor.class_names) + words
         write_png(job.output, Image.fromarray(picture))
     place = job.output.relative_to(output).with_name(job.source.name)
     height, width = pixels.shape[:2]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, printable
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import ImageRestorer, Watch
 from deconv_jax.inference.work import BICUBIC, Result, restore_file
@@ -46,7 +46,7 @@ def restore_files(
             bar.update(place + share - bar.n)
 
         def say(*words: object) -> None:
-            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
+            bar.write(printable(f"deconv-jax: {': '.join(map(str, words))}"), file=sys.stderr)
 
         for place, job in enumerate(jobs):
             watch = Watch(
@@ -59,10 +59,8 @@ def restore_files(
                 say("error", error)
             else:
                 results.append(result)
-                bar.write(
-                    f"{job.source} -> {job.output}  {_line(result, restorer.scale)}",
-                    file=sys.stdout,
-                )
+                line = f"{job.source} -> {job.output}  {_line(result, restorer.scale)}"
+                bar.write(printable(line), file=sys.stdout)
             show(place, 1.0)
     after = [result.measured for result in results if result.measured]
     before = [result.before for result in results if result.before]
@@ -82,7 +80,8 @@ def _line(result: Result, scale: int) -> str:
     figures = _figures(result.measured, result.before, scale)
     if result.unmeasured is not None:
         figures = f"  not measured: {result.unmeasured}"
-    return f"{width} x {height}  {result.seconds:.1f} s{figures}"
+    notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
+    return f"{width} x {height}  {result.seconds:.1f} s{figures}{notes}"
 
 
 def _figures(after: Row | None, before: Row | None, scale: int) -> str:

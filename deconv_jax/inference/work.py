@@ -23,7 +23,7 @@ from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import write_png
+from deconv_jax.files import check_unused, kind_of, write_png
 from deconv_jax.inference.files import Job
 from deconv_jax.inference.restore import ImageRestorer, Pixels, Watch
 from deconv_jax.metrics.image import SSIM_LEAST_SIZE
@@ -48,6 +48,7 @@ class Result:
       measured: "psnr" in dB and "ssim" of the result, if there is a reference.
       before: those of the file itself; where it is enlarged, of its bicubic enlargement.
       unmeasured: why it was not measured, if there should be a reference; otherwise None.
+      notes: what reading the file left out or converted, see `ImageFile`.
     """
 
     size: tuple[int, int]
@@ -55,6 +56,7 @@ class Result:
     measured: Row | None = None
     before: Row | None = None
     unmeasured: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def restore_file(
@@ -67,8 +69,8 @@ def restore_file(
 ) -> Result:
     """Restores one file; its result appears whole or not at all.
 
-    Bit depth, alpha (bicubically enlarged), ICC profile and EXIF data stay as far as the format of
-    the result's name has room for them, see `write_image`.
+    Bit depth, alpha (bicubically enlarged), ICC profile, EXIF data and resolution stay as far as the
+    format of the result's name has room for them, see `write_image`.
 
     Args:
       restorer: what does it.
@@ -87,8 +89,7 @@ def restore_file(
     if job.output.suffix.lower() not in FORMATS:
         raise InputError(f"no image format for {job.output}; {closest(job.output.suffix, FORMATS)}")
     for path in filter(None, (job.output, job.comparison)):
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} is there already; give --overwrite to replace it")
+        check_unused(path, overwrite=overwrite)
     with enough_memory(
         f"{job.source}: not enough memory; with a network, a smaller tile takes less"
     ):
@@ -122,7 +123,8 @@ def restore_file(
     height, width = restored.shape[:2]
     seconds = time.perf_counter() - started
     before = rows.get(BICUBIC if restorer.scale > 1 else "input")
-    return Result((height, width), seconds, rows.get("restored"), before, unmeasured)
+    measured = rows.get("restored"), before, unmeasured
+    return Result((height, width), seconds, *measured, image.notes)
 
 
 def measure_in_bands(protocol: Protocol, output: Pixels, target: Pixels) -> Row:
@@ -191,7 +193,7 @@ def enough_memory(otherwise: str) -> Iterator[None]:
 
 def _truth(reference: Path, restored: Pixels, scale: int) -> Pixels:
     """What the result should be; raises InputError where there is no such image of its size."""
-    if not reference.is_file():
+    if kind_of(reference) is None:
         raise InputError(f"there is no reference {reference}, nor one of another format")
     truth = _cut(read_image(reference).pixels, restored, scale)
     if truth.shape[:2] != restored.shape[:2]:

@@ -104,11 +104,38 @@ def test_one_bad_file_does_not_stop_the_others(run, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["good.djx"]
 
 
+def test_a_folder_there_and_back(run, tmp_path, capsys):
+    """What is left out of it is named; several frames are one bad file among others."""
+    folder, small, back = tmp_path / "in", tmp_path / "small", tmp_path / "back"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.png"):
+        Image.fromarray(pixels(16, 16)).save(folder / name)
+    (folder / "c.heic").touch()
+    (folder / "deep" / "link").symlink_to(folder)
+    frames = [Image.fromarray(pixels(16, 16, seed=n)) for n in range(3)]
+    frames[0].save(folder / "d.webp", save_all=True, append_images=frames[1:])
+    start = ["--checkpoint", str(run)]
+    assert main(["compress", *start, str(folder), "-o", str(small)]) == EXIT_SOME_FAILED
+    files = sorted(path.relative_to(small).as_posix() for path in small.rglob("*.*"))
+    assert files == ["a.djx", "deep/b.djx"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"deconv-jax: error: cannot read image {folder}/d.webp: it has 3 frames; only files with one "
+        "image are read",
+        "deconv-jax: 1 of 3 files were left out",
+        f"deconv-jax: left out, of a format that is not read here (1): {folder}/c.heic",
+        f"deconv-jax: left out, links to folders, which are not followed (1): {folder}/deep/link",
+    ]
+    assert main(["decompress", *start, str(small), "-o", str(back)]) == 0
+    np.testing.assert_array_equal(read(back / "a.png"), read(back / "deep" / "b.png"))
+
+
 def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
     photo, out = tmp_path / "p.png", tmp_path / "o.djx"
     Image.fromarray(pixels(16, 16)).save(photo)
     start = ["compress", "--checkpoint", str(run)]
     other = tmp_path / "sub" / "p.png"
+    other.parent.mkdir()
+    other.write_bytes(photo.read_bytes())
     for words, message in (
         ([*start, str(photo), "-o", str(out), "--level", "3"], "from 0 to 2"),
         ([*start, str(tmp_path / "none.png"), "-o", str(out)], "none.png"),

@@ -1,11 +1,13 @@
 """Which files are read and written: found out, or refused, before anything is done."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deconv_jax.data.images import write_image
+from deconv_jax.data.images import list_images, read_image, write_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference.files import plan_jobs, read_kernel
 
@@ -26,7 +28,7 @@ def place(tmp_path, monkeypatch):
 def planned(*inputs, **options):
     return [
         (job.source.as_posix(), job.output.as_posix())
-        for job in plan_jobs(inputs, Path("out"), **options)
+        for job in plan_jobs(inputs, Path("out"), **options).jobs
     ]
 
 
@@ -64,16 +66,86 @@ def test_a_file_is_done_once_however_it_is_named(place):
 
 def test_earlier_results_are_no_inputs(place):
     place("in/a.png", "in/results/a.png")
-    jobs = plan_jobs(["in", "in/**"], Path("in/results"))
-    assert [job.source for job in jobs] == [Path("in/a.png")]
+    plan = plan_jobs(["in", "in/**"], Path("in/results"))
+    assert [job.source for job in plan.jobs] == [Path("in/a.png")]
+    assert plan.summary() == ["left out, results of earlier runs (1): in/results/a.png"]
+
+
+def test_all_that_is_left_out_is_counted_and_named(place):
+    """Other formats, links to folders, hidden files, second names, comparisons."""
+    place("in/a.png", "in/b.heic", "in/c.gif", "in/.d.png", "in/.e/f.png", "in/a.png.compare.png")
+    place("in/deep/notes.txt", "elsewhere/g.png")
+    Path("in/link").symlink_to(Path("elsewhere").absolute())
+    Path("in/z.png").symlink_to("a.png")
+    Path("in/.hidden_link").symlink_to(Path("elsewhere").absolute())
+    plan = plan_jobs(["in"], Path("out"))
+    assert [job.source for job in plan.jobs] == [Path("in/a.png")]
+    assert set(plan.summary()) == {
+        "left out, of a format that is not read here (3): in/b.heic, in/c.gif, in/deep/notes.txt",
+        "left out, links to folders, which are not followed (1): in/link",
+        "left out, hidden (3): in/.d.png, in/.e, in/.hidden_link",
+        "left out, other names of files that were found before (1): in/z.png is in/a.png",
+        "left out, results of earlier runs (1): in/a.png.compare.png",
+    }
+    assert plan.complete
+    place(*(f"in/{number:03}.txt" for number in range(30)))
+    line = next(line for line in plan_jobs(["in/*"], Path("out")).summary() if "format" in line)
+    assert line.startswith("left out, of a format that is not read here (32): in/000.txt, in/001")
+    assert line.endswith("in/019.txt and 12 more")
+    matched = "left out, folders that a pattern matches (2): in/deep, in/link"
+    assert matched in plan_jobs(["in/*"], Path("out")).summary()
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_done(place, monkeypatch):
+    place("in/a.png", "in/closed/b.png")
+    scan = os.scandir
+
+    def denied(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    plan = plan_jobs(["in"], Path("out"))
+    assert [job.source for job in plan.jobs] == [Path("in/a.png")]
+    assert plan.summary() == ["left out, folders that cannot be read (1): in/closed"]
+    assert not plan.complete
+    with pytest.raises(InputError, match="cannot read folder in/closed: Permission denied"):
+        plan_jobs(["in/closed"], Path("out"))
+    # A data set is never less than what is in its folder.
+    with pytest.raises(InputError, match="cannot read folder in/closed: Permission denied"):
+        list_images(Path("in"))
+
+
+def test_what_is_no_regular_file_waits_for_its_turn(place):
+    """In a folder a pipe or a link that leads nowhere is one bad file among others."""
+    place("in/a.png", "truth/a.png")
+    os.mkfifo("in/pipe.png")
+    Path("in/loop.png").symlink_to("loop.png")
+    Path("in/nothing.png").symlink_to("gone.png")
+    Path("truth/loop.png").symlink_to("loop.png")
+    jobs = plan_jobs(["in"], Path("out"), references=Path("truth")).jobs
+    assert [job.source.name for job in jobs] == ["a.png", "loop.png", "nothing.png", "pipe.png"]
+    assert {job.source for job in plan_jobs(["in/*"], Path("out")).jobs} == {j.source for j in jobs}
+    reasons = ["Too many levels of symbolic links", "No such file", "not a regular file"]
+    for job, reason in zip(jobs[1:], reasons, strict=True):
+        with pytest.raises(InputError, match=f"cannot read image {job.source}: {reason}"):
+            read_image(job.source)
+    with pytest.raises(InputError, match=r"cannot access in/loop\.png: Too many levels"):
+        plan_jobs(["in/loop.png"], Path("out"))
+    with pytest.raises(InputError, match=r"no input in/nothing\.png: it is a link to nothing"):
+        plan_jobs(["in/nothing.png"], Path("out"))
+    os.mkfifo("in/pipe.npy")
+    with pytest.raises(InputError, match=r"cannot read kernel in/pipe\.npy: .*not a regular"):
+        read_kernel(Path("in/pipe.npy"))
 
 
 @pytest.mark.parametrize(
     ("inputs", "options", "said"),
     [
         (["none.png"], {}, "no input none.png"),
-        (["empty"], {}, "empty holds no images"),
-        (["*.gif"], {}, r"\*.gif holds no images"),
+        (["empty"], {}, r"empty holds no files to work on .*; left out: 1 of a format"),
+        (["*.gif"], {}, r"\*.gif holds no files"),
         (["a.png", "in/a.png"], {}, "a.png and in/a.png would both be written to out/a.png"),
         (["in/a.png", "in/a.tif"], {"suffix": ".png"}, "would both be written to out/a.png"),
         (["a.png"], {"suffix": ".pgn"}, "no image format '.pgn'; did you mean '.png'"),
@@ -81,7 +153,7 @@ def test_earlier_results_are_no_inputs(place):
         (["more"], {"references": Path("truth")}, "truth has no reference for any of the 1 im"),
         (["out/z.png"], {}, "out/z.png is in the output folder out, whose files are never inputs"),
         (["out/deep/y.png"], {}, "out/deep/y.png is in the output folder"),
-        (["out"], {}, r"out holds no images to work on .* outside of out"),
+        (["out"], {}, r"out holds no files to work on .*; left out: 3 results of earlier"),
         (["truth/b.png"], {"references": Path("out")}, "would replace out/b.png"),
     ],
 )
@@ -100,7 +172,7 @@ def test_the_output_is_a_folder(place):
 
 def test_references_and_comparisons_go_by_name(place):
     place("in/x/a.jpg", "in/b.png", "truth/x/a.png", "truth/b.png")
-    jobs = plan_jobs(["in"], Path("out"), references=Path("truth"), compare=True)
+    jobs = plan_jobs(["in"], Path("out"), references=Path("truth"), compare=True).jobs
     assert [job.reference for job in jobs] == [Path("truth/b.png"), Path("truth/x/a.png")]
     assert [job.comparison for job in jobs] == [
         Path("out/b.png.compare.png"),
@@ -108,7 +180,7 @@ def test_references_and_comparisons_go_by_name(place):
     ]
     # One that is missing is found when its turn comes.
     place("in/x/c.tif")
-    jobs = plan_jobs(["in"], Path("out"), references=Path("truth"))
+    jobs = plan_jobs(["in"], Path("out"), references=Path("truth")).jobs
     assert [job.reference for job in jobs] == [
         Path("truth/b.png"),
         Path("truth/x/a.png"),
@@ -121,7 +193,7 @@ def test_references_and_comparisons_go_by_name(place):
     Path("in/x/c.tif").unlink()
     # A comparison in a folder is no input; named, it is one, and takes a name too.
     place("in/b.png.compare.png", "truth/b.png.compare.png")
-    assert {job.source for job in plan_jobs(["in"], Path("out"))} == {
+    assert {job.source for job in plan_jobs(["in"], Path("out")).jobs} == {
         Path("in/b.png"),
         Path("in/x/a.jpg"),
     }

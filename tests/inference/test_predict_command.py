@@ -127,6 +127,28 @@ def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folde
     assert all((out / name).stat().st_mtime_ns > time for name, time in before.items())
 
 
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, capsys):
+    """So is what reading a file converted, in its own line; a record of strange names is JSON."""
+    out = tmp_path / "out"
+    (folder / "b.png").unlink()
+    (folder / "z" / "c.jpg").unlink()
+    (folder / "d.heic").touch()
+    os.mkfifo(folder / "e.png")
+    name = os.fsdecode(b"f\n\xff.jpg")
+    Image.new("CMYK", (8, 8)).save(folder / name)
+    assert run("--checkpoint", classifier, folder, "--output", out) == 1
+    seen = capsys.readouterr()
+    assert r"/f\n\xff.jpg -> " in seen.out
+    assert seen.out.count("(CMYK converted to RGB)") == 1
+    assert seen.err.splitlines() == [
+        f"deconv-jax: error: cannot read image {folder}/e.png: not a regular file",
+        "deconv-jax: 1 of 3 files were left out",
+        f"deconv-jax: left out, of a format that is not read here (1): {folder}/d.heic",
+    ]
+    found = json.loads((out / PREDICTIONS).read_text())
+    assert [image["file_name"] for image in found["images"]] == ["a.png", name]
+
+
 def test_of_damaged_files_alone_nothing_is_written(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     assert run("--checkpoint", classifier, folder / "b.png", "--output", out) == 1

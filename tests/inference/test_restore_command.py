@@ -1,8 +1,13 @@
 """`deconv-jax restore` as a person uses it."""
 
+import errno
+import os
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
@@ -70,6 +75,84 @@ def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, f
     assert (out / "a.png").stat().st_mtime_ns == before
     assert run(*arguments, "--overwrite", "--tile", "8", "--self-ensemble") == 0
     assert (out / "a.png").stat().st_mtime_ns > before
+
+
+def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
+    """Pipes, link loops, names with escape sequences, of other encodings and as long as can be."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = ["a\n\x1b[31m.png", os.fsdecode(b"b\xff.png"), "c" * 251 + ".png"]
+    for name in names:
+        write_image(folder / name, draw(8, 8, 1))
+    os.mkfifo(folder / "d.png")
+    (folder / "e.png").symlink_to("e.png")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(folder / "f.tif", save_all=True, append_images=frames[1:])
+    (folder / "g.heic").touch()
+    assert run("--checkpoint", weights, folder, "--output", out) == 1
+    assert {path.name for path in out.iterdir()} == set(names)
+    seen = capsys.readouterr()
+    assert "\x1b" not in seen.out
+    lines = seen.out.splitlines()
+    assert [line.split(" -> ")[0].rsplit("/")[-1] for line in lines] == [
+        r"a\n\x1b[31m.png",
+        r"b\xff.png",
+        "c" * 251 + ".png",
+    ]
+    errors = [line.removeprefix("deconv-jax: ") for line in seen.err.splitlines()]
+    assert errors == [
+        f"error: cannot read image {folder}/d.png: not a regular file",
+        f"error: cannot read image {folder}/e.png: Too many levels of symbolic links",
+        f"error: cannot read image {folder}/f.tif: it has 2 pages; only files with one page are read",
+        "3 of 6 files were not restored",
+        f"left out, of a format that is not read here (1): {folder}/g.heic",
+    ]
+
+
+def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weights, capsys):
+    path = tmp_path / "a.jpg"
+    Image.new("CMYK", (8, 8)).save(path, dpi=(300, 300))
+    assert run("--checkpoint", weights, path, "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().out.count("(CMYK converted to RGB)") == 1
+    assert read_image(tmp_path / "out" / "a.jpg").dpi == (300, 300)
+
+
+@pytest.mark.parametrize("place", ["input", "--output", "--reference", "--checkpoint", "--kernel"])
+def test_a_path_that_may_not_be_looked_at_costs_one_line(
+    tmp_path, monkeypatch, weights, folder, capsys, place
+):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    paths = {"input": folder, "--output": tmp_path / "out", "--reference": folder}
+    if place == "--kernel":
+        paths |= {"--method": "wiener", "--kernel": tmp_path / "k.npy"}
+    else:
+        paths |= {"--checkpoint": weights}
+    closed, stat = str(paths[place]), Path.stat
+
+    def denied(path, **options):
+        if str(path).startswith(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    source = paths.pop("input")
+    assert run(source, *(word for pair in paths.items() for word in pair)) == 2
+    error = capsys.readouterr().err
+    assert "Permission denied" in error
+    assert closed in error
+    assert len(error.splitlines()) == 1
+
+
+def test_weights_and_outputs_are_regular_files(tmp_path, weights, folder, capsys):
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    out = tmp_path / "out"
+    assert run("--checkpoint", pipe, folder, "--output", out) == 2
+    assert f"cannot read {pipe}: not a regular file" in capsys.readouterr().err
+    out.mkdir()
+    os.mkfifo(out / "a.png")
+    inputs = ["--checkpoint", weights, folder / "a.png", "--output", out, "--overwrite"]
+    assert run(*inputs) == 1
+    assert "a.png: it is there and not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
