@@ -159,9 +159,18 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
       Interrupted: after SIGTERM or SIGINT, saved.
     """
     started, ran_in = time.perf_counter(), provenance()
+    data, writes = experiment.data.with_splits(), jax.process_index() == 0
+    if data != experiment.data and writes:
+        print(
+            f"note: {data.name} has no subfolders train, validation and test; its files are split by "
+            f"chance: data.train_split={data.train_split!r}, "
+            f"data.validation_split={data.validation_split!r}, data.test_split={data.test_split!r}",
+            file=sys.stderr,
+        )
+    experiment = dataclasses.replace(experiment, data=data)
     _check_workdir(workdir, experiment)
     if kind_of(workdir / RESULT):
-        if jax.process_index() == 0 and not kind_of(workdir / INPUTS):
+        if writes and not kind_of(workdir / INPUTS):
             example = _example(experiment, experiment.data.source("train"))
             write_json(workdir / INPUTS, _described(example))
         result = read_json(workdir / RESULT)

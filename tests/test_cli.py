@@ -88,6 +88,21 @@ def test_other_overrides_change_nothing_else(config_file, capsys, overrides):
     assert capsys.readouterr().err == ""
 
 
+def test_the_splits_of_another_data_set_are_left_out(config_file, capsys):
+    data = {"name": "mnist", "train_split": "train[:9]", "test_split": "test"}
+    file = str(config_file({"data": data}))
+    assert load_config(file, ["--config.data.name=fashion_mnist"])["data"] == data | {
+        "name": "fashion_mnist"
+    }
+    assert capsys.readouterr().err == ""
+    moved = load_config(file, ["--config.data.name=folder:x"])
+    assert moved["data"] == {"name": "folder:x"}
+    assert "data.test_split='test', data.train_split='train[:9]'" in capsys.readouterr().err
+    words = ["--config.data.name=folder:x", "--config.data.test_split=all[:1]"]
+    given = {"name": "folder:x", "train_split": "train[:9]", "test_split": "all[:1]"}
+    assert load_config(file, words)["data"] == given
+
+
 def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
     words = ["--config.training.num_steps=100", "--config.optimizer.warmup_steps=50"]
     config = load_config(str(config_file(SHORT)), words)

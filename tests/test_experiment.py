@@ -51,6 +51,25 @@ def finished(finished_runs, tmp_path_factory, small_config):
 
 
 @pytest.mark.slow
+def test_a_split_by_chance_is_printed_and_recorded(tmp_path, small_config, capsys):
+    (tmp_path / "images").mkdir()
+    for i in range(10):
+        Image.new("L", (32, 32), 25 * i).save(tmp_path / "images" / f"{i}.png")
+    data = {"name": f"folder:{tmp_path / 'images'}", "color": "gray", "cache": "memory"}
+    result = train(Experiment.from_dict(small_config(data=data)), tmp_path / "run")
+    assert result["counts"] == {"train": 8, "validation": 1, "test": 1}
+    splits = ["all@0[:-2]", "all@0[-2:-1]", "all@0[-1:]"]
+    keys = ["train_split", "validation_split", "test_split"]
+    assert [result["config"]["data"][key] for key in keys] == splits
+    said = capsys.readouterr().err.splitlines()[0]
+    assert all(f"data.{key}={split!r}" in said for key, split in zip(keys, splits, strict=True))
+    assert evaluate(tmp_path / "run")["metrics"] == result["metrics"]["test"]
+    # The same command goes on with the run.
+    again = train(Experiment.from_dict(small_config(data=data)), tmp_path / "run")
+    assert again["config"] == result["config"]
+
+
+@pytest.mark.slow
 def test_a_run_is_self_describing_and_says_how_it_was_measured(finished, small_config):
     workdir, result = finished
     assert open_workdir(workdir) == Experiment.from_dict(small_config())

@@ -30,8 +30,9 @@ EXIT_KEYBOARD = 130
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config that a file's `get_config` returns, as a dict, with overrides.
 
-    Where an override makes the run shorter, settings that count steps of the run are scaled with it,
-    unless they are overridden too, and a line on standard error names them.
+    Where an override names another folder of images, the splits of the file's own data set are left
+    out; where one makes the run shorter, settings that count steps of the run are scaled with it. Both
+    leave other overrides alone, and a line on standard error says so.
 
     Args:
       path_and_argument: "FILE.py" or "FILE.py:ARGUMENT".
@@ -45,7 +46,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {name!r} has no get_config(arg)")
     config = module.get_config(argument).to_dict()
-    length, given = _length(config), set()
+    length, data_set, given = _length(config), _setting(config, "data", "name"), set()
     for word in overrides:
         keys, equals, text = word.removeprefix("--config.").partition("=")
         if not equals or not keys:
@@ -58,6 +59,10 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
                 raise InputError(f"{word!r}: config.{key} is a value, not a group of settings")
         group[last] = literal(text)
         given.add(keys)
+    if _setting(config, "data", "name") != data_set:
+        dropped = list(_drop_splits(config["data"], given))
+        if dropped:
+            print(f"note: with another data.name go {', '.join(dropped)}", file=sys.stderr)
     steps = _length(config)
     if length and steps and steps < length:
         scaled = list(_shorten(config, Fraction(steps, length), given))
@@ -69,11 +74,30 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     return config
 
 
+def _setting(config: dict[str, Any], group: str, key: str) -> Any:
+    """A setting of a config that may be ill-formed; None where it has none."""
+    settings = config.get(group)
+    return settings.get(key) if isinstance(settings, dict) else None
+
+
 def _length(config: dict[str, Any]) -> int | None:
     """Steps of a config's run; None where it does not say, or what no run has."""
-    training = config.get("training")
-    steps = training.get("num_steps") if isinstance(training, dict) else None
+    steps = _setting(config, "training", "num_steps")
     return steps if type(steps) is int and steps > 0 else None
+
+
+def _drop_splits(data: dict[str, Any], given: Set[str]) -> Iterator[str]:
+    """Removes the splits of the file from a folder's settings, unless one is `given`; gives "KEY=VALUE"s."""
+    from deconv_jax.data.annotated import ANNOTATED
+    from deconv_jax.data.folders import FOLDER
+
+    if not str(data["name"]).startswith((FOLDER, *ANNOTATED)):
+        return
+    splits = [key for key in data if key.endswith("_split")]
+    if any(f"data.{key}" in given for key in splits):
+        return
+    for key in splits:
+        yield f"data.{key}={data.pop(key)!r}"
 
 
 def _shorten(

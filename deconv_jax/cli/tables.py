@@ -19,7 +19,9 @@ def add_commands(commands: Any) -> None:
     )
     prepare.add_argument("name", help="a TFDS name, e.g. mnist")
     prepare.add_argument(
-        "--data_dir", metavar="DIR", help="(default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+        "--data_dir",
+        metavar="DIR",
+        help="(default: $TFDS_DATA_DIR, or $DECONV_JAX_DATA/tfds, or ~/tensorflow_datasets)",
     )
     prepare.set_defaults(run=_prepare)
 

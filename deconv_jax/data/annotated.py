@@ -151,13 +151,10 @@ def load_annotated(
     Raises:
       InputError: no such folder or split, or files that do not fit together or are not of the kind.
     """
-    kind = next(kind for kind in ANNOTATED if name.startswith(kind))
-    path = name.removeprefix(kind)
-    if not path:
-        raise InputError(f"{name!r} names no folder; wanted is {kind}PATH")
+    kind = _kind(name)
     if FOLDER in split:
         raise InputError(f"data set {name!r}: split {split!r} is of another folder than the images")
-    images = find_files(FOLDER + os.path.join(path, _IMAGES[kind]), split, data_dir)
+    images = find_files(images_folder(name), split, data_dir)
     if kind == PENN_FUDAN:
         return AnnotatedSource(
             images, read_penn_fudan, _beside_pedestrians, canvas=canvas, color=color
@@ -169,6 +166,19 @@ def load_annotated(
     if kind == IMAGE_LABEL:
         labels.check_numbers()
     return source
+
+
+def images_folder(name: str) -> str:
+    """The folder with the images of an annotated set, as a data set "folder:PATH"."""
+    kind = _kind(name)
+    path = name.removeprefix(kind)
+    if not path:
+        raise InputError(f"{name!r} names no folder; wanted is {kind}PATH")
+    return FOLDER + os.path.join(path, _IMAGES[kind])
+
+
+def _kind(name: str) -> str:
+    return next(kind for kind in ANNOTATED if name.startswith(kind))
 
 
 def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:

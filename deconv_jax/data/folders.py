@@ -35,6 +35,7 @@ CACHE_BYTES = 1 << 30
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 _SPLIT = re.compile(r"(?P<files>[^\[\]]*)(\[(?P<start>[^:\[\]]*):(?P<stop>[^:\[\]]*)\])?")
 _BOUND = re.compile(r"(-?\d+)(%?)")
+_SHUFFLED = re.compile(r"(?P<files>.*)@(?P<seed>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +222,8 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
       name: "folder:PATH"; ~ and environment variables are expanded, and a path that is not
         absolute is one in `data_dir`, or in the working directory without it.
       split: "all", a subfolder ("train"), or another folder ("folder:PATH"), then perhaps a slice
-        of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]"; or several that are no other
+        of its sorted files: "all[:-10]", "all[90%:]", "train[100:200]"; or of its files in the random
+        order of a seed, the same on any machine: "all@0[:90%]"; or several that are no other
         folders, one after the other: "portraits+landscapes[:100]", "all[:10]+all[20:]".
       data_dir: see `name`.
 
@@ -238,6 +240,12 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
             parts[0].root, tuple(path for part in parts for path in part.paths), tuple(lines)
         )
     chosen, bounds = parse_split(split)
+    shuffled = _SHUFFLED.fullmatch(chosen)
+    # The name of a folder may end like that too.
+    if shuffled and kind_of(_folder(name, data_dir) / chosen) != "folder":
+        chosen = shuffled["files"]
+    else:
+        shuffled = None
     elsewhere = chosen.startswith(FOLDER)
     root = _folder(chosen if elsewhere else name, data_dir)
     if kind_of(root) != "folder":
@@ -256,7 +264,42 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
     found = survey(folder, complete=True)
     links = found.left_out.get(LINKED, ())
     left_out = tuple(f"{path} is a link to a folder, not followed" for path in links)
-    return sliced(Files(root, tuple(found.files), left_out), split, bounds)
+    files = Files(root, tuple(found.files), left_out)
+    if shuffled:
+        files = _in_random_order(files, int(shuffled["seed"]))
+    return sliced(files, split, bounds)
+
+
+def seeded_splits(files: Files, seed: int = 0) -> dict[str, str]:
+    """Splits of all files of a folder, that of each in a random order: about 80, 10 and 10 percent.
+
+    Returns:
+      The expressions of "train", "validation" and "test" for `find_files`.
+
+    Raises:
+      InputError: there are fewer than three files.
+    """
+    count = len(files.paths)
+    if count < 3:
+        raise InputError(
+            f"{files.root} has {count} image files; a training, a validation and a test split need "
+            "one each"
+        )
+    held_out = max(1, round(0.1 * count))
+    return {
+        "train": f"all@{seed}[:-{2 * held_out}]",
+        "validation": f"all@{seed}[-{2 * held_out}:-{held_out}]",
+        "test": f"all@{seed}[-{held_out}:]",
+    }
+
+
+def _in_random_order(files: Files, seed: int) -> Files:
+    """By a hash of seed and name, which keeps the order of files where others come or go."""
+
+    def place(path: Path) -> bytes:
+        return hashlib.sha256(os.fsencode(f"{seed}/{files.name(path)}")).digest()
+
+    return dataclasses.replace(files, paths=tuple(sorted(files.paths, key=place)))
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str]]:

@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +23,13 @@ from deconv_jax.data.annotated import (
     ANNOTATED,
     AnnotatedSource,
     Example,
+    images_folder,
     load_annotated,
     on_canvas,
     resized,
 )
 from deconv_jax.data.embedded import photographs
-from deconv_jax.data.folders import FOLDER, FolderSource, find_files
+from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError, nearest
 
@@ -36,6 +39,8 @@ Fingerprint = Mapping[str, int | str]
 EMBEDDED = ("digits", photographs.NAME)
 STACKED = "stacked_"
 """Before the name of a set of gray images: three of them as the channels of one image."""
+DATA, TFDS = "DECONV_JAX_DATA", "tfds"
+"""The environment variable that names the folder of all data, and the folder of TFDS sets in it."""
 
 
 class Source(Protocol):
@@ -215,8 +220,9 @@ def load(
         the name of a TFDS data set ("mnist", "cifar10:3.0.2"). After "stacked_" ("stacked_mnist")
         examples are triples of that set's, see `StackedSource`.
       split: e.g. "test" or "train[:55000]"; of a folder see `folders.find_files`.
-      data_dir: the TFDS data directory, TFDS's own default (`$TFDS_DATA_DIR`, else
-        ~/tensorflow_datasets) if None; or where a folder is whose path is not absolute.
+      data_dir: where TFDS sets are, or the folder above tfds/ with them; None for what is first of
+        $TFDS_DATA_DIR, $DECONV_JAX_DATA/tfds and ~/tensorflow_datasets and has the set. Or where a
+        folder is whose path is not absolute.
       tile: of image files without annotations alone, see `FolderSource`.
       color: of image files alone, see `read_pixels`.
       canvas: of annotated images and TFDS alone: pixels a side that images and annotations are
@@ -266,6 +272,13 @@ def load(
             f"data set {name!r} has no split {split!r}, or it is empty; it has "
             f"{', '.join(builder.info.splits)}"
         ) from error
+
+
+def image_files(name: str, split: str, data_dir: str | None = None) -> Files | None:
+    """The image files of a split, see `load`; None for data sets that are no folders of a person's."""
+    if name.startswith(ANNOTATED):
+        return find_files(images_folder(name), split, data_dir)
+    return find_files(name, split, data_dir) if name.startswith(FOLDER) else None
 
 
 def prepare(name: str, data_dir: str | None = None) -> Path:
@@ -329,7 +342,7 @@ def _silence() -> Iterator[None]:
 def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
     import tensorflow_datasets as tfds
 
-    options["data_dir"] = str(Path(data_dir).expanduser()) if data_dir else None
+    options["data_dir"] = str(_tfds_folder(name, data_dir))
     if name == "digits":
         from deconv_jax.data.embedded.digits import Digits
 
@@ -343,6 +356,26 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
         if Path(name).expanduser().is_dir():
             raise InputError(f"no data set {name!r}; {_meant(name, ())}") from error
         raise InputError(f"no data set {name!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _tfds_folder(name: str, data_dir: str | None) -> Path:
+    """Where a TFDS set is, or is to be; see `load`."""
+
+    def expanded(folder: str) -> Path:
+        return Path(os.path.expandvars(folder)).expanduser()
+
+    if data_dir:
+        places = [expanded(data_dir), expanded(data_dir) / TFDS]
+    else:
+        own, everything = os.environ.get("TFDS_DATA_DIR"), os.environ.get(DATA)
+        places = [expanded(own)] if own else []
+        if everything:
+            places.append(expanded(everything) / TFDS)
+        places.append(expanded("~/tensorflow_datasets"))
+        if name in EMBEDDED and not own:  # Made on first use: that folder may not be written to.
+            places.reverse()
+    base = re.split("[:/]", name)[0]
+    return next((place for place in places if (place / base).is_dir()), places[0])
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

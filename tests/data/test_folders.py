@@ -1,6 +1,7 @@
 """Folders of images: which files are in a split, what an example is, and what damage does."""
 
 import contextlib
+import itertools
 import os
 import pickle
 import shutil
@@ -66,6 +67,61 @@ def source_of(folder, **options):
 def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):
     found = names(f"folder:{folder}", split)
     assert "".join(name.removesuffix(".png")[-1] for name in found) == expected
+
+
+@pytest.mark.parametrize("count", [3, 4, 15, 40])
+def test_a_folder_without_splits_is_split_by_chance(tmp_path, count):
+    paths = [tmp_path / f"{i:02}.png" for i in range(count)]
+    for path in paths:
+        Image.new("L", (2, 2)).save(path)
+    data = Data(f"folder:{tmp_path}", color="gray").with_splits()
+    splits = [
+        names(data.name, split)
+        for split in (data.train_split, data.validation_split, data.test_split)
+    ]
+    assert sorted(itertools.chain(*splits)) == [path.name for path in paths]
+    held_out = {3: 1, 4: 1, 15: 2, 40: 4}[count]
+    assert [len(split) for split in splits] == [count - 2 * held_out, held_out, held_out]
+    assert data.with_splits() == data
+    # A file more moves no other one past its neighbours.
+    before = names(data.name, "all@0")
+    assert names(data.name, "all@1") != before or count < 5
+    Image.new("L", (2, 2)).save(tmp_path / "new.png")
+    assert [name for name in names(data.name, "all@0") if name != "new.png"] == before
+
+
+def test_the_random_order_is_the_same_everywhere(folder):
+    """That of `printf 0/NAME | sha256sum`."""
+    assert names(f"folder:{folder}", "all@0") == ["more/c.png", "b.png", "a.png", "more/d.png"]
+
+
+def test_splits_that_are_named_or_there_are_left_alone(folder, tmp_path):
+    named = Data(f"folder:{folder}", test_split="all[:1]")
+    assert named.with_splits() == named
+    assert Data("digits").with_splits() == Data("digits")
+    (folder / "test").mkdir()
+    with_folders = Data(f"folder:{folder}")
+    assert with_folders.with_splits() == with_folders
+    shutil.copytree(folder, tmp_path / "set@1")
+    assert names(f"folder:{tmp_path}", "set@1[:1]") == ["set@1/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder:missing", r"^config\.data\.name='folder:missing': .*no folder"),
+        ("folder:images/more", r"^config\.data\.name=.* has 2 image files; a training, "),
+    ],
+)
+def test_a_folder_that_cannot_be_split_names_the_key(folder, name, message):
+    with pytest.raises(InputError, match=message):
+        Data(name, str(folder.parent)).with_splits()
+
+
+def test_errors_of_a_split_name_its_key(folder):
+    data = Data(f"folder:{folder}", validation_split="val")
+    with pytest.raises(InputError, match=r"config\.data\.validation_split='val': .*no split 'val'"):
+        data.source("validation")
 
 
 @settings(deadline=None, derandomize=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deconv_jax.data import sources
 from deconv_jax.data.embedded.digits import SPLITS
 from deconv_jax.data.sources import (
     ArraySource,
@@ -101,6 +102,36 @@ def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
     assert len(everything) == len(source)
     assert in_memory(everything) is everything
     assert everything.fingerprint == source.fingerprint == {"examples": 180}
+
+
+@pytest.mark.parametrize(
+    ("held_in", "data_dir", "expected"),
+    [
+        (["all/tfds"], None, "all/tfds"),
+        (["own", "all/tfds"], None, "own"),
+        (["home/tensorflow_datasets"], None, "home/tensorflow_datasets"),
+        ([], None, "own"),
+        (["all/tfds"], "$DECONV_JAX_DATA", "all/tfds"),
+        (["all/tfds"], "$DECONV_JAX_DATA/tfds", "all/tfds"),
+        (["all/tfds"], "elsewhere", "elsewhere"),
+    ],
+)
+def test_a_tfds_set_is_found_where_it_is(tmp_path, monkeypatch, held_in, data_dir, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", "own")
+    monkeypatch.setenv("DECONV_JAX_DATA", "all")
+    monkeypatch.setenv("HOME", "home")
+    for folder in held_in:
+        (tmp_path / folder / "mnist").mkdir(parents=True)
+    assert sources._tfds_folder("mnist:3.0.1", data_dir) == Path(expected)
+
+
+def test_without_an_own_folder_of_tfds_the_folder_of_all_data_is_used(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("DECONV_JAX_DATA", "/nowhere")
+    monkeypatch.setenv("HOME", "/home/nobody")
+    assert sources._tfds_folder("mnist", None) == Path("/nowhere/tfds")
+    assert sources._tfds_folder("digits", None) == Path("/home/nobody/tensorflow_datasets")
 
 
 def message_of(call, *args):
