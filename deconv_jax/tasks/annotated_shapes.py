@@ -33,8 +33,8 @@ def shapes_seen(
     def checked(seen: Annotated) -> Annotated:
         if wanted not in seen:
             raise InputError(
-                f"this task needs images with {wanted}; the view gives {sorted(seen)} of a batch of "
-                f"{sorted(batch)}"
+                f"this task needs images with {wanted}; task.view gives {sorted(seen)} of a batch of "
+                f"{sorted(batch)}, which data.name has"
             )
         if hasattr(model, "multiple"):
             check_sides(type(model).__name__, seen["image"], model.multiple)

@@ -185,8 +185,8 @@ class Detection(Task):
         measured = {name: array[counted] for name, array in whole.items()}
         if np.any(measured["true_classes"] >= self.num_classes):
             raise InputError(
-                f"boxes have classes above {self.num_classes - 1}, the model's last; make its "
-                "num_classes larger"
+                f"boxes have classes above {self.num_classes - 1}, the model's last; make "
+                "task.model.num_classes larger"
             )
         return average_precision(**measured)
 

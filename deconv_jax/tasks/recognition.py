@@ -93,7 +93,10 @@ class Recognition(Task):
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """A state for images of the batch's shape."""
         if "label" not in batch:
-            raise InputError(f"recognition needs labelled data; the batch has {sorted(batch)}")
+            raise InputError(
+                "recognition needs labelled data: a data.name that has labels, as folders of images have "
+                f"not; the batch has {sorted(batch)}"
+            )
         image = batch["image"][:1]
         if self.preprocessing.resize is not None:
             # What the model is initialised on has the shape that it will see.

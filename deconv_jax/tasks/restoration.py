@@ -263,7 +263,7 @@ def _check_fit(output: Images, clean: Images) -> None:
     if output.shape != clean.shape:
         raise InputError(
             f"the model makes images of {output.shape[1:]} of those that should become "
-            f"{clean.shape[1:]}; set its scale and channels to the task's"
+            f"{clean.shape[1:]}; set task.model.scale and task.model.channels to the task's"
         )
 
 

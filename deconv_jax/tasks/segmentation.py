@@ -151,8 +151,8 @@ class Segmentation(Task):
         confusion = sums["confusion"]
         if sums["beyond"]:
             raise InputError(
-                f"segments hold classes above {len(confusion) - 1}, the model's last; make its "
-                f"number of classes larger, or such pixels {IGNORED}"
+                f"segments hold classes above {len(confusion) - 1}, the model's last; make "
+                f"task.model.num_classes larger, or such pixels {IGNORED}"
             )
         measured = ratios(confusion)
         by_class = {
@@ -257,7 +257,9 @@ class Segmentation(Task):
                 f"images; {type(self.model).__name__} gives {logits.shape[:-1]}"
             )
         if logits.shape[-1] > IGNORED:
-            raise InputError(f"at most {IGNORED} classes fit 8 bits; got {logits.shape[-1]}")
+            raise InputError(
+                f"at most {IGNORED} classes fit 8 bits; task.model.num_classes={logits.shape[-1]}"
+            )
         for field in ("class_names", "class_weights"):
             count = len(getattr(self, field))
             if count not in (0, logits.shape[-1]):

@@ -348,7 +348,8 @@ class Synthesis(Task):
             return images, None
         if "label" not in batch:
             raise InputError(
-                f"task.generator.num_classes needs labelled data; the batch has {sorted(batch)}"
+                f"task.generator.num_classes={self.num_classes} needs labelled data, a data.name that has "
+                f"labels; the batch has {sorted(batch)}"
             )
         return images, batch["label"]
 
@@ -454,7 +455,7 @@ class Synthesis(Task):
     def _check_range(self, labels: np.ndarray) -> None:
         if labels.min() < 0 or labels.max() >= self.num_classes:
             raise InputError(
-                f"num_classes={self.num_classes} of the networks takes labels from 0 to "
+                f"task.generator.num_classes={self.num_classes} takes labels from 0 to "
                 f"{self.num_classes - 1}; the data has some from {labels.min()} to {labels.max()}"
             )
 

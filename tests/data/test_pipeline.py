@@ -86,7 +86,7 @@ def test_the_processes_rows_together_are_the_global_batch(process_count):
 
 
 def test_an_empty_training_split_is_refused():
-    with pytest.raises(InputError, match="the training split is empty"):
+    with pytest.raises(InputError, match=r"data\.train_split is empty"):
         training(0)
 
 

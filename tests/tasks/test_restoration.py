@@ -192,5 +192,5 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
 def test_a_model_of_another_scale_than_the_degradation_is_refused():
     task = Restoration(NET, Downsample(2), Optimizer())
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
-    with pytest.raises(InputError, match="set its scale"):
+    with pytest.raises(InputError, match=r"set task\.model\.scale"):
         jax.eval_shape(task.train_step, state, batch_of())
