@@ -10,6 +10,7 @@ import importlib.metadata
 import operator
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
