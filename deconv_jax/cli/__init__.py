@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(sys.argv[1:] if argv is None else argv)
     # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    # Pillow warns of damage in files; what is wrong with one is said once, by its error.
+    # tifffile and Pillow tell of damage in files; what is wrong with one is said once, by its error.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # A name may have characters that the output's encoding has not.
     for stream in (sys.stdout, sys.stderr):

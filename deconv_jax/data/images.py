@@ -326,7 +326,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
         if _is_tiff(file):
             layout, samples, _ = _read_tiff(file, max_pixels)
             if layout.color_samples > 1 or layout.extras or layout.bits > 8:
-                raise ValueError(
+                raise InputError(
                     f"it has {layout.described()}, not one of up to 8 bits as labels have"
                 )
             if samples is not None:
@@ -335,7 +335,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
         with _opened(file) as image:
             _check_header(image, max_pixels)
             if image.mode not in ("1", "L", "P"):
-                raise ValueError(
+                raise InputError(
                     f"its pixels are {image.mode}, not the 8 bits of gray or of a palette that labels are"
                 )
             stored = _FEW_BITS.get(str(image.tile[0].args)) if image.format == "PNG" else None
@@ -355,7 +355,7 @@ def _decode(path: Path, max_pixels: int) -> _Decoded:
             return _decode_tiff(file, max_pixels)
         most = _netpbm_most(file)
         if most > 255:  # Pillow would cut them to 8 bits.
-            raise ValueError(f"its samples go up to {most}; of PGM and PPM files 255 is read")
+            raise InputError(f"its samples go up to {most}; of PGM and PPM files 255 is read")
         return _decode_with_pillow(file, max_pixels)
 
 
@@ -365,13 +365,19 @@ def _telling_why_not(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Decoders raise all sorts of things on a damaged file.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if isinstance(error, Image.UnidentifiedImageError):
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if isinstance(error, InputError):
+            reason = said
+        elif isinstance(error, MemoryError):
+            reason = "not enough memory"
+        elif isinstance(error, Image.UnidentifiedImageError):
             reason = "it is damaged, or no BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
-        elif reason.startswith("decoder error"):
-            reason = "it is damaged: its pixels cannot be decoded"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
+        elif said.startswith("decoder error"):
+            reason = "it is damaged: its pixels cannot be decoded"
+        else:
+            reason = f"it is damaged ({said})"
         raise InputError(f"cannot read image {path}: {reason}") from error
 
 
@@ -391,7 +397,7 @@ def _netpbm_most(file: BinaryIO) -> int:
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ValueError(f"it has {width} x {height} pixels; the limit is {max_pixels} in all")
+        raise InputError(f"it has {width} x {height} pixels; the limit is {max_pixels} in all")
 
 
 @contextlib.contextmanager
@@ -421,7 +427,7 @@ def _check_header(image: Any, max_pixels: int) -> None:
     # A TIFF file's pages were counted by their kinds; a JPEG file's others are previews and the like.
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in ("TIFF", "MPO"):
-        raise ValueError(f"it has {frames} frames; only files with one image are read")
+        raise InputError(f"it has {frames} frames; only files with one image are read")
 
 
 def _load(image: Any) -> None:
@@ -510,7 +516,7 @@ def _samples(image: Any) -> np.ndarray:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode in _REFUSED:
-        raise ValueError(f"its pixels are {_REFUSED[image.mode]}, not 8 or 16 bits of gray or RGB")
+        raise InputError(f"its pixels are {_REFUSED[image.mode]}, not 8 or 16 bits of gray or RGB")
     wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         wanted += "A"
@@ -561,7 +567,7 @@ def _decode_tiff(file: BinaryIO, max_pixels: int) -> _Decoded:
         try:
             decoded = _decode_with_pillow(file, max_pixels)
         except Image.UnidentifiedImageError as error:
-            raise ValueError(f"it is damaged, or {layout.described()} are not read") from error
+            raise InputError(f"it is damaged, or {layout.described()} are not read") from error
     else:
         pixels = layout.pixels(_decode_wide_tiff(file, layout) if samples is None else samples)
         pixels = np.ascontiguousarray(_upright(pixels, layout.orientation))
@@ -578,9 +584,9 @@ def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
     """The 16-bit samples of a TIFF file that tifffile cannot decode."""
     channels = layout.color_samples + len(layout.extras)
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
-        raise ValueError("its 16-bit samples are neither gray nor RGB")
+        raise InputError("its 16-bit samples are neither gray nor RGB")
     if channels not in (1, 3, 4) or (channels > 1 and layout.planes):
-        raise ValueError(f"{layout.described()} are not read; with compression 1 (none) they are")
+        raise InputError(f"{layout.described()} are not read; with compression 1 (none) they are")
     plain = with_plain_tags(file)
     if channels > 1:
         name = {3: "RGB", 4: "RGBA"}[channels]

@@ -19,6 +19,8 @@ import numpy as np
 import tifffile
 from jaxtyping import UInt
 
+from deconv_jax.errors import InputError
+
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 
@@ -102,11 +104,11 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     """Read what the samples of a file's only page are.
 
     Raises:
-      ValueError: there are several pages, or the samples are no pixels of a kind in the table above.
+      InputError: there are several pages, or the samples are no pixels of a kind in the table above.
     """
     count = len(tiff.pages)
     if not count:
-        raise ValueError("it is damaged or cut off: no page is where its header says")
+        raise InputError("it is damaged or cut off: no page is where its header says")
     pages: list[Any] = [tiff.pages[number] for number in range(count)]
     whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
     page = pages[0]
@@ -114,26 +116,26 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     stacked = int((tiff.imagej_metadata or {}).get("images", 1))
     if len(whole) > 1 or page.imagedepth > 1 or stacked > 1:
         most = max(len(whole), page.imagedepth, stacked)
-        raise ValueError(f"it has {most} pages; only files with one page are read")
+        raise InputError(f"it has {most} pages; only files with one page are read")
     if not whole or page is not whole[0]:
-        raise ValueError("its first page is a reduced copy or a mask of a picture")
+        raise InputError("its first page is a reduced copy or a mask of a picture")
     for name in ("ImageWidth", "ImageLength"):
         if name not in page.tags:
-            raise ValueError(f"it is damaged: it has no tag {name}")
+            raise InputError(f"it is damaged: it has no tag {name}")
     bits, photometric = page.bitspersample, page.photometric
     if page.sampleformat not in _UNSIGNED:
         kind = _SAMPLE_FORMATS.get(page.sampleformat, "of several kinds")
-        raise ValueError(f"its samples are {kind}, not unsigned integers")
+        raise InputError(f"its samples are {kind}, not unsigned integers")
     if bits not in _BITS:
-        raise ValueError(f"its samples have {bits} bits, not 1, 2, 4, 8 or 16")
+        raise InputError(f"its samples have {bits} bits, not 1, 2, 4, 8 or 16")
     if "PhotometricInterpretation" not in page.tags and bits > 1:
-        raise ValueError("it has no tag PhotometricInterpretation: its samples may mean anything")
+        raise InputError("it has no tag PhotometricInterpretation: its samples may mean anything")
     if photometric not in _COLOR_SAMPLES:
         name = getattr(photometric, "name", photometric)
-        raise ValueError(f"its pixels are {name}, not gray, RGB, palette, CMYK or YCbCr")
+        raise InputError(f"its pixels are {name}, not gray, RGB, palette, CMYK or YCbCr")
     color_samples, samples = _COLOR_SAMPLES[photometric], page.samplesperpixel
     if samples < color_samples:
-        raise ValueError(
+        raise InputError(
             f"it has {samples} samples a pixel; {photometric.name} has {color_samples}"
         )
     orientation = page.tags.get("Orientation")
@@ -164,7 +166,7 @@ def read_samples(
     """Read the samples of a page as stored, uint8 or uint16; None of one that Pillow has to decode.
 
     Raises:
-      ValueError: the file is cut off.
+      InputError: the file is cut off.
     """
     page: Any = tiff.pages[0]
     if (
@@ -175,7 +177,7 @@ def read_samples(
         return None
     # tifffile fills in what is missing.
     if min(page.databytecounts) <= 0 or len(page.dataoffsets) != np.prod(page.chunked):
-        raise ValueError("it is damaged or cut off: strips or tiles of its pixels are missing")
+        raise InputError("it is damaged or cut off: strips or tiles of its pixels are missing")
     samples = page.asarray()
     if samples.ndim == 2:
         return samples[..., None]

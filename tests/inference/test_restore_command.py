@@ -108,6 +108,26 @@ def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
     ]
 
 
+def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, capfd, caplog):
+    """tifffile logs what it finds, Pillow warns, and libtiff writes to the standard error."""
+    Image.fromarray((draw(16, 16, 1)[..., 0] * 255).astype(np.uint8)).save(
+        tmp_path / "lzw.tif", compression="tiff_lzw"
+    )
+    whole = (tmp_path / "lzw.tif").read_bytes()
+    write_image(tmp_path / "plain.tif", draw(16, 16, 3))
+    tags = bytearray((tmp_path / "plain.tif").read_bytes())
+    tags[34:38] = b"\xff" * 4  # The value of a tag, or where it is.
+    for name, content in (("a", whole[:200]), ("b", whole[:40] + b"\xff" * 60 + whole[100:])):
+        (tmp_path / "in" / f"{name}.tif").parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.tif").write_bytes(content)
+    (tmp_path / "in" / "c.tif").write_bytes(tags)
+    assert run("--checkpoint", weights, tmp_path / "in", "--output", tmp_path / "out") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.startswith("deconv-jax: ") for line in lines] == [True] * 4
+    assert lines[-1] == "deconv-jax: 3 of 3 files were not restored"
+    assert not caplog.records
+
+
 def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weights, capsys):
     path = tmp_path / "a.jpg"
     Image.new("CMYK", (8, 8)).save(path, dpi=(300, 300))
