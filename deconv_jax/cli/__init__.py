@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except InputError as error:
-        print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
+        # A list in a message has indented lines; a line end in a file name is none of these.
+        lines = map(printable, f"deconv-jax: error: {error}".split("\n  "))
+        print("\n  ".join(lines), file=sys.stderr)
         return EXIT_INPUT_ERROR
     except KeyboardInterrupt:
         print("deconv-jax: stopped", file=sys.stderr)

@@ -225,7 +225,8 @@ def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
             with open_regular(path) as file:
                 kernel = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"cannot read kernel {path}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read kernel {path}: {reason}") from error
     else:
         kernel = read_image(path).pixels.mean(axis=-1, dtype=np.float64)
     if not isinstance(kernel, np.ndarray) or kernel.ndim != 2 or kernel.dtype.kind not in "biuf":
