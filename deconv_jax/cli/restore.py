@@ -30,8 +30,10 @@ cannot be restored, such as one with several pages or frames, or that has no ref
 and the others are done; the exit code is then 1. What else is in a folder (files of other formats,
 hidden files, links to folders) is left out, counted and named at the end. A network of one channel
 restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the
-colour is enlarged bicubically. The method plug_and_play undoes the blur with a network that removes
-noise: one that is told the noise's level, or several that were trained for one level each.
+colour is enlarged bicubically. A network works in tiles; a method takes the image as a whole, in 40
+to 120 bytes a sample, and refuses one for which the free memory does not suffice. The method
+plug_and_play undoes the blur with a network that removes noise: one that is told the noise's level,
+or several that were trained for one level each.
 """
 
 

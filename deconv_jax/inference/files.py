@@ -79,6 +79,10 @@ class Plan(Found):
 
 _NAMED = 20
 """Files that a line names; those beyond are counted."""
+_MAX_KERNEL_PIXELS = 2**24
+"""Height times width up to which a blur kernel is read."""
+_MOST_LETTERS = 200
+"""Of the reason why a kernel cannot be read, which may repeat its header."""
 _COMPARISON = ".compare.png"
 """How the names of pictures end that show before and after, which are no inputs."""
 _RESULTS = "results of earlier runs"
@@ -217,20 +221,30 @@ def read_kernel(path: Path) -> Float[np.ndarray, "height width"]:
       Float32, scaled to sum 1. A colour picture counts by the mean of its channels.
 
     Raises:
-      InputError: the file is unreadable or no kernel: without axes of at least one pixel, not
-        finite, or with a sum that is not positive.
+      InputError: the file is unreadable or no kernel: without axes of at least one pixel, of more
+        than 2^24 pixels, not finite, or with a sum that is not positive.
     """
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".mat":
+        raise InputError(f"cannot read kernel {path}: MATLAB files are not read; use .png or .npy")
+    if suffix == ".npy":
         try:
-            with open_regular(path) as file:
-                kernel = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot read kernel {path}: {reason}") from error
+            # Mapped, so that a header which claims more than the file holds allocates nothing.
+            with open_regular(path):
+                kernel = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # NumPy raises all sorts of things on a damaged header.
+            reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+            raise InputError(
+                f"cannot read kernel {path}: {reason.splitlines()[0][:_MOST_LETTERS]}"
+            ) from error
     else:
-        kernel = read_image(path).pixels.mean(axis=-1, dtype=np.float64)
+        kernel = read_image(path, _MAX_KERNEL_PIXELS).pixels.mean(axis=-1, dtype=np.float64)
     if not isinstance(kernel, np.ndarray) or kernel.ndim != 2 or kernel.dtype.kind not in "biuf":
         raise InputError(f"kernel {path} must be an array of numbers of two axes")
+    if kernel.size > _MAX_KERNEL_PIXELS:
+        raise InputError(
+            f"kernel {path} must have at most {_MAX_KERNEL_PIXELS} pixels; got {kernel.shape}"
+        )
     kernel = kernel.astype(np.float64)
     total = kernel.sum()
     if not kernel.size or not np.isfinite(kernel).all() or not total > 0:

@@ -3,7 +3,8 @@
 The methods are those of `deconv_jax.classical`, with what a person can say of a photograph: the blur
 as a picture of it, the noise's level, and the method's own numbers. `plug_and_play` takes a denoiser
 beside, see `denoiser.plug_in`. What a reader would get wrong: the whole image is one problem, which
-does not fall into tiles, so these methods take memory by the image's size.
+does not fall into tiles, so these methods take memory by the image's size, 40 to 120 bytes a sample.
+An image for which the memory does not suffice is refused before the work begins.
 """
 
 import dataclasses
@@ -20,10 +21,17 @@ from jaxtyping import Array, Float
 from deconv_jax import schema
 from deconv_jax.classical import METHODS
 from deconv_jax.classical.problem import UnknownNoise
+from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, closest
 from deconv_jax.inference.denoiser import Plugged
 from deconv_jax.inference.restore import Pixels, Watch
+from deconv_jax.inference.tiling import PROBE, free_memory, working_bytes
+
+CHECKED_SAMPLES = 2**22
+"""Samples of an image from which on the memory that a method takes is estimated beforehand."""
+_TRANSFORM_BYTES = 24
+"""Bytes a sample that Fourier transforms take on a CPU beside what XLA tells, measured."""
 
 Boundary = Literal["unknown", "circular", "reflect", "zeros"]
 """What lies beyond the border of an image: anything, or as in `degradations.Boundary`."""
@@ -50,6 +58,9 @@ class ClassicalRestorer:
     boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     denoiser: Plugged | None = None
+    _sample_bytes: dict[int, float] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -77,12 +88,25 @@ class ClassicalRestorer:
         return 1
 
     def __call__(self, pixels: Pixels, watch: Watch) -> Pixels:
-        """The restored image; raises InputError where it is not finite or the kernel is larger."""
+        """The restored image.
+
+        Raises:
+          InputError: it is not finite, the kernel is larger than the image, or the method takes more
+            memory than is free, see `needed_memory`.
+        """
         size, psf_size = pixels.shape[:2], self.kernel.shape
         if any(k > n for k, n in zip(psf_size, size, strict=True)):
             raise InputError(
                 f"the kernel must be no larger than the image, {size} pixels; got {psf_size}"
             )
+        if pixels.size >= CHECKED_SAMPLES:
+            needed, free = self.needed_memory(pixels.shape), free_memory()
+            if needed > free:
+                raise InputError(
+                    f"{self.method} restores an image as a whole and needs {needed / 1e9:.1f} GB of "
+                    f"memory for {size[0]} x {size[1]} pixels; {free / 1e9:.1f} GB are free; restore "
+                    "parts of the image, or one of fewer pixels"
+                )
         restored = np.asarray(self._method(jnp.asarray(pixels)[None])[0])
         if self.boundary == "unknown":
             start = [(k - 1) // 2 for k in psf_size]
@@ -91,6 +115,16 @@ class ClassicalRestorer:
             raise InputError(f"the output of {self.method} is not finite for this image")
         watch.share(1.0)
         return restored
+
+    def needed_memory(self, shape: tuple[int, ...]) -> int:
+        """About the bytes that an image of `shape`, (height, width, channels), takes, by a small one."""
+        height, width, channels = shape
+        if channels not in self._sample_bytes:
+            side = max(PROBE, *(2 * k for k in self.kernel.shape))
+            probe = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+            bytes_ = working_bytes(jit(self._method).lower(probe).compile())
+            self._sample_bytes[channels] = bytes_ / (side**2 * channels) + _TRANSFORM_BYTES
+        return int(self._sample_bytes[channels] * height * width * channels)
 
     def _method(self, images: Array) -> Array:
         blur = Blur(self.kernel, boundary="valid" if self.boundary == "unknown" else self.boundary)

@@ -231,6 +231,17 @@ def test_a_kernel_that_cannot_be_read(tmp_path):
     np.save(tmp_path / "k.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(InputError, match="cannot read kernel"):
         read_kernel(tmp_path / "k.npy")
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    (tmp_path / "k.npy").write_bytes(
+        b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(64)
+    )
+    with pytest.raises(InputError, match=r"cannot read kernel .*greater than file size"):
+        read_kernel(tmp_path / "k.npy")
+    np.save(tmp_path / "k.npy", np.ones((1, 2**24 + 1), np.uint8))
+    with pytest.raises(InputError, match="at most 16777216 pixels"):
+        read_kernel(tmp_path / "k.npy")
+    with pytest.raises(InputError, match=r"k\.mat: MATLAB files are not read; use \.png or \.npy"):
+        read_kernel(tmp_path / "k.mat")
     np.savez(tmp_path / "z.npz", a=np.ones(2))
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     with pytest.raises(InputError, match="must be an array"):

@@ -7,6 +7,7 @@ import scipy.signal
 from deconv_jax.classical import METHODS
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError
+from deconv_jax.inference import methods
 from deconv_jax.inference.denoiser import Plugged
 from deconv_jax.inference.methods import ClassicalRestorer
 from deconv_jax.inference.restore import Watch
@@ -88,3 +89,14 @@ def test_the_border_of_a_scene_that_goes_on_is_restored_like_its_middle(method, 
     inner = slice(10, -10), slice(10, -10)
     assert _psnr(restored, truth) > _psnr(restored[inner], truth[inner]) - 2
     assert _psnr(restored, truth) > _psnr(observed, truth) + 8
+
+
+def test_an_image_for_which_the_memory_does_not_suffice_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(methods, "free_memory", lambda: 10**8)
+    restorer = ClassicalRestorer("inverse", KERNEL)
+    image = np.broadcast_to(np.float32(0.5), (2048, 2048, 1))
+    needed = restorer.needed_memory(image.shape) / image.size
+    assert 24 < needed < 60
+    said = rf"inverse .* needs {needed * image.size / 1e9:.1f} GB .* 2048 x 2048 pixels; 0.1 GB"
+    with pytest.raises(InputError, match=said):
+        restorer(image, QUIET)
