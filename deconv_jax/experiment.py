@@ -23,6 +23,7 @@ import numpy as np
 
 from deconv_jax import schema
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
+from deconv_jax.data.overlap import overlaps
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import STACKED, Source, in_memory
 from deconv_jax.data.views import VIEWS, DigitScenes, View
@@ -199,6 +200,7 @@ def _train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     devices = Devices.all(training.compiler)
     devices.check_batch_size(training.batch_size)
     sources = _sources(experiment.data)
+    shared = overlaps({name: source.parts for name, source in sources.items()})
     stream = _stream(experiment, devices, sources)
     example = _example(experiment, sources["train"])
     state = _init(experiment, devices, example)
@@ -226,6 +228,12 @@ def _train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             batch_size=training.batch_size,
             writes=writes,
         ) as log:
+            for pair, count in shared.items():
+                log.say(
+                    f"warning: splits overlap, {pair}: {count} files or records; set data.train_split, "
+                    "data.validation_split and data.test_split to disjoint ones, or figures are not of "
+                    "new images"
+                )
             if restored is not None:
                 log.say(f"continuing from the checkpoint of step {resumed_at}")
             state = fit(
@@ -248,6 +256,7 @@ def _train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         "protocol": experiment.task.protocol,
         "counts": {name: len(source) for name, source in sources.items()},
         "data": {name: dict(source.fingerprint) for name, source in sources.items()},
+        "overlapping_splits": shared,
         "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
         "seed": experiment.seed,
         "resumed_at_step": resumed_at or 0,

@@ -110,12 +110,19 @@ def _record(results: Path, table: str, part: str) -> Path:
 
 
 def _runs(folder: Path) -> str:
-    """A row an experiment: its test measures beside the baseline's."""
-    rows = []
+    """A row an experiment: its test measures beside the baseline's.
+
+    Distances between features have a table for each feature space, as they only compare within one.
+    """
+    rows: dict[str | None, list[list[str]]] = {}
+    left_out = []
     for path, result in _results(folder.glob("*/*.json"), "baseline"):
         config = result["config"]
+        if _trained_on_test_images(result):
+            left_out.append(f"`{path.relative_to(folder).with_suffix('')}`")
+            continue
         device = result["device"]
-        rows.append(
+        rows.setdefault(config["task"].get("extractor"), []).append(
             [
                 f"`{path.relative_to(folder).with_suffix('')}`",
                 _measures(result["metrics"]["test"]),
@@ -129,7 +136,25 @@ def _runs(folder: Path) -> str:
             ]
         )
     header = "experiment | test | baseline | images | parameters | steps x batch | device | time | commit"
-    return markdown(header, rows)
+    texts = [
+        ("" if space is None else f"Distances in the feature space `{space}`:\n\n")
+        + markdown(header, of_space)
+        for space, of_space in rows.items()
+    ]
+    if left_out:
+        texts.append(f"Left out, tested on images that they were trained on: {', '.join(left_out)}.")
+    return "\n\n".join(texts)
+
+
+def _trained_on_test_images(result: Mapping[str, Any]) -> bool:
+    """Whether the test split shares examples with the training split.
+
+    Records of versions that did not write down overlaps have it where both splits are the same files.
+    """
+    if "overlapping_splits" in result:
+        return "test in train" in result["overlapping_splits"]
+    data = result.get("data", {})
+    return "names_and_sizes" in data.get("test", {}) and data["train"] == data["test"]
 
 
 def _benchmarks(folder: Path) -> str:

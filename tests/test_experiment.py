@@ -78,6 +78,7 @@ def test_a_run_is_self_describing_and_says_how_it_was_measured(finished, small_c
         assert key in result
     assert result["counts"] == {"train": 1257, "validation": 180, "test": 360}
     assert result["data"] == {name: {"examples": n} for name, n in result["counts"].items()}
+    assert result["overlapping_splits"] == {}
     measured = evaluate(workdir, split="validation")
     records = read_metrics(workdir / METRICS)
     (last,) = [r for r in records if r["split"] == "validation" and r["step"] == 8]
@@ -123,6 +124,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         train(Experiment.from_dict(config), tmp_path / "run")
     assert not (tmp_path / "run" / RESULT).exists()
     assert evaluate(tmp_path / "run")["step"] == 0
+
+
+@pytest.mark.slow
+def test_overlapping_splits_are_warned_of_and_recorded(tmp_path, small_config, capsys):
+    config = small_config(**FEW | {"data__test_split": "train[90:110]"}, data__cache="memory")
+    result = train(Experiment.from_dict(config), tmp_path / "run")
+    assert result["overlapping_splits"] == {"test in train": 10}
+    assert "warning: splits overlap, test in train: 10 files or records" in capsys.readouterr().err
 
 
 @pytest.mark.slow

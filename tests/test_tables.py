@@ -41,6 +41,20 @@ def test_a_changed_result_is_noticed_and_rendered(project):
     assert render_texts(project, check=True) == []
 
 
+def test_a_table_of_runs_has_one_feature_space_and_no_run_tested_on_its_training_images(project):
+    path = project / RESULTS / "synthesis" / "digits.json"
+    result = json.loads(path.read_text())
+    result["config"]["task"]["extractor"] = "fashion"
+    (path.parent / "other.json").write_text(json.dumps(result))
+    result["overlapping_splits"] = {"test in train": 3}
+    (path.parent / "seen.json").write_text(json.dumps(result))
+    render_texts(project)
+    sections = (project / "README.md").read_text().split("Distances in the feature space ")[1:]
+    assert [section.split(":")[0] for section in sections] == ["`digits`", "`fashion`"]
+    assert all(section.count("| `synthesis/") == 1 for section in sections)
+    assert "trained on: `synthesis/faces`, `synthesis/seen`." in sections[-1]
+
+
 def test_a_mark_of_no_table_is_refused(project):
     (project / "README.md").write_text("<!-- table: rnus -->\n<!-- end -->\n")
     with pytest.raises(InputError, match="no table 'rnus'; did you mean 'runs'"):

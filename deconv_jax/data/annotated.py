@@ -33,6 +33,7 @@ from deconv_jax.data.folders import (
     fingerprint_of,
 )
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
+from deconv_jax.data.overlap import parts_of_files
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import open_regular
 
@@ -79,6 +80,7 @@ class AnnotatedSource:
 
     Attributes:
       fingerprint: see `Source.fingerprint`; of names and sizes, as that of `FolderSource`.
+      parts: see `Source.parts`; the files of the images.
       skipped: a line for each link to a folder that was left out.
 
     Raises:
@@ -95,6 +97,7 @@ class AnnotatedSource:
         color: Color = "rgb",
     ):
         self._paths, self._read, self._color, self._canvas = images.paths, read, color, canvas
+        self.parts = parts_of_files(images.paths)
         self.skipped = images.left_out
 
         def look_at(path: Path) -> tuple[Seen, int]:

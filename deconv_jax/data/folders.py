@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deconv_jax.data.images import LINKED, Color, read_pixels, survey
+from deconv_jax.data.overlap import parts_of_files
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.files import kind_of
 
@@ -84,6 +85,7 @@ class FolderSource:
       names: the files that examples are of, by their paths in the folder.
       fingerprint: see `Source.fingerprint`; of the files' names, sizes in pixels and in bytes, so
         that one of the same sizes but with other pixels in it passes for the same.
+      parts: see `Source.parts`; the files.
       skipped: a line for each file, or link to a folder, that was left out, with the reason.
 
     Raises:
@@ -127,6 +129,7 @@ class FolderSource:
                 for left in tile_starts(file.width, tile)
             ]
         self.names = tuple(map(files.name, seen))
+        self.parts = parts_of_files(seen)
         self.fingerprint = fingerprint_of(
             len(self), dict(zip(self.names, seen.values(), strict=True)), (tile, color)
         )

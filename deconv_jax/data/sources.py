@@ -31,6 +31,7 @@ from deconv_jax.data.annotated import (
 from deconv_jax.data.embedded import photographs
 from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
+from deconv_jax.data.overlap import Part
 from deconv_jax.errors import InputError, nearest
 
 Batch = dict[str, np.ndarray]
@@ -51,6 +52,11 @@ class Source(Protocol):
         """Tells these examples from others, cheaply; JSON-able, and the same in every process."""
         ...
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The files and records that the examples are made of; none for arrays."""
+        ...
+
     def __len__(self) -> int: ...
 
     def gather(self, indices: np.ndarray) -> Batch:
@@ -65,10 +71,12 @@ class ArraySource:
     Attributes:
       arrays: by feature.
       held: the fingerprint of the source that was read into memory, if one was.
+      parts: see `Source.parts`; those of that source.
     """
 
     arrays: Mapping[str, np.ndarray]
     held: Fingerprint | None = None
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) for name, array in self.arrays.items()}
@@ -101,11 +109,13 @@ class RecordSource:
       records: of TFDS.
       canvas: pixels a side of the square that images and annotations are resized to fit.
       most_boxes: rows for boxes of an example on a canvas; of more the largest are kept.
+      parts: see `Source.parts`.
     """
 
     records: Any
     canvas: int | None = None
     most_boxes: int = 100
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -183,6 +193,11 @@ class StackedSource:
         return len(self.places)
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """See `Source.parts`: those of the gray images."""
+        return self.base.parts
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """See `Source.fingerprint`: the number of examples."""
         return {"examples": len(self)}
@@ -200,7 +215,7 @@ def in_memory(source: Source) -> ArraySource:
     """All of `source` decoded once; the same examples in the same order."""
     if isinstance(source, ArraySource):
         return source
-    return ArraySource(source.gather(np.arange(len(source))), source.fingerprint)
+    return ArraySource(source.gather(np.arange(len(source))), source.fingerprint, source.parts)
 
 
 def load(
@@ -266,7 +281,12 @@ def load(
         )
     _check_format(name, builder)
     try:
-        return RecordSource(builder.as_data_source(split), canvas)
+        records = builder.as_data_source(split)
+        parts = tuple(
+            (str(piece.filename), range(piece.skip, piece.skip + piece.take))
+            for piece in builder.info.splits[split].file_instructions
+        )
+        return RecordSource(records, canvas, parts=parts)
     except (ValueError, KeyError) as error:
         raise InputError(
             f"data set {name!r} has no split {split!r}, or it is empty; it has "
