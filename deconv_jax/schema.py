@@ -177,6 +177,8 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
         return tuple(_value(h, v, choices, f"{path}[{i}]") for i, (h, v) in enumerate(entries))
     if hint is np.ndarray:
         return _array(value, path)
+    if isinstance(value, np.generic):
+        value = value.item()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -142,7 +142,9 @@ def _runs(folder: Path) -> str:
         for space, of_space in rows.items()
     ]
     if left_out:
-        texts.append(f"Left out, tested on images that they were trained on: {', '.join(left_out)}.")
+        texts.append(
+            f"Left out, tested on images that they were trained on: {', '.join(left_out)}."
+        )
     return "\n\n".join(texts)
 
 

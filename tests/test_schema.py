@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal, Protocol
 
 import flax.linen as nn
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,6 +122,7 @@ def test_to_dict_leaves_out_what_it_is_told():
         ({"shape": {"name": "box", "sides": (1, 2.5)}}, "shape", Box((1.0, 2.5))),
         ({"either": "x"}, "either", "x"),
         ({"sizes": [1, 2, 3]}, "sizes", (1, 2, 3)),
+        ({"inner": {"steps": np.int64(7), "rate": np.float32(0.5)}}, "inner", Inner(0.5, 7)),
     ],
 )
 def test_values_become_their_fields_types(values, field, expected):

@@ -12,6 +12,7 @@ Richardson-Lucy stops at `iterations`, or is held back by its total-variation te
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def richardson_lucy(
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
-    if isinstance(tv_weight, int | float) and not 0 <= tv_weight < _MOST_TV:
+    if isinstance(tv_weight, numbers.Real) and not 0 <= tv_weight < _MOST_TV:
         raise InputError(f"tv_weight must be at least 0 and below {_MOST_TV:.4f}; got {tv_weight}")
     x, objective = _richardson_lucy(
         y, model, column(tv_weight, y), size, iterations, return_objective
@@ -158,7 +159,7 @@ def landweber(
     Raises:
       InputError: for arguments outside of these bounds, or that do not fit one another.
     """
-    if isinstance(relaxation, int | float) and not 0 < relaxation < 2:
+    if isinstance(relaxation, numbers.Real) and not 0 < relaxation < 2:
         raise InputError(f"relaxation must be above 0 and below 2; got {relaxation}")
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)

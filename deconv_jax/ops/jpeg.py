@@ -13,6 +13,7 @@ the identity, but for chroma, which goes through the reduction and enlargement o
 """
 
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Literal
 
@@ -111,7 +112,7 @@ def jpeg(
         raise InputError(
             f"jpeg takes images (batch, height, width, channels) of 1 or 3 channels; got {x.shape}"
         )
-    if isinstance(quality, int) and not 1 <= quality <= 100:
+    if isinstance(quality, numbers.Integral) and not 1 <= quality <= 100:
         raise InputError(f"quality is an integer from 1 to 100; got {quality}")
     each = jnp.broadcast_to(jnp.clip(jnp.asarray(quality, jnp.int32), 1, 100), x.shape[:1])
     return _straight_through(subsampling, x, each)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import skimage.restoration
+from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.classical import cgls, landweber, richardson_lucy
 from deconv_jax.classical.problem import total_variation
@@ -175,9 +176,13 @@ def test_without_a_noise_level_all_iterations_are_taken():
         (richardson_lucy, {"tv_weight": 0.4}, r"tv_weight must be .* below 0.3536; got 0.4"),
         (richardson_lucy, {"iterations": 0}, "iterations must be at least 1; got 0"),
         (landweber, {"relaxation": 2.0}, "relaxation must be above 0 and below 2; got 2.0"),
+        (landweber, {"relaxation": np.float32(2.0)}, "relaxation must be above 0 and below 2"),
+        (richardson_lucy, {"tv_weight": np.int64(1)}, r"tv_weight must be .*; got 1"),
         (cgls, {"iterations": 0}, "iterations must be at least 1; got 0"),
     ],
 )
-def test_options_out_of_bounds_are_refused(method, options, words):
+def test_options_out_of_bounds_are_refused(method, options, words, monkeypatch):
+    # A user has no type checker in front, which refuses NumPy's numbers.
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match=words):
         method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)

@@ -126,6 +126,7 @@ def as_without_type_checks(monkeypatch):
         (2, 50, "4:2:0", "1 or 3 channels; got (1, 8, 8, 2)"),
         (1, 0, "4:2:0", "quality is an integer from 1 to 100; got 0"),
         (1, 101, "4:2:0", "got 101"),
+        (1, np.int64(0), "4:2:0", "got 0"),
         (3, 50, "4:1:1", "got '4:1:1'"),
     ],
 )
