@@ -31,12 +31,11 @@ from jaxtyping import Array, Float, Int
 
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least, closest
-from deconv_jax.metrics.image import psnr, ssim
+from deconv_jax.metrics.image import mean_squared_error, psnr, ssim
 from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
 
-_LEVEL_TOLERANCE = 1e-3
-"""Largest distance from a level of 8 bits, in levels, of what a file of 8 bits holds; samples of 16 bits
-lie 1 / 257 apart."""
+_ROUNDING = 1e-6
+"""Difference up to which prepared pixels are equal: float32 rounds by less, one level of blue is 4e-4 in Y."""
 
 MeasuredColor = Literal["rgb", "y"]
 Row = dict[str, Any]
@@ -107,11 +106,6 @@ class Protocol:
         """
         images = _in_full_precision(images)
         _, height, width, channels = images.shape
-        if self.round_to_8_bits:
-            # Level / 255 differs in its last bit between NumPy and XLA.
-            levels = _levels(images)
-            is_level = jnp.abs(255.0 * images - levels) < _LEVEL_TOLERANCE
-            images = jnp.where(is_level, levels / 255.0, images)
         if self.color == "y" and channels == 3:
             if self.round_y:
                 images = rgb_to_y_uint8(_levels(images).astype("uint8")) / jnp.float32(255.0)
@@ -131,6 +125,8 @@ class Protocol:
         size: Int[Array, "batch 2"] | None = None,
     ) -> dict[str, Float[Array, " batch"]]:
         """ "psnr" in dB and "ssim" of each image, for `masked_sums` or a table's rows.
+
+        Equal images of 8 bits have infinite PSNR; an output that holds infinity or NaN has NaN.
 
         Args:
           output: restored images, not yet clipped or rounded.
@@ -152,7 +148,14 @@ class Protocol:
         prepared = self.prepare(output), self.prepare_target(target)
         if size is not None:
             size = size - 2 * self.border
-        return {"psnr": psnr(*prepared, size), "ssim": ssim(*prepared, size)}
+        decibels = psnr(*prepared, size)
+        if self.round_to_8_bits:
+            # The last bit of a level / 255, or of its Y, depends on what a compiler fuses.
+            apart = ~(jnp.abs(prepared[0] - prepared[1]) < _ROUNDING)
+            none = jnp.zeros_like(prepared[0])
+            equal = mean_squared_error(apart.astype(none.dtype), none, size) == 0
+            decibels = jnp.where(equal, jnp.inf, decibels)
+        return {"psnr": decibels, "ssim": ssim(*prepared, size)}
 
     def measure_all(
         self, pairs: Iterable[tuple[str, Array | np.ndarray, Array | np.ndarray]]

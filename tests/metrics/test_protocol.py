@@ -102,6 +102,34 @@ def test_equal_images_of_8_bits_have_no_error(protocol):
     assert row["psnr"] == np.inf
 
 
+def divided(levels):
+    return levels.astype(np.float32) / np.float32(255)
+
+
+def multiplied(levels):
+    return levels.astype(np.float32) * np.float32(1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "channels"),
+    [(Protocol(), 3), (Protocol(), 1), (Protocol(color="y"), 3)],
+)
+def test_psnr_of_equal_levels_is_infinite_however_they_were_made(protocol, channels):
+    levels = STORED[..., :channels].copy()
+    target = divided(levels)
+    levels[1, 5, 6, -1] ^= 1
+    figures = jax.jit(protocol.measure)(multiplied(levels), target)["psnr"]
+    np.testing.assert_array_equal(np.isinf(figures), [True, False, True])
+    assert 60 < figures[1] < 100
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_output_without_numbers_has_no_figures(value):
+    figures = jax.jit(Protocol().measure)(OUTPUT.at[1, 5, 6, 0].set(value), TARGET)
+    for values in figures.values():
+        np.testing.assert_array_equal(np.isnan(values), [False, True, False])
+
+
 def test_targets_of_16_bits_keep_their_own_values():
     target = jnp.arange(30_000, 30_256).reshape(1, 16, 16, 1) / jnp.float32(65535)
     np.testing.assert_allclose(Protocol().prepare_target(target), target, rtol=1e-7)
