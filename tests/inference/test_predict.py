@@ -182,6 +182,12 @@ def test_objects_have_a_class_and_the_least_score():
     assert nothing.picture(pixels_of(32, 32, 1), NAMES).shape == (256, 256, 3)
 
 
+def test_an_output_that_is_not_finite_is_an_error():
+    network = predictor(says([[0.0, 0.0, 2.0, 2.0], [np.nan] * 4]))
+    with pytest.raises(InputError, match="not finite"):
+        network(pixels_of(8, 8, 1))
+
+
 def test_too_little_memory_is_said_before_the_work(monkeypatch):
     monkeypatch.setattr(predict, "free_memory", lambda: 100)
     with pytest.raises(InputError, match=r"GB of memory for 64 x 32 pixels, .* are free"):
