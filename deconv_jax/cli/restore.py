@@ -15,10 +15,11 @@ from deconv_jax.cli.common import (
 from deconv_jax.errors import InputError
 
 _RESTORE = """\
-restore images: by a trained network, or by a method that undoes a known blur
+restore images: by a trained network, or by a method that undoes a known blur or removes noise
 
   deconv-jax restore --checkpoint runs/dncnn_25 photos/ scan.png --output restored
   deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png --output sharp
+  deconv-jax restore --method tv --noise-sigma 15 noisy.png --output denoised
   deconv-jax restore --method plug_and_play --kernel blur.png --noise-sigma 2.55 \\
     --checkpoint dncnn_15.pth --denoiser-sigma 15 --checkpoint dncnn_50.pth --denoiser-sigma 50 \\
     blurred.png --output sharp
@@ -45,6 +46,8 @@ def add_commands(commands: Any) -> None:
         description=_RESTORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="deconv-jax restore (--checkpoint RUN_OR_WEIGHTS | --method NAME --kernel FILE)\n"
+        "                          INPUT [INPUT ...] --output DIR [options]\n"
+        "       deconv-jax restore --method tv|wavelet --noise-sigma SIGMA\n"
         "                          INPUT [INPUT ...] --output DIR [options]\n"
         "       deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA\n"
         "                          --checkpoint RUN_OR_WEIGHTS [--denoiser-sigma SIGMA] ...\n"
@@ -123,7 +126,7 @@ def add_commands(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="the blur: a picture of a blurred white point on black, the point's own place at its "
-        "centre, or a .npy array; scaled to sum 1",
+        "centre, or a .npy array; scaled to sum 1. Without it tv and wavelet remove noise",
     )
     method.add_argument(
         "--boundary",
@@ -185,11 +188,14 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
     """Raises InputError unless one of network and method is asked for, and only its flags are set."""
+    from deconv_jax.classical import METHODS
+    from deconv_jax.inference.methods import DENOISING
+
     both = arguments.method == "plug_and_play"
     if not both and bool(arguments.checkpoint) == bool(arguments.method):
         raise InputError(
-            "restore takes one of --checkpoint (a network) and --method (with --kernel); both for "
-            "plug_and_play"
+            "restore takes one of --checkpoint (a network) and --method (with --kernel, or tv or "
+            "wavelet to remove noise); both for plug_and_play"
         )
     name = f"--method {arguments.method}" if arguments.method else "--checkpoint"
     others: tuple[str, ...]
@@ -211,7 +217,13 @@ def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag.replace('_', '-')} does not go with {name}")
     if arguments.method and arguments.kernel is None:
-        raise InputError(f"{name} needs --kernel, the blur that it undoes")
+        if arguments.method in METHODS and arguments.method not in DENOISING:
+            raise InputError(
+                f"{name} needs --kernel, the blur that it undoes; without one "
+                f"{' and '.join(DENOISING)} remove noise"
+            )
+        if arguments.boundary is not None:
+            raise InputError("--boundary is of a blur: give --kernel")
     if both and not arguments.checkpoint:
         raise InputError(f"{name} needs --checkpoint, a network that removes noise")
     if not both and len(arguments.checkpoint) > 1:
@@ -232,7 +244,7 @@ def _method(arguments: argparse.Namespace) -> Any:
         if not equals or not key:
             raise InputError(f"an option is KEY=VALUE; got {word!r}")
         options[key] = literal(text)
-    kernel = read_kernel(arguments.kernel)
+    kernel = None if arguments.kernel is None else read_kernel(arguments.kernel)
     networks = [
         TrainedDenoiser(str(path), **_trained(path, arguments)) for path in arguments.checkpoint
     ]

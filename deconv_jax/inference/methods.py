@@ -1,4 +1,4 @@
-"""A method without learning as a restorer of files: it undoes a known blur.
+"""A method without learning as a restorer of files: it undoes a known blur, or removes noise.
 
 The methods are those of `deconv_jax.classical`, with what a person can say of a photograph: the blur
 as a picture of it, the noise's level, and the method's own numbers. `plug_and_play` takes a denoiser
@@ -35,6 +35,8 @@ _TRANSFORM_BYTES = 24
 
 Boundary = Literal["unknown", "circular", "reflect", "zeros"]
 """What lies beyond the border of an image: anything, or as in `degradations.Boundary`."""
+DENOISING = ("tv", "wavelet")
+"""Methods that are of use where there is no blur."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class ClassicalRestorer:
 
     Attributes:
       method: a key of `METHODS`.
-      kernel: of the blur, (height, width), sum 1, centre at index `size // 2`.
+      kernel: of the blur, (height, width), sum 1, centre at index `size // 2`; None where the image
+        has noise alone, for the methods in `DENOISING`.
       noise_sigma: standard deviation of the image's noise in 8-bit levels, for methods that ask.
       boundary: what the blur took from beyond the picture's border, see `Boundary`. The default is
         for photographs, whose scene goes on beyond the frame: the pixels that the blur reaches there
@@ -53,7 +56,7 @@ class ClassicalRestorer:
     """
 
     method: str
-    kernel: Float[np.ndarray, "height width"]
+    kernel: Float[np.ndarray, "height width"] | None
     noise_sigma: float | None = None
     boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -71,9 +74,14 @@ class ClassicalRestorer:
             )
         if self.noise_sigma is not None and not 0 < self.noise_sigma < np.inf:
             raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")
+        if self.kernel is None and self.method not in DENOISING:
+            raise InputError(
+                f"{self.method} needs the kernel of a blur; without one {' and '.join(DENOISING)} "
+                "remove noise"
+            )
         self._check_arguments()
         # What the method will not take is refused here, without computing anything.
-        side = 2 * max(self.kernel.shape) + 1
+        side = 2 * max(self._psf_size) + 1
         try:
             jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
         except UnknownNoise as error:
@@ -94,7 +102,7 @@ class ClassicalRestorer:
           InputError: it is not finite, the kernel is larger than the image, or the method takes more
             memory than is free, see `needed_memory`.
         """
-        size, psf_size = pixels.shape[:2], self.kernel.shape
+        size, psf_size = pixels.shape[:2], self._psf_size
         if any(k > n for k, n in zip(psf_size, size, strict=True)):
             raise InputError(
                 f"the kernel must be no larger than the image, {size} pixels; got {psf_size}"
@@ -120,16 +128,21 @@ class ClassicalRestorer:
         """About the bytes that an image of `shape`, (height, width, channels), takes, by a small one."""
         height, width, channels = shape
         if channels not in self._sample_bytes:
-            side = max(PROBE, *(2 * k for k in self.kernel.shape))
+            side = max(PROBE, *(2 * k for k in self._psf_size))
             probe = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
             bytes_ = working_bytes(jit(self._method).lower(probe).compile())
             self._sample_bytes[channels] = bytes_ / (side**2 * channels) + _TRANSFORM_BYTES
         return int(self._sample_bytes[channels] * height * width * channels)
 
+    @property
+    def _psf_size(self) -> tuple[int, ...]:
+        return (1, 1) if self.kernel is None else self.kernel.shape
+
     def _method(self, images: Array) -> Array:
-        blur = Blur(self.kernel, boundary="valid" if self.boundary == "unknown" else self.boundary)
-        sigma = self.noise_sigma
-        model = blur if sigma is None else Chain((blur, GaussianNoise(sigma)))
+        boundary = "valid" if self.boundary == "unknown" else self.boundary
+        blurs = () if self.kernel is None else (Blur(self.kernel, boundary=boundary),)
+        noises = () if self.noise_sigma is None else (GaussianNoise(self.noise_sigma),)
+        model = Chain((*blurs, *noises))
         method: Any = METHODS[self.method]
         options = dict(self.options)
         if self.denoiser is not None:

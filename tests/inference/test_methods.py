@@ -9,7 +9,7 @@ from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference import methods
 from deconv_jax.inference.denoiser import Plugged
-from deconv_jax.inference.methods import ClassicalRestorer
+from deconv_jax.inference.methods import DENOISING, ClassicalRestorer
 from deconv_jax.inference.restore import Watch
 
 QUIET = Watch(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
@@ -31,6 +31,14 @@ def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
         restorer(image[:2], QUIET)
 
 
+@pytest.mark.parametrize("method", DENOISING)
+def test_without_a_kernel_noise_is_all_there_is(draw, method):
+    image = draw(12, 16, 3)
+    restorer = ClassicalRestorer(method, None, noise_sigma=15.0, options={"iterations": 3})
+    expected = METHODS[method](image[None], GaussianNoise(15.0), iterations=3)[0]
+    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -45,6 +53,8 @@ def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
         ({"method": "plug_and_play"}, "plug_and_play needs a denoiser"),
         ({"denoiser": lambda x, sigma: x}, "richardson_lucy takes no denoiser"),  # noqa: ARG005
         ({"noise_sigma": -3.0}, "sigma"),
+        ({"kernel": None}, "richardson_lucy needs the kernel of a blur; without one tv and wav"),
+        ({"method": "wavelet", "kernel": None}, "wavelet takes a weight, or noise-sigma"),
     ],
 )
 def test_a_method_that_cannot_work_is_refused_before_any_image(fields, said):

@@ -255,6 +255,20 @@ def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
     assert "a border of 2 pixels cropped" in protocol
 
 
+def test_a_method_without_a_kernel_removes_noise(tmp_path, draw, capsys):
+    rows = np.linspace(0.1, 0.9, 24)
+    truth = np.float32(rows[:, None, None] > rows[None, :, None]) * 0.6 + 0.2
+    noisy = truth + 25 / 255 * (draw(24, 24, 1) - 0.5) * 12**0.5
+    write_image(tmp_path / "truth" / "a.png", truth)
+    write_image(tmp_path / "noisy" / "a.png", noisy.astype(np.float32))
+    flags = ["--method", "tv", "--noise-sigma", "25", tmp_path / "noisy"]
+    flags += ["--output", tmp_path / "out", "--reference", tmp_path / "truth"]
+    assert run(*flags) == 0
+    words = capsys.readouterr().out.splitlines()[0].split()
+    after, before = (float(words[i + 1]) for i, word in enumerate(words) if word == "PSNR")
+    assert after > before + 5
+
+
 def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights, folder, capsys):
     (folder / "b.png").unlink()
     truth = tmp_path / "truth"
@@ -275,9 +289,15 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "one of --checkpoint (a network) and --method (with --kernel)"),
+        ([], "one of --checkpoint (a network) and --method (with --kernel, or tv or"),
         (["--checkpoint", "w.pth", "--method", "wiener"], "one of --checkpoint"),
-        (["--method", "wiener"], "--method wiener needs --kernel"),
+        (
+            ["--method", "wiener"],
+            "--method wiener needs --kernel, the blur that it undoes; without one tv and wavelet",
+        ),
+        (["--method", "tv"], "tv takes a weight, or noise-sigma"),
+        (["--method", "tvv"], "no method 'tvv'; did you mean 'tv'?"),
+        (["--method", "tv", "--boundary", "zeros"], "--boundary is of a blur: give --kernel"),
         (["--method", "wiener", "--kernel", "k.npy", "--tile", "64"], "--tile does not go with"),
         (["--checkpoint", "w.pth", "--option", "a=1"], "--option does not go with --checkpoint"),
         (["--checkpoint", "w.pth", "--checkpoint", "v.pth"], "--checkpoint is given once"),
@@ -342,10 +362,10 @@ def test_plug_and_play_takes_weights_whose_levels_are_told(
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
 
 
-def test_help_has_three_examples(capsys):
+def test_help_has_four_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("\n  deconv-jax restore --") == 3
+    assert text.count("\n  deconv-jax restore --") == 4
     assert all(len(line) <= 100 for line in text.splitlines())
