@@ -13,7 +13,7 @@ from deconv_jax.cli.common import (
     keep_compiled,
     report_left_out,
 )
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError
 
 _COMPRESS = """\
 write images as files of a trained codec
@@ -105,7 +105,7 @@ def _compress(arguments: argparse.Namespace) -> int:
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
         return f"{len(data):,} bytes, {rate:.3f} bits a pixel{words}"
 
-    return _each(found, jobs, work)
+    return _each("compress", found, jobs, work)
 
 
 def _decompress(arguments: argparse.Namespace) -> int:
@@ -124,7 +124,7 @@ def _decompress(arguments: argparse.Namespace) -> int:
         height, width, channels = image.shape
         return f"{width} x {height} pixels, {'gray' if channels == 1 else 'RGB'}"
 
-    return _each(found, jobs, work)
+    return _each("decompress", found, jobs, work)
 
 
 def _codec(arguments: argparse.Namespace) -> Any:
@@ -162,19 +162,23 @@ def _jobs(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[
     return jobs
 
 
-def _each(found: Any, jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]) -> int:
+def _each(
+    verb: str, found: Any, jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]
+) -> int:
     """Does all files, whatever becomes of one; a line for each, and for what was left out."""
+    from deconv_jax.inference.progress import Progress
+
     failed = 0
-    for source, output in jobs:
-        try:
-            print(printable(f"{source} -> {output}: {work(source, output)}"), flush=True)
-        except InputError as error:
-            if len(jobs) == 1:
-                raise
-            failed += 1
-            print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
-    if failed:
-        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
+    with Progress(verb, len(jobs)) as bar:
+        for done, (source, output) in enumerate(jobs, 1):
+            try:
+                bar.write(f"{source} -> {output}: {work(source, output)}")
+            except InputError as error:
+                if len(jobs) == 1:
+                    raise
+                failed += 1
+                bar.write(f"deconv-jax: error: {error}", file=sys.stderr)
+            bar.show(done)
     return report_left_out(found) or (EXIT_SOME_FAILED if failed else 0)
 
 

@@ -128,7 +128,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         shown = ranked[: arguments.traverse]
         latents = work.traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
-    _write(arguments, work.generate(task.sample, variables, latents, labels), columns, animates)
+    batches = work.generate(task.sample, variables, latents, labels)
+    _write(arguments, batches, len(latents), columns, animates)
     for written in filter(None, (arguments.output, arguments.individual)):
         print(printable(f"written: {written}"))
     return 0
@@ -166,21 +167,28 @@ def _drawn(arguments: argparse.Namespace, latent_dim: int) -> tuple[Any, int, in
 
 
 def _write(
-    arguments: argparse.Namespace, batches: Iterable[Any], columns: int, animates: bool
+    arguments: argparse.Namespace,
+    batches: Iterable[Any],
+    count: int,
+    columns: int,
+    animates: bool,
 ) -> None:
-    """Batches of images to the files that are asked for."""
+    """Batches of `count` images in all to the files that are asked for."""
     import numpy as np
 
     from deconv_jax.inference import generate as work
+    from deconv_jax.inference.progress import Progress
 
     kept: list[Any] = []
     done = 0
-    for images in batches:
-        if arguments.individual:
-            work.write_each(arguments.individual, done, images, arguments.scale)
-        if arguments.output:
-            kept.append(images)
-        done += len(images)
+    with Progress("generate", count) as bar:
+        for images in batches:
+            if arguments.individual:
+                work.write_each(arguments.individual, done, images, arguments.scale)
+            if arguments.output:
+                kept.append(images)
+            done += len(images)
+            bar.show(done)
     if animates:
         work.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
     elif arguments.output:

@@ -71,6 +71,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from deconv_jax.files import check_unused, write_json
     from deconv_jax.inference.coco import PREDICTIONS, coco_dict, predict_file
     from deconv_jax.inference.files import plan_jobs
+    from deconv_jax.inference.progress import Progress
     from deconv_jax.trained import load_predictor
 
     output = arguments.output
@@ -83,15 +84,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     )
     found = []
     try:
-        for job in jobs:
-            try:
-                described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
-            except InputError as error:
-                print(printable(f"deconv-jax: error: {error}"), file=sys.stderr)
-                continue
-            found.append(described)
-            line = f"{job.source} -> {job.output}: {described.summary}"
-            print(printable(line), flush=True)
+        with Progress("predict", len(jobs)) as bar:
+            for done, job in enumerate(jobs, 1):
+                try:
+                    described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
+                except InputError as error:
+                    bar.write(f"deconv-jax: error: {error}", file=sys.stderr)
+                else:
+                    found.append(described)
+                    bar.write(f"{job.source} -> {job.output}: {described.summary}")
+                bar.show(done)
     finally:
         if found:
             write_json(record, coco_dict(found, predictor.class_names))

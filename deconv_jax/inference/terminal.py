@@ -6,14 +6,12 @@ has its line among the results, which says so, and counts as failed too.
 """
 
 import functools
-import shutil
 import sys
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError
 from deconv_jax.inference.files import Job
+from deconv_jax.inference.progress import Progress
 from deconv_jax.inference.restore import ImageRestorer, Watch
 from deconv_jax.inference.work import BICUBIC, Result, restore_file
 from deconv_jax.metrics.protocol import Protocol, Row, mean_of
@@ -33,24 +31,14 @@ def restore_files(
     """
     results: list[Result] = []
     failed = 0
-    with tqdm(
-        total=len(jobs),
-        desc="restore",
-        bar_format="{l_bar}{bar}| {n:.2f}/{total} [{elapsed}<{remaining}]",
-        # tqdm draws nothing on a terminal that does not say how wide it is.
-        ncols=shutil.get_terminal_size().columns,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
-
-        def show(place: int, share: float) -> None:
-            bar.update(place + share - bar.n)
+    with Progress("restore", len(jobs)) as bar:
 
         def say(*words: object) -> None:
-            bar.write(printable(f"deconv-jax: {': '.join(map(str, words))}"), file=sys.stderr)
+            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
 
         for place, job in enumerate(jobs):
             watch = Watch(
-                share=functools.partial(show, place), say=functools.partial(say, job.source)
+                share=functools.partial(bar.show, place), say=functools.partial(say, job.source)
             )
             try:
                 result = restore_file(restorer, job, watch, protocol=protocol, overwrite=overwrite)
@@ -59,9 +47,8 @@ def restore_files(
                 say("error", error)
             else:
                 results.append(result)
-                line = f"{job.source} -> {job.output}  {_line(result, restorer.scale)}"
-                bar.write(printable(line), file=sys.stdout)
-            show(place, 1.0)
+                bar.write(f"{job.source} -> {job.output}  {_line(result, restorer.scale)}")
+            bar.show(place + 1)
     after = [result.measured for result in results if result.measured]
     before = [result.before for result in results if result.before]
     if after:
