@@ -61,7 +61,12 @@ def add_commands(commands: Any) -> None:
         "--individual", type=Path, metavar="DIR", help="a PNG a sample: 000000.png and so on"
     )
     generate.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    generate.add_argument("--num", type=int, metavar="N", help=f"samples (default: {_SAMPLES})")
+    generate.add_argument(
+        "--num",
+        type=int,
+        metavar="N",
+        help=f"samples (default: {_SAMPLES}, of a conditional generator whole rows of about as many)",
+    )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     generate.add_argument(
         "--class",
@@ -94,7 +99,10 @@ def add_commands(commands: Any) -> None:
         f"row (default: {_TRAVERSAL_STEPS})",
     )
     generate.add_argument(
-        "--columns", type=int, metavar="N", help="samples beside one another (default: a square)"
+        "--columns",
+        type=int,
+        metavar="N",
+        help="samples beside one another (default: a square; of a conditional generator a column a class)",
     )
     generate.add_argument(
         "--scale", type=int, default=1, metavar="N", help="draw a pixel as N x N (default: 1)"
@@ -109,7 +117,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     from deconv_jax.trained import load_generative
 
     task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
-    latents, count, columns = _drawn(arguments, task.latent_dim)
+    classes = task.num_classes if arguments.label is None else 0
+    latents, count, columns = _drawn(arguments, task.latent_dim, classes)
     walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
     labels = _labels(arguments.label, task.num_classes, count, walks or traverses)
     animates = _animates(arguments)
@@ -135,11 +144,12 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _drawn(arguments: argparse.Namespace, latent_dim: int) -> tuple[Any, int, int]:
+def _drawn(arguments: argparse.Namespace, latent_dim: int, classes: int) -> tuple[Any, int, int]:
     """Latents, how many images there will be, and how many beside one another.
 
     The latents are those of the images, or the one that a traversal is about: what is to be moved
-    is known once images have been made, and none are before all flags are checked.
+    is known once images have been made, and none are before all flags are checked. Samples of all
+    `classes` in turn, 0 for none, have a column for each, unless those are too many.
     """
     from deconv_jax.inference import generate as work
 
@@ -161,8 +171,10 @@ def _drawn(arguments: argparse.Namespace, latent_dim: int) -> tuple[Any, int, in
         steps = _default(arguments.steps, _WALK_STEPS)
         latents, columns = work.walk(draw(arguments.interpolate), steps), steps
     else:
-        latents = draw(_default(arguments.num, _SAMPLES))
-        columns = math.ceil(len(latents) ** 0.5)
+        in_columns = 0 < classes <= _SAMPLES
+        default = _SAMPLES // classes * classes if in_columns else _SAMPLES
+        latents = draw(_default(arguments.num, default))
+        columns = classes if in_columns else math.ceil(len(latents) ** 0.5)
     return latents, len(latents), min(_default(arguments.columns, columns), len(latents))
 
 

@@ -31,7 +31,9 @@ class Progress:
           done: pieces that are done.
           share: of the next one that is done, from 0 to 1.
         """
-        self._bar.set_description_str(f"{self._what} {done}/{self._bar.total}", refresh=False)
+        self._bar.set_description_str(
+            f"{self._what} {int(done + share)}/{self._bar.total}", refresh=False
+        )
         self._bar.update(done + share - self._bar.n)
 
     def write(self, line: str, file: TextIO | None = None) -> None:

@@ -187,6 +187,19 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
     np.testing.assert_array_equal(pixels(single[4]), whole[66 : 66 + 64, 66 : 66 + 64])
 
 
+def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
+    path = tmp_path / "all.png"
+    assert main(["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]) == 0
+    task, variables = load_generative(run(CLASSES))
+    rows = 64 // CLASSES
+    assert pixels(path).shape == (rows * 33 - 1, CLASSES * 33 - 1)
+    latents = numbered_latents(rows * CLASSES, task.latent_dim, seed=0)
+    labels = np.tile(np.arange(CLASSES, dtype=np.int32), rows)
+    images = np.concatenate(list(generate(task.sample, variables, latents, labels)))
+    last = pixels(path)[33 * (rows - 1) :, 33 * 7 :][:32, :32]
+    np.testing.assert_array_equal(last, images[(rows - 1) * CLASSES + 7][..., 0])
+
+
 @pytest.mark.slow
 def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
     task, variables = load_generative(run(CLASSES))
