@@ -22,9 +22,9 @@ write images as files of a trained codec
   deconv-jax compress --checkpoint runs/codec photos/ more/*.png -o small/ --level 0
 
 An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. What is coded
-are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data are left out. A
-file is read by the checkpoint that wrote it: keep the run, its folder codec/ included. What cannot be read
-among several files, or has several pages or frames, is left out, and the exit code then is 1; files of other
+are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data are left out. Each
+file is decoded again for its PSNR against those pixels. A file is read by the checkpoint that wrote it: keep
+the run, its folder codec/ included. What cannot be read among several files, or has several pages or frames, is left out, and the exit code then is 1; files of other
 formats in a folder, hidden ones and links to folders are counted and named at the end.
 """
 _DECOMPRESS = """\
@@ -84,6 +84,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _compress(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
     from deconv_jax.data.images import FORMATS
     from deconv_jax.inference.codec import SUFFIX
     from deconv_jax.inference.files import expand_inputs
@@ -97,13 +99,16 @@ def _compress(arguments: argparse.Namespace) -> int:
     def work(source: Path, output: Path) -> str:
         from deconv_jax.data.images import read_plain
         from deconv_jax.files import write_atomically
+        from deconv_jax.metrics.image import decibels
 
         image, lost = read_plain(source, max_pixels=codec.max_pixels)
         data = _of(source, codec.compress, image, level)
+        error = image.astype(np.int16) - _of(source, codec.decompress, data)
+        psnr = decibels(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)
         write_atomically(output, lambda file: file.write(data))
         words = f" ({', '.join(lost)})" if lost else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return f"{len(data):,} bytes, {rate:.3f} bits a pixel{words}"
+        return f"{len(data):,} bytes, {rate:.3f} bits a pixel, PSNR {psnr:.2f} dB{words}"
 
     return _each("compress", found, jobs, work)
 

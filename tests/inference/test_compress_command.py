@@ -57,11 +57,14 @@ def test_a_photograph_there_and_back(run, tmp_path, capsys):
     photo, file, back = (tmp_path / name for name in ("p.png", "out/p.djx", "out/b.png"))
     Image.fromarray(pixels(70, 90)).save(photo)
     assert main(["compress", "--checkpoint", str(run), str(photo), "-o", str(file)]) == 0
-    assert f"{file.stat().st_size:,} bytes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{file.stat().st_size:,} bytes" in said
     assert main(["decompress", "--checkpoint", str(run), str(file), "-o", str(back)]) == 0
     codec = load_codec(run)[1]
     assert file.read_bytes() == codec.compress(pixels(70, 90), 1)
     np.testing.assert_array_equal(read(back), codec.decompress(file.read_bytes()))
+    error = np.mean((pixels(70, 90) / 255 - read(back) / 255) ** 2)
+    assert f" bits a pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in said
     assert (run / TABLES / "0000002.safetensors").is_file()
 
 
