@@ -26,6 +26,11 @@ masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What 
 pages or frames, is left out, and the exit code then is 1; files of other formats in a folder, hidden ones and
 links to folders are counted and named at the end; after an interruption the JSON has the images that were done.
 
+A score is a number from 0 to 1 by which the network ranks its own answers: of a classifier the softmax
+probability of a class among those it was trained on, which sum to 1 whatever the image is; of a detector the
+height of the heat map at an object's centre. No score measures whether an image resembles the training data:
+one that shows none of the classes may get a high score.
+
 A classifier sees the largest part in the middle of an image that has the shape of those it learnt from. A
 network of gray images sees, and draws, the gray of coloured ones; what is transparent is laid on white.
 """

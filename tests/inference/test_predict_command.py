@@ -108,6 +108,17 @@ def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier
     assert lines[2] == f"written: {out / PREDICTIONS}"
 
 
+def test_help_says_what_a_score_is(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No score measures whether an image resembles the training data" in said
+    assert (
+        "of a classifier the softmax probability of a class among those it was trained on" in said
+    )
+
+
 def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     (folder / "b.png").unlink()
