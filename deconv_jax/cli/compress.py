@@ -24,8 +24,9 @@ write images as files of a trained codec
 An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. What is coded
 are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data are left out. Each
 file is decoded again for its PSNR against those pixels. A file is read by the checkpoint that wrote it: keep
-the run, its folder codec/ included. What cannot be read among several files, or has several pages or frames, is left out, and the exit code then is 1; files of other
-formats in a folder, hidden ones and links to folders are counted and named at the end.
+the run, its folder codec/ included. What cannot be read among several files, or has several pages or frames,
+is left out, and the exit code then is 1; files of other formats in a folder, hidden ones and links to
+folders are counted and named at the end.
 """
 _DECOMPRESS = """\
 read images from files of a trained codec
@@ -33,8 +34,9 @@ read images from files of a trained codec
   deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
   deconv-jax decompress --checkpoint runs/codec small/ -o decoded/
 
-An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. The ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among
-several files is left out, and the exit code then is 1.
+An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. The
+ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among several
+files is left out, and the exit code then is 1.
 """
 _MOST_BYTES_A_PIXEL = 6
 """Of a file that is read at all: twice what the pixels themselves take."""

@@ -285,7 +285,7 @@ def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(raised.value) == (
-        f"cannot write {tmp_path / 'c' / '10'}: [Errno 27] File too large (free some space and run "
+        f"cannot write {tmp_path / 'c' / '10'}: File too large (free some space and run "
         "the same command again); the checkpoint of step 5 is intact"
     )
     assert capfd.readouterr().err == ""
