@@ -6,11 +6,16 @@ replaced. The JSON files are those that runs and benchmarks wrote, under experim
 A paper's table is a module of experiments/tables. Its `PARTS` say what there is to measure, each a
 function of the data folder that returns a JSON-able record, and its `render` makes Markdown of the
 records that there are, by part. A part is run once: its record is kept, with where it was run.
+
+The project's address is told in one place, pyproject.toml, and rendered too: as badges of the README, where
+it is on GitHub, and in the cell of each notebook that installs the package.
 """
 
+import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,12 +27,47 @@ from deconv_jax.files import read_json, write_json, write_text
 RESULTS = Path("experiments/results")
 PAPER_TABLES = Path("experiments/tables")
 TEXTS = ("README.md", "experiments/benchmarks/README.md", "experiments/tables/README.md")
+PROJECT = "pyproject.toml"
+NOTEBOOKS = Path("colab")
+
+BADGES = "badges"
+INSTALLS = "install"
+"""The tag of a notebook's cell that installs the package."""
+_INSTALL = """\
+# `deconv-jax tables` writes this cell, with the address that pyproject.toml has under project.urls.
+import importlib.util
+import shutil
+from pathlib import Path
+
+REPOSITORY = {repository}
+
+if importlib.util.find_spec("deconv_jax") is None:
+    endings = (".whl", ".tar.gz", ".zip")
+    archives = [path for path in Path.cwd().glob("deconv[_-]jax*") if path.name.endswith(endings)]
+    if REPOSITORY:
+        source = f"git+{{REPOSITORY}}"
+    elif archives:
+        newest = max(archives, key=lambda path: path.stat().st_mtime)
+        source = newest.as_uri()
+        print(f"installing {{newest.name}}, found beside this notebook")
+    else:
+        raise RuntimeError(
+            "deconv_jax is not installed, and its repository has no address yet: put a wheel, which "
+            f"`pip wheel --no-deps .` makes in a clone, or a source archive into {{Path.cwd()}}"
+        )
+    jax_for_here = "jax"
+    if shutil.which("nvidia-smi"):
+        jax_for_here = "jax[cuda12]"
+    elif any(Path("/dev").glob("accel[0-9]*")) or Path("/dev/vfio/0").exists():
+        jax_for_here = "jax[tpu]"
+    %pip install -q "deconv_jax @ {{source}}" "{{jax_for_here}}"
+"""
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_texts(root: Path, *, check: bool = False) -> list[Path]:
-    """Renders every marked table of the project's texts.
+    """Renders every marked table of the project's texts, and the notebooks' cells that install it.
 
     Args:
       root: the project's top folder.
@@ -40,17 +80,54 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
       InputError: a text or a result cannot be read, or a mark names no table.
     """
     changed = []
-    for name in TEXTS:
-        path = root / name
+    rendered: dict[Path, Callable[[str], str]] = {
+        root / name: lambda text: _MARKED.sub(lambda mark: _render(root, mark), text)
+        for name in TEXTS
+    }
+    for path in sorted((root / NOTEBOOKS).glob("*.ipynb")):
+        rendered[path] = lambda text: _with_install_cell(text, repository(root))
+    for path, render in rendered.items():
         if not path.is_file():
             raise InputError(f"{path} is missing; run this in the project's top folder")
         before = path.read_text()
-        after = _MARKED.sub(lambda mark: _render(root, mark), before)
+        after = render(before)
         if after != before:
             changed.append(path)
             if not check:
                 write_text(path, after)
     return changed
+
+
+def repository(root: Path) -> str:
+    """The project's address, "Repository" of project.urls in pyproject.toml; "" where it has none."""
+    try:
+        project = tomllib.loads((root / PROJECT).read_text())["project"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot read {root / PROJECT}: {error}") from error
+    return project.get("urls", {}).get("Repository", "")
+
+
+def install_cell(address: str) -> str:
+    """The source of a notebook's cell that installs the package from its repository, if it has an address."""
+    return _INSTALL.format(repository=json.dumps(address)).rstrip("\n")
+
+
+def _with_install_cell(text: str, address: str) -> str:
+    """A notebook with the cell that is tagged `INSTALLS` as it should be."""
+    notebook = json.loads(text)
+    for cell in notebook["cells"]:
+        if INSTALLS in cell["metadata"].get("tags", []):
+            cell["source"] = install_cell(address).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _badges(address: str) -> str:
+    """A link to the notebooks on Colab, which opens those of GitHub alone."""
+    found = re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(\.git)?/?", address)
+    if not found:
+        return ""
+    colab = "https://colab.research.google.com"
+    return f"[![Notebooks on Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{found[1]}/)"
 
 
 def run_missing(root: Path, name: str, data: Path) -> list[Path]:
@@ -89,7 +166,9 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
 
 def _render(root: Path, mark: re.Match[str]) -> str:
     name = mark["name"]
-    if name in _TABLES:
+    if name == BADGES:
+        text = _badges(repository(root))
+    elif name in _TABLES:
         text = _TABLES[name](root / RESULTS)
     else:
         table = _paper_table(root, name)
@@ -101,7 +180,7 @@ def _render(root: Path, mark: re.Match[str]) -> str:
 def _paper_table(root: Path, name: str) -> ModuleType:
     known = [path.stem for path in sorted((root / PAPER_TABLES).glob("[a-z]*.py"))]
     if name not in known:
-        raise InputError(f"no table {name!r}; {closest(name, [*known, *_TABLES])}")
+        raise InputError(f"no table {name!r}; {closest(name, [*known, *_TABLES, BADGES])}")
     return load_module(root / PAPER_TABLES / f"{name}.py")
 
 

@@ -6,11 +6,15 @@ and a compiler that is told to hurry.
 """
 
 import os
+import types
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from deconv_jax.tables import install_cell, repository
 
 FOLDER = Path(__file__).parents[1] / "colab"
 NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
@@ -60,6 +64,65 @@ def test_is_committed_without_outputs(path):
     for cell in code_cells(notebook):
         assert not cell.outputs, f"{path.name}, cell {cell.id}: strip the outputs"
         assert cell.execution_count is None, f"{path.name}, cell {cell.id}: strip the count"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Runs the cell that installs where the package is missing; gives what it asks pip for."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(address="", *, missing=True, has=()):
+        asked = []
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None if missing else object())
+        monkeypatch.setattr("shutil.which", lambda name: name if name in has else None)
+        source = TransformerManager().transform_cell(install_cell(address))
+        names = {}
+
+        def magic(name, line):
+            asked.append((name, line.format_map(names)))
+
+        names["get_ipython"] = lambda: types.SimpleNamespace(run_line_magic=magic)
+        exec(compile(source, "cell", "exec"), names)
+        return asked
+
+    return run
+
+
+def test_the_first_cell_installs_from_the_address(installed, tmp_path):
+    (tmp_path / "deconv_jax-0.1.0-py3-none-any.whl").touch()
+    address = "https://example.org/deconv_jax"
+    assert installed(address) == [
+        ("pip", f'install -q "deconv_jax @ git+{address}" "jax"'),
+    ]
+    assert installed(address, missing=False) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["deconv_jax-0.1.0-py3-none-any.whl", "deconv_jax-0.1.0.tar.gz", "deconv-jax-main.zip"]
+)
+def test_without_an_address_an_archive_beside_the_notebook_is_installed(
+    installed, tmp_path, capsys, name
+):
+    (tmp_path / "deconv_jax_notes.txt").touch()
+    (tmp_path / name).touch()
+    (asked,) = installed(has=("nvidia-smi",))
+    assert asked == (
+        "pip",
+        f'install -q "deconv_jax @ file://{tmp_path}/{name}" "jax[cuda12]"',
+    )
+    assert capsys.readouterr().out == f"installing {name}, found beside this notebook\n"
+
+
+def test_without_an_address_and_an_archive_it_says_what_to_do(installed, tmp_path):
+    with pytest.raises(RuntimeError, match=f"wheel.* or a source archive into {tmp_path}"):
+        installed()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_installs_first_and_leaves_the_device_to_jax(path):
+    cells = code_cells(nbformat.read(path, as_version=nbformat.NO_CONVERT))
+    assert cells[0].source == install_cell(repository(FOLDER.parent))
+    assert not any("jax_platforms" in cell.source for cell in cells)
 
 
 def with_parameters(notebook, values):

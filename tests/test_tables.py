@@ -9,14 +9,26 @@ import pytest
 
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
-from deconv_jax.tables import PAPER_TABLES, RESULTS, TEXTS, render_texts, run_missing
+from deconv_jax.tables import (
+    NOTEBOOKS,
+    PAPER_TABLES,
+    PROJECT,
+    RESULTS,
+    TEXTS,
+    install_cell,
+    render_texts,
+    repository,
+    run_missing,
+)
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the texts and the results."""
+    """A copy of the texts, the notebooks and the results."""
+    shutil.copytree(ROOT / NOTEBOOKS, tmp_path / NOTEBOOKS)
+    shutil.copy(ROOT / PROJECT, tmp_path / PROJECT)
     shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
     shutil.copytree(ROOT / PAPER_TABLES, tmp_path / PAPER_TABLES)
     for name in TEXTS:
@@ -53,6 +65,40 @@ def test_a_table_of_runs_has_one_feature_space_and_no_run_tested_on_its_training
     assert [section.split(":")[0] for section in sections] == ["`digits`", "`fashion`"]
     assert all(section.count("| `synthesis/") == 1 for section in sections)
     assert "trained on: `synthesis/faces`, `synthesis/seen`." in sections[-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "badge"),
+    [
+        ("https://github.com/someone/deconv-jax", "/github/someone/deconv-jax/)"),
+        ("https://github.com/someone/deconv-jax.git", "/github/someone/deconv-jax/)"),
+        ("https://example.org/deconv-jax", None),
+    ],
+)
+def test_the_address_is_told_in_one_place(project, address, badge):
+    assert repository(project) == ""
+    assert "colab-badge" not in (project / "README.md").read_text()
+    with (project / PROJECT).open("a") as file:
+        file.write(f'\n[project.urls]\nRepository = "{address}"\n')
+    notebooks = sorted((project / NOTEBOOKS).glob("*.ipynb"))
+    texts = [project / "README.md"] if badge else []
+    assert render_texts(project, check=True) == texts + notebooks
+    assert render_texts(project) == texts + notebooks
+    for path in notebooks:
+        cells = json.loads(path.read_text())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        assert sources[0] == install_cell(address)
+        assert f'REPOSITORY = "{address}"' in sources[0]
+    said = (project / "README.md").read_text()
+    assert badge in said if badge else "colab-badge" not in said
+    assert render_texts(project, check=True) == []
+
+
+@pytest.mark.parametrize("text", ["[project", "[tool]"])
+def test_a_project_file_that_cannot_be_read_is_named(project, text):
+    (project / PROJECT).write_text(text)
+    with pytest.raises(InputError, match=r"cannot read .*pyproject\.toml"):
+        render_texts(project)
 
 
 def test_a_mark_of_no_table_is_refused(project):
