@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -278,7 +279,7 @@ class Checkpoints:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         with contextlib.suppress(InputError) if error else contextlib.nullcontext():
             self.close()
@@ -377,7 +378,9 @@ def _silence_orbax() -> None:
     """
 
     def from_others(record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        del record  # The file that it names may be absl's own.
+        files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
+        return not any(f"{os.sep}orbax{os.sep}" in file for file in files)
 
     before = sys.unraisablehook
 
