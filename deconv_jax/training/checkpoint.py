@@ -17,11 +17,12 @@ import os
 import re
 import sys
 import traceback
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +32,8 @@ from deconv_jax.errors import InputError
 from deconv_jax.files import cannot_write, kind_of, names_in, read_json
 from deconv_jax.training.parallel import agree, wait_for_all
 from deconv_jax.training.state import TrainState
+
+T = TypeVar("T")
 
 KEPT = 2
 """Newest checkpoints kept: the last, and the one to fall back to should the last be damaged."""
@@ -45,6 +48,8 @@ _UNREADABLE = (
     RecursionError,
 )
 """What is raised while damaged files are read."""
+_LEFT_BEHIND = ("Event loop is closed", "Encountered error while reading array index")
+"""What tasks print that orbax leaves behind."""
 
 
 def warn(message: str) -> None:
@@ -94,6 +99,8 @@ class Checkpoints:
         self._config, self._report = config, report
         self._saving: tuple[int, Any] | None = None
         self._failed, self._orbax = False, None
+        self._reported: set[str] = set()
+        _silence_orbax()
         kind = kind_of(directory)
         if kind != "folder" and (read_only or kind):
             raise InputError(f"{directory} holds no checkpoints")
@@ -121,8 +128,7 @@ class Checkpoints:
         except OSError as error:
             raise cannot_write(self.directory, error) from error
         except ValueError as error:
-            raise InputError(f"{self.directory} is not readable: {_first_line(error)}") from error
-        _silence_orbax()
+            raise InputError(f"{self.directory} is not readable: {_reason(error)}") from error
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, rising.
@@ -138,11 +144,17 @@ class Checkpoints:
         return next(iter(self._best_steps()), None)
 
     def _best_steps(self) -> list[int]:
-        """Measured steps, the best first; those whose measures cannot be read are left out."""
-        scores = {}
+        """Measured steps, the best first; reports those whose measures cannot be read."""
+        scores, damaged = {}, {}
         for step in self.steps():
-            with contextlib.suppress(*_UNREADABLE):
-                scores[step] = self._score(self._metrics(step) or {})
+            try:
+                metrics = self._metrics(step)
+                if metrics is not None:
+                    scores[step] = self._score(metrics)
+            except _UNREADABLE as error:
+                _refuse_if_forbidden(self.directory / str(step), error)
+                damaged[step] = _reason(error)
+        self._report_all(damaged, "passed over")
         return sorted(scores, key=lambda step: scores[step], reverse=True)
 
     def _metrics(self, step: int) -> dict[str, float] | None:
@@ -219,19 +231,14 @@ class Checkpoints:
             was measured, so none is best.
         """
         damaged: dict[int, str] = {}
+        self._reported.clear()
         while candidates := [step for step in self._candidates(which) if step not in damaged]:
             step = candidates[0]
-            restored, reason = None, "another process could not read it"
-            try:
-                with _quiet():
-                    restored = self._load(step, like, sharding)
-            except _UNREADABLE as error:
-                _refuse_if_forbidden(self.directory / str(step), error)
-                if self._orbax is None and step not in self.steps():
-                    continue  # The run that is writing here has removed it.
-                reason = _first_line(error)
+            restored, reason = self._attempt(step, lambda n: self._load(n, like, sharding))
+            if restored is None and self._orbax is None and step not in self.steps():
+                continue  # The run that is writing here has removed it.
             if agree(restored is None):
-                damaged[step] = reason
+                damaged[step] = reason or "another process could not read it"
                 continue
             if self._orbax is not None and damaged:
                 self._set_aside(damaged)
@@ -300,16 +307,30 @@ class Checkpoints:
 
     def _damaged_metadata(self) -> dict[int, str]:
         """Steps whose metadata orbax cannot parse, and why: it would not open the folder."""
-        reasons = {}
-        for step in self.steps():
+
+        def read(step: int) -> bool:
+            ocp.checkpointables_metadata(self.directory / str(step))
+            self._score(self._metrics(step) or {self._measure: 0.0})
+            return True
+
+        attempts = {step: self._attempt(step, read) for step in self.steps()}
+        return {step: reason for step, (_, reason) in attempts.items() if reason}
+
+    def _attempt(self, step: int, read: Callable[[int], T]) -> tuple[T | None, str]:
+        """What `read` returns of a step, and ""; or None, and why its files cannot be read."""
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # asyncio logs every task of a failed read.
+        try:
             try:
-                with _quiet():
-                    ocp.checkpointables_metadata(self.directory / str(step))
-                    self._score(self._metrics(step) or {self._measure: 0.0})
+                return read(step), ""
             except _UNREADABLE as error:
                 _refuse_if_forbidden(self.directory / str(step), error)
-                reasons[step] = _first_line(error)
-        return reasons
+                reason = _reason(error)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+                gc.collect()  # A task is logged only when it is collected.
+        finally:
+            logging.disable(level)
+        return None, reason
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Renames checkpoints that cannot be read, so that their steps can be saved anew."""
@@ -328,7 +349,10 @@ class Checkpoints:
 
     def _report_all(self, damaged: Mapping[int, str], done: str) -> None:
         for step, reason in damaged.items():
-            self._report(f"checkpoint of step {step} is damaged, {done}: {reason}")
+            message = f"checkpoint of step {step} is damaged, {done}: {reason}"
+            if message not in self._reported:
+                self._reported.add(message)
+                self._report(message)
 
     def _load(self, step: int, like: TrainState, sharding: jax.sharding.Sharding) -> Restored:
         folder = self.directory / str(step)
@@ -363,18 +387,26 @@ class Checkpoints:
         return InputError(f"{message}; {kept}")
 
 
-def _refuse_if_forbidden(path: Path, error: Exception) -> None:
+def _refuse_if_forbidden(path: Path, error: BaseException) -> None:
     """Raises InputError for an error of missing permission, which is no damage."""
-    forbidden = isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError)
-    if forbidden or "PERMISSION_DENIED" in str(error):
-        raise InputError(f"cannot read {path}: permission denied") from error
+    for cause in _causes(error):
+        if isinstance(cause, PermissionError) or "PERMISSION_DENIED" in str(cause):
+            raise InputError(f"cannot read {path}: permission denied") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, the one that caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 @functools.cache
 def _silence_orbax() -> None:
-    """Keeps orbax's threads from printing page-long details of a failed save, which is raised too.
+    """Keeps orbax from printing page-long details of an error that is raised too, also by its threads.
 
-    TensorStore prints an exception for each array that was still being written.
+    When one array cannot be read or written, the tasks of the others are left behind, and each of them
+    prints an exception when it ends or is collected.
     """
 
     def from_others(record: logging.LogRecord) -> bool:
@@ -385,28 +417,17 @@ def _silence_orbax() -> None:
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not str(unraisable.exc_value).startswith(_LEFT_BEHIND):
             before(unraisable)
 
     logging.getLogger("absl").addFilter(from_others)
     sys.unraisablehook = hook
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps orbax and asyncio from logging page-long details of an error that is reported here."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    except Exception:
-        gc.collect()  # asyncio logs a failed task only when it is collected.
-        raise
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _reason(error: Exception) -> str:
+    """The first line of what an error, or the one at its root, says."""
+    root = error if isinstance(error, InputError) else [*_causes(error)][-1]
+    return (str(root).strip().splitlines() or [type(root).__name__])[0][:200]
 
 
 def _checksum(state: TrainState, facts: Mapping[str, Any] | None) -> int:

@@ -231,10 +231,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
       InputError: the file cannot be read, or another line is not a record.
     """
     *lines, rest = read_text(path).split("\n")
-    if rest:
-        with contextlib.suppress(ValueError):
-            json_object(rest)
-            lines.append(rest)
+    if rest and _is_whole(rest):
+        lines.append(rest)
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -245,6 +243,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             raise InputError(f'{path}, line {number}: "step" must be an integer; got {line[:100]}')
         records.append(record)
     return records
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line without an end is no beginning of a record, which a crash leaves, nor zeros."""
+    if line[0] not in "{\0":
+        return True
+    try:
+        json_object(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _keep_records(path: Path, last: int | None) -> None:

@@ -219,15 +219,16 @@ def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_
 @pytest.mark.parametrize("victim", ["_CHECKPOINT_METADATA", "metrics/metrics"])
 def test_where_the_best_is_damaged_the_second_best_is_read(tmp_path, victim):
     folder = tmp_path / "c"
-    write(folder, {5: 2.0, 10: 1.0, 15: 3.0})
-    (folder / "10" / "metrics" / "metrics").write_text('{"psnr": "no number"}')
-    assert read(folder, which="best", read_only=True)[0].step == 15
-    (folder / "15" / victim).write_text("null")
+    assert write(folder, {5: 3.0, 10: 1.0, 15: 2.0})[0] == [5, 10, 15]
+    (folder / "5" / victim).write_text("null")
+    restored, reports = read(folder, which="best", read_only=True)
+    assert restored.step == 15
+    assert len(reports) == 1
+    assert "checkpoint of step 5 is damaged, passed over" in reports[0]
+    for step in ("10", "15"):
+        (folder / step / victim).write_text("null")
     with pytest.raises(InputError, match=r"none is best|no readable checkpoint"):
         read(folder, which="best", read_only=True)
-    assert write(tmp_path / "d", {5: 3.0, 10: 1.0, 15: 2.0})[0] == [5, 10, 15]
-    (tmp_path / "d" / "5" / victim).write_text("null")
-    assert read(tmp_path / "d", which="best", read_only=True)[0].step == 15
 
 
 def test_a_damaged_checkpoint_that_was_asked_for_is_not_replaced(tmp_path, written):

@@ -58,10 +58,10 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     ],
     ids=lambda value: value[:12],
 )
-@pytest.mark.parametrize("after", ["", '{"step": 2}\n'])
+@pytest.mark.parametrize("after", ["\n", '\n{"step": 2}\n'])
 def test_a_damaged_line_of_a_log_is_named(tmp_path, line, said, after):
     path = tmp_path / METRICS
-    path.write_text('{"step": 1}\n' + line + "\n" + after)
+    path.write_text('{"step": 1}\n' + line + after)
     with pytest.raises(InputError, match=f"{METRICS}, line 2: {said}") as raised:
         read_metrics(path)
     assert len(str(raised.value).splitlines()) == 1
@@ -74,6 +74,12 @@ def events_in(path):
         (size,) = struct.unpack("<Q", content[:8])
         yield Event.FromString(content[12 : 12 + size])
         content = content[16 + size :]
+
+
+def test_an_unended_line_that_begins_no_record_is_named(tmp_path):
+    (tmp_path / METRICS).write_text('{"step": 1}\nnull')
+    with pytest.raises(InputError, match="line 2: not a record"):
+        read_metrics(tmp_path / METRICS)
 
 
 def open_log(workdir, resumed_at):
