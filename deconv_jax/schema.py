@@ -180,7 +180,10 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise InputError(f"{path} must be finite; got an integer beyond all floats") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{path} must be finite; got {value}")
     if hint is type(None):
@@ -198,7 +201,7 @@ def _is_group(hint: Any, choices: Choices) -> bool:
 def _array(value: Any, path: str) -> np.ndarray:
     try:
         return np.array(value, np.float32)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise InputError(
             f"{path} must be an array, nested sequences of numbers; got {value!r}"
         ) from None

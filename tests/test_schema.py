@@ -196,3 +196,9 @@ def test_differences_name_every_leaf_that_differs():
 def test_a_list_of_choices_is_whole():
     choices = [f"choice_{i:02}" for i in range(30)]
     assert closest("zzz", choices) == f"known are: {', '.join(choices)}"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])
+def test_numbers_beyond_all_floats_are_refused(value):
+    with pytest.raises(InputError, match=r"config.rate must be finite; got"):
+        schema.build(Inner, {"rate": value}, {})
