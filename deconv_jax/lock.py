@@ -15,6 +15,8 @@ from deconv_jax.files import cannot_write, kind_of
 
 LOCK = ".lock"
 """File in a locked folder; it says who holds the lock."""
+_TRIES = 100
+"""Times that a file is opened which other processes remove meanwhile."""
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _locked_file(path: Path) -> BinaryIO:
-    while True:
+    for _ in range(_TRIES):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab+", buffering=0)
@@ -72,3 +74,4 @@ def _locked_file(path: Path) -> BinaryIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+    raise InputError(f"cannot write {path}: it vanishes as soon as it is opened")

@@ -76,3 +76,9 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*file"):
         locked(tmp_path / "file" / "in").__enter__()
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path):
+    (tmp_path / LOCK).symlink_to(tmp_path / "missing" / "file")
+    with pytest.raises(InputError, match="cannot write"), locked(tmp_path):
+        pass

@@ -181,11 +181,13 @@ def _each(
             try:
                 bar.write(f"{source} -> {output}: {work(source, output)}")
             except InputError as error:
-                if len(jobs) == 1:
+                if len(jobs) == 1 and not found.left_out:
                     raise
                 failed += 1
                 bar.write(f"deconv-jax: error: {error}", file=sys.stderr)
             bar.show(done)
+    if failed:
+        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
     return report_left_out(found) or (EXIT_SOME_FAILED if failed else 0)
 
 

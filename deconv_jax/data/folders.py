@@ -245,7 +245,10 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
     chosen, bounds = parse_split(split)
     shuffled = _SHUFFLED.fullmatch(chosen)
     # The name of a folder may end like that too.
-    if shuffled and kind_of(_folder(name, data_dir) / chosen) != "folder":
+    as_named = (
+        _folder(chosen, data_dir) if chosen.startswith(FOLDER) else _folder(name, data_dir) / chosen
+    )
+    if shuffled and kind_of(as_named) != "folder":
         chosen = shuffled["files"]
     else:
         shuffled = None

@@ -480,6 +480,8 @@ def _decode_with_pillow(file: BinaryIO, max_pixels: int) -> _Decoded:
     if mode == "CMYK":
         notes.append(f"CMYK converted to RGB{', without its colour profile' if profile else ''}")
         profile = None
+    if exif and kept is None and set(exif) - {ExifTags.Base.Orientation} and kind != "TIFF":
+        notes.append("EXIF data that cannot be copied left out")
     if others:
         notes.append(f"{_counted(others, 'further picture')} in the file left out")
     samples = np.ascontiguousarray(_upright(samples, turned))
@@ -491,12 +493,18 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _kept_exif(exif: Any, kind: str) -> bytes | None:
-    """EXIF data for a copy of a file of some format, without the orientation."""
+    """EXIF data for a copy of a file of some format, without the orientation.
+
+    None also for data that Pillow cannot write again: tags of other types than the standard's.
+    """
     kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
     for tag in exif:
         if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
             kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]
-    return kept.tobytes() if kept else None
+    try:
+        return kept.tobytes() if kept else None
+    except (TypeError, ValueError, OverflowError, AttributeError, struct.error):
+        return None
 
 
 def _resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, float] | None:
@@ -506,7 +514,10 @@ def _resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, f
     else:
         factor = _PER_INCH.get(exif.get(ExifTags.Base.ResolutionUnit, 2), math.nan)
         tags = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
-        values = [factor * float(exif.get(tag, math.nan)) for tag in tags]
+        try:
+            values = [factor * float(exif.get(tag, math.nan)) for tag in tags]
+        except (TypeError, ValueError):  # Text, where the standard has a number.
+            values = []
     known = len(values) == 2 and all(0 < value <= _MOST_DPI for value in values)
     return (float(values[0]), float(values[1])) if known else None
 
@@ -585,7 +596,8 @@ def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
     channels = layout.color_samples + len(layout.extras)
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         raise InputError("its 16-bit samples are neither gray nor RGB")
-    if channels not in (1, 3, 4) or (channels > 1 and layout.planes):
+    kinds = (layout.color_samples, len(layout.extras))
+    if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.planes):
         raise InputError(f"{layout.described()} are not read; with compression 1 (none) they are")
     plain = with_plain_tags(file)
     if channels > 1:

@@ -149,6 +149,8 @@ class Recognition(Task):
           InputError: there is no example, or the model's output is not finite.
         """
         measured = mean_over(batches, functools.partial(self._sums, state))
+        if not np.isfinite(measured["calibration_error"]).all():
+            raise InputError("the model's output is not finite for some image of the split")
         return measured | {"calibration_error": calibration_error(measured["calibration_error"])}
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:

@@ -92,7 +92,7 @@ class Checkpoints:
           read_only: open without changing anything; a run may be writing there.
 
         Raises:
-          InputError: the folder cannot be read or created.
+          InputError: the folder cannot be read or created, or every checkpoint in it is damaged.
         """
         self.directory = directory.absolute()
         self._measure, self._sign = monitor.removeprefix("-"), -1 if monitor[0] == "-" else 1
@@ -107,7 +107,13 @@ class Checkpoints:
         if read_only:
             return
         if kind:
-            self._set_aside(self._damaged_metadata())
+            damaged = self._damaged_metadata()
+            if damaged and len(damaged) == len(self.steps()):  # Not to start again from step 0.
+                step = max(damaged)
+                raise InputError(
+                    f"{directory} has no readable checkpoint; that of step {step}: {damaged[step]}"
+                )
+            self._set_aside(damaged)
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=self._score,
@@ -163,6 +169,8 @@ class Checkpoints:
         return None if kind_of(path) is None else read_json(path)
 
     def _score(self, metrics: Mapping[str, float]) -> float:
+        if self._measure not in metrics:
+            raise ValueError(f"its metrics have no {self._measure}")
         score = self._sign * float(metrics[self._measure])
         if not np.isfinite(score):
             raise ValueError(f"its measure {self._measure} is {score}")

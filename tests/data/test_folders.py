@@ -439,3 +439,12 @@ def test_image_files_need_no_preparation():
     for name in ("photographs", "folder:anywhere"):
         with pytest.raises(InputError, match="needs no preparation"):
             prepare(name)
+
+
+def test_a_folder_elsewhere_may_be_named_like_a_shuffled_split(tmp_path):
+    for name in ("set", "set@2024"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / f"of_{name}.png")
+    for chosen in ("set", "set@2024"):
+        found = find_files(f"folder:{tmp_path}/set", f"folder:{tmp_path}/{chosen}", None)
+        assert [path.name for path in found.paths] == [f"of_{chosen}.png"]

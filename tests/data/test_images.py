@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage.color
 import tifffile
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from deconv_jax.data.images import (
     FORMATS,
@@ -539,3 +539,14 @@ def test_images_of_a_folder_are_listed_in_the_order_of_their_paths(tmp_path):
     assert found == ["B.bmp", "a.pgm", "a.webp", "a/b/c.tiff", "a/y.PPM", "a/z.JPG", "b.png"]
     with pytest.raises(InputError, match="no folder"):
         list_images(tmp_path / "b.png")
+
+
+def test_exif_data_of_other_types_costs_no_picture(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.XResolution] = 72.0
+    data = bytearray(exif.tobytes())
+    place = data.index((282).to_bytes(2, "little"))
+    data[place + 2 : place + 4] = (2).to_bytes(2, "little")  # Text instead of a fraction.
+    Image.new("L", (4, 4), 51).save(tmp_path / "x.jpg", exif=bytes(data))
+    image = read_image(tmp_path / "x.jpg")
+    np.testing.assert_allclose(image.pixels, 0.2, atol=0.01)

@@ -263,7 +263,11 @@ def test_bad_input_is_named(state):
     refused("task.class_weights has 1 entries; the model has 3", class_weights=(1.0,))
     refused(r"\(1, 6, 6\) of these images; Pixelwise gives \(1, 3, 3\)", model=Pixelwise(2))
     wide = {"class_names": (), "class_weights": ()}
-    refused("at most 255 classes fit 8 bits; got 256", model=Pixelwise(classes=256), **wide)
+    refused(
+        "at most 255 classes fit 8 bits; task.model.num_classes=256",
+        model=Pixelwise(classes=256),
+        **wide,
+    )
     with pytest.raises(InputError, match=r"task.dice"):
         dataclasses.replace(TASK, dice=-1.0)
     with pytest.raises(InputError, match="class_weights"):

@@ -146,7 +146,12 @@ def whole_numbers(value: OnePerAxis, count: int) -> Size:
     number = as_index(value)
     if number is not None:
         return (number,) * count
-    items = tuple(map(as_index, value)) if isinstance(value, tuple | list) else ()
+    if isinstance(value, str):
+        return ()
+    try:
+        items = tuple(map(as_index, value))  # type: ignore[arg-type]
+    except TypeError:
+        return ()
     numbers = tuple(item for item in items if item is not None)
     return numbers if len(numbers) == len(items) else ()
 

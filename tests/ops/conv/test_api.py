@@ -577,5 +577,7 @@ def test_sizes_may_be_integers_of_numpy(monkeypatch):
     np.testing.assert_array_equal(conv(x, kernel, stride=two, **options), expected)
     back = conv_transpose(expected, kernel, stride=(two, two), output_padding=one, **options)
     assert back.shape == x.shape
+    again = conv(x, kernel, stride=np.array([2, 2]), **options)
+    np.testing.assert_array_equal(again, expected)
     with pytest.raises(InputError, match="stride is an int >= 1"):
         conv(x, kernel, stride=2.0, groups=2)
