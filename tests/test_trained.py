@@ -7,10 +7,11 @@ import pytest
 
 from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import CONFIG, INPUTS, Experiment, read_example, train
+from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment, read_example, train
 from deconv_jax.files import read_json, write_json
 from deconv_jax.tasks.detection import LEAST_SCORE
 from deconv_jax.trained import load_predictor, load_recognition
+from deconv_jax.training.checkpoint import Checkpoints
 
 CLASSIFIER = {
     "name": "recognition",
@@ -89,6 +90,22 @@ def test_the_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal
 
 
 @pytest.mark.slow
+def test_the_checkpoint_before_a_damaged_one_is_used_and_said(saved_run, assert_trees_equal, capfd):
+    """By `experiment.load_state`, through which every command reads a run."""
+    workdir, state = saved_run(CLASSIFIER, DIGIT)
+    with Checkpoints(workdir / CHECKPOINTS, monitor="accuracy") as checkpoints:
+        later = jax.tree.map(lambda a: a + 1, state).replace(step=jnp.asarray(5, jnp.int32))
+        checkpoints.save(later, {}, None)
+    (workdir / CHECKPOINTS / "5" / "_CHECKPOINT_METADATA").write_text("{")
+    _, variables = load_recognition(workdir)
+    assert_trees_equal(variables, jax.device_get(state.inference_variables()))
+    errors = capfd.readouterr().err
+    assert errors.startswith("warning: checkpoint of step 5 is damaged, passed over: ")
+    assert len(errors.splitlines()) == 1
+    with pytest.raises(InputError, match=r"checkpoint of step 5 .* is damaged"):
+        load_recognition(workdir, 5)
+
+
 @pytest.mark.parametrize(
     ("task", "example", "data", "expected"),
     [
