@@ -417,18 +417,22 @@ def _silence_orbax() -> None:
     prints an exception when it ends or is collected.
     """
 
-    def from_others(record: logging.LogRecord) -> bool:
-        del record  # The file that it names may be absl's own.
-        files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
+    def of_others(record: logging.LogRecord) -> bool:
+        # The file that a record names may be absl's or asyncio's own.
+        trace = record.exc_info[2] if record.exc_info else None
+        frames = (*traceback.walk_stack(None), *traceback.walk_tb(trace))
+        files = (frame.f_code.co_filename for frame, _ in frames)
         return not any(f"{os.sep}orbax{os.sep}" in file for file in files)
 
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(of_others)
+    warnings.filterwarnings("ignore", "coroutine '_read_array_index", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if not str(unraisable.exc_value).startswith(_LEFT_BEHIND):
             before(unraisable)
 
-    logging.getLogger("absl").addFilter(from_others)
     sys.unraisablehook = hook
 
 
