@@ -50,6 +50,8 @@ _UNREADABLE = (
 """What is raised while damaged files are read."""
 _LEFT_BEHIND = ("Event loop is closed", "Encountered error while reading array index")
 """What tasks print that orbax leaves behind."""
+_OF_TENSORSTORE = re.compile(r"[A-Z_]{5,}: ")
+"""The status that an error of TensorStore, a bare ValueError, begins with."""
 
 
 def warn(message: str) -> None:
@@ -400,6 +402,12 @@ def _refuse_if_forbidden(path: Path, error: BaseException) -> None:
     for cause in _causes(error):
         if isinstance(cause, PermissionError) or "PERMISSION_DENIED" in str(cause):
             raise InputError(f"cannot read {path}: permission denied") from error
+    # A file in a folder that may not be entered looks as if it were missing.
+    for parent, folders, _ in os.walk(path):
+        for name in folders:
+            folder = Path(parent, name)
+            if not os.access(folder, os.R_OK | os.X_OK):
+                raise InputError(f"cannot read {folder}: permission denied") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -418,8 +426,10 @@ def _silence_orbax() -> None:
     """
 
     def of_others(record: logging.LogRecord) -> bool:
+        _, error, trace = record.exc_info or (None, None, None)
+        if type(error) is ValueError and _OF_TENSORSTORE.match(str(error)):
+            return False  # Of a task, it may be collected when no frame of orbax is left.
         # The file that a record names may be absl's or asyncio's own.
-        trace = record.exc_info[2] if record.exc_info else None
         frames = (*traceback.walk_stack(None), *traceback.walk_tb(trace))
         files = (frame.f_code.co_filename for frame, _ in frames)
         return not any(f"{os.sep}orbax{os.sep}" in file for file in files)

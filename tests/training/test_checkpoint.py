@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import logging
 import resource
 import shutil
 
@@ -303,6 +304,27 @@ def test_a_folder_that_may_not_be_read_is_not_damaged(tmp_path, written, monkeyp
     monkeypatch.setattr(checkpoints, "_load", forbidden)
     with pytest.raises(InputError, match=r"cannot read .*10: permission denied"):
         checkpoints.restore(state_of(0), replicated(1))
+
+
+def test_a_folder_inside_that_may_not_be_read_is_not_damage(tmp_path, written, monkeypatch):
+    """Its files look as if they were missing."""
+    folder = shutil.copytree(written, tmp_path / "c")
+    state = folder / "10" / "state"
+    (state / "_METADATA").unlink()
+    monkeypatch.setattr(checkpoint.os, "access", lambda path, _: path != state)
+    for read_only in (True, False):
+        with pytest.raises(InputError, match=r"cannot read .*10/state: permission denied"):
+            read(folder, read_only=read_only)
+    assert (folder / "10").exists()
+
+
+def test_only_errors_of_other_tasks_are_logged(caplog):
+    """A task of orbax whose error nobody asked for is collected at any time, in no frame of orbax."""
+    checkpoint._silence_orbax()
+    other = ValueError("of another task")
+    for error in (ValueError('PERMISSION_DENIED: Error opening "zarr3" driver: ...'), other):
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    assert [record.exc_info[1] for record in caplog.records] == [other]
 
 
 def test_errors_name_what_is_there(tmp_path, monkeypatch):
