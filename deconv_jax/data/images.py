@@ -103,7 +103,7 @@ _GROUPS = (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)
 _FEW_BITS = {"L;2": 3, "L;4": 15}
 """The largest sample of gray PNG files with few bits, by Pillow's names for these."""
 _PER_INCH = {2: 1.0, 3: 2.54}
-"""What makes a resolution one per inch, by the number of its unit in EXIF and TIFF: inch, centimetre."""
+"""Factors to pixels per inch, by the number of the unit in EXIF and TIFF: inch, centimetre."""
 _MOST_DPI = 65_535
 _STDERR = 2
 _limit = threading.Lock()
@@ -559,7 +559,7 @@ def _read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
 
 
 def _read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray | None, Any]:
-    """What the samples of a TIFF file are, themselves unless Pillow has to decode them, and its EXIF data."""
+    """Return the layout of a TIFF file, its samples (None if Pillow has to decode them) and its EXIF data."""
     with tifffile.TiffFile(file) as tiff:
         layout = read_layout(tiff)
         _check_size(layout.size[1], layout.size[0], max_pixels)

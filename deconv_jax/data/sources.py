@@ -399,7 +399,7 @@ def _tfds_folder(name: str, data_dir: str | None) -> Path:
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    """What an unknown name of a data set may mean, as the end of an error message."""
+    """Return suggestions for an unknown data set name, as the end of an error message."""
     if Path(name).expanduser().is_dir():
         return f"a folder of images is written {FOLDER + name!r}"
     match = nearest(name.split(":")[0].split("/")[0], known)

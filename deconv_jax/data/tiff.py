@@ -40,7 +40,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 @dataclasses.dataclass(frozen=True)
 class TiffLayout:
-    """What the samples of a page are.
+    """The layout of the samples of a page.
 
     Attributes:
       size: height and width, pixels, as stored.
@@ -77,7 +77,7 @@ class TiffLayout:
         return len(self.extras) - (self.alpha is not None)
 
     def described(self) -> str:
-        """What the samples are, for an error message."""
+        """Describe the samples for an error message."""
         return (
             f"{self.color_samples + len(self.extras)} samples a pixel of {self.bits} bits"
             f"{', in planes,' if self.planes else ''} with photometric interpretation "
@@ -101,7 +101,7 @@ class TiffLayout:
 
 
 def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
-    """Read what the samples of a file's only page are.
+    """Read the layout of the samples of a file's only page.
 
     Raises:
       InputError: there are several pages, or the samples are no pixels of a kind in the table above.

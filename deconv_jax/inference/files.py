@@ -2,7 +2,7 @@
 
 A folder stands for the images in it and below, and keeps its structure under the output folder; a
 file or a pattern goes right into it. What else is in a folder is left out, and counted by the reason.
-What a reader would get wrong: mistakes that concern several files (two results of one name, a result
+Note: mistakes that concern several files (two results of one name, a result
 in the place of an input) are found here, before hours of work; what is wrong with one file alone,
 such as a missing reference or that it is a pipe, is found when its turn comes, and the others are
 still done.
@@ -68,7 +68,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Found):
-    """What to do.
+    """The images to work on, and what was left out.
 
     Attributes:
       jobs: one for each file, in the same order.
@@ -82,7 +82,7 @@ _NAMED = 20
 _MAX_KERNEL_PIXELS = 2**24
 """Height times width up to which a blur kernel is read."""
 _MOST_LETTERS = 200
-"""Of the reason why a kernel cannot be read, which may repeat its header."""
+"""Longest reason in the error of an unreadable kernel; it may repeat the header of the file."""
 _COMPARISON = ".compare.png"
 """How the names of pictures end that show before and after, which are no inputs."""
 _RESULTS = "results of earlier runs"
