@@ -14,7 +14,8 @@ files are decoded here in two passes, one for each byte, and most TIFF files by 
     one transparent colour         alpha
     orientation in EXIF or TIFF    applied, and no longer in the EXIF data
     several pages or frames        refused
-    further pictures in a JPEG     left out; a note says so
+    further pictures in a JPEG,    left out; a note says so
+    reduced copies in a TIFF
     samples without a meaning      left out; a note says so
     signed integers, floats,       refused
     32-bit integers, Lab
@@ -341,11 +342,13 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
             stored = _FEW_BITS.get(str(image.tile[0].args)) if image.format == "PNG" else None
             _load(image)
             labels = np.array(image.convert("L") if image.mode == "1" else image)
-            if image.mode == "L":  # Pillow spreads samples of few bits over 0 to 255.
+            if image.mode == "1":
+                most = 255
+            elif image.mode == "L":  # Pillow spreads samples of few bits over 0 to 255.
                 most = stored or most
                 labels = np.rint(labels * (most / 255)).astype(np.uint8)
-                if layout is not None and layout.photometric == WHITE_IS_ZERO:
-                    labels = most - labels
+            if layout is not None and layout.photometric == WHITE_IS_ZERO:
+                labels = most - labels
             return _upright(labels, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
@@ -585,10 +588,12 @@ def _decode_tiff(file: BinaryIO, max_pixels: int) -> _Decoded:
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[-1]]
         kept, dpi = _kept_exif(exif, "TIFF"), _resolution("TIFF", {}, exif)
         decoded = _Decoded(pixels, mode, "TIFF", layout.icc_profile, kept, dpi)
-    if not layout.unused:
-        return decoded
-    note = f"{_counted(layout.unused, 'sample')} a pixel of no stated meaning left out"
-    return dataclasses.replace(decoded, notes=(*decoded.notes, note))
+    notes = list(decoded.notes)
+    if layout.unused:
+        notes.append(f"{_counted(layout.unused, 'sample')} a pixel of no stated meaning left out")
+    if layout.copies:
+        notes.append(f"{_counted(layout.copies, 'further page')} (reduced copies, masks) left out")
+    return dataclasses.replace(decoded, notes=tuple(notes))
 
 
 def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:

@@ -29,6 +29,7 @@ _BITS = (1, 2, 4, 8, 16)
 _UNSIGNED = (1, 4)
 """Sample formats: unsigned integers, and what nothing is known of, which readers take for the same."""
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
+_CMYK_INKS = 1
 _UNSPECIFIED, _MULTIPLIED, _ALPHA, _CORELS_ALPHA = 0, 1, 2, 999
 """Kinds of extra samples; CorelDRAW has one of its own."""
 _DECODED_BY_TIFFFILE = (1, 8, 32946)
@@ -52,6 +53,7 @@ class TiffLayout:
       compression: its number.
       orientation: as in EXIF, 1 to 8.
       icc_profile: of the colours.
+      copies: number of reduced copies and masks of the picture in the file.
     """
 
     size: tuple[int, int]
@@ -63,6 +65,7 @@ class TiffLayout:
     compression: int
     orientation: int
     icc_profile: bytes | None
+    copies: int = 0
 
     @property
     def alpha(self) -> int | None:
@@ -122,6 +125,8 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     for name in ("ImageWidth", "ImageLength"):
         if name not in page.tags:
             raise InputError(f"it is damaged: it has no tag {name}")
+    if page.imagewidth < 1 or page.imagelength < 1:
+        raise InputError(f"it has {page.imagewidth} x {page.imagelength} pixels")
     bits, photometric = page.bitspersample, page.photometric
     if page.sampleformat not in _UNSIGNED:
         kind = _SAMPLE_FORMATS.get(page.sampleformat, "of several kinds")
@@ -133,6 +138,8 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     if photometric not in _COLOR_SAMPLES:
         name = getattr(photometric, "name", photometric)
         raise InputError(f"its pixels are {name}, not gray, RGB, palette, CMYK or YCbCr")
+    if photometric == CMYK and page.tags.valueof("InkSet", _CMYK_INKS) != _CMYK_INKS:
+        raise InputError("its samples are inks other than cyan, magenta, yellow and black")
     color_samples, samples = _COLOR_SAMPLES[photometric], page.samplesperpixel
     if samples < color_samples:
         raise InputError(
@@ -149,6 +156,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
         compression=int(page.compression),
         orientation=1 if orientation is None else int(orientation.value),
         icc_profile=page.iccprofile or None,
+        copies=count - 1,
     )
 
 

@@ -162,6 +162,8 @@ def test_a_reduced_copy_is_no_second_page(tmp_path):
         tiff.write(samples, photometric="rgb", metadata=None)
         tiff.write(samples[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
     np.testing.assert_array_equal(samples_of(tmp_path / "a.tif"), samples)
+    (note,) = read_image(tmp_path / "a.tif").notes
+    assert note == "1 further page (reduced copies, masks) left out"
     write(tmp_path / "b.tif", samples, photometric="rgb", subfiletype=1)
     with pytest.raises(InputError, match="its first page is a reduced copy"):
         read_image(tmp_path / "b.tif")
@@ -192,10 +194,27 @@ def test_damage_found_by_libtiff_is_told_once(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_inks_other_than_cmyk_are_refused(tmp_path):
+    samples = np.zeros((4, 4, 4), np.uint8)
+    write(tmp_path / "a.tif", samples, photometric="separated", extratags=[(332, 3, 1, 2, True)])
+    with pytest.raises(InputError, match="inks other than cyan, magenta, yellow and black"):
+        read_image(tmp_path / "a.tif")
+    write(tmp_path / "b.tif", samples, photometric="separated", extratags=[(332, 3, 1, 1, True)])
+    assert read_image(tmp_path / "b.tif").pixels.min() == 1.0
+
+
+def test_a_picture_without_columns_is_refused(tmp_path):
+    write(tmp_path / "a.tif", np.zeros((4, 4), np.uint8), photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags["ImageWidth"].overwrite(0)
+    with pytest.raises(InputError, match="it has 0 x 4 pixels"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("photometric", [0, 1, 3])
 def test_labels_of_few_bits_are_the_samples(tmp_path, bits, photometric):
-    labels = np.arange(2 ** min(bits, 4)).reshape(2, -1).astype(np.uint8)
+    labels = (np.arange(16).reshape(2, -1) % 2**bits).astype(np.uint8)
     packed = np.packbits(
         np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(2, -1), axis=-1
     )
@@ -213,7 +232,8 @@ def test_labels_of_few_bits_are_the_samples(tmp_path, bits, photometric):
             tiff.filehandle.seek(tags["Software"].offset)
             entry = np.array([320, 3], "<u2").tobytes()
             tiff.filehandle.write(entry + np.array([3 * 2**bits, place], "<u4").tobytes())
-    np.testing.assert_array_equal(read_labels(path), labels)
+    black_and_white = bits == 1 and photometric != 3
+    np.testing.assert_array_equal(read_labels(path), labels * (255 if black_and_white else 1))
 
 
 def test_resolution_and_description_of_16_bit_colour_are_read(tmp_path):
