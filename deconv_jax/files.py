@@ -41,6 +41,14 @@ def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
     return "file" if stat.S_ISREG(mode) else "other"
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder at a path, False if that cannot be found out."""
+    try:
+        return kind_of(path) == "folder"
+    except InputError:
+        return False
+
+
 def check_regular(path: Path) -> None:
     """Raise InputError for what is there and is no regular file."""
     if kind_of(path) == "other":

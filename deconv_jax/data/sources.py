@@ -33,6 +33,7 @@ from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
 from deconv_jax.data.overlap import Part
 from deconv_jax.errors import InputError, nearest
+from deconv_jax.files import is_folder
 
 Batch = dict[str, np.ndarray]
 Fingerprint = Mapping[str, int | str]
@@ -372,8 +373,9 @@ def _builder(name: str, data_dir: str | None, **options: Any) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         known = [*EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         raise InputError(f"no data set {name!r}; {_meant(name, known)}") from error
-    except (AssertionError, ValueError) as error:  # an unknown version or configuration
-        if Path(name).expanduser().is_dir():
+    # An unknown version or configuration, or a name that no file or user can have.
+    except (AssertionError, ValueError, OSError, RuntimeError) as error:
+        if is_folder(Path(os.path.expanduser(name))):
             raise InputError(f"no data set {name!r}; {_meant(name, ())}") from error
         raise InputError(f"no data set {name!r}: {str(error).strip().splitlines()[0]}") from error
 
@@ -382,7 +384,7 @@ def _tfds_folder(name: str, data_dir: str | None) -> Path:
     """Where a TFDS set is, or is to be; see `load`."""
 
     def expanded(folder: str) -> Path:
-        return Path(os.path.expandvars(folder)).expanduser()
+        return Path(os.path.expanduser(os.path.expandvars(folder)))
 
     if data_dir:
         places = [expanded(data_dir), expanded(data_dir) / TFDS]
@@ -395,12 +397,12 @@ def _tfds_folder(name: str, data_dir: str | None) -> Path:
         if name in EMBEDDED and not own:  # Made on first use: that folder may not be written to.
             places.reverse()
     base = re.split("[:/]", name)[0]
-    return next((place for place in places if (place / base).is_dir()), places[0])
+    return next((place for place in places if is_folder(place / base)), places[0])
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
     """Return suggestions for an unknown data set name, as the end of an error message."""
-    if Path(name).expanduser().is_dir():
+    if is_folder(Path(os.path.expanduser(name))):
         return f"a folder of images is written {FOLDER + name!r}"
     match = nearest(name.split(":")[0].split("/")[0], known)
     if match:

@@ -148,9 +148,20 @@ def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
     assert message == f"no data set {name!r}; did you mean {meant!r}?"
 
 
+@pytest.mark.parametrize("name", ["~nobody", "a" * 300])
+def test_a_name_that_no_file_can_have_is_unknown(tmp_path, name):
+    assert message_of(load, name, "train", str(tmp_path)).startswith(f"no data set {name!r}; ")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("mnist:9.9.9", "version 9.9.9, only: 3.0.1"), ("mnist/x", "x not found"), ("a b", "failed")],
+    [
+        ("mnist:9.9.9", "version 9.9.9, only: 3.0.1"),
+        ("mnist/x", "x not found"),
+        ("a b", "failed"),
+        ("~nobody-of-this-name/x", "failed"),
+        ("mnist/" + "a" * 300, "not found"),
+    ],
 )
 def test_an_unusable_name_is_named_with_the_reason(tmp_path, name, reason):
     message = message_of(load, name, "train", str(tmp_path))
