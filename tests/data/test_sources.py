@@ -148,8 +148,8 @@ def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
     assert message == f"no data set {name!r}; did you mean {meant!r}?"
 
 
-@pytest.mark.parametrize("name", ["~nobody", "a" * 300])
-def test_a_name_that_no_file_can_have_is_unknown(tmp_path, name):
+def test_a_name_longer_than_any_file_has_is_unknown(tmp_path):
+    name = "a" * 300
     assert message_of(load, name, "train", str(tmp_path)).startswith(f"no data set {name!r}; ")
 
 
