@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import kind_of
+from deconv_jax.io import kind_of
 
 
 def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:

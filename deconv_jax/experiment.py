@@ -28,7 +28,7 @@ from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, train
 from deconv_jax.data.sources import STACKED, Source, in_memory
 from deconv_jax.data.views import VIEWS, DigitScenes, View
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.files import (
+from deconv_jax.io import (
     json_text,
     kind_of,
     make_folder,
@@ -41,13 +41,13 @@ from deconv_jax.lock import locked
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.logging import RunLog
 from deconv_jax.training.loop import Stream, Training, fit
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
-from deconv_jax.training.plots import draw
+from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import Precision, TrainState
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.plots import draw
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 INPUTS = "inputs.json"

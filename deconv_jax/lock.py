@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, kind_of
+from deconv_jax.io import cannot_write, kind_of
 
 LOCK = ".lock"
 """File in a locked folder; it says who holds the lock."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import read_json, write_json, write_text
+from deconv_jax.io import read_json, write_json, write_text
 
 RESULTS = Path("experiments/results")
 PAPER_TABLES = Path("experiments/tables")

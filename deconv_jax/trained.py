@@ -10,31 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.images import Color
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.data.sources import Source
 from deconv_jax.data.views import evaluation_view
+from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import load_state, open_workdir, read_example
-from deconv_jax.inference.codec import Codec
-from deconv_jax.inference.coding_tables import load_tables, save_tables
-from deconv_jax.inference.looking import Subject
-from deconv_jax.inference.predict import Predictor, fitted_middle
+from deconv_jax.inference.compression.codec import Codec
+from deconv_jax.inference.compression.coding_tables import load_tables, save_tables
+from deconv_jax.inference.interpretation.figures import InterpretableModel
+from deconv_jax.inference.recognition.predictor import Predictor, fitted_middle
 from deconv_jax.tasks import (
+    GAN,
+    Classification,
     Compression,
     Detection,
-    Recognition,
     Restoration,
     Segmentation,
-    Synthesis,
     Variational,
 )
 from deconv_jax.tasks.detection import LEAST_SCORE
-from deconv_jax.training.logging import middles
-from deconv_jax.training.overlays import class_name
+from deconv_jax.training.run_log import center_crops
 from deconv_jax.training.state import images_in_unit_range, init_state
 from deconv_jax.training.task import Batch
+from deconv_jax.viz.overlays import class_name
 
 Checkpoint = Literal["last", "best"] | int
 
@@ -71,12 +71,12 @@ def load_restoration(
 
 def load_generative(
     workdir: Path, checkpoint: Checkpoint = "last"
-) -> tuple[Synthesis | Variational, dict[str, Any]]:
+) -> tuple[GAN | Variational, dict[str, Any]]:
     """The task of a run that learned to make images, and the variables that it samples with.
 
     Args, returns and errors as for `load_restoration`.
     """
-    task = _task_of(workdir, Synthesis, Variational)
+    task = _task_of(workdir, GAN, Variational)
     example = {
         "image": jnp.zeros((1, *task.image_shape), jnp.uint8),
         "label": jnp.zeros(1, jnp.int32),
@@ -111,7 +111,7 @@ def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compress
 
 def load_recognition(
     workdir: Path, checkpoint: Checkpoint = "last"
-) -> tuple[Recognition | Segmentation | Detection, dict[str, Any]]:
+) -> tuple[Classification | Segmentation | Detection, dict[str, Any]]:
     """The task of a run that learned to recognise, and the variables that it predicts with.
 
     Args and returns as for `load_restoration`.
@@ -119,7 +119,7 @@ def load_recognition(
     Raises:
       InputError: as for `load_restoration`, or as `experiment.read_example`.
     """
-    task = _task_of(workdir, Recognition, Segmentation, Detection)
+    task = _task_of(workdir, Classification, Segmentation, Detection)
     example = read_example(workdir)
 
     def init(key: jax.Array) -> Any:
@@ -151,7 +151,7 @@ def load_predictor(
         raise InputError(f"threshold is in [0, 1]; got {threshold}")
     data, example = open_workdir(workdir).data, read_example(workdir)
     size, canvas, multiple = None, data.canvas, 1
-    if isinstance(task, Recognition):
+    if isinstance(task, Classification):
         height, width, channels = example["image"].shape[1:]
         side = task.preprocessing.resize or (height, width)
         if task.preprocessing.resize or canvas is None:
@@ -180,7 +180,7 @@ def load_predictor(
     )
 
 
-def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
+def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> InterpretableModel:
     """A run's network to look inside.
 
     Image files are shown to it as large as the images of its data, as `fitted_middle` makes them;
@@ -193,15 +193,15 @@ def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
       InputError: as for `load_recognition`; or the run learned neither to recognise nor to restore.
     """
     color = open_workdir(workdir).data.color
-    kind = _task_of(workdir, Recognition, Segmentation, Detection, Restoration)
+    kind = _task_of(workdir, Classification, Segmentation, Detection, Restoration)
     if isinstance(kind, Restoration):
         return _restoration_subject(*load_restoration(workdir, checkpoint), color)
     task, variables = load_recognition(workdir, checkpoint)
-    preprocessing = task.preprocessing if isinstance(task, Recognition) else Preprocessing()
+    preprocessing = task.preprocessing if isinstance(task, Classification) else Preprocessing()
 
     @jit
     def seen(batch: Batch) -> jax.Array:
-        if isinstance(task, Recognition):
+        if isinstance(task, Classification):
             return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
         return evaluation_view(task.view, batch)["image"]
 
@@ -210,7 +210,7 @@ def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Subject:
     if not isinstance(task, Detection):
         image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
         classes = jax.eval_shape(task.model.apply, variables, image).shape[-1]
-    return Subject(
+    return InterpretableModel(
         task.model,
         jax.tree.map(jnp.asarray, variables),
         (height, width, channels),
@@ -239,13 +239,15 @@ def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
     return data.source("test")
 
 
-def _restoration_subject(task: Restoration, variables: dict[str, Any], color: Color) -> Subject:
+def _restoration_subject(
+    task: Restoration, variables: dict[str, Any], color: Color
+) -> InterpretableModel:
     model: Any = task.model
     degrade = jit(lambda batch: task.evaluation_pair(batch)[0])
 
     def seen(batch: Batch) -> jax.Array:
         sizes = np.asarray(true_sizes(batch)) // task.scale
-        return jnp.asarray(middles(np.asarray(degrade(batch)), sizes, RESTORED_SIDE))
+        return jnp.asarray(center_crops(np.asarray(degrade(batch)), sizes, RESTORED_SIDE))
 
     def fitted(pixels: np.ndarray) -> np.ndarray:
         if task.noise_conditional:
@@ -258,9 +260,9 @@ def _restoration_subject(task: Restoration, variables: dict[str, Any], color: Co
                 f"a restoration network is shown {RESTORED_SIDE} pixels a side; got {pixels.shape[:2]}"
             )
         sizes = np.array([pixels.shape[:2]])
-        return middles(pixels[None], sizes, RESTORED_SIDE)[0].astype(np.float32) / 255.0
+        return center_crops(pixels[None], sizes, RESTORED_SIDE)[0].astype(np.float32) / 255.0
 
-    return Subject(
+    return InterpretableModel(
         model,
         jax.tree.map(jnp.asarray, variables),
         (RESTORED_SIDE, RESTORED_SIDE, model.channels + task.noise_conditional),

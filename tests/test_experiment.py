@@ -21,11 +21,11 @@ from deconv_jax.experiment import (
     open_workdir,
     train,
 )
-from deconv_jax.files import write_json
+from deconv_jax.io import write_json
 from deconv_jax.lock import LOCK, locked
 from deconv_jax.training import loop
-from deconv_jax.training.logging import METRICS, picture_grid, read_metrics
 from deconv_jax.training.loop import Diverged
+from deconv_jax.training.run_log import METRICS, picture_grid, read_metrics
 
 FEW = {
     "data__train_split": "train[:100]",

@@ -8,13 +8,13 @@ import pytest
 from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment, read_example, train
-from deconv_jax.files import read_json, write_json
+from deconv_jax.io import read_json, write_json
 from deconv_jax.tasks.detection import LEAST_SCORE
 from deconv_jax.trained import load_predictor, load_recognition
 from deconv_jax.training.checkpoint import Checkpoints
 
 CLASSIFIER = {
-    "name": "recognition",
+    "name": "classification",
     "model": {"name": "classifier", "features": [2, 3], "embedding_dim": 4, "num_classes": 10},
     "preprocessing": {"resize": [9, 8], "standardize": True},
 }
@@ -157,7 +157,7 @@ def test_a_threshold_is_a_score(saved_run):
 
 def test_a_threshold_is_for_detectors(saved_run):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
-    with pytest.raises(InputError, match=r"for a run of Detection; got one of Recognition"):
+    with pytest.raises(InputError, match=r"for a run of Detection; got one of Classification"):
         load_predictor(workdir, threshold=0.5)
 
 
@@ -207,6 +207,6 @@ def test_shapes_of_images_are_no_arrays(saved_run):
 
 def test_a_run_of_something_else_is_refused(tmp_path, small_config):
     write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
-    wanted = "Recognition or Segmentation or Detection"
+    wanted = "Classification or Segmentation or Detection"
     with pytest.raises(InputError, match=f"is a run of Autoencoding; wanted is a run of {wanted}"):
         load_predictor(tmp_path)

@@ -88,7 +88,7 @@ def _length(config: dict[str, Any]) -> int | None:
 
 def _drop_splits(data: dict[str, Any], given: Set[str]) -> Iterator[str]:
     """Removes the splits of the file from a folder's settings, unless one is `given`; gives "KEY=VALUE"s."""
-    from deconv_jax.data.annotated import ANNOTATED
+    from deconv_jax.data.annotated_folders import ANNOTATED
     from deconv_jax.data.folders import FOLDER
 
     if not str(data["name"]).startswith((FOLDER, *ANNOTATED)):
@@ -142,7 +142,7 @@ def checkpoint_step(word: str) -> Any:
 
 def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
     """Raises InputError unless a folder for files, if one is asked for, is empty or may be written over."""
-    from deconv_jax.files import kind_of
+    from deconv_jax.io import kind_of
 
     if folder is None or kind_of(folder) is None:
         return

@@ -89,8 +89,8 @@ def _compress(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from deconv_jax.data.images import FORMATS
-    from deconv_jax.inference.codec import SUFFIX
-    from deconv_jax.inference.files import expand_inputs
+    from deconv_jax.inference.compression.codec import SUFFIX
+    from deconv_jax.inference.image_files import expand_inputs
 
     found = expand_inputs(arguments.inputs, tuple(FORMATS))
     jobs = _jobs(found, arguments.output, SUFFIX, arguments.overwrite)
@@ -100,7 +100,7 @@ def _compress(arguments: argparse.Namespace) -> int:
 
     def work(source: Path, output: Path) -> str:
         from deconv_jax.data.images import read_plain
-        from deconv_jax.files import write_atomically
+        from deconv_jax.io import write_atomically
         from deconv_jax.metrics.image import decibels
 
         image, lost = read_plain(source, max_pixels=codec.max_pixels)
@@ -116,8 +116,8 @@ def _compress(arguments: argparse.Namespace) -> int:
 
 
 def _decompress(arguments: argparse.Namespace) -> int:
-    from deconv_jax.inference.codec import SUFFIX
-    from deconv_jax.inference.files import expand_inputs
+    from deconv_jax.inference.compression.codec import SUFFIX
+    from deconv_jax.inference.image_files import expand_inputs
 
     found = expand_inputs(arguments.inputs, (SUFFIX,))
     jobs = _jobs(found, arguments.output, ".png", arguments.overwrite)
@@ -147,7 +147,7 @@ def _jobs(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[
     Raises:
       InputError: two outputs of one name, one that is there already, or an input in its place.
     """
-    from deconv_jax.files import check_unused, kind_of
+    from deconv_jax.io import check_unused, kind_of
 
     kind, count = kind_of(output), len(found.files)
     folder = count > 1 or kind == "folder" or not output.suffix
@@ -201,7 +201,7 @@ def _of(source: Path, work: Callable[..., Any], *arguments: Any) -> Any:
 
 def _read(path: Path, max_pixels: int) -> bytes:
     """A file's bytes, not more than one that can be decoded has."""
-    from deconv_jax.files import open_regular
+    from deconv_jax.io import open_regular
 
     limit = _MOST_BYTES_A_PIXEL * max_pixels
     try:

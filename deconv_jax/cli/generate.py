@@ -113,7 +113,7 @@ def add_commands(commands: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     keep_compiled()
-    from deconv_jax.inference import generate as work
+    from deconv_jax.inference.generation import sampling as work
     from deconv_jax.trained import load_generative
 
     task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
@@ -151,7 +151,7 @@ def _drawn(arguments: argparse.Namespace, latent_dim: int, classes: int) -> tupl
     is known once images have been made, and none are before all flags are checked. Samples of all
     `classes` in turn, 0 for none, have a column for each, unless those are too many.
     """
-    from deconv_jax.inference import generate as work
+    from deconv_jax.inference.generation import sampling as work
 
     def draw(count: int) -> Any:
         return work.numbered_latents(
@@ -188,7 +188,7 @@ def _write(
     """Batches of `count` images in all to the files that are asked for."""
     import numpy as np
 
-    from deconv_jax.inference import generate as work
+    from deconv_jax.inference.generation import sampling as work
     from deconv_jax.inference.progress import Progress
 
     kept: list[Any] = []
@@ -213,7 +213,7 @@ def _default(value: int | None, otherwise: int) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raises InputError for flags that do not go together, or files that would be lost."""
-    from deconv_jax.files import check_unused
+    from deconv_jax.io import check_unused
 
     output, folder = arguments.output, arguments.individual
     if output is None and folder is None:
@@ -239,7 +239,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _animates(arguments: argparse.Namespace) -> bool:
     """Whether images come one after the other; raises InputError where they cannot."""
-    from deconv_jax.inference.generate import ANIMATIONS, STILLS
+    from deconv_jax.inference.generation.sampling import ANIMATIONS, STILLS
 
     suffix = arguments.output.suffix.lower() if arguments.output else ""
     if arguments.interpolate is None:

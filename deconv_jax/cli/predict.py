@@ -73,10 +73,10 @@ def add_commands(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     keep_compiled()
-    from deconv_jax.files import check_unused, write_json
-    from deconv_jax.inference.coco import PREDICTIONS, coco_dict, predict_file
-    from deconv_jax.inference.files import plan_jobs
+    from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.progress import Progress
+    from deconv_jax.inference.recognition.coco import PREDICTIONS, coco_dict, predict_file
+    from deconv_jax.io import check_unused, write_json
     from deconv_jax.trained import load_predictor
 
     output = arguments.output

@@ -167,13 +167,15 @@ def add_commands(commands: Any) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    from deconv_jax.inference.files import plan_jobs
-    from deconv_jax.inference.terminal import restore_files
-    from deconv_jax.metrics.protocol import Protocol
+    from deconv_jax.inference.image_files import plan_jobs
+    from deconv_jax.inference.restoration.summary import restore_files
+    from deconv_jax.metrics.protocol import EvaluationProtocol
 
     keep_compiled()
     _refuse_flags_of_the_other(arguments)
-    protocol = Protocol(color="y" if arguments.y_channel else "rgb", border=arguments.border or 0)
+    protocol = EvaluationProtocol(
+        color="y" if arguments.y_channel else "rgb", border=arguments.border or 0
+    )
     plan = plan_jobs(
         arguments.inputs,
         arguments.output,
@@ -189,7 +191,7 @@ def _restore(arguments: argparse.Namespace) -> int:
 def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
     """Raises InputError unless one of network and method is asked for, and only its flags are set."""
     from deconv_jax.classical import METHODS
-    from deconv_jax.inference.methods import DENOISING
+    from deconv_jax.inference.restoration.classical_restorer import DENOISING
 
     both = arguments.method == "plug_and_play"
     if not both and bool(arguments.checkpoint) == bool(arguments.method):
@@ -234,9 +236,9 @@ def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
 
 def _method(arguments: argparse.Namespace) -> Any:
     """The method that the flags ask for, as a restorer."""
-    from deconv_jax.inference.denoiser import TrainedDenoiser, plug_in
-    from deconv_jax.inference.files import read_kernel
-    from deconv_jax.inference.methods import ClassicalRestorer
+    from deconv_jax.inference.image_files import read_kernel
+    from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
+    from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
 
     options = {}
     for word in arguments.option or ():
@@ -262,7 +264,7 @@ def _network(arguments: argparse.Namespace) -> Any:
     """The network that the flags ask for, as a restorer."""
     import jax
 
-    from deconv_jax.inference.restore import LearnedRestorer
+    from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 
     trained = _trained(arguments.checkpoint[0], arguments)
     return LearnedRestorer(
@@ -278,7 +280,7 @@ def _network(arguments: argparse.Namespace) -> Any:
 
 def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The network of a run or of a file of weights, and what is known of its training."""
-    from deconv_jax.files import kind_of
+    from deconv_jax.io import kind_of
 
     kind = kind_of(path)
     if kind is None:
@@ -293,7 +295,7 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         task, variables = load_restoration(path, checkpoint_step(arguments.step or "last"))
         known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
         return {"model": task.model, "variables": variables} | known
-    from deconv_jax.models.published import load_published
+    from deconv_jax.models.weight_import import load_published
 
     if arguments.step is not None:
         raise InputError("--step is for the workdir of a run; weights in a file have no steps")

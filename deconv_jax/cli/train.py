@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
         initialize_processes(arguments.distributed)
     from deconv_jax.experiment import RESULT, Experiment, train
-    from deconv_jax.files import kind_of
+    from deconv_jax.io import kind_of
 
     experiment = Experiment.from_dict(load_config(arguments.config, arguments.overrides))
     workdir = arguments.workdir

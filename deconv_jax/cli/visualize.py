@@ -99,15 +99,15 @@ def _visualize(arguments: argparse.Namespace) -> int:
     if output.suffix.lower() != ".png":
         raise InputError(f"--output is a PNG file; got {output}")
     keep_compiled()
-    from deconv_jax.files import check_unused, write_png
-    from deconv_jax.inference.files import find_images
-    from deconv_jax.inference.looking import (
+    from deconv_jax.inference.image_files import find_images
+    from deconv_jax.inference.interpretation.figures import (
         MAPS,
         picture_of_attribution,
         picture_of_maxima,
         picture_of_patches,
     )
-    from deconv_jax.inference.work import enough_memory
+    from deconv_jax.inference.restoration.restore_files import enough_memory
+    from deconv_jax.io import check_unused, write_png
     from deconv_jax.trained import load_subject, open_test_split
 
     check_unused(output, overwrite=arguments.overwrite)

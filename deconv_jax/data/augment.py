@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from deconv_jax.data.annotations import true_sizes, within
+from deconv_jax.data.views.view import true_sizes, within
 from deconv_jax.errors import InputError, at_least
 
 AugmentName = Literal["color", "translation", "cutout"]
@@ -255,7 +255,7 @@ def sample_bilinear(
 ) -> Float[Array, "*view channels"]:
     """An image at points (row, column), in pixels from its top left corner.
 
-    The middle of the first pixel is (0.5, 0.5). Beyond the middles of the outermost pixels the
+    The middle of the first pixel is (0.5, 0.5). Beyond the center_crops of the outermost pixels the
     nearest of them counts.
     """
     height, width, channels = image.shape
@@ -293,7 +293,7 @@ class Warp(NamedTuple):
     whole: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Where in the image the middles of the view's pixels are."""
+        """Where in the image the center_crops of the view's pixels are."""
         rows, columns = (
             jnp.arange(n) + 0.5 - middle
             for n, middle in zip(self.shape, self.view_center, strict=True)

@@ -29,7 +29,7 @@ from deconv_jax.data.forward_model import (
     check_whole,
     frozen_array,
 )
-from deconv_jax.data.lines import distance_to_segment
+from deconv_jax.data.geometry import distance_to_segment
 from deconv_jax.errors import InputError
 
 Boundary = Literal["circular", "reflect", "zeros", "valid"]

@@ -24,7 +24,7 @@ import numpy as np
 from deconv_jax.data.images import LINKED, Color, read_pixels, survey
 from deconv_jax.data.overlap import parts_of_files
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.files import kind_of
+from deconv_jax.io import kind_of
 
 FOLDER = "folder:"
 """How the name of a data set begins that is a folder."""

@@ -51,7 +51,7 @@ from deconv_jax.data.tiff import (
     with_plain_tags,
 )
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import kind_of, open_regular, write_atomically
+from deconv_jax.io import kind_of, open_regular, write_atomically
 from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 Color = Literal["rgb", "gray", "y"]

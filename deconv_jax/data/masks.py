@@ -28,7 +28,7 @@ from deconv_jax.data.forward_model import (
     given_keys,
     is_range,
 )
-from deconv_jax.data.lines import distance_to_segment
+from deconv_jax.data.geometry import distance_to_segment
 from deconv_jax.errors import InputError
 
 

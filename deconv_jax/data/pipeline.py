@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from deconv_jax.data.annotated import AnnotatedSource
+from deconv_jax.data.annotated_folders import AnnotatedSource
 from deconv_jax.data.folders import FolderSource, seeded_splits
 from deconv_jax.data.images import Color
 from deconv_jax.data.sources import (
@@ -31,7 +31,7 @@ from deconv_jax.data.sources import (
     load,
 )
 from deconv_jax.errors import InputError, at_least, printable
-from deconv_jax.files import kind_of
+from deconv_jax.io import kind_of
 
 Split = Literal["train", "validation", "test"]
 _SPLITS: tuple[Split, ...] = get_args(Split)

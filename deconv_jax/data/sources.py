@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deconv_jax.data.annotated import (
+from deconv_jax.data.annotated_folders import (
     ANNOTATED,
     AnnotatedSource,
     Example,
@@ -33,7 +33,7 @@ from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
 from deconv_jax.data.overlap import Part
 from deconv_jax.errors import InputError, nearest
-from deconv_jax.files import is_folder
+from deconv_jax.io import is_folder
 
 Batch = dict[str, np.ndarray]
 Fingerprint = Mapping[str, int | str]

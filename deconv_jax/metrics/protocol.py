@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """How outputs and targets, float images in [0, 1], are made comparable; see the module.
 
     Attributes:

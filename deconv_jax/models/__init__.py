@@ -4,6 +4,7 @@ from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.models.centernet import CenterNet
 from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.codec import FactorizedCodec, HyperpriorCodec
+from deconv_jax.models.conv_deconv import ConvDeconv
 from deconv_jax.models.deconvnet import DeconvNet
 from deconv_jax.models.dncnn import DnCNN
 from deconv_jax.models.espcn import ESPCN
@@ -17,7 +18,6 @@ from deconv_jax.models.gan import (
     SNGANDiscriminator,
 )
 from deconv_jax.models.rednet import REDNet
-from deconv_jax.models.restorer import Restorer
 from deconv_jax.models.srcnn import SRCNN
 from deconv_jax.models.unet import UNet
 from deconv_jax.models.vae import VAE
@@ -39,7 +39,7 @@ MODELS = {
     "rednet": REDNet,
     "resnet_discriminator": ResNetDiscriminator,
     "resnet_generator": ResNetGenerator,
-    "restorer": Restorer,
+    "conv_deconv": ConvDeconv,
     "sngan_discriminator": SNGANDiscriminator,
     "srcnn": SRCNN,
     "unet": UNet,
@@ -58,6 +58,7 @@ __all__ = [
     "Autoencoder",
     "CenterNet",
     "Classifier",
+    "ConvDeconv",
     "DCGANDiscriminator",
     "DCGANGenerator",
     "DeconvNet",
@@ -67,7 +68,6 @@ __all__ = [
     "REDNet",
     "ResNetDiscriminator",
     "ResNetGenerator",
-    "Restorer",
     "SNGANDiscriminator",
     "UNet",
 ]

@@ -24,10 +24,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.entropy_models import FactorizedPrior, gaussian_bits
-from deconv_jax.models.haar_start import haar_kernels
+from deconv_jax.models.haar_init import haar_kernels
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
-from deconv_jax.ops.surrogate import lower_bound, straight_through
+from deconv_jax.ops.straight_through import lower_bound, straight_through
 
 Images = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]

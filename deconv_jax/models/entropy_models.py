@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from deconv_jax.ops.surrogate import lower_bound
+from deconv_jax.ops.straight_through import lower_bound
 
 LEAST_PROBABILITY = 1e-9
 """A number costs at most its logarithm; near it the gradient leads out, far beyond there is none."""

@@ -33,7 +33,7 @@ from jaxtyping import Array
 from deconv_jax import ops
 from deconv_jax.data.augment import center_resize
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import write_atomically
+from deconv_jax.io import write_atomically
 from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.inception import InceptionResize, load_inception, resize_for_inception
 

@@ -24,11 +24,11 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, closest
-from deconv_jax.files import kind_of
+from deconv_jax.io import kind_of
 from deconv_jax.models.layers import RELU_GAIN, Conv
-from deconv_jax.models.published import Tensors, check_tensors, read_tensors
+from deconv_jax.models.weight_import import Tensors, check_tensors, read_tensors
 from deconv_jax.ops.conv.window import OnePerAxis, Padding
-from deconv_jax.ops.interchange import layer_from_torch
+from deconv_jax.ops.weight_layouts import layer_from_torch
 
 SIZE = 299
 """Height and width of the images that the network takes, pixels."""

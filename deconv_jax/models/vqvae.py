@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Int32
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.autoencoder import EncoderDecoder
 from deconv_jax.ops.collectives import gather_over_devices, mean_over_devices
-from deconv_jax.ops.surrogate import straight_through
+from deconv_jax.ops.straight_through import straight_through
 
 Images = Float[Array, "batch height width channels"]
 Indices = Int32[Array, "batch rows columns"]

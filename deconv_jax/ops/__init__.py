@@ -14,20 +14,6 @@ from deconv_jax.ops.conv import (
     conv_transpose,
     conv_transpose_output_size,
 )
-from deconv_jax.ops.interchange import (
-    kernel_from_keras,
-    kernel_from_lax,
-    kernel_from_torch,
-    kernel_to_keras,
-    kernel_to_lax,
-    kernel_to_torch,
-    layer_from_keras,
-    layer_from_lax,
-    layer_from_torch,
-    layer_to_keras,
-    layer_to_lax,
-    layer_to_torch,
-)
 from deconv_jax.ops.jpeg import jpeg
 from deconv_jax.ops.pool import (
     avg_pool,
@@ -55,6 +41,20 @@ from deconv_jax.ops.spectral import (
     inverse_filter,
     psf2otf,
     wiener_filter,
+)
+from deconv_jax.ops.weight_layouts import (
+    kernel_from_keras,
+    kernel_from_lax,
+    kernel_from_torch,
+    kernel_to_keras,
+    kernel_to_lax,
+    kernel_to_torch,
+    layer_from_keras,
+    layer_from_lax,
+    layer_from_torch,
+    layer_to_keras,
+    layer_to_lax,
+    layer_to_torch,
 )
 
 __all__ = [

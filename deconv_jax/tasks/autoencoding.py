@@ -36,11 +36,10 @@ from deconv_jax.metrics.image import (
     ms_ssim_scales,
     psnr,
 )
-from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.tasks.code_plane import code_plane, principal_components
-from deconv_jax.training.logging import picture_grid
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
+from deconv_jax.tasks.latent_plot import code_plane, principal_components
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.plots import Plot
+from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -51,6 +50,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.plots import Plot
 
 Images = Float[Array, "batch height width channels"]
 Codes = Float[Array, "batch *code"]

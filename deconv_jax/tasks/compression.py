@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
+from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import (
     MS_SSIM_LEAST_SIZE,
@@ -34,13 +34,12 @@ from deconv_jax.metrics.image import (
     ms_ssim_scales,
     psnr,
 )
-from deconv_jax.metrics.mean import masked_sums, mean_over
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.metrics.standard_codecs import standard_codec
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.training.logging import middles, picture_grid
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import whole_on_host
-from deconv_jax.training.plots import Plot, Series
+from deconv_jax.training.parallel import gather_to_host
+from deconv_jax.training.run_log import center_crops, picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -51,6 +50,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.plots import Plot, Series
 
 Images = Float[Array, "batch height width channels"]
 
@@ -209,7 +209,7 @@ class Compression(Task):
             )
         sizes = np.asarray(true_sizes(few))
         rows = {
-            name: middles(np.asarray(images), sizes, _PICTURED_PIXELS)
+            name: center_crops(np.asarray(images), sizes, _PICTURED_PIXELS)
             for name, images in views.items()
         }
         return {"decoded": picture_grid(rows, scale=1)}
@@ -271,7 +271,7 @@ def _jpeg(images: Iterable[np.ndarray]) -> dict[str, float]:
 
 def _true_images(batch: Any) -> Iterator[np.ndarray]:
     """The images of a batch without fillings, each without what extends it."""
-    host = {name: whole_on_host(jnp.asarray(array)) for name, array in batch.items()}
+    host = {name: gather_to_host(jnp.asarray(array)) for name, array in batch.items()}
     for place, (height, width) in enumerate(np.asarray(true_sizes(host))):
         if "mask" not in host or host["mask"][place]:
             yield host["image"][place, :height, :width]

@@ -23,16 +23,15 @@ from deconv_jax.data.views import Recorded, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
 from deconv_jax.tasks.annotated_shapes import shapes_seen
-from deconv_jax.tasks.center_points import (
+from deconv_jax.tasks.centernet_targets import (
     Detections,
     center_losses,
     center_targets,
     detections,
 )
-from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.overlays import with_boxes
-from deconv_jax.training.parallel import whole_on_host
+from deconv_jax.training.parallel import gather_to_host
+from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -42,6 +41,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.overlays import with_boxes
 
 LEAST_SCORE = 0.3
 """Of the detections in a picture, and of those that a person is told of unless asked otherwise."""
@@ -174,9 +174,9 @@ class Detection(Task):
         pending: dict[str, jax.Array] = {}
         for batch in batches:
             dispatched = self._measured(state, batch)
-            gathered.append(jax.tree.map(whole_on_host, pending))
+            gathered.append(jax.tree.map(gather_to_host, pending))
             pending = dispatched
-        gathered.append(jax.tree.map(whole_on_host, pending))
+        gathered.append(jax.tree.map(gather_to_host, pending))
         parts = gathered[1:]
         if not parts:
             raise InputError("the split to evaluate on has no examples")

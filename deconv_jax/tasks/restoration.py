@@ -22,17 +22,17 @@ from PIL import Image
 
 from deconv_jax import ops
 from deconv_jax.compilation import jit
-from deconv_jax.data.annotations import true_sizes
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
 from deconv_jax.data.degradations import Degradation, noise_sigma
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
+from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
-from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.training.logging import middles, picture_grid
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.training.optimizer import Optimizer
+from deconv_jax.training.run_log import center_crops, picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -54,7 +54,7 @@ _PICTURED, _PICTURED_PIXELS = 4, 192
 
 @dataclasses.dataclass(frozen=True)
 class Restoration(Task):
-    """Restorer of degraded images.
+    """ConvDeconv of degraded images.
 
     Attributes:
       model: maps degraded images to restored ones; both in [0, 1], the latter `model.scale` times
@@ -163,7 +163,9 @@ class Restoration(Task):
             "truth": clean,
         }
         sizes = np.asarray(true_sizes({"image": clean} | few))
-        rows = {name: middles(images, sizes, _PICTURED_PIXELS) for name, images in views.items()}
+        rows = {
+            name: center_crops(images, sizes, _PICTURED_PIXELS) for name, images in views.items()
+        }
         return {"restorations": picture_grid(rows, scale=1)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:

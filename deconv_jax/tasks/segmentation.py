@@ -29,7 +29,7 @@ from deconv_jax.data.views import (
     training_view,
 )
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.metrics.mean import mean_over
+from deconv_jax.metrics.masked_mean import mean_over
 from deconv_jax.metrics.segmentation import (
     boundary_counts,
     boundary_f1,
@@ -40,9 +40,8 @@ from deconv_jax.metrics.segmentation import (
 )
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.annotated_shapes import shapes_seen
-from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.overlays import background_of, with_segments
+from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -52,6 +51,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.overlays import background_of, with_segments
 
 Logits = Float[Array, "batch height width num_classes"]
 Segments = Int[Array, "batch height width"]

@@ -26,14 +26,13 @@ from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import psnr
-from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.models.latents import draw_latents
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
+from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.models.vae import gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.tasks.code_plane import code_plane
-from deconv_jax.training.logging import picture_grid
+from deconv_jax.tasks.latent_plot import code_plane
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.plots import Plot
+from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -44,6 +43,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.plots import Plot
 
 Images = Float[Array, "batch height width channels"]
 Tree = Any

@@ -25,12 +25,11 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import decibels, mean_squared_error, psnr
-from deconv_jax.metrics.mean import masked_sums, mean_over
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.vqvae import perplexity
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.training.logging import picture_grid
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.plots import Plot, Series
+from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -41,6 +40,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.plots import Plot, Series
 
 _PATCHES_A_CENTRE = 100
 """Of the training set, that k-means is fitted to."""

@@ -29,7 +29,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
-from deconv_jax.files import cannot_write, kind_of, names_in, read_json
+from deconv_jax.io import cannot_write, kind_of, names_in, read_json
 from deconv_jax.training.parallel import agree, wait_for_all
 from deconv_jax.training.state import TrainState
 

@@ -19,8 +19,8 @@ import numpy as np
 from deconv_jax.data.pipeline import Prefetched
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.logging import RunLog
 from deconv_jax.training.parallel import Compiler, Devices, agree
+from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import TrainState
 from deconv_jax.training.task import Task
 

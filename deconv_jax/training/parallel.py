@@ -137,7 +137,7 @@ class Devices:
         return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
 
-def whole_on_host(array: jax.Array) -> np.ndarray:
+def gather_to_host(array: jax.Array) -> np.ndarray:
     """All of an array, also where other processes hold parts of it; all must ask at the same place."""
     if array.is_fully_addressable:
         return np.asarray(array)

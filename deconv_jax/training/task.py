@@ -11,8 +11,8 @@ import jax
 from PIL import Image
 
 from deconv_jax.data.sources import Source
-from deconv_jax.training.plots import Drawing
 from deconv_jax.training.state import Scalars, TrainState
+from deconv_jax.viz.plots import Drawing
 
 Batch = Mapping[str, jax.Array]
 """uint8 "image" (batch, height, width, channels), int32 "label" (batch,), int32 "index" (batch,)

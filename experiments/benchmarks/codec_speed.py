@@ -18,7 +18,7 @@ import skimage.data
 from PIL import Image
 from timing import parse_arguments, time_in_turns, time_ratios, write_record
 
-from deconv_jax.inference.codec import Codec
+from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.metrics.standard_codecs import available
 from deconv_jax.models import FactorizedCodec, HyperpriorCodec
 

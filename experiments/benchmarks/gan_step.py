@@ -51,8 +51,8 @@ from torch.nn.functional import softplus
 from deconv_jax.cli.common import keep_memory
 from deconv_jax.data.augment import example_keys
 from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator
-from deconv_jax.models.latents import draw_latents
-from deconv_jax.tasks.synthesis import Synthesis
+from deconv_jax.models.latent_sampling import draw_latents
+from deconv_jax.tasks.gan import GAN
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
 from deconv_jax.training.task import Batch
@@ -117,10 +117,10 @@ def main() -> None:
     )
 
 
-def training_of(width: int) -> tuple[Synthesis, TrainState, Batch]:
+def training_of(width: int) -> tuple[GAN, TrainState, Batch]:
     """The task, its first state and the batch that it trains on."""
     shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
-    task = Synthesis(
+    task = GAN(
         generator=DCGANGenerator(image_shape=shape[1:], latent_dim=LATENT_DIM, width=width),
         discriminator=DCGANDiscriminator(width=width),
         optimizer=Optimizer(name="adam", learning_rate=2e-4, momentum=0.5),
@@ -132,7 +132,7 @@ def training_of(width: int) -> tuple[Synthesis, TrainState, Batch]:
 
 
 def timed(
-    task: Synthesis, state: TrainState, batch: Batch, rounds: int
+    task: GAN, state: TrainState, batch: Batch, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
     """Return milliseconds of a step of each candidate and the costs of compilation."""
     latents = [latents_of_step(task, step, batch) for step in range(CHECKED_STEPS)]
@@ -162,8 +162,8 @@ def hidden(width: int) -> list[int]:
     return [width * 2**i for i in reversed(range(STAGES))]
 
 
-def latents_of_step(task: Synthesis, step: int, batch: Batch) -> jax.Array:
-    """The latents that `Synthesis` draws for the only update of a step's discriminator."""
+def latents_of_step(task: GAN, step: int, batch: Batch) -> jax.Array:
+    """The latents that `GAN` draws for the only update of a step's discriminator."""
     key = jax.random.key(task.seed)
     for number in (step, 0, 0):  # the step, the update, the role of latents
         key = jax.random.fold_in(key, number)
@@ -272,7 +272,7 @@ def has_compiler() -> bool:
 
 
 def check_forward(
-    task: Synthesis,
+    task: GAN,
     state: TrainState,
     batch: Batch,
     latents: jax.Array,

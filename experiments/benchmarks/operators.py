@@ -31,7 +31,7 @@ from peers import FLAX, OURS, PLAIN, TORCH, plain_lax
 from timing import ROOT, processors, time_in_turns, write_record
 
 from deconv_jax.compilation import jit
-from deconv_jax.files import read_json
+from deconv_jax.io import read_json
 from deconv_jax.ops import (
     conv,
     conv_transpose,

@@ -29,7 +29,7 @@ from deconv_jax.data.sources import load
 from deconv_jax.data.views import Recorded, evaluation_view
 from deconv_jax.experiment import Experiment
 from deconv_jax.models.centernet import HEAT_BIAS
-from deconv_jax.tasks.center_points import ALPHA, BETA, center_targets
+from deconv_jax.tasks.centernet_targets import ALPHA, BETA, center_targets
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
 from deconv_jax.training.task import Batch

@@ -155,7 +155,7 @@ def channels_first(images: Any) -> torch.Tensor:
 
 
 class TorchRestorer(torch.nn.Module):
-    """The `Restorer` of these settings, of stride 1."""
+    """The `ConvDeconv` of these settings, of stride 1."""
 
     def __init__(self, model: Any):
         """Lay out the layers; exit unless `model` is of the kind written here."""
@@ -183,7 +183,7 @@ class TorchRestorer(torch.nn.Module):
         return images + self.layers[-1](x)
 
     def layers_of(self, params: Any) -> dict[torch.nn.Module, Any]:
-        """Return the part of a `Restorer`'s weights that belongs to each layer."""
+        """Return the part of a `ConvDeconv`'s weights that belongs to each layer."""
         names = ("Conv_0", "Conv_1", "ConvTranspose_0", "ConvTranspose_1")
         return {layer: params[name] for layer, name in zip(self.layers, names, strict=True)}
 

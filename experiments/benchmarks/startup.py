@@ -22,7 +22,7 @@ from pathlib import Path
 from timing import ROOT, parse_arguments, time_ratios, write_record
 
 from deconv_jax.data.sources import prepare
-from deconv_jax.training.logging import METRICS, read_metrics
+from deconv_jax.training.run_log import METRICS, read_metrics
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "digits.py"
 OVERRIDES = (

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from deconv_jax.experiment import provenance
-from deconv_jax.files import write_json
+from deconv_jax.io import write_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     args = config_arguments(arg, way_up=False, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
-        name="recognition",
+        name="classification",
         model=dict(
             name="classifier",
             num_classes=10,

@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="restoration",
-        model=dict(name="restorer", channels=1, features=(24, 24)),
+        model=dict(name="conv_deconv", channels=1, features=(24, 24)),
         degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
         crop=48,
     )

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     width, size = args["width"], args["size"]
     config = ml_collections.ConfigDict()
     config.task = dict(
-        name="synthesis",
+        name="gan",
         generator=dict(
             name="dcgan_generator", image_shape=(size, size, 3), latent_dim=128, width=width
         ),

@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     }
     config = ml_collections.ConfigDict()
     config.task = dict(
-        name="synthesis",
+        name="gan",
         **networks[args["networks"]],
         loss="hinge",
         discriminator_steps=5,

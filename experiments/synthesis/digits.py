@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     values = config_arguments(arg, width=16)
     config = ml_collections.ConfigDict()
     config.task = dict(
-        name="synthesis",
+        name="gan",
         generator=dict(
             name="dcgan_generator",
             image_shape=(32, 32, 1),

@@ -232,7 +232,7 @@ def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from deconv_jax.files import read_json
+    from deconv_jax.io import read_json
     from deconv_jax.tables import RESULTS
 
     folder = RESULTS / "tables" / "codec_rd"

@@ -23,9 +23,9 @@ from jax.tree_util import Partial
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
-from deconv_jax.inference.evaluation import Evaluation
-from deconv_jax.metrics.protocol import Protocol, mean_of
-from deconv_jax.models.published import load_published
+from deconv_jax.inference.restoration.evaluation import Evaluation
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
+from deconv_jax.models.weight_import import load_published
 from deconv_jax.tables import markdown
 
 SIGMAS = (2.55, 7.65)
@@ -55,7 +55,7 @@ def _measure(data: Path, *, method: str) -> dict[str, Any]:
         rows = []
         for (name, image), kernel in zip(images, kernels, strict=True):
             model = Chain((Blur(kernel.astype(np.float32)), GaussianNoise(sigma)))
-            evaluation = Evaluation(model, Protocol())
+            evaluation = Evaluation(model, EvaluationProtocol())
             restore = functools.partial(_restore, method, model, options)
             measured = evaluation.measure(restore, [(name, image)])
             rows += [row | {"protocol": measured["protocol"]} for row in measured["images"]]

@@ -19,9 +19,9 @@ from _common import budget, images_in, protocol_line, trained, whole_images
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.errors import InputError
-from deconv_jax.inference.evaluation import Evaluation
-from deconv_jax.metrics.protocol import Protocol
-from deconv_jax.models.published import load_published
+from deconv_jax.inference.restoration.evaluation import Evaluation
+from deconv_jax.metrics.protocol import EvaluationProtocol
+from deconv_jax.models.weight_import import load_published
 from deconv_jax.tables import markdown
 
 SIGMAS = (15, 25, 50)
@@ -56,7 +56,7 @@ Restore = Callable[[np.ndarray], np.ndarray]
 
 
 def _measure(data: Path, sigma: int, restore: Restore) -> dict[str, Any]:
-    evaluation = Evaluation(GaussianNoise(float(sigma)), Protocol())
+    evaluation = Evaluation(GaussianNoise(float(sigma)), EvaluationProtocol())
     sets = {name: evaluation.measure(restore, images_in(data / name, "gray")) for name in SETS}
     return {"sets": sets, "sigma": sigma, "protocol": evaluation.describe(), "seed": 0}
 

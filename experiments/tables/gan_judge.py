@@ -17,7 +17,7 @@ from _common import finished_run
 
 from deconv_jax.data.sources import in_memory
 from deconv_jax.experiment import load_state, open_workdir
-from deconv_jax.inference.generate import generate, numbered_latents
+from deconv_jax.inference.generation.sampling import generate, numbered_latents
 from deconv_jax.metrics.generative import class_imbalance
 from deconv_jax.tables import markdown
 from deconv_jax.trained import load_generative

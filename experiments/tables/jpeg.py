@@ -16,8 +16,8 @@ import numpy as np
 from _common import budget, images_in, protocol_line, trained, whole_images
 
 from deconv_jax.data.degradations import Jpeg
-from deconv_jax.inference.evaluation import Evaluation
-from deconv_jax.metrics.protocol import Protocol
+from deconv_jax.inference.restoration.evaluation import Evaluation
+from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
 
 QUALITIES = (10, 20, 30, 40)
@@ -34,7 +34,7 @@ PAPER = {
 def _measure(
     data: Path, *, quality: int, restore: Callable[[np.ndarray], np.ndarray] = lambda image: image
 ) -> dict[str, Any]:
-    evaluation = Evaluation(Jpeg(quality), Protocol(), noise="jax")
+    evaluation = Evaluation(Jpeg(quality), EvaluationProtocol(), noise="jax")
     return evaluation.measure(restore, images_in(data / "classic5", "gray"))
 
 

@@ -3,7 +3,7 @@
   deconv-jax tables super_resolution
 
 Bicubic interpolation, and networks trained here from scratch on 91 images (hours on 2 CPU cores; a
-part whose training was stopped continues). Protocol of the papers' MATLAB code: Y rounded to 8 bits
+part whose training was stopped continues). EvaluationProtocol of the papers' MATLAB code: Y rounded to 8 bits
 on both sides, images cut to multiples of the scale, made smaller by `imresize` and not rounded, a
 border of as many pixels as the scale left out. The ablation exchanges the layer that enlarges, at a
 smaller budget of steps that is the same for all.
@@ -25,9 +25,9 @@ from _common import budget, images_in, protocol_line, trained
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
-from deconv_jax.inference.evaluation import Evaluation, network
+from deconv_jax.inference.restoration.evaluation import Evaluation, network
 from deconv_jax.metrics.checkerboard import checkerboard_energy
-from deconv_jax.metrics.protocol import Protocol
+from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
 
 SETS = ("set5", "set14")
@@ -56,7 +56,9 @@ def _measure(restore: Callable[[np.ndarray], np.ndarray], data: Path, scale: int
 
 
 def _evaluation(scale: int) -> Evaluation:
-    return Evaluation(Downsample(scale), Protocol(color="y", border=scale), multiple=scale)
+    return Evaluation(
+        Downsample(scale), EvaluationProtocol(color="y", border=scale), multiple=scale
+    )
 
 
 def _bicubic(data: Path, *, scale: int) -> dict[str, Any]:

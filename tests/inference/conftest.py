@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment
-from deconv_jax.files import write_json
+from deconv_jax.io import write_json
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices
 

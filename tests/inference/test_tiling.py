@@ -102,7 +102,7 @@ def small_networks():
             fields = few if scale is None else few | {"scale": scale}
             label = name if scale is None else f"{name}-x{scale}"
             yield pytest.param(kind(**fields), id=label)
-    yield pytest.param(MODELS["restorer"](features=(4, 4), stride=2), id="restorer-strided")
+    yield pytest.param(MODELS["conv_deconv"](features=(4, 4), stride=2), id="restorer-strided")
     for upsampling in ("transposed", "resize"):
         model = MODELS["espcn"](scale=3, features=(4, 4), upsampling=upsampling)
         yield pytest.param(model, id=f"espcn-{upsampling}")

@@ -15,8 +15,8 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.mean import masked_sums, mean_over
-from deconv_jax.metrics.protocol import Protocol, mean_of
+from deconv_jax.metrics.masked_mean import masked_sums, mean_over
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
 from deconv_jax.ops.color import rgb_to_y_uint8
 from deconv_jax.ops.resample import imresize
 
@@ -49,7 +49,7 @@ def assert_measured(protocol, output, target, expected):
 
 def test_rgb_is_measured_as_stored_in_8_bits():
     expected = map(figures_255, PIXELS, STORED)
-    assert_measured(Protocol(), OUTPUT, TARGET, expected)
+    assert_measured(EvaluationProtocol(), OUTPUT, TARGET, expected)
 
 
 def test_y_is_taken_of_8_bit_rgb_and_not_rounded():
@@ -57,7 +57,7 @@ def test_y_is_taken_of_8_bit_rgb_and_not_rounded():
     crop = slice(4, -4)
     pairs = zip(PIXELS[:, crop, crop], STORED[:, crop, crop], strict=True)
     expected = [figures_255(*(rgb2ycbcr(x / 255)[..., 0] for x in pair)) for pair in pairs]
-    assert_measured(Protocol(color="y", border=4), OUTPUT, TARGET, expected)
+    assert_measured(EvaluationProtocol(color="y", border=4), OUTPUT, TARGET, expected)
 
 
 @pytest.mark.parametrize(
@@ -73,25 +73,27 @@ def test_round_y_is_matlabs_conversion_of_8_bit_images(output_is_y, target_is_y)
         output, output_y = OUTPUT, rgb_to_y_uint8(PIXELS.astype(np.uint8))
     target = jnp.asarray(stored_y / 255, jnp.float32) if target_is_y else TARGET
     expected = map(figures_255, output_y[:, crop, crop], stored_y[:, crop, crop])
-    assert_measured(Protocol(color="y", border=3, round_y=True), output, target, expected)
+    assert_measured(EvaluationProtocol(color="y", border=3, round_y=True), output, target, expected)
 
 
 def test_rounding_y_again_changes_nothing_and_without_it_y_has_fractions():
-    prepared = 255 * Protocol(color="y", round_y=True).prepare(OUTPUT)
+    prepared = 255 * EvaluationProtocol(color="y", round_y=True).prepare(OUTPUT)
     np.testing.assert_allclose(prepared, np.round(prepared), rtol=0, atol=1e-4)
-    fractions = 255 * Protocol(color="y").prepare(OUTPUT)
+    fractions = 255 * EvaluationProtocol(color="y").prepare(OUTPUT)
     assert np.abs(fractions - np.round(fractions)).max() > 0.4
 
 
 def test_without_clipping_and_rounding_the_output_is_measured_as_it_is():
-    protocol = Protocol(clip=False, round_to_8_bits=False)
+    protocol = EvaluationProtocol(clip=False, round_to_8_bits=False)
     np.testing.assert_array_equal(protocol.prepare(OUTPUT), OUTPUT)
     np.testing.assert_array_equal(protocol.prepare_target(TARGET), TARGET)
-    clipped = Protocol(round_to_8_bits=False).prepare(OUTPUT)
+    clipped = EvaluationProtocol(round_to_8_bits=False).prepare(OUTPUT)
     np.testing.assert_array_equal(clipped, jnp.clip(OUTPUT, 0, 1))
 
 
-@pytest.mark.parametrize("protocol", [Protocol(), Protocol(color="y"), Protocol(border=2)])
+@pytest.mark.parametrize(
+    "protocol", [EvaluationProtocol(), EvaluationProtocol(color="y"), EvaluationProtocol(border=2)]
+)
 def test_equal_images_of_8_bits_have_no_error(protocol):
     every_level = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     stored = (every_level / np.float32(255)).astype(np.float32)
@@ -112,7 +114,7 @@ def multiplied(levels):
 
 @pytest.mark.parametrize(
     ("protocol", "channels"),
-    [(Protocol(), 3), (Protocol(), 1), (Protocol(color="y"), 3)],
+    [(EvaluationProtocol(), 3), (EvaluationProtocol(), 1), (EvaluationProtocol(color="y"), 3)],
 )
 def test_psnr_of_equal_levels_is_infinite_however_they_were_made(protocol, channels):
     levels = STORED[..., :channels].copy()
@@ -125,28 +127,28 @@ def test_psnr_of_equal_levels_is_infinite_however_they_were_made(protocol, chann
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_output_without_numbers_has_no_figures(value):
-    figures = jax.jit(Protocol().measure)(OUTPUT.at[1, 5, 6, 0].set(value), TARGET)
+    figures = jax.jit(EvaluationProtocol().measure)(OUTPUT.at[1, 5, 6, 0].set(value), TARGET)
     for values in figures.values():
         np.testing.assert_array_equal(np.isnan(values), [False, True, False])
 
 
 def test_targets_of_16_bits_keep_their_own_values():
     target = jnp.arange(30_000, 30_256).reshape(1, 16, 16, 1) / jnp.float32(65535)
-    np.testing.assert_allclose(Protocol().prepare_target(target), target, rtol=1e-7)
+    np.testing.assert_allclose(EvaluationProtocol().prepare_target(target), target, rtol=1e-7)
 
 
 def test_halves_are_rounded_upwards_and_the_target_is_not_rounded():
     levels = jnp.array([-3.0, 0.5, 1.5, 2.5, 254.5, 300.0]).reshape(1, 6, 1, 1) / 255
-    prepared = 255 * Protocol().prepare(levels)
+    prepared = 255 * EvaluationProtocol().prepare(levels)
     np.testing.assert_allclose(prepared.ravel(), [0, 1, 2, 3, 255, 255], atol=1e-4)
-    np.testing.assert_array_equal(Protocol().prepare_target(levels), levels)
+    np.testing.assert_array_equal(EvaluationProtocol().prepare_target(levels), levels)
     quarter = jnp.full(TARGET.shape, 100.25 / 255)
-    decibels = jax.jit(Protocol().measure)(quarter, quarter)["psnr"]
+    decibels = jax.jit(EvaluationProtocol().measure)(quarter, quarter)["psnr"]
     np.testing.assert_allclose(decibels, 20 * np.log10(255 / 0.25), rtol=0, atol=1e-3)
 
 
 def test_short_floats_are_measured_in_float32():
-    prepared = Protocol().prepare(OUTPUT.astype(jnp.bfloat16))
+    prepared = EvaluationProtocol().prepare(OUTPUT.astype(jnp.bfloat16))
     assert prepared.dtype == jnp.float32
     np.testing.assert_allclose(255 * prepared, np.round(255 * prepared), rtol=0, atol=1e-4)
 
@@ -154,7 +156,7 @@ def test_short_floats_are_measured_in_float32():
 @pytest.mark.parametrize("color", ["rgb", "y"])
 def test_an_image_on_a_larger_canvas_has_its_own_figures(color):
     """The border is cropped from the image, not from the canvas."""
-    protocol = Protocol(color=color, border=2)
+    protocol = EvaluationProtocol(color=color, border=2)
     measure = jax.jit(protocol.measure)
     alone = measure(OUTPUT, TARGET)
     edges = ((0, 0), (0, 9), (0, 5), (0, 0))
@@ -167,7 +169,7 @@ def test_an_image_on_a_larger_canvas_has_its_own_figures(color):
 
 def test_every_way_to_a_mean_gives_the_same():
     """Rows image by image, of any size; masked batches over a mesh of devices; and a vmap."""
-    protocol = Protocol(color="y", border=1)
+    protocol = EvaluationProtocol(color="y", border=1)
     names = ["first", "second", "third"]
     rows = protocol.measure_all(zip(names, np.asarray(OUTPUT), np.asarray(TARGET), strict=True))
     assert [row["name"] for row in rows] == names
@@ -197,17 +199,19 @@ def test_the_mean_over_no_rows_is_refused():
 
 
 def test_a_protocol_is_a_value_and_says_what_it_is():
-    assert {Protocol(color="y", border=3): 1}[Protocol(color="y", border=3)] == 1
-    words = Protocol(color="y", border=3, round_y=True).describe()
+    assert {EvaluationProtocol(color="y", border=3): 1}[
+        EvaluationProtocol(color="y", border=3)
+    ] == 1
+    words = EvaluationProtocol(color="y", border=3, round_y=True).describe()
     for part in ("PSNR and SSIM", "Y of BT.601", "border of 3 pixels", "clipped", "mean of its"):
         assert part in words
     settings = [
-        Protocol(),
-        Protocol(border=1),
-        Protocol(round_to_8_bits=False),
-        Protocol(clip=False, round_to_8_bits=False),
-        Protocol(color="y"),
-        Protocol(color="y", round_y=True),
+        EvaluationProtocol(),
+        EvaluationProtocol(border=1),
+        EvaluationProtocol(round_to_8_bits=False),
+        EvaluationProtocol(clip=False, round_to_8_bits=False),
+        EvaluationProtocol(color="y"),
+        EvaluationProtocol(color="y", round_y=True),
     ]
     assert len({protocol.describe() for protocol in settings}) == len(settings)
 
@@ -228,23 +232,28 @@ def test_a_protocol_is_a_value_and_says_what_it_is():
 def test_settings_that_are_no_protocol(settings, words, monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match=re.escape(words)):
-        Protocol(**settings)
+        EvaluationProtocol(**settings)
 
 
 def test_images_that_a_protocol_cannot_compare(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     gray = TARGET[..., :1]
     for protocol, output, target, words in (
-        (Protocol(), OUTPUT, gray, "of 3 channels cannot be compared with targets of 1"),
-        (Protocol(color="y"), OUTPUT, gray, "give gray images three equal channels"),
-        (Protocol(), gray, TARGET, "color='rgb'"),
-        (Protocol(), OUTPUT[..., :2], OUTPUT[..., :2], "1 or 3 channels"),
-        (Protocol(), STORED, TARGET, "channels); got uint8 (3, 24, 28, 3)"),
-        (Protocol(), OUTPUT, STORED, "channels); got uint8 (3, 24, 28, 3)"),
-        (Protocol(), OUTPUT[0], TARGET[0], "channels); got float32 (24, 28, 3)"),
-        (Protocol(border=12), OUTPUT, TARGET, "12 pixels leaves nothing of an image of 24 x 28"),
-        (Protocol(border=7), OUTPUT, TARGET, "at least 11 x 11 pixels; got 10 x 14"),
-        (Protocol(), OUTPUT, TARGET[:, 1:], "(3, 23, 28, 3)"),
+        (EvaluationProtocol(), OUTPUT, gray, "of 3 channels cannot be compared with targets of 1"),
+        (EvaluationProtocol(color="y"), OUTPUT, gray, "give gray images three equal channels"),
+        (EvaluationProtocol(), gray, TARGET, "color='rgb'"),
+        (EvaluationProtocol(), OUTPUT[..., :2], OUTPUT[..., :2], "1 or 3 channels"),
+        (EvaluationProtocol(), STORED, TARGET, "channels); got uint8 (3, 24, 28, 3)"),
+        (EvaluationProtocol(), OUTPUT, STORED, "channels); got uint8 (3, 24, 28, 3)"),
+        (EvaluationProtocol(), OUTPUT[0], TARGET[0], "channels); got float32 (24, 28, 3)"),
+        (
+            EvaluationProtocol(border=12),
+            OUTPUT,
+            TARGET,
+            "12 pixels leaves nothing of an image of 24 x 28",
+        ),
+        (EvaluationProtocol(border=7), OUTPUT, TARGET, "at least 11 x 11 pixels; got 10 x 14"),
+        (EvaluationProtocol(), OUTPUT, TARGET[:, 1:], "(3, 23, 28, 3)"),
     ):
         with pytest.raises(InputError, match=re.escape(words)):
             protocol.measure(output, target)
@@ -268,7 +277,7 @@ def test_bicubic_enlargement_of_set5_has_the_published_figures():
     """30.39 dB and 0.8682 at factor 3, as VDSR's paper has them, arXiv:1511.04587."""
     paths = sorted(Path(os.environ["DECONV_JAX_DATA"], "set5").glob("*.bmp"))
     assert len(paths) == 5
-    protocol = Protocol(color="y", border=3, round_y=True)
+    protocol = EvaluationProtocol(color="y", border=3, round_y=True)
     means = mean_of(protocol.measure_all(bicubic(path, 3) for path in paths))
     assert means["psnr"] == pytest.approx(30.39, abs=0.01)
     assert means["ssim"] == pytest.approx(0.8682, abs=0.001)

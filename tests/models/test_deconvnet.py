@@ -11,7 +11,7 @@ from torch import nn
 
 from deconv_jax.errors import InputError
 from deconv_jax.models import DeconvNet
-from deconv_jax.ops.interchange import layer_to_torch
+from deconv_jax.ops.weight_layouts import layer_to_torch
 
 KEY = jax.random.key(0)
 SMALL = {"num_classes": 3, "features": (4, 5, 6), "bottleneck_features": 7}

@@ -10,7 +10,7 @@ from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.errors import InputError
 from deconv_jax.models import FCN
-from deconv_jax.ops.interchange import kernel_to_torch
+from deconv_jax.ops.weight_layouts import kernel_to_torch
 
 KEY = jax.random.key(0)
 SMALL = {"num_classes": 2, "features": (2, 3, 4, 3, 4), "convs_per_block": 1, "top_features": 5}

@@ -19,7 +19,7 @@ from deconv_jax.models import (
     SNGANDiscriminator,
 )
 from deconv_jax.models.gan import minibatch_deviation
-from deconv_jax.models.latents import draw_latents, interpolate_latents
+from deconv_jax.models.latent_sampling import draw_latents, interpolate_latents
 from deconv_jax.models.layers import Conv, Dense, Upsample
 
 KEY = jax.random.key(0)

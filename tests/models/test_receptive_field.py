@@ -8,7 +8,7 @@ from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models import ESPCN, FSRCNN, SRCNN, DnCNN, REDNet, Restorer, UNet
+from deconv_jax.models import ESPCN, FSRCNN, SRCNN, ConvDeconv, DnCNN, REDNet, UNet
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 
 BUMP = 1e6
@@ -150,8 +150,8 @@ def test_what_has_no_field_is_named(call, message):
 
 
 NETWORKS = {
-    "restorer": Restorer(features=(2, 3)),
-    "restorer-2": Restorer(features=(2, 3), stride=2, kernel_size=3),
+    "conv_deconv": ConvDeconv(features=(2, 3)),
+    "restorer-2": ConvDeconv(features=(2, 3), stride=2, kernel_size=3),
     "srcnn-2": SRCNN(scale=2, features=(2, 2), kernel_sizes=(5, 3, 3)),
     "srcnn-3": SRCNN(scale=3, features=(2, 2)),
     "fsrcnn-2": FSRCNN(scale=2, d=3, s=2, m=1),

@@ -16,9 +16,9 @@ from deconv_jax.models import (
     MODELS,
     SRCNN,
     Autoencoder,
+    ConvDeconv,
     DnCNN,
     REDNet,
-    Restorer,
     UNet,
 )
 from deconv_jax.models.dncnn import fold_batch_norm
@@ -83,7 +83,7 @@ def test_every_way_to_enlarge_has_as_many_weights_where_it_can(scale):
 def test_any_size_is_restored_with_maps_beside_the_image(name, size):
     """Beside the three channels of the image there are two that condition."""
     options = {"scale": 4} if name in ENLARGING else {}
-    if name == "restorer":
+    if name == "conv_deconv":
         options["stride"] = 2
     model = RESTORERS[name](channels=3, **options)
     size = (
@@ -105,12 +105,12 @@ def test_too_few_channels_are_named(name):
 @pytest.mark.parametrize(
     "model",
     [
-        Restorer(features=(8, 8), kernel_size=3),
+        ConvDeconv(features=(8, 8), kernel_size=3),
         DnCNN(depth=3, features=8),
         REDNet(depth=2, features=8),
         UNet(features=(8,)),
     ],
-    ids=["restorer", "dncnn", "rednet", "unet"],
+    ids=["conv_deconv", "dncnn", "rednet", "unet"],
 )
 def test_what_adds_to_an_image_starts_near_the_identity(model, apply):
     """And no nearer: the last layer starts from weights, so that the others have a gradient."""
@@ -121,7 +121,7 @@ def test_what_adds_to_an_image_starts_near_the_identity(model, apply):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("kind", [Restorer, UNet])
+@pytest.mark.parametrize("kind", [ConvDeconv, UNet])
 def test_residual_adds_the_image(kind, residual, random_variables, apply):
     x = images(1, 8, 8, 2)
     model = kind(features=(4, 4), residual=residual)
@@ -273,8 +273,8 @@ def test_the_published_alignment_of_fsrcnn():
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
-        (Restorer, {"kernel_size": 4}, "kernel_size must be odd; got 4"),
-        (Restorer, {"stride": 3}, "stride must be 1 or 2; got 3"),
+        (ConvDeconv, {"kernel_size": 4}, "kernel_size must be odd; got 4"),
+        (ConvDeconv, {"stride": 3}, "stride must be 1 or 2; got 3"),
         (REDNet, {"depth": 7}, "depth must be even"),
         (REDNet, {"skip_every": 0}, "skip_every"),
         (DnCNN, {"depth": 1}, "depth"),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from deconv_jax.models import UNet
-from deconv_jax.ops.interchange import kernel_to_torch
+from deconv_jax.ops.weight_layouts import kernel_to_torch
 
 SEGMENTER = UNet(channels=5, features=(4, 6, 8), residual=False, norm="batch")
 

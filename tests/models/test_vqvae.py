@@ -10,7 +10,7 @@ import pytest
 from deconv_jax.errors import InputError
 from deconv_jax.models import VQVAE
 from deconv_jax.models.vqvae import Codebook, perplexity
-from deconv_jax.ops.surrogate import straight_through
+from deconv_jax.ops.straight_through import straight_through
 
 RNG = np.random.default_rng(0)
 SIZE, DIM = 5, 3

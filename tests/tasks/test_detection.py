@@ -14,7 +14,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics.detection import average_precision
 from deconv_jax.models import CenterNet, UNet
 from deconv_jax.tasks import Detection
-from deconv_jax.tasks.center_points import center_losses, center_targets
+from deconv_jax.tasks.centernet_targets import center_losses, center_targets
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
 

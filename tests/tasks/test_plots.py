@@ -15,7 +15,7 @@ from deconv_jax.tasks import (
     Variational,
     VectorQuantization,
 )
-from deconv_jax.tasks.code_plane import principal_components
+from deconv_jax.tasks.latent_plot import principal_components
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
 

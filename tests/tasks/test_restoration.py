@@ -11,14 +11,14 @@ from deconv_jax import ops
 from deconv_jax.data.degradations import Blur, Chain, Downsample, GaussianNoise, Jpeg, Mask
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.models import FSRCNN, Classifier, Restorer, UNet
+from deconv_jax.models import FSRCNN, Classifier, ConvDeconv, UNet
 from deconv_jax.tasks import Restoration
 from deconv_jax.training.optimizer import Optimizer
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (4, 24, 24, 1)).astype(np.uint8)
 SIZES = np.array([[24, 24], [20, 24], [17, 13], [24, 9]], np.int32)
-NET = Restorer(features=(4, 4), kernel_size=3)
+NET = ConvDeconv(features=(4, 4), kernel_size=3)
 DENOISE = Restoration(NET, GaussianNoise(25.0), Optimizer(), crop=16)
 ENLARGE = Restoration(FSRCNN(scale=3, d=4, s=2, m=1), Downsample(3), Optimizer(), border=3)
 

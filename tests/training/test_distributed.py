@@ -11,7 +11,7 @@ from PIL import Image
 from deconv_jax.cli import EXIT_INTERRUPTED
 from deconv_jax.experiment import RESULT, Experiment, train
 from deconv_jax.training import loop
-from deconv_jax.training.logging import METRICS
+from deconv_jax.training.run_log import METRICS
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from deconv_jax.experiment import RESULT, Experiment, train
 from deconv_jax.tasks import Autoencoding
 from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.logging import METRICS, RunLog, read_metrics
+from deconv_jax.training.run_log import METRICS, RunLog, read_metrics
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_both_networks_of_synthesis_resume_exactly(assert_resumes, short_config)
     config = short_config(data__cache="memory", training__steps_per_call=2)
     networks = {"width": 2, "num_classes": 10}
     config["task"] = {
-        "name": "synthesis",
+        "name": "gan",
         "generator": {"name": "dcgan_generator", "image_shape": (32, 32, 1), "latent_dim": 3}
         | networks,
         "discriminator": {"name": "dcgan_discriminator", "spectral_norm": True} | networks,

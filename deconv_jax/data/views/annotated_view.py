@@ -1,0 +1,80 @@
+"""Images with their annotations as a data set has them, moved together in training.
+
+One random map of each example, from the places of what a network sees to places of the image, takes
+the pixels, their classes and the boxes along. What a reader would get wrong: boxes become the
+upright bounds of the mapped boxes, not of the mapped objects, which are not known one by one; turned
+by many degrees they are looser than before. And of images that were extended to a common canvas the
+map is about the middle of what is true of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from deconv_jax.data.augment import Warping, random_light
+from deconv_jax.data.views.view import IGNORED, Annotated, true_sizes, within
+from deconv_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(Warping):
+    """A `View` of "image" with "segments" and "boxes" as the batch has them.
+
+    In evaluation nothing is changed; in training all fields may be combined. Pixels outside what
+    "size" says is true have class `IGNORED`. See `Warping` for the geometric fields.
+
+    Attributes:
+      brightness: most that is added to or taken from all pixels.
+      contrast: most that the factor of the differences to the mean is above or below 1.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("brightness", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 0 and below 1; got {getattr(self, name)}")
+
+    def __call__(
+        self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
+    ) -> Annotated:
+        """See `View`."""
+        images = batch["image"].astype(jnp.float32) / 255.0
+        sizes = true_sizes(batch)
+        seen = {"image": images}
+        if "segments" in batch:
+            _, height, width, _ = images.shape
+            inside = jax.vmap(lambda size: within((height, width), size))(sizes)
+            seen["segments"] = jnp.where(inside, batch["segments"].astype(jnp.int32), IGNORED)
+        if "boxes" in batch:
+            seen["boxes"] = batch["boxes"].astype(jnp.float32)
+            seen["box_class"] = batch["box_class"].astype(jnp.int32)
+        if not train:
+            return seen
+        self.check(images.shape[1:3])
+        return jax.vmap(self._changed)(keys, sizes, seen)
+
+    def _changed(
+        self, key: Key[Array, ""], size: Array, seen: dict[str, Array]
+    ) -> dict[str, Array]:
+        place, light = jax.random.split(key)
+        image = seen["image"]
+        if self.brightness or self.contrast:
+            image = random_light(light, image, size, self.brightness, self.contrast)
+        if not self.moves:
+            return seen | {"image": image}
+        warp = self.draw(place, (image.shape[0], image.shape[1]), size)
+        changed = {"image": warp.image(image)}
+        if "segments" in seen:
+            changed["segments"] = warp.segments(seen["segments"], IGNORED)
+        if "boxes" in seen:
+            boxes, kept = warp.boxes(seen["boxes"])
+            kept &= seen["box_class"] >= 0
+            changed["boxes"] = jnp.where(kept[:, None], boxes, 0.0)
+            changed["box_class"] = jnp.where(kept, seen["box_class"], -1)
+        return changed

@@ -1,0 +1,1 @@
+"""Compression of image files by trained codecs."""

@@ -1,0 +1,1 @@
+"""Activations, attributions and preferred inputs of trained networks."""

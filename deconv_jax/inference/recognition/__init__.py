@@ -1,0 +1,1 @@
+"""Classes, segments and boxes predicted for image files."""

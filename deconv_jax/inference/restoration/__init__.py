@@ -1,0 +1,1 @@
+"""Restoration of image files by trained networks and classical methods."""

@@ -1,0 +1,88 @@
+"""The plain restoration network: convolutions A, then transposed convolutions A^T, and the input.
+
+Two convolutions and the two transposed convolutions that mirror them: the encoder-decoder of Mao et
+al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric skip
+connections", arXiv:1603.09056, section 2.1, at its smallest, for experiments of a minute. With
+`residual` it estimates what is wrong with the image, as DnCNN does (arXiv:1608.03981, section
+III-B). What a reader would get wrong: kernels are odd and padded by half of them rather than by
+"SAME", whose padding of a strided layer depends on the parity of the image's size; so any size will
+do, and a crop at an even position is restored as it is within the whole.
+"""
+
+import functools
+from typing import ClassVar, Literal
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    RESIDUAL_GAIN,
+    Activation,
+    Conv,
+    ConvTranspose,
+    image_channels,
+)
+from deconv_jax.models.receptive_field import ReceptiveField, Trace
+
+
+class ConvDeconv(nn.Module):
+    """Convolution, convolution, transposed convolution, transposed convolution.
+
+    Attributes:
+      channels: of the image.
+      features: channels after the first and the second convolution.
+      kernel_size: of every layer, odd, pixels.
+      stride: of the second convolution and its transpose: 2 works at half the resolution.
+      residual: adds the image to the output.
+      activation: after every layer but the last, by name, see `layers`.
+    """
+
+    channels: int = 1
+    features: tuple[int, int] = (32, 32)
+    kernel_size: int = 5
+    stride: Literal[1, 2] = 1
+    residual: bool = True
+    activation: str = "relu"
+
+    scale: ClassVar[int] = 1
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width all_channels"], train: bool = False
+    ) -> Float[Array, "batch height width channels"]:
+        """Images, and maps after their channels if any, to restored images of the same size.
+
+        Raises:
+          InputError: too few channels, or a field out of range.
+        """
+        del train
+        image = image_channels(images, self.channels)
+        half = self._half_kernel()
+        first, second = self.features
+        act = Activation(self.activation)
+        conv = functools.partial(Conv, kernel_size=self.kernel_size, padding=half)
+        deconv = functools.partial(ConvTranspose, kernel_size=self.kernel_size, padding=half)
+        x = act(conv(first, gain=RELU_GAIN)(images))
+        x = act(conv(second, stride=self.stride, gain=RELU_GAIN)(x))
+        size = image.shape[1:3]
+        x = act(deconv(first, stride=self.stride, output_size=size, gain=RELU_GAIN)(x))
+        x = deconv(self.channels, gain=RESIDUAL_GAIN if self.residual else 1.0)(x)
+        return image + x if self.residual else x
+
+    @nn.nowrap
+    def receptive_field(self) -> ReceptiveField:
+        """Of an output pixel; raises InputError for a field out of range."""
+        size, half = self.kernel_size, self._half_kernel()
+        trace = Trace().conv(size).conv(size, self.stride, padding=half)
+        return trace.conv_transpose(size, self.stride, half).conv_transpose(size).receptive_field()
+
+    @nn.nowrap
+    def _half_kernel(self) -> int:
+        at_least("kernel_size", self.kernel_size, 1)
+        if self.kernel_size % 2 == 0:
+            raise InputError(f"kernel_size must be odd; got {self.kernel_size}")
+        if self.stride not in (1, 2):
+            raise InputError(f"stride must be 1 or 2; got {self.stride}")
+        return self.kernel_size // 2

@@ -1,0 +1,1 @@
+"""Drawing: image grids, plots, overlays and panels. No model or training code."""

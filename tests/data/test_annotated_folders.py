@@ -1,0 +1,460 @@
+"""Annotated images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.data.annotated_folders import Example, on_canvas, read_penn_fudan, resized
+from deconv_jax.data.images import read_labels
+from deconv_jax.data.pipeline import Data, evaluation_batches, training_iterator
+from deconv_jax.data.sources import RecordSource, in_memory, load, prepare
+from deconv_jax.data.views import IGNORED, Recorded, evaluation_view
+from deconv_jax.errors import InputError
+
+REAL = Path(os.environ.get("DECONV_JAX_DATA", "")) / "pennfudan_subset"
+MEMBRANES = REAL.parent / "em_membrane"
+TEXT = """# Compatible with PASCAL Annotation Version 1.00
+Image filename : "PennFudanPed/PNGImages/{name}.png"
+Image size (X x Y x C) : {width} x {height} x 3
+Objects with ground truth : {count} {{ {quoted} }}
+# Top left pixel co-ordinates : (1, 1)
+{details}"""
+BOX = """# Details for pedestrian {n} ("PASpersonWalking")
+Bounding box for object {n} "PASpersonWalking" (Xmin, Ymin) - (Xmax, Ymax) : ({}, {}) - ({}, {})
+"""
+PEOPLE = {
+    "a": ((20, 30), [(2, 3, 12, 9), (5, 15, 19, 28)]),
+    "b": ((40, 24), [(0, 0, 40, 24)]),
+    "c": ((16, 10), []),
+}
+"""By name: height and width of an image, and top, left, bottom, right of those in it."""
+
+
+def write_person(root, name, size, boxes):
+    for folder in ("PNGImages", "PedMasks", "Annotation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    image, mask = np.full((*size, 3), 50, np.uint8), np.zeros(size, np.uint8)
+    for number, (top, left, bottom, right) in enumerate(boxes, start=1):
+        image[top:bottom, left:right] = 50 + 60 * number
+        mask[top:bottom, left:right] = number
+    Image.fromarray(image).save(root / "PNGImages" / f"{name}.png")
+    Image.fromarray(mask).save(root / "PedMasks" / f"{name}_mask.png")
+    details = "\n".join(
+        BOX.format(left + 1, top + 1, right, bottom, n=n)
+        for n, (top, left, bottom, right) in enumerate(boxes, start=1)
+    )
+    quoted = " ".join(['"PASpersonWalking"'] * len(boxes))
+    text = TEXT.format(
+        name=name,
+        height=size[0],
+        width=size[1],
+        count=len(boxes),
+        quoted=quoted,
+        details=details,
+    )
+    (root / "Annotation" / f"{name}.txt").write_text(text)
+
+
+@pytest.fixture
+def people(tmp_path):
+    for name, (size, boxes) in PEOPLE.items():
+        write_person(tmp_path / "people", name, size, boxes)
+    return tmp_path / "people"
+
+
+def write_labels(root, labels, size=(12, 10), folder="label", kind="image_label"):
+    """Images of one gray each, with label files of the given arrays or of one value."""
+    for number, (name, label) in enumerate(labels.items()):
+        for part, pixels in (("image", np.full(size, 10 * number, np.uint8)), (folder, label)):
+            path = root / part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            array = np.broadcast_to(np.asarray(pixels, np.uint8), size)
+            Image.fromarray(array.copy()).save(path)
+    return f"{kind}:{root}"
+
+
+def message_of(call, *arguments, **options):
+    with pytest.raises(InputError) as raised:
+        call(*arguments, **options)
+    return str(raised.value)
+
+
+# Penn-Fudan
+
+
+def test_pedestrians_have_masks_and_boxes_of_their_own_size(people):
+    source = load(f"penn_fudan:{people}", "all")
+    batch = source.gather(np.arange(3))
+    described = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert described == {
+        "image": ((3, 48, 32, 3), "uint8"),
+        "size": ((3, 2), "int32"),
+        "segments": ((3, 48, 32), "uint8"),
+        "boxes": ((3, 2, 4), "float32"),
+        "box_class": ((3, 2), "int32"),
+    }
+    for row, (size, boxes) in enumerate(PEOPLE.values()):
+        height, width = size
+        np.testing.assert_array_equal(batch["size"][row], size)
+        np.testing.assert_array_equal(
+            batch["boxes"][row, : len(boxes)].reshape(-1), np.ravel(boxes)
+        )
+        np.testing.assert_array_equal(
+            batch["box_class"][row], [0] * len(boxes) + [-1] * (2 - len(boxes))
+        )
+        expected = np.full((48, 32), IGNORED)
+        expected[:height, :width] = 0
+        for top, left, bottom, right in boxes:
+            expected[top:bottom, left:right] = 1
+        np.testing.assert_array_equal(batch["segments"][row], expected)
+        assert not batch["image"][row, height:].any()
+        assert not batch["image"][row, :, width:].any()
+
+
+def test_splits_are_slices_of_the_images(people):
+    first, last = load(f"penn_fudan:{people}", "all[:1]"), load(f"penn_fudan:{people}", "all[1:]")
+    both = load("penn_fudan:people", "all[2:]+all[:1]", str(people.parent))
+    assert (len(first), len(last), len(both)) == (1, 2, 2)
+    assert both.gather(np.arange(2))["size"].tolist() == [[16, 10], [20, 30]]
+    assert len({str(source.fingerprint) for source in (first, last, both)}) == 3
+
+
+def test_on_a_canvas_all_annotations_are_resized_alike(people):
+    """Where a box is, nearly all pixels are those of the object and of its mask."""
+    source = load(f"penn_fudan:{people}", "all", canvas=80)
+    batch = source.gather(np.arange(3))
+    assert batch["image"].shape == (3, 80, 80, 3)
+    np.testing.assert_array_equal(batch["size"], [[53, 80], [80, 48], [80, 50]])
+    factors = np.array([53 / 20, 80 / 30] * 2)
+    np.testing.assert_allclose(batch["boxes"][0], np.array(PEOPLE["a"][1]) * factors, rtol=1e-6)
+    for row in range(2):
+        for number, box in enumerate(batch["boxes"][row][batch["box_class"][row] >= 0]):
+            inside = np.zeros((80, 80), bool)
+            top, left, bottom, right = np.round(box).astype(int)
+            inside[top:bottom, left:right] = True
+            bright = np.abs(batch["image"][row, ..., 0] - (50.0 + 60 * (number + 1))) < 30
+            assert np.mean(bright[inside]) > 0.9  # Edges are soft.
+            assert np.mean(batch["segments"][row][inside] == 1) > 0.95
+    for row in range(3):
+        height, width = batch["size"][row]
+        ignored = batch["segments"][row] == IGNORED
+        assert not ignored[:height, :width].any()
+        assert ignored[height:].all()
+        assert ignored[:, width:].all()
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="DECONV_JAX_DATA has no pennfudan_subset")
+def test_boxes_of_the_annotation_files_are_the_bounds_of_the_masks():
+    """Of the published data, where five of the boxes reach up to 3 pixels further to the right."""
+    apart = []
+    for path in sorted((REAL / "PNGImages").glob("*.png")):
+        example = read_penn_fudan(path)
+        instances = read_labels(REAL / "PedMasks" / f"{path.stem}_mask.png")
+        assert instances.max() == len(example.boxes)
+        for number, box in enumerate(example.boxes, start=1):
+            rows, columns = np.nonzero(instances == number)
+            bounds = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+            apart.append(np.abs(box - bounds))
+    assert np.max(apart) <= 3
+    assert np.sum(np.any(apart, axis=1)) == 5
+    assert len(apart) > 80
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda root: (root / "PedMasks/b_mask.png").unlink(), ["b_mask.png", "No such file"]),
+        (
+            lambda root: (root / "Annotation/b.txt").unlink(),
+            ["annotation", "b.txt", "No such file"],
+        ),
+        (
+            lambda root: (root / "Annotation/b.txt").write_text("nothing\n"),
+            ["b.txt is ill-formed", "got 0 boxes"],
+        ),
+        (
+            lambda root: shutil.copy(root / "Annotation/a.txt", root / "Annotation/b.txt"),
+            ["b.txt is of 30 x 20 pixels", "b.png has 24 x 40"],
+        ),
+        (
+            lambda root: shutil.copy(root / "PedMasks/a_mask.png", root / "PedMasks/b_mask.png"),
+            ["b_mask.png has 30 x 20 pixels", "b.png has 24 x 40"],
+        ),
+        (
+            lambda root: write_person(root, "b", (40, 24), [(0, 0, 41, 24)]),
+            ["box 1 has corners ('1', '1', '24', '41')", "24 x 40 pixels"],
+        ),
+        (
+            lambda root: (root / "PNGImages/b.png").write_bytes(b"no image"),
+            ["cannot read image", "b.png"],
+        ),
+        (
+            lambda root: shutil.copy(root / "PNGImages/b.png", root / "PedMasks/b_mask.png"),
+            ["b_mask.png", "its pixels are RGB"],
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_named_with_the_reason(people, damage, words):
+    damage(people)
+    message = message_of(load, f"penn_fudan:{people}", "all")
+    assert all(word in message for word in words), message
+    load(f"penn_fudan:{people}", "all[:1]")
+
+
+# Images and labels
+
+
+def test_black_lines_on_white_are_class_1_in_every_split(tmp_path):
+    """As the ISBI membranes; a file may have but one of the two."""
+    lines = np.full((12, 10), 255, np.uint8)
+    lines[4] = 0
+    labels = {"0.png": lines, "1.png": 255, "2.png": 0}
+    name = write_labels(tmp_path, labels, kind="dark_lines")
+    batch = load(name, "all", color="gray").gather(np.arange(3))
+    assert batch["image"].shape == (3, 16, 16, 1)
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines == 0)
+    assert not batch["segments"][1, :12, :10].any()
+    assert (batch["segments"][2, :12, :10] == 1).all()
+    assert (batch["segments"][:, 12:] == IGNORED).all()
+    for place in range(3):
+        alone = load(name, f"all[{place}:{place + 1}]", color="gray").gather(np.arange(1))
+        np.testing.assert_array_equal(alone["segments"][0], batch["segments"][place])
+
+
+def test_black_and_white_labels_have_to_say_which_is_which(tmp_path):
+    lines = np.full((12, 10), 255, np.uint8)
+    lines[4] = 0
+    name = write_labels(tmp_path, {"0.png": lines, "1.png": 255})
+    assert "black lines on white, class 1, are dark_lines:PATH" in message_of(load, name, "all")
+    # Numbers of classes in another split: this one has class 0 and pixels that are IGNORED.
+    write_labels(tmp_path, {"1.png": 2})
+    batch = load(name, "all[:1]").gather(np.arange(1))
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines)
+    message = message_of(load, f"dark_lines:{tmp_path}", "all")
+    assert "1.png has other pixels than 0 and 255" in message
+
+
+def test_other_labels_are_numbers_of_classes_and_255_is_ignored(tmp_path):
+    label = np.arange(120).reshape(12, 10) % 4
+    label[0] = 255
+    name = write_labels(tmp_path, {"0.png": label, "more/1.png": 255})
+    batch = load(name, "all").gather(np.arange(2))
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], label)
+    assert (batch["segments"][1] == IGNORED).all()
+    assert set(batch) == {"image", "size", "segments"}
+    assert len(load(name, "more")) == 1
+
+
+def test_labels_with_a_palette_are_the_places_in_it(tmp_path):
+    label = np.arange(120).reshape(12, 10) % 3
+    name = write_labels(tmp_path, {"0.png": label})
+    painted = Image.fromarray(label.astype(np.uint8), "L").convert("P")
+    painted.putdata(label.ravel())
+    painted.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    painted.save(tmp_path / "label" / "0.png")
+    batch = load(name, "all").gather(np.arange(1))
+    np.testing.assert_array_equal(batch["segments"][0, :12, :10], label)
+    bits = Image.fromarray(255 * (label > 0).astype(np.uint8)).convert("1")
+    bits.save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "bits.png"), 255 * (label > 0))
+
+
+def test_images_and_labels_may_have_other_endings(tmp_path):
+    name = write_labels(tmp_path, {"0.png": 1})
+    Image.open(tmp_path / "image/0.png").save(tmp_path / "image/0.bmp")
+    (tmp_path / "image/0.png").unlink()
+    assert len(load(name, "all")) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda root: (root / "label/1.png").unlink(), ["1.png has no label file", "label/1.png"]),
+        (lambda root: shutil.rmtree(root / "label"), ["no folder", "label"]),
+        (lambda root: shutil.rmtree(root / "image"), ["no folder", "image"]),
+        (
+            lambda root: Image.new("L", (3, 4)).save(root / "label/1.png"),
+            ["label/1.png has 3 x 4 pixels", "image/1.png has 10 x 12"],
+        ),
+        (
+            lambda root: Image.new("I;16", (10, 12)).save(root / "label/1.png"),
+            ["label/1.png", "its pixels are I;16, not the 8 bits"],
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_named_with_the_reason(tmp_path, damage, words):
+    name = write_labels(tmp_path, {"0.png": 1, "1.png": 2})
+    damage(tmp_path)
+    message = message_of(load, name, "all")
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.skipif(not MEMBRANES.is_dir(), reason="DECONV_JAX_DATA has no em_membrane")
+def test_membranes_are_the_dark_fifth_of_the_published_labels():
+    data = Data(name=f"dark_lines:{MEMBRANES}", test_split="all[24:]", color="gray")
+    batch = data.source("test").gather(np.arange(6))
+    assert batch["image"].shape == (6, 512, 512, 1)
+    segments = batch["segments"]
+    assert set(np.unique(segments)) == {0, 1}
+    assert 0.15 < segments.mean() < 0.3
+    assert batch["image"][..., 0][segments == 1].mean() + 20 < batch["image"].mean()
+
+
+# On a canvas
+
+
+def test_resizing_keeps_the_aspect_and_every_class():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (30, 50, 1), np.uint8)
+    segments = random.choice(np.array([3, 9, 255], np.uint8), (30, 50))
+    boxes = np.array([[3, 5, 30, 50]], np.float32)
+    example = Example(image, segments, boxes, np.array([4], np.int32))
+    same = resized(example, 50)
+    for found, expected in zip(same, example, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    large = resized(example, 100)
+    np.testing.assert_array_equal(large.segments, segments.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(large.boxes, 2 * boxes)
+    small = resized(example, 25)
+    assert small.image.shape == (15, 25, 1)
+    assert set(np.unique(small.segments)) == {3, 9, 255}
+    # Antialiased: a mean of about four pixels, with a third of the deviation of one.
+    assert small.image.std() < 0.6 * image.std()
+    assert resized(Example(np.zeros((2, 400, 3), np.uint8)), 40).image.shape == (1, 40, 3)
+
+
+def test_of_more_boxes_than_there_are_rows_the_largest_stay_in_their_order():
+    sides = np.array([3, 1, 5, 2, 4], np.float32)
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
+    example = Example(np.zeros((8, 8, 3), np.uint8), None, boxes, np.arange(5, dtype=np.int32))
+    batch = on_canvas([example], (8, 8), 3)
+    np.testing.assert_array_equal(batch["box_class"], [[0, 2, 4]])
+    np.testing.assert_array_equal(batch["boxes"][0], boxes[[0, 2, 4]])
+
+
+class Records(list):
+    """Decoded examples with the batched access of a TFDS data source."""
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def test_pets_of_tfds_have_classes_of_pixels_from_0():
+    mask = np.array([[1, 2], [3, 0]], np.uint8)[..., None]
+    record = {"image": np.zeros((2, 2, 3), np.uint8), "segmentation_mask": mask, "label": 36}
+    batch = RecordSource(Records([record]), canvas=4).gather(np.arange(1))
+    np.testing.assert_array_equal(
+        batch["segments"][0], (mask[..., 0] - 1).repeat(2, 0).repeat(2, 1)
+    )
+    assert batch["segments"][0, 3, 3] == IGNORED
+    np.testing.assert_array_equal(batch["label"], [36])
+    assert "boxes" not in batch
+    plain = RecordSource(Records([record])).gather(np.arange(1))
+    assert set(plain) == {"image", "label"}
+
+
+def test_objects_of_tfds_become_boxes_in_pixels():
+    """Sequences are lists there; crowds of COCO are left out."""
+
+    def record(size, *objects):
+        columns = zip(*objects, strict=True) if objects else ([], [], [])
+        bbox, label, crowd = map(list, columns)
+        bbox = [np.array(edges, np.float32) for edges in bbox]
+        image = np.zeros((*size, 3), np.uint8)
+        return {"image": image, "objects": {"bbox": bbox, "label": label, "is_crowd": crowd}}
+
+    records = Records(
+        [
+            record((10, 20), ((0.1, 0.5, 0.6, 1.0), 7, False), ((0.0, 0.0, 1.0, 1.0), 3, True)),
+            record((40, 30)),
+        ]
+    )
+    batch = RecordSource(records, canvas=20, most_boxes=2).gather(np.arange(2))
+    np.testing.assert_allclose(batch["boxes"][0], [[1, 10, 6, 20], [0, 0, 0, 0]], atol=1e-5)
+    np.testing.assert_array_equal(batch["box_class"], [[7, -1], [-1, -1]])
+    np.testing.assert_array_equal(batch["size"], [[10, 20], [20, 15]])
+    del records[0]["objects"]["is_crowd"]  # VOC does not know it.
+    batch = RecordSource(records, canvas=20).gather(np.arange(1))
+    np.testing.assert_array_equal(batch["box_class"][0, :3], [7, 3, -1])
+    assert batch["boxes"].shape == (1, 100, 4)
+
+
+# In the pipeline
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "device"])
+def test_annotated_sets_may_be_cached(people, cache):
+    data = Data(
+        name=f"penn_fudan:{people}",
+        train_split="all[:2]",
+        validation_split="all[2:]",
+        canvas=32,
+        cache=cache,
+    )
+    source = data.source("train")
+    expected = load(data.name, "all[:2]", canvas=32).gather(np.arange(2))
+    held = in_memory(source)
+    assert held.fingerprint == source.fingerprint
+    batch = next(training_iterator(held, batch_size=2, batches=1, seed=0))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(batch[name], array[batch["index"]])
+    (last,) = evaluation_batches(data.source("validation"), batch_size=2)
+    assert last["mask"].tolist() == [1, 0]
+    seen = evaluation_view(Recorded(), jax.tree.map(jax.numpy.asarray, last))
+    assert (np.asarray(seen["segments"])[:, :, 20:] == IGNORED).all()
+
+
+@pytest.mark.parametrize("kind", ["penn_fudan", "image_label"])
+def test_a_source_may_be_sent_to_another_process(people, tmp_path, kind):
+    labels = write_labels(tmp_path / "labels", {"0.png": 1})
+    source = load(f"penn_fudan:{people}" if kind == "penn_fudan" else labels, "all")
+    sent = pickle.loads(pickle.dumps(source))
+    indices = np.arange(len(source))
+    jax.tree.map(np.testing.assert_array_equal, sent.gather(indices), source.gather(indices))
+
+
+def test_fingerprints_tell_annotations_canvases_and_colours_apart(people):
+    def fingerprint(**options):
+        return str(load(f"penn_fudan:{people}", "all", **options).fingerprint)
+
+    found = [
+        fingerprint(),
+        fingerprint(canvas=32),
+        fingerprint(canvas=64),
+        fingerprint(color="gray"),
+    ]
+    write_person(people, "c", (16, 10), [(1, 1, 9, 9)])
+    found.append(fingerprint())
+    assert len(set(found)) == 5
+    assert found[-1] == fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("stacked_digits", {"canvas": 64}, "canvas is for annotated images"),
+        ("folder:x", {"canvas": 64}, "got canvas=64 for data set 'folder:x'"),
+        ("photographs", {"canvas": 64}, "canvas is for annotated images"),
+        ("penn_fudan:x", {"tile": 8}, "tile is for image files without annotations"),
+        ("penn_fudan:", {}, "names no folder; wanted is penn_fudan:PATH"),
+        ("image_label:nowhere", {}, "no folder nowhere/image"),
+        ("image_label:$NO_SUCH_SET/x", {}, "NO_SUCH_SET is not set"),
+    ],
+)
+def test_settings_that_do_not_apply_are_refused(name, options, words):
+    assert words in message_of(load, name, "all", **options)
+
+
+def test_a_split_of_another_folder_is_refused(people):
+    assert "another folder" in message_of(load, f"penn_fudan:{people}", "folder:elsewhere")
+
+
+def test_a_canvas_has_a_pixel_and_folders_need_no_preparation(people):
+    assert "data.canvas must be at least 1; got 0" in message_of(Data, name="mnist", canvas=0)
+    assert "needs no preparation" in message_of(prepare, f"penn_fudan:{people}")

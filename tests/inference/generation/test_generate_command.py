@@ -1,0 +1,349 @@
+"""Samples of a trained generator: the same everywhere, in files, and what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import main
+from deconv_jax.errors import InputError
+from deconv_jax.experiment import CONFIG, Experiment
+from deconv_jax.inference.generation import sampling as work
+from deconv_jax.inference.generation.sampling import (
+    generate,
+    numbered_latents,
+    ranked_dimensions,
+    traversal,
+    walk,
+)
+from deconv_jax.io import write_json
+from deconv_jax.trained import load_generative
+
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, write_run):
+    """Makes the workdir of a GAN with classes or without or of a VAE, of random weights, once each."""
+    made = {}
+
+    def task(kind):
+        shape = {"image_shape": (32, 32, 1), "latent_dim": 5}
+        if kind == "vae":
+            model = {"name": "vae", "features": (2, 2), "norm": "none"} | shape
+            return {"name": "variational", "model": model, "iwae_samples": 1}
+        network = {"width": 2, "num_classes": kind}
+        return {
+            "name": "gan",
+            "generator": {"name": "dcgan_generator"} | network | shape,
+            "discriminator": {"name": "dcgan_discriminator", "norm": "none"} | network,
+        }
+
+    def make(kind):
+        if kind not in made:
+            made[kind] = write_run(
+                tmp_path_factory.mktemp("run"),
+                task(kind),
+                {"name": "digits"},
+                optimizer={"learning_rate": 0.01, "ema_decay": 0.5},
+            )
+        return made[kind]
+
+    return make
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [0, "vae"])
+def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, kind):
+    task, variables = load_generative(run(kind))
+    latents = numbered_latents(40, task.latent_dim, seed=3)
+    images = np.concatenate(list(generate(task.sample, variables, latents)))
+    assert (images.shape, images.dtype) == ((40, 32, 32, 1), np.uint8)
+    direct = jax.jit(task.sample)(variables, latents)
+    assert np.abs(images / 255 - np.asarray(direct)).max() <= 0.5 / 255 + 1e-5
+    fewer = numbered_latents(7, task.latent_dim, seed=3)
+    np.testing.assert_array_equal(fewer, latents[:7])
+    of_fewer = np.concatenate(list(generate(task.sample, variables, fewer)))
+    np.testing.assert_array_equal(of_fewer, images[:7])
+    assert not np.array_equal(numbered_latents(7, task.latent_dim, seed=4), fewer)
+
+
+_SCRIPT = """
+import json, sys
+import jax
+from deconv_jax.cli import main
+jax.config.update("jax_numpy_rank_promotion", "raise")
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0
+print(jax.device_count())
+"""
+
+
+@pytest.mark.slow
+def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
+    def commands(count):
+        """Of the files of so many devices: samples of a GAN, and a traversal of a VAE's latents."""
+        kinds = {"gan": (0, ["--num", "70"]), "vae": ("vae", ["--traverse", "3"])}
+        for name, (kind, flags) in kinds.items():
+            output = str(tmp_path / f"{name}-{count}.png")
+            yield ["generate", "--checkpoint", str(run(kind)), "--output", output, *flags]
+
+    for words in commands(8):
+        assert main(words) == 0
+    for count in (1, 3):
+        # The compiler's other flags stay those of this process, which has 8 devices.
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+        script = [sys.executable, "-c", _SCRIPT, json.dumps(list(commands(count)))]
+        environment = os.environ | {"XLA_FLAGS": flags}
+        done = subprocess.run(script, env=environment, check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == str(count)
+    for name in ("gan", "vae"):
+        files = [(tmp_path / f"{name}-{count}.png").read_bytes() for count in (1, 3, 8)]
+        assert files[0] == files[1] == files[2]
+
+
+def test_a_walk_is_closed_and_passes_every_latent():
+    latents = numbered_latents(3, 6, seed=0)
+    path = walk(latents, 4)
+    assert path.shape == (12, 6)
+    np.testing.assert_allclose(path[::4], latents, atol=1e-5)
+    steps = np.linalg.norm(path - np.roll(path, 1, axis=0), axis=1)
+    assert steps.max() < 0.6 * np.linalg.norm(latents - np.roll(latents, 1, axis=0), axis=1).max()
+
+
+def test_a_traversal_moves_one_number_and_leaves_the_others():
+    latent = numbered_latents(1, 6, seed=0)[0]
+    moved = traversal(latent, np.array([4, 1]), 5)
+    assert (moved.shape, moved.dtype) == ((10, 6), np.float32)
+    for row, dimension in zip(moved.reshape(2, 5, 6), (4, 1), strict=True):
+        np.testing.assert_allclose(row[:, dimension], [-3, -1.5, 0, 1.5, 3])
+        others = np.arange(6) != dimension
+        np.testing.assert_array_equal(row[:, others], np.tile(latent[others], (5, 1)))
+
+
+def test_the_numbers_that_change_images_most_are_first():
+    """Of a decoder that is all but linear in each number, with known slopes, one of them 0."""
+    slopes = jnp.array([0.02, -0.1, 0.0, 0.05])
+
+    def decode(variables, latents, labels):
+        slope = variables if labels is None else variables[::-1]
+        return (0.5 + 0.5 * jnp.sin(latents * slope[None]))[:, :, None, None]
+
+    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4), [1, 3, 0, 2])
+    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4, label=0), [2, 0, 3, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "flags"), [("vae", []), (CLASSES, ["--class", "3"])])
+def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
+    path = tmp_path / "traversal.png"
+    words = ["--checkpoint", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
+    assert main(["generate", *words, "--traverse", "3", "--steps", "4"]) == 0
+    task, variables = load_generative(run(kind))
+    label = 3 if flags else None
+    rows = ranked_dimensions(task.sample, variables, task.latent_dim, label)[:3]
+    assert f"rows: latents {rows[0]}, {rows[1]}, {rows[2]}\n" in capsys.readouterr().out
+    latents = traversal(numbered_latents(1, task.latent_dim, seed=2)[0], rows, 4)
+    labels = np.full(12, 3, np.int32) if flags else None
+    images = next(generate(task.sample, variables, latents, labels))[..., 0]
+    whole = pixels(path)
+    assert whole.shape == (3 * 33 - 1, 4 * 33 - 1)
+    tiles = [whole[33 * (i // 4) :, 33 * (i % 4) :][:32, :32] for i in range(12)]
+    np.testing.assert_array_equal(tiles, images)
+
+
+def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(run, tmp_path):
+    path = tmp_path / "traversal.png"
+    words = ["--checkpoint", str(run("vae")), "--output", str(path), "--traverse", "1"]
+    assert main(["generate", *words]) == 0
+    task, variables = load_generative(run("vae"))
+    latent = np.array(numbered_latents(1, task.latent_dim, seed=0))
+    latent[0, ranked_dimensions(task.sample, variables, task.latent_dim)[0]] = 0
+    assert pixels(path).shape == (32, 9 * 33 - 1)
+    middle = next(generate(task.sample, variables, latent))[0, ..., 0]
+    np.testing.assert_array_equal(pixels(path)[:, 4 * 33 : 4 * 33 + 32], middle)
+
+
+def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
+    picture, folder = tmp_path / "all.png", tmp_path / "each"
+    words = ["--checkpoint", str(run(CLASSES)), "--output", str(picture)]
+    words += ["--individual", str(folder), "--num", "6", "--columns", "3", "--scale", "2"]
+    assert main(["generate", *words]) == 0
+    whole = pixels(picture)
+    assert whole.shape == (2 * (2 * 33 - 1), 2 * (3 * 33 - 1))
+    single = sorted(folder.iterdir())
+    assert [path.name for path in single] == [f"{number:06d}.png" for number in range(6)]
+    np.testing.assert_array_equal(pixels(single[4]), whole[66 : 66 + 64, 66 : 66 + 64])
+
+
+def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
+    path = tmp_path / "all.png"
+    assert main(["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]) == 0
+    task, variables = load_generative(run(CLASSES))
+    rows = 64 // CLASSES
+    assert pixels(path).shape == (rows * 33 - 1, CLASSES * 33 - 1)
+    latents = numbered_latents(rows * CLASSES, task.latent_dim, seed=0)
+    labels = np.tile(np.arange(CLASSES, dtype=np.int32), rows)
+    images = np.concatenate(list(generate(task.sample, variables, latents, labels)))
+    last = pixels(path)[33 * (rows - 1) :, 33 * 7 :][:32, :32]
+    np.testing.assert_array_equal(last, images[(rows - 1) * CLASSES + 7][..., 0])
+
+
+@pytest.mark.slow
+def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
+    task, variables = load_generative(run(CLASSES))
+    latents = numbered_latents(12, task.latent_dim, seed=0)
+    for flags, labels in (
+        ([], np.arange(12) % CLASSES),
+        (["--class", "3"], np.full(12, 3)),
+    ):
+        folder = tmp_path / "-".join(["each", *flags])
+        words = ["--checkpoint", str(run(CLASSES)), "--individual", str(folder), "--num", "12"]
+        assert main(["generate", *words, *flags]) == 0
+        wanted = generate(task.sample, variables, latents, labels.astype(np.int32))
+        files = np.stack([pixels(path) for path in sorted(folder.iterdir())])
+        np.testing.assert_array_equal(files, np.concatenate(list(wanted))[..., 0])
+
+
+@pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
+def test_a_walk_as_an_animation(run, tmp_path, name):
+    words = ["--checkpoint", str(run(0)), "--output", str(tmp_path / name)]
+    assert main(["generate", *words, "--interpolate", "3", "--steps", "4"]) == 0
+    with Image.open(tmp_path / name) as animation:
+        assert (animation.n_frames, animation.size) == (12, (32, 32))
+        assert animation.info["loop"] == 0
+
+
+def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
+    path = tmp_path / "walk.png"
+    words = ["--checkpoint", str(run(0)), "--output", str(path), "--interpolate", "3"]
+    assert main(["generate", *words, "--steps", "5", "--truncation", "1"]) == 0
+    assert pixels(path).shape == (3 * 33 - 1, 5 * 33 - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "needs --output FILE or --individual DIR"),
+        (["--output", "a.png", "--steps", "3"], "give --interpolate or --traverse"),
+        (["--output", "a.png", "--traverse", "0"], "--traverse must be from 1 to 5"),
+        (["--output", "a.png", "--traverse", "6"], "--traverse must be from 1 to 5"),
+        (["--output", "a.png", "--traverse", "2", "--steps", "1"], "steps must be at least 2"),
+        (["--output", "a.png", "--traverse", "2", "--num", "3"], "--num and --traverse do not go"),
+        (
+            ["--output", "a.png", "--traverse", "2", "--interpolate", "3"],
+            "--interpolate and --traverse do not go together",
+        ),
+        (
+            ["--output", "a.png", "--traverse", "2", "--truncation", "1"],
+            "--truncation and --traverse do not go together: it goes from -3 to 3",
+        ),
+        (
+            ["--output", "a.png", "--traverse", "2", "--columns", "3"],
+            "--columns and --traverse do not go together",
+        ),
+        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation is of a walk"),
+        (["--output", "a.png", "--traverse", "2", "--scale", "99"], "wanted are at most 10000"),
+        (["--output", "a.png", "--num", "3", "--interpolate", "3"], "do not go together"),
+        (["--output", "a.png", "--interpolate", "1"], "interpolate must be at least 2; got 1"),
+        (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
+        (["--output", "a.png", "--seed", "-1"], "seed must be at least 0; got -1"),
+        (["--output", "a.png", "--columns", "0"], "columns must be at least 1; got 0"),
+        (["--output", "a.png", "--scale", "0"], "scale must be at least 1; got 0"),
+        (["--individual", "each", "--scale", "0"], "scale must be at least 1; got 0"),
+        (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
+        (["--output", "a.mp4"], "a.mp4 must end in .png"),
+        (["--output", "a.gif"], "a.gif: an animation is of a walk: give --interpolate"),
+        (
+            ["--output", "a.gif", "--interpolate", "2", "--columns", "3"],
+            "--columns is of a picture",
+        ),
+        (["--output", "a.gif", "--interpolate", "2", "--scale", "999"], "give a smaller --scale"),
+        (["--output", "a"], "a must end in .png"),
+        (["--output", "a.mp4", "--interpolate", "2"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4", "--individual", "each"], "a.mp4 must end in .png"),
+        (["--output", "a.png", "--class", "3"], "trained without classes"),
+        (["--output", "a.png", "--num", "400", "--scale", "20"], "wanted are at most 10000"),
+        (["--output", "a.png", "--step", "7"], "7"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    run, tmp_path, monkeypatch, capsys, flags, words
+):
+    workdir = run(0)
+    capsys.readouterr()  # What the training said.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "generate", lambda *_: pytest.fail("samples were made"))
+    assert main(["generate", "--checkpoint", str(workdir), *flags]) == 2
+    errors = capsys.readouterr().err
+    assert words in errors
+    assert errors.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
+    words = ["--checkpoint", str(run(CLASSES)), "--output", str(tmp_path / "a.png")]
+    assert main(["generate", *words, "--class", "10"]) == 2
+    assert "--class must be from 0 to 9; got 10" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
+    path = tmp_path / "walk.png"
+    words = ["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]
+    words += ["--interpolate", "2", "--steps", "3"]
+    assert main(words) == 2
+    assert "of one class: give --class" in capsys.readouterr().err
+    assert main([*words[:5], "--traverse", "2"]) == 2
+    assert "of one class: give --class" in capsys.readouterr().err
+    assert not path.exists()
+    assert main([*words, "--class", "3"]) == 0
+    task, variables = load_generative(run(CLASSES))
+    latents = walk(numbered_latents(2, task.latent_dim, seed=0), 3)
+    images = generate(task.sample, variables, latents, np.full(6, 3, np.int32))
+    first = next(images)[0, ..., 0]
+    np.testing.assert_array_equal(pixels(path)[:32, :32], first)
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
+    path = tmp_path / "each"
+    path.write_bytes(b"mine")
+    words = ["generate", "--checkpoint", str(run(0)), "--individual", str(path), *more]
+    assert main(words) == 2
+    assert f"{path} is not a folder" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+
+
+def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"mine")
+    words = ["generate", "--checkpoint", str(run(0)), "--output", str(path), "--num", "2"]
+    assert main(words) == 2
+    assert "is there already; give --overwrite" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+    assert main([*words, "--overwrite"]) == 0
+    assert pixels(path).shape == (32, 65)
+    (tmp_path / "each").mkdir()
+    (tmp_path / "each" / "note.txt").touch()
+    words = ["generate", "--checkpoint", str(run(0)), "--individual", str(tmp_path / "each")]
+    assert main(words) == 2
+    assert "is not empty; give --overwrite" in capsys.readouterr().err
+
+
+def test_a_run_of_another_task_is_refused(small_config, tmp_path):
+    write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
+    with pytest.raises(InputError, match="is a run of Autoencoding; wanted is a run of GAN or Var"):
+        load_generative(tmp_path)

@@ -1,0 +1,328 @@
+"""`deconv-jax visualize` as a person uses it, and the sheets that it draws."""
+
+import dataclasses
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import main, visualize
+from deconv_jax.data.images import read_pixels, write_image
+from deconv_jax.data.pipeline import evaluation_batches
+from deconv_jax.data.sources import ArraySource
+from deconv_jax.errors import InputError
+from deconv_jax.experiment import open_workdir
+from deconv_jax.inference.interpretation import activations, figures
+from deconv_jax.inference.interpretation.figures import (
+    MAPS,
+    Attribution,
+    picture_of_attribution,
+    picture_of_maxima,
+    picture_of_patches,
+)
+from deconv_jax.inference.recognition.predictor import fitted_middle
+from deconv_jax.trained import load_subject, open_test_split
+from deconv_jax.viz.panels import (
+    Section,
+    about_gray,
+    at_side,
+    beside,
+    for_and_against,
+    image_pixels,
+    sheet,
+    square,
+)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory, digits_dir, write_run):
+    """The workdir of a classifier of digits that are resized and standardised first."""
+    model = {"name": "classifier", "features": (3, 4), "convs_per_block": 1, "embedding_dim": 5}
+    task = {
+        "name": "classification",
+        "model": model,
+        "preprocessing": {"resize": (16, 20), "standardize": True},
+        "class_names": tuple("abcdefghij"),
+    }
+    data = {"name": "digits", "data_dir": digits_dir, "cache": "memory"}
+    return write_run(tmp_path_factory.mktemp("runs") / "classifier", task, data)
+
+
+@pytest.fixture
+def folder(tmp_path, draw):
+    folder = tmp_path / "in"
+    write_image(folder / "a.png", draw(18, 30, 3))
+    write_image(folder / "b.png", draw(40, 20, 1))
+    return folder
+
+
+def run(*arguments):
+    return main(["visualize", *map(str, arguments)])
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.slow
+def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path, capsys):
+    output = tmp_path / "layers.png"
+    arguments = ["--checkpoint", classifier, "--layer", "conv2", "--output", output]
+    assert run(*arguments, "--layer", "logits", "--maps", 2) == 0
+    assert capsys.readouterr().out == f"written: {output}\n"
+    two = pixels_of(output)
+    assert two.ndim == 3
+    assert (two[0] == 255).all()
+    assert (two < 128).any()
+
+    assert run(*arguments) == 2
+    assert "is there already; give --overwrite to replace it" in capsys.readouterr().err
+    np.testing.assert_array_equal(pixels_of(output), two)
+    assert run(*arguments, "--overwrite", "--method", "guided") == 0
+    assert pixels_of(output).shape[0] < two.shape[0]
+
+
+@pytest.mark.slow
+def test_patches_of_images_and_what_speaks_for_their_classes(classifier, folder, tmp_path):
+    arguments = ["--checkpoint", classifier, folder, "--output"]
+    assert run(*arguments, tmp_path / "patches.png", "--layer", "conv1", "--layer", "dense1") == 0
+    shapes = set()
+    for method in ("gradient", "deconvnet", "integrated_gradients", "occlusion", "grad_cam"):
+        output = tmp_path / f"{method}.png"
+        assert run(*arguments, output, "--method", method) == 0
+        shapes.add(pixels_of(output).shape)
+    both = tmp_path / "two_layers.png"
+    layers = ["--layer", "conv1", "--layer", "conv2"]
+    assert run(*arguments, both, "--method", "grad_cam", "--class", 3, *layers) == 0
+    assert pixels_of(both).shape[1] > pixels_of(tmp_path / "grad_cam.png").shape[1]
+
+
+@pytest.mark.slow
+def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    for output in (first, second):
+        words = ["--layer", "logits", "--maps", 2, "--method", "maximise", "--output", output]
+        assert run("--checkpoint", classifier, *words) == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypatch):
+    subject = load_subject(classifier)
+    assert subject.image_shape == (16, 20, 1)
+    task = open_workdir(classifier).task
+    source = open_test_split(classifier)
+    images = np.concatenate(list(subject.images_of(source)))
+    assert images.shape == (len(source), 16, 20, 1)
+    batch = jax.tree.map(jnp.asarray, next(evaluation_batches(source, batch_size=5)))
+    prepared, _ = jax.jit(task.preprocessing)(batch["image"] / 255.0)
+    prepare = jax.jit(subject.prepare)
+    np.testing.assert_allclose(prepare(images[:5]), prepared, atol=1e-5)
+
+    files = sorted(folder.iterdir())
+    read = subject.read_images(files)
+    np.testing.assert_array_equal(read[1], fitted_middle(read_pixels(files[1], "gray"), (16, 20)))
+    monkeypatch.setattr(activations, "BATCH", 1)
+    np.testing.assert_array_equal(np.concatenate(list(subject.images_of(files))), read)
+    # What the network says of it is what the task predicts.
+    logits = jax.jit(subject.model.apply)(subject.variables, prepare(read))
+    wanted = task.predict(subject.variables, jnp.asarray(read))["probabilities"]
+    np.testing.assert_allclose(jax.nn.softmax(logits), wanted, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_segmentation_and_a_restoration_are_looked_into(
+    tmp_path, digits_dir, write_run, folder, draw, capsys
+):
+    data = {"data_dir": digits_dir, "cache": "memory"}
+    segmentation = write_run(
+        tmp_path / "segmentation",
+        {
+            "name": "segmentation",
+            "model": {"name": "unet", "channels": 11, "features": (3, 4), "residual": False},
+            "view": {"name": "digit_scenes", "size": 32, "least": 12, "most": 16},
+        },
+        {"name": "stacked_digits"} | data,
+        (32, 32, 3),
+    )
+    output = tmp_path / "segmentation.png"
+    arguments = ["--checkpoint", segmentation, "--output", output]
+    assert run(*arguments, "--layer", "conv3", "--layer", "logits", "--maps", 2) == 0
+    assert pixels_of(output).shape[0] > 500
+    words = ["--overwrite", "--method", "gradient", folder]
+    assert run(*arguments, *words) == 2
+    assert "says the class of each pixel; give the class" in capsys.readouterr().err
+    assert run(*arguments, *words, "--class", 4) == 0
+
+    restoration = write_run(
+        tmp_path / "restoration",
+        {
+            "name": "restoration",
+            "model": {"name": "dncnn", "depth": 3, "features": 2},
+            "degradation": {"name": "gaussian_noise", "sigma": 25.0},
+        },
+        {"name": "digits"} | data,
+    )
+    arguments = ["--checkpoint", restoration, "--output", tmp_path / "restoration.png"]
+    assert run(*arguments, "--layer", "conv2") == 0
+    write_image(folder / "c.png", draw(100, 110, 1))
+    assert run(*arguments, "--overwrite", "--layer", "conv2", folder / "c.png") == 0
+    assert run(*arguments, "--overwrite", "--layer", "conv2", folder / "a.png") == 2
+    assert "a.png: a restoration network is shown 96 pixels a side" in capsys.readouterr().err
+    assert run(*arguments, "--overwrite", folder / "c.png") == 2
+    assert "DnCNN does not say the class of an image" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give --layer to see what its units look for, or images"),
+        (["--method", "grad_cam"], "give --layer to see what its units look for, or images"),
+        (["--method", "maximise"], "--method maximise needs --layer"),
+        (["--method", "maximise", "--layer", "conv1", "IN"], "makes its images"),
+        (["--method", "occlusion", "--layer", "conv1", "IN"], "takes no --layer"),
+        (["--layer", "conv1", "--class", "3"], "--class is for images without --layer"),
+        (["IN", "--maps", "3"], "--maps is for a --layer's feature maps"),
+        (["IN", "--data_dir", "there"], "--data_dir is for patches"),
+        (["--layer", "conv1", "--maps", "0"], "maps"),
+        (["--layer", "conv1", "--method", "maximise", "--maps", "0"], "maps"),
+        (["--layer", "conv7"], "no layer 'conv7'"),
+        (["IN", "--class", "10"], "a class is from 0 to 9; got 10"),
+        (["--layer", "conv1", "--output", "layers.jpg"], "--output is a PNG file"),
+        (["--layer", "conv1", "missing.png"], "no input missing.png"),
+        (["--layer", "conv1", "IN", "--step", "77"], "77"),
+    ],
+)
+def test_flags_that_do_not_go_together(words, said, classifier, folder, tmp_path, capsys):
+    output = tmp_path / "layers.png"
+    words = [str(folder) if word == "IN" else word for word in words]
+    assert run("--checkpoint", classifier, "--output", output, *words) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert not output.exists()
+
+
+def test_flags_know_every_method_of_the_library(capsys):
+    assert (*reversed(get_args(activations.Rule)), "maximise") == visualize._OF_UNITS
+    assert set(visualize._OF_CLASSES) == set(get_args(Attribution))
+    with pytest.raises(SystemExit):
+        run("--help")
+    assert f"(default: {MAPS})" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_said(classifier, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(figures, "picture_of_maxima", full)
+    words = ["--layer", "conv1", "--method", "maximise", "--output", tmp_path / "made.png"]
+    assert run("--checkpoint", classifier, *words) == 2
+    assert f"error: not enough memory to look into {classifier}" in capsys.readouterr().err
+
+
+def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):
+    subject = load_subject(classifier)
+    monkeypatch.setattr(activations, "_PIXELS", 2 * 32 * 40)
+    seen = []
+
+    def shown(batch):
+        seen.append(batch["image"].shape)
+        return np.zeros((len(batch["image"]), *subject.image_shape), np.float32)
+
+    large = ArraySource({"image": np.zeros((3, 32, 40, 1), np.uint8)})
+    assert sum(map(len, dataclasses.replace(subject, seen=shown).images_of(large))) == 3
+    assert seen == [(2, 32, 40, 1)] * 2
+
+    made = []
+
+    def climbed(_, __, target, image_shape, **___):
+        made.extend(target.feature.tolist())
+        assert len(target.feature) * np.prod(image_shape) <= 2 * 16 * 20
+        return np.zeros((len(target.feature), *image_shape), np.float32)
+
+    monkeypatch.setattr(figures, "maximise_activation", climbed)
+    monkeypatch.setattr(activations, "_PIXELS", 2 * 16 * 20)
+    picture_of_maxima(subject, ["conv1"])
+    assert made == [0, 1, 2]
+
+
+def test_units_and_classes_that_there_is_nothing_to_show_of(classifier, draw):
+    subject = load_subject(classifier)
+    images = draw(2, 16, 20, 1)
+    with pytest.raises(InputError, match="a class is from 0 to 9; got -1"):
+        picture_of_attribution(subject, images, ["a", "b"], "gradient", class_number=-1)
+    nothing = jax.tree.map(jnp.zeros_like, subject.variables)
+    with pytest.raises(InputError, match="no image excites a feature map of conv2"):
+        picture_of_patches(dataclasses.replace(subject, variables=nothing), images, ["conv2"])
+
+
+def test_zero_is_mid_gray_and_the_largest_magnitude_black_or_white():
+    values = np.array([[[0.0], [2.0]], [[-4.0], [-1.0]]])
+    np.testing.assert_array_equal(about_gray(values, 4.0)[..., 0], [[128, 191], [0, 96]])
+    np.testing.assert_array_equal(about_gray(0 * values, 0.0)[..., 0], 128)
+    colors = about_gray(np.array([[[1.0, -1.0, 0.0]]]), 1.0)
+    np.testing.assert_array_equal(colors, [[[255, 0, 128]]])
+
+
+def test_red_is_for_and_blue_against():
+    image = np.zeros((1, 3, 3), np.uint8)
+    image[0, 2] = 255
+    found = for_and_against(np.array([[2.0, -1.0, 0.0]]), image).astype(int)
+    red, blue, nothing = found[0]
+    assert red[0] > 200 > 50 > red[1]
+    assert blue[2] > blue[0]
+    assert np.ptp(nothing) == 0  # A faint gray image where there is nothing to say.
+    assert 150 < nothing[0] < 200
+    whole = for_and_against(np.zeros((1, 3)), image)
+    np.testing.assert_array_equal(whole[0, 0], 255)
+
+
+def test_tiles_are_whole_pixels_repeated_or_averaged():
+    tile = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    large = at_side(tile, 5)
+    assert large.shape == (4, 4, 3)
+    np.testing.assert_array_equal(large[::2, ::2], tile)
+    np.testing.assert_array_equal(large[1::2, 1::2], tile)
+    halves = at_side(np.tile(np.uint8([[[0], [100]]]), (8, 4, 3)), 4)
+    np.testing.assert_array_equal(halves, np.full((4, 4, 3), 50))
+    images = np.array([[[0.0, 0.5, 1.0, 0.3]], [[2.0, -1.0, 0.2, 0.3]]])
+    np.testing.assert_array_equal(image_pixels(images)[:, 0], [[0, 128, 255], [255, 0, 51]])
+    np.testing.assert_array_equal(image_pixels(images[..., :2])[0, 0], [0, 0, 0])
+
+
+def test_a_sheet_has_every_block_and_its_label():
+    random = np.random.default_rng(0)
+    tiles = random.integers(0, 200, (9, 6, 6, 3)).astype(np.uint8)
+    grid = square(tiles)
+    block = beside([grid, grid])
+    assert block.shape == (grid.shape[0], 2 * grid.shape[1] + 8, 3)
+    blocks = [np.where(block == 255, 255, (block + n) % 250).astype(np.uint8) for n in range(30)]
+    labels = [f"map {n} with a name that is longer than its block is wide" for n in range(30)]
+    drawn = np.asarray(sheet([Section("one", labels, blocks), Section("two", ["x"], blocks[:1])]))
+    height, width = block.shape[:2]
+    places = np.lib.stride_tricks.sliding_window_view(drawn[..., 0], (height, width))
+    corners = places[:, :, 2, 2], places[:, :, -4, -4], places[:, :, 5, 9]
+    for number, wanted in enumerate(blocks):
+        rough = [wanted[2, 2, 0], wanted[-4, -4, 0], wanted[5, 9, 0]]
+        candidates = np.argwhere(
+            np.all([c == r for c, r in zip(corners, rough, strict=True)], axis=0)
+        )
+        hits = [
+            (top, left)
+            for top, left in candidates
+            if np.array_equal(drawn[top : top + height, left : left + width], wanted)
+        ]
+        assert len(hits) == (2 if number == 0 else 1)
+        for top, left in hits:
+            label = drawn[top - 16 : top, left : left + 20]
+            assert (label < 200).any()  # Words stand above it.

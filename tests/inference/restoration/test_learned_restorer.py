@@ -1,0 +1,172 @@
+"""Networks as restorers of pixels."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deconv_jax import ops
+from deconv_jax.errors import InputError
+from deconv_jax.inference import tiling
+from deconv_jax.inference.restoration import learned_restorer as restore
+from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
+from deconv_jax.models import MODELS
+from deconv_jax.models.receptive_field import ReceptiveField
+from deconv_jax.ops.color import rgb_to_ycbcr
+
+QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+
+
+class Simple(nn.Module):
+    """What a restoration network has, and a function of pixels instead of layers."""
+
+    channels: int = 1
+    scale: int = 1
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        del train
+        factor = self.param("factor", nn.initializers.ones, ())
+        enlarged = images.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        return self.values(enlarged, factor)
+
+    def values(self, images, factor):
+        return images[..., : self.channels] * factor
+
+    @nn.nowrap
+    def receptive_field(self):
+        return ReceptiveField(0, 0, scale=self.scale)
+
+
+class Leveled(Simple):
+    """Adds the last channel, the noise's level."""
+
+    def values(self, images, factor):
+        return images[..., :1] * factor + images[..., 1:]
+
+
+class Delicate(Simple):
+    """1 / (factor - 1): infinite if the factor is rounded to 1."""
+
+    def values(self, images, factor):
+        return images + (1.0 / (factor - 1.0)).reshape(1, 1, 1, 1)
+
+
+def learned(model, factor=1.0, **fields):
+    return LearnedRestorer(model, {"params": {"factor": np.float32(factor)}}, **fields)
+
+
+@pytest.fixture(scope="module")
+def denoiser(random_variables):
+    model = MODELS["dncnn"](depth=3, features=4)
+    return model, random_variables(model, 1)
+
+
+def test_colour_goes_channel_by_channel_through_a_gray_denoiser(denoiser, draw):
+    restorer = LearnedRestorer(*denoiser)
+    image = draw(9, 11, 3)
+    restored = restorer(image, QUIET)
+    assert restored.dtype == np.float32
+    for channel in range(3):
+        alone = restorer(image[..., channel : channel + 1], QUIET)
+        np.testing.assert_allclose(restored[..., channel : channel + 1], alone, atol=1e-5)
+
+
+def test_gray_goes_three_times_through_a_colour_network(random_variables, draw):
+    model = MODELS["dncnn"](channels=3, depth=2, features=4)
+    restorer = LearnedRestorer(model, random_variables(model, 3))
+    image = draw(6, 7, 1)
+    expected = restorer(np.repeat(image, 3, axis=-1), QUIET).mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+
+
+def test_colour_is_enlarged_by_its_luma(random_variables, draw):
+    model = MODELS["espcn"](scale=2, features=(4, 4))
+    restorer = LearnedRestorer(model, random_variables(model, 1))
+    image = draw(9, 8, 3)
+    ycbcr = np.asarray(rgb_to_ycbcr(jnp.asarray(image)))
+    restored = np.asarray(rgb_to_ycbcr(jnp.asarray(restorer(image, QUIET))))
+    luma = restorer(ycbcr[..., :1], QUIET)
+    np.testing.assert_allclose(restored[..., :1], luma, atol=1e-5)
+    chroma = np.asarray(ops.imresize(jnp.asarray(ycbcr[..., 1:]), 2))
+    np.testing.assert_allclose(restored[..., 1:], chroma, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_tiles_allow_for_the_bicubic_chroma(draw, ensemble):
+    # The network itself sees one pixel; bicubic enlarging sees more.
+    image = draw(23, 30, 3)
+    whole = learned(Simple(scale=2), tile=64, ensemble=ensemble)
+    tiled = dataclasses.replace(whole, tile=9)
+    assert tiled._field(3).before == 2
+    assert tiled._field(1).before == 0
+    shares = []
+    tiles = tiled(image, ProgressCallback(share=shares.append, say=QUIET.say))
+    assert len(shares) > 9
+    np.testing.assert_allclose(tiles, whole(image, QUIET), atol=1e-5)
+
+
+def test_a_network_is_told_the_noise_in_the_unit_of_its_pixels(draw):
+    image = draw(3, 4, 1)
+    restorer = learned(Leveled(), noise_conditional=True, noise_sigma=51)
+    np.testing.assert_allclose(restorer(image, QUIET), image + 0.2, atol=1e-6)
+    with pytest.raises(InputError, match="told the noise's level"):
+        learned(Leveled(), noise_conditional=True)
+    with pytest.raises(InputError, match=r"takes no level of noise; got noise_sigma=5"):
+        learned(Simple(), noise_sigma=5)
+    with pytest.raises(InputError, match="noise_sigma must be at least 0"):
+        learned(Leveled(), noise_conditional=True, noise_sigma=-1)
+
+
+def test_what_overflows_in_bfloat16_is_done_in_float32(draw):
+    said = []
+    watch = ProgressCallback(share=QUIET.share, say=said.append)
+    image = draw(3, 4, 1)
+    restored = learned(Delicate(), factor=1.001, precision="bf16")(image, watch)
+    np.testing.assert_allclose(restored, image + 1000.0, rtol=1e-3)
+    assert said == ["the output is not finite in bf16; done again in f32"]
+    with pytest.raises(InputError, match="not finite"):
+        learned(Delicate())(image, watch)
+    # And where nothing overflows it is bfloat16 that computes.
+    restored = learned(Simple(), precision="bf16")(image, watch)
+    np.testing.assert_array_equal(restored, image.astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_what_is_no_restoration_network_is_refused():
+    with pytest.raises(InputError, match="Classifier is no restoration network"):
+        LearnedRestorer(MODELS["classifier"](), {})
+    with pytest.raises(InputError, match="1 or 3 channels; this network takes 2"):
+        learned(Simple(channels=2))
+    with pytest.raises(InputError, match="at least 1 pixels a side"):
+        learned(Simple(), tile=0)
+
+
+def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, draw):
+    image = draw(tiling.PROBE + 9, 7, 1)
+    whole = LearnedRestorer(*denoiser, tile=1000)(image, QUIET)
+    monkeypatch.setattr(tiling, "free_memory", lambda: 0)
+    shares = []
+    tiled = LearnedRestorer(*denoiser)
+    watch = ProgressCallback(share=shares.append, say=QUIET.say)
+    shapes, compiled = set(), restore._restored
+
+    def restored(*arguments, precision):
+        shapes.add(arguments[-1].shape)
+        return compiled(*arguments, precision=precision)
+
+    restored.lower = compiled.lower
+    monkeypatch.setattr(restore, "_restored", restored)
+    np.testing.assert_allclose(tiled(image, watch), whole, atol=1e-5)
+    # The smallest tile is 7 pixels: a program for it, and none for the image.
+    assert tiled._tiles == {1: 7}
+    assert shapes == {(1, 7, 7, 1)}
+    assert len(shares) == tiling.PROBE + 9 - 6
+    assert shares[-1] == 1.0
+    # An image that the measuring of memory would be larger than is not worth that.
+    small = LearnedRestorer(*denoiser)
+    small(image[:8], QUIET)
+    small(image[: tiling.PROBE], QUIET)
+    assert not small._tiles

@@ -1,0 +1,371 @@
+"""`deconv-jax restore` as a person uses it."""
+
+import errno
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import main
+from deconv_jax.data.degradations import Blur
+from deconv_jax.data.images import read_image, write_image
+from deconv_jax.experiment import CONFIG, Experiment, train
+from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
+from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
+from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
+from deconv_jax.io import write_json
+from deconv_jax.models import DnCNN
+from deconv_jax.models.weight_import import load_published, save_published
+from deconv_jax.trained import load_restoration
+
+PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
+QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def weights(tmp_path, random_variables):
+    """A small DnCNN as a file of published weights."""
+    model = DnCNN(depth=2, features=2, norm="none")
+    path = tmp_path / "dncnn.safetensors"
+    save_published(path, model, random_variables(model, 1)["params"])
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, draw):
+    """Two images, one of them in a subfolder, and a damaged one between them."""
+    folder = tmp_path / "in"
+    write_image(folder / "a.png", draw(16, 20, 1))
+    write_image(folder / "z" / "c.tif", draw(16, 20, 3))
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    return folder
+
+
+def run(*arguments):
+    return main(["restore", *map(str, arguments)])
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, folder, capsys):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", weights, folder, "--output", out]
+    assert run(*arguments) == 1
+    seen = capsys.readouterr()
+    lines = seen.out.splitlines()
+    assert lines[0].startswith(f"{folder / 'a.png'} -> {out / 'a.png'}  20 x 16  ")
+    assert lines[1].startswith(f"{folder / 'z' / 'c.tif'} -> {out / 'z' / 'c.tif'}  20 x 16  ")
+    errors = seen.err.splitlines()
+    assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
+    assert errors[1] == "deconv-jax: 1 of 3 files were not restored"
+    assert {p.name for p in out.rglob("*")} == {"a.png", "z", "c.tif"}
+    assert read_image(out / "z" / "c.tif").format == "TIFF"
+
+    (folder / "b.png").unlink()
+    before = (out / "a.png").stat().st_mtime_ns
+    assert run(*arguments) == 1
+    assert capsys.readouterr().err.count("is there already; give --overwrite to replace it") == 2
+    assert (out / "a.png").stat().st_mtime_ns == before
+    assert run(*arguments, "--overwrite", "--tile", "8", "--self-ensemble") == 0
+    assert (out / "a.png").stat().st_mtime_ns > before
+
+
+def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
+    """Pipes, link loops, names with escape sequences, of other encodings and as long as can be."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = ["a\n\x1b[31m.png", os.fsdecode(b"b\xff.png"), "c" * 251 + ".png"]
+    for name in names:
+        write_image(folder / name, draw(8, 8, 1))
+    os.mkfifo(folder / "d.png")
+    (folder / "e.png").symlink_to("e.png")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(folder / "f.tif", save_all=True, append_images=frames[1:])
+    (folder / "g.heic").touch()
+    assert run("--checkpoint", weights, folder, "--output", out) == 1
+    assert {path.name for path in out.iterdir()} == set(names)
+    seen = capsys.readouterr()
+    assert "\x1b" not in seen.out
+    lines = seen.out.splitlines()
+    assert [line.split(" -> ")[0].rsplit("/")[-1] for line in lines] == [
+        r"a\n\x1b[31m.png",
+        r"b\xff.png",
+        "c" * 251 + ".png",
+    ]
+    errors = [line.removeprefix("deconv-jax: ") for line in seen.err.splitlines()]
+    assert errors == [
+        f"error: cannot read image {folder}/d.png: not a regular file",
+        f"error: cannot read image {folder}/e.png: Too many levels of symbolic links",
+        f"error: cannot read image {folder}/f.tif: it has 2 pages; only files with one page are read",
+        "3 of 6 files were not restored",
+        f"left out, of a format that is not read here (1): {folder}/g.heic",
+    ]
+
+
+def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, capfd, caplog):
+    """tifffile logs what it finds, Pillow warns, and libtiff writes to the standard error."""
+    Image.fromarray((draw(16, 16, 1)[..., 0] * 255).astype(np.uint8)).save(
+        tmp_path / "lzw.tif", compression="tiff_lzw"
+    )
+    whole = (tmp_path / "lzw.tif").read_bytes()
+    write_image(tmp_path / "plain.tif", draw(16, 16, 3))
+    tags = bytearray((tmp_path / "plain.tif").read_bytes())
+    tags[34:38] = b"\xff" * 4  # The value of a tag, or where it is.
+    for name, content in (("a", whole[:200]), ("b", whole[:40] + b"\xff" * 60 + whole[100:])):
+        (tmp_path / "in" / f"{name}.tif").parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.tif").write_bytes(content)
+    (tmp_path / "in" / "c.tif").write_bytes(tags)
+    assert run("--checkpoint", weights, tmp_path / "in", "--output", tmp_path / "out") == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.startswith("deconv-jax: ") for line in lines] == [True] * 4
+    assert lines[-1] == "deconv-jax: 3 of 3 files were not restored"
+    assert not caplog.records
+
+
+def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weights, capsys):
+    path = tmp_path / "a.jpg"
+    Image.new("CMYK", (8, 8)).save(path, dpi=(300, 300))
+    assert run("--checkpoint", weights, path, "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().out.count("(CMYK converted to RGB)") == 1
+    assert read_image(tmp_path / "out" / "a.jpg").dpi == (300, 300)
+
+
+@pytest.mark.parametrize("place", ["input", "--output", "--reference", "--checkpoint", "--kernel"])
+def test_a_path_that_may_not_be_looked_at_costs_one_line(
+    tmp_path, monkeypatch, weights, folder, capsys, place
+):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    paths = {"input": folder, "--output": tmp_path / "out", "--reference": folder}
+    if place == "--kernel":
+        paths |= {"--method": "wiener", "--kernel": tmp_path / "k.npy"}
+    else:
+        paths |= {"--checkpoint": weights}
+    closed, stat = str(paths[place]), Path.stat
+
+    def denied(path, **options):
+        if str(path).startswith(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    source = paths.pop("input")
+    assert run(source, *(word for pair in paths.items() for word in pair)) == 2
+    error = capsys.readouterr().err
+    assert "Permission denied" in error
+    assert closed in error
+    assert len(error.splitlines()) == 1
+
+
+def test_weights_and_outputs_are_regular_files(tmp_path, weights, folder, capsys):
+    pipe = tmp_path / "pipe.pth"
+    os.mkfifo(pipe)
+    out = tmp_path / "out"
+    assert run("--checkpoint", pipe, folder, "--output", out) == 2
+    assert f"cannot read {pipe}: not a regular file" in capsys.readouterr().err
+    out.mkdir()
+    os.mkfifo(out / "a.png")
+    inputs = ["--checkpoint", weights, folder / "a.png", "--output", out, "--overwrite"]
+    assert run(*inputs) == 1
+    assert "a.png: it is there and not a regular file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw, capsys):
+    config = {
+        "task": {
+            "name": "restoration",
+            "model": {"name": "dncnn", "depth": 2, "features": 2},
+            "degradation": {"name": "gaussian_noise", "sigma": 25.0},
+            "crop": 16,
+        },
+        "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
+        "optimizer": {"learning_rate": 1e-3},
+        "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2},
+    }
+    train(Experiment.from_dict(config), tmp_path / "run")
+    task, variables = load_restoration(tmp_path / "run", "best")
+    capsys.readouterr()
+    inputs = [folder / "a.png", "--output", tmp_path / "out"]
+    assert run("--checkpoint", tmp_path / "run", *inputs) == 0
+    image = read_image(folder / "a.png").pixels
+    expected = LearnedRestorer(task.model, variables)(image, QUIET)
+    written = read_image(tmp_path / "out" / "a.png").pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+    assert np.abs(written - draw(16, 20, 1)).max() > 0.01
+
+    # The run says the level that its network was trained for.
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    method = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "5"]
+    method += ["--option", "iterations=1", "--checkpoint", tmp_path / "run"]
+    assert run(*method, folder / "a.png", "--output", tmp_path / "plugged", "--step", "best") == 0
+    assert run(*method, *inputs, "--denoiser-sigma", "15") == 2
+    assert "must be 25 to 25; got 15" in capsys.readouterr().err
+
+    for flags, said in (
+        (["--step", "7"], "has no checkpoint of step 7"),
+        (["--step", "first"], "--step is last, best or a step; got 'first'"),
+        (["--scale", "2"], "--scale is for weights in a file"),
+        (["--noise-sigma", "5"], "takes no level of noise"),
+    ):
+        assert run("--checkpoint", tmp_path / "run", *inputs, *flags) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_run_of_something_else_is_refused(tmp_path, small_config, folder, capsys):
+    config = Experiment.from_dict(small_config()).to_dict()
+    write_json(tmp_path / "run" / CONFIG, config)
+    assert run("--checkpoint", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
+    assert "is a run of Autoencoding; wanted is a run of Restoration" in capsys.readouterr().err
+
+
+def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
+    columns, rows = np.meshgrid(np.linspace(0, 6, 40), np.linspace(0, 5, 32))
+    truth = (0.5 + 0.4 * np.sign(np.sin(columns) * np.cos(rows))).astype(np.float32)[..., None]
+    kernel = np.ones((3, 5), np.float32) / 15
+    blurred = np.asarray(Blur(kernel)(jnp.asarray(truth)[None])[0])
+    write_image(tmp_path / "truth" / "a.png", truth)
+    write_image(tmp_path / "blurred" / "a.png", blurred)
+    write_image(tmp_path / "kernel.png", np.ones((3, 5, 1), np.float32))
+    assert (
+        run(
+            *("--method", "richardson_lucy", "--kernel", tmp_path / "kernel.png"),
+            *("--option", "iterations=20", "--boundary", "circular", tmp_path / "blurred"),
+            *("--output", tmp_path / "out", "--reference", tmp_path / "truth", "--compare"),
+            *("--format", "TIF", "--border", "2"),
+        )
+        == 0
+    )
+    line, mean, protocol = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "out" / "a.tif.compare.png").exists()
+    files = tmp_path / "truth" / "a.png", tmp_path / "out" / "a.tif"
+    inner = [read_image(path).pixels[2:-2, 2:-2].astype(np.float64) for path in files]
+    measured = -10 * np.log10(np.mean(np.square(inner[0] - inner[1])))
+    words = line.split()
+    after, before = (float(words[i + 1]) for i, word in enumerate(words) if word == "PSNR")
+    assert after == pytest.approx(measured, abs=0.006)
+    assert after > before + 3
+    assert mean.split("  ")[1:] == line.split("  ")[3:]
+    assert mean.startswith("mean of 1  PSNR")
+    assert "a border of 2 pixels cropped" in protocol
+
+
+def test_a_method_without_a_kernel_removes_noise(tmp_path, draw, capsys):
+    rows = np.linspace(0.1, 0.9, 24)
+    truth = np.float32(rows[:, None, None] > rows[None, :, None]) * 0.6 + 0.2
+    noisy = truth + 25 / 255 * (draw(24, 24, 1) - 0.5) * 12**0.5
+    write_image(tmp_path / "truth" / "a.png", truth)
+    write_image(tmp_path / "noisy" / "a.png", noisy.astype(np.float32))
+    flags = ["--method", "tv", "--noise-sigma", "25", tmp_path / "noisy"]
+    flags += ["--output", tmp_path / "out", "--reference", tmp_path / "truth"]
+    assert run(*flags) == 0
+    words = capsys.readouterr().out.splitlines()[0].split()
+    after, before = (float(words[i + 1]) for i, word in enumerate(words) if word == "PSNR")
+    assert after > before + 5
+
+
+def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights, folder, capsys):
+    (folder / "b.png").unlink()
+    truth = tmp_path / "truth"
+    write_image(truth / "a.png", read_image(folder / "a.png").pixels)
+    out = tmp_path / "out"
+    inputs = ["--checkpoint", weights, folder, "--reference", truth, "--output", out]
+    assert run(*inputs) == 1
+    seen = capsys.readouterr()
+    measured, unmeasured, mean, _ = seen.out.splitlines()
+    assert "  PSNR " in measured
+    reason = f"not measured: there is no reference {truth / 'z' / 'c.tif'}, nor one of another"
+    assert reason in unmeasured
+    assert mean.startswith("mean of 1  PSNR")
+    assert seen.err == "deconv-jax: 1 of 2 files were not measured\n"
+    assert (out / "z" / "c.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "one of --checkpoint (a network) and --method (with --kernel, or tv or"),
+        (["--checkpoint", "w.pth", "--method", "wiener"], "one of --checkpoint"),
+        (
+            ["--method", "wiener"],
+            "--method wiener needs --kernel, the blur that it undoes; without one tv and wavelet",
+        ),
+        (["--method", "tv"], "tv takes a weight, or noise-sigma"),
+        (["--method", "tvv"], "no method 'tvv'; did you mean 'tv'?"),
+        (["--method", "tv", "--boundary", "zeros"], "--boundary is of a blur: give --kernel"),
+        (["--method", "wiener", "--kernel", "k.npy", "--tile", "64"], "--tile does not go with"),
+        (["--checkpoint", "w.pth", "--option", "a=1"], "--option does not go with --checkpoint"),
+        (["--checkpoint", "w.pth", "--checkpoint", "v.pth"], "--checkpoint is given once"),
+        (["--checkpoint", "w.pth", "--denoiser-sigma", "5"], "--denoiser-sigma does not go with"),
+        ([*PLUG_AND_PLAY, "k.npy"], "plug_and_play needs --checkpoint, a network that removes"),
+        ([*PLUG_AND_PLAY[:2], "--checkpoint", "w.pth"], "plug_and_play needs --kernel"),
+        ([*PLUG_AND_PLAY, "k.npy", "--tile", "64"], "--tile does not go with --method plug_and"),
+        (["--checkpoint", "w.pth", "--border", "2"], "give --reference"),
+        (["--checkpoint", "w.pth", "--step", "2"], "--step is for the workdir of a run"),
+        (["--checkpoint", "none"], "error: --checkpoint: no such file or folder none"),
+        (["--checkpoint", "w.pth", "--kernel", "k.npy"], "--kernel does not go with --checkpoint"),
+        (["--method", "wiener", "--kernel", "k.npy", "--tile", "0"], "--tile does not go with"),
+        ([*PLUG_AND_PLAY, "k.npy", "--scale", "0"], "--scale does not go with --method plug_and"),
+        (["--method", "wiener", "--self-ensemble"], "--self-ensemble does not go with"),
+        (["--checkpoint", "w.txt"], "weights are .safetensors, .pth or .pt files"),
+        (["--checkpoint", "w.pth", "--format", "gif"], "no image format '.gif'"),
+        (["--method", "wiener", "--kernel", "none.npy"], "cannot read kernel none.npy"),
+    ],
+)
+def test_a_mistake_costs_one_line_and_leaves_nothing(
+    tmp_path, monkeypatch, folder, capsys, flags, said
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("w.pth", "w.txt"):
+        (tmp_path / name).touch()
+    assert run(*flags, folder, "--output", "out") == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_is_a_pair(tmp_path, folder, capsys):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    flags = ["--method", "tv", "--kernel", tmp_path / "k.npy", "--output", tmp_path / "out"]
+    assert run(*flags, folder, "--option", "iterations") == 2
+    assert "an option is KEY=VALUE; got 'iterations'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_plug_and_play_takes_weights_whose_levels_are_told(
+    tmp_path, weights, folder, random_variables, draw
+):
+    model = DnCNN(depth=2, features=2, norm="none")
+    other = tmp_path / "other.safetensors"
+    save_published(other, model, random_variables(model, 1, seed=1)["params"])
+    kernel = draw(3, 3)
+    np.save(tmp_path / "k.npy", kernel)
+    networks = [TrainedDenoiser(p.name, *load_published(p)) for p in (weights, other)]
+    expected = ClassicalRestorer(
+        "plug_and_play",
+        kernel / kernel.sum(),
+        noise_sigma=2.55,
+        options={"iterations": 2},
+        denoiser=plug_in(networks, [15, 50]),
+    )(read_image(folder / "z" / "c.tif").pixels, QUIET)
+    flags = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "2.55"]
+    flags += ["--checkpoint", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]
+    flags += ["--checkpoint", other, "--denoiser-sigma", "50"]
+    assert run(*flags, folder / "z" / "c.tif", "--output", tmp_path / "out") == 0
+    written = read_image(tmp_path / "out" / "c.tif").pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+
+
+def test_help_has_four_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.count("\n  deconv-jax restore --") == 4
+    assert all(len(line) <= 100 for line in text.splitlines())

@@ -1,0 +1,228 @@
+"""Files are whole or not there, and an error says which file and why."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from deconv_jax.errors import InputError, printable
+from deconv_jax.io import (
+    cannot_write,
+    check_regular,
+    check_unused,
+    kind_of,
+    names_in,
+    open_regular,
+    read_json,
+    write_atomically,
+    write_json,
+)
+
+
+def test_json_survives_a_round_trip(tmp_path):
+    value = {"a": [1, 2.5, None, True, "é"], "b": {"c": {}}}
+    write_json(tmp_path / "new" / "folder" / "x.json", value)
+    assert read_json(tmp_path / "new" / "folder" / "x.json") == value
+
+
+def test_json_is_text_that_a_person_can_read(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def half(error):
+    """A writer that fails half-way."""
+
+    def write(file):
+        file.write(b"half of the")
+        file.flush()
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), InputError),
+        (RuntimeError("a defect"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+@pytest.mark.parametrize("before", [b"old content", None])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, before, error, raised):
+    path = tmp_path / "x.bin"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(raised):
+        write_atomically(path, half(error))
+    assert [p.name for p in tmp_path.iterdir()] == ([] if before is None else ["x.bin"])
+    assert before is None or path.read_bytes() == before
+
+
+def test_the_file_is_not_seen_before_it_is_whole(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    seen = []
+
+    def write(file):
+        file.write(b"new")
+        file.flush()
+        seen.append(path.read_bytes())
+
+    write_atomically(path, write)
+    assert (seen, path.read_bytes()) == ([b"old"], b"new")
+
+
+def test_numbers_that_json_has_no_word_for_become_null(tmp_path):
+    inf = float("inf")
+    write_json(tmp_path / "x.json", {"psnr": inf, "losses": [1.0, float("nan"), (-inf, 2)]})
+    assert read_json(tmp_path / "x.json") == {"psnr": None, "losses": [1.0, None, [None, 2]]}
+
+
+def test_what_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, 1)
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == 1
+
+
+def test_a_folder_that_is_a_file_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/x\.json"):
+        write_json(tmp_path / "file" / "x.json", 1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_says_what_to_do(tmp_path, number):
+    message = str(cannot_write(tmp_path / "x", OSError(number, "reason")))
+    assert message.startswith(f"cannot write {tmp_path / 'x'}: ")
+    assert message.endswith("(free some space and run the same command again)")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (ValueError("first line\nsecond line"), "first line"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_other_reasons_are_one_line(tmp_path, error, reason):
+    assert str(cannot_write(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b"null", "it holds null; a JSON object is required"),
+        (b"[1]", "it holds an array"),
+        (b"7", "it holds a number"),
+        (b'"{}"', "it holds a string"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"step": ' + b"9" * 5000 + b"}", "5000 digits"),
+    ],
+    ids=lambda value: repr(value)[:12],
+)
+def test_reading_what_is_no_json_object_is_an_input_error_naming_the_file(tmp_path, content, said):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"cannot read .*x\.json: .*{said}") as raised:
+        read_json(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_json(tmp_path / "x.json")
+
+
+def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
+    for name in "cab":
+        (tmp_path / name).touch()
+    assert names_in(tmp_path) == ["a", "b", "c"]
+    assert names_in(tmp_path / "missing") == []
+    with pytest.raises(InputError, match=r"cannot read .*a: Not a directory"):
+        names_in(tmp_path / "a")
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    """A file, a folder, a pipe, a link to each, to nothing and to itself, by these names."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("file", "folder", "pipe", "nothing"):
+        (tmp_path / f"to_{target}").symlink_to(target)
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+def test_kinds_of_files_are_told_through_links(kinds):
+    for name, kind in (("file", "file"), ("folder", "folder"), ("pipe", "other")):
+        assert kind_of(kinds / name) == kind_of(kinds / f"to_{name}") == kind
+    for name in ("nothing", "to_nothing", "file/below"):
+        assert kind_of(kinds / name) is None
+    for name, reason in (("loop", "Too many levels"), ("x" * 300, "File name too long")):
+        with pytest.raises(InputError, match=f"cannot access .*{name}: {reason}"):
+            kind_of(kinds / name)
+
+
+def test_a_file_that_may_not_be_looked_at_is_an_input_error(kinds, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", denied)
+    for look in (kind_of, check_regular):
+        with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
+            look(kinds / "file")
+    with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
+        check_unused(kinds / "file", overwrite=True)
+
+
+def test_only_regular_files_are_opened(kinds):
+    with open_regular(kinds / "to_file") as file:
+        assert file.read() == b"content"
+    for name, reason in (("pipe", "not a regular file"), ("folder", "Is a directory")):
+        with pytest.raises(OSError, match=reason):
+            open_regular(kinds / name)
+    check_regular(kinds / "nothing")
+    with pytest.raises(InputError, match=r"cannot read .*pipe: not a regular file"):
+        check_regular(kinds / "pipe")
+
+
+def test_only_regular_files_are_replaced(kinds):
+    for name in ("pipe", "to_pipe"):
+        with pytest.raises(InputError, match=f"cannot write .*{name}: .*not a regular file"):
+            write_atomically(kinds / name, lambda file: file.write(b"new"))
+        with pytest.raises(InputError, match="not a regular file"):
+            check_unused(kinds / name, overwrite=True)
+    check_unused(kinds / "nothing", overwrite=False)
+    check_unused(kinds / "file", overwrite=True)
+    with pytest.raises(InputError, match="is there already; give --overwrite"):
+        check_unused(kinds / "file", overwrite=False)
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    path = tmp_path / ("a" * 251 + ".png")
+    write_atomically(path, lambda file: file.write(b"content"))
+    assert path.read_bytes() == b"content"
+    with pytest.raises(InputError, match="File name too long"):
+        write_atomically(tmp_path / ("a" * 256), lambda file: file.write(b""))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines_show_what_a_terminal_would_act_on():
+    assert printable("photo ä.png") == "photo ä.png"
+    assert printable("a\nb\x1b[31m\u202e\x7f") == r"a\nb\x1b[31m\u202e\x7f"
+    assert printable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"
