@@ -144,7 +144,7 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
     Raises:
       InputError: no such table or part, or data that is missing.
     """
-    from deconv_jax.experiment import provenance
+    from deconv_jax.workdir import provenance
 
     table, _, only = name.partition("/")
     parts = _paper_table(root, table).PARTS

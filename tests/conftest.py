@@ -39,11 +39,12 @@ import numpy as np
 import pytest
 
 from deconv_jax.data.sources import prepare
-from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment, open_workdir
+from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.run_log import METRICS, read_metrics
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, open_workdir
 
 
 @pytest.fixture(scope="module", autouse=True)

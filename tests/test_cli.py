@@ -12,12 +12,13 @@ import types
 import pytest
 from PIL import Image
 
-from deconv_jax import experiment, tables
+from deconv_jax import tables
+from deconv_jax import train as train_module
 from deconv_jax.cli import load_config, main
 from deconv_jax.cli.common import keep_memory
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import CHECKPOINTS, CONFIG, RESULT
 from deconv_jax.training.loop import Interrupted
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, RESULT
 
 DIGITS = "experiments/autoencoding/digits.py"
 FEW = {
@@ -302,7 +303,7 @@ def test_a_training_that_is_told_to_stop_has_its_exit_code(
 
     monkeypatch.setenv("DECONV_JAX_DATA", str(tmp_path))
     if command == "train":
-        monkeypatch.setattr(experiment, "train", interrupted)
+        monkeypatch.setattr(train_module, "train", interrupted)
         arguments = ["--config", str(config_file(small_config())), "--workdir", str(tmp_path)]
     else:
         monkeypatch.setattr(tables, "run_missing", interrupted)

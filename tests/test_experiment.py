@@ -10,22 +10,15 @@ from PIL import Image
 
 from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import (
-    CHECKPOINTS,
-    CONFIG,
-    INPUTS,
-    RESULT,
-    Experiment,
-    _check_workdir,
-    evaluate,
-    open_workdir,
-    train,
-)
+from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
 from deconv_jax.lock import LOCK, locked
+from deconv_jax.train import evaluate, train
 from deconv_jax.training import loop
 from deconv_jax.training.loop import Diverged
-from deconv_jax.training.run_log import METRICS, picture_grid, read_metrics
+from deconv_jax.training.run_log import METRICS, read_metrics
+from deconv_jax.viz.grids import picture_grid
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, RESULT, check_workdir, open_workdir
 
 FEW = {
     "data__train_split": "train[:100]",
@@ -239,7 +232,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(
 def test_a_folder_that_a_killed_run_left_without_a_config_is_taken(tmp_path, small_config):
     for name in (LOCK, ".config.json.123.tmp", ".DS_Store"):
         (tmp_path / name).touch()
-    _check_workdir(tmp_path, Experiment.from_dict(small_config()))
+    check_workdir(tmp_path, Experiment.from_dict(small_config()))
 
 
 def test_a_workdir_in_use_is_refused_and_can_be_evaluated(tmp_path, finished, small_config):
@@ -285,7 +278,7 @@ def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
         raise InputError("does not work")
 
     with monkeypatch.context() as patch:
-        patch.setattr("deconv_jax.experiment.fit", fail)
+        patch.setattr("deconv_jax.train.fit", fail)
         with pytest.raises(InputError, match="does not work"):
             train(broken, tmp_path / "run")
     result = train(mended, tmp_path / "run")

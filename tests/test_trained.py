@@ -7,11 +7,13 @@ import pytest
 
 from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment, read_example, train
+from deconv_jax.experiment import Experiment
+from deconv_jax.inference.recognition.load import load_predictor, load_recognition
 from deconv_jax.io import read_json, write_json
 from deconv_jax.tasks.detection import LEAST_SCORE
-from deconv_jax.trained import load_predictor, load_recognition
+from deconv_jax.train import train
 from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, read_example
 
 CLASSIFIER = {
     "name": "classification",

@@ -136,7 +136,7 @@ def _decompress(arguments: argparse.Namespace) -> int:
 
 def _codec(arguments: argparse.Namespace) -> Any:
     keep_compiled()
-    from deconv_jax.trained import load_codec
+    from deconv_jax.inference.compression.load import load_codec
 
     return load_codec(arguments.checkpoint, checkpoint_step(arguments.step))[1]
 

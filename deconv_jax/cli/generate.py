@@ -114,7 +114,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     keep_compiled()
     from deconv_jax.inference.generation import sampling as work
-    from deconv_jax.trained import load_generative
+    from deconv_jax.inference.generation.load import load_generative
 
     task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
     classes = task.num_classes if arguments.label is None else 0

@@ -76,8 +76,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.progress import Progress
     from deconv_jax.inference.recognition.coco import PREDICTIONS, coco_dict, predict_file
+    from deconv_jax.inference.recognition.load import load_predictor
     from deconv_jax.io import check_unused, write_json
-    from deconv_jax.trained import load_predictor
 
     output = arguments.output
     plan = plan_jobs(arguments.inputs, output, suffix=".png")

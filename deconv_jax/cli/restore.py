@@ -286,7 +286,7 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if kind is None:
         raise InputError(f"--checkpoint: no such file or folder {path}")
     if kind == "folder":
-        from deconv_jax.trained import load_restoration
+        from deconv_jax.inference.restoration.load import load_restoration
 
         for flag in ("scale", "batch_norm_epsilon"):
             if getattr(arguments, flag) is not None:

@@ -77,8 +77,10 @@ def _train(arguments: argparse.Namespace) -> int:
         from deconv_jax.training.parallel import initialize_processes
 
         initialize_processes(arguments.distributed)
-    from deconv_jax.experiment import RESULT, Experiment, train
+    from deconv_jax.experiment import Experiment
     from deconv_jax.io import kind_of
+    from deconv_jax.train import train
+    from deconv_jax.workdir import RESULT
 
     experiment = Experiment.from_dict(load_config(arguments.config, arguments.overrides))
     workdir = arguments.workdir
@@ -107,7 +109,7 @@ def _summary(workdir: Path, result: dict[str, Any]) -> str:
 def _evaluate(arguments: argparse.Namespace) -> int:
     check_folder("--plots", arguments.plots, overwrite=arguments.overwrite)
     keep_compiled()
-    from deconv_jax.experiment import evaluate
+    from deconv_jax.train import evaluate
 
     measured = evaluate(
         arguments.workdir,

@@ -106,9 +106,10 @@ def _visualize(arguments: argparse.Namespace) -> int:
         picture_of_maxima,
         picture_of_patches,
     )
-    from deconv_jax.inference.restoration.restore_files import enough_memory
+    from deconv_jax.inference.interpretation.load import load_subject
+    from deconv_jax.inference.memory import enough_memory
     from deconv_jax.io import check_unused, write_png
-    from deconv_jax.trained import load_subject, open_test_split
+    from deconv_jax.workdir import open_test_split
 
     check_unused(output, overwrite=arguments.overwrite)
     method, layers = arguments.method, arguments.layers

@@ -16,15 +16,13 @@ already keeps every core busy, and memory is what tiles are for.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
+from deconv_jax.inference.memory import free_memory
 from deconv_jax.models.receptive_field import ReceptiveField
 
 Apply = Callable[[Float[Array, "1 height width channels"]], Array]
@@ -167,33 +165,6 @@ def default_tile(program_bytes: Callable[[int], int], field: ReceptiveField) -> 
     side = math.isqrt(int(SHARE_OF_MEMORY * free_memory() / per_pixel))
     side = min(side, max(LARGEST_TILE, 4 * (field.before + field.after)))
     return max(_round_down(side, field.multiple), least_tile(field))
-
-
-def working_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled network takes while it works, without its weights and its input; 0: unknown."""
-    memory = compiled.memory_analysis()
-    if memory is None:
-        return 0
-    return memory.temp_size_in_bytes + memory.output_size_in_bytes
-
-
-def free_memory() -> int:
-    """Bytes free for a program: on the accelerator, or on the machine where there is none.
-
-    Where the system does not say what is free, all of its memory; where it says nothing, 4 GiB.
-    """
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics["bytes_in_use"]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(w[1]) << 10 for w in map(str.split, lines) if w[0] == "MemAvailable:")
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 4 << 30
 
 
 def _along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple[range, range]]:

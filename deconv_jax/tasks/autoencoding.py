@@ -39,7 +39,6 @@ from deconv_jax.metrics.image import (
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.tasks.latent_plot import code_plane, principal_components
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -50,6 +49,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot
 
 Images = Float[Array, "batch height width channels"]

@@ -32,7 +32,6 @@ from deconv_jax.metrics.classification import (
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over, sums_over
 from deconv_jax.metrics.segmentation import confusion_matrix
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -43,6 +42,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.viz.plots import Drawing, Matrix, Plot, Series
 

@@ -39,7 +39,6 @@ from deconv_jax.metrics.standard_codecs import standard_codec
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.run_log import center_crops, picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -50,6 +49,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import center_crops, picture_grid
 from deconv_jax.viz.plots import Plot, Series
 
 Images = Float[Array, "batch height width channels"]

@@ -31,7 +31,6 @@ from deconv_jax.tasks.centernet_targets import (
 )
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -41,6 +40,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import with_boxes
 
 LEAST_SCORE = 0.3

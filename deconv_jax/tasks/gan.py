@@ -39,7 +39,6 @@ from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.gan_losses import LOSSES, LossName, gradient_penalty, r1_penalty
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.run_log import mosaic, picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -49,6 +48,7 @@ from deconv_jax.training.state import (
     split_batch,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import mosaic, picture_grid
 
 Tree = Any
 

@@ -32,7 +32,6 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import center_crops, picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -43,6 +42,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import center_crops, picture_grid
 
 Images = Float[Array, "batch height width channels"]
 Loss = Literal["l1", "l2", "charbonnier"]

@@ -41,7 +41,6 @@ from deconv_jax.metrics.segmentation import (
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.annotated_shapes import shapes_seen
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -51,6 +50,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import background_of, with_segments
 
 Logits = Float[Array, "batch height width num_classes"]

@@ -32,7 +32,6 @@ from deconv_jax.models.vae import gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.latent_plot import code_plane
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -43,6 +42,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot
 
 Images = Float[Array, "batch height width channels"]

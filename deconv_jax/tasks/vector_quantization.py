@@ -29,7 +29,6 @@ from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.vqvae import perplexity
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.run_log import picture_grid
 from deconv_jax.training.state import (
     Precision,
     Scalars,
@@ -40,6 +39,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Batch, Task
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot, Series
 
 _PATCHES_A_CENTRE = 100

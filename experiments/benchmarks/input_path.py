@@ -23,7 +23,8 @@ from timing import ROOT, parse_arguments, time_ratios, turns, write_record
 
 from deconv_jax.cli import load_config
 from deconv_jax.data.sources import prepare
-from deconv_jax.experiment import Experiment, train
+from deconv_jax.experiment import Experiment
+from deconv_jax.train import train
 from deconv_jax.training.run_log import METRICS, read_metrics
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "digits.py"

@@ -26,11 +26,11 @@ from PIL import Image
 from timing import ROOT, processors
 
 from deconv_jax import cli
-from deconv_jax.experiment import provenance
-from deconv_jax.inference.tiling import free_memory
+from deconv_jax.inference.memory import free_memory
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
 from deconv_jax.models.weight_import import save_published
+from deconv_jax.workdir import provenance
 
 RECORD = ROOT / "experiments" / "results" / "benchmarks" / "restore_memory.json"
 SMALL = 64

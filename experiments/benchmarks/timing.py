@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from deconv_jax.experiment import provenance
 from deconv_jax.io import write_json
+from deconv_jax.workdir import provenance
 
 ROOT = Path(__file__).parents[2]
 

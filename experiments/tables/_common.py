@@ -12,9 +12,10 @@ from flax import linen as nn
 
 from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
-from deconv_jax.experiment import Experiment, train
+from deconv_jax.experiment import Experiment
+from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.tiling import restore_tiled
-from deconv_jax.trained import load_restoration
+from deconv_jax.train import train
 
 CONFIGS = Path(__file__).parent.parent
 

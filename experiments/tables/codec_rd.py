@@ -21,10 +21,10 @@ import numpy as np
 from _common import budget, finished_run
 
 from deconv_jax.data.images import list_images, read_plain
+from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.metrics.image import decibels, ms_ssim
 from deconv_jax.metrics.standard_codecs import available, standard_codec
 from deconv_jax.tables import markdown
-from deconv_jax.trained import load_codec
 
 CONFIG = "autoencoding/codec_t91.py"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}

@@ -23,9 +23,9 @@ from _common import budget, finished_run, protocol_line
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import noise_sigma
-from deconv_jax.experiment import open_workdir
 from deconv_jax.metrics.image import decibels
 from deconv_jax.tables import markdown
+from deconv_jax.workdir import open_workdir
 
 SIGMAS = (25, 50, 100)
 WINDOWS = (3, 5, 7)

@@ -16,12 +16,12 @@ import numpy as np
 from _common import finished_run
 
 from deconv_jax.data.sources import in_memory
-from deconv_jax.experiment import load_state, open_workdir
+from deconv_jax.inference.generation.load import load_generative
 from deconv_jax.inference.generation.sampling import generate, numbered_latents
 from deconv_jax.metrics.generative import class_imbalance
 from deconv_jax.tables import markdown
-from deconv_jax.trained import load_generative
 from deconv_jax.training.state import images_in_unit_range
+from deconv_jax.workdir import load_state, open_workdir
 
 JUDGE = "recognition/mnist_classifier.py:seed=1"
 GENERATOR = "synthesis/mnist.py:loss=hinge,classes=10,width=48,steps=6000"

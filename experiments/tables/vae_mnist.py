@@ -16,8 +16,8 @@ import jax
 from _common import budget, finished_run
 
 from deconv_jax.data.pipeline import evaluation_batches
-from deconv_jax.experiment import load_state, open_workdir
 from deconv_jax.tables import markdown
+from deconv_jax.workdir import load_state, open_workdir
 
 CONFIG = "autoencoding/vae.py"
 SAMPLES = 1_000

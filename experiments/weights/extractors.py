@@ -16,10 +16,10 @@ import numpy as np
 
 from deconv_jax import models
 from deconv_jax.data.sources import in_memory
-from deconv_jax.experiment import RESULT, load_state, open_workdir
 from deconv_jax.io import read_json, write_json
 from deconv_jax.models.extractors import SHIPPED, save_extractor
 from deconv_jax.training.state import images_in_unit_range
+from deconv_jax.workdir import RESULT, load_state, open_workdir
 
 FOLDER = Path(models.__file__).parent / "pretrained"
 PART = 250

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from deconv_jax.experiment import CHECKPOINTS, CONFIG, INPUTS, Experiment
+from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS
 
 
 @pytest.fixture(scope="session")

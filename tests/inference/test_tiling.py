@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.errors import InputError
-from deconv_jax.inference import tiling
+from deconv_jax.inference import memory, tiling
 from deconv_jax.inference.tiling import (
     LARGEST_TILE,
     default_tile,
@@ -179,4 +179,4 @@ def test_the_default_tile_fits_the_memory(monkeypatch):
     # Where the overlap is large, a larger tile pays.
     assert side(10**15, field=ReceptiveField(400, 400)) == 3200
     monkeypatch.undo()
-    assert 10**7 < tiling.free_memory() < 10**15
+    assert 10**7 < memory.free_memory() < 10**15

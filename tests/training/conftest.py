@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deconv_jax.experiment import train
+from deconv_jax.train import train
 
 
 @pytest.fixture

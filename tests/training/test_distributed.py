@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from deconv_jax.cli import EXIT_INTERRUPTED
-from deconv_jax.experiment import RESULT, Experiment, train
+from deconv_jax.experiment import Experiment
+from deconv_jax.train import train
 from deconv_jax.training import loop
 from deconv_jax.training.run_log import METRICS
+from deconv_jax.workdir import RESULT
 
 pytestmark = pytest.mark.slow
 

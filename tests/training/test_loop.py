@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from deconv_jax.cli import load_config
-from deconv_jax.experiment import RESULT, Experiment, train
+from deconv_jax.experiment import Experiment
 from deconv_jax.tasks import Autoencoding
+from deconv_jax.train import train
 from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.run_log import METRICS, RunLog, read_metrics
+from deconv_jax.workdir import RESULT
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from deconv_jax.cli import EXIT_INTERRUPTED
-from deconv_jax.experiment import CHECKPOINTS, RESULT
+from deconv_jax.workdir import CHECKPOINTS, RESULT
 
 pytestmark = pytest.mark.slow
 

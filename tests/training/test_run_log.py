@@ -9,7 +9,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from deconv_jax.errors import InputError
-from deconv_jax.training.run_log import EVENTS, METRICS, RunLog, mosaic, read_metrics
+from deconv_jax.training.run_log import EVENTS, METRICS, RunLog, read_metrics
+from deconv_jax.viz.grids import mosaic
 
 
 @pytest.mark.parametrize("gap", [0, 1, 3])

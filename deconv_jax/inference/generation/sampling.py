@@ -23,7 +23,7 @@ from deconv_jax.io import write_atomically
 from deconv_jax.models.latent_sampling import draw_latents, interpolate_latents
 from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.training.parallel import Devices
-from deconv_jax.training.run_log import mosaic
+from deconv_jax.viz.grids import mosaic
 
 Tree = Any
 Decode = Callable[[Tree, jax.Array, jax.Array | None], jax.Array]

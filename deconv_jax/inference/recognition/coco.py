@@ -15,8 +15,8 @@ from PIL import Image
 from deconv_jax.data.images import read_plain
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
+from deconv_jax.inference.memory import enough_memory
 from deconv_jax.inference.recognition.predictor import Predictor
-from deconv_jax.inference.restoration.restore_files import enough_memory
 from deconv_jax.io import check_unused, write_png
 
 PREDICTIONS = "predictions.json"

@@ -23,7 +23,7 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.annotated_folders import Example, resized
 from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError
-from deconv_jax.inference.tiling import free_memory, working_bytes
+from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.training.state import Tree
 from deconv_jax.viz.overlays import (
     background_of,

@@ -24,9 +24,10 @@ from deconv_jax.classical.problem import UnknownNoise
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, closest
+from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.inference.restoration.learned_restorer import Pixels, ProgressCallback
 from deconv_jax.inference.restoration.pnp_denoiser import Plugged
-from deconv_jax.inference.tiling import PROBE, free_memory, working_bytes
+from deconv_jax.inference.tiling import PROBE
 
 CHECKED_SAMPLES = 2**22
 """Samples of an image from which on the memory that a method takes is estimated beforehand."""

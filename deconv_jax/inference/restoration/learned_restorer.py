@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
+from deconv_jax.inference.memory import working_bytes
 from deconv_jax.inference.self_ensemble import ensemble_field, self_ensemble
 from deconv_jax.inference.tiling import (
     PROBE,
@@ -34,7 +35,6 @@ from deconv_jax.inference.tiling import (
     check_tile,
     default_tile,
     restore_tiled,
-    working_bytes,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb

@@ -5,12 +5,11 @@ a reader would get wrong: results are measured in memory before they are rounded
 and the protocol rounds them, to 8 bits; and a result that cannot be measured is a result.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -24,6 +23,7 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, closest
 from deconv_jax.inference.image_files import Job
+from deconv_jax.inference.memory import enough_memory
 from deconv_jax.inference.restoration.learned_restorer import (
     ImageRestorer,
     Pixels,
@@ -32,7 +32,7 @@ from deconv_jax.inference.restoration.learned_restorer import (
 from deconv_jax.io import check_unused, kind_of, write_png
 from deconv_jax.metrics.image import SSIM_LEAST_SIZE
 from deconv_jax.metrics.protocol import EvaluationProtocol, Row
-from deconv_jax.training.run_log import picture_grid
+from deconv_jax.viz.grids import picture_grid
 
 BICUBIC = "bicubic"
 """The baseline of an enlargement."""
@@ -182,17 +182,6 @@ def _measured(
     """PSNR of a band's own part and SSIM of the part whose windows are its own."""
     psnr = protocol.measure(output, target, own)["psnr"]
     return psnr[0], protocol.measure(output, target, seen)["ssim"][0]
-
-
-@contextlib.contextmanager
-def enough_memory(otherwise: str) -> Iterator[None]:
-    """Turns running out of memory, the machine's or the accelerator's, into an InputError."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise InputError(otherwise) from error
-        raise
 
 
 def _truth(reference: Path, restored: Pixels, scale: int) -> Pixels:

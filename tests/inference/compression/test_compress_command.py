@@ -6,8 +6,9 @@ from PIL import Image
 
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
 from deconv_jax.cli.common import EXIT_SOME_FAILED
-from deconv_jax.experiment import Experiment, train
-from deconv_jax.trained import TABLES, load_codec
+from deconv_jax.experiment import Experiment
+from deconv_jax.inference.compression.load import TABLES, load_codec
+from deconv_jax.train import train
 
 pytestmark = pytest.mark.slow  # Every test would wait for the trained run.
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import CONFIG, Experiment
+from deconv_jax.experiment import Experiment
 from deconv_jax.inference.generation import sampling as work
+from deconv_jax.inference.generation.load import load_generative
 from deconv_jax.inference.generation.sampling import (
     generate,
     numbered_latents,
@@ -23,7 +24,7 @@ from deconv_jax.inference.generation.sampling import (
     walk,
 )
 from deconv_jax.io import write_json
-from deconv_jax.trained import load_generative
+from deconv_jax.workdir import CONFIG
 
 CLASSES = 10
 

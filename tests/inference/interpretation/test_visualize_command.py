@@ -14,7 +14,6 @@ from deconv_jax.data.images import read_pixels, write_image
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.experiment import open_workdir
 from deconv_jax.inference.interpretation import activations, figures
 from deconv_jax.inference.interpretation.figures import (
     MAPS,
@@ -23,8 +22,8 @@ from deconv_jax.inference.interpretation.figures import (
     picture_of_maxima,
     picture_of_patches,
 )
+from deconv_jax.inference.interpretation.load import load_subject
 from deconv_jax.inference.recognition.predictor import fitted_middle
-from deconv_jax.trained import load_subject, open_test_split
 from deconv_jax.viz.panels import (
     Section,
     about_gray,
@@ -35,6 +34,7 @@ from deconv_jax.viz.panels import (
     sheet,
     square,
 )
+from deconv_jax.workdir import open_test_split, open_workdir
 
 
 @pytest.fixture(autouse=True)

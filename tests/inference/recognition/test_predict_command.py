@@ -13,8 +13,8 @@ from deconv_jax.cli import main
 from deconv_jax.data.images import read_pixels
 from deconv_jax.inference.recognition import coco
 from deconv_jax.inference.recognition.coco import PREDICTIONS
+from deconv_jax.inference.recognition.load import load_predictor
 from deconv_jax.tasks.detection import LEAST_SCORE
-from deconv_jax.trained import load_predictor
 
 CLASSIFIER = {
     "name": "classification",

@@ -12,14 +12,16 @@ from PIL import Image
 from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
 from deconv_jax.data.images import read_image, write_image
-from deconv_jax.experiment import CONFIG, Experiment, train
+from deconv_jax.experiment import Experiment
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
+from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
 from deconv_jax.models.weight_import import load_published, save_published
-from deconv_jax.trained import load_restoration
+from deconv_jax.train import train
+from deconv_jax.workdir import CONFIG
 
 PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
 QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005

@@ -1,0 +1,26 @@
+"""Generators loaded from the workdir of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deconv_jax.tasks import GAN, Variational
+from deconv_jax.workdir import Checkpoint, load_state, open_task
+
+
+def load_generative(
+    workdir: Path, checkpoint: Checkpoint = "last"
+) -> tuple[GAN | Variational, dict[str, Any]]:
+    """The task of a run that learned to make images, and the variables that it samples with.
+
+    Args, returns and errors as for `load_restoration`.
+    """
+    task = open_task(workdir, GAN, Variational)
+    example = {
+        "image": jnp.zeros((1, *task.image_shape), jnp.uint8),
+        "label": jnp.zeros(1, jnp.int32),
+    }
+    _, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
+    return task, jax.device_get(task.sampling_variables(state))

@@ -1,0 +1,218 @@
+"""Train an experiment, or evaluate a trained one."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from deconv_jax.data.overlap import overlaps
+from deconv_jax.data.sources import Source
+from deconv_jax.experiment import Experiment
+from deconv_jax.io import kind_of, make_folder, write_png
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.loop import Stream, fit
+from deconv_jax.training.parallel import Devices
+from deconv_jax.training.run_log import RunLog
+from deconv_jax.training.state import TrainState
+from deconv_jax.training.streams import (
+    evaluation_stream,
+    first_example,
+    open_splits,
+    open_stream,
+    pictured_examples,
+)
+from deconv_jax.viz.plots import draw
+from deconv_jax.workdir import (
+    CHECKPOINTS,
+    INPUTS,
+    Checkpoint,
+    check_unchanged,
+    check_workdir,
+    load_state,
+    locked_for_all,
+    open_workdir,
+    provenance,
+    read_result,
+    write_description,
+    write_inputs,
+    write_result,
+)
+
+
+def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """Train an experiment, or resume it from the last checkpoint in its workdir.
+
+    The workdir receives checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and,
+    once training has finished, result.json.
+
+    Returns:
+      The content of result.json. A run that has finished is not trained again.
+
+    Raises:
+      InputError: The config does not fit the data, the devices or the workdir; another process trains
+        there; the disk is full; or the loss became NaN.
+      Interrupted: After SIGTERM or SIGINT, once the state is saved.
+    """
+    started, origin = time.perf_counter(), provenance()
+    experiment = _with_splits(experiment)
+    check_workdir(workdir, experiment)
+    finished = _finished_result(workdir, experiment)
+    if finished is not None:
+        return finished
+    with locked_for_all(workdir):
+        check_workdir(workdir, experiment)  # Another process may have written since.
+        task, training = experiment.task, experiment.training
+        devices = Devices.all(training.compiler)
+        devices.check_batch_size(training.batch_size)
+        sources = open_splits(experiment.data)
+        stream = open_stream(experiment.data, training, experiment.seed, devices, sources)
+        example = first_example(sources["train"])
+        state = devices.init(lambda key: task.init(key, example), jax.random.key(experiment.seed))
+        write_description(workdir, experiment, example)
+        with Checkpoints(
+            workdir / CHECKPOINTS, monitor=task.monitor, config=experiment.to_dict()
+        ) as checkpoints:
+            state, resumed_at = _restore(checkpoints, experiment, devices, state, stream)
+            with RunLog(
+                workdir,
+                resumed_at=resumed_at,
+                last_step=training.num_steps,
+                batch_size=training.batch_size,
+                writes=jax.process_index() == 0,
+            ) as log:
+                shared = _warn_of_overlaps(log, sources)
+                if resumed_at is not None:
+                    log.say(f"continuing from the checkpoint of step {resumed_at}")
+                state = fit(
+                    task,
+                    state,
+                    stream,
+                    training=training,
+                    devices=devices,
+                    checkpoints=checkpoints,
+                    log=log,
+                    resumed_at=resumed_at,
+                )
+                metrics = task.evaluate(
+                    state, evaluation_stream(training, devices, sources["test"])
+                )
+                log.evaluation(training.num_steps, "test", metrics)
+        result = {
+            "config": experiment.to_dict(),
+            "step": training.num_steps,
+            "metrics": {"test": metrics},
+            "baseline": {"test": task.baseline(sources["train"], sources["test"])},
+            "protocol": task.protocol,
+            "counts": {name: len(source) for name, source in sources.items()},
+            "data": {name: dict(source.fingerprint) for name, source in sources.items()},
+            "overlapping_splits": shared,
+            "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
+            "seed": experiment.seed,
+            "resumed_at_step": resumed_at or 0,
+            **origin,
+            "wall_time_s": round(time.perf_counter() - started, 2),
+        }
+        write_result(workdir, result)
+    return result
+
+
+def evaluate(
+    workdir: Path,
+    *,
+    checkpoint: Checkpoint = "last",
+    split: Literal["train", "validation", "test"] = "test",
+    data_dir: str | None = None,
+    plots: Path | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of a trained model on a split.
+
+    Args:
+      workdir: Folder of the run.
+      checkpoint: "last", "best" on the validation split, or a step.
+      split: Split to evaluate.
+      data_dir: Folder of the data, if it has moved since training.
+      plots: Folder for the task's pictures of the first examples and its plots of the whole split, one
+        NAME.png each. Files of the same name are replaced.
+
+    Returns:
+      {"step": step of the checkpoint, "split": ..., "metrics": {...}}
+
+    Raises:
+      InputError: The folder is not the workdir of a run, it has no such checkpoint, or `plots` cannot be
+        written.
+    """
+    experiment = open_workdir(workdir)
+    if plots is not None:  # Fail before the evaluation, which takes time.
+        make_folder(plots)
+    if data_dir is not None:
+        data = dataclasses.replace(experiment.data, data_dir=data_dir)
+        experiment = dataclasses.replace(experiment, data=data)
+    task, training, devices = experiment.task, experiment.training, Devices.all()
+    source = experiment.data.source(split)
+    example = first_example(source)
+    step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
+    metrics = task.evaluate(state, evaluation_stream(training, devices, source))
+    if plots is not None:
+        pictures = task.pictures(state, pictured_examples(devices, source))
+        drawn = task.plots(state, evaluation_stream(training, devices, source), metrics)
+        for name, picture in (pictures | {n: draw(plot) for n, plot in drawn.items()}).items():
+            write_png(plots / f"{name}.png", picture)
+    return {"step": step, "split": split, "metrics": metrics}
+
+
+def _with_splits(experiment: Experiment) -> Experiment:
+    """Split a folder of images at random where the config names no splits, and say so."""
+    data = experiment.data.with_splits()
+    if data != experiment.data and jax.process_index() == 0:
+        print(
+            f"note: {data.name} has no subfolders train, validation and test; its files are split at "
+            f"random: data.train_split={data.train_split!r}, "
+            f"data.validation_split={data.validation_split!r}, data.test_split={data.test_split!r}",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(experiment, data=data)
+
+
+def _finished_result(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """Return the result of a run that has finished, and write an inputs.json that is missing."""
+    result = read_result(workdir)
+    if result is not None and jax.process_index() == 0 and kind_of(workdir / INPUTS) is None:
+        write_inputs(workdir, first_example(experiment.data.source("train")))
+    return result
+
+
+def _restore(
+    checkpoints: Checkpoints,
+    experiment: Experiment,
+    devices: Devices,
+    state: TrainState,
+    stream: Stream,
+) -> tuple[TrainState, int | None]:
+    """Return the state of the last checkpoint and its step, and move the stream there.
+
+    Without a checkpoint, return the initial state and None.
+    """
+    restored = checkpoints.restore(state, devices.replicated)
+    if restored is None:
+        return state, None
+    if restored.config is not None:
+        before = Experiment.from_dict(restored.config)
+        check_unchanged(f"the checkpoint of step {restored.step}", before, experiment)
+    stream.train.set_state(restored.data)
+    return restored.state, restored.step
+
+
+def _warn_of_overlaps(log: RunLog, sources: Mapping[str, Source]) -> dict[str, int]:
+    """Return the number of examples that splits share, by pair of splits, and log a warning for each."""
+    shared = overlaps({name: source.parts for name, source in sources.items()})
+    for pair, count in shared.items():
+        log.say(
+            f"warning: splits overlap, {pair}: {count} files or records; set data.train_split, "
+            "data.validation_split and data.test_split to disjoint splits, or the figures are not of "
+            "new images"
+        )
+    return shared

@@ -1,0 +1,108 @@
+"""The batches of a run: its splits opened, read ahead, and placed on devices."""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
+from deconv_jax.data.sources import Source, in_memory
+from deconv_jax.errors import InputError
+from deconv_jax.io import json_text
+from deconv_jax.training.loop import Stream, Training
+from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
+from deconv_jax.training.task import Batch
+
+NUM_PICTURED = 12
+"""Number of validation examples in a picture."""
+
+
+def open_splits(data: Data) -> dict[str, Source]:
+    """Open the train, validation and test splits in every process.
+
+    The first process opens them before the others, because it may have to prepare an embedded data set.
+
+    Raises:
+      InputError: A process cannot open the data or sees other examples. Every process raises it.
+    """
+    if jax.process_index() != 0:
+        wait_for_all("data prepared")
+    sources: dict[str, Source] = {}
+    error = None
+    try:
+        sources = {split: data.source(split) for split in ("train", "validation", "test")}
+    except InputError as raised:
+        error = raised
+    if jax.process_index() == 0:
+        wait_for_all("data prepared")
+    if agree(error is not None):
+        raise error or InputError(f"another process cannot open data set {data.name!r}")
+    seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
+    if not same_everywhere(seen):
+        raise InputError(
+            f"the processes see different examples of data set {data.name!r}; process "
+            f"{jax.process_index()} has {seen.strip()}"
+        )
+    return sources
+
+
+def open_stream(
+    data: Data, training: Training, seed: int, devices: Devices, sources: Mapping[str, Source]
+) -> Stream:
+    """Return the batches that the training loop takes, placed on the devices."""
+    on_device = data.cache == "device"
+    batches = training_iterator(
+        sources["train"],
+        batch_size=training.batch_size,
+        batches=training.num_steps,
+        seed=seed,
+        indices_only=on_device,
+        workers=data.workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    train = Prefetched(
+        batches,
+        devices.put_batches,
+        group=training.steps_per_call,
+        depth=data.prefetch,
+        fingerprint=sources["train"].fingerprint,
+    )
+    cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
+    validation = sources["validation"]
+    return Stream(
+        train=train,
+        cached=cached,
+        validation=lambda: evaluation_stream(training, devices, validation),
+        examples=pictured_examples(devices, validation),
+    )
+
+
+def evaluation_stream(
+    training: Training, devices: Devices, source: Source
+) -> Iterator[dict[str, jax.Array]]:
+    """Yield the batches of a whole split, placed on the devices."""
+    wanted = training.eval_batch_size or training.batch_size
+    batches = evaluation_batches(
+        source,
+        # Padding is masked out, so a batch can be rounded up to any number of devices.
+        batch_size=-(-wanted // devices.mesh.size) * devices.mesh.size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return map(devices.put_batch, batches)
+
+
+def pictured_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
+    """Return the first examples of a split, whole on every device, for pictures."""
+    places = np.arange(min(NUM_PICTURED, len(source)), dtype=np.int32)
+    return devices.replicate(source.gather(places) | {"index": places})
+
+
+def first_example(source: Source) -> Batch:
+    """Return the first example of a split as a batch of one; InputError for an empty split."""
+    if len(source) == 0:
+        raise InputError("a split of the data set is empty")
+    rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}
+    return jax.tree.map(jnp.asarray, rows)
