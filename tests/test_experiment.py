@@ -248,7 +248,7 @@ def test_a_workdir_in_use_is_refused_and_can_be_evaluated(tmp_path, finished, sm
 
 def test_a_damaged_result_says_how_to_make_it_anew(tmp_path, finished, small_config):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    for content, said in (("{}", "remove it, and the same command"), ("null", "it holds null")):
+    for content, said in (("{}", "remove it and run the same command"), ("null", "it holds null")):
         (workdir / RESULT).write_text(content)
         with pytest.raises(InputError, match=said):
             train(Experiment.from_dict(small_config()), workdir)
