@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of
 
 
@@ -20,7 +20,7 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
     for part in filter(None, argument.split(",")):
         name, _, text = part.partition("=")
         if name not in defaults:
-            raise InputError(f"unknown config argument {name!r}; {closest(name, defaults)}")
+            raise InputError(f"unknown config argument {name!r}; {did_you_mean(name, defaults)}")
         kind = type(defaults[name])
         try:
             # bool("False") is True.

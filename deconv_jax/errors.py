@@ -8,6 +8,7 @@ Anything else is a defect and keeps its traceback.
 import difflib
 import operator
 from collections.abc import Iterable
+from typing import Any, get_args
 
 
 class InputError(ValueError):
@@ -44,14 +45,21 @@ def at_least(name: str, value: float, least: float) -> None:
         raise InputError(f"{name} must be at least {least}; got {value}")
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
+def closest_match(word: str, choices: Iterable[str]) -> str | None:
     """The choice most like `word`, None if none is like it."""
     matches = difflib.get_close_matches(word, sorted(choices), n=1)
     return matches[0] if matches else None
 
 
-def closest(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The choice most like `word` as the end of an error message, or the list of all choices."""
     choices = sorted(choices)
-    match = nearest(word, choices)
+    match = closest_match(word, choices)
     return f"did you mean {match!r}?" if match else f"known are: {', '.join(choices)}"
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise InputError unless `value` is one of the strings of a `Literal`."""
+    known = get_args(choices)
+    if value not in known:
+        raise InputError(f"no {name} {value!r}; {did_you_mean(value, known)}")

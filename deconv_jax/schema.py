@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import flax.linen as nn
 import numpy as np
 
-from deconv_jax.errors import InputError, closest, nearest
+from deconv_jax.errors import InputError, closest_match, did_you_mean
 
 Choices = Mapping[Any, Mapping[str, type]]
 
@@ -31,7 +31,7 @@ class UnknownKey(InputError):
 
     def __init__(self, path: str, key: str, known: Iterable[str]):
         self.path, self.key, self._known = path, key, tuple(known)
-        super().__init__(f"unknown key {path}.{key}; {closest(key, self._known)}")
+        super().__init__(f"unknown key {path}.{key}; {did_you_mean(key, self._known)}")
 
     def elsewhere(self, keys: Iterable[str]) -> InputError:
         """The error with the key of another group that was meant, if there is one of this name.
@@ -45,8 +45,8 @@ class UnknownKey(InputError):
         for key in sorted(keys):
             groups.setdefault(key.rpartition(".")[2], []).append(key)
         name = self.key
-        if name not in groups and not nearest(name, self._known):
-            name = nearest(name, groups) or name
+        if name not in groups and not closest_match(name, self._known):
+            name = closest_match(name, groups) or name
         if name not in groups:
             return self
         meant = " or ".join(groups[name])
@@ -89,11 +89,11 @@ def build(cls: type, values: Any, choices: Choices, path: str = "config", **give
 def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, dict[str, Any]]:
     """The class that `values["name"]` picks from `options`, and the other values."""
     if not isinstance(values, Mapping) or "name" not in values:
-        raise InputError(f"{path}.name is missing; {closest('', options)}")
+        raise InputError(f"{path}.name is missing; {did_you_mean('', options)}")
     rest = dict(values)
     name = rest.pop("name")
     if not isinstance(name, str) or name not in options:
-        raise InputError(f"{path}.name: no {name!r}; {closest(str(name), options)}")
+        raise InputError(f"{path}.name: no {name!r}; {did_you_mean(str(name), options)}")
     return options[name], rest
 
 

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from deconv_jax.config_arguments import load_module
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import read_json, write_json, write_text
 
 RESULTS = Path("experiments/results")
@@ -149,7 +149,7 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
     table, _, only = name.partition("/")
     parts = _paper_table(root, table).PARTS
     if only and only not in parts:
-        raise InputError(f"table {table!r} has no part {only!r}; {closest(only, parts)}")
+        raise InputError(f"table {table!r} has no part {only!r}; {did_you_mean(only, parts)}")
     written = []
     for part, run in parts.items():
         path = _record(root / RESULTS, table, part)
@@ -180,7 +180,7 @@ def _render(root: Path, mark: re.Match[str]) -> str:
 def _paper_table(root: Path, name: str) -> ModuleType:
     known = [path.stem for path in sorted((root / PAPER_TABLES).glob("[a-z]*.py"))]
     if name not in known:
-        raise InputError(f"no table {name!r}; {closest(name, [*known, *_TABLES, BADGES])}")
+        raise InputError(f"no table {name!r}; {did_you_mean(name, [*known, *_TABLES, BADGES])}")
     return load_module(root / PAPER_TABLES / f"{name}.py")
 
 

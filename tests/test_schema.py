@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconv_jax import schema
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 
 
 class Shape(Protocol):
@@ -195,7 +195,7 @@ def test_differences_name_every_leaf_that_differs():
 
 def test_a_list_of_choices_is_whole():
     choices = [f"choice_{i:02}" for i in range(30)]
-    assert closest("zzz", choices) == f"known are: {', '.join(choices)}"
+    assert did_you_mean("zzz", choices) == f"known are: {', '.join(choices)}"
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])

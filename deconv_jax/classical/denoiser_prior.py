@@ -33,7 +33,7 @@ from deconv_jax.classical.problem import (
 from deconv_jax.classical.proximal import tv
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise, Linear
-from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.errors import InputError, at_least, did_you_mean
 
 Splitting = Literal["half_quadratic", "admm"]
 Denoiser = Callable[[Array, Array], Array]
@@ -99,7 +99,9 @@ def plug_and_play(
         arguments that do not fit one another.
     """
     if splitting not in get_args(Splitting):
-        raise InputError(f"no splitting {splitting!r}; {closest(splitting, get_args(Splitting))}")
+        raise InputError(
+            f"no splitting {splitting!r}; {did_you_mean(splitting, get_args(Splitting))}"
+        )
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     if sigma is None:

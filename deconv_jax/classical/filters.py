@@ -38,7 +38,7 @@ from deconv_jax.classical.problem import (
 )
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.ops import spectral
 
 Regularizer = Literal["laplacian", "identity"]
@@ -170,7 +170,7 @@ def tikhonov(
     """
     if regularizer not in get_args(Regularizer):
         raise InputError(
-            f"no regularizer {regularizer!r}; {closest(regularizer, get_args(Regularizer))}"
+            f"no regularizer {regularizer!r}; {did_you_mean(regularizer, get_args(Regularizer))}"
         )
     y, model, size = prepare(y, forward_model, size)
     sigma = noise_sigma(forward_model)

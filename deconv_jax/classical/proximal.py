@@ -259,7 +259,7 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
         backward = functools.partial(
             wavelets.inverse_wavelet_transform, wavelet=basis, levels=levels
         )
-        free = jnp.asarray(wavelets.coarse_coefficients((height, width), levels))
+        free = jnp.asarray(wavelets.coarse_mask((height, width), levels))
 
     def analyse(x: Array) -> Array:
         extra = ((0, 0), (0, height - size[0]), (0, width - size[1]), (0, 0))

@@ -22,7 +22,7 @@ from deconv_jax.cli.common import (
     EXIT_KEYBOARD,
     load_config,
 )
-from deconv_jax.errors import InputError, closest, nearest, printable
+from deconv_jax.errors import InputError, closest_match, did_you_mean, printable
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
@@ -74,14 +74,14 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     for module in (train, predict, visualize, restore, generate, compress, tables):
         module.add_commands(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
-        parser.error(f"no command {argv[0]!r}; {closest(argv[0], commands.choices)}")
+        parser.error(f"no command {argv[0]!r}; {did_you_mean(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
     trains = arguments.command == "train"
     arguments.overrides = [word for word in rest if trains and word.startswith("--config.")]
     unknown = [word for word in rest if word not in arguments.overrides]
     if unknown:
         flags = re.findall(r"--[a-z][\w-]*", commands.choices[arguments.command].format_help())
-        flag = nearest(re.split(r"[=.]", unknown[0])[0], flags)
+        flag = closest_match(re.split(r"[=.]", unknown[0])[0], flags)
         hint = f"; did you mean {flag!r}?" if flag else ""
         if trains:
             hint += " (an override is --config.KEY=VALUE, in one word)"

@@ -50,7 +50,7 @@ from deconv_jax.data.tiff import (
     read_samples,
     with_plain_tags,
 )
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, open_regular, write_atomically
 from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
@@ -648,7 +648,7 @@ def write_image(
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise InputError(f"no image format for {path}; {closest(suffix, FORMATS)}")
+        raise InputError(f"no image format for {path}; {did_you_mean(suffix, FORMATS)}")
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.size == 0:
         raise InputError(f"an image is (height, width, 1 or 3); got {pixels.shape} for {path}")
     if np.isnan(np.min(pixels)):

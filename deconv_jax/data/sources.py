@@ -32,7 +32,7 @@ from deconv_jax.data.embedded import photographs
 from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
 from deconv_jax.data.overlap import Part
-from deconv_jax.errors import InputError, nearest
+from deconv_jax.errors import InputError, closest_match
 from deconv_jax.io import is_folder
 
 Batch = dict[str, np.ndarray]
@@ -404,7 +404,7 @@ def _meant(name: str, known: Sequence[str]) -> str:
     """Return suggestions for an unknown data set name, as the end of an error message."""
     if is_folder(Path(os.path.expanduser(name))):
         return f"a folder of images is written {FOLDER + name!r}"
-    match = nearest(name.split(":")[0].split("/")[0], known)
+    match = closest_match(name.split(":")[0].split("/")[0], known)
     if match:
         return f"did you mean {match!r}?"
     folders = ", ".join(f"{kind}PATH" for kind in (FOLDER, *ANNOTATED))

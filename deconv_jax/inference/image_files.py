@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deconv_jax.data.images import FORMATS, OTHER_FORMAT, UNREADABLE, read_image, survey
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, open_regular
 
 
@@ -118,7 +118,7 @@ def plan_jobs(
         references for none of the inputs.
     """
     if suffix is not None and suffix not in FORMATS:
-        raise InputError(f"no image format {suffix!r}; {closest(suffix, FORMATS)}")
+        raise InputError(f"no image format {suffix!r}; {did_you_mean(suffix, FORMATS)}")
     if kind_of(output) not in ("folder", None):
         raise InputError(f"output {output} is not a folder")
     if references is not None and kind_of(references) != "folder":

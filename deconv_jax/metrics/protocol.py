@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.compilation import jit
-from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.errors import InputError, at_least, did_you_mean
 from deconv_jax.metrics.image import mean_squared_error, psnr, ssim
 from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
 
@@ -67,7 +67,7 @@ class EvaluationProtocol:
     def __post_init__(self) -> None:
         if self.color not in get_args(MeasuredColor):
             raise InputError(
-                f"no color {self.color!r}; {closest(self.color, get_args(MeasuredColor))}"
+                f"no color {self.color!r}; {did_you_mean(self.color, get_args(MeasuredColor))}"
             )
         at_least("border", self.border, 0)
         if self.round_to_8_bits and not self.clip:

@@ -19,7 +19,7 @@ from deconv_jax.errors import at_least
 from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, image_channels
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
 from deconv_jax.ops.initializers import icnr, variance_scaling
-from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.ops.upsample import UpsampleMethod
 
 
 class ESPCN(nn.Module):

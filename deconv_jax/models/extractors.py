@@ -32,7 +32,7 @@ from jaxtyping import Array
 
 from deconv_jax import ops
 from deconv_jax.data.augment import center_resize
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import write_atomically
 from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.inception import InceptionResize, load_inception, resize_for_inception
@@ -81,7 +81,7 @@ def load_extractor(name: str) -> Extractor:
         return Extractor(name, f"pixels at {size}", {}, _pixels)
     if name not in SHIPPED:
         raise InputError(
-            f"no feature extractor {name!r}; {closest(name, ('pixels', *SHIPPED, *INCEPTION))}"
+            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *SHIPPED, *INCEPTION))}"
         )
     folder = resources.files("deconv_jax.models") / "pretrained"
     record = json.loads((folder / f"{name}.json").read_text())

@@ -27,7 +27,7 @@ from deconv_jax.models.layers import (
     image_channels,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, Trace
-from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.ops.upsample import UpsampleMethod
 
 _UPSAMPLING_GAIN = 1e-2
 

@@ -34,7 +34,7 @@ from deconv_jax.models.layers import (
     Upsample,
     check_labels,
 )
-from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.ops.upsample import UpsampleMethod
 
 _SMALLEST = 7
 """Pixels: the largest side of the map that a generator starts from."""

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of
 from deconv_jax.models.layers import RELU_GAIN, Conv
 from deconv_jax.models.weight_import import Tensors, check_tensors, read_tensors
@@ -210,7 +210,7 @@ def resize_for_inception(
     elif how == "clean":
         x = jnp.clip(ops.resize(x, (SIZE, SIZE), method="bicubic", antialias=True), 0, 1)
     else:
-        raise InputError(f"no resizing {how!r}; {closest(how, get_args(InceptionResize))}")
+        raise InputError(f"no resizing {how!r}; {did_you_mean(how, get_args(InceptionResize))}")
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
 

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
-from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.errors import InputError, at_least, did_you_mean
 from deconv_jax.ops.collectives import bound_data_axis
 from deconv_jax.ops.conv import PaddingMode
 from deconv_jax.ops.conv.window import OnePerAxis, Padding, per_axis
 from deconv_jax.ops.initializers import fans, icnr, variance_scaling
-from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.ops.upsample import UpsampleMethod
 
 NormName = Literal["batch", "group", "layer", "none"]
 Initializer = Callable[..., Array]
@@ -63,7 +63,7 @@ RESIDUAL_GAIN = 1e-3
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation function called `name`; `leaky_relu` has slope 0.2 as in DCGAN."""
     if name not in ACTIVATIONS:
-        raise InputError(f"no activation {name!r}; {closest(name, ACTIVATIONS)}")
+        raise InputError(f"no activation {name!r}; {did_you_mean(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -310,7 +310,7 @@ class Unpool(nn.Module):
 
 def _check_kind(kind: str) -> None:
     if kind not in get_args(PoolKind):
-        raise InputError(f"no kind of pooling {kind!r}; {closest(kind, get_args(PoolKind))}")
+        raise InputError(f"no kind of pooling {kind!r}; {did_you_mean(kind, get_args(PoolKind))}")
 
 
 def _per_group(layer: Conv | ConvTranspose, which: str, channels: int) -> int:
@@ -350,7 +350,7 @@ def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
         scale = (layer.gain / fan_in) ** 0.5 / jnp.maximum(deviation, _LEAST_DEVIATION)
         return (centred * scale).reshape(shape)
     raise InputError(
-        f"no kernel_norm {layer.kernel_norm!r}; {closest(layer.kernel_norm, get_args(KernelNorm))}"
+        f"no kernel_norm {layer.kernel_norm!r}; {did_you_mean(layer.kernel_norm, get_args(KernelNorm))}"
     )
 
 
@@ -458,7 +458,7 @@ class Norm(nn.Module):
         if self.kind == "none":
             return x
         kinds = ("batch", "group", "layer", "none")
-        raise InputError(f"no normalisation {self.kind!r}; {closest(self.kind, kinds)}")
+        raise InputError(f"no normalisation {self.kind!r}; {did_you_mean(self.kind, kinds)}")
 
 
 class ConditionalNorm(nn.Module):

@@ -11,8 +11,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from deconv_jax.errors import InputError, at_least, closest
-from deconv_jax.ops.resample import UpsampleMethod
+from deconv_jax.errors import InputError, at_least, did_you_mean
+from deconv_jax.ops.upsample import UpsampleMethod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Trace:
             "resize": lambda: self.enlarge(factor).conv(kernel_size),
         }
         if method not in layers:
-            raise InputError(f"no upsampling {method!r}; {closest(method, layers)}")
+            raise InputError(f"no upsampling {method!r}; {did_you_mean(method, layers)}")
         return layers[method]()
 
     def join(self, other: "Trace") -> "Trace":

@@ -24,15 +24,7 @@ from deconv_jax.ops.pool import (
     max_pool_with_switches,
     max_unpool,
 )
-from deconv_jax.ops.resample import (
-    blur_pool,
-    depth_to_space,
-    imresize,
-    resize,
-    space_to_depth,
-    upsample,
-    upsample_kernel_shape,
-)
+from deconv_jax.ops.resize import blur_pool, imresize, resize
 from deconv_jax.ops.spectral import (
     constrained_least_squares_filter,
     edge_taper,
@@ -41,6 +33,12 @@ from deconv_jax.ops.spectral import (
     inverse_filter,
     psf2otf,
     wiener_filter,
+)
+from deconv_jax.ops.upsample import (
+    depth_to_space,
+    space_to_depth,
+    upsample,
+    upsample_kernel_shape,
 )
 from deconv_jax.ops.weight_layouts import (
     kernel_from_keras,

@@ -17,8 +17,8 @@ _STUDIO = np.array([219 * _LUMA, [-37797, -74203, 112000], [112000, -93786, -182
 """Levels of Y, Cb and Cr that the whole range of red, green and blue contributes."""
 _OFFSETS = np.array([16.0, 128.0, 128.0])
 
-Pixels = UInt8[Array, "*batch 3"] | UInt8[np.ndarray, "*batch 3"]
-Levels = UInt8[Array, "*batch 1"] | UInt8[np.ndarray, "*batch 1"]
+RGBUInt8 = UInt8[Array, "*batch 3"] | UInt8[np.ndarray, "*batch 3"]
+GrayUInt8 = UInt8[Array, "*batch 1"] | UInt8[np.ndarray, "*batch 1"]
 
 
 def rgb_to_ycbcr(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
@@ -39,7 +39,7 @@ def rgb_to_y(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 1"]:
     return _mix(images, _STUDIO[:1] / 255) + 16 / 255
 
 
-def rgb_to_y_uint8(images: Pixels) -> Levels:
+def rgb_to_y_uint8(images: RGBUInt8) -> GrayUInt8:
     """Y of 8-bit RGB, rounded to 8 bits as MATLAB's `rgb2ycbcr` does: 16 to 235, halves upwards.
 
     Integers throughout, so the levels are exact: those of NumPy arrays and of JAX's are the same.
@@ -47,7 +47,7 @@ def rgb_to_y_uint8(images: Pixels) -> Levels:
     return (_luma(images, 219, 255) + 16).astype("uint8")
 
 
-def rgb_to_gray_uint8(images: Pixels) -> Levels:
+def rgb_to_gray_uint8(images: RGBUInt8) -> GrayUInt8:
     """Luma 0.299 R + 0.587 G + 0.114 B of 8-bit RGB, rounded to 0 to 255, halves upwards.
 
     Exact, as `rgb_to_y_uint8` is. It is within a level of Pillow's mode "L" and of MATLAB's

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deconv_jax.errors import InputError, closest
-from deconv_jax.ops.conv.window import whole_numbers
+from deconv_jax.errors import InputError, did_you_mean
+from deconv_jax.ops.conv.window import broadcast_ints
 
 Initializer = Callable[..., Array]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
@@ -50,7 +50,7 @@ def fans(
         length, stride or number of groups below 1.
     """
     rank = len(shape) - 2
-    strides = whole_numbers(stride, rank)
+    strides = broadcast_ints(stride, rank)
     if (
         not 1 <= rank <= 3
         or len(strides) != rank
@@ -97,7 +97,7 @@ def variance_scaling(
         ("distribution", distribution, get_args(Distribution)),
     ):
         if value not in known:
-            raise InputError(f"no {name} {value!r}; {closest(value, known)}")
+            raise InputError(f"no {name} {value!r}; {did_you_mean(value, known)}")
 
     def init(key, shape, dtype=jnp.float32):
         fan_in, fan_out = fans(shape, transposed=transposed, stride=stride, groups=groups)

@@ -8,7 +8,7 @@ orthonormal, so the inverse is the adjoint, the transposed convolution.
 
 What a reader would get wrong: the coefficients have the shape of the image, coarse ones at the top
 left. Only that corner is an image; a threshold there changes the brightness of whole regions, so
-methods that shrink coefficients leave it alone (`coarse_coefficients`).
+methods that shrink coefficients leave it alone (`coarse_mask`).
 
 Images are (..., height, width, channels), any number of axes before height; channels are
 transformed alone.
@@ -168,7 +168,7 @@ def inverse_wavelet_transform(
     return _synthesise(top, bottom, wavelet, rows)
 
 
-def coarse_coefficients(size: tuple[int, int], levels: int) -> np.ndarray:
+def coarse_mask(size: tuple[int, int], levels: int) -> np.ndarray:
     """Which of the coefficients of `wavelet_transform` are the coarse image.
 
     Args:

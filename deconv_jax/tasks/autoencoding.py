@@ -27,7 +27,7 @@ from deconv_jax.data.augment import example_keys
 from deconv_jax.data.degradations import Degradation
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
-from deconv_jax.errors import InputError, at_least, closest
+from deconv_jax.errors import InputError, at_least, did_you_mean
 from deconv_jax.metrics.image import (
     SSIM_LEAST_SIZE,
     decibels,
@@ -98,7 +98,9 @@ class Autoencoding(Task):
                 f"task.model {type(self.model).__name__} is no autoencoder; wanted is 'autoencoder'"
             )
         if self.loss not in get_args(Loss):
-            raise InputError(f"no task.loss {self.loss!r}; {closest(self.loss, get_args(Loss))}")
+            raise InputError(
+                f"no task.loss {self.loss!r}; {did_you_mean(self.loss, get_args(Loss))}"
+            )
         for field in ("ms_ssim", "contractive", "sparsity", "seed"):
             at_least(f"task.{field}", getattr(self, field), 0)
         if self.ms_ssim > 1:

@@ -9,7 +9,7 @@ the DeconvNet, of 360 scenes of 96 x 96 whose digits other people wrote.
 import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 
 CLASSES = ("background", *"0123456789")
 FCN = dict(name="fcn", num_classes=len(CLASSES))
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """
     args = config_arguments(arg, model="unet", upsampling="", steps=4500, seed=0)
     if args["model"] not in MODELS:
-        raise InputError(f"no model {args['model']!r}; {closest(args['model'], MODELS)}")
+        raise InputError(f"no model {args['model']!r}; {did_you_mean(args['model'], MODELS)}")
     model = dict(MODELS[args["model"]])
     if args["upsampling"] and args["model"] != "unet":
         raise InputError(f"upsampling is the U-Net's; got model={args['model']}")

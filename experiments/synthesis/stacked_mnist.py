@@ -14,7 +14,7 @@ import ml_collections
 import mnist
 
 from deconv_jax.config_arguments import config_arguments
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 
 REMEDIES = {
     "none": dict(),
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """
     args = config_arguments(arg, remedy="both", steps=2000, width=32, discriminator_width=8, seed=0)
     if args["remedy"] not in REMEDIES:
-        raise InputError(f"no remedy {args['remedy']!r}; {closest(args['remedy'], REMEDIES)}")
+        raise InputError(f"no remedy {args['remedy']!r}; {did_you_mean(args['remedy'], REMEDIES)}")
     steps, width, seed = args["steps"], args["width"], args["seed"]
     config = mnist.get_config(f"loss=non_saturating,steps={steps},width={width},seed={seed}")
     config.task.generator.image_shape = (28, 28, 3)

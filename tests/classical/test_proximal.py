@@ -21,7 +21,7 @@ from deconv_jax.classical.problem import total_variation
 from deconv_jax.data.degradations import Blur, Chain, Decimate, GaussianNoise, Mask
 from deconv_jax.errors import InputError
 from deconv_jax.ops.wavelets import (
-    coarse_coefficients,
+    coarse_mask,
     inverse_wavelet_transform,
     wavelet_transform,
 )
@@ -132,7 +132,7 @@ def test_wavelet_denoising_is_soft_thresholding():
     options = {"basis": "db2", "levels": 2}
     x = wavelet(y, Chain(), weight=0.1, iterations=1, **options)
     c = np.asarray(jax.jit(lambda y: wavelet_transform(y, "db2", levels=2))(y))
-    free = coarse_coefficients(SIZE, 2)[..., None]
+    free = coarse_mask(SIZE, 2)[..., None]
     expected = np.where(free, c, shrink(c, 0.1))
     expected = jax.jit(lambda c: inverse_wavelet_transform(c, "db2", levels=2))(expected)
     np.testing.assert_allclose(x, expected, atol=1e-12)

@@ -18,7 +18,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
 from deconv_jax.ops.color import rgb_to_y_uint8
-from deconv_jax.ops.resample import imresize
+from deconv_jax.ops.resize import imresize
 
 RANDOM = np.random.default_rng(0)
 STORED = RANDOM.integers(0, 256, (3, 24, 28, 3), np.uint8)

@@ -125,7 +125,7 @@ def test_details_of_a_linear_ramp_vanish_away_from_the_seam_and_coarse_is_a_smal
     np.testing.assert_allclose(c[16:, 16:], 0, atol=1e-12)
     np.testing.assert_allclose(c[17:31, :16], 0, atol=1e-12)
     constant = np.asarray(transform(np.ones((32, 32, 1)), "db2", levels=3))[..., 0]
-    coarse = wavelets.coarse_coefficients((32, 32), 3)
+    coarse = wavelets.coarse_mask((32, 32), 3)
     np.testing.assert_allclose(constant, np.where(coarse, 8.0, 0.0), atol=1e-12)
     assert np.sum(coarse) == 16
 

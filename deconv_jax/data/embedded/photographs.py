@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from deconv_jax.data.folders import Files, parse_split, sliced
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 
 NAME = "photographs"
 SPLITS = {
@@ -36,7 +36,9 @@ def find_files(split: str) -> Files:
     chosen, ends = parse_split(split)
     splits = SPLITS | {"all": tuple(name for names in SPLITS.values() for name in names)}
     if chosen not in splits:
-        raise InputError(f"data set {NAME!r} has no split {split!r}; {closest(chosen, splits)}")
+        raise InputError(
+            f"data set {NAME!r} has no split {split!r}; {did_you_mean(chosen, splits)}"
+        )
     root = Path(str(resources.files("skimage"))) / "data"
     paths = tuple(root / name for name in splits[chosen])
     missing = [path.name for path in paths if not path.is_file()]

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deconv_jax import ops
 from deconv_jax.compilation import jit
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.models.layers import (
     Activation,
     Conv,
@@ -143,7 +143,7 @@ def feature_maps(
         no ReLU, or is a function and no layer.
     """
     if rule not in get_args(Rule):
-        raise InputError(f"no rule {rule!r}; {closest(rule, get_args(Rule))}")
+        raise InputError(f"no rule {rule!r}; {did_you_mean(rule, get_args(Rule))}")
     known = _layers(model, variables, images)
     found = {name: _find(known, name) for name in layers}
     shifts = {_find(known, name).call: value for name, value in (shift or {}).items()}

@@ -23,7 +23,7 @@ from deconv_jax.classical import METHODS
 from deconv_jax.classical.problem import UnknownNoise
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.inference.restoration.learned_restorer import Pixels, ProgressCallback
 from deconv_jax.inference.restoration.pnp_denoiser import Plugged
@@ -68,10 +68,10 @@ class ClassicalRestorer:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise InputError(f"no method {self.method!r}; {closest(self.method, METHODS)}")
+            raise InputError(f"no method {self.method!r}; {did_you_mean(self.method, METHODS)}")
         if self.boundary not in get_args(Boundary):
             raise InputError(
-                f"no boundary {self.boundary!r}; {closest(self.boundary, get_args(Boundary))}"
+                f"no boundary {self.boundary!r}; {did_you_mean(self.boundary, get_args(Boundary))}"
             )
         if self.noise_sigma is not None and not 0 < self.noise_sigma < np.inf:
             raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")

@@ -21,7 +21,7 @@ from PIL import Image
 from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
-from deconv_jax.errors import InputError, closest
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import enough_memory
 from deconv_jax.inference.restoration.learned_restorer import (
@@ -91,7 +91,9 @@ def restore_file(
     started = time.perf_counter()
     protocol = protocol or EvaluationProtocol()
     if job.output.suffix.lower() not in FORMATS:
-        raise InputError(f"no image format for {job.output}; {closest(job.output.suffix, FORMATS)}")
+        raise InputError(
+            f"no image format for {job.output}; {did_you_mean(job.output.suffix, FORMATS)}"
+        )
     for path in filter(None, (job.output, job.comparison)):
         check_unused(path, overwrite=overwrite)
     with enough_memory(

@@ -135,13 +135,13 @@ def extents(kernel_size: Size, dilation: Size) -> Size:
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
     """Return `value`, repeated `rank` times if it is one int; raise InputError below `least`."""
-    values = whole_numbers(value, rank)
+    values = broadcast_ints(value, rank)
     if len(values) == rank and min(values) >= least:
         return values
     raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
 
 
-def whole_numbers(value: OnePerAxis, count: int) -> Size:
+def broadcast_ints(value: OnePerAxis, count: int) -> Size:
     """Return one whole number `count` times, several as they are, and () for anything else."""
     number = as_index(value)
     if number is not None:

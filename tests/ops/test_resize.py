@@ -1,4 +1,4 @@
-"""Resampling against PyTorch, hand-derived weights, a pixel-by-pixel double and published figures."""
+"""Resizing against PyTorch, hand-derived weights, a pixel-by-pixel double and published figures."""
 
 import functools
 import itertools
@@ -16,16 +16,7 @@ from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
 from deconv_jax.errors import InputError
-from deconv_jax.ops.conv import conv
-from deconv_jax.ops.resample import (
-    blur_pool,
-    depth_to_space,
-    imresize,
-    resize,
-    space_to_depth,
-    upsample,
-    upsample_kernel_shape,
-)
+from deconv_jax.ops.resize import blur_pool, imresize, resize
 
 torch.set_num_threads(1)
 """The arrays are tiny: threads would only contend with JAX's."""
@@ -52,49 +43,6 @@ def from_torch(images):
 
 
 assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
-
-
-# Pixel shuffles
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3])
-def test_channel_major_shuffles_are_pytorchs(factor):
-    deep = jnp.asarray(draw(2, 3, 4, 2 * factor**2), jnp.float32)
-    wide = depth_to_space(deep, factor)
-    shuffled = torch.nn.functional.pixel_shuffle(to_torch(deep), factor)
-    np.testing.assert_array_equal(wide, from_torch(shuffled))
-    unshuffled = torch.nn.functional.pixel_unshuffle(to_torch(wide), factor)
-    np.testing.assert_array_equal(space_to_depth(wide, factor), from_torch(unshuffled))
-
-
-@pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
-def test_depth_to_space_follows_onnxs_definition_pixel_by_pixel(channel_order):
-    height, width, channels, rows, columns = 2, 3, 4, 2, 3
-    x = jnp.arange(height * width * channels * rows * columns).reshape(height, width, -1)
-    y = depth_to_space(x, (rows, columns), channel_order=channel_order)
-    assert y.shape == (height * rows, width * columns, channels)
-    for i, j, c in np.ndindex(y.shape):
-        within = i % rows * columns + j % columns
-        depth = {"CRD": c * rows * columns + within, "DCR": within * channels + c}[channel_order]
-        assert y[i, j, c] == x[i // rows, j // columns, depth]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
-@pytest.mark.parametrize("factors", [(3,), (2, 3), (1, 2, 3)])
-@pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_the_shuffles_are_inverse_for_one_two_and_three_axes(batch, factors, channel_order):
-    size = [2 * f for f in factors]
-    x = jnp.asarray(draw(*batch, *size, 5))
-    deep = space_to_depth(x, factors, channel_order=channel_order)
-    assert deep.shape == (*batch, *(2 for _ in factors), 5 * math.prod(factors))
-    np.testing.assert_array_equal(depth_to_space(deep, factors, channel_order=channel_order), x)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_an_int_is_the_factor_of_all_axes_but_batch_and_channels(rank):
-    x = jnp.asarray(draw(2, *(4,) * rank, 3))
-    np.testing.assert_array_equal(space_to_depth(x, 2), space_to_depth(x, (2,) * rank))
 
 
 # Resizing as PyTorch does
@@ -313,14 +261,7 @@ LINEAR = {
     "imresize": lambda x: imresize(x, (0.4, 1.5)),
     "imresize nearest": lambda x: imresize(x, (0.4, 1.5), method="nearest"),
 }
-OPERATORS = LINEAR | {
-    "depth_to_space": lambda x: depth_to_space(x, (2, 2)),
-    "space_to_depth": lambda x: space_to_depth(x, (2, 2)),
-    "blur_pool": lambda x: blur_pool(x, 2),
-    "transposed": lambda x: upsample(x, jnp.ones((4, 4, 3, 4)), 2, method="transposed"),
-    "subpixel": lambda x: upsample(x, jnp.ones((3, 3, 4, 8)), 2, method="subpixel"),
-    "resize convolution": lambda x: upsample(x, jnp.ones((3, 3, 4, 3)), 2, method="resize"),
-}
+OPERATORS = LINEAR | {"blur_pool": lambda x: blur_pool(x, 2)}
 linear = pytest.mark.parametrize("operator", LINEAR.values(), ids=LINEAR)
 every = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 
@@ -384,7 +325,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(operator):
     np.testing.assert_array_equal(y, operator(x.astype(jnp.float32)).astype(jnp.bfloat16))
 
 
-# Pooling and upsampling
+# Pooling
 
 
 @pytest.mark.usefixtures("double")
@@ -413,63 +354,10 @@ def test_blur_pool_is_pytorchs_depthwise_convolution_of_the_mirrored_image(
     assert_close(y, from_torch(expected))
 
 
-@pytest.mark.parametrize("method", ["transposed", "subpixel", "resize"])
-@pytest.mark.parametrize(("kernel_size", "factor"), [(3, 1), (3, 2), (4, 2), (5, 3)])
-def test_every_way_of_upsampling_multiplies_the_size(method, kernel_size, factor):
-    kernel = jnp.zeros(upsample_kernel_shape(method, kernel_size, 4, 3, factor))
-    y = jax.eval_shape(
-        lambda x: upsample(x, kernel, factor, method=method), jnp.zeros((2, 5, 6, 4))
-    )
-    assert y.shape == (2, 5 * factor, 6 * factor, 3)
-
-
-@pytest.mark.usefixtures("double")
-def test_transposed_upsampling_is_the_adjoint_of_a_strided_convolution():
-    x, y = draw(2, 4, 5, 4), draw(2, 8, 10, 3)
-    kernel = jnp.asarray(draw(*upsample_kernel_shape("transposed", 4, 4, 3, 2)))
-    up = upsample(jnp.asarray(x), kernel, 2, method="transposed")
-    down = conv(jnp.asarray(y), kernel, stride=2)
-    assert_close(np.vdot(up, y), np.vdot(x, down), atol=1e-10)
-
-
-@pytest.mark.usefixtures("double")
-def test_subpixel_upsampling_is_pytorchs_convolution_and_shuffle():
-    x, kernel = draw(2, 4, 5, 4), draw(*upsample_kernel_shape("subpixel", 3, 4, 3, 2))
-    weights = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
-    expected = torch.nn.functional.conv2d(to_torch(x), weights, padding=1)
-    expected = from_torch(torch.nn.functional.pixel_shuffle(expected, 2))
-    assert_close(upsample(jnp.asarray(x), jnp.asarray(kernel), 2, method="subpixel"), expected)
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("factor", [2, 3])
-def test_subpixel_upsampling_by_a_repeated_kernel_enlarges_to_the_nearest_pixel(factor):
-    """The starting point of arXiv:1707.02937: no checkerboard before training."""
-    x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
-    repeated = jnp.repeat(kernel, factor**2, axis=-1)
-    y = upsample(x, repeated, factor, method="subpixel")
-    small = conv(x, kernel)
-    assert_close(y, resize(small, (4 * factor, 5 * factor), method="nearest"))
-    assert_close(y, small.repeat(factor, axis=1).repeat(factor, axis=2))
-
-
-@pytest.mark.usefixtures("double")
-def test_upsampling_by_resizing_convolves_the_repeated_pixels():
-    x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
-    expected = conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
-    assert_close(upsample(x, kernel, 2, method="resize"), expected)
-
-
 # Errors
 
 X = (2, 6, 6, 8)
 ERRORS = [
-    (lambda x: depth_to_space(x, 3), X, ["divisible by 9", "(2, 6, 6, 8)"]),
-    (lambda x: depth_to_space(x, 0), X, ["factor", ">= 1", "0"]),
-    (lambda x: depth_to_space(x, 2), (6, 8), ["factor", "(batch, *size, channels)", "(6, 8)"]),
-    (lambda x: depth_to_space(x, (2,) * 4), X, ["factor", "(2, 2, 2, 2)", "(2, 6, 6, 8)"]),
-    (lambda x: depth_to_space(x, 2, channel_order="DRC"), X, ["channel_order", "'DRC'", "'DCR'"]),
-    (lambda x: space_to_depth(x, 4), X, ["divisible", "4", "(2, 6, 6, 8)"]),
     (lambda x: resize(x, 12), X, ["size", "height and a width", "12"]),
     (lambda x: resize(x, (12, 0)), X, ["size", ">= 1", "(12, 0)"]),
     (lambda x: resize(x, (12, 6.0)), X, ["size", "ints", "(12, 6.0)"]),
@@ -485,26 +373,6 @@ ERRORS = [
     (lambda x: blur_pool(x, 0), X, ["stride", "at least 1", "0"]),
     (lambda x: blur_pool(x, 2, filter_size=0), X, ["filter_size", "at least 1", "0"]),
     (lambda x: blur_pool(x, 2, filter_size=13), X, ["'reflect'", "at most 5"]),
-    (
-        lambda x: upsample(x, jnp.ones((3, 3, 8, 8)), 0, method="resize"),
-        X,
-        ["factor", "at least 1", "0"],
-    ),
-    (
-        lambda x: upsample(x, jnp.ones((3, 3, 8, 8)), 2, method="subpixels"),
-        X,
-        ["method", "'subpixels'", "'subpixel'"],
-    ),
-    (
-        lambda x: upsample(x, jnp.ones((3, 3, 8, 6)), 2, method="subpixel"),
-        X,
-        ["divisible by 4", "(2, 6, 6, 6)"],
-    ),
-    (
-        lambda x: upsample_kernel_shape("transpose", 3, *x.shape[-2:], 2),
-        X,
-        ["method", "'transpose'", "'transposed'"],
-    ),
 ]
 
 
@@ -528,11 +396,6 @@ def test_uncompiled_it_is_the_same():
     expected = imresize(x, 0.5)
     with jax.disable_jit():
         np.testing.assert_allclose(imresize(x, 0.5), expected, rtol=1e-6)
-
-
-def test_an_empty_batch_stays_empty():
-    assert space_to_depth(jnp.ones((0, 4, 4, 1)), 2).shape == (0, 2, 2, 4)
-    assert depth_to_space(jnp.ones((0, 2, 2, 4)), 2).shape == (0, 4, 4, 1)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 1)])
