@@ -157,7 +157,7 @@ def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
 
 
 def report_left_out(found: Any) -> int:
-    """Say what a `Found` left out, and return the exit code that this alone has."""
+    """Say what a `FoundFiles` left out, and return the exit code that this alone has."""
     for line in found.summary():
         print(printable(f"deconv-jax: {line}"), file=sys.stderr)
     return 0 if found.complete else EXIT_SOME_FAILED

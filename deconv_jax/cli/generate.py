@@ -114,9 +114,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     keep_compiled()
     from deconv_jax.inference.generation import sampling as work
-    from deconv_jax.inference.generation.load import load_generative
+    from deconv_jax.inference.generation.load import load_generator
 
-    task, variables = load_generative(arguments.checkpoint, checkpoint_step(arguments.step))
+    task, variables = load_generator(arguments.checkpoint, checkpoint_step(arguments.step))
     classes = task.num_classes if arguments.label is None else 0
     latents, count, columns = _drawn(arguments, task.latent_dim, classes)
     walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
@@ -125,7 +125,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.output:
         work.check_picture(
             arguments.output,
-            work.STILLS | (work.ANIMATIONS if walks else {}),
+            work.STILL_FORMATS | (work.ANIMATION_FORMATS if walks else {}),
             count,
             columns,
             task.image_shape[:2],
@@ -133,7 +133,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             animates=animates,
         )
     if traverses:
-        ranked = work.ranked_dimensions(task.sample, variables, task.latent_dim, arguments.label)
+        ranked = work.rank_dimensions(task.sample, variables, task.latent_dim, arguments.label)
         shown = ranked[: arguments.traverse]
         latents = work.traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
@@ -154,7 +154,7 @@ def _drawn(arguments: argparse.Namespace, latent_dim: int, classes: int) -> tupl
     from deconv_jax.inference.generation import sampling as work
 
     def draw(count: int) -> Any:
-        return work.numbered_latents(
+        return work.latents_from_seed(
             count, latent_dim, seed=arguments.seed, truncation=arguments.truncation
         )
 
@@ -239,16 +239,16 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _animates(arguments: argparse.Namespace) -> bool:
     """Whether images come one after the other; raises InputError where they cannot."""
-    from deconv_jax.inference.generation.sampling import ANIMATIONS, STILLS
+    from deconv_jax.inference.generation.sampling import ANIMATION_FORMATS, STILL_FORMATS
 
     suffix = arguments.output.suffix.lower() if arguments.output else ""
     if arguments.interpolate is None:
-        if suffix in ANIMATIONS and suffix not in STILLS:
+        if suffix in ANIMATION_FORMATS and suffix not in STILL_FORMATS:
             raise InputError(f"{arguments.output}: an animation is of a walk: give --interpolate")
         return False
-    if suffix in ANIMATIONS and arguments.columns is not None:
+    if suffix in ANIMATION_FORMATS and arguments.columns is not None:
         raise InputError("--columns is of a picture: an animation shows one image after the other")
-    return suffix in ANIMATIONS
+    return suffix in ANIMATION_FORMATS
 
 
 def _labels(label: int | None, classes: int, count: int, one_class: bool) -> Any:

@@ -75,14 +75,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     keep_compiled()
     from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.progress import Progress
-    from deconv_jax.inference.recognition.coco import PREDICTIONS, coco_dict, predict_file
+    from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE, coco_dict, predict_file
     from deconv_jax.inference.recognition.load import load_predictor
     from deconv_jax.io import check_unused, write_json
 
     output = arguments.output
     plan = plan_jobs(arguments.inputs, output, suffix=".png")
     jobs = plan.jobs
-    record = output / PREDICTIONS
+    record = output / PREDICTIONS_FILE
     check_unused(record, overwrite=arguments.overwrite)
     predictor = load_predictor(
         arguments.checkpoint, checkpoint_step(arguments.step), arguments.threshold

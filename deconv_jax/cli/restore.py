@@ -238,7 +238,7 @@ def _method(arguments: argparse.Namespace) -> Any:
     """The method that the flags ask for, as a restorer."""
     from deconv_jax.inference.image_files import read_kernel
     from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
-    from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
+    from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 
     options = {}
     for word in arguments.option or ():
@@ -256,7 +256,7 @@ def _method(arguments: argparse.Namespace) -> Any:
         noise_sigma=arguments.noise_sigma,
         boundary=arguments.boundary or "unknown",
         options=options,
-        denoiser=plug_in(networks, arguments.denoiser_sigma or ()) if networks else None,
+        denoiser=make_pnp_denoiser(networks, arguments.denoiser_sigma or ()) if networks else None,
     )
 
 

@@ -102,12 +102,12 @@ def _visualize(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import find_images
     from deconv_jax.inference.interpretation.figures import (
         MAPS,
-        picture_of_attribution,
-        picture_of_maxima,
-        picture_of_patches,
+        draw_attributions,
+        draw_maximised_inputs,
+        draw_top_patches,
     )
-    from deconv_jax.inference.interpretation.load import load_subject
-    from deconv_jax.inference.memory import enough_memory
+    from deconv_jax.inference.interpretation.load import load_interpretable_model
+    from deconv_jax.inference.memory import catch_out_of_memory
     from deconv_jax.io import check_unused, write_png
     from deconv_jax.workdir import open_test_split
 
@@ -115,18 +115,18 @@ def _visualize(arguments: argparse.Namespace) -> int:
     method, layers = arguments.method, arguments.layers
     found = find_images(arguments.inputs, output)
     files = [file for file, _ in found.files]
-    subject = load_subject(arguments.checkpoint, checkpoint_step(arguments.step))
+    subject = load_interpretable_model(arguments.checkpoint, checkpoint_step(arguments.step))
     maps = MAPS if arguments.maps is None else arguments.maps
-    with enough_memory(
+    with catch_out_of_memory(
         f"not enough memory to look into {arguments.checkpoint}; fewer images or --maps take less"
     ):
         if method == "maximise":
-            picture = picture_of_maxima(subject, layers, maps=maps)
+            picture = draw_maximised_inputs(subject, layers, maps=maps)
         elif units:
             images = files or open_test_split(arguments.checkpoint, arguments.data_dir)
-            picture = picture_of_patches(subject, images, layers, rule=method, maps=maps)
+            picture = draw_top_patches(subject, images, layers, rule=method, maps=maps)
         else:
-            picture = picture_of_attribution(
+            picture = draw_attributions(
                 subject,
                 subject.read_images(files),
                 [printable(file.name) for file in files],

@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """Files that inputs stand for.
 
     Attributes:
@@ -67,7 +67,7 @@ class Found:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Found):
+class Plan(FoundFiles):
     """The images to work on, and what was left out.
 
     Attributes:
@@ -167,7 +167,7 @@ def plan_jobs(
     return Plan(found.files, found.left_out, jobs)
 
 
-def find_images(inputs: Sequence[str], output: Path) -> Found:
+def find_images(inputs: Sequence[str], output: Path) -> FoundFiles:
     """The image files that inputs of a command with a single result stand for.
 
     Args:
@@ -190,7 +190,7 @@ def expand_inputs(
     inputs: Sequence[str],
     endings: Collection[str] = tuple(FORMATS),
     is_result: Callable[[Path], bool] = lambda path: path.name.endswith(_COMPARISON),
-) -> Found:
+) -> FoundFiles:
     """Find the files that inputs stand for.
 
     Args:
@@ -209,7 +209,7 @@ def expand_inputs(
             # A file that overlapping inputs name alike is no other.
             if os.path.abspath(first) != os.path.abspath(source):
                 left_out[_AGAIN].append(f"{source} is {first}")
-    return Found(
+    return FoundFiles(
         list(files.values()), {why: list(dict.fromkeys(n)) for why, n in left_out.items() if n}
     )
 

@@ -38,7 +38,7 @@ def free_memory() -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(otherwise: str) -> Iterator[None]:
+def catch_out_of_memory(otherwise: str) -> Iterator[None]:
     """Turns running out of memory, the machine's or the accelerator's, into an InputError."""
     try:
         yield

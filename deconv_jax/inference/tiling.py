@@ -28,11 +28,11 @@ from deconv_jax.models.receptive_field import ReceptiveField
 Apply = Callable[[Float[Array, "1 height width channels"]], Array]
 """A network on images: (1, height, width, channels) -> (1, height * scale, width * scale, others)."""
 
-LARGEST_TILE = 1024
+MAX_TILE = 1024
 """Pixels a side beyond which a tile gains nothing: the overlap costs a few per cent there."""
-SHARE_OF_MEMORY = 0.25
+MEMORY_FRACTION = 0.25
 """Of the free memory, what the tile that is at work may take."""
-PROBE = 256
+PROBE_TILE = 256
 """Pixels a side of the tile that the need of memory is measured on."""
 
 
@@ -49,16 +49,16 @@ class Tile:
     inner: tuple[range, range]
 
 
-def least_tile(field: ReceptiveField) -> int:
+def min_tile(field: ReceptiveField) -> int:
     """The smallest tile, in pixels a side, that still has an inner part to move on by."""
     return _round_up(field.before + field.after + field.multiple, field.multiple)
 
 
 def check_tile(tile: int, field: ReceptiveField) -> None:
-    """Raises InputError for a tile smaller than `least_tile`."""
-    if tile < least_tile(field):
+    """Raises InputError for a tile smaller than `min_tile`."""
+    if tile < min_tile(field):
         raise InputError(
-            f"a tile must be at least {least_tile(field)} pixels a side for this network, which "
+            f"a tile must be at least {min_tile(field)} pixels a side for this network, which "
             f"sees {field.before} before and {field.after} after a pixel; got {tile}"
         )
 
@@ -76,7 +76,7 @@ def tile_plan(size: Sequence[int], tile: int | None, field: ReceptiveField) -> t
       Tiles in reading order, all of one shape; along an axis no longer than `tile` there is one.
 
     Raises:
-      InputError: a size that is no multiple, or a tile smaller than `least_tile` for an image
+      InputError: a size that is no multiple, or a tile smaller than `min_tile` for an image
         larger than it.
     """
     rows, columns = (_along_axis(n, n if tile is None else tile, field) for n in size)
@@ -151,20 +151,20 @@ def restore_tiled(
 def default_tile(program_bytes: Callable[[int], int], field: ReceptiveField) -> int:
     """The tile for the memory at hand, pixels a side.
 
-    The largest square tile that takes at most `SHARE_OF_MEMORY` of the memory that is free now, see
-    `free_memory`, if a pixel takes what it takes in a tile of `PROBE` pixels a side. At most
-    `LARGEST_TILE`, or four times what the network sees where that is more; at least the smallest
+    The largest square tile that takes at most `MEMORY_FRACTION` of the memory that is free now, see
+    `free_memory`, if a pixel takes what it takes in a tile of `PROBE_TILE` pixels a side. At most
+    `MAX_TILE`, or four times what the network sees where that is more; at least the smallest
     that works.
 
     Args:
       program_bytes: what the program takes for a tile of so many pixels a side, see `working_bytes`.
       field: what the network sees.
     """
-    probe = max(least_tile(field), _round_up(PROBE, field.multiple))
+    probe = max(min_tile(field), _round_up(PROBE_TILE, field.multiple))
     per_pixel = max(program_bytes(probe), 1) / probe**2
-    side = math.isqrt(int(SHARE_OF_MEMORY * free_memory() / per_pixel))
-    side = min(side, max(LARGEST_TILE, 4 * (field.before + field.after)))
-    return max(_round_down(side, field.multiple), least_tile(field))
+    side = math.isqrt(int(MEMORY_FRACTION * free_memory() / per_pixel))
+    side = min(side, max(MAX_TILE, 4 * (field.before + field.after)))
+    return max(_round_down(side, field.multiple), min_tile(field))
 
 
 def _along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple[range, range]]:

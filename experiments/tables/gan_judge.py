@@ -16,8 +16,8 @@ import numpy as np
 from _common import finished_run
 
 from deconv_jax.data.sources import in_memory
-from deconv_jax.inference.generation.load import load_generative
-from deconv_jax.inference.generation.sampling import generate, numbered_latents
+from deconv_jax.inference.generation.load import load_generator
+from deconv_jax.inference.generation.sampling import generate, latents_from_seed
 from deconv_jax.metrics.generative import class_imbalance
 from deconv_jax.tables import markdown
 from deconv_jax.training.state import images_in_unit_range
@@ -52,10 +52,10 @@ def _judge(data: Path) -> dict[str, Any]:
         }
 
     workdir, made_by, training = finished_run(GENERATOR, data / "tfds")
-    task, variables = load_generative(workdir)
+    task, variables = load_generator(workdir)
     count = len(test["label"])
     labels = (np.arange(count) % CLASSES).astype(np.int32)
-    latents = numbered_latents(count, task.latent_dim, seed=0)
+    latents = latents_from_seed(count, task.latent_dim, seed=0)
     parts = np.split(test["image"], range(AT_A_TIME, count, AT_A_TIME))
     return {
         "real": opinion(parts, test["label"]),

@@ -25,7 +25,7 @@ from _common import budget, images_in, protocol_line, trained
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
-from deconv_jax.inference.restoration.evaluation import Evaluation, network
+from deconv_jax.inference.restoration.evaluation import Evaluation, network_restorer
 from deconv_jax.metrics.checkerboard import checkerboard_energy
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
@@ -72,11 +72,11 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
     run = trained(f"super_resolution.py:{config_argument}")
     evaluation = _evaluation(scale)
     sizes = [
-        evaluation.degraded(evaluation.clean(image), 0).shape[:2]
+        evaluation.degrade(evaluation.crop(image), 0).shape[:2]
         for name in SETS
         for _, image in images_in(data / name, "y")
     ]
-    restore = network(run.apply, run.module.receptive_field(), sizes)
+    restore = network_restorer(run.apply, run.module.receptive_field(), sizes)
     outputs: list[np.ndarray] = []
 
     def keep(image: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
 
     measured = _measure(keep, data, scale)
     energies = [float(checkerboard_energy(jnp.asarray(x)[None], scale)[0]) for x in outputs]
-    truths = [evaluation.clean(image) for name in SETS for _, image in images_in(data / name, "y")]
+    truths = [evaluation.crop(image) for name in SETS for _, image in images_in(data / name, "y")]
     true_energies = [float(checkerboard_energy(jnp.asarray(x)[None], scale)[0]) for x in truths]
     return measured | {
         "training": run.record,

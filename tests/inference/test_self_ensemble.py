@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.inference.self_ensemble import SYMMETRIES, ensemble_field, self_ensemble
-from deconv_jax.inference.tiling import least_tile, restore_tiled
+from deconv_jax.inference.tiling import min_tile, restore_tiled
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 
@@ -72,7 +72,7 @@ def test_tiles_of_an_ensemble_overlap_by_its_field(random_variables, draw):
     field = model.receptive_field()
     assert field.before < field.after
     apply = self_ensemble(functools.partial(jax.jit(model.apply), random_variables(model, 1)))
-    image, tile = draw(29, 34, 1), least_tile(ensemble_field(field)) + 4
+    image, tile = draw(29, 34, 1), min_tile(ensemble_field(field)) + 4
     whole = restore_tiled(apply, image, ensemble_field(field))
     tiled = restore_tiled(apply, image, ensemble_field(field), tile)
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)

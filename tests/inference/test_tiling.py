@@ -10,9 +10,9 @@ import pytest
 from deconv_jax.errors import InputError
 from deconv_jax.inference import memory, tiling
 from deconv_jax.inference.tiling import (
-    LARGEST_TILE,
+    MAX_TILE,
     default_tile,
-    least_tile,
+    min_tile,
     restore_tiled,
     tile_plan,
 )
@@ -30,7 +30,7 @@ FIELDS = [
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("lengths", [(40, 96), (8, 64)])
 def test_inner_parts_make_up_the_image_and_see_all_they_need(field, lengths):
-    for tile in (least_tile(field), least_tile(field) + field.multiple, 33):
+    for tile in (min_tile(field), min_tile(field) + field.multiple, 33):
         plan = tile_plan(lengths, tile, field)
         count = np.zeros(lengths, int)
         for piece in plan:
@@ -58,7 +58,7 @@ def test_the_plan_moves_on_as_far_as_the_field_lets_it():
 
 def test_a_tile_that_sees_too_little_is_refused():
     field = ReceptiveField(5, 6, multiple=4)
-    assert least_tile(field) == 16
+    assert min_tile(field) == 16
     with pytest.raises(InputError, match=r"at least 16 pixels a side .* got 15"):
         tile_plan((32, 16), 15, field)
     # An image that fits in it needs no overlap.
@@ -117,7 +117,7 @@ def _few(value):
 def test_tiled_equals_whole(model, random_variables, draw):
     field = model.receptive_field()
     # Sizes that are odd and no multiple of anything, and tiles with neighbours on all sides.
-    tile = least_tile(field) + field.multiple
+    tile = min_tile(field) + field.multiple
     side = tile + 3 * field.multiple
     image = draw(side + 1, side + 2 * field.multiple - 1, model.channels)
     variables = random_variables(model, model.channels)
@@ -174,8 +174,8 @@ def test_the_default_tile_fits_the_memory(monkeypatch):
 
     # A quarter of 4 * 1000 * 502^2 bytes is that of a tile of 502 pixels, so 500.
     assert side(4 * 1000 * 502**2) == 500
-    assert side(10**15) == LARGEST_TILE
-    assert side(0) == least_tile(field) == 12
+    assert side(10**15) == MAX_TILE
+    assert side(0) == min_tile(field) == 12
     # Where the overlap is large, a larger tile pays.
     assert side(10**15, field=ReceptiveField(400, 400)) == 3200
     monkeypatch.undo()

@@ -46,7 +46,7 @@ from deconv_jax.inference.compression.entropy_coding import (
     Decoder,
     Encoder,
     FixedPointLayer,
-    Tables,
+    FrequencyTables,
 )
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.models.codec import (
@@ -314,7 +314,7 @@ def _by_channel(numbers: np.ndarray) -> list[np.ndarray]:
     return list(numbers.reshape(-1, numbers.shape[-1]).T)
 
 
-def _from_channels(coder: Decoder, shape: tuple[int, int], tables: Tables) -> np.ndarray:
+def _from_channels(coder: Decoder, shape: tuple[int, int], tables: FrequencyTables) -> np.ndarray:
     channels = coder.take([shape[0] * shape[1]] * len(tables), tables)
     return np.stack(channels, axis=-1).reshape(*shape, len(tables))
 

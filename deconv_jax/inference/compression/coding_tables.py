@@ -16,9 +16,9 @@ from jaxtyping import Float
 from deconv_jax.errors import InputError
 from deconv_jax.inference.compression.entropy_coding import (
     FixedPointLayer,
-    Tables,
-    masses_of,
+    FrequencyTables,
     normal_masses,
+    probability_masses,
 )
 from deconv_jax.io import check_regular, kind_of, write_atomically
 from deconv_jax.models.codec import (
@@ -47,18 +47,18 @@ class CodingTables:
       bounds: between the scales of neighbouring tables of `normal`, int32 multiples of 2^-10; or none.
     """
 
-    prior: Tables
-    normal: Tables | None = None
+    prior: FrequencyTables
+    normal: FrequencyTables | None = None
     layers: tuple[FixedPointLayer, ...] = ()
     bounds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def of(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
-        """Tables of a trained model; raises InputError for weights that none can be made of."""
+        """FrequencyTables of a trained model; raises InputError for weights that none can be made of."""
         logits = functools.partial(_prior_logits, variables["params"]["prior"])
         channels = range(model.prior_channels)
-        prior = Tables.of_masses(
-            [masses_of(functools.partial(logits, channel=c)) for c in channels]
+        prior = FrequencyTables.of_masses(
+            [probability_masses(functools.partial(logits, channel=c)) for c in channels]
         )
         if not isinstance(model, HyperpriorCodec):
             return cls(prior)
@@ -68,7 +68,7 @@ class CodingTables:
         )
         between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
         bounds = np.rint(between * 2**FixedPointLayer.VALUE_BITS).astype(np.int32)
-        normal = Tables.of_masses([normal_masses(scale) for scale in _SCALES])
+        normal = FrequencyTables.of_masses([normal_masses(scale) for scale in _SCALES])
         return cls(prior, normal, layers, bounds)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -88,11 +88,11 @@ class CodingTables:
             fields = [field.name for field in dataclasses.fields(kind)]
             return kind(**{field: _array(arrays, f"{name}.{field}") for field in fields})
 
-        tables = cls(made(Tables, "prior"))
+        tables = cls(made(FrequencyTables, "prior"))
         if isinstance(model, HyperpriorCodec):
             layers = (made(FixedPointLayer, f"layer{n}") for n in range(len(HYPER_UP_STRIDES)))
             bounds = _array(arrays, "bounds")
-            tables = cls(tables.prior, made(Tables, "normal"), tuple(layers), bounds)
+            tables = cls(tables.prior, made(FrequencyTables, "normal"), tuple(layers), bounds)
         tables.check(model)
         return tables
 

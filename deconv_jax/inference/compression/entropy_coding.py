@@ -41,7 +41,7 @@ _WORD = np.dtype("<u4")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Tables:
+class FrequencyTables:
     """Frequencies of whole numbers, several tables.
 
     Attributes:
@@ -72,8 +72,8 @@ class Tables:
             )
 
     @classmethod
-    def of_masses(cls, masses: Sequence[tuple[int, np.ndarray]]) -> "Tables":
-        """Tables of probabilities: the first number, and the masses of it and those that follow."""
+    def of_masses(cls, masses: Sequence[tuple[int, np.ndarray]]) -> "FrequencyTables":
+        """FrequencyTables of probabilities: the first number, and the masses of it and those that follow."""
         found = [_frequencies(mass) for _, mass in masses]
         return cls(
             np.concatenate(found),
@@ -108,7 +108,7 @@ class Tables:
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)[:-1]])
 
 
-def masses_of(logits: Any) -> tuple[int, np.ndarray]:
+def probability_masses(logits: Any) -> tuple[int, np.ndarray]:
     """First number and masses of a distribution, without its tails.
 
     Args:
@@ -136,7 +136,7 @@ def masses_of(logits: Any) -> tuple[int, np.ndarray]:
 
 
 def normal_masses(scale: float) -> tuple[int, np.ndarray]:
-    """As `masses_of`, of a normal distribution with mean 0."""
+    """As `probability_masses`, of a normal distribution with mean 0."""
     most = math.ceil(5.0 * scale + 0.5)
     numbers = np.arange(0, most + 1)
     # erfc keeps the tail's digits; the distribution is symmetric.
@@ -155,7 +155,7 @@ class Encoder:
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
 
-    def put(self, groups: Sequence[Integers], tables: Tables) -> None:
+    def put(self, groups: Sequence[Integers], tables: FrequencyTables) -> None:
         """Codes numbers, of absolute values up to `MOST`: those of each group by the table of its place."""
         beyond = [np.zeros(0, np.int64)]
         for table, numbers in enumerate(groups):
@@ -199,7 +199,7 @@ class Decoder:
         words = np.frombuffer(padded, _WORD).astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
 
-    def take(self, counts: Sequence[int], tables: Tables) -> list[Integers]:
+    def take(self, counts: Sequence[int], tables: FrequencyTables) -> list[Integers]:
         """The numbers of the next groups, int32, of which there are so many in each.
 
         Raises:

@@ -13,7 +13,7 @@ from deconv_jax.inference.compression.coding_tables import load_tables, save_tab
 from deconv_jax.tasks import Compression
 from deconv_jax.workdir import Checkpoint, load_state, open_task
 
-TABLES = "codec"
+TABLES_FOLDER = "codec"
 """Folder in a workdir for the tables of the entropy coder."""
 
 
@@ -30,7 +30,7 @@ def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compress
     example = {"image": jnp.zeros((1, task.crop, task.crop, model.channels), jnp.uint8)}
     step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
     variables = jax.device_get(state.inference_variables())
-    path = workdir / TABLES / f"{step:07d}.safetensors"
+    path = workdir / TABLES_FOLDER / f"{step:07d}.safetensors"
     tables = load_tables(path, model, variables)
     codec = Codec(model, variables, tables)
     if tables is None:

@@ -10,7 +10,7 @@ from deconv_jax.tasks import GAN, Variational
 from deconv_jax.workdir import Checkpoint, load_state, open_task
 
 
-def load_generative(
+def load_generator(
     workdir: Path, checkpoint: Checkpoint = "last"
 ) -> tuple[GAN | Variational, dict[str, Any]]:
     """The task of a run that learned to make images, and the variables that it samples with.

@@ -29,9 +29,9 @@ Tree = Any
 Decode = Callable[[Tree, jax.Array, jax.Array | None], jax.Array]
 """(variables, latents (batch, latent_dim), labels (batch,) or None) -> images in [0, 1]."""
 
-STILLS = {suffix: FORMATS[suffix] for suffix in (".png", ".webp", ".tif", ".tiff")}
+STILL_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".webp", ".tif", ".tiff")}
 """Formats that lose nothing, by the ending of a file's name."""
-ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+ANIMATION_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 
 FARTHEST = 3.0
 """To how many standard deviations of the prior, either way, a traversal takes a number of a latent."""
@@ -45,7 +45,7 @@ _LARGEST_PICTURE = 10_000
 """Pixels a side of a picture of many samples."""
 
 
-def numbered_latents(
+def latents_from_seed(
     count: int, latent_dim: int, *, seed: int, truncation: float | None = None
 ) -> np.ndarray:
     """Latents 0 to count - 1 of a seed, (count, latent_dim); `truncation` as for `draw_latents`.
@@ -99,7 +99,7 @@ def traversal(latent: np.ndarray, dimensions: np.ndarray, steps: int) -> np.ndar
     return moved.reshape(-1, len(latent))
 
 
-def ranked_dimensions(
+def rank_dimensions(
     decode: Decode, variables: Tree, latent_dim: int, label: int | None = None
 ) -> np.ndarray:
     """The numbers of a latent, (latent_dim,), that which changes images most first.
@@ -114,7 +114,7 @@ def ranked_dimensions(
       label: class of the images, of a conditional generator.
     """
     every = np.arange(latent_dim)
-    about = numbered_latents(_RANKED_AT, latent_dim, seed=0)
+    about = latents_from_seed(_RANKED_AT, latent_dim, seed=0)
     latents = np.concatenate([traversal(latent, every, _RANKED_STEPS) for latent in about])
     labels = None if label is None else np.full(len(latents), label, np.int32)
     images = np.concatenate(list(generate(decode, variables, latents, labels)))
@@ -167,7 +167,7 @@ def check_picture(
 
     Args:
       path: of the file.
-      formats: `STILLS`, `ANIMATIONS` or both.
+      formats: `STILL_FORMATS`, `ANIMATION_FORMATS` or both.
       count: images.
       columns: images beside one another.
       size: height and width of an image.
@@ -196,7 +196,7 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
     """Writes images beside and below one another as one.
 
     Args:
-      path: its suffix, of `STILLS`, says the format.
+      path: its suffix, of `STILL_FORMATS`, says the format.
       images: uint8 (count, height, width, 1 or 3).
       columns: images beside one another.
       scale: pixels a side that an image's pixel is drawn with.
@@ -204,7 +204,7 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
     Raises:
       InputError: another suffix, or a file that cannot be written.
     """
-    _format(path, STILLS)
+    _format(path, STILL_FORMATS)
     write_image(path, _enlarged(mosaic(images, columns), scale))
 
 
@@ -213,7 +213,7 @@ def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
 
     A WebP is lossless; a GIF has 256 colours.
     """
-    kind = _format(path, ANIMATIONS)
+    kind = _format(path, ANIMATION_FORMATS)
     first, *others = [_pillow(_enlarged(image, scale)) for image in images]
     options: dict[str, Any] = {
         "save_all": True,

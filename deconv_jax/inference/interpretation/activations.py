@@ -80,12 +80,12 @@ class Layer:
     before: tuple[str, ...]
 
 
-def batch_size(size: Sequence[int]) -> int:
+def max_batch_size(size: Sequence[int]) -> int:
     """Images of a height and width that are looked at together."""
     return max(1, min(BATCH, _PIXELS // math.prod(size)))
 
 
-def layers_of(model: nn.Module, variables: Tree, images: Any) -> dict[str, tuple[int, ...]]:
+def layer_shapes(model: nn.Module, variables: Tree, images: Any) -> dict[str, tuple[int, ...]]:
     """Names of a network's layers and the shapes of an image's feature maps, in the order they run.
 
     Args:
@@ -97,7 +97,7 @@ def layers_of(model: nn.Module, variables: Tree, images: Any) -> dict[str, tuple
 
 
 def check_layer(model: nn.Module, variables: Tree, images: Any, layer: str) -> tuple[int, ...]:
-    """The shape of an image's feature map of a layer; arguments as for `layers_of`.
+    """The shape of an image's feature map of a layer; arguments as for `layer_shapes`.
 
     Raises:
       InputError: there is no such layer; those it has are named.
@@ -105,13 +105,13 @@ def check_layer(model: nn.Module, variables: Tree, images: Any, layer: str) -> t
     return _find(_layers(model, variables, images), layer).shape
 
 
-def last_convolution(model: nn.Module, variables: Tree, images: Any) -> str:
-    """The last layer with height and width; arguments as for `layers_of`.
+def last_spatial_layer(model: nn.Module, variables: Tree, images: Any) -> str:
+    """The last layer with height and width; arguments as for `layer_shapes`.
 
     Raises:
       InputError: there is none.
     """
-    shapes = layers_of(model, variables, images)
+    shapes = layer_shapes(model, variables, images)
     names = [name for name, shape in shapes.items() if len(shape) == 3 and name != LOGITS]
     if not names:
         raise InputError(f"this network has no convolution; its layers are {', '.join(shapes)}")
@@ -130,7 +130,7 @@ def feature_maps(
     """The feature maps of layers, to be differentiated by the images.
 
     Args:
-      model, variables: as for `layers_of`.
+      model, variables: as for `layer_shapes`.
       images: as the network takes them.
       layers: their names.
       rule: what the gradient of each ReLU up to the last of the layers is replaced by.
@@ -163,7 +163,7 @@ def feature_maps(
     return tuple(maps[name] for name in layers)
 
 
-def windows_of(
+def receptive_windows(
     model: nn.Module, variables: Tree, images: Any, layer: str
 ) -> tuple[Int[np.ndarray, "rows 2"], Int[np.ndarray, "columns 2"]]:
     """The pixels that units of a layer see: first and last row for each of its rows, and columns.
@@ -177,7 +177,7 @@ def windows_of(
     Args and errors as for `check_layer`.
     """
     size = images.shape[1:3]
-    at_once = batch_size(size)
+    at_once = max_batch_size(size)
     wanted = {layer: _find(_layers(model, variables, images), layer)}
     weights = jax.tree_util.tree_map_with_path(_plain_weight, variables)
 
@@ -374,7 +374,7 @@ def _plain_weight(path: Sequence[Any], weight: Array) -> Array:
 
 
 def _marked(call: int, module: Any, args: Any, compute: Callable[..., Array]) -> Array:
-    """What a layer makes of marks, see `windows_of`."""
+    """What a layer makes of marks, see `receptive_windows`."""
     del call
     x = args[0]
     if isinstance(module, _LAYERS):

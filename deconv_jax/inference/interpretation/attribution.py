@@ -218,7 +218,7 @@ def grad_cam(
       layer: whose feature maps are weighted by the mean gradient of each.
 
     Returns:
-      At the size of the feature maps, not negative; see `at_size_of`.
+      At the size of the feature maps, not negative; see `resize_to_images`.
 
     Raises:
       InputError: as `backprojection`, or the layer has no height and width.
@@ -232,7 +232,7 @@ def grad_cam(
     return jax.nn.relu(jnp.sum(weights * maps, -1))
 
 
-def at_size_of(
+def resize_to_images(
     images: Images, maps: Float[Array, "batch map_height map_width"]
 ) -> Float[Array, "batch height width"]:
     """Maps of a layer enlarged bilinearly to the size of the images."""

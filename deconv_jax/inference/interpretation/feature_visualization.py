@@ -24,10 +24,10 @@ from deconv_jax.data.augment import example_keys
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.interpretation.activations import (
     Rule,
-    batch_size,
     check_layer,
     feature_maps,
-    windows_of,
+    max_batch_size,
+    receptive_windows,
 )
 from deconv_jax.inference.interpretation.attribution import Target, activation, backprojection
 
@@ -111,7 +111,7 @@ def top_patches(
         rule,
         prepare,
     )
-    windows = windows_of(model, variables, shown[:1], layer)
+    windows = receptive_windows(model, variables, shown[:1], layer)
     corners, size = _corners(windows, positions.reshape(-1, 2), shown.shape[1:3])
     shape = (*examples.shape, *size)
 
@@ -211,7 +211,7 @@ def _batches(images: Any) -> Iterator[np.ndarray]:
     if not hasattr(images, "shape"):
         yield from images
         return
-    size = batch_size(images.shape[1:3])
+    size = max_batch_size(images.shape[1:3])
     for start in range(0, len(images), size):
         yield np.asarray(images[start : start + size])
 
@@ -299,7 +299,7 @@ def _project(
 ) -> np.ndarray:
     """The projection of a unit of each image."""
     projected = []
-    size = min(batch_size(images.shape[1:3]), len(images))
+    size = min(max_batch_size(images.shape[1:3]), len(images))
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
         parts = [_filled(array[rows], size) for array in (images, features, positions)]

@@ -25,17 +25,17 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.interpretation.activations import (
     LOGITS,
     Rule,
-    batch_size,
     check_layer,
-    last_convolution,
+    last_spatial_layer,
+    max_batch_size,
 )
 from deconv_jax.inference.interpretation.attribution import (
     Target,
-    at_size_of,
     backprojection,
     grad_cam,
     integrated_gradients,
     occlusion,
+    resize_to_images,
 )
 from deconv_jax.inference.interpretation.feature_visualization import (
     Patches,
@@ -106,18 +106,20 @@ class InterpretableModel:
     classes: int = 0
     class_names: tuple[str, ...] = ()
 
-    def images_of(
+    def iterate_images(
         self, source: Source | Sequence[Path]
     ) -> Iterator[Float[np.ndarray, "batch height width channels"]]:
         """All images of a split or of files, in order; raises InputError for a file that cannot be."""
-        size = batch_size(self.image_shape[:2])
+        size = max_batch_size(self.image_shape[:2])
         if isinstance(source, Sequence):
             for start in range(0, len(source), size):
                 yield self.read_images(source[start : start + size])
             return
         # Those of the split may be larger than what is shown of them.
         first = source.gather(np.zeros(1, np.int32))["image"]
-        for batch in evaluation_batches(source, batch_size=min(size, batch_size(first.shape[1:3]))):
+        for batch in evaluation_batches(
+            source, batch_size=min(size, max_batch_size(first.shape[1:3]))
+        ):
             real = batch["mask"] > 0
             yield np.asarray(self.seen(jax.tree.map(jnp.asarray, batch)))[real]
 
@@ -138,9 +140,9 @@ class InterpretableModel:
         """The shape of a layer's feature maps; raises InputError where there is no such layer."""
         return check_layer(self.model, self.variables, self._shape(), layer)
 
-    def last_convolution(self) -> str:
+    def last_spatial_layer(self) -> str:
         """The last layer with height and width; raises InputError where there is none."""
-        return last_convolution(self.model, self.variables, self._shape())
+        return last_spatial_layer(self.model, self.variables, self._shape())
 
     def map_name(self, layer: str, feature: int) -> str:
         """What a feature map is called."""
@@ -153,7 +155,7 @@ class InterpretableModel:
         return jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
 
 
-def picture_of_patches(
+def draw_top_patches(
     subject: InterpretableModel,
     images: Float[np.ndarray, "count height width channels"] | Source | Sequence[Path],
     layers: Sequence[str],
@@ -182,7 +184,7 @@ def picture_of_patches(
         found = top_patches(
             subject.model,
             subject.variables,
-            images if isinstance(images, np.ndarray) else subject.images_of(images),
+            images if isinstance(images, np.ndarray) else subject.iterate_images(images),
             layer,
             maps=maps,
             rule=rule,
@@ -202,7 +204,7 @@ def picture_of_patches(
     return sheet(sections)
 
 
-def picture_of_maxima(
+def draw_maximised_inputs(
     subject: InterpretableModel, layers: Sequence[str], *, maps: int = MAPS
 ) -> Image.Image:
     """Images made to excite each of a layer's first feature maps, see `units.maximise_activation`.
@@ -211,7 +213,7 @@ def picture_of_maxima(
       InputError: as `units.maximise_activation`, or no feature map is asked for.
     """
     at_least("maps", maps, 1)
-    size = batch_size(subject.image_shape[:2])
+    size = max_batch_size(subject.image_shape[:2])
     sections = []
     for layer in layers:
         total = subject.check_layer(layer)[-1]
@@ -233,7 +235,7 @@ def picture_of_maxima(
     return sheet(sections)
 
 
-def picture_of_attribution(
+def draw_attributions(
     subject: InterpretableModel,
     images: Float[np.ndarray, "count height width channels"],
     names: Sequence[str],
@@ -259,7 +261,7 @@ def picture_of_attribution(
     classes, probabilities = _classes(subject, images, class_number)
     wanted: Sequence[str | None] = [None]
     if method == "grad_cam":
-        wanted = layers or [subject.last_convolution()]
+        wanted = layers or [subject.last_spatial_layer()]
     columns = [_attributed(subject, images, classes, method, layer) for layer in wanted]
     blocks, labels = [], []
     for place, pixels in enumerate(image_pixels(images)):
@@ -346,7 +348,7 @@ def _explain(
     network = subject.model, variables
     if method == "grad_cam":
         assert layer is not None
-        return at_size_of(images, grad_cam(*network, *seen, layer=layer))
+        return resize_to_images(images, grad_cam(*network, *seen, layer=layer))
     if method == "occlusion":
         window = max(2, min(images.shape[1:3]) // _WINDOWS)
         gray = subject.prepare(jnp.full_like(images, _GRAY))
@@ -360,5 +362,5 @@ def _explain(
 
 def _parts(array: np.ndarray, images: np.ndarray | None = None) -> list[np.ndarray]:
     """Rows of an array for as many images as are looked at together."""
-    size = batch_size((array if images is None else images).shape[1:3])
+    size = max_batch_size((array if images is None else images).shape[1:3])
     return [array[start : start + size] for start in range(0, len(array), size)]

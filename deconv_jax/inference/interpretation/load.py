@@ -15,7 +15,7 @@ from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError
 from deconv_jax.inference.interpretation.figures import InterpretableModel
 from deconv_jax.inference.recognition.load import image_color, load_recognition
-from deconv_jax.inference.recognition.predictor import fitted_middle
+from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
 from deconv_jax.training.state import images_in_unit_range
@@ -27,10 +27,10 @@ RESTORED_SIDE = 96
 """Height and width, in pixels, of the images that a restoration network is interpreted on."""
 
 
-def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> InterpretableModel:
+def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> InterpretableModel:
     """A run's network to look inside.
 
-    Image files are shown to it as large as the images of its data, as `fitted_middle` makes them;
+    Image files are shown to it as large as the images of its data, as `center_resize_pixels` makes them;
     to a restoration network the middle `RESTORED_SIDE` pixels a side as they are, of its data too.
 
     Args:
@@ -62,7 +62,7 @@ def load_subject(workdir: Path, checkpoint: Checkpoint = "last") -> Interpretabl
         jax.tree.map(jnp.asarray, variables),
         (height, width, channels),
         seen,
-        fitted=lambda pixels: fitted_middle(pixels, (height, width)),
+        fitted=lambda pixels: center_resize_pixels(pixels, (height, width)),
         color=image_color(channels, color),
         prepare=lambda images: preprocessing.standardized(images)[0],
         classes=classes,

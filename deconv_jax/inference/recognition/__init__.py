@@ -1,1 +1,1 @@
-"""Classes, segments and boxes predicted for image files."""
+"""ClassProbabilities, segments and boxes predicted for image files."""

@@ -15,15 +15,15 @@ from PIL import Image
 from deconv_jax.data.images import read_plain
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
-from deconv_jax.inference.memory import enough_memory
+from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.recognition.predictor import Predictor
 from deconv_jax.io import check_unused, write_png
 
-PREDICTIONS = "predictions.json"
+PREDICTIONS_FILE = "predictions.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Described:
+class PredictedImage:
     """An image and what was found in it.
 
     Attributes:
@@ -41,7 +41,7 @@ class Described:
 
 def predict_file(
     predictor: Predictor, job: Job, output: Path, *, overwrite: bool = False
-) -> Described:
+) -> PredictedImage:
     """Reads an image, looks at it and writes a picture of what was found; whole or not at all.
 
     Args:
@@ -54,7 +54,7 @@ def predict_file(
       InputError: whatever is wrong with this file, too little memory for it included.
     """
     check_unused(job.output, overwrite=overwrite)
-    with enough_memory(f"{job.source}: not enough memory"):
+    with catch_out_of_memory(f"{job.source}: not enough memory"):
         pixels, lost = read_plain(job.source, predictor.color)
         try:
             prediction = predictor(pixels)
@@ -67,10 +67,10 @@ def predict_file(
         write_png(job.output, Image.fromarray(picture))
     place = job.output.relative_to(output).with_name(job.source.name)
     height, width = pixels.shape[:2]
-    return Described(place.as_posix(), (height, width), annotations, summary)
+    return PredictedImage(place.as_posix(), (height, width), annotations, summary)
 
 
-def coco_dict(images: Sequence[Described], class_names: Sequence[str]) -> dict[str, Any]:
+def coco_dict(images: Sequence[PredictedImage], class_names: Sequence[str]) -> dict[str, Any]:
     """All that was found, in COCO's format."""
     annotations = [
         annotation | {"image_id": number}

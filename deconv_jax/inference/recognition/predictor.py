@@ -40,7 +40,7 @@ Predict = Callable[[Tree, Array], Mapping[str, Array]]
 """(variables, images (batch, height, width, channels) in [0, 1]) -> as a recognition task's `predict`."""
 
 TOP = 5
-"""Classes of a classifier that are shown and written."""
+"""ClassProbabilities of a classifier that are shown and written."""
 ROUNDED_TO = 32
 """Sides that networks see are multiples of it, so that images of all sizes need few programs."""
 
@@ -67,7 +67,7 @@ class Prediction(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Classes:
+class ClassProbabilities:
     """The probability of each class."""
 
     probabilities: Float[np.ndarray, " classes"]
@@ -97,7 +97,7 @@ class Classes:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Segments:
+class SegmentationMap:
     """The class of each pixel, of at most 255 classes."""
 
     classes: UInt8[np.ndarray, "height width"]
@@ -149,7 +149,7 @@ class Segments:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Objects:
+class Detections:
     """Boxes about objects, by falling score.
 
     Attributes:
@@ -225,7 +225,9 @@ class Predictor:
         """
         whole = pixels.shape[0], pixels.shape[1]
         if self.size is not None:
-            return Classes(self._outputs(fitted_middle(pixels, self.size))["probabilities"][0])
+            return ClassProbabilities(
+                self._outputs(center_resize_pixels(pixels, self.size))["probabilities"][0]
+            )
         small = pixels if self.canvas is None else resized(Example(pixels), self.canvas).image
         rows, columns = small.shape[:2]
         outputs = self._outputs(self._extended(small))
@@ -233,8 +235,8 @@ class Predictor:
             return self._objects(outputs, (rows, columns), whole)
         probabilities = outputs["probabilities"][0]
         if probabilities.ndim == 1:
-            return Classes(probabilities)
-        return Segments(_most_likely(probabilities[:rows, :columns], whole))
+            return ClassProbabilities(probabilities)
+        return SegmentationMap(_most_likely(probabilities[:rows, :columns], whole))
 
     def _extended(self, pixels: Pixels) -> Float[np.ndarray, "rows columns channels"]:
         """In [0, 1], on the canvas or with sides of which there are not many."""
@@ -265,7 +267,7 @@ class Predictor:
 
     def _objects(
         self, outputs: Mapping[str, np.ndarray], true: Sequence[int], whole: tuple[int, int]
-    ) -> Objects:
+    ) -> Detections:
         """Boxes in an image of a whole size of those in one of its true size."""
         boxes, scores, classes = (outputs[name][0] for name in ("boxes", "scores", "classes"))
         center_crops = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -273,10 +275,10 @@ class Predictor:
         kept &= (classes >= 0) & (scores >= self.threshold)
         factors = np.divide(whole, true)
         boxes = np.clip(boxes[kept] * np.tile(factors, 2)[None], 0.0, np.tile(whole, 2)[None])
-        return Objects(boxes, scores[kept], classes[kept])
+        return Detections(boxes, scores[kept], classes[kept])
 
 
-def fitted_middle(
+def center_resize_pixels(
     pixels: Pixels, size: tuple[int, int]
 ) -> Float[np.ndarray, "rows columns channels"]:
     """`augment.center_resize` of an image of any size, in [0, 1], without a program for each size."""

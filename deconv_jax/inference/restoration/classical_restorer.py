@@ -2,7 +2,7 @@
 
 The methods are those of `deconv_jax.classical`, with what a person can say of a photograph: the blur
 as a picture of it, the noise's level, and the method's own numbers. `plug_and_play` takes a denoiser
-beside, see `denoiser.plug_in`. What a reader would get wrong: the whole image is one problem, which
+beside, see `denoiser.make_pnp_denoiser`. What a reader would get wrong: the whole image is one problem, which
 does not fall into tiles, so these methods take memory by the image's size, 40 to 120 bytes a sample.
 An image for which the memory does not suffice is refused before the work begins.
 """
@@ -26,8 +26,8 @@ from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.inference.restoration.learned_restorer import Pixels, ProgressCallback
-from deconv_jax.inference.restoration.pnp_denoiser import Plugged
-from deconv_jax.inference.tiling import PROBE
+from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
+from deconv_jax.inference.tiling import PROBE_TILE
 
 CHECKED_SAMPLES = 2**22
 """Samples of an image from which on the memory that a method takes is estimated beforehand."""
@@ -53,7 +53,7 @@ class ClassicalRestorer:
         for photographs, whose scene goes on beyond the frame: the pixels that the blur reaches there
         are restored along with the image, and cut off. "circular" is that of many test images.
       options: of the method, its keyword arguments.
-      denoiser: for `plug_and_play`, see `denoiser.plug_in`.
+      denoiser: for `plug_and_play`, see `denoiser.make_pnp_denoiser`.
     """
 
     method: str
@@ -61,7 +61,7 @@ class ClassicalRestorer:
     noise_sigma: float | None = None
     boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    denoiser: Plugged | None = None
+    denoiser: PnpDenoiser | None = None
     _sample_bytes: dict[int, float] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
@@ -96,7 +96,7 @@ class ClassicalRestorer:
         """1."""
         return 1
 
-    def __call__(self, pixels: Pixels, watch: ProgressCallback) -> Pixels:
+    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """The restored image.
 
         Raises:
@@ -122,14 +122,14 @@ class ClassicalRestorer:
             restored = restored[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         if not np.isfinite(restored).all():
             raise InputError(f"the output of {self.method} is not finite for this image")
-        watch.share(1.0)
+        progress.on_progress(1.0)
         return restored
 
     def needed_memory(self, shape: tuple[int, ...]) -> int:
         """About the bytes that an image of `shape`, (height, width, channels), takes, by a small one."""
         height, width, channels = shape
         if channels not in self._sample_bytes:
-            side = max(PROBE, *(2 * k for k in self._psf_size))
+            side = max(PROBE_TILE, *(2 * k for k in self._psf_size))
             probe = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
             bytes_ = working_bytes(jit(self._method).lower(probe).compile())
             self._sample_bytes[channels] = bytes_ / (side**2 * channels) + _TRANSFORM_BYTES

@@ -25,7 +25,7 @@ from deconv_jax.data.degradations import (
     noise_sigma,
 )
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.inference.tiling import Apply, least_tile, restore_tiled
+from deconv_jax.inference.tiling import Apply, min_tile, restore_tiled
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
 from deconv_jax.models.receptive_field import ReceptiveField
 
@@ -33,7 +33,7 @@ Image = Float[np.ndarray, "height width channels"]
 Restore = Callable[[Image], Image]
 """A degraded image to a restored one."""
 
-MOST_PROGRAMS = 8
+MAX_PROGRAMS = 8
 """Shapes of whole images in a set up to which each has a program of its own."""
 
 
@@ -69,12 +69,12 @@ class Evaluation:
                 )
             noise_sigma(self.degradation)  # Refuses a range of levels.
 
-    def clean(self, image: Image) -> Image:
+    def crop(self, image: Image) -> Image:
         """The image that is degraded, and compared with."""
         height, width = (n - n % self.multiple for n in image.shape[:2])
         return image[:height, :width]
 
-    def degraded(self, clean: Image, place: int) -> Image:
+    def degrade(self, clean: Image, place: int) -> Image:
         """What a restorer is given, float32, not clipped."""
         batch = jnp.asarray(clean)[None]
         if self.noise == "jax":
@@ -118,8 +118,8 @@ class Evaluation:
 
         def pairs() -> Iterator[tuple[str, Image, Image]]:
             for place, (name, image) in enumerate(images):
-                clean = self.clean(image)
-                output = restore(self.degraded(clean, place))
+                clean = self.crop(image)
+                output = restore(self.degrade(clean, place))
                 if output.shape != clean.shape:
                     raise InputError(f"{name}: restored to {output.shape}; wanted {clean.shape}")
                 yield name, output, clean
@@ -136,8 +136,10 @@ def _steps(degradation: Degradation) -> list[Degradation]:
     return [step for part in degradation.steps for step in _steps(part)]
 
 
-def network(apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]]) -> Restore:
-    """A network as a restorer of images of these sizes, by at most `MOST_PROGRAMS` programs.
+def network_restorer(
+    apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]]
+) -> Restore:
+    """A network as a restorer of images of these sizes, by at most `MAX_PROGRAMS` programs.
 
     Images of up to so many different sizes are restored whole. Of more, all are restored by exact
     tiles as large as the smallest side among them, so that one program serves for all; only images
@@ -150,6 +152,6 @@ def network(apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]
     """
     compiled = jit(apply)
     tile = None
-    if len(set(sizes)) > MOST_PROGRAMS:
-        tile = max(min(min(size) for size in sizes), least_tile(field))
+    if len(set(sizes)) > MAX_PROGRAMS:
+        tile = max(min(min(size) for size in sizes), min_tile(field))
     return lambda image: restore_tiled(compiled, image, field, tile)

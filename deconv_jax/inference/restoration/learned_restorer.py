@@ -30,7 +30,7 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.memory import working_bytes
 from deconv_jax.inference.self_ensemble import ensemble_field, self_ensemble
 from deconv_jax.inference.tiling import (
-    PROBE,
+    PROBE_TILE,
     Apply,
     check_tile,
     default_tile,
@@ -48,12 +48,12 @@ class ProgressCallback:
     """Who is told what happens while an image is restored.
 
     Attributes:
-      share: called with the share that is done, rising to 1.
-      say: called with a sentence that a person should read.
+      on_progress: called with the share that is done, rising to 1.
+      on_message: called with a sentence that a person should read.
     """
 
-    share: Callable[[float], None]
-    say: Callable[[str], None]
+    on_progress: Callable[[float], None]
+    on_message: Callable[[str], None]
 
 
 class ImageRestorer(Protocol):
@@ -64,7 +64,7 @@ class ImageRestorer(Protocol):
         """Size of a restored image over that of the one given."""
         ...
 
-    def __call__(self, pixels: Pixels, watch: ProgressCallback) -> Pixels:
+    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """The restored image, of as many channels, not clipped; raises InputError if it cannot be."""
         ...
 
@@ -97,7 +97,7 @@ class LearnedRestorer:
     _tiles: dict[int, int] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_network(self.model)
+        check_restoration_model(self.model)
         if self.noise_conditional and self.noise_sigma is None:
             raise InputError("this network has to be told the noise's level; give noise_sigma")
         if self.noise_sigma is not None:
@@ -114,19 +114,23 @@ class LearnedRestorer:
         """Size of a restored image over that of the one given."""
         return self.model.scale  # type: ignore[attr-defined]
 
-    def __call__(self, pixels: Pixels, watch: ProgressCallback) -> Pixels:
+    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """The restored image; raises InputError where the output is not finite."""
         channels = pixels.shape[-1]
         field = self._field(channels)
         tile = self.tile
-        if tile is None and max(pixels.shape[:2]) > PROBE:
+        if tile is None and max(pixels.shape[:2]) > PROBE_TILE:
             tile = self._tile(channels, field)
         for precision in dict.fromkeys((self.precision, "f32")):
             try:
-                return restore_tiled(self._apply(precision), pixels, field, tile, watch.share)
+                return restore_tiled(
+                    self._apply(precision), pixels, field, tile, progress.on_progress
+                )
             except _NotFinite:
                 if precision != "f32":
-                    watch.say(f"the output is not finite in {precision}; done again in f32")
+                    progress.on_message(
+                        f"the output is not finite in {precision}; done again in f32"
+                    )
         raise InputError("the network's output is not finite for this image")
 
     @property
@@ -193,17 +197,17 @@ def _restored(
     precision: Precision,
 ) -> Float[Array, "1 out_height out_width channels"]:
     """A tile by a network, whatever their channels, as the table at the top says."""
-    network = functools.partial(at_level, model, variables, level, precision=precision)
+    network = functools.partial(apply_at_noise_level, model, variables, level, precision=precision)
     wanted = model.channels  # type: ignore[attr-defined]
     scale = model.scale  # type: ignore[attr-defined]
     if scale == 1 or images.shape[-1] <= wanted:
-        return of_other_channels(network, wanted, images)
+        return adapt_channels(network, wanted, images)
     ycbcr = rgb_to_ycbcr(images)
     chroma = ops.imresize(ycbcr[..., 1:], scale)
     return ycbcr_to_rgb(jnp.concatenate([network(ycbcr[..., :1]), chroma], axis=-1))
 
 
-def check_network(model: nn.Module) -> None:
+def check_restoration_model(model: nn.Module) -> None:
     """Raises InputError unless a module restores images of one or three channels."""
     missing = [n for n in ("channels", "scale", "receptive_field") if not hasattr(model, n)]
     if missing:
@@ -215,7 +219,7 @@ def check_network(model: nn.Module) -> None:
         raise InputError(f"files have images of 1 or 3 channels; this network takes {channels}")
 
 
-def at_level(
+def apply_at_noise_level(
     model: nn.Module,
     variables: Tree,
     level: Array | None,
@@ -240,7 +244,7 @@ def at_level(
     return apply_model(model, variables, images, train=False, precision=precision)[0]
 
 
-def of_other_channels(
+def adapt_channels(
     apply: Callable[[Array], Array],
     wanted: int,
     images: Float[Array, "batch height width channels"],

@@ -22,9 +22,9 @@ from deconv_jax.classical import fixed_level_denoiser, fixed_level_options
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import (
-    at_level,
-    check_network,
-    of_other_channels,
+    adapt_channels,
+    apply_at_noise_level,
+    check_restoration_model,
 )
 from deconv_jax.training.state import Tree
 
@@ -51,7 +51,7 @@ class TrainedDenoiser:
     degradation: Degradation | None = None
 
     def __post_init__(self) -> None:
-        check_network(self.model)
+        check_restoration_model(self.model)
         if self.scale != 1:
             raise InputError(f"{self.name} is no denoiser: it enlarges {self.scale} times")
         if self.degradation is not None and self._levels is None:
@@ -105,7 +105,7 @@ class TrainedDenoiser:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plugged:
+class PnpDenoiser:
     """What `plug_and_play` is given of networks.
 
     Attributes:
@@ -117,7 +117,9 @@ class Plugged:
     options: Mapping[str, Any]
 
 
-def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -> Plugged:
+def make_pnp_denoiser(
+    networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()
+) -> PnpDenoiser:
     """The denoiser that networks make together.
 
     Images of other channels than the networks' are brought to them as `restore` says.
@@ -146,7 +148,7 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
         conditional = Partial(
             functools.partial(_told, networks[0].model), _on_device(networks[0].variables)
         )
-        return Plugged(Partial(functools.partial(_bridged, wanted), conditional), {})
+        return PnpDenoiser(Partial(functools.partial(_bridged, wanted), conditional), {})
     if sigmas and len(sigmas) != len(networks):
         raise InputError(
             f"denoiser-sigma is given once for each network or never; got {len(sigmas)} for "
@@ -159,7 +161,7 @@ def plug_in(networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()) -
         for network in networks
     ]
     denoiser = Partial(functools.partial(_bridged, wanted), fixed_level_denoiser(single, levels))
-    return Plugged(denoiser, fixed_level_options(levels))
+    return PnpDenoiser(denoiser, fixed_level_options(levels))
 
 
 def _bridged(
@@ -168,15 +170,15 @@ def _bridged(
     images: Float[Array, "batch height width channels"],
     sigma: Array,
 ) -> Array:
-    return of_other_channels(lambda own: denoiser(own, sigma), wanted, images)
+    return adapt_channels(lambda own: denoiser(own, sigma), wanted, images)
 
 
 def _told(model: nn.Module, variables: Tree, images: Array, sigma: Array) -> Array:
-    return at_level(model, variables, sigma, images)
+    return apply_at_noise_level(model, variables, sigma, images)
 
 
 def _untold(model: nn.Module, variables: Tree, images: Array) -> Array:
-    return at_level(model, variables, None, images)
+    return apply_at_noise_level(model, variables, None, images)
 
 
 def _on_device(variables: Tree) -> Tree:

@@ -23,7 +23,7 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.image_files import Job
-from deconv_jax.inference.memory import enough_memory
+from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.restoration.learned_restorer import (
     ImageRestorer,
     Pixels,
@@ -66,7 +66,7 @@ class Result:
 def restore_file(
     restorer: ImageRestorer,
     job: Job,
-    watch: ProgressCallback,
+    progress: ProgressCallback,
     *,
     protocol: EvaluationProtocol | None = None,
     overwrite: bool = False,
@@ -79,7 +79,7 @@ def restore_file(
     Args:
       restorer: what does it.
       job: what to read and write.
-      watch: who is told.
+      progress: who is told.
       protocol: of the measuring, for a job with a reference. A reference larger by less than the
         restorer's scale is cut at its bottom and right, as for "modcrop".
       overwrite: whether a result that is there already is replaced.
@@ -96,12 +96,12 @@ def restore_file(
         )
     for path in filter(None, (job.output, job.comparison)):
         check_unused(path, overwrite=overwrite)
-    with enough_memory(
+    with catch_out_of_memory(
         f"{job.source}: not enough memory; with a network, a smaller tile takes less"
     ):
         image = read_image(job.source)
         try:
-            restored = restorer(image.pixels, watch)
+            restored = restorer(image.pixels, progress)
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
         write_image(job.output, restored, image)
@@ -113,7 +113,7 @@ def restore_file(
         unmeasured = None
         if job.reference is not None:
             try:
-                with enough_memory("not enough memory"):
+                with catch_out_of_memory("not enough memory"):
                     truth = _truth(job.reference, restored, restorer.scale)
                     for name, view in views.items():
                         if view.shape[:2] == restored.shape[:2]:

@@ -41,11 +41,14 @@ def restore_files(
             bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
 
         for place, job in enumerate(jobs):
-            watch = ProgressCallback(
-                share=functools.partial(bar.show, place), say=functools.partial(say, job.source)
+            progress = ProgressCallback(
+                on_progress=functools.partial(bar.show, place),
+                on_message=functools.partial(say, job.source),
             )
             try:
-                result = restore_file(restorer, job, watch, protocol=protocol, overwrite=overwrite)
+                result = restore_file(
+                    restorer, job, progress, protocol=protocol, overwrite=overwrite
+                )
             except InputError as error:
                 failed += 1
                 say("error", error)

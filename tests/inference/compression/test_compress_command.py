@@ -7,7 +7,7 @@ from PIL import Image
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
 from deconv_jax.cli.common import EXIT_SOME_FAILED
 from deconv_jax.experiment import Experiment
-from deconv_jax.inference.compression.load import TABLES, load_codec
+from deconv_jax.inference.compression.load import TABLES_FOLDER, load_codec
 from deconv_jax.train import train
 
 pytestmark = pytest.mark.slow  # Every test would wait for the trained run.
@@ -66,7 +66,7 @@ def test_a_photograph_there_and_back(run, tmp_path, capsys):
     np.testing.assert_array_equal(read(back), codec.decompress(file.read_bytes()))
     error = np.mean((pixels(70, 90) / 255 - read(back) / 255) ** 2)
     assert f" bits a pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in said
-    assert (run / TABLES / "0000002.safetensors").is_file()
+    assert (run / TABLES_FOLDER / "0000002.safetensors").is_file()
 
 
 def test_an_output_without_an_ending_is_a_folder(run, tmp_path):

@@ -15,9 +15,9 @@ from deconv_jax.inference.compression.entropy_coding import (
     Decoder,
     Encoder,
     FixedPointLayer,
-    Tables,
-    masses_of,
+    FrequencyTables,
     normal_masses,
+    probability_masses,
 )
 
 TOTAL = 2**24
@@ -25,7 +25,7 @@ TOTAL = 2**24
 
 @pytest.fixture
 def tables():
-    return Tables.of_masses([normal_masses(scale) for scale in (0.11, 1.0, 30.0)])
+    return FrequencyTables.of_masses([normal_masses(scale) for scale in (0.11, 1.0, 30.0)])
 
 
 def test_tables_sum_to_the_total_and_follow_the_masses():
@@ -34,7 +34,7 @@ def test_tables_sum_to_the_total_and_follow_the_masses():
         numbers = first + np.arange(len(mass))
         expected = stats.norm.cdf(numbers + 0.5, 0, scale) - stats.norm.cdf(numbers - 0.5, 0, scale)
         np.testing.assert_allclose(mass, expected, atol=1e-12)
-        table = Tables.of_masses([(first, mass)])
+        table = FrequencyTables.of_masses([(first, mass)])
         assert table.frequencies.sum() == TOTAL
         # Each has 1 at least, which takes from the others; what rounding leaves goes to the largest.
         share = expected * TOTAL
@@ -43,16 +43,16 @@ def test_tables_sum_to_the_total_and_follow_the_masses():
 
 
 def test_masses_of_a_distribution_function_leave_no_more_than_the_tails():
-    first, mass = masses_of(lambda x: (x - 3.3) / 2.0)  # A logistic distribution.
+    first, mass = probability_masses(lambda x: (x - 3.3) / 2.0)  # A logistic distribution.
     numbers = first + np.arange(len(mass))
     expected = stats.logistic.cdf(numbers + 0.5, 3.3, 2) - stats.logistic.cdf(numbers - 0.5, 3.3, 2)
     np.testing.assert_allclose(mass, expected, rtol=1e-9)
     assert 1 - 2**-18 < mass.sum() < 1
     # All of the mass on one number, and all beyond the first guess.
-    assert masses_of(lambda x: 1e4 * (x - 0.2))[0] == 0
-    assert masses_of(lambda x: 1e4 * (x - 700.0))[0] in (699, 700)
+    assert probability_masses(lambda x: 1e4 * (x - 0.2))[0] == 0
+    assert probability_masses(lambda x: 1e4 * (x - 700.0))[0] in (699, 700)
     with pytest.raises(InputError, match="wider"):
-        masses_of(lambda x: x / 1e6)
+        probability_masses(lambda x: x / 1e6)
 
 
 def test_the_coder_uses_exactly_these_frequencies(tables):
@@ -99,9 +99,9 @@ def test_damaged_tables_are_refused(tables):
     wrong = tables.frequencies.copy()
     wrong[0] += 1
     with pytest.raises(InputError, match="2\\^24"):
-        Tables(wrong, tables.lengths, tables.firsts)
+        FrequencyTables(wrong, tables.lengths, tables.firsts)
     with pytest.raises(InputError, match="2\\^24"):
-        Tables(tables.frequencies[:-1], tables.lengths, tables.firsts)
+        FrequencyTables(tables.frequencies[:-1], tables.lengths, tables.firsts)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

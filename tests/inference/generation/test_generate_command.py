@@ -15,11 +15,11 @@ from deconv_jax.cli import main
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.generation import sampling as work
-from deconv_jax.inference.generation.load import load_generative
+from deconv_jax.inference.generation.load import load_generator
 from deconv_jax.inference.generation.sampling import (
     generate,
-    numbered_latents,
-    ranked_dimensions,
+    latents_from_seed,
+    rank_dimensions,
     traversal,
     walk,
 )
@@ -67,17 +67,17 @@ def pixels(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, "vae"])
 def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, kind):
-    task, variables = load_generative(run(kind))
-    latents = numbered_latents(40, task.latent_dim, seed=3)
+    task, variables = load_generator(run(kind))
+    latents = latents_from_seed(40, task.latent_dim, seed=3)
     images = np.concatenate(list(generate(task.sample, variables, latents)))
     assert (images.shape, images.dtype) == ((40, 32, 32, 1), np.uint8)
     direct = jax.jit(task.sample)(variables, latents)
     assert np.abs(images / 255 - np.asarray(direct)).max() <= 0.5 / 255 + 1e-5
-    fewer = numbered_latents(7, task.latent_dim, seed=3)
+    fewer = latents_from_seed(7, task.latent_dim, seed=3)
     np.testing.assert_array_equal(fewer, latents[:7])
     of_fewer = np.concatenate(list(generate(task.sample, variables, fewer)))
     np.testing.assert_array_equal(of_fewer, images[:7])
-    assert not np.array_equal(numbered_latents(7, task.latent_dim, seed=4), fewer)
+    assert not np.array_equal(latents_from_seed(7, task.latent_dim, seed=4), fewer)
 
 
 _SCRIPT = """
@@ -115,7 +115,7 @@ def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
 
 
 def test_a_walk_is_closed_and_passes_every_latent():
-    latents = numbered_latents(3, 6, seed=0)
+    latents = latents_from_seed(3, 6, seed=0)
     path = walk(latents, 4)
     assert path.shape == (12, 6)
     np.testing.assert_allclose(path[::4], latents, atol=1e-5)
@@ -124,7 +124,7 @@ def test_a_walk_is_closed_and_passes_every_latent():
 
 
 def test_a_traversal_moves_one_number_and_leaves_the_others():
-    latent = numbered_latents(1, 6, seed=0)[0]
+    latent = latents_from_seed(1, 6, seed=0)[0]
     moved = traversal(latent, np.array([4, 1]), 5)
     assert (moved.shape, moved.dtype) == ((10, 6), np.float32)
     for row, dimension in zip(moved.reshape(2, 5, 6), (4, 1), strict=True):
@@ -141,8 +141,8 @@ def test_the_numbers_that_change_images_most_are_first():
         slope = variables if labels is None else variables[::-1]
         return (0.5 + 0.5 * jnp.sin(latents * slope[None]))[:, :, None, None]
 
-    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4), [1, 3, 0, 2])
-    np.testing.assert_array_equal(ranked_dimensions(decode, slopes, 4, label=0), [2, 0, 3, 1])
+    np.testing.assert_array_equal(rank_dimensions(decode, slopes, 4), [1, 3, 0, 2])
+    np.testing.assert_array_equal(rank_dimensions(decode, slopes, 4, label=0), [2, 0, 3, 1])
 
 
 @pytest.mark.slow
@@ -151,11 +151,11 @@ def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
     path = tmp_path / "traversal.png"
     words = ["--checkpoint", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
     assert main(["generate", *words, "--traverse", "3", "--steps", "4"]) == 0
-    task, variables = load_generative(run(kind))
+    task, variables = load_generator(run(kind))
     label = 3 if flags else None
-    rows = ranked_dimensions(task.sample, variables, task.latent_dim, label)[:3]
+    rows = rank_dimensions(task.sample, variables, task.latent_dim, label)[:3]
     assert f"rows: latents {rows[0]}, {rows[1]}, {rows[2]}\n" in capsys.readouterr().out
-    latents = traversal(numbered_latents(1, task.latent_dim, seed=2)[0], rows, 4)
+    latents = traversal(latents_from_seed(1, task.latent_dim, seed=2)[0], rows, 4)
     labels = np.full(12, 3, np.int32) if flags else None
     images = next(generate(task.sample, variables, latents, labels))[..., 0]
     whole = pixels(path)
@@ -168,9 +168,9 @@ def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(r
     path = tmp_path / "traversal.png"
     words = ["--checkpoint", str(run("vae")), "--output", str(path), "--traverse", "1"]
     assert main(["generate", *words]) == 0
-    task, variables = load_generative(run("vae"))
-    latent = np.array(numbered_latents(1, task.latent_dim, seed=0))
-    latent[0, ranked_dimensions(task.sample, variables, task.latent_dim)[0]] = 0
+    task, variables = load_generator(run("vae"))
+    latent = np.array(latents_from_seed(1, task.latent_dim, seed=0))
+    latent[0, rank_dimensions(task.sample, variables, task.latent_dim)[0]] = 0
     assert pixels(path).shape == (32, 9 * 33 - 1)
     middle = next(generate(task.sample, variables, latent))[0, ..., 0]
     np.testing.assert_array_equal(pixels(path)[:, 4 * 33 : 4 * 33 + 32], middle)
@@ -191,10 +191,10 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
 def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
     path = tmp_path / "all.png"
     assert main(["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]) == 0
-    task, variables = load_generative(run(CLASSES))
+    task, variables = load_generator(run(CLASSES))
     rows = 64 // CLASSES
     assert pixels(path).shape == (rows * 33 - 1, CLASSES * 33 - 1)
-    latents = numbered_latents(rows * CLASSES, task.latent_dim, seed=0)
+    latents = latents_from_seed(rows * CLASSES, task.latent_dim, seed=0)
     labels = np.tile(np.arange(CLASSES, dtype=np.int32), rows)
     images = np.concatenate(list(generate(task.sample, variables, latents, labels)))
     last = pixels(path)[33 * (rows - 1) :, 33 * 7 :][:32, :32]
@@ -203,8 +203,8 @@ def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
-    task, variables = load_generative(run(CLASSES))
-    latents = numbered_latents(12, task.latent_dim, seed=0)
+    task, variables = load_generator(run(CLASSES))
+    latents = latents_from_seed(12, task.latent_dim, seed=0)
     for flags, labels in (
         ([], np.arange(12) % CLASSES),
         (["--class", "3"], np.full(12, 3)),
@@ -311,8 +311,8 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
     assert "of one class: give --class" in capsys.readouterr().err
     assert not path.exists()
     assert main([*words, "--class", "3"]) == 0
-    task, variables = load_generative(run(CLASSES))
-    latents = walk(numbered_latents(2, task.latent_dim, seed=0), 3)
+    task, variables = load_generator(run(CLASSES))
+    latents = walk(latents_from_seed(2, task.latent_dim, seed=0), 3)
     images = generate(task.sample, variables, latents, np.full(6, 3, np.int32))
     first = next(images)[0, ..., 0]
     np.testing.assert_array_equal(pixels(path)[:32, :32], first)
@@ -347,4 +347,4 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
     write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
     with pytest.raises(InputError, match="is a run of Autoencoding; wanted is a run of GAN or Var"):
-        load_generative(tmp_path)
+        load_generator(tmp_path)

@@ -11,9 +11,9 @@ from deconv_jax.inference.interpretation import activations
 from deconv_jax.inference.interpretation.activations import (
     check_layer,
     feature_maps,
-    last_convolution,
-    layers_of,
-    windows_of,
+    last_spatial_layer,
+    layer_shapes,
+    receptive_windows,
 )
 from deconv_jax.models import MODELS, Classifier, DnCNN
 from deconv_jax.models.layers import Activation, Conv, ConvTranspose, Norm, Pool, Upsample
@@ -67,7 +67,7 @@ class Functions(nn.Module):
 
 def test_layers_are_named_in_the_order_they_run(images_of, variables_of):
     images = images_of(2, 12, 16, 1)
-    shapes = layers_of(SMALL, variables_of(SMALL, images), images)
+    shapes = layer_shapes(SMALL, variables_of(SMALL, images), images)
     assert shapes == {
         "conv1": (12, 16, 3),
         "conv2": (6, 8, 4),
@@ -77,7 +77,7 @@ def test_layers_are_named_in_the_order_they_run(images_of, variables_of):
         "logits": (10,),
     }
     assert list(shapes)[:3] == ["conv1", "conv2", "conv3"]
-    assert last_convolution(SMALL, variables_of(SMALL, images), images) == "conv3"
+    assert last_spatial_layer(SMALL, variables_of(SMALL, images), images) == "conv3"
 
 
 def test_feature_maps_are_those_after_the_activation(images_of, variables_of):
@@ -171,7 +171,7 @@ def gradient_windows(model, variables, shape, layer, axis, tries=24):
 def test_a_unit_sees_the_pixels_that_move_it(model, layer, size, images_of, variables_of):
     images = images_of(1, *size, 1)
     variables = variables_of(model, images)
-    found = windows_of(model, variables, images, layer)
+    found = receptive_windows(model, variables, images, layer)
     for axis in (0, 1):
         wanted = gradient_windows(model, variables, (*size, 1), layer, axis)
         np.testing.assert_array_equal(found[axis], wanted)
@@ -180,13 +180,13 @@ def test_a_unit_sees_the_pixels_that_move_it(model, layer, size, images_of, vari
 def test_windows_by_hand(images_of, variables_of):
     images = images_of(1, 12, 12, 1)
     variables = variables_of(SMALL, images)
-    rows, columns = windows_of(SMALL, variables, images, "conv2")
+    rows, columns = receptive_windows(SMALL, variables, images, "conv2")
     # Pooling doubles the step; a 3x3 layer before and one after it see 1 + 2 * 1 pixels beyond 2 i, 2 i + 1.
     steps = 2 * np.arange(6)
     np.testing.assert_array_equal(rows[:, 0], np.maximum(steps - 3, 0))
     np.testing.assert_array_equal(rows[:, 1], np.minimum(steps + 4, 11))
     np.testing.assert_array_equal(columns, rows)
-    for dense in windows_of(SMALL, variables, images, "dense1"):
+    for dense in receptive_windows(SMALL, variables, images, "dense1"):
         np.testing.assert_array_equal(dense, [[0, 11]])
 
 
@@ -196,10 +196,10 @@ def test_windows_are_the_same_however_many_rows_are_followed_at_once(
 ):
     images = images_of(1, 8, 12, 1)
     variables = variables_of(Branches(), images)
-    whole = windows_of(Branches(), variables, images, "conv3")
+    whole = receptive_windows(Branches(), variables, images, "conv3")
     monkeypatch.setattr(activations, "_PIXELS", at_once * 8 * 12)
     for windows, expected in zip(
-        windows_of(Branches(), variables, images, "conv3"), whole, strict=True
+        receptive_windows(Branches(), variables, images, "conv3"), whole, strict=True
     ):
         np.testing.assert_array_equal(windows, expected)
 
@@ -207,7 +207,7 @@ def test_windows_are_the_same_however_many_rows_are_followed_at_once(
 def test_statistics_of_the_image_and_pixels_that_nothing_sees(images_of, variables_of):
     images = images_of(1, 6, 9, 1)
     model = Grouped()
-    rows, columns = windows_of(model, variables_of(model, images), images, "conv2")
+    rows, columns = receptive_windows(model, variables_of(model, images), images, "conv2")
     np.testing.assert_array_equal(rows, np.tile([[0, 5]], (6, 1)))
     np.testing.assert_array_equal(columns, np.tile([[0, 8]], (9, 1)))
 
@@ -217,7 +217,7 @@ def test_statistics_of_the_image_and_pixels_that_nothing_sees(images_of, variabl
             return ConvTranspose(1, 1, stride=2, padding=0)(x)
 
     model = Spread()
-    rows, _ = windows_of(model, variables_of(model, images), images, "conv1")
+    rows, _ = receptive_windows(model, variables_of(model, images), images, "conv1")
     np.testing.assert_array_equal(rows[:4], [[0, 0], [0, -1], [1, 1], [0, -1]])
 
 
@@ -240,7 +240,7 @@ def test_layers_that_are_not_there_and_rules_that_do_not_fit(images_of, variable
             return nn.Dense(2)(x.reshape(len(x), -1))
 
     with pytest.raises(InputError, match="no convolution; its layers are dense1, logits"):
-        last_convolution(Flat(), variables_of(Flat(), images), images)
+        last_spatial_layer(Flat(), variables_of(Flat(), images), images)
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "tanh"])
@@ -260,7 +260,7 @@ def test_a_restoration_network_has_its_image_as_last_map(images_of, variables_of
     model = DnCNN(depth=3, features=2, norm="none")
     images = images_of(2, 10, 9, 1)
     variables = variables_of(model, images)
-    shapes = layers_of(model, variables, images)
+    shapes = layer_shapes(model, variables, images)
     assert shapes["logits"] == (10, 9, 1)
     noise, restored = feature_maps(model, variables, images, "conv3", "logits")
     np.testing.assert_allclose(restored, images - noise, atol=1e-6)

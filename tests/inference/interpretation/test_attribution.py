@@ -14,7 +14,6 @@ import torch
 from deconv_jax.errors import InputError
 from deconv_jax.inference.interpretation.attribution import (
     Target,
-    at_size_of,
     backprojection,
     deconvnet,
     grad_cam,
@@ -22,6 +21,7 @@ from deconv_jax.inference.interpretation.attribution import (
     guided_backpropagation,
     integrated_gradients,
     occlusion,
+    resize_to_images,
 )
 from deconv_jax.models import Classifier
 from deconv_jax.models.layers import Activation, Conv
@@ -182,7 +182,7 @@ def test_grad_cam_is_that_of_captum(both, place):
         to_torch(images), target=torch.tensor(CLASSES), relu_attributions=True
     )
     assert_equal(found, from_torch(wanted)[..., 0])
-    enlarged = at_size_of(images, found)
+    enlarged = resize_to_images(images, found)
     assert enlarged.shape == (3, *SIDES)
     assert enlarged.max() <= found.max() * (1 + 1e-6)
 

@@ -18,12 +18,12 @@ from deconv_jax.inference.interpretation import activations, figures
 from deconv_jax.inference.interpretation.figures import (
     MAPS,
     Attribution,
-    picture_of_attribution,
-    picture_of_maxima,
-    picture_of_patches,
+    draw_attributions,
+    draw_maximised_inputs,
+    draw_top_patches,
 )
-from deconv_jax.inference.interpretation.load import load_subject
-from deconv_jax.inference.recognition.predictor import fitted_middle
+from deconv_jax.inference.interpretation.load import load_interpretable_model
+from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.viz.panels import (
     Section,
     about_gray,
@@ -116,11 +116,11 @@ def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
 
 @pytest.mark.slow
 def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypatch):
-    subject = load_subject(classifier)
+    subject = load_interpretable_model(classifier)
     assert subject.image_shape == (16, 20, 1)
     task = open_workdir(classifier).task
     source = open_test_split(classifier)
-    images = np.concatenate(list(subject.images_of(source)))
+    images = np.concatenate(list(subject.iterate_images(source)))
     assert images.shape == (len(source), 16, 20, 1)
     batch = jax.tree.map(jnp.asarray, next(evaluation_batches(source, batch_size=5)))
     prepared, _ = jax.jit(task.preprocessing)(batch["image"] / 255.0)
@@ -129,9 +129,11 @@ def test_a_network_is_shown_what_it_was_trained_on(classifier, folder, monkeypat
 
     files = sorted(folder.iterdir())
     read = subject.read_images(files)
-    np.testing.assert_array_equal(read[1], fitted_middle(read_pixels(files[1], "gray"), (16, 20)))
+    np.testing.assert_array_equal(
+        read[1], center_resize_pixels(read_pixels(files[1], "gray"), (16, 20))
+    )
     monkeypatch.setattr(activations, "BATCH", 1)
-    np.testing.assert_array_equal(np.concatenate(list(subject.images_of(files))), read)
+    np.testing.assert_array_equal(np.concatenate(list(subject.iterate_images(files))), read)
     # What the network says of it is what the task predicts.
     logits = jax.jit(subject.model.apply)(subject.variables, prepare(read))
     wanted = task.predict(subject.variables, jnp.asarray(read))["probabilities"]
@@ -224,14 +226,14 @@ def test_too_little_memory_is_said(classifier, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(figures, "picture_of_maxima", full)
+    monkeypatch.setattr(figures, "draw_maximised_inputs", full)
     words = ["--layer", "conv1", "--method", "maximise", "--output", tmp_path / "made.png"]
     assert run("--checkpoint", classifier, *words) == 2
     assert f"error: not enough memory to look into {classifier}" in capsys.readouterr().err
 
 
 def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):
-    subject = load_subject(classifier)
+    subject = load_interpretable_model(classifier)
     monkeypatch.setattr(activations, "_PIXELS", 2 * 32 * 40)
     seen = []
 
@@ -240,7 +242,7 @@ def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):
         return np.zeros((len(batch["image"]), *subject.image_shape), np.float32)
 
     large = ArraySource({"image": np.zeros((3, 32, 40, 1), np.uint8)})
-    assert sum(map(len, dataclasses.replace(subject, seen=shown).images_of(large))) == 3
+    assert sum(map(len, dataclasses.replace(subject, seen=shown).iterate_images(large))) == 3
     assert seen == [(2, 32, 40, 1)] * 2
 
     made = []
@@ -252,18 +254,18 @@ def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):
 
     monkeypatch.setattr(figures, "maximise_activation", climbed)
     monkeypatch.setattr(activations, "_PIXELS", 2 * 16 * 20)
-    picture_of_maxima(subject, ["conv1"])
+    draw_maximised_inputs(subject, ["conv1"])
     assert made == [0, 1, 2]
 
 
 def test_units_and_classes_that_there_is_nothing_to_show_of(classifier, draw):
-    subject = load_subject(classifier)
+    subject = load_interpretable_model(classifier)
     images = draw(2, 16, 20, 1)
     with pytest.raises(InputError, match="a class is from 0 to 9; got -1"):
-        picture_of_attribution(subject, images, ["a", "b"], "gradient", class_number=-1)
+        draw_attributions(subject, images, ["a", "b"], "gradient", class_number=-1)
     nothing = jax.tree.map(jnp.zeros_like, subject.variables)
     with pytest.raises(InputError, match="no image excites a feature map of conv2"):
-        picture_of_patches(dataclasses.replace(subject, variables=nothing), images, ["conv2"])
+        draw_top_patches(dataclasses.replace(subject, variables=nothing), images, ["conv2"])
 
 
 def test_zero_is_mid_gray_and_the_largest_magnitude_black_or_white():

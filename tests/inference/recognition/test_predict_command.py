@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from deconv_jax.cli import main
 from deconv_jax.data.images import read_pixels
 from deconv_jax.inference.recognition import coco
-from deconv_jax.inference.recognition.coco import PREDICTIONS
+from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE
 from deconv_jax.inference.recognition.load import load_predictor
 from deconv_jax.tasks.detection import LEAST_SCORE
 
@@ -83,9 +83,9 @@ def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier
     errors = seen.err.splitlines()
     assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
     assert errors[1] == "deconv-jax: 1 of 3 files were left out"
-    assert files_of(out) == {"a.png", "z/c.png", PREDICTIONS}
+    assert files_of(out) == {"a.png", "z/c.png", PREDICTIONS_FILE}
 
-    found = json.loads((out / PREDICTIONS).read_text())
+    found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png", "z/c.jpg"]
     assert {(image["height"], image["width"]) for image in found["images"]} == {(20, 36)}
     assert [category["name"] for category in found["categories"]] == ["ant", "bee", "cat"]
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier
         assert lines[number - 1] == (
             f"{folder / name} -> {out / name.replace('jpg', 'png')}: {summary}"
         )
-    assert lines[2] == f"written: {out / PREDICTIONS}"
+    assert lines[2] == f"written: {out / PREDICTIONS_FILE}"
 
 
 def test_help_says_what_a_score_is(capsys):
@@ -127,12 +127,12 @@ def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folde
     before = {name: (out / name).stat().st_mtime_ns for name in files_of(out)}
     assert run(*arguments) == 2
     said = capsys.readouterr().err
-    assert f"{out / PREDICTIONS} is there already; give --overwrite to replace it" in said
-    (out / PREDICTIONS).unlink()
+    assert f"{out / PREDICTIONS_FILE} is there already; give --overwrite to replace it" in said
+    (out / PREDICTIONS_FILE).unlink()
     assert run(*arguments) == 1
     assert capsys.readouterr().err.count("is there already; give --overwrite to replace it") == 2
     assert {name: (out / name).stat().st_mtime_ns for name in files_of(out)} == {
-        name: time for name, time in before.items() if name != PREDICTIONS
+        name: time for name, time in before.items() if name != PREDICTIONS_FILE
     }
     assert run(*arguments, "--overwrite") == 0
     assert all((out / name).stat().st_mtime_ns > time for name, time in before.items())
@@ -156,7 +156,7 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, cap
         "deconv-jax: 1 of 3 files were left out",
         f"deconv-jax: left out, of a format that is not read here (1): {folder}/d.heic",
     ]
-    found = json.loads((out / PREDICTIONS).read_text())
+    found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png", name]
 
 
@@ -178,8 +178,8 @@ def test_of_an_interrupted_run_there_is_a_record(tmp_path, classifier, folder, m
 
     monkeypatch.setattr(coco, "write_png", interrupted)
     assert run("--checkpoint", classifier, folder, "--output", out) == 130
-    assert files_of(out) == {"a.png", PREDICTIONS}
-    found = json.loads((out / PREDICTIONS).read_text())
+    assert files_of(out) == {"a.png", PREDICTIONS_FILE}
+    found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png"]
     assert len(found["annotations"]) == 3
 
@@ -190,7 +190,9 @@ def test_too_little_memory_to_describe_an_image_leaves_it_out(
     def full(_):
         raise MemoryError
 
-    monkeypatch.setattr("deconv_jax.inference.recognition.predictor.Classes.annotations", full)
+    monkeypatch.setattr(
+        "deconv_jax.inference.recognition.predictor.ClassProbabilities.annotations", full
+    )
     assert run("--checkpoint", classifier, folder / "a.png", "--output", tmp_path / "out") == 1
     assert "a.png: not enough memory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -203,7 +205,7 @@ def test_predictions_are_written_whole_or_not_at_all(
     out = tmp_path / "out"
     arguments = ["--checkpoint", classifier, folder / "a.png", "--output", out]
     assert run(*arguments) == 0
-    (out / PREDICTIONS).write_text("those of before")
+    (out / PREDICTIONS_FILE).write_text("those of before")
     synced, sync = [], os.fsync
 
     def full(number):
@@ -214,9 +216,9 @@ def test_predictions_are_written_whole_or_not_at_all(
 
     monkeypatch.setattr(os, "fsync", full)
     assert run(*arguments, "--overwrite") == 2
-    assert f"cannot write {out / PREDICTIONS}: " in capsys.readouterr().err
-    assert (out / PREDICTIONS).read_text() == "those of before"
-    assert files_of(out) == {"a.png", PREDICTIONS}
+    assert f"cannot write {out / PREDICTIONS_FILE}: " in capsys.readouterr().err
+    assert (out / PREDICTIONS_FILE).read_text() == "those of before"
+    assert files_of(out) == {"a.png", PREDICTIONS_FILE}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
     assert run("--checkpoint", workdir, folder / "z", "--output", out) == 0
     pixels = read_pixels(folder / "z" / "c.jpg")
     expected = load_predictor(workdir)(pixels).classes
-    found = COCO(out / PREDICTIONS)
+    found = COCO(out / PREDICTIONS_FILE)
     areas = {a["category_id"]: a["area"] for a in found.anns.values()}
     assert areas == {n: np.sum(expected == n) for n in np.unique(expected)}
     assert sum(areas.values()) == 20 * 36
@@ -256,7 +258,7 @@ def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
     def found(*flags):
         arguments = ["--checkpoint", workdir, folder / "a.png", "--output", tmp_path / "out"]
         assert run(*arguments, "--overwrite", *flags) == 0
-        return COCO(tmp_path / "out" / PREDICTIONS).dataset["annotations"]
+        return COCO(tmp_path / "out" / PREDICTIONS_FILE).dataset["annotations"]
 
     everything = found("--threshold", "0")
     scores = [annotation["score"] for annotation in everything]

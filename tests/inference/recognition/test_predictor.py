@@ -14,13 +14,13 @@ from deconv_jax.data.annotated_folders import Example, resized
 from deconv_jax.data.augment import center_resize
 from deconv_jax.errors import InputError
 from deconv_jax.inference.recognition import predictor as predict
-from deconv_jax.inference.recognition.coco import Described, coco_dict
+from deconv_jax.inference.recognition.coco import PredictedImage, coco_dict
 from deconv_jax.inference.recognition.predictor import (
-    Classes,
-    Objects,
+    ClassProbabilities,
+    Detections,
     Predictor,
-    Segments,
-    fitted_middle,
+    SegmentationMap,
+    center_resize_pixels,
 )
 from deconv_jax.io import write_json
 from deconv_jax.viz.overlays import class_color, rgb_pixels, with_segments
@@ -61,20 +61,20 @@ def bright(images):
 def test_the_middle_is_fitted_as_in_training(shape, size):
     pixels = pixels_of(*shape)
     expected = center_resize(jnp.asarray(pixels[None] / np.float32(255)), size)[0]
-    np.testing.assert_allclose(fitted_middle(pixels, size), expected, atol=1e-5)
+    np.testing.assert_allclose(center_resize_pixels(pixels, size), expected, atol=1e-5)
 
 
 def test_an_image_of_the_size_wanted_is_seen_as_it_is():
     pixels = pixels_of(9, 7, 3)
-    np.testing.assert_array_equal(fitted_middle(pixels, (9, 7)), pixels / np.float32(255))
+    np.testing.assert_array_equal(center_resize_pixels(pixels, (9, 7)), pixels / np.float32(255))
 
 
 def test_a_classifier_sees_the_middle_at_its_size():
     flat = predictor(lambda x: {"probabilities": x.reshape(len(x), -1)}, size=(3, 4))
     pixels = pixels_of(50, 40, 1)
     seen = flat(pixels)
-    assert isinstance(seen, Classes)
-    np.testing.assert_array_equal(seen.probabilities, fitted_middle(pixels, (3, 4)).ravel())
+    assert isinstance(seen, ClassProbabilities)
+    np.testing.assert_array_equal(seen.probabilities, center_resize_pixels(pixels, (3, 4)).ravel())
 
 
 def test_a_classifier_of_a_canvas_sees_its_image_at_the_top_left_of_it():
@@ -89,7 +89,7 @@ def test_a_classifier_of_a_canvas_sees_its_image_at_the_top_left_of_it():
 def test_pixels_have_their_classes_in_an_image_of_any_size(shape):
     pixels = pixels_of(*shape, 1)
     found = predictor(bright, multiple=8)(pixels)
-    assert isinstance(found, Segments)
+    assert isinstance(found, SegmentationMap)
     np.testing.assert_array_equal(found.classes, pixels[..., 0] > 127)
 
 
@@ -147,7 +147,7 @@ def test_boxes_come_back_from_the_canvas_to_the_whole_image(shape):
     pixels = pixels_of(height, width, 1)
     canvas = resized(Example(pixels, boxes=boxes.astype(np.float32)), 20)
     found = predictor(says(canvas.boxes), canvas=20)(pixels)
-    assert isinstance(found, Objects)
+    assert isinstance(found, Detections)
     np.testing.assert_allclose(found.boxes, boxes, atol=1e-4)
 
 
@@ -195,7 +195,7 @@ def test_too_little_memory_is_said_before_the_work(monkeypatch):
 
 
 def test_the_most_likely_classes_are_told_first():
-    found = Classes(np.array([0.05, 0.3, 0.02, 0.3, 0.11, 0.12, 0.1], np.float32))
+    found = ClassProbabilities(np.array([0.05, 0.3, 0.02, 0.3, 0.11, 0.12, 0.1], np.float32))
     assert [a["category_id"] for a in found.annotations()] == [1, 3, 5, 4, 6]
     scores = [annotation["score"] for annotation in found.annotations()]
     assert scores == pytest.approx([0.3, 0.3, 0.12, 0.11, 0.1], abs=1e-6)
@@ -213,17 +213,17 @@ def test_a_picture_of_segments_is_the_tinted_image_with_a_legend(monkeypatch):
     monkeypatch.setattr(predict, "_BAND", 100)
     pixels = pixels_of(256, 300, 3)
     classes = np.random.default_rng(0).integers(0, 3, (256, 300)).astype(np.uint8)
-    picture = Segments(classes).picture(pixels, NAMES)
+    picture = SegmentationMap(classes).picture(pixels, NAMES)
     np.testing.assert_array_equal(picture[:256, :300], with_segments(pixels, classes))
     shown = [(picture[:, 300:] == class_color(n)).all(axis=-1).any() for n in range(4)]
     assert shown == [False, True, True, False]
-    legend = Segments(classes).picture(pixels, ("pet", "background", "border"))[:, 300:]
+    legend = SegmentationMap(classes).picture(pixels, ("pet", "background", "border"))[:, 300:]
     shown = [(legend == class_color(n)).all(axis=-1).any() for n in range(4)]
     assert shown == [True, False, True, False]
     quarter = np.zeros((256, 4), np.uint8)
     quarter[:128, :2] = 2
-    assert Segments(quarter).summary(NAMES) == "background: 75.0%, dog: 25.0%"
-    assert [a["area"] for a in Segments(quarter).annotations()] == [768, 256]
+    assert SegmentationMap(quarter).summary(NAMES) == "background: 75.0%, dog: 25.0%"
+    assert [a["area"] for a in SegmentationMap(quarter).annotations()] == [768, 256]
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def coco(tmp_path):
     def read(*predictions):
         sizes = [(40, 30), (20, 50), (7, 9)]
         found = [
-            Described(f"{i}.png", sizes[i], p.annotations(), p.summary(NAMES))
+            PredictedImage(f"{i}.png", sizes[i], p.annotations(), p.summary(NAMES))
             for i, p in enumerate(predictions)
         ]
         path = tmp_path / "found.json"
@@ -248,7 +248,7 @@ def coco(tmp_path):
 def test_cocos_reader_gives_the_same_masks(coco):
     random = np.random.default_rng(0)
     classes = [random.integers(0, 4, size).astype(np.uint8) for size in ((40, 30), (20, 50))]
-    read = coco(*map(Segments, classes))
+    read = coco(*map(SegmentationMap, classes))
     assert [read.imgs[n]["file_name"] for n in (1, 2)] == ["0.png", "1.png"]
     assert [category["name"] for category in read.loadCats(read.getCatIds())] == list(NAMES)
     for number, expected in enumerate(classes, 1):
@@ -267,8 +267,8 @@ def test_cocos_reader_gives_the_same_masks(coco):
 
 def test_cocos_reader_gives_the_same_boxes(coco):
     boxes = np.array([[1.5, 2, 11, 8], [0, 0, 20, 50]])
-    found = Objects(boxes, np.array([0.75, 0.5]), np.array([3, 1]))
-    read = coco(Objects(boxes[:0], np.zeros(0), np.zeros(0, int)), found)
+    found = Detections(boxes, np.array([0.75, 0.5]), np.array([3, 1]))
+    read = coco(Detections(boxes[:0], np.zeros(0), np.zeros(0, int)), found)
     assert read.getAnnIds(imgIds=[1]) == []
     first, second = read.loadAnns(read.getAnnIds(imgIds=[2]))
     assert (first["id"], second["id"]) == (1, 2)
@@ -282,8 +282,8 @@ def test_cocos_reader_gives_the_same_boxes(coco):
 
 
 def test_all_of_coco_is_json(coco):
-    found = Classes(np.full(7, 1 / 7, np.float32))
-    read = coco(found, Segments(np.zeros((20, 50), np.uint8)))
+    found = ClassProbabilities(np.full(7, 1 / 7, np.float32))
+    read = coco(found, SegmentationMap(np.zeros((20, 50), np.uint8)))
     assert json.loads(json.dumps(read.dataset)) == read.dataset
     assert len(read.getAnnIds(imgIds=[1])) == 5
     assert read.imgs[2] == {"id": 2, "file_name": "1.png", "height": 20, "width": 50}

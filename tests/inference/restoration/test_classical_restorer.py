@@ -10,9 +10,9 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration import classical_restorer as methods
 from deconv_jax.inference.restoration.classical_restorer import DENOISING, ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import ProgressCallback
-from deconv_jax.inference.restoration.pnp_denoiser import Plugged
+from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 
-QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 
 
@@ -93,7 +93,7 @@ def test_the_border_of_a_scene_that_goes_on_is_restored_like_its_middle(method, 
     truth = scene[frame]
     whole = scipy.signal.convolve2d(scene, kernel)
     observed = whole[size[0] // 2 :, size[1] // 2 :][frame] + draw.normal(0, 1 / 255, truth.shape)
-    plugged = Plugged(_denoise, {}) if method == "plug_and_play" else None
+    plugged = PnpDenoiser(_denoise, {}) if method == "plug_and_play" else None
     restorer = ClassicalRestorer(method, kernel, noise_sigma=1.0, denoiser=plugged)
     restored = restorer(observed.astype(np.float32)[..., None], QUIET)[..., 0]
     inner = slice(10, -10), slice(10, -10)

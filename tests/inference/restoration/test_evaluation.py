@@ -18,7 +18,7 @@ from deconv_jax.data.degradations import (
     SaltAndPepperNoise,
 )
 from deconv_jax.errors import InputError
-from deconv_jax.inference.restoration.evaluation import MOST_PROGRAMS, Evaluation, network
+from deconv_jax.inference.restoration.evaluation import MAX_PROGRAMS, Evaluation, network_restorer
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.models import DnCNN
 
@@ -34,9 +34,9 @@ def test_noise_is_the_field_s_anew_for_each_image():
     clean = image()
     expected = clean + np.random.RandomState(0).normal(0, 25 / 255, clean.shape)
     for place in (0, 5):
-        np.testing.assert_allclose(evaluation.degraded(clean, place), expected, atol=1e-6)
+        np.testing.assert_allclose(evaluation.degrade(clean, place), expected, atol=1e-6)
     other = Evaluation(GaussianNoise(25.0), EvaluationProtocol(), noise="jax")
-    assert np.abs(other.degraded(clean, 0) - other.degraded(clean, 1)).max() > 0.1
+    assert np.abs(other.degrade(clean, 0) - other.degrade(clean, 1)).max() > 0.1
 
 
 def test_noise_comes_after_the_blur():
@@ -45,7 +45,7 @@ def test_noise_comes_after_the_blur():
     clean = image()
     blurred = np.asarray(blur.forward(jnp.asarray(clean)[None])[0])
     noise = np.random.RandomState(0).normal(0, 5 / 255, clean.shape)
-    np.testing.assert_allclose(evaluation.degraded(clean, 0), blurred + noise, atol=1e-6)
+    np.testing.assert_allclose(evaluation.degrade(clean, 0), blurred + noise, atol=1e-6)
 
 
 def test_figures_are_those_of_the_formula():
@@ -77,15 +77,15 @@ def test_many_sizes_share_one_program_and_give_the_same_images(random_variables)
         shown.append(images.shape)
         return compiled(images)
 
-    images = [image(20 + i, 31 - i) for i in range(MOST_PROGRAMS + 1)]
-    restore = network(apply, model.receptive_field(), [x.shape[:2] for x in images])
+    images = [image(20 + i, 31 - i) for i in range(MAX_PROGRAMS + 1)]
+    restore = network_restorer(apply, model.receptive_field(), [x.shape[:2] for x in images])
     outputs = [restore(x) for x in images]
     assert len(set(shown)) == 1
     for x, output in zip(images, outputs, strict=True):
         np.testing.assert_allclose(output, compiled(x[None])[0], atol=1e-5)
 
     shown.clear()
-    few = network(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])
+    few = network_restorer(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])
     few(images[0])
     assert shown == [(1, *images[0].shape)]
 
@@ -115,4 +115,4 @@ def test_the_field_s_noise_is_gaussian_and_comes_last(degradation):
     with pytest.raises(InputError):
         Evaluation(degradation, EvaluationProtocol())
     other = Evaluation(degradation, EvaluationProtocol(), noise="jax")
-    assert np.abs(other.degraded(image(), 0) - image()).max() > 0
+    assert np.abs(other.degrade(image(), 0) - image()).max() > 0

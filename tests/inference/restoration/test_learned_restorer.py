@@ -16,7 +16,7 @@ from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 from deconv_jax.ops.color import rgb_to_ycbcr
 
-QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 class Simple(nn.Module):
@@ -104,7 +104,7 @@ def test_tiles_allow_for_the_bicubic_chroma(draw, ensemble):
     assert tiled._field(3).before == 2
     assert tiled._field(1).before == 0
     shares = []
-    tiles = tiled(image, ProgressCallback(share=shares.append, say=QUIET.say))
+    tiles = tiled(image, ProgressCallback(on_progress=shares.append, on_message=QUIET.on_message))
     assert len(shares) > 9
     np.testing.assert_allclose(tiles, whole(image, QUIET), atol=1e-5)
 
@@ -123,15 +123,15 @@ def test_a_network_is_told_the_noise_in_the_unit_of_its_pixels(draw):
 
 def test_what_overflows_in_bfloat16_is_done_in_float32(draw):
     said = []
-    watch = ProgressCallback(share=QUIET.share, say=said.append)
+    progress = ProgressCallback(on_progress=QUIET.on_progress, on_message=said.append)
     image = draw(3, 4, 1)
-    restored = learned(Delicate(), factor=1.001, precision="bf16")(image, watch)
+    restored = learned(Delicate(), factor=1.001, precision="bf16")(image, progress)
     np.testing.assert_allclose(restored, image + 1000.0, rtol=1e-3)
     assert said == ["the output is not finite in bf16; done again in f32"]
     with pytest.raises(InputError, match="not finite"):
-        learned(Delicate())(image, watch)
+        learned(Delicate())(image, progress)
     # And where nothing overflows it is bfloat16 that computes.
-    restored = learned(Simple(), precision="bf16")(image, watch)
+    restored = learned(Simple(), precision="bf16")(image, progress)
     np.testing.assert_array_equal(restored, image.astype(jnp.bfloat16).astype(np.float32))
 
 
@@ -145,12 +145,12 @@ def test_what_is_no_restoration_network_is_refused():
 
 
 def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, draw):
-    image = draw(tiling.PROBE + 9, 7, 1)
+    image = draw(tiling.PROBE_TILE + 9, 7, 1)
     whole = LearnedRestorer(*denoiser, tile=1000)(image, QUIET)
     monkeypatch.setattr(tiling, "free_memory", lambda: 0)
     shares = []
     tiled = LearnedRestorer(*denoiser)
-    watch = ProgressCallback(share=shares.append, say=QUIET.say)
+    progress = ProgressCallback(on_progress=shares.append, on_message=QUIET.on_message)
     shapes, compiled = set(), restore._restored
 
     def restored(*arguments, precision):
@@ -159,14 +159,14 @@ def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, dra
 
     restored.lower = compiled.lower
     monkeypatch.setattr(restore, "_restored", restored)
-    np.testing.assert_allclose(tiled(image, watch), whole, atol=1e-5)
+    np.testing.assert_allclose(tiled(image, progress), whole, atol=1e-5)
     # The smallest tile is 7 pixels: a program for it, and none for the image.
     assert tiled._tiles == {1: 7}
     assert shapes == {(1, 7, 7, 1)}
-    assert len(shares) == tiling.PROBE + 9 - 6
+    assert len(shares) == tiling.PROBE_TILE + 9 - 6
     assert shares[-1] == 1.0
     # An image that the measuring of memory would be larger than is not worth that.
     small = LearnedRestorer(*denoiser)
     small(image[:8], QUIET)
-    small(image[: tiling.PROBE], QUIET)
+    small(image[: tiling.PROBE_TILE], QUIET)
     assert not small._tiles

@@ -11,11 +11,11 @@ from deconv_jax.data.degradations import Blur, Chain, GaussianBlur, GaussianNois
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import ProgressCallback
-from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
+from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 
-QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 SIGMA, FIRST, DATA_WEIGHT, ITERATIONS = 5.1, 49 / 255, 0.23, 3
 
@@ -91,15 +91,17 @@ def by_numpy(image, added):
 def test_plug_and_play_asks_a_known_network_what_it_should(draw, networks, sigmas, added):
     image = draw(12, 16, 1)
     expected = by_numpy(image, added)
-    np.testing.assert_allclose(restored(plug_in(networks, sigmas), image), expected, atol=2e-5)
+    np.testing.assert_allclose(
+        restored(make_pnp_denoiser(networks, sigmas), image), expected, atol=2e-5
+    )
 
 
 def test_networks_of_single_levels_end_at_the_lowest_unless_told_otherwise(draw):
-    image, plugged = draw(12, 16, 1), plug_in([adds(0.1), adds(-0.2)], [50.0, 15.0])
+    image, plugged = draw(12, 16, 1), make_pnp_denoiser([adds(0.1), adds(-0.2)], [50.0, 15.0])
     model = Chain((Blur(KERNEL, boundary="circular"), GaussianNoise(SIGMA)))
     options = {"splitting": "admm", "last_sigma": 15 / 255, "data_weight": 0.7}
     assert plugged.options == pytest.approx(options)
-    assert plug_in([adds(noise_conditional=True)]).options == {}
+    assert make_pnp_denoiser([adds(noise_conditional=True)]).options == {}
     for own in ({}, {"last_sigma": 0.2}):
         expected = plug_and_play(image[None], model, denoiser=plugged.denoiser, **options | own)
         ours = restored(plugged, image, options=own)
@@ -115,7 +117,7 @@ def gray(random_variables):
 @pytest.mark.slow
 def test_colour_goes_channel_by_channel_through_a_gray_denoiser(gray, draw):
     image = draw(9, 11, 3)
-    denoiser = plug_in([gray], [25.0])
+    denoiser = make_pnp_denoiser([gray], [25.0])
     whole = restored(denoiser, image)
     assert whole.shape == image.shape
     for channel in range(3):
@@ -123,13 +125,13 @@ def test_colour_goes_channel_by_channel_through_a_gray_denoiser(gray, draw):
         alone = restored(denoiser, image[..., one])
         np.testing.assert_allclose(whole[..., one], alone, atol=1e-4)
     # The network has a say in it.
-    assert np.abs(whole - restored(plug_in([adds()], [25.0]), image)).max() > 0.1
+    assert np.abs(whole - restored(make_pnp_denoiser([adds()], [25.0]), image)).max() > 0.1
 
 
 def test_gray_goes_three_times_through_a_colour_denoiser(random_variables, draw):
     model = MODELS["dncnn"](channels=3, depth=2, features=4)
     colour = TrainedDenoiser("colour", model, random_variables(model, 3))
-    denoiser = plug_in([colour], [25.0])
+    denoiser = make_pnp_denoiser([colour], [25.0])
     image = jnp.asarray(draw(6, 7, 1))[None]
     sigma = jnp.float32(0.1)
     denoise = denoiser.denoiser
@@ -152,7 +154,7 @@ def compiled_names():
 
 
 def test_weights_are_no_constants_of_the_program(gray, draw, compiled_names):
-    denoiser = plug_in([gray], [25.0])
+    denoiser = make_pnp_denoiser([gray], [25.0])
     weights = jax.tree.leaves(gray.variables)
     leaves = {leaf.shape for leaf in jax.tree.leaves(denoiser.denoiser)}
     assert leaves >= {leaf.shape for leaf in weights}
@@ -210,4 +212,4 @@ def test_a_level_is_known_or_told():
 )
 def test_networks_that_do_not_go_together_are_refused(networks, sigmas, said):
     with pytest.raises(InputError, match=said):
-        plug_in(networks, sigmas)
+        make_pnp_denoiser(networks, sigmas)

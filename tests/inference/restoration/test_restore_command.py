@@ -16,7 +16,7 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
 from deconv_jax.inference.restoration.load import load_restoration
-from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, plug_in
+from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
 from deconv_jax.models.weight_import import load_published, save_published
@@ -24,7 +24,7 @@ from deconv_jax.train import train
 from deconv_jax.workdir import CONFIG
 
 PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
-QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -354,7 +354,7 @@ def test_plug_and_play_takes_weights_whose_levels_are_told(
         kernel / kernel.sum(),
         noise_sigma=2.55,
         options={"iterations": 2},
-        denoiser=plug_in(networks, [15, 50]),
+        denoiser=make_pnp_denoiser(networks, [15, 50]),
     )(read_image(folder / "z" / "c.tif").pixels, QUIET)
     flags = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "2.55"]
     flags += ["--checkpoint", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]

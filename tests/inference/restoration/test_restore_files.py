@@ -18,7 +18,7 @@ from deconv_jax.inference.restoration.restore_files import measure_in_bands, res
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.ops import imresize
 
-QUIET = ProgressCallback(share=lambda share: None, say=lambda message: None)  # noqa: ARG005
+QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Scaled:
     scale: int = 1
     factor: float = 1.0
 
-    def __call__(self, pixels, watch):
-        watch.share(1.0)
+    def __call__(self, pixels, progress):
+        progress.on_progress(1.0)
         return np.float32(self.factor) * pixels.repeat(self.scale, 0).repeat(self.scale, 1)
 
 
