@@ -295,14 +295,14 @@ def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         task, variables = load_restoration(path, checkpoint_step(arguments.step or "last"))
         known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
         return {"model": task.model, "variables": variables} | known
-    from deconv_jax.models.weight_import import load_published
+    from deconv_jax.models.weight_import import load_torch_weights
 
     if arguments.step is not None:
         raise InputError("--step is for the workdir of a run; weights in a file have no steps")
-    model, variables = load_published(
+    model, variables = load_torch_weights(
         path,
         arguments.scale,
         batch_norm_epsilon=arguments.batch_norm_epsilon,
-        say=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
+        report=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
     )
     return {"model": model, "variables": variables, "noise_conditional": False}

@@ -55,7 +55,7 @@ class EncoderDecoder(nn.Module):
     activation: str = "relu"
     remat: bool = False
 
-    code_parts: ClassVar[int] = 1
+    outputs_per_latent: ClassVar[int] = 1
     """Numbers that the encoder gives for each of the code's."""
 
     def setup(self) -> None:
@@ -77,10 +77,10 @@ class EncoderDecoder(nn.Module):
         self.from_code: nn.Module
         if self.latent == "vector":
             self.base = (height // total, width // total, self.features[-1])
-            self.to_code = nn.Dense(self.code_parts * self.latent_dim)
+            self.to_code = nn.Dense(self.outputs_per_latent * self.latent_dim)
             self.from_code = nn.Dense(math.prod(self.base))
         else:
-            self.to_code = Conv(self.code_parts * self.latent_dim, kernel_size=1)
+            self.to_code = Conv(self.outputs_per_latent * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
         self.activate = Activation(self.activation)
         self.up = [self._stage(_Up, f) for f in self.features[-2::-1]]
@@ -100,7 +100,7 @@ class EncoderDecoder(nn.Module):
     def _encoded(
         self, images: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch *code"]:
-        """Images in [0, 1] to `code_parts` times as many numbers as a code has."""
+        """Images in [0, 1] to `outputs_per_latent` times as many numbers as a code has."""
         total = self.stride ** len(self.features)
         expected = self.image_shape
         fits = images.shape[1:] == expected
@@ -147,14 +147,14 @@ class Autoencoder(EncoderDecoder):
         """Codes to images in [0, 1]."""
         return jax.nn.sigmoid(self._logits(code, train))
 
-    def with_code(
+    def reconstruct_with_code(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
         """Images in [0, 1] to their reconstructions in [0, 1], and the codes between."""
-        logits, code = self.with_logits(images, train)
+        logits, code = self.logits_and_code(images, train)
         return jax.nn.sigmoid(logits), code
 
-    def with_logits(
+    def logits_and_code(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
         """Images in [0, 1] to what a sigmoid makes their reconstructions of, and the codes between."""
@@ -165,7 +165,7 @@ class Autoencoder(EncoderDecoder):
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
         """Images in [0, 1] to their reconstructions in [0, 1]."""
-        return self.with_code(images, train)[0]
+        return self.reconstruct_with_code(images, train)[0]
 
 
 class _Stage(nn.Module):

@@ -26,13 +26,13 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.entropy_models import FactorizedPrior, gaussian_bits
 from deconv_jax.models.haar_init import haar_kernels
 from deconv_jax.models.layers import RELU_GAIN, Conv, ConvTranspose
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.straight_through import lower_bound, straight_through
 
 Images = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch latent_height latent_width latent_channels"]
-Side = Float[Array, "batch side_height side_width side_channels"]
-Levels = Int[Array, " batch"]
+HyperLatents = Float[Array, "batch side_height side_width side_channels"]
+QualityLevels = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
 
 KERNEL_SIZE, STRIDE, STAGES = 5, 2, 4
@@ -87,7 +87,7 @@ def _positive(root: Array, least: float) -> Array:
     return jnp.square(lower_bound(root, (least + _PEDESTAL) ** 0.5)) - _PEDESTAL
 
 
-class Coded(NamedTuple):
+class CodecOutput(NamedTuple):
     """What comes of images: their decoded copies (not clipped), and bits an image of y and of z."""
 
     images: Any
@@ -102,13 +102,13 @@ class FactorizedCodec(nn.Module):
       channels: of the images, 1 or 3.
       features: channels between layers.
       latent_features: channels of the latents.
-      first_gains: what the latents are multiplied by at first at each level of quality.
+      initial_gains: what the latents are multiplied by at first at each level of quality.
     """
 
     channels: int = 3
     features: int = 128
     latent_features: int = 192
-    first_gains: tuple[float, ...] = (1.0,)
+    initial_gains: tuple[float, ...] = (1.0,)
 
     multiple = LATENT_STRIDE
     """Of the sizes of images."""
@@ -117,9 +117,9 @@ class FactorizedCodec(nn.Module):
         """Lays out the layers."""
         for name in ("channels", "features", "latent_features"):
             at_least(name, getattr(self, name), 1)
-        if not self.first_gains or min(self.first_gains) <= 0:
+        if not self.initial_gains or min(self.initial_gains) <= 0:
             raise InputError(
-                f"first_gains must be one or more positive numbers; got {self.first_gains}"
+                f"initial_gains must be one or more positive numbers; got {self.initial_gains}"
             )
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
@@ -139,7 +139,7 @@ class FactorizedCodec(nn.Module):
 
             def log_gains(key: Any, shape: tuple[int, ...], sign: float) -> Array:
                 del key
-                logs = jnp.log(jnp.asarray(self.first_gains))[:, None]
+                logs = jnp.log(jnp.asarray(self.initial_gains))[:, None]
                 return sign * jnp.broadcast_to(logs, shape)
 
             self.log_gain: Any = self.param("log_gain", log_gains, shape, 1.0)
@@ -149,14 +149,14 @@ class FactorizedCodec(nn.Module):
     @property
     def levels(self) -> int:
         """Levels of quality."""
-        return len(self.first_gains)
+        return len(self.initial_gains)
 
     @property
     def prior_channels(self) -> int:
         """Of what the prior is of."""
         return self.latent_features
 
-    def analyze(self, images: Images, level: Levels) -> Latents:
+    def analyze(self, images: Images, level: QualityLevels) -> Latents:
         """Images in [0, 1], sizes multiples of `multiple`, to latents that are not rounded yet."""
         x = 2.0 * images - 1.0
         for number, layer in enumerate(self.down):
@@ -166,7 +166,7 @@ class FactorizedCodec(nn.Module):
         x = x * _STEPS
         return x if self.levels == 1 else x * self._gains(self.log_gain, level, x)
 
-    def synthesize(self, latents: Latents, level: Levels) -> Images:
+    def synthesize(self, latents: Latents, level: QualityLevels) -> Images:
         """Rounded latents to images, not clipped to [0, 1]."""
         x = latents / _STEPS
         if self.levels > 1:
@@ -177,7 +177,9 @@ class FactorizedCodec(nn.Module):
                 x = self.up_norm[number](x)
         return 0.5 * (x + 1.0)
 
-    def __call__(self, images: Images, level: Levels, keys: Keys | None = None) -> Coded:
+    def __call__(
+        self, images: Images, level: QualityLevels, keys: Keys | None = None
+    ) -> CodecOutput:
         """Images in [0, 1] through the codec.
 
         Args:
@@ -189,9 +191,9 @@ class FactorizedCodec(nn.Module):
         """
         y = self.analyze(images, level)
         bits = _sum(self.prior(_noisy(y, keys, 0)))
-        return Coded(self.synthesize(_rounded(y), level), bits, jnp.zeros_like(bits))
+        return CodecOutput(self.synthesize(_rounded(y), level), bits, jnp.zeros_like(bits))
 
-    def _gains(self, logs: Array, level: Levels, like: Array) -> Array:
+    def _gains(self, logs: Array, level: QualityLevels, like: Array) -> Array:
         return jnp.exp(logs)[level][:, None, None].astype(like.dtype)
 
 
@@ -220,29 +222,31 @@ class HyperpriorCodec(FactorizedCodec):
             Conv(2 * self.latent_features, 3),
         ]
 
-    def hyper_analyze(self, latents: Latents) -> Side:
+    def hyper_analyze(self, latents: Latents) -> HyperLatents:
         """y to z, not rounded yet."""
         x = latents
         for number, layer in enumerate(self.hyper_down):
             x = layer(jax.nn.relu(x) if number else x)
         return x
 
-    def hyper_synthesize(self, side: Side) -> tuple[Latents, Latents]:
-        """Rounded z to the means of y and their scales, of which those below `LEAST_SCALE` count as it."""
+    def hyper_synthesize(self, side: HyperLatents) -> tuple[Latents, Latents]:
+        """Rounded z to the means of y and their scales, of which those below `MIN_SCALE` count as it."""
         x = side
         for number, layer in enumerate(self.hyper_up):
             x = layer(jax.nn.relu(x) if number else x)
         mean, scale = jnp.split(x, 2, axis=-1)
         return mean, scale + SCALE_OFFSET
 
-    def __call__(self, images: Images, level: Levels, keys: Keys | None = None) -> Coded:
+    def __call__(
+        self, images: Images, level: QualityLevels, keys: Keys | None = None
+    ) -> CodecOutput:
         """See `FactorizedCodec.__call__`."""
         y = self.analyze(images, level)
         z = self.hyper_analyze(y)
         mean, scale = self.hyper_synthesize(_rounded(z))
         bits = _sum(gaussian_bits(_noisy(y - mean, keys, 0), scale))
         side_bits = _sum(self.prior(_noisy(z, keys, 1)))
-        return Coded(self.synthesize(_rounded(y - mean) + mean, level), bits, side_bits)
+        return CodecOutput(self.synthesize(_rounded(y - mean) + mean, level), bits, side_bits)
 
 
 def _start(kernel: np.ndarray, scale: float) -> Any:
@@ -278,17 +282,19 @@ def _sum(of_latents: Array) -> Array:
     return jnp.sum(of_latents, axis=(1, 2, 3))
 
 
-def analysis_field() -> ReceptiveField:
+def encoder_receptive_field() -> ReceptiveField:
     """What a latent depends on, in blocks of the 16 x 16 pixels that a latent stands for."""
-    trace = Trace()
+    tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
-        trace = trace.conv(KERNEL_SIZE, STRIDE)
-    return ReceptiveField(-(trace.first[0] // LATENT_STRIDE), trace.last[0] // LATENT_STRIDE)
+        tracker = tracker.conv(KERNEL_SIZE, STRIDE)
+    return ReceptiveField(
+        -(tracker.first_input[0] // LATENT_STRIDE), tracker.last_input[0] // LATENT_STRIDE
+    )
 
 
-def synthesis_field() -> ReceptiveField:
+def decoder_receptive_field() -> ReceptiveField:
     """What a pixel depends on, in latents."""
-    trace = Trace()
+    tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
-        trace = trace.conv_transpose(KERNEL_SIZE, STRIDE)
-    return trace.receptive_field()
+        tracker = tracker.conv_transpose(KERNEL_SIZE, STRIDE)
+    return tracker.receptive_field()

@@ -22,9 +22,9 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
-    image_channels,
+    take_image_channels,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 
 class ConvDeconv(nn.Module):
@@ -58,7 +58,7 @@ class ConvDeconv(nn.Module):
           InputError: too few channels, or a field out of range.
         """
         del train
-        image = image_channels(images, self.channels)
+        image = take_image_channels(images, self.channels)
         half = self._half_kernel()
         first, second = self.features
         act = Activation(self.activation)
@@ -75,8 +75,10 @@ class ConvDeconv(nn.Module):
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
         size, half = self.kernel_size, self._half_kernel()
-        trace = Trace().conv(size).conv(size, self.stride, padding=half)
-        return trace.conv_transpose(size, self.stride, half).conv_transpose(size).receptive_field()
+        tracker = ReceptiveFieldTracker().conv(size).conv(size, self.stride, padding=half)
+        return (
+            tracker.conv_transpose(size, self.stride, half).conv_transpose(size).receptive_field()
+        )
 
     @nn.nowrap
     def _half_kernel(self) -> int:

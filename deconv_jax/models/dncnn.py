@@ -27,9 +27,9 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     Norm,
-    image_channels,
+    take_image_channels,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BATCH_NORM_EPSILON = 1e-5
 """What `flax.linen.BatchNorm`, and so `Norm`, adds to the variance."""
@@ -65,7 +65,7 @@ class DnCNN(nn.Module):
           InputError: too few channels, a field out of range, or an unknown norm.
         """
         at_least("depth", self.depth, 2)
-        image = image_channels(images, self.channels)
+        image = take_image_channels(images, self.channels)
         x = images
         for i in range(self.depth - 1):
             norm = "none" if i == 0 else self.norm
@@ -78,10 +78,10 @@ class DnCNN(nn.Module):
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
-        trace = Trace()
+        tracker = ReceptiveFieldTracker()
         for _ in range(self.depth):
-            trace = trace.conv(self.kernel_size)
-        return trace.receptive_field()
+            tracker = tracker.conv(self.kernel_size)
+        return tracker.receptive_field()
 
 
 class _Layer(nn.Module):

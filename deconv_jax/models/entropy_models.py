@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Key
 
 from deconv_jax.ops.straight_through import lower_bound
 
-LEAST_PROBABILITY = 1e-9
+MIN_LIKELIHOOD = 1e-9
 """A number costs at most its logarithm; near it the gradient leads out, far beyond there is none."""
-LEAST_SCALE = 0.11
+MIN_SCALE = 0.11
 """Standard deviation at which a Gaussian is all but certain to round to its mean."""
 
 _WIDTHS = (3, 3, 3, 3)
@@ -78,15 +78,15 @@ class FactorizedPrior(nn.Module):
 def gaussian_bits(
     x: Float[Array, "*shape"], scale: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """-log2 of the mass of [x - 1/2, x + 1/2] under N(0, scale^2); scale is at least `LEAST_SCALE`."""
-    scale = lower_bound(scale, LEAST_SCALE)
+    """-log2 of the mass of [x - 1/2, x + 1/2] under N(0, scale^2); scale is at least `MIN_SCALE`."""
+    scale = lower_bound(scale, MIN_SCALE)
     distance = jnp.abs(x)
     upper, lower = (0.5 - distance) / scale, (-0.5 - distance) / scale
     return _bits(jax.scipy.stats.norm.cdf(upper) - jax.scipy.stats.norm.cdf(lower))
 
 
 def _bits(mass: Array) -> Array:
-    return -jnp.log2(lower_bound(mass, LEAST_PROBABILITY))
+    return -jnp.log2(lower_bound(mass, MIN_LIKELIHOOD))
 
 
 def _over(of_channels: Array, values: Array) -> Array:

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import at_least
-from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, image_channels
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, take_image_channels
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.upsample import UpsampleMethod
 
@@ -52,7 +52,7 @@ class ESPCN(nn.Module):
             range.
         """
         del train
-        image_channels(images, self.channels)
+        take_image_channels(images, self.channels)
         act = Activation(self.activation)
         gain = RELU_GAIN if self.activation == "relu" else 1.0
         x = images
@@ -69,7 +69,13 @@ class ESPCN(nn.Module):
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
         size = self._upsampling_kernel_size()
-        return Trace().conv(5).conv(3).upsample(self.scale, self.upsampling, size).receptive_field()
+        return (
+            ReceptiveFieldTracker()
+            .conv(5)
+            .conv(3)
+            .upsample(self.scale, self.upsampling, size)
+            .receptive_field()
+        )
 
     @nn.nowrap
     def _upsampling_kernel_size(self) -> int:

@@ -38,10 +38,10 @@ from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.inception import InceptionResize, load_inception, resize_for_inception
 
 Tree = Any
-SHIPPED = {"mnist": 28, "fashion": 28, "digits": 32}
+BUNDLED_CLASSIFIERS = {"mnist": 28, "fashion": 28, "digits": 32}
 """Classifiers in the package, and the sides in pixels of the images that they were trained on."""
 INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
-INCEPTION_WEIGHTS = "DECONV_JAX_INCEPTION"
+INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
 """The environment variable that names the file of the Inception weights."""
 
 _PIXELS = (8, 8)
@@ -79,9 +79,9 @@ def load_extractor(name: str) -> Extractor:
     if name == "pixels":
         size = " x ".join(map(str, _PIXELS))
         return Extractor(name, f"pixels at {size}", {}, _pixels)
-    if name not in SHIPPED:
+    if name not in BUNDLED_CLASSIFIERS:
         raise InputError(
-            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *SHIPPED, *INCEPTION))}"
+            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION))}"
         )
     folder = resources.files("deconv_jax.models") / "pretrained"
     record = json.loads((folder / f"{name}.json").read_text())
@@ -98,7 +98,9 @@ def load_extractor(name: str) -> Extractor:
         f"{name}, a classifier of this project of {100 * accuracy:.2f} % test accuracy, "
         f"{module.embedding_dim} penultimate activations over their root mean square",
         variables,
-        functools.partial(_classified, module, (SHIPPED[name], SHIPPED[name]), scale),
+        functools.partial(
+            _classified, module, (BUNDLED_CLASSIFIERS[name], BUNDLED_CLASSIFIERS[name]), scale
+        ),
     )
 
 
@@ -145,11 +147,11 @@ def _apply(
 
 
 def _inception(name: str) -> Extractor:
-    path = Path(os.environ.get(INCEPTION_WEIGHTS, f"${INCEPTION_WEIGHTS}"))
+    path = Path(os.environ.get(INCEPTION_WEIGHTS_ENV, f"${INCEPTION_WEIGHTS_ENV}"))
     try:
         module, variables = load_inception(path)
     except InputError as error:
-        raise InputError(f"${INCEPTION_WEIGHTS}: {error}") from error
+        raise InputError(f"${INCEPTION_WEIGHTS_ENV}: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:

@@ -24,9 +24,9 @@ from deconv_jax.models.layers import (
     ConvTranspose,
     PReLU,
     Upsample,
-    image_channels,
+    take_image_channels,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.upsample import UpsampleMethod
 
 _UPSAMPLING_GAIN = 1e-2
@@ -65,7 +65,7 @@ class FSRCNN(nn.Module):
           InputError: too few channels, an unknown upsampling, or a field out of range.
         """
         del train
-        image_channels(images, self.channels)
+        take_image_channels(images, self.channels)
         self._check()
         x = _convolved(images, self.d, 5, "extract")
         x = _convolved(x, self.s, 1, "shrink")
@@ -96,15 +96,15 @@ class FSRCNN(nn.Module):
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
         self._check()
-        trace = Trace().conv(5)
+        tracker = ReceptiveFieldTracker().conv(5)
         for _ in range(self.m):
-            trace = trace.conv(3)
+            tracker = tracker.conv(3)
         if self.upsampling == "transposed":
-            trace = trace.conv_transpose(9, self.scale, padding=4)
+            tracker = tracker.conv_transpose(9, self.scale, padding=4)
         else:
             size = self._upsampling_kernel_size()
-            trace = trace.upsample(self.scale, self.upsampling, size)
-        return trace.receptive_field()
+            tracker = tracker.upsample(self.scale, self.upsampling, size)
+        return tracker.receptive_field()
 
     @nn.nowrap
     def _check(self) -> None:

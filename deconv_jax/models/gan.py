@@ -54,7 +54,7 @@ class DCGANGenerator(nn.Module):
       upsampling: what doubles the sides, see `layers.Upsample`.
       kernel_size: of what doubles them; None for its default.
       norm: of the hidden maps, conditional if there are classes.
-      smooth: end with a 3x3 convolution at full size, as the SNGAN generator does, instead of with
+      final_conv: end with a 3x3 convolution at full size, as the SNGAN generator does, instead of with
         the last enlargement.
     """
 
@@ -65,7 +65,7 @@ class DCGANGenerator(nn.Module):
     upsampling: UpsampleMethod = "transposed"
     kernel_size: int | None = None
     norm: NormName = "batch"
-    smooth: bool = False
+    final_conv: bool = False
 
     role: ClassVar[str] = "generator"
 
@@ -80,7 +80,7 @@ class DCGANGenerator(nn.Module):
         stages = _halvings(self.image_shape, _SMALLEST)
         channels = self.image_shape[-1]
         widths = [self.width * 2**i for i in reversed(range(stages))]
-        if self.smooth:
+        if self.final_conv:
             widths = [2 * widths[0], *widths]
         # A norm has an offset of its own, here and below.
         plain = self.norm == "none"
@@ -89,7 +89,7 @@ class DCGANGenerator(nn.Module):
         for features in widths[1:]:
             x = self._enlarge(features, gain=RELU_GAIN, use_bias=plain)(x)
             x = self._hidden(x, labels, train)
-        return _to_unit_range((Conv(channels) if self.smooth else self._enlarge(channels))(x))
+        return _to_unit_range((Conv(channels) if self.final_conv else self._enlarge(channels))(x))
 
     def _enlarge(self, features: int, gain: float = 1.0, use_bias: bool = True) -> Upsample:
         return Upsample(
@@ -113,7 +113,7 @@ class DCGANDiscriminator(nn.Module):
       kernel_size: of the convolutions.
       norm: of all maps but the first, as in the paper.
       spectral_norm: of every kernel.
-      minibatch_std: images in a group whose mean standard deviation is one more feature before
+      minibatch_std_group: images in a group whose mean standard deviation is one more feature before
         the logit (after Karras et al., arXiv:1710.10196, section 3, who add it as a map before the
         last convolution); 0 for none. It divides the batch.
     """
@@ -123,7 +123,7 @@ class DCGANDiscriminator(nn.Module):
     kernel_size: int = 4
     norm: NormName = "batch"
     spectral_norm: bool = False
-    minibatch_std: int = 0
+    minibatch_std_group: int = 0
 
     role: ClassVar[str] = "discriminator"
 
@@ -153,7 +153,7 @@ class SNGANDiscriminator(nn.Module):
     num_classes: int = 0
     norm: NormName = "none"
     spectral_norm: bool = True
-    minibatch_std: int = 0
+    minibatch_std_group: int = 0
 
     role: ClassVar[str] = "discriminator"
 
@@ -232,7 +232,7 @@ class ResNetDiscriminator(nn.Module):
     width: int = 128
     num_classes: int = 0
     spectral_norm: bool = True
-    minibatch_std: int = 0
+    minibatch_std_group: int = 0
 
     role: ClassVar[str] = "discriminator"
 
@@ -274,9 +274,9 @@ def minibatch_deviation(
     Raises:
       InputError: the group does not divide the batch.
     """
-    at_least("minibatch_std", group, 2)
+    at_least("minibatch_std_group", group, 2)
     if len(x) % group:
-        raise InputError(f"minibatch_std={group} does not divide a batch of {len(x)} images")
+        raise InputError(f"minibatch_std_group={group} does not divide a batch of {len(x)} images")
     groups = x.reshape(-1, group, *x.shape[1:])
     deviation = jnp.mean(jnp.sqrt(jnp.var(groups, axis=1) + 1e-8), axis=(1, 2, 3))
     return jnp.repeat(deviation, group)
@@ -356,8 +356,8 @@ def _logits(
     check_labels(discriminator.num_classes, labels)
     options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
     seen = features
-    if discriminator.minibatch_std:
-        deviation = minibatch_deviation(map_, discriminator.minibatch_std)
+    if discriminator.minibatch_std_group:
+        deviation = minibatch_deviation(map_, discriminator.minibatch_std_group)
         seen = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
     logits = Dense(1, **options)(seen)[:, 0]
     if labels is None:

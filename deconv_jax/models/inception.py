@@ -35,7 +35,7 @@ SIZE = 299
 
 CLASSES = 1008
 
-WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_FILENAME = "pt_inception-2015-12-05-6726825d.pth"
 """Name under which the pytorch-fid project releases the weights."""
 
 InceptionResize = Literal["legacy", "clean"]
@@ -244,7 +244,7 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
     path = Path(path)
     if kind_of(path) is None:
         raise InputError(
-            f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS}, which the "
+            f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS_FILENAME}, which the "
             'project mseitzer/pytorch-fid on GitHub has among its releases as "fid_weights"'
         )
     tensors, _ = read_tensors(path)

@@ -393,7 +393,7 @@ class PReLU(nn.Module):
         return jnp.where(x < 0, x * slope.reshape((1,) * (x.ndim - 1) + (-1,)), x)
 
 
-def image_channels(
+def take_image_channels(
     images: Float[Array, "*shape all_channels"], channels: int
 ) -> Float[Array, "*shape channels"]:
     """The image itself of what a restoration network is given: the first of the channels.

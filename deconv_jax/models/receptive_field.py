@@ -3,7 +3,7 @@
 A layer of windows maps the pixels that a pixel depends on to an interval along each axis
 (Dumoulin & Visin, arXiv:1603.07285); the intervals of a network's layers compose, and where two
 paths join the wider one counts. What a reader would get wrong: for a network that changes the size
-the interval is not the same for every pixel. It repeats with a period, so a `Trace` carries one
+the interval is not the same for every pixel. It repeats with a period, so a `ReceptiveFieldTracker` carries one
 period of intervals through the network, and the field is their union about the pixel's own place.
 """
 
@@ -36,10 +36,10 @@ class ReceptiveField:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
-    """The input pixels that each pixel of a layer depends on; `Trace()` is the input itself.
+class ReceptiveFieldTracker:
+    """The input pixels that each pixel of a layer depends on; `ReceptiveFieldTracker()` is the input itself.
 
-    A method is a layer and returns the trace of its output: `Trace().conv(3).conv(3, stride=2)`.
+    A method is a layer and returns the tracker of its output: `ReceptiveFieldTracker().conv(3).conv(3, stride=2)`.
 
     Attributes:
       first, last: of a period of the layer's pixels, from pixel 0 on, the first and last input
@@ -47,13 +47,13 @@ class Trace:
       multiple: input pixels that the interval moves by with a period.
     """
 
-    first: tuple[int, ...] = (0,)
-    last: tuple[int, ...] = (0,)
-    multiple: int = 1
+    first_input: tuple[int, ...] = (0,)
+    last_input: tuple[int, ...] = (0,)
+    input_period: int = 1
 
     def conv(
         self, kernel_size: int, stride: int = 1, dilation: int = 1, padding: int | None = None
-    ) -> "Trace":
+    ) -> "ReceptiveFieldTracker":
         """`ops.conv`, or a pooling.
 
         Args:
@@ -67,17 +67,17 @@ class Trace:
         """
         extent = _extent(kernel_size, stride, dilation)
         before = _same(extent, stride) if padding is None else padding
-        together = math.lcm(len(self.first), stride)
+        together = math.lcm(len(self.first_input), stride)
         starts = [stride * pixel - before for pixel in range(together // stride)]
-        return Trace(
+        return ReceptiveFieldTracker(
             self._all_first(starts),
             self._all_last([start + extent - 1 for start in starts]),
-            self.multiple * together // len(self.first),
+            self.input_period * together // len(self.first_input),
         )
 
     def conv_transpose(
         self, kernel_size: int, stride: int = 1, padding: int | None = None
-    ) -> "Trace":
+    ) -> "ReceptiveFieldTracker":
         """`ops.conv_transpose`; arguments as for `conv`.
 
         Raises:
@@ -87,31 +87,37 @@ class Trace:
         extent = _extent(kernel_size, stride, 1)
         at_least("kernel_size", kernel_size, stride)
         before = _same(extent, stride) if padding is None else padding
-        pixels = range(before, before + stride * len(self.first))
-        return Trace(
+        pixels = range(before, before + stride * len(self.first_input))
+        return ReceptiveFieldTracker(
             self._all_first([-((extent - 1 - pixel) // stride) for pixel in pixels]),
             self._all_last([pixel // stride for pixel in pixels]),
-            self.multiple,
+            self.input_period,
         )
 
-    def enlarge(self, factor: int) -> "Trace":
+    def enlarge(self, factor: int) -> "ReceptiveFieldTracker":
         """`ops.resize` to the nearest pixel, or `ops.depth_to_space`; raises for a factor below 1."""
         at_least("factor", factor, 1)
-        pixels = [pixel // factor for pixel in range(factor * len(self.first))]
-        return Trace(self._all_first(pixels), self._all_last(pixels), self.multiple)
+        pixels = [pixel // factor for pixel in range(factor * len(self.first_input))]
+        return ReceptiveFieldTracker(
+            self._all_first(pixels), self._all_last(pixels), self.input_period
+        )
 
-    def bicubic(self, factor: int) -> "Trace":
+    def bicubic(self, factor: int) -> "ReceptiveFieldTracker":
         """`ops.imresize` to `factor` times the size; raises InputError for a factor below 1."""
         at_least("factor", factor, 1)
         first, last = [], []
-        for pixel in range(factor * len(self.first)):
+        for pixel in range(factor * len(self.first_input)):
             left, between = divmod(2 * pixel + 1 - factor, 2 * factor)
             # On a pixel the cubic is one there and zero at all others.
             first.append(left - 1 if between else left)
             last.append(left + 2 if between else left)
-        return Trace(self._all_first(first), self._all_last(last), self.multiple)
+        return ReceptiveFieldTracker(
+            self._all_first(first), self._all_last(last), self.input_period
+        )
 
-    def upsample(self, factor: int, method: UpsampleMethod, kernel_size: int) -> "Trace":
+    def upsample(
+        self, factor: int, method: UpsampleMethod, kernel_size: int
+    ) -> "ReceptiveFieldTracker":
         """`ops.upsample`.
 
         Raises:
@@ -126,22 +132,22 @@ class Trace:
             raise InputError(f"no upsampling {method!r}; {did_you_mean(method, layers)}")
         return layers[method]()
 
-    def join(self, other: "Trace") -> "Trace":
+    def join(self, other: "ReceptiveFieldTracker") -> "ReceptiveFieldTracker":
         """The sum or concatenation with another path from the same input.
 
         Raises:
           InputError: the paths have not the same resolution.
         """
-        if len(self.first) * other.multiple != len(other.first) * self.multiple:
+        if len(self.first_input) * other.input_period != len(other.first_input) * self.input_period:
             raise InputError(
-                f"paths join at one resolution; got {len(self.first)} pixels for "
-                f"{self.multiple} of the input and {len(other.first)} for {other.multiple}"
+                f"paths join at one resolution; got {len(self.first_input)} pixels for "
+                f"{self.input_period} of the input and {len(other.first_input)} for {other.input_period}"
             )
-        pixels = range(math.lcm(len(self.first), len(other.first)))
+        pixels = range(math.lcm(len(self.first_input), len(other.first_input)))
         firsts = zip(self._all_first(pixels), other._all_first(pixels), strict=True)
         lasts = zip(self._all_last(pixels), other._all_last(pixels), strict=True)
-        multiple = math.lcm(self.multiple, other.multiple)
-        return Trace(tuple(map(min, firsts)), tuple(map(max, lasts)), multiple)
+        multiple = math.lcm(self.input_period, other.input_period)
+        return ReceptiveFieldTracker(tuple(map(min, firsts)), tuple(map(max, lasts)), multiple)
 
     def receptive_field(self) -> ReceptiveField:
         """Of the network that ends here.
@@ -149,26 +155,26 @@ class Trace:
         Raises:
           InputError: the output's size is not a whole multiple of the input's.
         """
-        scale, rest = divmod(len(self.first), self.multiple)
+        scale, rest = divmod(len(self.first_input), self.input_period)
         if rest:
             raise InputError(
                 "the output of a restoration network is a whole multiple of its input's size; got "
-                f"{len(self.first)} pixels for {self.multiple}"
+                f"{len(self.first_input)} pixels for {self.input_period}"
             )
-        places = [pixel // scale for pixel in range(len(self.first))]
-        before = max(place - first for place, first in zip(places, self.first, strict=True))
-        after = max(last - place for place, last in zip(places, self.last, strict=True))
-        return ReceptiveField(max(before, 0), max(after, 0), self.multiple, scale)
+        places = [pixel // scale for pixel in range(len(self.first_input))]
+        before = max(place - first for place, first in zip(places, self.first_input, strict=True))
+        after = max(last - place for place, last in zip(places, self.last_input, strict=True))
+        return ReceptiveField(max(before, 0), max(after, 0), self.input_period, scale)
 
     def _all_first(self, pixels: Sequence[int]) -> tuple[int, ...]:
-        return self._periodic(self.first, pixels)
+        return self._periodic(self.first_input, pixels)
 
     def _all_last(self, pixels: Sequence[int]) -> tuple[int, ...]:
-        return self._periodic(self.last, pixels)
+        return self._periodic(self.last_input, pixels)
 
     def _periodic(self, period: tuple[int, ...], pixels: Sequence[int]) -> tuple[int, ...]:
         places = [divmod(pixel, len(period)) for pixel in pixels]
-        return tuple(period[phase] + self.multiple * count for count, phase in places)
+        return tuple(period[phase] + self.input_period * count for count, phase in places)
 
 
 def _extent(kernel_size: int, stride: int, dilation: int) -> int:

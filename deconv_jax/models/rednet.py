@@ -24,9 +24,9 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
-    image_channels,
+    take_image_channels,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 _KERNEL_SIZE = 3
 
@@ -59,7 +59,7 @@ class REDNet(nn.Module):
         """
         del train
         self._check()
-        image = image_channels(images, self.channels)
+        image = take_image_channels(images, self.channels)
         relu = Activation("relu")
         levels = [images]
         for i in range(self.depth // 2):
@@ -87,10 +87,10 @@ class REDNet(nn.Module):
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
         self._check()
-        trace = Trace()
+        tracker = ReceptiveFieldTracker()
         for _ in range(self.depth):
-            trace = trace.conv(_KERNEL_SIZE)
-        return trace.receptive_field()
+            tracker = tracker.conv(_KERNEL_SIZE)
+        return tracker.receptive_field()
 
     @nn.nowrap
     def _check(self) -> None:

@@ -12,8 +12,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
-from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, image_channels
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, take_image_channels
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 
 class SRCNN(nn.Module):
@@ -42,7 +42,7 @@ class SRCNN(nn.Module):
           InputError: too few channels, or a field out of range.
         """
         del train
-        image_channels(images, self.channels)
+        take_image_channels(images, self.channels)
         *hidden, last = self.kernel_sizes
         x = ops.imresize(images, self.scale)
         for features, kernel_size in zip(self.features, hidden, strict=True):
@@ -52,7 +52,7 @@ class SRCNN(nn.Module):
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
         """Of an output pixel; raises InputError for a field out of range."""
-        trace = Trace().bicubic(self.scale)
+        tracker = ReceptiveFieldTracker().bicubic(self.scale)
         for kernel_size in self.kernel_sizes:
-            trace = trace.conv(kernel_size)
-        return trace.receptive_field()
+            tracker = tracker.conv(kernel_size)
+        return tracker.receptive_field()

@@ -29,9 +29,9 @@ from deconv_jax.models.layers import (
     NormName,
     Upsample,
     check_sides,
-    image_channels,
+    take_image_channels,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.upsample import UpsampleMethod
 
 _CONVS_PER_LEVEL = 2
@@ -89,7 +89,7 @@ class UNet(nn.Module):
             x = self._level(x, features, train)
         gain = RESIDUAL_GAIN if self.residual else 1.0
         x = Conv(self.channels, kernel_size=1, gain=gain, name="to_image")(x)
-        return image_channels(images, self.channels) + x if self.residual else x
+        return take_image_channels(images, self.channels) + x if self.residual else x
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
@@ -100,16 +100,16 @@ class UNet(nn.Module):
                 '"batch", "layer" or "none"'
             )
         *upper, _ = self._levels()
-        trace, skipped = Trace(), []
+        tracker, skipped = ReceptiveFieldTracker(), []
         for _ in upper:
-            trace = _level_trace(trace)
-            skipped.append(trace)
-            trace = trace.conv(2, stride=2)
-        trace = _level_trace(trace)
+            tracker = _level_trace(tracker)
+            skipped.append(tracker)
+            tracker = tracker.conv(2, stride=2)
+        tracker = _level_trace(tracker)
         for _ in upper:
-            enlarged = trace.upsample(2, self.upsampling, self._upsampling_kernel_size())
-            trace = _level_trace(skipped.pop().join(enlarged))
-        return trace.receptive_field()
+            enlarged = tracker.upsample(2, self.upsampling, self._upsampling_kernel_size())
+            tracker = _level_trace(skipped.pop().join(enlarged))
+        return tracker.receptive_field()
 
     @nn.nowrap
     def _level(self, x: Array, features: int, train: bool) -> Array:
@@ -128,10 +128,10 @@ class UNet(nn.Module):
         return 4 if self.upsampling == "transposed" else 3
 
 
-def _level_trace(trace: Trace) -> Trace:
+def _level_trace(tracker: ReceptiveFieldTracker) -> ReceptiveFieldTracker:
     for _ in range(_CONVS_PER_LEVEL):
-        trace = trace.conv(3)
-    return trace
+        tracker = tracker.conv(3)
+    return tracker
 
 
 class _ConvBlock(nn.Module):

@@ -36,7 +36,7 @@ class VAE(EncoderDecoder):
 
     likelihood: Likelihood = "bernoulli"
 
-    code_parts: ClassVar[int] = 2
+    outputs_per_latent: ClassVar[int] = 2
 
     def setup(self) -> None:
         """See `EncoderDecoder.setup`; raises InputError for a map of latents."""

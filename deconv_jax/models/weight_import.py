@@ -41,7 +41,7 @@ from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
 from deconv_jax.ops.weight_layouts import layer_from_torch, layer_to_torch
 
-LARGEST_FILE = 2 * 1024**3
+MAX_FILE_BYTES = 2 * 1024**3
 """Bytes; these networks' weights are a few million at most."""
 
 _WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model")
@@ -64,16 +64,16 @@ _KNOWN = (
 
 Tensors = dict[str, np.ndarray]
 Params = dict[str, Any]
-Published = DnCNN | FSRCNN | ESPCN
+TorchModel = DnCNN | FSRCNN | ESPCN
 
 
-def load_published(
+def load_torch_weights(
     path: str | Path,
     scale: int | None = None,
     *,
     batch_norm_epsilon: float | None = None,
-    say: Callable[[str], None] | None = None,
-) -> tuple[Published, Params]:
+    report: Callable[[str], None] | None = None,
+) -> tuple[TorchModel, Params]:
     """A network and its variables from a file of PyTorch weights.
 
     Args:
@@ -83,14 +83,14 @@ def load_published(
       scale: of the network; needed for an FSRCNN, whose file does not say it.
       batch_norm_epsilon: what the batch normalization of a DnCNN adds to the variance. None for that
         of the code whose names the file has; see the module.
-      say: called with a sentence about what was assumed.
+      report: called with a sentence about what was assumed.
 
     Returns:
       The module, its fields taken from the names and shapes, and {"params": ...} in float32. A
       batch normalisation is folded into the convolutions.
 
     Raises:
-      InputError: the file cannot be read, is larger than `LARGEST_FILE`, holds other objects than
+      InputError: the file cannot be read, is larger than `MAX_FILE_BYTES`, holds other objects than
         tensors or no network known here, or contradicts `scale`.
     """
     path = Path(path)
@@ -107,8 +107,8 @@ def load_published(
                     f"batch_norm_epsilon must be above 0 and below 1; got {batch_norm_epsilon}"
                 )
             epsilon = batch_norm_epsilon
-        elif normalized and say is not None:
-            say(
+        elif normalized and report is not None:
+            report(
                 f"{path}: batch normalization with epsilon {epsilon:g}, which the names of the "
                 "weights imply"
             )
@@ -120,8 +120,8 @@ def load_published(
         raise InputError(f"{path}: {error}") from error
 
 
-def save_published(path: str | Path, module: nn.Module, params: Mapping[str, Any]) -> None:
-    """Writes weights as a `.safetensors` file that PyTorch users and `load_published` can read.
+def save_torch_weights(path: str | Path, module: nn.Module, params: Mapping[str, Any]) -> None:
+    """Writes weights as a `.safetensors` file that PyTorch users and `load_torch_weights` can read.
 
     Args:
       path: of the file, created or replaced.
@@ -136,7 +136,7 @@ def save_published(path: str | Path, module: nn.Module, params: Mapping[str, Any
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"weights are written as .safetensors; got {path}")
-    if not isinstance(module, Published):
+    if not isinstance(module, TorchModel):
         raise InputError(f"no published form of a {type(module).__name__}; {_KNOWN}")
     found: Tensors = {}
     for name, keys in _layers(module).items():
@@ -152,7 +152,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a file, by name, and what else a `.safetensors` file says.
 
     Raises:
-      InputError: the file cannot be read, is larger than `LARGEST_FILE`, or holds other objects than
+      InputError: the file cannot be read, is larger than `MAX_FILE_BYTES`, or holds other objects than
         tensors of finite numbers.
     """
     readers: dict[str, Callable[[Path], tuple[Tensors, dict[str, str]]]] = {
@@ -167,8 +167,8 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    if size > LARGEST_FILE:
-        raise InputError(f"{path} has {size} bytes; weights of at most {LARGEST_FILE} are read")
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{path} has {size} bytes; weights of at most {MAX_FILE_BYTES} are read")
     tensors, metadata = readers[path.suffix](path)
     tensors = _without_prefixes(tensors)
     for name, value in tensors.items():
@@ -272,10 +272,10 @@ def _plain_tensors(path: Path, values: Any) -> Tensors:
                         f"{name} of {kind}, {value.layout}"
                     )
             size = sum(4 * value.numel() for value in tensors.values())
-            if size > LARGEST_FILE:
+            if size > MAX_FILE_BYTES:
                 raise InputError(
                     f"{path} stands for {size} bytes of numbers; weights of at most "
-                    f"{LARGEST_FILE} are read"
+                    f"{MAX_FILE_BYTES} are read"
                 )
             return {name: value.detach().float().numpy() for name, value in tensors.items()}
         names = _some([str(name) for name in values])
@@ -304,7 +304,7 @@ def _plain_names(tensors: Tensors) -> tuple[Tensors, float]:
     return renamed, epsilon
 
 
-def _recognised(tensors: Tensors, scale: int | None, epsilon: float) -> tuple[Published, Tensors]:
+def _recognised(tensors: Tensors, scale: int | None, epsilon: float) -> tuple[TorchModel, Tensors]:
     """The network that tensors are of, and these under the names that `_layers` gives."""
     if "last_part.weight" in tensors:
         return _recognised_fsrcnn(tensors, scale), tensors
@@ -388,7 +388,7 @@ def _folded_dncnn(tensors: Tensors, epsilon: float) -> Tensors:
     return folded
 
 
-def _layers(module: Published) -> dict[str, tuple[str, ...]]:
+def _layers(module: TorchModel) -> dict[str, tuple[str, ...]]:
     """PyTorch's name of each layer of a network and the keys of its parameters here."""
     if isinstance(module, DnCNN):
         if module.norm != "none":
@@ -423,7 +423,7 @@ def _layers(module: Published) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _shapes(module: Published) -> dict[str, tuple[int, ...]]:
+def _shapes(module: TorchModel) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor that a file with this network has."""
     image = jax.ShapeDtypeStruct((1, 8, 8, module.channels), jnp.float32)
     params = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
@@ -439,7 +439,7 @@ def _shapes(module: Published) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _params(module: Published, tensors: Tensors) -> Params:
+def _params(module: TorchModel, tensors: Tensors) -> Params:
     check_tensors(tensors, _shapes(module))
     params: Params = {}
     for name, keys in _layers(module).items():

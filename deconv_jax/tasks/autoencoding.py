@@ -93,7 +93,7 @@ class Autoencoding(Task):
     monitor: ClassVar[str] = "psnr"
 
     def __post_init__(self) -> None:
-        if not hasattr(self.model, "with_logits"):
+        if not hasattr(self.model, "logits_and_code"):
             raise InputError(
                 f"task.model {type(self.model).__name__} is no autoencoder; wanted is 'autoencoder'"
             )
@@ -149,7 +149,7 @@ class Autoencoding(Task):
                     images,
                     train=True,
                     precision=self.precision,
-                    method="with_logits",
+                    method="logits_and_code",
                 )
                 return code, (logits, stats)
 

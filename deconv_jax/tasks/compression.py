@@ -96,7 +96,7 @@ class Compression(Task):
         if len(self.lambdas) != self.model.levels or not rising or min(self.lambdas) <= 0:
             raise InputError(
                 f"task.lambdas must be {self.model.levels} positive numbers that rise, one for each of "
-                f"task.model.first_gains; got {self.lambdas}"
+                f"task.model.initial_gains; got {self.lambdas}"
             )
         at_least("task.crop", self.crop, 1)
         if self.crop % self._multiple:

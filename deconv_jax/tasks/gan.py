@@ -203,7 +203,7 @@ class GAN(Task):
         keys = jax.random.split(key)
         latent = jnp.zeros((1, self.latent_dim))
         # A minibatch's deviation needs more than one image.
-        repeats = max(1, getattr(self.discriminator, "minibatch_std", 1))
+        repeats = max(1, getattr(self.discriminator, "minibatch_std_group", 1))
         shown = [None if a is None else jnp.repeat(a, repeats, axis=0) for a in (images, labels)]
         variables = {
             "generator": self.generator.init(keys[0], latent, labels),
@@ -486,7 +486,7 @@ class GAN(Task):
             told.append(
                 f"{metrics['repetition']:.1%} of the samples repeat another one and they cover "
                 f"{metrics['coverage']:.1%} of the data: the generator may have collapsed; try "
-                "another loss, minibatch_std, r1 or augment"
+                "another loss, minibatch_std_group, r1 or augment"
             )
         return told
 
@@ -536,7 +536,9 @@ class GAN(Task):
 
     def _looks_at_one(self) -> bool:
         """Whether the discriminator's logit of an image does not depend on those around it."""
-        norm, group = (getattr(self.discriminator, f, None) for f in ("norm", "minibatch_std"))
+        norm, group = (
+            getattr(self.discriminator, f, None) for f in ("norm", "minibatch_std_group")
+        )
         return norm != "batch" and not group
 
 

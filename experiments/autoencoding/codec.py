@@ -76,7 +76,7 @@ def experiment(
             features=features,
             latent_features=latent_features,
             # A step's error goes with its square, so the best step with one over the root of lambda.
-            first_gains=tuple((value / middle) ** 0.5 for value in lambdas),
+            initial_gains=tuple((value / middle) ** 0.5 for value in lambdas),
         ),
         lambdas=tuple(value * _PER_MSE[distortion] for value in lambdas),
         distortion=distortion,

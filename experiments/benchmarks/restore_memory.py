@@ -29,7 +29,7 @@ from deconv_jax import cli
 from deconv_jax.inference.memory import free_memory
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
-from deconv_jax.models.weight_import import save_published
+from deconv_jax.models.weight_import import save_torch_weights
 from deconv_jax.workdir import provenance
 
 RECORD = ROOT / "experiments" / "results" / "benchmarks" / "restore_memory.json"
@@ -98,7 +98,7 @@ def tiny_network(path: Path) -> Path:
     """Writes a DnCNN of two layers with random weights; gives its path."""
     model = DnCNN(depth=2, features=8, norm="none")
     image = np.zeros((1, SMALL, SMALL, 1), np.float32)
-    save_published(path, model, model.init(jax.random.key(0), image)["params"])
+    save_torch_weights(path, model, model.init(jax.random.key(0), image)["params"])
     return path
 
 

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             discriminator=dict(name="resnet_discriminator", width=128, num_classes=10),
         ),
         "conv": dict(
-            generator=dict(name="dcgan_generator", width=64, smooth=True, **shape),
+            generator=dict(name="dcgan_generator", width=64, final_conv=True, **shape),
             discriminator=dict(name="sngan_discriminator", width=64),
         ),
     }

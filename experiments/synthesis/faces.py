@@ -30,7 +30,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             latent_dim=64,
             width=width,
         ),
-        discriminator=dict(name="dcgan_discriminator", width=width, norm="none", minibatch_std=4),
+        discriminator=dict(
+            name="dcgan_discriminator", width=width, norm="none", minibatch_std_group=4
+        ),
         loss="non_saturating",
         r1=4.0,
         augment=("color", "translation", "cutout"),

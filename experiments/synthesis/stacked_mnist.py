@@ -18,9 +18,9 @@ from deconv_jax.errors import InputError, did_you_mean
 
 REMEDIES = {
     "none": dict(),
-    "minibatch_std": dict(discriminator=dict(minibatch_std=4)),
+    "minibatch_std": dict(discriminator=dict(minibatch_std_group=4)),
     "r1": dict(r1=4.0),
-    "both": dict(discriminator=dict(minibatch_std=4), r1=4.0),
+    "both": dict(discriminator=dict(minibatch_std_group=4), r1=4.0),
     "gradient_penalty": dict(loss="wasserstein", gradient_penalty=10.0),
 }
 

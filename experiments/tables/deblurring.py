@@ -25,7 +25,7 @@ from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.inference.restoration.evaluation import Evaluation
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
-from deconv_jax.models.weight_import import load_published
+from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
 SIGMAS = (2.55, 7.65)
@@ -74,7 +74,7 @@ def _restore(
 
 
 def _plugged(data: Path) -> dict[str, Any]:
-    networks = [load_published(data / "weights" / f"dncnn_{level}.pth") for level in LEVELS]
+    networks = [load_torch_weights(data / "weights" / f"dncnn_{level}.pth") for level in LEVELS]
     functions = [Partial(_apply, Partial(module.apply), v) for module, v in networks]
     levels = [level / 255 for level in LEVELS]
     denoiser = classical.fixed_level_denoiser(functions, levels)

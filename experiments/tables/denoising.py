@@ -21,7 +21,7 @@ from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.evaluation import Evaluation
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.models.weight_import import load_published
+from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
 SIGMAS = (15, 25, 50)
@@ -66,7 +66,7 @@ def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore])
 
 
 def _dncnn(data: Path, sigma: int) -> Restore:
-    return whole_images(*load_published(data / "weights" / f"dncnn_{sigma}.pth"))
+    return whole_images(*load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth"))
 
 
 def _bm3d(data: Path, sigma: int) -> Restore:

@@ -3,7 +3,7 @@
   python experiments/weights/extractors.py runs/classifier mnist
 
 Writes the weights of its last checkpoint, without the optimizer, and the record of its training to
-`deconv_jax/models/pretrained/`. A name that is new also needs its entry in `models.extractors.SHIPPED`.
+`deconv_jax/models/pretrained/`. A name that is new also needs its entry in `models.extractors.BUNDLED_CLASSIFIERS`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from deconv_jax import models
 from deconv_jax.data.sources import in_memory
 from deconv_jax.io import read_json, write_json
-from deconv_jax.models.extractors import SHIPPED, save_extractor
+from deconv_jax.models.extractors import BUNDLED_CLASSIFIERS, save_extractor
 from deconv_jax.training.state import images_in_unit_range
 from deconv_jax.workdir import RESULT, load_state, open_workdir
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Reads the run, writes both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path, help="of a run of recognition, finished")
-    parser.add_argument("name", choices=sorted(SHIPPED))
+    parser.add_argument("name", choices=sorted(BUNDLED_CLASSIFIERS))
     arguments = parser.parse_args()
     record = read_json(arguments.workdir / RESULT)
     experiment = open_workdir(arguments.workdir)

@@ -69,7 +69,7 @@ def test_a_reconstruction_is_the_decoded_code(initialised, apply, latent):
 @pytest.mark.parametrize("latent", ["vector", "map"])
 def test_logits_are_of_the_reconstruction_and_come_with_the_code(initialised, apply, latent):
     model, variables, x = initialised(latent=latent)
-    logits, code = apply(model, variables, x, method=model.with_logits)
+    logits, code = apply(model, variables, x, method=model.logits_and_code)
     np.testing.assert_allclose(apply(model, variables, x), jax.nn.sigmoid(logits), atol=1e-6)
     np.testing.assert_allclose(apply(model, variables, x, method=model.encode), code, atol=1e-5)
 

@@ -8,7 +8,12 @@ import torch
 
 from deconv_jax.errors import InputError
 from deconv_jax.models import FactorizedCodec, HyperpriorCodec
-from deconv_jax.models.codec import GDN, LATENT_STRIDE, analysis_field, synthesis_field
+from deconv_jax.models.codec import (
+    GDN,
+    LATENT_STRIDE,
+    decoder_receptive_field,
+    encoder_receptive_field,
+)
 from deconv_jax.models.entropy_models import gaussian_bits
 
 
@@ -58,7 +63,7 @@ def initial(model, images):
 @pytest.fixture(scope="module", params=[FactorizedCodec, HyperpriorCodec])
 def codec(request):
     """A codec of two levels, its variables, and images for it."""
-    model = request.param(channels=2, features=4, latent_features=6, first_gains=(4.0, 40.0))
+    model = request.param(channels=2, features=4, latent_features=6, initial_gains=(4.0, 40.0))
     variables = initial(model, jnp.zeros((1, 64, 64, 2)))
     images = np.random.default_rng(0).random((2, 64, 128, 2)).astype(np.float32)
     return model, variables, jnp.asarray(images)
@@ -123,7 +128,7 @@ def test_gradients_pass_the_rounding(codec):
 
 @pytest.mark.slow
 def test_levels_scale_the_latents_and_back():
-    model = FactorizedCodec(1, 4, 5, first_gains=(1.0, 10.0))
+    model = FactorizedCodec(1, 4, 5, initial_gains=(1.0, 10.0))
     variables = initial(model, jnp.zeros((1, 16, 16, 1)))
     images = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))
     apply = jax.jit(model.apply, static_argnames="method")
@@ -141,7 +146,7 @@ def test_levels_scale_the_latents_and_back():
 @pytest.mark.slow
 def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
     model, variables, _ = codec
-    field = analysis_field()
+    field = encoder_receptive_field()
     level = jnp.zeros(1, int)
     image = jnp.asarray(np.random.default_rng(2).random((1, 16, 256, 2), np.float32))
 
@@ -153,7 +158,7 @@ def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
     columns = np.flatnonzero(np.abs(of_latent(image)).sum((0, 1, 3)))
     blocks = columns // LATENT_STRIDE
     assert (8 - blocks[0], blocks[-1] - 8) == (field.before, field.after)
-    field = synthesis_field()
+    field = decoder_receptive_field()
     assert field.scale == LATENT_STRIDE
     y = jnp.asarray(np.random.default_rng(3).normal(size=(1, 1, 16, 6)).astype(np.float32))
     reach = []
@@ -172,7 +177,7 @@ def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
 
 def test_bad_settings_are_refused():
     image = jnp.zeros((1, 64, 64, 3))
-    for fields in ({"features": 0}, {"first_gains": ()}, {"first_gains": (1.0, 0.0)}):
+    for fields in ({"features": 0}, {"initial_gains": ()}, {"initial_gains": (1.0, 0.0)}):
         model = FactorizedCodec(**fields)
         with pytest.raises(InputError, match=next(iter(fields))):
             model.init(jax.random.key(0), image, jnp.zeros(1, int))

@@ -18,15 +18,15 @@ from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
 from deconv_jax.models import extractors
 from deconv_jax.models.extractors import (
+    BUNDLED_CLASSIFIERS,
     INCEPTION,
-    INCEPTION_WEIGHTS,
-    SHIPPED,
+    INCEPTION_WEIGHTS_ENV,
     load_extractor,
     save_extractor,
 )
 
 FOLDER = resources.files("deconv_jax.models") / "pretrained"
-on_shipped = pytest.mark.parametrize("name", SHIPPED)
+on_shipped = pytest.mark.parametrize("name", BUNDLED_CLASSIFIERS)
 
 
 def record_of(name):
@@ -51,7 +51,7 @@ def accuracy(name, batch):
 def test_every_file_of_the_folder_is_of_an_extractor_and_small():
     files = {Path(file.name): len(file.read_bytes()) for file in FOLDER.iterdir()}
     assert {path.name for path in files} == {
-        f"{name}.{ending}" for name in SHIPPED for ending in ("json", "safetensors")
+        f"{name}.{ending}" for name in BUNDLED_CLASSIFIERS for ending in ("json", "safetensors")
     }
     assert max(files.values()) < 1_000_000
 
@@ -78,7 +78,7 @@ def test_a_record_names_no_folder_of_the_machine(name):
 @on_shipped
 def test_features_and_probabilities_have_their_shapes(name):
     """Each channel of an image is a plane of its own, whatever the size."""
-    side = SHIPPED[name]
+    side = BUNDLED_CLASSIFIERS[name]
     for channels, size in ((1, (side, side)), (3, (20, 40))):
         images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
         extractor = load_extractor(name)
@@ -162,14 +162,14 @@ on_inception = pytest.mark.parametrize("name", INCEPTION)
 
 @on_inception
 def test_a_missing_file_of_weights_is_named(tmp_path, monkeypatch, name):
-    monkeypatch.setenv(INCEPTION_WEIGHTS, str(tmp_path / "none.pth"))
+    monkeypatch.setenv(INCEPTION_WEIGHTS_ENV, str(tmp_path / "none.pth"))
     with pytest.raises(InputError, match=r"none\.pth: give the path"):
         load_extractor(name)
 
 
 @on_inception
 def test_without_the_weights_the_variable_that_names_them_is_told(tmp_path, monkeypatch, name):
-    monkeypatch.delenv(INCEPTION_WEIGHTS, raising=False)
+    monkeypatch.delenv(INCEPTION_WEIGHTS_ENV, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"\$DECONV_JAX_INCEPTION"):
         load_extractor(name)
@@ -198,7 +198,7 @@ def test_probabilities_of_inception_leave_the_bias_out(tmp_path, monkeypatch, na
         asked.append(path)
         return MeanColours(), {"params": {"fc": dense}}
 
-    monkeypatch.setenv(INCEPTION_WEIGHTS, str(path))
+    monkeypatch.setenv(INCEPTION_WEIGHTS_ENV, str(path))
     monkeypatch.setattr(extractors, "load_inception", load_inception)
     # Not by `load_extractor`, which would keep this one for other tests.
     extractor = extractors._inception(name)

@@ -80,7 +80,7 @@ def test_a_generator_makes_images_of_the_shape_asked_for(kind, shape):
 
 def test_a_generators_other_options_keep_the_shape():
     latents = jnp.zeros((3, LATENT))
-    for fields in ({"smooth": True}, {"kernel_size": 5}, {"norm": "none"}, {"norm": "group"}):
+    for fields in ({"final_conv": True}, {"kernel_size": 5}, {"norm": "none"}, {"norm": "group"}):
         model = DCGANGenerator(latent_dim=LATENT, width=2, **fields)
         images, variables = jax.eval_shape(model.init_with_output, KEY, latents)
         assert images.shape == (3, 28, 28, 1)
@@ -230,7 +230,7 @@ def test_a_conditional_discriminator_judges_images_by_the_class(kind):
 
 def test_the_projection_is_its_formula():
     """A dense layer of the features, and their product with the class's vector."""
-    model = DCGANDiscriminator(width=3, num_classes=4, norm="none", minibatch_std=2)
+    model = DCGANDiscriminator(width=3, num_classes=4, norm="none", minibatch_std_group=2)
     images, labels = uniform(4, 8, 8, 1), jnp.array([2, 0, 3, 3])
     variables = variables_of(model, images, labels)
     params = jax.tree.map(np.asarray, variables["params"])
@@ -330,7 +330,7 @@ def test_a_generators_layers_before_a_norm_have_no_bias(norm):
     latents = jnp.zeros((2, LATENT))
     model = DCGANGenerator(latent_dim=LATENT, width=2, norm=norm)
     assert with_offset(model, latents) == {"Upsample_1"}
-    assert with_offset(model.clone(smooth=True), latents) == {"Conv_0"}
+    assert with_offset(model.clone(final_conv=True), latents) == {"Conv_0"}
     assert with_offset(model.clone(norm="none"), latents) == {
         *("Dense_0", "Upsample_0", "Upsample_1")
     }
@@ -359,11 +359,11 @@ def test_groups_that_do_not_divide_the_batch_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     x = jnp.zeros((6, 2, 2, 1))
     refused = message_of(lambda: minibatch_deviation(x, 4))
-    assert "minibatch_std=4 does not divide a batch of 6 images" in refused
-    assert "minibatch_std must be at least 2; got 1" in message_of(
+    assert "minibatch_std_group=4 does not divide a batch of 6 images" in refused
+    assert "minibatch_std_group must be at least 2; got 1" in message_of(
         lambda: minibatch_deviation(x, 1)
     )
-    model = DCGANDiscriminator(width=2, minibatch_std=4)
+    model = DCGANDiscriminator(width=2, minibatch_std_group=4)
     images = jnp.zeros((6, 16, 16, 1))
     assert "batch of 6" in message_of(lambda: jax.eval_shape(model.init, KEY, images))
 

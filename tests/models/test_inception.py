@@ -15,7 +15,12 @@ from torch.nn import functional
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models.inception import WEIGHTS, InceptionV3, load_inception, resize_for_inception
+from deconv_jax.models.inception import (
+    WEIGHTS_FILENAME,
+    InceptionV3,
+    load_inception,
+    resize_for_inception,
+)
 
 PARAMETERS = 27_161_264 - 3_326_696 + 8 * 2049
 """torchvision's count, without the auxiliary classifier and with 1008 classes instead of 1000."""
@@ -156,7 +161,7 @@ def small_state():
     return {name: torch.zeros(()).expand(t.shape) for name, t in reference.state.items()}
 
 
-def saved(state, folder, name=WEIGHTS):
+def saved(state, folder, name=WEIGHTS_FILENAME):
     torch.save(state, folder / name)
     return folder / name
 
@@ -224,7 +229,7 @@ def test_what_a_file_lacks_is_named(small_state, tmp_path):
 
 def test_where_the_weights_are_to_be_had_is_said(tmp_path):
     message = message_of(lambda: load_inception(tmp_path / "none.pth"))
-    for part in ("none.pth", WEIGHTS, "mseitzer/pytorch-fid", "fid_weights"):
+    for part in ("none.pth", WEIGHTS_FILENAME, "mseitzer/pytorch-fid", "fid_weights"):
         assert part in message
 
 
@@ -233,7 +238,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "made"),))
 
-    path = tmp_path / WEIGHTS
+    path = tmp_path / WEIGHTS_FILENAME
     path.write_bytes(pickle.dumps({"fc.bias": Hostile()}))
     assert "tensors in a dict" in message_of(lambda: load_inception(path))
     assert not (tmp_path / "made").exists()

@@ -9,7 +9,7 @@ from jaxtyping import config as jaxtyping_config
 from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.models import ESPCN, FSRCNN, SRCNN, ConvDeconv, DnCNN, REDNet, UNet
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BUMP = 1e6
 
@@ -22,7 +22,7 @@ def conv(size, stride=1, dilation=1, padding=None):
     sides = "SAME" if padding is None else ((0, 0), (padding, padding))
     options = {"stride": (1, stride), "dilation": (1, dilation), "padding": sides}
     return (
-        lambda trace: trace.conv(size, stride, dilation, padding),
+        lambda tracker: tracker.conv(size, stride, dilation, padding),
         lambda x: ops.conv(x, ones(1, size), **options),
     )
 
@@ -33,21 +33,21 @@ def deconv(size, stride, padding=None):
     if padding is not None:
         options |= {"padding": ((0, 0), (padding, padding)), "output_padding": (0, stride - 1)}
     return (
-        lambda trace: trace.conv_transpose(size, stride, padding),
+        lambda tracker: tracker.conv_transpose(size, stride, padding),
         lambda x: ops.conv_transpose(x, ones(1, size), **options),
     )
 
 
 def nearest(factor):
     return (
-        lambda trace: trace.enlarge(factor),
+        lambda tracker: tracker.enlarge(factor),
         lambda x: ops.resize(x, (x.shape[1], factor * x.shape[2]), method="nearest"),
     )
 
 
 def bicubic(factor):
     return (
-        lambda trace: trace.bicubic(factor),
+        lambda tracker: tracker.bicubic(factor),
         lambda x: ops.imresize(x, (1, factor)),
     )
 
@@ -90,9 +90,9 @@ LAYERS = [
 @pytest.mark.parametrize("layers", LAYERS)
 def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
     width = 48
-    trace = Trace()
+    tracker = ReceptiveFieldTracker()
     for traced, _ in layers:
-        trace = traced(trace)
+        tracker = traced(tracker)
 
     def outputs(x):
         for _, applied in layers:
@@ -100,14 +100,14 @@ def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
         return x
 
     first, last = intervals(outputs, width)
-    period = len(trace.first)
-    assert len(first) == width * period // trace.multiple
+    period = len(tracker.first_input)
+    assert len(first) == width * period // tracker.input_period
     inner = 0
     for pixel in range(len(first)):
         count, phase = divmod(pixel, period)
         expected = (
-            trace.first[phase] + count * trace.multiple,
-            trace.last[phase] + count * trace.multiple,
+            tracker.first_input[phase] + count * tracker.input_period,
+            tracker.last_input[phase] + count * tracker.input_period,
         )
         if expected[0] >= 0 and expected[1] < width:
             inner += 1
@@ -116,12 +116,15 @@ def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
 
 
 def test_where_paths_join_the_wider_one_counts():
-    narrow, wide = Trace().conv(1), Trace().conv(2, stride=2).conv(3).conv_transpose(2, 2)
+    narrow, wide = (
+        ReceptiveFieldTracker().conv(1),
+        ReceptiveFieldTracker().conv(2, stride=2).conv(3).conv_transpose(2, 2),
+    )
     both = narrow.join(wide)
     assert both == wide.join(narrow)
     assert both.receptive_field() == ReceptiveField(before=3, after=3, multiple=2)
-    assert Trace().conv(5).join(wide).receptive_field() == ReceptiveField(3, 3, 2)
-    assert Trace().conv(9).join(wide).receptive_field() == ReceptiveField(4, 4, 2)
+    assert ReceptiveFieldTracker().conv(5).join(wide).receptive_field() == ReceptiveField(3, 3, 2)
+    assert ReceptiveFieldTracker().conv(9).join(wide).receptive_field() == ReceptiveField(4, 4, 2)
 
 
 @pytest.fixture
@@ -134,14 +137,17 @@ def unchecked(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Trace().join(Trace().conv(2, stride=2)), "1 pixels for 1 of the input"),
-        (lambda: Trace().conv(2, stride=2).receptive_field(), "got 1 pixels for 2"),
-        (lambda: Trace().conv_transpose(2, 3), "kernel_size must be at least 3"),
-        (lambda: Trace().conv(0), "kernel_size"),
-        (lambda: Trace().conv(3, stride=0), "stride"),
-        (lambda: Trace().enlarge(0), "factor"),
-        (lambda: Trace().bicubic(0), "factor"),
-        (lambda: Trace().upsample(2, "pixel", 3), "no upsampling 'pixel'"),
+        (
+            lambda: ReceptiveFieldTracker().join(ReceptiveFieldTracker().conv(2, stride=2)),
+            "1 pixels for 1 of the input",
+        ),
+        (lambda: ReceptiveFieldTracker().conv(2, stride=2).receptive_field(), "got 1 pixels for 2"),
+        (lambda: ReceptiveFieldTracker().conv_transpose(2, 3), "kernel_size must be at least 3"),
+        (lambda: ReceptiveFieldTracker().conv(0), "kernel_size"),
+        (lambda: ReceptiveFieldTracker().conv(3, stride=0), "stride"),
+        (lambda: ReceptiveFieldTracker().enlarge(0), "factor"),
+        (lambda: ReceptiveFieldTracker().bicubic(0), "factor"),
+        (lambda: ReceptiveFieldTracker().upsample(2, "pixel", 3), "no upsampling 'pixel'"),
     ],
 )
 def test_what_has_no_field_is_named(call, message):
@@ -151,7 +157,7 @@ def test_what_has_no_field_is_named(call, message):
 
 NETWORKS = {
     "conv_deconv": ConvDeconv(features=(2, 3)),
-    "restorer-2": ConvDeconv(features=(2, 3), stride=2, kernel_size=3),
+    "conv_deconv-2": ConvDeconv(features=(2, 3), stride=2, kernel_size=3),
     "srcnn-2": SRCNN(scale=2, features=(2, 2), kernel_sizes=(5, 3, 3)),
     "srcnn-3": SRCNN(scale=3, features=(2, 2)),
     "fsrcnn-2": FSRCNN(scale=2, d=3, s=2, m=1),

@@ -1,4 +1,4 @@
-"""Published weights: the same images as PyTorch makes with them, exact round trips, hostile files."""
+"""TorchModel weights: the same images as PyTorch makes with them, exact round trips, hostile files."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from torch import nn
 
 from deconv_jax.errors import InputError
 from deconv_jax.models import ESPCN, FSRCNN, ConvDeconv, DnCNN, weight_import
-from deconv_jax.models.weight_import import load_published, save_published
+from deconv_jax.models.weight_import import load_torch_weights, save_torch_weights
 
 ZHANG_EPSILON = 1e-4
 
@@ -113,7 +113,7 @@ def saved(tmp_path):
 def test_published_networks_make_the_images_that_pytorch_makes(theirs, ours, saved):
     randomised(theirs)
     scale = ours.scale if isinstance(ours, FSRCNN) else None
-    module, variables = load_published(saved(theirs.state_dict()), scale)
+    module, variables = load_torch_weights(saved(theirs.state_dict()), scale)
     assert module == ours
     x = np.random.default_rng(0).random((2, 9, 7, ours.channels), np.float32)
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_the_epsilon_of_a_batch_norm_is_that_of_the_code_with_these_names(
     path = saved(state)
     said = []
     for chosen in (None, 3e-4):
-        module, variables = load_published(path, batch_norm_epsilon=chosen, say=said.append)
+        module, variables = load_torch_weights(path, batch_norm_epsilon=chosen, report=said.append)
         with torch.no_grad():
             theirs = network(chosen or epsilon)(images)
         scale = float(theirs.abs().max())
@@ -162,23 +162,23 @@ def test_the_epsilon_of_a_batch_norm_is_that_of_the_code_with_these_names(
 def test_an_epsilon_of_weights_without_batch_norm_is_refused(saved):
     path = saved(dncnn().state_dict())
     with pytest.raises(InputError, match="no batch normalization; got batch_norm_epsilon"):
-        load_published(path, batch_norm_epsilon=1e-5)
+        load_torch_weights(path, batch_norm_epsilon=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dncnn", "fsrcnn-2", "fsrcnn-4", "espcn-3"])
 def test_what_is_saved_is_what_was_published(name, saved, tmp_path, assert_trees_equal):
     theirs, ours = NETWORKS[name]
     state = randomised(theirs).state_dict()
-    module, variables = load_published(saved(state), ours.scale)
+    module, variables = load_torch_weights(saved(state), ours.scale)
     path = tmp_path / "again.safetensors"
-    save_published(path, module, variables["params"])
+    save_torch_weights(path, module, variables["params"])
     again = safetensors.numpy.load_file(path)
     assert set(again) == set(state)
     for key, value in state.items():
         np.testing.assert_array_equal(again[key], value.numpy())
     # The scale, which FSRCNN's names and shapes do not say, is in this file.
-    assert load_published(path)[0] == module
-    assert_trees_equal(load_published(path)[1], variables)
+    assert load_torch_weights(path)[0] == module
+    assert_trees_equal(load_torch_weights(path)[1], variables)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_what_is_saved_is_what_was_published(name, saved, tmp_path, assert_trees
 )
 def test_weights_are_found_where_training_leaves_them(wrap, saved, assert_trees_equal):
     state = randomised(dncnn()).state_dict()
-    module, variables = load_published(saved(wrap(state)))
-    expected_module, expected = load_published(saved(state))
+    module, variables = load_torch_weights(saved(wrap(state)))
+    expected_module, expected = load_torch_weights(saved(state))
     assert module == expected_module
     assert_trees_equal(variables, expected)
 
@@ -223,7 +223,7 @@ def test_nothing_in_a_file_is_executed(legacy, tmp_path):
         path.write_bytes(pickle.dumps(values))
     else:
         torch.save(values, path)
-    assert "tensors in a dict and nothing else" in message_of(lambda: load_published(path))
+    assert "tensors in a dict and nothing else" in message_of(lambda: load_torch_weights(path))
     assert not made.exists()
 
 
@@ -237,7 +237,9 @@ def test_an_archive_that_unpacks_to_more_than_itself_is_not_unpacked(tmp_path):
         for member in source.infolist():
             target.writestr(member.filename, source.read(member))
     assert deflated.stat().st_size < 10**5
-    assert "PyTorch's weights are not compressed" in message_of(lambda: load_published(deflated))
+    assert "PyTorch's weights are not compressed" in message_of(
+        lambda: load_torch_weights(deflated)
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_tensors_are_plain_numbers_of_a_bounded_count(make, message, saved):
     """A few hundred bytes can stand for terabytes, and not every tensor is made of real numbers."""
     path = saved({"w": make(), "b": torch.zeros(1)})
     assert path.stat().st_size < 4096
-    error = message_of(lambda: load_published(path))
+    error = message_of(lambda: load_torch_weights(path))
     assert message in error
     assert error.count(str(path)) == 1
 
@@ -271,7 +273,7 @@ def test_tensors_are_plain_numbers_of_a_bounded_count(make, message, saved):
 def test_weights_within_themselves_are_an_error(saved):
     values = {}
     values["model"] = values
-    assert "no weights by name" in message_of(lambda: load_published(saved(values)))
+    assert "no weights by name" in message_of(lambda: load_torch_weights(saved(values)))
 
 
 def without(state, *names):
@@ -310,15 +312,15 @@ def states():
 def test_what_a_file_lacks_is_named(case, saved):
     state, message = states()[case]
     scale = 3 if case == "slope" else None
-    assert message in message_of(lambda: load_published(saved(state), scale))
+    assert message in message_of(lambda: load_torch_weights(saved(state), scale))
 
 
 def test_a_scale_that_is_not_the_files_is_named(saved):
     path = saved(espcn(3).state_dict())
-    assert "of scale 3, not 2" in message_of(lambda: load_published(path, 2))
-    assert load_published(path, 3)[0].scale == 3
+    assert "of scale 3, not 2" in message_of(lambda: load_torch_weights(path, 2))
+    assert load_torch_weights(path, 3)[0].scale == 3
     path = saved(dncnn().state_dict())
-    assert "of scale 1, not 2" in message_of(lambda: load_published(path, 2))
+    assert "of scale 1, not 2" in message_of(lambda: load_torch_weights(path, 2))
 
 
 def test_files_that_are_none_are_named(tmp_path, monkeypatch):
@@ -332,31 +334,31 @@ def test_files_that_are_none_are_named(tmp_path, monkeypatch):
     for name, content in contents.items():
         path = tmp_path / name
         path.write_bytes(content)
-        assert str(path) in message_of(lambda path=path: load_published(path))
-    assert "cannot read" in message_of(lambda: load_published(tmp_path / "none.safetensors"))
+        assert str(path) in message_of(lambda path=path: load_torch_weights(path))
+    assert "cannot read" in message_of(lambda: load_torch_weights(tmp_path / "none.safetensors"))
     half = tmp_path / "half.safetensors"
     safetensors.numpy.save_file({"model.0.weight": np.zeros((4, 1, 3, 3), np.float32)}, half)
     half.write_bytes(half.read_bytes()[:-4])
-    assert "safetensors" in message_of(lambda: load_published(half))
+    assert "safetensors" in message_of(lambda: load_torch_weights(half))
     integers = tmp_path / "integers.safetensors"
     safetensors.numpy.save_file({"model.0.weight": np.zeros(4, np.uint8)}, integers)
-    assert "got U8" in message_of(lambda: load_published(integers))
+    assert "got U8" in message_of(lambda: load_torch_weights(integers))
     scaled = tmp_path / "scaled.safetensors"
     tensors = {name: value.numpy() for name, value in fsrcnn(3).state_dict().items()}
     safetensors.numpy.save_file(tensors, scaled, {"scale": "three"})
-    assert "'three'" in message_of(lambda: load_published(scaled))
-    monkeypatch.setattr(weight_import, "LARGEST_FILE", 8)
-    assert "at most 8" in message_of(lambda: load_published(scaled))
+    assert "'three'" in message_of(lambda: load_torch_weights(scaled))
+    monkeypatch.setattr(weight_import, "MAX_FILE_BYTES", 8)
+    assert "at most 8" in message_of(lambda: load_torch_weights(scaled))
 
 
 def test_pytorch_is_needed_for_its_own_files_alone(saved, tmp_path, monkeypatch):
     path = saved(randomised(dncnn()).state_dict())
-    module, variables = load_published(path)
+    module, variables = load_torch_weights(path)
     other = tmp_path / "weights.safetensors"
-    save_published(other, module, variables["params"])
+    save_torch_weights(other, module, variables["params"])
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "pip install torch" in message_of(lambda: load_published(path))
-    assert load_published(other)[0] == module
+    assert "pip install torch" in message_of(lambda: load_torch_weights(path))
+    assert load_torch_weights(other)[0] == module
 
 
 @pytest.mark.parametrize(
@@ -372,18 +374,18 @@ def test_pytorch_is_needed_for_its_own_files_alone(saved, tmp_path, monkeypatch)
 )
 def test_what_has_no_published_form_is_named(module, message, tmp_path):
     path = tmp_path / "weights.safetensors"
-    assert message in message_of(lambda: save_published(path, module, {}))
+    assert message in message_of(lambda: save_torch_weights(path, module, {}))
     assert not path.exists()
 
 
 def test_parameters_of_another_network_are_not_saved(saved, tmp_path):
-    module, variables = load_published(saved(dncnn().state_dict()))
+    module, variables = load_torch_weights(saved(dncnn().state_dict()))
     path = tmp_path / "weights.safetensors"
     other = DnCNN(1, 4, 5, norm="none")
-    message = message_of(lambda: save_published(path, other, variables["params"]))
+    message = message_of(lambda: save_torch_weights(path, other, variables["params"]))
     assert "has the shape" in message
     assert ".safetensors; got" in message_of(
-        lambda: save_published(tmp_path / "weights.pth", module, variables["params"])
+        lambda: save_torch_weights(tmp_path / "weights.pth", module, variables["params"])
     )
     assert not path.exists()
 
@@ -392,7 +394,7 @@ def test_parameters_of_another_network_are_not_saved(saved, tmp_path):
 def test_dncnn_denoises_as_published():
     """The figure was measured with PyTorch on the same noise."""
     data = Path(os.environ["DECONV_JAX_DATA"])
-    module, variables = load_published(data / "weights" / "dncnn_25.pth")
+    module, variables = load_torch_weights(data / "weights" / "dncnn_25.pth")
     with Image.open(data / "set12" / "01.png") as file:
         clean = np.asarray(file) / 255
     noisy = clean + np.random.RandomState(0).normal(0, 25 / 255, clean.shape)

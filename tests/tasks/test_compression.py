@@ -27,7 +27,7 @@ LAMBDAS = (0.002, 0.02)
 
 # Plain SGD, for the reason that tests/training/test_parallel.py gives.
 TASK = Compression(
-    FactorizedCodec(1, features=4, latent_features=6, first_gains=(0.5, 2.0)),
+    FactorizedCodec(1, features=4, latent_features=6, initial_gains=(0.5, 2.0)),
     LAMBDAS,
     Optimizer(name="sgd", learning_rate=1e-5),
     crop=32,
@@ -211,7 +211,7 @@ def test_pictures_show_the_lowest_and_the_highest_level(state):
 @pytest.mark.slow
 def test_side_information_is_counted():
     task = dataclasses.replace(
-        TASK, model=HyperpriorCodec(1, 4, 6, first_gains=(0.5, 2.0)), crop=64
+        TASK, model=HyperpriorCodec(1, 4, 6, initial_gains=(0.5, 2.0)), crop=64
     )
     batch = batch_of(slice(1), image=np.tile(IMAGES[:1, :32, :32], (1, 2, 2, 1)))
     state = jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch)

@@ -232,7 +232,7 @@ PLAIN_DESCENT = Optimizer(name="sgd", learning_rate=0.01, momentum=0.0)
 # that is nearly zero into an error as large as the step.
 ON_DEVICES = task_of(
     {"width": 4},
-    {"norm": "batch", "spectral_norm": True, "minibatch_std": 2},
+    {"norm": "batch", "spectral_norm": True, "minibatch_std_group": 2},
     optimizer=PLAIN_DESCENT,
     r1=0.1,
     augment=("translation",),
@@ -574,7 +574,7 @@ def test_labels_that_there_is_no_class_for_are_refused_where_they_are_first_seen
 
 
 LOOKS_AT_MORE = {
-    "minibatch_std": {"minibatch_std": 4},
+    "minibatch_std": {"minibatch_std_group": 4},
     "batch norm": {"norm": "batch"},
 }
 

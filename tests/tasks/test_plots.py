@@ -136,7 +136,7 @@ def test_codes_are_counted_once_most_frequent_first():
 
 
 def test_a_codec_is_drawn_beside_jpeg_of_the_true_pixels():
-    model = FactorizedCodec(channels=1, features=4, latent_features=4, first_gains=(0.5, 2.0))
+    model = FactorizedCodec(channels=1, features=4, latent_features=4, initial_gains=(0.5, 2.0))
     task = Compression(model, (0.01, 0.1), Optimizer())
     smooth = np.linspace(0, 200, 16 * 32).reshape(1, 16, 32, 1) + RNG.integers(
         0, 50, (3, 16, 32, 1)

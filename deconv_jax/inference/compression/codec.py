@@ -53,8 +53,8 @@ from deconv_jax.models.codec import (
     HYPER_STRIDE,
     LATENT_STRIDE,
     FactorizedCodec,
-    analysis_field,
-    synthesis_field,
+    decoder_receptive_field,
+    encoder_receptive_field,
 )
 
 Pixels = UInt8[np.ndarray, "height width channels"]
@@ -219,7 +219,7 @@ class Codec:
 
         # A pixel of what is cut into tiles is all the pixels that a latent stands for.
         blocks: Any = _blocks(self._extended(image))
-        return np.asarray(restore_tiled(analyze, blocks, analysis_field(), _TILE))
+        return np.asarray(restore_tiled(analyze, blocks, encoder_receptive_field(), _TILE))
 
     def _synthesized(self, latents: Latents, level: int) -> Latents:
         """Decoded pixels, not clipped, tile by tile."""
@@ -227,7 +227,7 @@ class Codec:
         def synthesize(tile: Any) -> Any:
             return self._run("synthesize", tile[0], level)[None]
 
-        return np.asarray(restore_tiled(synthesize, latents, synthesis_field(), _TILE))
+        return np.asarray(restore_tiled(synthesize, latents, decoder_receptive_field(), _TILE))
 
     def _extended(self, image: Pixels) -> Pixels:
         """The image at a size that the model takes, extended by mirroring."""

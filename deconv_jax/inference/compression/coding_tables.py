@@ -27,12 +27,12 @@ from deconv_jax.models.codec import (
     FactorizedCodec,
     HyperpriorCodec,
 )
-from deconv_jax.models.entropy_models import LEAST_SCALE
+from deconv_jax.models.entropy_models import MIN_SCALE
 
 Latents = Float[np.ndarray, "height width channels"]
 Tree = Any
 
-_SCALES = np.geomspace(LEAST_SCALE, 128.0, 128)
+_SCALES = np.geomspace(MIN_SCALE, 128.0, 128)
 """Standard deviations that latents have tables for; neighbours differ by 6 %, which costs 0.001 bits."""
 
 

@@ -36,7 +36,7 @@ from deconv_jax.inference.tiling import (
     default_tile,
     restore_tiled,
 )
-from deconv_jax.models.receptive_field import ReceptiveField, Trace
+from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
 from deconv_jax.training.state import Precision, Tree, apply_model
 
@@ -150,7 +150,7 @@ class LearnedRestorer:
         """What an output pixel depends on, in an image of so many channels."""
         field = self.model.receptive_field()  # type: ignore[attr-defined]
         if self.scale > 1 and channels > self._channels:
-            chroma = Trace().bicubic(self.scale).receptive_field()
+            chroma = ReceptiveFieldTracker().bicubic(self.scale).receptive_field()
             field = dataclasses.replace(
                 field,
                 before=max(field.before, chroma.before),

@@ -23,7 +23,7 @@ MODELS = {"factorized": FactorizedCodec, "hyperprior": HyperpriorCodec}
 
 def made(kind, channels=3, latent_features=6, features=4, **options):
     """A codec of random weights whose latents are as wide as it takes them to be."""
-    model = MODELS[kind](channels, features, latent_features, first_gains=(0.125, 0.2))
+    model = MODELS[kind](channels, features, latent_features, initial_gains=(0.125, 0.2))
     image = jnp.zeros((1, 64, 64, channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, jnp.zeros(1, int))
     random = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def made(kind, channels=3, latent_features=6, features=4, **options):
             fan_in = np.prod(leaf.shape[:-1])
             return random.normal(0, small * fan_in**-0.5, leaf.shape).astype(np.float32)
         if "gain" in name:
-            logs = np.log(model.first_gains)[:, None] * (-1 if "inverse" in name else 1)
+            logs = np.log(model.initial_gains)[:, None] * (-1 if "inverse" in name else 1)
             return np.broadcast_to(logs, leaf.shape).astype(np.float32)
         if "gamma" in name:
             return (0.1 * np.eye(leaf.shape[0]) ** 0.5).astype(np.float32)

@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     config = {
         "task": {
             "name": "compression",
-            "model": model | {"first_gains": [0.5, 1.0, 2.0]},
+            "model": model | {"initial_gains": [0.5, 1.0, 2.0]},
             "lambdas": [0.002, 0.01, 0.05],
             "crop": 64,
         },

@@ -19,7 +19,7 @@ from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
-from deconv_jax.models.weight_import import load_published, save_published
+from deconv_jax.models.weight_import import load_torch_weights, save_torch_weights
 from deconv_jax.train import train
 from deconv_jax.workdir import CONFIG
 
@@ -37,7 +37,7 @@ def weights(tmp_path, random_variables):
     """A small DnCNN as a file of published weights."""
     model = DnCNN(depth=2, features=2, norm="none")
     path = tmp_path / "dncnn.safetensors"
-    save_published(path, model, random_variables(model, 1)["params"])
+    save_torch_weights(path, model, random_variables(model, 1)["params"])
     return path
 
 
@@ -345,10 +345,10 @@ def test_plug_and_play_takes_weights_whose_levels_are_told(
 ):
     model = DnCNN(depth=2, features=2, norm="none")
     other = tmp_path / "other.safetensors"
-    save_published(other, model, random_variables(model, 1, seed=1)["params"])
+    save_torch_weights(other, model, random_variables(model, 1, seed=1)["params"])
     kernel = draw(3, 3)
     np.save(tmp_path / "k.npy", kernel)
-    networks = [TrainedDenoiser(p.name, *load_published(p)) for p in (weights, other)]
+    networks = [TrainedDenoiser(p.name, *load_torch_weights(p)) for p in (weights, other)]
     expected = ClassicalRestorer(
         "plug_and_play",
         kernel / kernel.sum(),
