@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from deconv_jax import schema
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
@@ -27,7 +28,6 @@ from deconv_jax.lock import locked
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices, agree, wait_for_all
 from deconv_jax.training.state import TrainState
-from deconv_jax.training.task import Batch
 
 Checkpoint = Literal["last", "best"] | int
 """The last checkpoint, the best on the validation split, or that of a step."""

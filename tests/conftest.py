@@ -24,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from jaxtyping import install_import_hook
 
 SHAPED = ["deconv_jax.ops", "deconv_jax.models", "deconv_jax.metrics", "deconv_jax.data.augment"]
-SHAPED += ["deconv_jax.classical"]
+SHAPED += ["deconv_jax.data.differentiable_augment", "deconv_jax.data.warp", "deconv_jax.classical"]
 install_import_hook(SHAPED, "beartype.beartype")
 
 import jax

@@ -99,11 +99,11 @@ def _compress(arguments: argparse.Namespace) -> int:
     level = levels // 2 if arguments.level is None else arguments.level
 
     def work(source: Path, output: Path) -> str:
-        from deconv_jax.data.images import read_plain
+        from deconv_jax.data.images import read_8bit
         from deconv_jax.io import write_atomically
         from deconv_jax.metrics.image import decibels
 
-        image, lost = read_plain(source, max_pixels=codec.max_pixels)
+        image, lost = read_8bit(source, max_pixels=codec.max_pixels)
         data = _of(source, codec.compress, image, level)
         error = image.astype(np.int16) - _of(source, codec.decompress, data)
         psnr = decibels(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)

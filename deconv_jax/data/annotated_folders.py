@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from deconv_jax.data.batch import IGNORED, HostBatch
 from deconv_jax.data.folders import (
     CANVAS_MULTIPLE,
     FOLDER,
@@ -33,7 +34,6 @@ from deconv_jax.data.folders import (
 )
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
 from deconv_jax.data.overlap import parts_of_files
-from deconv_jax.data.views.view import IGNORED
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.io import open_regular
 
@@ -66,7 +66,7 @@ class Example(NamedTuple):
 
 
 class AnnotatedSource:
-    """A split of annotated images; `gather` gives "image", "size" and what `training.task.Batch` says.
+    """A split of annotated images; `gather` gives "image", "size" and what `Batch` says.
 
     Every file is read once at the start, and one that is damaged or missing ends that.
 
@@ -123,7 +123,7 @@ class AnnotatedSource:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """The examples at `indices`; raises InputError if a file has become unusable."""
         examples = [self._example(self._paths[index]) for index in indices]
         return on_canvas(examples, self._shape, self._most_boxes)
@@ -316,9 +316,7 @@ def _resize(pixels: np.ndarray, to: tuple[int, int], method: Image.Resampling) -
     return np.asarray(image.resize(to[::-1], method)).reshape(*to, pixels.shape[-1])
 
 
-def on_canvas(
-    examples: Sequence[Example], shape: tuple[int, ...], most_boxes: int
-) -> dict[str, np.ndarray]:
+def on_canvas(examples: Sequence[Example], shape: tuple[int, ...], most_boxes: int) -> HostBatch:
     """Examples as a batch, each at the top left of a canvas.
 
     Args:

@@ -1,29 +1,14 @@
-"""Random image transforms that run on the device, inside the compiled step, a key an example.
+"""Random image transforms that run on the device, inside the compiled step, a key an example."""
 
-Functions of images alone, and `Warping`, which takes what is known of an image along: the class of
-each pixel, boxes about objects.
-"""
-
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from deconv_jax.data.views.view import true_sizes, within
-from deconv_jax.errors import InputError, at_least
-
-AugmentName = Literal["color", "translation", "cutout"]
-
-_ELASTIC_GRID = 3
-"""Displacements a side that an elastic map is made of."""
-_LEAST_KEPT = 0.3
-"""Part of a box's area that must remain in view for it to be one still."""
-_ALONG = 5
-"""Points a side at which a box is mapped; its corners are enough where lines stay straight."""
+from deconv_jax.data.batch import valid_mask, valid_sizes
+from deconv_jax.errors import InputError
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array, " batch"]:
@@ -52,7 +37,7 @@ def random_crop(
 ) -> Float[Array, "batch size size channels"]:
     """A square part of each image, every place as likely; InputError for images smaller than it."""
     height, width, channels = images.shape[1:]
-    _check_room(images.shape[1:3], size)
+    check_room(images.shape[1:3], size)
 
     def crop(key: Array, image: Array) -> Array:
         most = jnp.array([height - size, width - size])
@@ -86,7 +71,7 @@ def random_rescale(
         raise InputError(f"factors of random_rescale are in (0, 1]; got {factors}")
     # Rounded first, or the error of 42 / 0.7 in floats would ask for a 61st pixel.
     sides = [math.ceil(round(size / factor, 6)) for factor in factors]
-    _check_room(images.shape[1:3], max(sides))
+    check_room(images.shape[1:3], max(sides))
     channels = images.shape[-1]
     choices = jnp.array(factors, images.dtype)
     most = jnp.array([[n - side for n in images.shape[1:3]] for side in sides])
@@ -142,7 +127,7 @@ def center_resize(
     """
     channels = images.shape[-1]
     if true_size is None:
-        true_size = true_sizes({"image": images})
+        true_size = valid_sizes({"image": images})
     wanted = jnp.array(size, images.dtype)
 
     def fit(image: Array, true: Array) -> Array:
@@ -161,73 +146,7 @@ def center_resize(
     return jnp.clip(jax.vmap(fit)(images, true_size), 0.0, 1.0)
 
 
-def differentiable_augment(
-    keys: Key[Array, " batch"],
-    images: Float[Array, "batch height width channels"],
-    policy: Sequence[AugmentName],
-) -> Float[Array, "batch height width channels"]:
-    """DiffAugment (Zhao et al., arXiv:2006.10738): what a discriminator is shown of every image.
-
-    Gradients pass through, so that a generator learns through it as well. With the strengths of the
-    authors' code: "color" adds up to +-0.25 to the brightness (half of the range [-1, 1] there), and
-    multiplies the saturation by up to 2 and the contrast by 0.5 to 1.5; "translation" moves by up to
-    an eighth of each side; "cutout" blanks a square of half the sides. What is not image is 0, black
-    (there, in [-1, 1], middle gray).
-
-    Args:
-      keys: one an example.
-      images: in [0, 1]; "color" leaves that range.
-      policy: which, in this order.
-    """
-
-    def augment(key: Array, image: Array) -> Array:
-        for number, name in enumerate(policy):
-            image = _AUGMENTS[name](jax.random.fold_in(key, number), image)
-        return image
-
-    return jax.vmap(augment)(keys, images)
-
-
-def _color(key: Array, image: Array) -> Array:
-    brightness, saturation, contrast = jax.random.uniform(key, (3,), image.dtype)
-    image = image + 0.5 * (brightness - 0.5)
-    gray = jnp.mean(image, axis=-1, keepdims=True)
-    image = gray + 2.0 * saturation * (image - gray)
-    mean = jnp.mean(image)
-    return mean + (0.5 + contrast) * (image - mean)
-
-
-def _translation(key: Array, image: Array) -> Array:
-    height, width, _ = image.shape
-    most = jnp.array([int(height / 8 + 0.5), int(width / 8 + 0.5)])
-    down, right = jax.random.randint(key, (2,), -most, most + 1)
-    rows, columns = jnp.arange(height)[:, None] - down, jnp.arange(width)[None] - right
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    moved = jnp.roll(image, (down, right), axis=(0, 1))
-    return jnp.where(inside[..., None], moved, 0.0)
-
-
-def _cutout(key: Array, image: Array) -> Array:
-    height, width, _ = image.shape
-    size = (height // 2, width // 2)
-    most = jnp.array([height + 1 - size[0] % 2, width + 1 - size[1] % 2])
-    top, left = jax.random.randint(key, (2,), 0, most) - jnp.array(size) // 2
-    rows, columns = jnp.arange(height)[:, None] - top, jnp.arange(width)[None] - left
-    blank = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-    return jnp.where(blank[..., None], 0.0, image)
-
-
-_AUGMENTS = {"color": _color, "translation": _translation, "cutout": _cutout}
-
-
-def _check_room(shape: Sequence[int], size: int) -> None:
-    if min(shape) < size:
-        raise InputError(
-            f"parts of {size} pixels a side do not fit images of {shape[0]} x {shape[1]}"
-        )
-
-
-def random_light(
+def random_brightness_contrast(
     key: Key[Array, ""],
     image: Float[Array, "height width channels"],
     size: Int[Array, " 2"],
@@ -244,231 +163,15 @@ def random_light(
       contrast: most that the factor of the differences to the mean is above or below 1, uniform.
     """
     add, factor = jax.random.uniform(key, (2,), minval=-1.0)
-    inside = within((image.shape[0], image.shape[1]), size)[..., None]
+    inside = valid_mask((image.shape[0], image.shape[1]), size)[..., None]
     mean = jnp.sum(jnp.where(inside, image, 0.0)) / (jnp.prod(size) * image.shape[-1])
     changed = mean + (1 + contrast * factor) * (image - mean) + brightness * add
     return jnp.where(inside, jnp.clip(changed, 0.0, 1.0), image)
 
 
-def sample_bilinear(
-    image: Float[Array, "height width channels"], points: Float[Array, "*view 2"]
-) -> Float[Array, "*view channels"]:
-    """An image at points (row, column), in pixels from its top left corner.
-
-    The middle of the first pixel is (0.5, 0.5). Beyond the center_crops of the outermost pixels the
-    nearest of them counts.
-    """
-    height, width, channels = image.shape
-    rows = jnp.clip(points[..., 0] - 0.5, 0.0, height - 1.0)
-    columns = jnp.clip(points[..., 1] - 0.5, 0.0, width - 1.0)
-    top, left = rows.astype(jnp.int32), columns.astype(jnp.int32)
-    bottom, right = jnp.minimum(top + 1, height - 1), jnp.minimum(left + 1, width - 1)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
-    pixels = image.reshape(height * width, channels)
-    above = (1 - across) * pixels[top * width + left] + across * pixels[top * width + right]
-    below = (1 - across) * pixels[bottom * width + left] + across * pixels[bottom * width + right]
-    return (1 - down) * above + down * below
-
-
-class Warp(NamedTuple):
-    """A map from the places of a view to those of an image, both (row, column) in pixels.
-
-    image place = center + matrix (view place - view_center) + the displacement there.
-
-    Attributes:
-      center, view_center: (2,), which meet where nothing is displaced.
-      matrix: (2, 2).
-      displacement: (view height, view width, 2), pixels; None for none.
-      shape: of the view.
-      size: (2,), height and width of what is true of the image.
-      whole: whether pixels go to the middle of pixels, so that none is blended with another.
-    """
-
-    center: Array
-    view_center: Array
-    matrix: Array
-    displacement: Array | None
-    shape: tuple[int, int]
-    size: Array
-    whole: bool
-
-    def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Where in the image the center_crops of the view's pixels are."""
-        rows, columns = (
-            jnp.arange(n) + 0.5 - middle
-            for n, middle in zip(self.shape, self.view_center, strict=True)
+def check_room(shape: Sequence[int], size: int) -> None:
+    """Raise InputError if squares of `size` pixels do not fit images of a height and width."""
+    if min(shape) < size:
+        raise InputError(
+            f"parts of {size} pixels a side do not fit images of {shape[0]} x {shape[1]}"
         )
-        mapped = [
-            center + row[0] * rows[:, None] + row[1] * columns[None]
-            for center, row in zip(self.center, self.matrix, strict=True)
-        ]
-        points = jnp.stack(mapped, axis=-1)
-        return points if self.displacement is None else points + self.displacement
-
-    def image(
-        self, image: Float[Array, "height width channels"]
-    ) -> Float[Array, "view_height view_width channels"]:
-        """What is seen of an image, bilinear; 0 outside what is true of it. Nothing is smoothed."""
-        points = self.points()
-        if self.whole:
-            seen = self._nearest(image, points)
-        else:
-            # The last true pixel counts up to its edge, whatever the canvas is filled with.
-            inner = [jnp.clip(points[..., axis], 0.5, self.size[axis] - 0.5) for axis in range(2)]
-            seen = sample_bilinear(image, jnp.stack(inner, axis=-1))
-        return jnp.where(self._inside(points)[..., None], seen, 0.0)
-
-    def segments(
-        self, segments: Int[Array, "height width"], outside: int
-    ) -> Int[Array, "view_height view_width"]:
-        """The classes of the pixels that are seen, each the nearest's; `outside` where none is true."""
-        points = self.points()
-        seen = self._nearest(segments[..., None], points)[..., 0]
-        return jnp.where(self._inside(points), seen, outside)
-
-    def boxes(
-        self, boxes: Float[Array, "most 4"]
-    ) -> tuple[Float[Array, "most 4"], Bool[Array, " most"]]:
-        """The bounds in the view of mapped boxes, and which of them have at least 30% of their area in it.
-
-        Where the map is elastic, it is inverted by a few fixed-point steps at points of the box.
-        """
-        along = jnp.linspace(0.0, 1.0, _ALONG)[None]
-        rows = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * along
-        columns = boxes[:, 1:2] + (boxes[:, 3:] - boxes[:, 1:2]) * along
-        shape = (len(boxes), _ALONG, _ALONG)
-        down = jnp.broadcast_to(rows[:, :, None], shape) - self.center[0]
-        across = jnp.broadcast_to(columns[:, None], shape) - self.center[1]
-        (a, b), (c, d) = self.matrix
-        determinant = a * d - b * c
-
-        def seen(down: Array, across: Array) -> tuple[Array, Array]:
-            return (
-                self.view_center[0] + (d * down - b * across) / determinant,
-                self.view_center[1] + (a * across - c * down) / determinant,
-            )
-
-        rows, columns = seen(down, across)
-        if self.displacement is not None:
-            for _ in range(4):
-                row, column = (
-                    jnp.clip(place, 0, n - 1).astype(jnp.int32)
-                    for place, n in zip((rows, columns), self.shape, strict=True)
-                )
-                moved = self.displacement[row, column]
-                rows, columns = seen(down - moved[..., 0], across - moved[..., 1])
-        bounds = [jnp.min(rows, (1, 2)), jnp.min(columns, (1, 2))]
-        bounds += [jnp.max(rows, (1, 2)), jnp.max(columns, (1, 2))]
-        whole = jnp.stack(bounds, axis=-1)
-        clipped = jnp.stack(
-            [jnp.clip(edge, 0, self.shape[axis % 2]) for axis, edge in enumerate(bounds)], axis=-1
-        )
-        left_over = _area(clipped)
-        return clipped, (left_over > 0) & (left_over >= _LEAST_KEPT * _area(whole))
-
-    def _inside(self, points: Array) -> Array:
-        """Where points are on what is true of the image."""
-        rows, columns = points[..., 0], points[..., 1]
-        return (rows >= 0) & (rows < self.size[0]) & (columns >= 0) & (columns < self.size[1])
-
-    def _nearest(self, values: Array, points: Array) -> Array:
-        rows, columns = (
-            jnp.clip(jnp.floor(points[..., axis]), 0, n - 1).astype(jnp.int32)
-            for axis, n in enumerate(values.shape[:2])
-        )
-        return values[rows, columns]
-
-
-@dataclasses.dataclass(frozen=True)
-class Warping:
-    """How images are moved at random: the distribution of a `Warp`.
-
-    Attributes:
-      crop: pixels a side of what is seen, anywhere in what is true of the image; None to see the
-        whole canvas.
-      flip: mirror left and right, in half of the cases.
-      dihedral: each of the eight orientations of a square, quarter turns, mirrored or not.
-      rotate: most degrees that the image is turned either way about the middle of what is seen.
-      scale: least and most factor that objects are enlarged by, uniform in its logarithm.
-      elastic: standard deviation in pixels of the displacements on a grid of 3 x 3, between which
-        the image is moved smoothly (Ronneberger et al., arXiv:1505.04597, section 3.1).
-    """
-
-    crop: int | None = None
-    flip: bool = False
-    dihedral: bool = False
-    rotate: float = 0.0
-    scale: tuple[float, float] = (1.0, 1.0)
-    elastic: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.crop is not None:
-            at_least("crop", self.crop, 1)
-        if not 0 <= self.rotate <= 180:
-            raise InputError(f"rotate is 0 to 180 degrees; got {self.rotate}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"scale is two factors above 0, least first; got {self.scale}")
-        at_least("elastic", self.elastic, 0)
-
-    @property
-    def moves(self) -> bool:
-        """Whether any of this is wanted."""
-        return self.crop is not None or self.flip or self.dihedral or not self._whole
-
-    @property
-    def _whole(self) -> bool:
-        return not self.rotate and self.scale == (1.0, 1.0) and not self.elastic
-
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InputError if images of this height and width cannot be moved so."""
-        if self.crop is not None:
-            _check_room(shape, self.crop)
-        if self.dihedral and self.crop is None and shape[0] != shape[1]:
-            raise InputError(
-                f"dihedral turns square images or crops; got {shape[0]} x {shape[1]} and no crop"
-            )
-
-    def draw(self, key: Key[Array, ""], shape: tuple[int, int], size: Int[Array, " 2"]) -> Warp:
-        """A map of an image.
-
-        Args:
-          key: of this image.
-          shape: height and width of the canvas.
-          size: height and width of what is true of it, at its top left.
-        """
-        turn, zoom, sides, corner, grid = jax.random.split(key, 5)
-        transpose, down, across = jax.random.bernoulli(sides, shape=(3,))
-        if not self.dihedral:
-            transpose, down = jnp.zeros_like(transpose), jnp.zeros_like(down)
-            across = across & self.flip
-        angle = math.radians(self.rotate) * jax.random.uniform(turn, minval=-1.0)
-        least, most = map(math.log, self.scale)
-        factor = jnp.exp(
-            jax.random.uniform(zoom, minval=least, maxval=most) if most > least else least
-        )
-        signs = jnp.stack([1.0 - 2.0 * down, 1.0 - 2.0 * across])
-        turned = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-        matrix = turned * signs[None] / factor
-        matrix = jnp.where(transpose, matrix[:, ::-1], matrix)
-        true = size.astype(jnp.float32)
-        if self.crop is None:
-            seen, center = shape, true / 2
-            view_center = jnp.where(transpose, center[::-1], center)
-        else:
-            seen = (self.crop, self.crop)
-            covered = self.crop / factor
-            room = true - covered
-            drawn = jnp.floor(jax.random.uniform(corner, (2,)) * (jnp.floor(room) + 1))
-            # Of what is smaller than the crop all is seen, in the middle; by whole pixels, as above.
-            start = jnp.where(room >= 0, jnp.minimum(drawn, room), jnp.floor(room / 2))
-            center = start + covered / 2
-            view_center = jnp.full(2, self.crop / 2)
-        displacement = None
-        if self.elastic:
-            coarse = self.elastic * jax.random.normal(grid, (_ELASTIC_GRID, _ELASTIC_GRID, 2))
-            displacement = jax.image.resize(coarse, (*seen, 2), "cubic")
-        return Warp(center, view_center, matrix, displacement, seen, size, self._whole)
-
-
-def _area(boxes: Array) -> Array:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deconv_jax.data.images import LINKED, Color, read_pixels, survey
+from deconv_jax.data.batch import HostBatch
+from deconv_jax.data.images import LINKED, Color, list_files, read_pixels
 from deconv_jax.data.overlap import parts_of_files
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.io import kind_of
@@ -137,7 +138,7 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """The examples at `indices`; raises InputError if a file has become unreadable."""
         height, width = self._shape
         sizes = np.empty((len(indices), 2), np.int32)
@@ -267,7 +268,7 @@ def find_files(name: str, split: str, data_dir: str | None = None) -> Files:
             f'data set {name!r} has no split {split!r}: it is not "all", and {folder} is no '
             'folder; a part of the files is e.g. "all[:-10]"'
         )
-    found = survey(folder, complete=True)
+    found = list_files(folder, complete=True)
     links = found.left_out.get(LINKED, ())
     left_out = tuple(f"{path} is a link to a folder, not followed" for path in links)
     files = Files(root, tuple(found.files), left_out)

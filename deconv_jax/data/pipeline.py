@@ -19,11 +19,11 @@ import numpy as np
 from absl import flags
 
 from deconv_jax.data.annotated_folders import AnnotatedSource
+from deconv_jax.data.batch import HostBatch
 from deconv_jax.data.folders import FolderSource, seeded_splits
 from deconv_jax.data.images import Color
 from deconv_jax.data.sources import (
     ArraySource,
-    Batch,
     Fingerprint,
     Source,
     image_files,
@@ -178,7 +178,7 @@ def training_iterator(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
+) -> grain.DatasetIterator[HostBatch]:
     """A checkpointable iterator over this process's rows of `batches` global batches.
 
     Each batch holds the source's arrays and "index", the examples' places in the source (int32).
@@ -195,7 +195,7 @@ def training_iterator(
     if len(source) == 0:
         raise InputError("data.train_split is empty")
 
-    def examples(indices: np.ndarray) -> Batch:
+    def examples(indices: np.ndarray) -> HostBatch:
         rows = _share(indices, process_index, process_count)
         return ({} if indices_only else source.gather(rows)) | {"index": rows}
 
@@ -222,8 +222,8 @@ class Prefetched:
 
     def __init__(
         self,
-        batches: grain.DatasetIterator[Batch],
-        put: Callable[[list[Batch]], Any],
+        batches: grain.DatasetIterator[HostBatch],
+        put: Callable[[list[HostBatch]], Any],
         *,
         group: int,
         depth: int,
@@ -277,7 +277,7 @@ class Prefetched:
 
 def evaluation_batches(
     source: Source, *, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+) -> Iterator[HostBatch]:
     """This process's rows of every example of `source` once, in order.
 
     The last batch is filled with repeats of example 0; "mask" (float32) is 1 for an example and 0

@@ -28,6 +28,7 @@ from deconv_jax.data.annotated_folders import (
     on_canvas,
     resized,
 )
+from deconv_jax.data.batch import HostBatch
 from deconv_jax.data.embedded import photographs
 from deconv_jax.data.folders import FOLDER, Files, FolderSource, find_files
 from deconv_jax.data.images import Color
@@ -35,7 +36,6 @@ from deconv_jax.data.overlap import Part
 from deconv_jax.errors import InputError, closest_match
 from deconv_jax.io import is_folder
 
-Batch = dict[str, np.ndarray]
 Fingerprint = Mapping[str, int | str]
 
 EMBEDDED = ("digits", photographs.NAME)
@@ -60,7 +60,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """The examples at `indices`, each feature stacked along a new first axis."""
         ...
 
@@ -92,7 +92,7 @@ class ArraySource:
         """See `Source.fingerprint`: that of what is held, or the number of examples."""
         return self.held or {"examples": len(self)}
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """See `Source.gather`."""
         return {name: array[indices] for name, array in self.arrays.items()}
 
@@ -126,7 +126,7 @@ class RecordSource:
         """See `Source.fingerprint`: the number of examples, for a TFDS version does not change."""
         return {"examples": len(self)}
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """See `Source.gather`; raises InputError if there is no canvas and the images differ in shape."""
         examples = self.records.__getitems__([int(i) for i in indices])
         if self.canvas is None:
@@ -203,7 +203,7 @@ class StackedSource:
         """See `Source.fingerprint`: the number of examples."""
         return {"examples": len(self)}
 
-    def gather(self, indices: np.ndarray) -> Batch:
+    def gather(self, indices: np.ndarray) -> HostBatch:
         """See `Source.gather`; the label is the three-digit number that the channels' spell."""
         parts = [self.base.gather(places) for places in self.places[indices].T]
         label = np.zeros(len(indices), np.int32)

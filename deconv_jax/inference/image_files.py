@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from deconv_jax.data.images import FORMATS, OTHER_FORMAT, UNREADABLE, read_image, survey
+from deconv_jax.data.images import FORMATS, OTHER_FORMAT, UNREADABLE, list_files, read_image
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, open_regular
 
@@ -278,7 +278,7 @@ def _found(
     path = Path(word)
     kind = kind_of(path)
     if kind == "folder":
-        seen = survey(path, endings)
+        seen = list_files(path, endings)
         others = dict(seen.left_out)
         found = [(file, file.relative_to(path)) for file in seen.files]
     elif kind is not None:

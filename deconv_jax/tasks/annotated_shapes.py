@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deconv_jax.data.views import Annotated, View, evaluation_view, training_view
+from deconv_jax.data.views import AnnotatedBatch, View, evaluation_view, training_view
 from deconv_jax.errors import InputError
 from deconv_jax.models.layers import check_sides
 
@@ -17,7 +17,7 @@ def shapes_seen(
     view: View,
     batch: Mapping[str, jax.Array],
     wanted: Literal["segments", "boxes"],
-) -> tuple[Annotated, Annotated]:
+) -> tuple[AnnotatedBatch, AnnotatedBatch]:
     """Shapes and types of what a view makes of a batch's first example, in training and in evaluation.
 
     Raises:
@@ -30,7 +30,7 @@ def shapes_seen(
     first["index"] = jax.ShapeDtypeStruct((1,), jnp.int32)
     step = jnp.zeros((), jnp.int32)
 
-    def checked(seen: Annotated) -> Annotated:
+    def checked(seen: AnnotatedBatch) -> AnnotatedBatch:
         if wanted not in seen:
             raise InputError(
                 f"this task needs images with {wanted}; task.view gives {sorted(seen)} of a batch of "

@@ -22,9 +22,9 @@ from PIL import Image
 
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral
+from deconv_jax.data.batch import Batch, valid_sizes
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
-from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import (
     MS_SSIM_LEAST_SIZE,
@@ -48,7 +48,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import center_crops, picture_grid
 from deconv_jax.viz.plots import Plot, Series
 
@@ -171,7 +171,7 @@ class Compression(Task):
 
     @functools.partial(jit, static_argnums=0)
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, Array]:
-        images, sizes = images_in_unit_range(batch["image"]), true_sizes(batch)
+        images, sizes = images_in_unit_range(batch["image"]), valid_sizes(batch)
         canvas = self._canvas(images)
         measures: dict[str, Array] = {"loss": jnp.zeros(len(images))}
         for level, weight in enumerate(self.lambdas):
@@ -207,7 +207,7 @@ class Compression(Task):
             views[f"level {level}, lambda {self.lambdas[level]:g}"] = self._decoded(
                 state, few["image"], level
             )
-        sizes = np.asarray(true_sizes(few))
+        sizes = np.asarray(valid_sizes(few))
         rows = {
             name: center_crops(np.asarray(images), sizes, _PICTURED_PIXELS)
             for name, images in views.items()
@@ -272,6 +272,6 @@ def _jpeg(images: Iterable[np.ndarray]) -> dict[str, float]:
 def _true_images(batch: Any) -> Iterator[np.ndarray]:
     """The images of a batch without fillings, each without what extends it."""
     host = {name: gather_to_host(jnp.asarray(array)) for name, array in batch.items()}
-    for place, (height, width) in enumerate(np.asarray(true_sizes(host))):
+    for place, (height, width) in enumerate(np.asarray(valid_sizes(host))):
         if "mask" not in host or host["mask"][place]:
             yield host["image"][place, :height, :width]

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
-from deconv_jax.data.views import Recorded, View, evaluation_view, training_view
+from deconv_jax.data.views import AnnotatedView, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
 from deconv_jax.tasks.annotated_shapes import shapes_seen
@@ -39,7 +40,7 @@ from deconv_jax.training.state import (
     gradient_step,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import with_boxes
 
@@ -69,7 +70,7 @@ class Detection(Task):
 
     model: nn.Module
     optimizer: Optimizer
-    view: View = dataclasses.field(default_factory=Recorded)
+    view: View = dataclasses.field(default_factory=AnnotatedView)
     precision: Precision = "f32"
     class_names: tuple[str, ...] = ()
     most_detections: int = 100

@@ -23,12 +23,9 @@ import optax
 from PIL import Image
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.augment import (
-    AugmentName,
-    center_resize,
-    differentiable_augment,
-    example_keys,
-)
+from deconv_jax.data.augment import center_resize, example_keys
+from deconv_jax.data.batch import Batch
+from deconv_jax.data.differentiable_augment import AugmentName, differentiable_augment
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
@@ -47,7 +44,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     split_batch,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import mosaic, picture_grid
 
 Tree = Any

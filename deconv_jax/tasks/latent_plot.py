@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from deconv_jax.data.batch import Batch
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.task import Batch
 from deconv_jax.viz.plots import COLORS, Plot, Series
 
 

@@ -23,11 +23,11 @@ from PIL import Image
 from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
+from deconv_jax.data.batch import Batch, valid_sizes
 from deconv_jax.data.degradations import Degradation, noise_sigma
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
-from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
@@ -41,7 +41,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import center_crops, picture_grid
 
 Images = Float[Array, "batch height width channels"]
@@ -162,7 +162,7 @@ class Restoration(Task):
             "restored": output,
             "truth": clean,
         }
-        sizes = np.asarray(true_sizes({"image": clean} | few))
+        sizes = np.asarray(valid_sizes({"image": clean} | few))
         rows = {
             name: center_crops(images, sizes, _PICTURED_PIXELS) for name, images in views.items()
         }
@@ -245,7 +245,7 @@ class Restoration(Task):
         return self._measured(*pair, batch)
 
     def _measured(self, output: Images, clean: Images, batch: Batch) -> dict[str, jax.Array]:
-        sizes = true_sizes({"image": clean} | {k: v for k, v in batch.items() if k == "size"})
+        sizes = valid_sizes({"image": clean} | {k: v for k, v in batch.items() if k == "size"})
         sizes = sizes - sizes % self.scale - 2 * self.border
         inner = slice(self.border, None)
         pair = output[:, inner, inner], clean[:, inner, inner]

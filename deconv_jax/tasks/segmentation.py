@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
 from deconv_jax.data.views import (
     IGNORED,
-    Annotated,
-    Recorded,
+    AnnotatedBatch,
+    AnnotatedView,
     View,
     evaluation_view,
     training_view,
@@ -49,7 +50,7 @@ from deconv_jax.training.state import (
     gradient_step,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import background_of, with_segments
 
@@ -79,7 +80,7 @@ class Segmentation(Task):
 
     model: nn.Module
     optimizer: Optimizer
-    view: View = dataclasses.field(default_factory=Recorded)
+    view: View = dataclasses.field(default_factory=AnnotatedView)
     precision: Precision = "f32"
     class_names: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
@@ -215,7 +216,7 @@ class Segmentation(Task):
         return apply_model(self.model, variables, images, train=False, precision=self.precision)[0]
 
     @functools.partial(jit, static_argnums=0)
-    def _evaluated(self, state: TrainState, batch: Batch) -> tuple[Annotated, Logits]:
+    def _evaluated(self, state: TrainState, batch: Batch) -> tuple[AnnotatedBatch, Logits]:
         seen = evaluation_view(self.view, batch)
         logits = self._outputs(state.inference_variables(), seen["image"])
         self._check(logits, seen["segments"])

@@ -22,6 +22,7 @@ from PIL import Image
 
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
@@ -41,7 +42,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot
 

@@ -22,6 +22,7 @@ from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import decibels, mean_squared_error, psnr
@@ -38,7 +39,7 @@ from deconv_jax.training.state import (
     images_in_unit_range,
     init_state,
 )
-from deconv_jax.training.task import Batch, Task
+from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot, Series
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.sources import Batch
+from deconv_jax.data.batch import HostBatch
 from deconv_jax.errors import InputError
 from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.training.state import Scalars, TrainState
@@ -90,11 +90,11 @@ class Devices:
             tree,
         )
 
-    def put_batch(self, batch: Batch) -> dict[str, jax.Array]:
+    def put_batch(self, batch: HostBatch) -> dict[str, jax.Array]:
         """Puts this process's rows of a global batch, split over the devices."""
         return self._put(batch, PartitionSpec(DATA_AXIS))
 
-    def put_batches(self, batches: list[Batch]) -> dict[str, jax.Array]:
+    def put_batches(self, batches: list[HostBatch]) -> dict[str, jax.Array]:
         """Puts several batches, stacked along a new first axis, for one call of a compiled step."""
         stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
         if self.compiler == "jit":
@@ -105,7 +105,7 @@ class Devices:
         }
         return self._put(split, PartitionSpec(DATA_AXIS))
 
-    def _put(self, tree: Batch, spec: PartitionSpec) -> dict[str, jax.Array]:
+    def _put(self, tree: HostBatch, spec: PartitionSpec) -> dict[str, jax.Array]:
         sharding = NamedSharding(self.mesh, spec)
         return {
             name: jax.make_array_from_process_local_data(sharding, array)

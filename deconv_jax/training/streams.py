@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError
 from deconv_jax.io import json_text
 from deconv_jax.training.loop import Stream, Training
 from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
-from deconv_jax.training.task import Batch
 
 NUM_PICTURED = 12
 """Number of validation examples in a picture."""

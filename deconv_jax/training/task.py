@@ -10,17 +10,10 @@ from typing import ClassVar, Protocol
 import jax
 from PIL import Image
 
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
 from deconv_jax.training.state import Scalars, TrainState
 from deconv_jax.viz.plots import Drawing
-
-Batch = Mapping[str, jax.Array]
-"""uint8 "image" (batch, height, width, channels), int32 "label" (batch,), int32 "index" (batch,)
-and, in evaluation, float32 "mask" (batch,): 1 for an example, 0 for a filling. Images that were
-extended to a common canvas have their true height and width in int32 "size" (batch, 2). Annotated
-images have, as their set has them, uint8 "segments" (batch, height, width), the class of each pixel or
-`views.IGNORED`; and float32 "boxes" (batch, most, 4), the top, left, bottom and right edge of each object
-in pixels, with their classes in int32 "box_class" (batch, most), -1 in rows without an object."""
 
 
 class Task(Protocol):

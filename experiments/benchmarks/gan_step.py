@@ -50,12 +50,12 @@ from torch.nn.functional import softplus
 
 from deconv_jax.cli.common import keep_memory
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.batch import Batch
 from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks.gan import GAN
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
-from deconv_jax.training.task import Batch
 
 BATCH_SIZE, SIZE, CHANNELS, LATENT_DIM = 64, 32, 3, 100
 WIDTHS = (64, 128)

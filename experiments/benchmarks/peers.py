@@ -23,12 +23,12 @@ import torch
 from timing import time_in_turns, time_ratios, write_record
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch
 from deconv_jax.models.layers import ConvTranspose, Upsample
 from deconv_jax.ops.conv import cpu
 from deconv_jax.ops.conv import lax as plain
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Scalars, TrainState
-from deconv_jax.training.task import Batch
 
 Train = Callable[[], list[float]]
 """Trains a step further each time and returns its losses."""

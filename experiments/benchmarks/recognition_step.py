@@ -25,14 +25,14 @@ from torch.nn import functional
 
 from deconv_jax.cli import load_config
 from deconv_jax.cli.common import keep_memory
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import load
-from deconv_jax.data.views import Recorded, evaluation_view
+from deconv_jax.data.views import AnnotatedView, evaluation_view
 from deconv_jax.experiment import Experiment
 from deconv_jax.models.centernet import HEAT_BIAS
 from deconv_jax.tasks.centernet_targets import ALPHA, BETA, center_targets
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
-from deconv_jax.training.task import Batch
 
 CONFIGS = ROOT / "experiments" / "recognition"
 CALLS = 3
@@ -104,7 +104,7 @@ def classifier(argument: str) -> Case:
 
 def unet() -> Case:
     """The U-Net of digit scenes."""
-    task = task_of("scenes_segmentation.py", view=Recorded())
+    task = task_of("scenes_segmentation.py", view=AnnotatedView())
     batch = scenes("scenes_segmentation.py")
     state = jax.jit(task.init)(jax.random.key(0), batch)
     net = TorchUNet(task.model, batch["image"].shape[-1])
@@ -115,7 +115,7 @@ def unet() -> Case:
 
 def centernet() -> Case:
     """The CenterNet of digit scenes."""
-    task = task_of("scenes_detection.py", view=Recorded())
+    task = task_of("scenes_detection.py", view=AnnotatedView())
     batch = scenes("scenes_detection.py")
     state = jax.jit(task.init)(jax.random.key(0), batch)
     net = TorchCenterNet(task.model, batch["image"].shape[-1])

@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from deconv_jax.cli import load_config
 from deconv_jax.cli.common import keep_memory
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import FactorizedCodec
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Scalars, TrainState, apply_model, gradient_step, init_state
-from deconv_jax.training.task import Batch
 
 CONFIGS = ROOT / "experiments" / "restoration"
 CALLS = 3

@@ -43,12 +43,12 @@ from timing import ROOT, parse_arguments, processors, time_in_turns, time_ratios
 
 from deconv_jax.cli import load_config
 from deconv_jax.cli.common import keep_memory
+from deconv_jax.data.batch import Batch
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import Autoencoder
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
-from deconv_jax.training.task import Batch
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "mnist.py"
 BATCH_SIZE = 128

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             name="unet", channels=2, features=(16, 32, 64, 128), residual=False, norm="batch"
         ),
         view=dict(
-            name="recorded",
+            name="annotated",
             crop=128,
             dihedral=True,
             rotate=20.0,

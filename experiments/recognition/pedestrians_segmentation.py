@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             name="unet", channels=2, features=(8, 16, 32, 64, 128), residual=False, norm="batch"
         ),
         view=dict(
-            name="recorded",
+            name="annotated",
             crop=192,
             flip=True,
             scale=(0.7, 1.4),

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             norm="batch",
         ),
         view=dict(
-            name="recorded",
+            name="annotated",
             crop=224,
             flip=True,
             rotate=10.0,

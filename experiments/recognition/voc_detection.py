@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             blocks=2,
         ),
         view=dict(
-            name="recorded",
+            name="annotated",
             crop=384,
             flip=True,
             scale=(0.6, 1.4),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from _common import budget, finished_run
 
-from deconv_jax.data.images import list_images, read_plain
+from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.metrics.image import decibels, ms_ssim
 from deconv_jax.metrics.standard_codecs import available, standard_codec
@@ -39,7 +39,7 @@ LARGE = 256
 
 def _images(folder: Path) -> list[tuple[str, np.ndarray]]:
     """Names and uint8 images as the files have them, gray ones with one channel."""
-    return [(path.name, read_plain(path)[0]) for path in list_images(folder)]
+    return [(path.name, read_8bit(path)[0]) for path in list_images(folder)]
 
 
 def _measured(image: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Annotated images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
+"""AnnotatedBatch images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from deconv_jax.data.annotated_folders import Example, on_canvas, read_penn_fuda
 from deconv_jax.data.images import read_labels
 from deconv_jax.data.pipeline import Data, evaluation_batches, training_iterator
 from deconv_jax.data.sources import RecordSource, in_memory, load, prepare
-from deconv_jax.data.views import IGNORED, Recorded, evaluation_view
+from deconv_jax.data.views import IGNORED, AnnotatedView, evaluation_view
 from deconv_jax.errors import InputError
 
 REAL = Path(os.environ.get("DECONV_JAX_DATA", "")) / "pennfudan_subset"
@@ -406,7 +406,7 @@ def test_annotated_sets_may_be_cached(people, cache):
         np.testing.assert_array_equal(batch[name], array[batch["index"]])
     (last,) = evaluation_batches(data.source("validation"), batch_size=2)
     assert last["mask"].tolist() == [1, 0]
-    seen = evaluation_view(Recorded(), jax.tree.map(jax.numpy.asarray, last))
+    seen = evaluation_view(AnnotatedView(), jax.tree.map(jax.numpy.asarray, last))
     assert (np.asarray(seen["segments"])[:, :, 20:] == IGNORED).all()
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.data.augment import differentiable_augment
+from deconv_jax.data.differentiable_augment import differentiable_augment
 
 KEY = jax.random.key(0)
 COUNT, SIZE = 400, (16, 24)

@@ -15,10 +15,10 @@ from deconv_jax.data.images import (
     FORMATS,
     ImageFile,
     list_images,
+    read_8bit,
     read_image,
     read_labels,
     read_pixels,
-    read_plain,
     write_image,
 )
 from deconv_jax.errors import InputError
@@ -234,7 +234,7 @@ def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
         np.testing.assert_allclose(read.pixels[8, 8], [1, 0, 0], atol=2 / 255)
         assert (read.mode, read.icc_profile) == ("CMYK", None)
         said = "CMYK converted to RGB, without its colour profile"
-        assert read.notes == read_plain(tmp_path / f"a{suffix}")[1] == (said,)
+        assert read.notes == read_8bit(tmp_path / f"a{suffix}")[1] == (said,)
         # Its copy is RGB.
         write_image(tmp_path / "copy.png", read.pixels, read)
         assert read_image(tmp_path / "copy.png").mode == "RGB"

@@ -9,7 +9,7 @@ import pytest
 
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import ArraySource
-from deconv_jax.data.views import Recorded
+from deconv_jax.data.views import AnnotatedView
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.detection import average_precision
 from deconv_jax.models import CenterNet, UNet
@@ -94,7 +94,7 @@ def trained(state, count=8, compiler="jit", steps=2, **fields):
 
 @pytest.mark.slow
 def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, untrained):
-    view = Recorded(flip=True, scale=(0.8, 1.2), brightness=0.1)
+    view = AnnotatedView(flip=True, scale=(0.8, 1.2), brightness=0.1)
     one, one_scalars = trained(untrained, count=1, view=view)
     for compiler in ("jit", "pmap"):
         other, scalars = trained(untrained, compiler=compiler, view=view)
@@ -223,12 +223,12 @@ def test_data_without_boxes_is_refused():
 
 def test_images_that_do_not_fit_are_refused_before_training():
     """Crops that only training sees, and whole images that only evaluation does."""
-    crops = dataclasses.replace(TASK, view=Recorded(crop=18))
+    crops = dataclasses.replace(TASK, view=AnnotatedView(crop=18))
     with pytest.raises(InputError, match="18x18 pixels do not fit this CenterNet"):
         crops.init(jax.random.key(0), batch_of(slice(1)))
     odd = batch_of(slice(1), image=np.zeros((1, 30, 30, 1), np.uint8))
     with pytest.raises(InputError, match="30x30 pixels do not fit this CenterNet"):
-        dataclasses.replace(TASK, view=Recorded(crop=16)).init(jax.random.key(0), odd)
+        dataclasses.replace(TASK, view=AnnotatedView(crop=16)).init(jax.random.key(0), odd)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deconv_jax.data.sources import ArraySource
-from deconv_jax.data.views import IGNORED, Recorded
+from deconv_jax.data.views import IGNORED, AnnotatedView
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.segmentation import ratios
 from deconv_jax.models import UNet
@@ -47,7 +47,7 @@ DATA = {"image": IMAGES, "segments": SEGMENTS}
 TASK = Segmentation(
     Pixelwise(),
     Optimizer(name="sgd", learning_rate=0.5),
-    view=Recorded(crop=4, dihedral=True, brightness=0.1),
+    view=AnnotatedView(crop=4, dihedral=True, brightness=0.1),
     class_names=("dark", "gray", "bright"),
     class_weights=(1.0, 2.0, 0.5),
     dice=0.7,
@@ -208,7 +208,7 @@ def test_evaluation_is_exact_whatever_the_batches(state):
 
 @pytest.mark.slow
 def test_it_learns_what_brightness_says(state):
-    task = dataclasses.replace(TASK, view=Recorded(), optimizer=Optimizer(learning_rate=0.03))
+    task = dataclasses.replace(TASK, view=AnnotatedView(), optimizer=Optimizer(learning_rate=0.03))
     learnt, scalars = trained(40, task, count=1)
     assert scalars["loss"][-1] < 0.5 * scalars["loss"][0]
     before, after = (task.evaluate(s, batches(10)) for s in (state, learnt))
@@ -254,7 +254,7 @@ def test_bad_input_is_named(state):
     def refused(words, data=DATA, **fields):
         first = {name: array[:1] for name, array in data.items()}
         with pytest.raises(InputError, match=words):
-            dataclasses.replace(TASK, view=Recorded(), **fields).init(jax.random.key(0), first)
+            dataclasses.replace(TASK, view=AnnotatedView(), **fields).init(jax.random.key(0), first)
 
     refused(r"needs images with segments; .* a batch of \['image'", {"image": IMAGES})
     unet = UNet(channels=CLASSES, features=(2, 2, 2), residual=False)

@@ -14,17 +14,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from deconv_jax.data.augment import Warping, random_light
-from deconv_jax.data.views.view import IGNORED, Annotated, true_sizes, within
+from deconv_jax.data.augment import random_brightness_contrast
+from deconv_jax.data.batch import IGNORED, valid_mask, valid_sizes
+from deconv_jax.data.views.view import AnnotatedBatch
+from deconv_jax.data.warp import RandomWarp
 from deconv_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded(Warping):
+class AnnotatedView(RandomWarp):
     """A `View` of "image" with "segments" and "boxes" as the batch has them.
 
     In evaluation nothing is changed; in training all fields may be combined. Pixels outside what
-    "size" says is true have class `IGNORED`. See `Warping` for the geometric fields.
+    "size" says is true have class `IGNORED`. See `RandomWarp` for the geometric fields.
 
     Attributes:
       brightness: most that is added to or taken from all pixels.
@@ -42,14 +44,14 @@ class Recorded(Warping):
 
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
-    ) -> Annotated:
+    ) -> AnnotatedBatch:
         """See `View`."""
         images = batch["image"].astype(jnp.float32) / 255.0
-        sizes = true_sizes(batch)
+        sizes = valid_sizes(batch)
         seen = {"image": images}
         if "segments" in batch:
             _, height, width, _ = images.shape
-            inside = jax.vmap(lambda size: within((height, width), size))(sizes)
+            inside = jax.vmap(lambda size: valid_mask((height, width), size))(sizes)
             seen["segments"] = jnp.where(inside, batch["segments"].astype(jnp.int32), IGNORED)
         if "boxes" in batch:
             seen["boxes"] = batch["boxes"].astype(jnp.float32)
@@ -65,7 +67,7 @@ class Recorded(Warping):
         place, light = jax.random.split(key)
         image = seen["image"]
         if self.brightness or self.contrast:
-            image = random_light(light, image, size, self.brightness, self.contrast)
+            image = random_brightness_contrast(light, image, size, self.brightness, self.contrast)
         if not self.moves:
             return seen | {"image": image}
         warp = self.draw(place, (image.shape[0], image.shape[1]), size)

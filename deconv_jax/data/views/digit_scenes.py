@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from deconv_jax.data.augment import sample_bilinear
-from deconv_jax.data.views.view import Annotated
+from deconv_jax.data.views.view import AnnotatedBatch
+from deconv_jax.data.warp import sample_bilinear
 from deconv_jax.errors import InputError, at_least
 
 _MOST_DIGITS = 9
@@ -86,7 +86,7 @@ class DigitScenes:
 
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
-    ) -> Annotated:
+    ) -> AnnotatedBatch:
         """See `View`: of uint8 "image" (batch, height, width, digits) and "label", the number they spell."""
         del train
         if "label" not in batch:

@@ -6,7 +6,7 @@ images as people see them; and what of a patch is beyond the image is no pixel, 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch
 from deconv_jax.data.images import Color, read_pixels
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
@@ -57,7 +58,6 @@ from deconv_jax.viz.panels import (
 )
 
 Tree = Any
-Batch = Mapping[str, Any]
 Attribution = Literal[
     "gradient", "guided", "deconvnet", "integrated_gradients", "occlusion", "grad_cam"
 ]

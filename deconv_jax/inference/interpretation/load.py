@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax.compilation import jit
+from deconv_jax.data.batch import Batch, valid_sizes
 from deconv_jax.data.images import Color
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.data.views import evaluation_view
-from deconv_jax.data.views.view import true_sizes
 from deconv_jax.errors import InputError
 from deconv_jax.inference.interpretation.figures import InterpretableModel
 from deconv_jax.inference.recognition.load import image_color, load_recognition
@@ -19,7 +19,6 @@ from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
 from deconv_jax.training.state import images_in_unit_range
-from deconv_jax.training.task import Batch
 from deconv_jax.viz.grids import center_crops
 from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_example
 
@@ -77,7 +76,7 @@ def _restoration_subject(
     degrade = jit(lambda batch: task.evaluation_pair(batch)[0])
 
     def seen(batch: Batch) -> jax.Array:
-        sizes = np.asarray(true_sizes(batch)) // task.scale
+        sizes = np.asarray(valid_sizes(batch)) // task.scale
         return jnp.asarray(center_crops(np.asarray(degrade(batch)), sizes, RESTORED_SIDE))
 
     def fitted(pixels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from deconv_jax.data.images import read_plain
+from deconv_jax.data.images import read_8bit
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
@@ -55,7 +55,7 @@ def predict_file(
     """
     check_unused(job.output, overwrite=overwrite)
     with catch_out_of_memory(f"{job.source}: not enough memory"):
-        pixels, lost = read_plain(job.source, predictor.color)
+        pixels, lost = read_8bit(job.source, predictor.color)
         try:
             prediction = predictor(pixels)
         except InputError as error:

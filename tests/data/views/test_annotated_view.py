@@ -1,4 +1,4 @@
-"""Annotated images moved in training: pixels, classes and boxes go to the same places."""
+"""AnnotatedBatch images moved in training: pixels, classes and boxes go to the same places."""
 
 import dataclasses
 import functools
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.data.augment import sample_bilinear
-from deconv_jax.data.views import IGNORED, VIEWS, Recorded, evaluation_view, training_view
+from deconv_jax.data.views import IGNORED, VIEWS, AnnotatedView, evaluation_view, training_view
+from deconv_jax.data.warp import sample_bilinear
 from deconv_jax.errors import InputError
 
 COUNT, SIDE = 32, 48
@@ -62,16 +62,16 @@ def mask_bounds(mask):
 
 
 WHOLE = [
-    Recorded(flip=True),
-    Recorded(dihedral=True),
-    Recorded(crop=32),
-    Recorded(crop=32, flip=True),
-    Recorded(crop=33, dihedral=True),
+    AnnotatedView(flip=True),
+    AnnotatedView(dihedral=True),
+    AnnotatedView(crop=32),
+    AnnotatedView(crop=32, flip=True),
+    AnnotatedView(crop=33, dihedral=True),
 ]
 BENT = [
-    Recorded(scale=(0.5, 1.5)),
-    Recorded(crop=40, scale=(0.7, 1.3), flip=True),
-    Recorded(dihedral=True, scale=(0.8, 1.2), crop=32),
+    AnnotatedView(scale=(0.5, 1.5)),
+    AnnotatedView(crop=40, scale=(0.7, 1.3), flip=True),
+    AnnotatedView(dihedral=True, scale=(0.8, 1.2), crop=32),
 ]
 
 
@@ -108,11 +108,11 @@ def test_pixels_classes_and_boxes_move_together(batch, view):
 @pytest.mark.slow
 def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
     square = {k: v for k, v in batch.items() if k != "size"}
-    image = np.asarray(evaluated(Recorded(), square)["image"][0, ..., 0])
+    image = np.asarray(evaluated(AnnotatedView(), square)["image"][0, ..., 0])
     turns = [np.rot90(turned, n) for turned in (image, image.T) for n in range(4)]
     for view, expected in (
-        (Recorded(dihedral=True), turns),
-        (Recorded(flip=True), [image, image[:, ::-1]]),
+        (AnnotatedView(dihedral=True), turns),
+        (AnnotatedView(flip=True), [image, image[:, ::-1]]),
     ):
         seen = trained(view, square)["image"][..., 0]
         found = [[np.array_equal(one, other) for other in expected] for one in seen]
@@ -122,7 +122,7 @@ def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
 
 def test_what_is_true_of_an_image_stays_at_the_top_left(batch):
     """Turned by quarters, its height and width may be exchanged, and nothing of it is lost."""
-    for segments in trained(Recorded(dihedral=True), batch)["segments"]:
+    for segments in trained(AnnotatedView(dihedral=True), batch)["segments"]:
         inside = segments != IGNORED
         top, left, bottom, right = mask_bounds(inside)
         assert (top, left) == (0, 0)
@@ -132,7 +132,7 @@ def test_what_is_true_of_an_image_stays_at_the_top_left(batch):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_without_augmentation_images_are_only_cast(batch, train):
-    view = Recorded()
+    view = AnnotatedView()
     seen = trained(view, batch) if train else evaluated(view, batch)
     np.testing.assert_allclose(seen["image"], np.asarray(batch["image"]) / 255, rtol=1e-6)
     np.testing.assert_array_equal(seen["boxes"], batch["boxes"])
@@ -144,22 +144,22 @@ def test_without_augmentation_images_are_only_cast(batch, train):
 
 
 def test_evaluation_changes_nothing_whatever_training_does(batch):
-    view = Recorded(
+    view = AnnotatedView(
         crop=16, dihedral=True, rotate=30.0, scale=(0.5, 2.0), elastic=2.0, contrast=0.5
     )
-    plain, seen = evaluated(Recorded(), batch), evaluated(view, batch)
+    plain, seen = evaluated(AnnotatedView(), batch), evaluated(view, batch)
     jax.tree.map(np.testing.assert_array_equal, seen, plain)
 
 
 def test_images_alone_are_enough():
     batch = {"image": jnp.ones((2, 16, 16, 3), jnp.uint8), "index": jnp.arange(2)}
-    seen = trained(Recorded(crop=8, rotate=10.0), batch)
+    seen = trained(AnnotatedView(crop=8, rotate=10.0), batch)
     assert {name: array.shape for name, array in seen.items()} == {"image": (2, 8, 8, 3)}
 
 
 def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
     """Written out for a known angle; what is seen of a mask lies in its box."""
-    view = Recorded(rotate=40.0)
+    view = AnnotatedView(rotate=40.0)
     seen = trained(view, batch)
     kept = 0
     for segments, boxes, classes in zip(
@@ -179,7 +179,7 @@ def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
 
 def test_the_map_is_the_one_that_its_fields_say():
     """Against NumPy: turned about the middle of what is true, enlarged, and where a box's corners go."""
-    view = Recorded(rotate=30.0, scale=(0.8, 1.4))
+    view = AnnotatedView(rotate=30.0, scale=(0.8, 1.4))
 
     @jax.jit
     def drawn_and_applied(key):
@@ -206,7 +206,7 @@ def test_the_map_is_the_one_that_its_fields_say():
 
 @pytest.mark.slow
 def test_elastic_maps_are_smooth_and_as_strong_as_said(batch):
-    view = Recorded(elastic=1.5)
+    view = AnnotatedView(elastic=1.5)
     displacement = drawn(view, 400).displacement
     assert 0.75 < displacement.std() < 1.5  # Between the grid's places it is a mean of several.
     assert 1.35 < displacement[:, SIDE // 2, SIDE // 2].std() < 1.65
@@ -223,7 +223,7 @@ def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
     """Of a row of boxes a crop keeps those of which at least 30% of the area is in it."""
     lefts = np.arange(0, 64, 8, dtype=np.float32)
     boxes = np.stack([0 * lefts, lefts, 0 * lefts + 64, lefts + 8], axis=1)
-    view = Recorded(crop=16)
+    view = AnnotatedView(crop=16)
     center_of = jax.jit(lambda key: view.draw(key, (64, 64), jnp.array([64, 64])).center)
     seen = jax.jit(lambda key, b: view.draw(key, (64, 64), jnp.array([64, 64])).boxes(b))
     for seed in range(12):
@@ -239,7 +239,7 @@ def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
 
 @pytest.mark.slow
 def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
-    view = Recorded(crop=36)
+    view = AnnotatedView(crop=36)
     seen = trained(view, batch)
     assert (seen["segments"] != IGNORED).all()
     corners = set(map(tuple, drawn(view, 600).center - 18))
@@ -247,15 +247,15 @@ def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
 
 
 def test_a_crop_larger_than_what_is_true_has_all_of_it_in_the_middle(batch):
-    seen = trained(Recorded(crop=46), batch)["segments"]
+    seen = trained(AnnotatedView(crop=46), batch)["segments"]
     columns = (seen != IGNORED).any((0, 1))
     np.testing.assert_array_equal(np.nonzero(columns)[0], np.arange(3, 43))
 
 
 def test_light_changes_pixels_as_said_and_no_annotation(batch):
-    view = Recorded(brightness=0.2, contrast=0.3)
+    view = AnnotatedView(brightness=0.2, contrast=0.3)
     seen = trained(view, batch)
-    plain = jax.device_get(evaluated(Recorded(), batch))
+    plain = jax.device_get(evaluated(AnnotatedView(), batch))
     for name in ("segments", "boxes", "box_class"):
         np.testing.assert_array_equal(seen[name], plain[name])
     np.testing.assert_array_equal(seen["image"][:, :, TRUE[1] :], plain["image"][:, :, TRUE[1] :])
@@ -270,7 +270,7 @@ def test_light_changes_pixels_as_said_and_no_annotation(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("view", [BENT[1], Recorded(rotate=20.0, elastic=1.0, brightness=0.1)])
+@pytest.mark.parametrize("view", [BENT[1], AnnotatedView(rotate=20.0, elastic=1.0, brightness=0.1)])
 def test_what_becomes_of_an_example_depends_on_its_key_alone(batch, view):
     order = np.random.default_rng(0).permutation(COUNT)
     seen = trained(view, batch)
@@ -307,14 +307,14 @@ def test_bilinear_samples_are_those_of_scipy():
 )
 def test_fields_out_of_range_are_refused(fields, words):
     with pytest.raises(InputError, match=words):
-        Recorded(**fields)
+        AnnotatedView(**fields)
 
 
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        (Recorded(crop=41), "parts of 41 pixels"),
-        (Recorded(dihedral=True), "square images or crops"),
+        (AnnotatedView(crop=41), "parts of 41 pixels"),
+        (AnnotatedView(dihedral=True), "square images or crops"),
     ],
 )
 def test_images_that_cannot_be_moved_so_are_refused(view, words):

@@ -10,28 +10,41 @@ deflated. What else there is (LZW, JPEG, CCITT, palettes, CMYK, few bits) Pillow
     pages                        one; reduced copies and masks of it do not count
 """
 
+import contextlib
 import dataclasses
 import io
 import logging
+import struct
 from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 from jaxtyping import UInt
+from PIL import Image
 
+from deconv_jax.data.images.exif import kept_exif, resolution
+from deconv_jax.data.images.pillow import decode_with_pillow, load, opened, read_twice
+from deconv_jax.data.images.samples import Decoded, check_size, counted, upright
 from deconv_jax.errors import InputError
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 
 _COLOR_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+
 _BITS = (1, 2, 4, 8, 16)
+
 _UNSIGNED = (1, 4)
 """Sample formats: unsigned integers, and what nothing is known of, which readers take for the same."""
+
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
+
 _CMYK_INKS = 1
+
 _UNSPECIFIED, _MULTIPLIED, _ALPHA, _CORELS_ALPHA = 0, 1, 2, 999
 """Kinds of extra samples; CorelDRAW has one of its own."""
+
 _DECODED_BY_TIFFFILE = (1, 8, 32946)
 """Compressions: none, and deflate by its two numbers."""
 
@@ -192,7 +205,7 @@ def read_samples(
     return np.moveaxis(samples, 0, -1) if layout.planes else samples
 
 
-def with_plain_tags(file: BinaryIO) -> io.BytesIO:
+def with_raw_tags(file: BinaryIO) -> io.BytesIO:
     """Copy a file of 16-bit samples so that its tags ask for the samples as they are.
 
     Of gray Pillow knows only 0 as black; it would leave extra samples out, or divide by them.
@@ -206,3 +219,56 @@ def with_plain_tags(file: BinaryIO) -> io.BytesIO:
         if "ExtraSamples" in tags:
             tags["ExtraSamples"].overwrite(_ALPHA)
     return copy
+
+
+def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray | None, Any]:
+    """Return the layout of a TIFF file, its samples (None if Pillow has to decode them) and its EXIF data."""
+    with tifffile.TiffFile(file) as tiff:
+        layout = read_layout(tiff)
+        check_size(layout.size[1], layout.size[0], max_pixels)
+        samples = read_samples(tiff, layout)
+        exif = Image.Exif()
+        exif.endian, exif.bigtiff = tiff.byteorder, tiff.is_bigtiff
+        # Pillow cannot read the directories of a big-endian BigTIFF file.
+        with contextlib.suppress(struct.error):
+            exif.load_from_fp(file, tiff.pages[0].offset)
+    return layout, samples, exif
+
+
+def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decode a TIFF file, by tifffile where it can and by Pillow otherwise."""
+    layout, samples, exif = read_tiff(file, max_pixels)
+    if samples is None and layout.bits < 16:
+        try:
+            decoded = decode_with_pillow(file, max_pixels)
+        except Image.UnidentifiedImageError as error:
+            raise InputError(f"it is damaged, or {layout.described()} are not read") from error
+    else:
+        pixels = layout.pixels(_decode_wide_tiff(file, layout) if samples is None else samples)
+        pixels = np.ascontiguousarray(upright(pixels, layout.orientation))
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[-1]]
+        kept, dpi = kept_exif(exif, "TIFF"), resolution("TIFF", {}, exif)
+        decoded = Decoded(pixels, mode, "TIFF", layout.icc_profile, kept, dpi)
+    notes = list(decoded.notes)
+    if layout.unused:
+        notes.append(f"{counted(layout.unused, 'sample')} a pixel of no stated meaning left out")
+    if layout.copies:
+        notes.append(f"{counted(layout.copies, 'further page')} (reduced copies, masks) left out")
+    return dataclasses.replace(decoded, notes=tuple(notes))
+
+
+def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
+    """The 16-bit samples of a TIFF file that tifffile cannot decode."""
+    channels = layout.color_samples + len(layout.extras)
+    if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+        raise InputError("its 16-bit samples are neither gray nor RGB")
+    kinds = (layout.color_samples, len(layout.extras))
+    if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.planes):
+        raise InputError(f"{layout.described()} are not read; with compression 1 (none) they are")
+    raw = with_raw_tags(file)
+    if channels > 1:
+        name = {3: "RGB", 4: "RGBA"}[channels]
+        return read_twice(raw, f"{name};16L", f"{name};16B")
+    with opened(raw) as image:
+        load(image)
+        return np.asarray(image).astype(np.uint16)[..., None]

@@ -1,0 +1,84 @@
+"""The image files of a folder."""
+
+import collections
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from deconv_jax.data.images.image_file import FORMATS
+from deconv_jax.errors import InputError
+from deconv_jax.io import kind_of
+
+OTHER_FORMAT = "of a format that is not read here"
+
+LINKED = "links to folders, which are not followed"
+
+HIDDEN = "hidden"
+
+UNREADABLE = "folders that cannot be read"
+
+
+class FileListing(NamedTuple):
+    """Files of a folder.
+
+    Attributes:
+      files: those that were looked for.
+      left_out: the others, and folders that were not entered, by the reason.
+    """
+
+    files: list[Path]
+    left_out: dict[str, list[Path]]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, by their endings, sorted by their paths.
+
+    Hidden files and folders are left out, and so are links to folders.
+
+    Raises:
+      InputError: there is no such folder, or a folder in it cannot be read.
+    """
+    return list_files(folder, complete=True).files
+
+
+def list_files(
+    folder: Path, endings: Collection[str] = tuple(FORMATS), *, complete: bool = False
+) -> FileListing:
+    """Find the files in a folder and its subfolders that have one of the endings, and what else is there.
+
+    Args:
+      folder: where to look.
+      endings: of the files' names, in small letters.
+      complete: whether a subfolder that cannot be read is an error, and not left out.
+
+    Raises:
+      InputError: there is no such folder, or it cannot be read.
+    """
+    if kind_of(folder) != "folder":
+        raise InputError(f"no folder {folder}")
+    found: list[Path] = []
+    left_out: dict[str, list[Path]] = collections.defaultdict(list)
+
+    def unreadable(error: OSError) -> None:
+        path = Path(error.filename)
+        if complete or path == folder:
+            raise InputError(f"cannot read folder {path}: {error.strerror}") from error
+        left_out[UNREADABLE].append(path)
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        left_out[HIDDEN] += [Path(parent, n) for n in (*folders, *names) if n.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.suffix.lower() in endings]
+        left_out[OTHER_FORMAT] += [path for path in paths if path.suffix.lower() not in endings]
+        below = [Path(parent, name) for name in folders]
+        left_out[LINKED] += [path for path in below if path.is_symlink()]
+
+    def place(path: Path) -> str:
+        return path.relative_to(folder).as_posix()
+
+    found.sort(key=place)
+    return FileListing(
+        found, {why: sorted(paths, key=place) for why, paths in left_out.items() if paths}
+    )

@@ -1,0 +1,148 @@
+"""Image files decoded by Pillow."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from deconv_jax.data.images.exif import kept_exif, resolution
+from deconv_jax.data.images.image_file import FORMATS
+from deconv_jax.data.images.samples import Decoded, check_size, counted, upright
+from deconv_jax.errors import InputError
+
+_OPENED = tuple(sorted(set(FORMATS.values())))
+
+_REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
+
+_STDERR = 2
+
+_limit = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_limit() -> Iterator[None]:
+    """Pillow's own limit of pixels, a variable of the whole program, gives way to ours."""
+    with _limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO) -> Iterator[Any]:
+    """An image of which Pillow has read the header."""
+    file.seek(0)
+    with without_limit():
+        image = Image.open(file, formats=_OPENED)
+    with image:
+        yield image
+
+
+def check_header(image: Any, max_pixels: int) -> None:
+    """Raises for an image that is too large or not the only one in its file."""
+    check_size(image.width, image.height, max_pixels)
+    # A TIFF file's pages were counted by their kinds; a JPEG file's others are previews and the like.
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in ("TIFF", "MPO"):
+        raise InputError(f"it has {frames} frames; only files with one image are read")
+
+
+def load(image: Any) -> None:
+    """Decodes an image of which the header was read."""
+    if image.format != "TIFF":
+        image.load()
+        return
+    # Of TIFF files Pillow looks at the size again before it decodes them.
+    with without_limit(), _without_libtiffs_words():
+        image.load()
+
+
+@contextlib.contextmanager
+def _without_libtiffs_words() -> Iterator[None]:
+    """libtiff writes what is wrong with a file to the standard error of the process, from C."""
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # There is none.
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, _STDERR)
+        os.close(kept)
+
+
+def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
+    """Decode a file, which Pillow identifies by its content."""
+    with opened(file) as image:
+        check_header(image, max_pixels)
+        others = image.n_frames - 1 if image.format == "MPO" else 0
+        mode, kind = image.mode, image.format.replace("MPO", "JPEG")
+        samples_kind = image.tile[0].args if kind == "PNG" else None
+        load(image)
+        samples = _samples(image)
+        transparent = image.info.get("transparency")
+        # After the pixels: some PNG files have it there, and TIFF files are upright by now.
+        exif = image.getexif()
+        turned = exif.get(ExifTags.Base.Orientation, 1)
+        kept, dpi = kept_exif(exif, kind), resolution(kind, image.info, exif)
+        profile = image.info.get("icc_profile") or None
+    if samples_kind in ("RGB;16B", "RGBA;16B", "LA;16B"):
+        mode, samples = samples_kind[:-4], _decode_wide_png(file, samples_kind)
+    if samples.dtype == np.uint16 and samples.shape[-1] % 2 and transparent is not None:
+        seen = (samples != np.array(transparent)).any(axis=-1, keepdims=True)
+        samples = np.concatenate([samples, np.where(seen, 65535, 0).astype(np.uint16)], axis=-1)
+    notes = []
+    if mode == "CMYK":
+        notes.append(f"CMYK converted to RGB{', without its colour profile' if profile else ''}")
+        profile = None
+    if exif and kept is None and set(exif) - {ExifTags.Base.Orientation} and kind != "TIFF":
+        notes.append("EXIF data that cannot be copied left out")
+    if others:
+        notes.append(f"{counted(others, 'further picture')} in the file left out")
+    samples = np.ascontiguousarray(upright(samples, turned))
+    return Decoded(samples, mode, kind, profile, kept, dpi, tuple(notes))
+
+
+def _samples(image: Any) -> np.ndarray:
+    """The samples (height, width, channels) of a decoded file, in Pillow's own depth."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode in _REFUSED:
+        raise InputError(f"its pixels are {_REFUSED[image.mode]}, not 8 or 16 bits of gray or RGB")
+    wanted = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:
+        wanted += "A"
+    return np.asarray(image.convert(wanted)).reshape(image.height, image.width, len(wanted))
+
+
+def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
+    """The 16-bit samples of a colour PNG."""
+    if samples_kind == "LA;16B":  # Its four bytes a pixel pass for RGBA of 8 bits.
+        with opened(file) as image:
+            image.tile = [image.tile[0]._replace(args="RGBA")]
+            pairs = np.asarray(image).astype(np.uint16)
+        return pairs[..., 0::2] << 8 | pairs[..., 1::2]
+    return read_twice(file, samples_kind, samples_kind.replace("16B", "16L"))
+
+
+def read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
+    """16-bit samples of which Pillow gives one byte or the other, by the names that these have there."""
+
+    def read(byte: str) -> np.ndarray:
+        with opened(file) as image:
+            tile = image.tile[0]
+            args = byte if isinstance(tile.args, str) else (byte, *tile.args[1:])
+            image.tile = [tile._replace(args=args)]
+            load(image)
+            return np.asarray(image).astype(np.uint16)
+
+    return read(upper) << 8 | read(lower)

@@ -1,0 +1,166 @@
+"""Image files, written as they were."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from deconv_jax.data.images.image_file import FORMATS, ImageFile
+from deconv_jax.data.images.samples import composite_on_white
+from deconv_jax.errors import InputError, did_you_mean
+from deconv_jax.io import write_atomically
+
+JPEG_QUALITY = 95
+
+_BAND = 256
+"""Rows that are converted at a time when writing."""
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+_PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""By number of channels: gray, gray and alpha, RGB, RGBA."""
+
+
+def write_image(
+    path: Path,
+    pixels: Float[np.ndarray, "height width channels"] | UInt8[np.ndarray, "height width channels"],
+    like: ImageFile | None = None,
+) -> None:
+    """Writes an image file, whole or not at all, in the format of its name's ending.
+
+    BMP, PNG, TIFF (not compressed) and WebP are lossless, JPEG has quality 95 and full colour
+    resolution. 16 bits go into PNG and TIFF, alpha into PNG, TIFF and WebP; elsewhere samples are
+    rounded to 8 bits and what is transparent is laid on white. WebP has no gray: its three
+    channels are equal.
+
+    Args:
+      path: the file to make or replace.
+      pixels: one or three channels in [0, 1], what is beyond is clipped; or uint8, written as they
+        are, for which there is no `like`.
+      like: gives bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile
+        (if gray stayed gray and colour colour), EXIF data (not for colour TIFF of 16 bits) and
+        resolution; without it the file has 8 bits and none of these. A palette is not made again.
+
+    Raises:
+      InputError: an unknown ending, pixels that are NaN or of another shape, more pixels than the
+        format has room for, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"no image format for {path}; {did_you_mean(suffix, FORMATS)}")
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.size == 0:
+        raise InputError(f"an image is (height, width, 1 or 3); got {pixels.shape} for {path}")
+    if np.isnan(np.min(pixels)):
+        raise InputError(f"pixels for {path} are NaN")
+    kind = FORMATS[suffix]
+    values = [pixels]
+    if like is not None and like.alpha is not None:
+        values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
+    wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
+    whole = like is None and pixels.dtype == np.uint8
+    samples = pixels if whole else _samples_of(values, np.uint16 if wide else np.uint8)
+    if kind in ("BMP", "JPEG", "PPM") and samples.shape[-1] % 2 == 0:
+        samples = composite_on_white(samples)
+    same_colors = like is not None and like.pixels.shape[-1] == pixels.shape[-1]
+    profile = like.icc_profile if like is not None and same_colors else None
+    exif = like.exif if like is not None else None
+    try:
+        encoded = _encode(kind, samples, profile, exif, like.dpi if like is not None else None)
+    except (OSError, ValueError, RuntimeError, struct.error) as error:
+        raise InputError(f"cannot write {path} as {kind}: {error}") from error
+    write_atomically(path, lambda file: file.write(encoded))
+
+
+def _samples_of(values: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    """Arrays of channels in [0, 1], clipped and rounded to whole numbers, side by side.
+
+    In bands of rows: of a large image, copies in double precision would be what takes the memory.
+    """
+    height, width = values[0].shape[:2]
+    channels = sum(v.shape[-1] for v in values)
+    samples = np.empty((height, width, channels), dtype)
+    for top in range(0, height, _BAND):
+        band = np.concatenate([v[top : top + _BAND] for v in values], axis=-1)
+        scaled = np.clip(band, 0.0, 1.0).astype(np.float64) * np.iinfo(dtype).max
+        samples[top : top + _BAND] = np.rint(scaled)
+    return samples
+
+
+def _resized(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if alpha.shape[:2] == size:
+        return alpha
+    resized = Image.fromarray(alpha[..., 0]).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(resized)[..., None], 0.0, 1.0)
+
+
+def _encode(
+    kind: str,
+    samples: np.ndarray,
+    profile: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> bytes:
+    """The bytes of a file."""
+    channels = samples.shape[-1]
+    if samples.dtype == np.uint16 and kind == "PNG":
+        return _encode_wide_png(samples, profile, exif, dpi)
+    file = io.BytesIO()
+    if samples.dtype == np.uint16 and channels > 1:
+        tifffile.imwrite(
+            file,
+            samples,
+            photometric="rgb" if channels > 2 else "minisblack",
+            extrasamples=["unassalpha"] if channels % 2 == 0 else None,
+            planarconfig="contig",
+            iccprofile=profile,
+            resolution=dpi,
+            resolutionunit="inch" if dpi is not None else None,
+            metadata=None,
+        )
+        return file.getvalue()
+    defaults: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": JPEG_QUALITY, "subsampling": "4:4:4"},
+        "WEBP": {"lossless": True, "exact": True},
+    }
+    options = dict(defaults.get(kind, {}))
+    if profile is not None:
+        options["icc_profile"] = profile
+    if exif is not None:
+        options["exif"] = exif
+    if dpi is not None:
+        options["dpi"] = dpi
+    Image.fromarray(samples[..., 0] if channels == 1 else samples).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _encode_wide_png(
+    samples: np.ndarray,
+    profile: bytes | None,
+    exif: bytes | None,
+    dpi: tuple[float, float] | None,
+) -> bytes:
+    """A PNG file of 16-bit samples (W3C, PNG specification), each row less the one above it."""
+    height, width, channels = samples.shape
+    rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
+    filtered[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPES[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header)]
+    if profile is not None:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
+    if dpi is not None:  # In pixels per metre.
+        chunks.append((b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1)))
+    if exif is not None:
+        chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))
+    chunks += [(b"IDAT", zlib.compress(filtered.tobytes())), (b"IEND", b"")]
+    return _PNG_START + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
