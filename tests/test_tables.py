@@ -9,62 +9,44 @@ import pytest
 
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
-from deconv_jax.tables import (
-    NOTEBOOKS,
-    PAPER_TABLES,
-    PROJECT,
-    RESULTS,
-    TEXTS,
-    install_cell,
-    render_texts,
-    repository,
-    run_missing,
-)
+from deconv_jax.notebook_cells import PROJECT, install_cell, repository
+from deconv_jax.records import REQUIRED, RESULTS, TABLES
+from deconv_jax.tables import NOTEBOOKS, render_texts, run_missing, texts
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the texts, the notebooks and the results."""
-    shutil.copytree(ROOT / NOTEBOOKS, tmp_path / NOTEBOOKS)
+    """Copy the texts, the notebooks, the records and the tables into a folder."""
+    for folder in (NOTEBOOKS, RESULTS, TABLES):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / PROJECT, tmp_path / PROJECT)
-    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
-    shutil.copytree(ROOT / PAPER_TABLES, tmp_path / PAPER_TABLES)
-    for name in TEXTS:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+    for path in texts(ROOT):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    (tmp_path / "docs").mkdir(exist_ok=True)
     return tmp_path
 
 
-def test_the_texts_are_as_the_results_say(project):
+def test_texts_show_the_records(project):
     assert render_texts(project, check=True) == []
 
 
-def test_a_changed_result_is_noticed_and_rendered(project):
-    path = project / RESULTS / "autoencoding" / "digits.json"
-    result = json.loads(path.read_text())
-    result["metrics"]["test"]["psnr"] = 12.345
-    path.write_text(json.dumps(result))
-    assert render_texts(project, check=True) == [project / "README.md"]
-    assert "psnr 12.35 dB" not in (project / "README.md").read_text()
-    assert render_texts(project) == [project / "README.md"]
-    assert "psnr 12.35 dB" in (project / "README.md").read_text()
-    assert render_texts(project, check=True) == []
-
-
-def test_a_table_of_runs_has_one_feature_space_and_no_run_tested_on_its_training_images(project):
-    path = project / RESULTS / "synthesis" / "digits.json"
-    result = json.loads(path.read_text())
-    result["config"]["task"]["extractor"] = "fashion"
-    (path.parent / "other.json").write_text(json.dumps(result))
-    result["overlapping_splits"] = {"test in train": 3}
-    (path.parent / "seen.json").write_text(json.dumps(result))
+def test_changed_record_is_noticed_and_rendered(project):
+    text = project / "docs" / "page.md"
+    text.write_text("<!-- table: runs -->\n<!-- end -->\n")
     render_texts(project)
-    sections = (project / "README.md").read_text().split("Distances in the feature space ")[1:]
-    assert [section.split(":")[0] for section in sections] == ["`digits`", "`fashion`"]
-    assert all(section.count("| `synthesis/") == 1 for section in sections)
-    assert "trained on: `synthesis/faces`, `synthesis/seen`." in sections[-1]
+    path = project / RESULTS / "runs" / "digits_autoencoder.json"
+    record = json.loads(path.read_text())
+    record["metrics"]["psnr"] = 12.345
+    path.write_text(json.dumps(record))
+    assert text in render_texts(project, check=True)
+    assert "psnr 12.35 dB" not in text.read_text()
+    assert text in render_texts(project)
+    assert "psnr 12.35 dB" in text.read_text()
+    assert render_texts(project, check=True) == []
 
 
 @pytest.mark.parametrize(
@@ -75,22 +57,25 @@ def test_a_table_of_runs_has_one_feature_space_and_no_run_tested_on_its_training
         ("https://example.org/deconv-jax", None),
     ],
 )
-def test_the_address_is_told_in_one_place(project, address, badge):
+def test_address_is_rendered_into_notebooks_and_badge(project, address, badge):
+    text = project / "docs" / "page.md"
+    text.write_text("<!-- table: badge -->\n<!-- end -->\n")
+    render_texts(project)
     assert repository(project) == ""
-    assert "colab-badge" not in (project / "README.md").read_text()
+    assert "colab-badge" not in text.read_text()
     with (project / PROJECT).open("a") as file:
         file.write(f'\n[project.urls]\nRepository = "{address}"\n')
     notebooks = sorted((project / NOTEBOOKS).glob("*.ipynb"))
-    texts = [project / "README.md"] if badge else []
-    assert render_texts(project, check=True) == texts + notebooks
-    assert render_texts(project) == texts + notebooks
+    changed = set(render_texts(project, check=True))
+    assert set(notebooks) <= changed
+    assert (text in changed) == (badge is not None)
+    assert set(render_texts(project)) == changed
     for path in notebooks:
         cells = json.loads(path.read_text())["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         assert sources[0] == install_cell(address)
         assert f'REPOSITORY = "{address}"' in sources[0]
-    said = (project / "README.md").read_text()
-    assert badge in said if badge else "colab-badge" not in said
+    assert badge in text.read_text() if badge else "colab-badge" not in text.read_text()
     assert render_texts(project, check=True) == []
 
 
@@ -117,6 +102,7 @@ def one(data):
 def two(data):
     raise RuntimeError("is run only when it is asked for")
 
+VERSION = 1
 PARTS = {"one": one, "two": two}
 
 def render(records):
@@ -127,18 +113,18 @@ def render(records):
 @pytest.fixture
 def paper(project):
     """A project with a table of its own and a text that shows it."""
-    (project / PAPER_TABLES / "paper.py").write_text(TABLE)
+    (project / TABLES / "paper.py").write_text(TABLE)
     (project / "README.md").write_text("<!-- table: paper -->\n<!-- end -->\n")
     return project
 
 
 def test_a_part_of_a_paper_is_run_once_and_rendered(paper):
     written = run_missing(paper, "paper/one", Path("data"))
-    assert written == [paper / RESULTS / "tables" / "paper" / "one.json"]
+    assert written == [paper / RESULTS / "paper" / "one.json"]
     record = json.loads(written[0].read_text())
     assert record["figure"] == 1.5
     assert record["read"] == "data"
-    assert {"commit", "device", "versions", "wall_time_s", "started"} <= set(record)
+    assert set(REQUIRED) - {"protocol"} <= set(record)
     render_texts(paper)
     assert "one: 1.5\n" in (paper / "README.md").read_text()
     assert run_missing(paper, "paper/one", Path("elsewhere")) == []
@@ -147,7 +133,7 @@ def test_a_part_of_a_paper_is_run_once_and_rendered(paper):
 def test_a_part_that_fails_leaves_no_record_and_keeps_the_others(paper):
     with pytest.raises(RuntimeError, match="only when it is asked for"):
         run_missing(paper, "paper", Path("data"))
-    folder = paper / RESULTS / "tables" / "paper"
+    folder = paper / RESULTS / "paper"
     assert [path.name for path in folder.iterdir()] == ["one.json"]
 
 
@@ -165,7 +151,7 @@ def test_what_there_is_not_cannot_be_run(paper, name, message):
 
 def test_the_paper_s_means_are_those_of_its_images():
     """Figures that were quoted one by one agree with the mean that was quoted beside them."""
-    for by_sigma in load_module(ROOT / PAPER_TABLES / "denoising.py").PAPER.values():
+    for by_sigma in load_module(ROOT / TABLES / "denoising.py").PAPER.values():
         for *images, mean, _ in by_sigma.values():
             assert len(images) == 12
             assert sum(images) / 12 == pytest.approx(mean, abs=1.5e-3)
@@ -173,7 +159,7 @@ def test_the_paper_s_means_are_those_of_its_images():
 
 def test_what_protocols_share_is_said_once():
     """The first clause of each is the degradation, of which the table itself speaks."""
-    line = load_module(ROOT / PAPER_TABLES / "_common.py").protocol_line
+    line = load_module(ROOT / TABLES / "_common.py").protocol_line
     assert line([]) == []
     assert line(["Blur; x; y", "Noise; x; y"]) == ["Protocol: x; y."]
     assert line(["Blur; x; y; u", "Blur; x; z"]) == ["Protocol: x. With: y, u; z."]
@@ -186,9 +172,9 @@ def test_what_protocols_share_is_said_once():
 def synthesis_record(fid, seconds=90.0, resumed=0, steps=3000, protocol="features of x", **more):
     return {
         "metrics": {"fid": fid, **more},
-        "floor": {"real_fid": 0.25},
+        "baseline": {"real_fid": 0.25},
         "protocol": protocol,
-        "count": 10_000,
+        "counts": {"test": 10_000},
         "training": {
             "wall_time_s": seconds,
             "resumed_at_step": resumed,
@@ -200,7 +186,7 @@ def synthesis_record(fid, seconds=90.0, resumed=0, steps=3000, protocol="feature
 
 @pytest.fixture(scope="module")
 def synthesis():
-    return load_module(ROOT / PAPER_TABLES / "_synthesis.py")
+    return load_module(ROOT / TABLES / "_gan.py")
 
 
 NAMES = {"hinge": "Hinge", "hinge_sn": "Hinge, spectral norm", "r1": "R1"}
@@ -267,7 +253,7 @@ def test_the_row_of_real_images_has_what_is_known_of_them(synthesis):
 
 def test_the_wiener_filter_is_the_best_circular_convolution():
     """No other response, and no response to the mean, would have a smaller expected error."""
-    table = load_module(ROOT / PAPER_TABLES / "denoising_autoencoder.py")
+    table = load_module(ROOT / TABLES / "denoising_autoencoder.py")
     rng = np.random.default_rng(0)
     train = rng.random((50, 6, 8, 1)) * rng.random((1, 6, 8, 1))
     sigma = 0.2
@@ -282,7 +268,7 @@ def test_the_wiener_filter_is_the_best_circular_convolution():
 
 
 def test_windows_do_not_reach_over_to_other_images():
-    table = load_module(ROOT / PAPER_TABLES / "denoising_autoencoder.py")
+    table = load_module(ROOT / TABLES / "denoising_autoencoder.py")
     noisy = np.random.default_rng(0).random((3, 8, 8, 1))
     for restored, alone in [
         (table.median(noisy, 3), table.median(noisy[1:2], 3)),

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled, keep_memory
+from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled, keep_memory, load_config
 from deconv_jax.errors import InputError
 
 
@@ -35,7 +35,14 @@ def add_commands(commands: Any) -> None:
     tables.add_argument(
         "name", nargs="?", metavar="TABLE[/PART]", help="what to run (default: only render)"
     )
-    tables.add_argument("--check", action="store_true", help="change nothing; fail on a difference")
+    tables.add_argument(
+        "--check",
+        nargs="?",
+        const="all",
+        choices=("all", "texts"),
+        help="change nothing; fail if a text differs from the records or, unless only texts are "
+        "checked, if a record is stale",
+    )
     tables.set_defaults(run=_tables)
 
 
@@ -59,7 +66,25 @@ def _tables(arguments: argparse.Namespace) -> int:
             raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
         for path in run_missing(Path.cwd(), arguments.name, Path(data)):
             print(f"written: {path}")
-    changed = render_texts(Path.cwd(), check=arguments.check)
+    check = arguments.check is not None
+    changed = render_texts(Path.cwd(), check=check)
     for path in changed:
-        print(f"{'differs' if arguments.check else 'rewritten'}: {path}")
-    return EXIT_SOME_FAILED if arguments.check and changed else 0
+        print(f"{'differs' if check else 'rewritten'}: {path}")
+    stale = _print_stale(Path.cwd()) if arguments.check == "all" else False
+    return EXIT_SOME_FAILED if stale or (check and changed) else 0
+
+
+def _print_stale(root: Path) -> bool:
+    """Print the stale records, why they are stale, and how to measure them again."""
+    from deconv_jax.records import stale_records
+
+    stale = stale_records(root, load_config)
+    for record in stale:
+        print(f"stale: {record.name} ({record.seconds / 60:.1f} min): {'; '.join(record.reasons)}")
+    if stale:
+        hours = sum(record.seconds for record in stale) / 3600
+        print(
+            f"{len(stale)} stale records, about {hours:.1f} hours; to measure one again, remove its file "
+            "and run: deconv-jax tables TABLE/PART"
+        )
+    return bool(stale)

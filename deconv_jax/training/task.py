@@ -22,6 +22,8 @@ class Task(Protocol):
     monitor: ClassVar[str]
     """The validation measure that picks the best checkpoint: the higher the better, or the lower
     if a minus stands before its name."""
+    version: ClassVar[int] = 1
+    """A number that is raised when a code change may alter figures; older records are then stale."""
 
     @property
     def protocol(self) -> str:

@@ -20,6 +20,7 @@ from deconv_jax.io import write_json
 from deconv_jax.workdir import provenance
 
 ROOT = Path(__file__).parents[2]
+_STARTED = perf_counter()
 
 
 def parse_arguments(script: str, description: str | None, *, rounds: int) -> argparse.Namespace:
@@ -125,6 +126,8 @@ def write_record(
         "processor": _processor(),
         # Above the number of processors, others were at work: the figures are then worth little.
         "load_average": [round(load, 2) for load in os.getloadavg()],
+        "seed": 0,
+        "wall_time_s": round(perf_counter() - _STARTED, 2),
         **ran_in,
         "versions": ran_in["versions"] | dict(versions or {}),
     }

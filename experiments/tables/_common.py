@@ -12,12 +12,17 @@ from flax import linen as nn
 
 from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
+from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.train import train
 
 CONFIGS = Path(__file__).parent.parent
+
+Records = Mapping[str, dict[str, Any]]
+"""Records by part."""
+Part = Callable[[Path], dict[str, Any]]
 
 RUNS = Path("runs/tables")
 """Where networks are trained that a table needs."""
@@ -98,14 +103,52 @@ def finished_run(
         moved = dataclasses.replace(experiment.data, data_dir=str(data_dir))
         experiment = dataclasses.replace(experiment, data=moved)
     result = train(experiment, workdir)
-    same = ("config", "parameters", "seed", "wall_time_s", "resumed_at_step", "commit", "device")
+    if "test in train" in result["overlapping_splits"]:
+        raise InputError(f"{config} tests on images that it trains on; it is in no table")
+    settings = experiment.to_dict()
+    # The place of the data is of this machine alone.
+    settings["data"] |= {"data_dir": None}
+    same = ("parameters", "seed", "wall_time_s", "resumed_at_step", "commit", "device")
     record = {name: result[name] for name in same} | {
+        "config_file": config,
+        "config": settings,
+        "task_version": experiment.task.version,
         "steps": result["step"],
-        "batch_size": result["config"]["training"]["batch_size"],
+        "batch_size": experiment.training.batch_size,
     }
-    # Where the data was is of this machine alone.
-    record["config"] = record["config"] | {"data": record["config"]["data"] | {"data_dir": None}}
     return workdir, result, record
+
+
+def run_part(config: str, folder: str | None = "tfds") -> Part:
+    """Return a part that trains a config and keeps its test metrics.
+
+    Args:
+      config: "FAMILY/FILE.py:ARGUMENTS".
+      folder: Folder of its data in the data folder, or None if its data is embedded.
+    """
+
+    def run(data: Path) -> dict[str, Any]:
+        where = None if folder is None else data / folder
+        return run_record(*finished_run(config, where)[1:])
+
+    return run
+
+
+def run_record(result: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a run: test metrics, baseline, counts, and how it was trained.
+
+    Args:
+      result: Content of result.json.
+      training: Third value of `finished_run`.
+    """
+    return {
+        "metrics": result["metrics"]["test"],
+        "baseline": result["baseline"]["test"],
+        "protocol": result["protocol"],
+        "counts": result["counts"],
+        "seed": training["seed"],
+        "training": training,
+    }
 
 
 def trained(config: str) -> Trained:

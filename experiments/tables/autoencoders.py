@@ -6,16 +6,16 @@ Each beside what does the same without a network: principal components for a cod
 patches for a code of whole numbers. About 40 minutes on 2 CPU cores.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _common import budget, finished_run
+from _common import budget, run_part
 
 from deconv_jax.tables import markdown
 
+VERSION = 1
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 CONFIGS = {
     "ae_mnist": "autoencoding/mnist.py",
@@ -26,19 +26,8 @@ CONFIGS = {
 }
 
 
-def _run(data: Path, *, config: str) -> dict[str, Any]:
-    _, result, training = finished_run(config, data / "tfds")
-    return {
-        "metrics": result["metrics"]["test"],
-        "floor": result["baseline"]["test"],
-        "protocol": result["protocol"],
-        "count": result["counts"]["test"],
-        "training": training,
-    }
-
-
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    part: functools.partial(_run, config=config) for part, config in CONFIGS.items()
+    part: run_part(config) for part, config in CONFIGS.items()
 }
 
 
@@ -77,7 +66,7 @@ def _autoencoder(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (
         "autoencoder",
         f"{size} numbers",
-        f"PCA: {record['floor']['pca_psnr']:.2f} dB",
+        f"PCA: {record['baseline']['pca_psnr']:.2f} dB",
         "",
     )
 
@@ -88,7 +77,7 @@ def _vector_quantized(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (
         "VQ-VAE",
         f"{metrics['bits_per_dim'] * pixels:.0f} bits, {model['codebook_size']} codes",
-        f"k-means of patches: {record['floor']['patch_vq_psnr']:.2f} dB",
+        f"k-means of patches: {record['baseline']['patch_vq_psnr']:.2f} dB",
         f"perplexity {metrics['perplexity']:.0f}, {metrics['codes_used']:.0%} of codes used",
     )
 
@@ -98,7 +87,7 @@ def _variational(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return (
         "VAE, discretised logistic",
         f"{model['latent_dim']} latents, {metrics['kl'] / math.log(2):.0f} bits of KL",
-        f"every pixel by itself: {-record['floor']['independent_elbo']:,.0f} nats",
+        f"every pixel by itself: {-record['baseline']['independent_elbo']:,.0f} nats",
         f"-ELBO {-metrics['elbo']:,.1f} nats, {metrics['bits_per_dim']:.3f} bits/dim; "
         f"{metrics['active_units']:.0f} active",
     )

@@ -26,6 +26,7 @@ from deconv_jax.metrics.image import decibels, ms_ssim
 from deconv_jax.metrics.standard_codecs import available, standard_codec
 from deconv_jax.tables import markdown
 
+VERSION = 1
 CONFIG = "autoencoding/codec_t91.py"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)

@@ -28,6 +28,7 @@ from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
 from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
+VERSION = 1
 SIGMAS = (2.55, 7.65)
 LEVELS = (15, 25, 50)
 """Of the networks that are plugged in."""

@@ -24,6 +24,7 @@ from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
+VERSION = 1
 SIGMAS = (15, 25, 50)
 SETS = ("set12", "bsd68")
 

@@ -27,6 +27,7 @@ from deconv_jax.metrics.image import decibels
 from deconv_jax.tables import markdown
 from deconv_jax.workdir import open_workdir
 
+VERSION = 1
 SIGMAS = (25, 50, 100)
 WINDOWS = (3, 5, 7)
 CHOSEN_ON = 2_000

@@ -23,6 +23,7 @@ from deconv_jax.tables import markdown
 from deconv_jax.training.state import images_in_unit_range
 from deconv_jax.workdir import load_state, open_workdir
 
+VERSION = 1
 JUDGE = "recognition/mnist_classifier.py:seed=1"
 GENERATOR = "synthesis/mnist.py:loss=hinge,classes=10,width=48,steps=6000"
 CLASSES, AT_A_TIME = 10, 500
@@ -61,7 +62,7 @@ def _judge(data: Path) -> dict[str, Any]:
         "real": opinion(parts, test["label"]),
         "samples": opinion(generate(task.sample, variables, latents, labels), labels),
         "metrics": made_by["metrics"]["test"],
-        "floor": made_by["baseline"]["test"],
+        "baseline": made_by["baseline"]["test"],
         "judge_accuracy": judged_by["metrics"]["test"]["accuracy"],
         "protocol": "samples of seed 0, classes in turn, rounded to 8 bits, no truncation; mean over "
         "images of the judge's largest probability; imbalance: most frequent class over rarest",
@@ -96,7 +97,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             markdown(header, rows),
             f"Generator: {training['steps']:,} steps of {training['batch_size']}, "
             f"{training['wall_time_s'] / 60:.0f} min; FID {metrics['fid']:.3f} (real images "
-            f"{record['floor']['real_fid']:.3f}), coverage {metrics['coverage']:.3f}. Protocol: "
+            f"{record['baseline']['real_fid']:.3f}), coverage {metrics['coverage']:.3f}. Protocol: "
             f"{record['protocol']}.",
         ]
     )

@@ -8,10 +8,11 @@ a row to a row, and to real images of the training set in place of samples. All 
 same but for spectral normalisation, in the row that says so.
 """
 
-from _synthesis import Records, budget_and_protocol, parts, real_row, rows
+from _gan import Records, budget_and_protocol, parts, real_row, rows
 
 from deconv_jax.tables import markdown
 
+VERSION = 1
 LOSSES = {
     "minimax": "minimax (saturating)",
     "non_saturating": "non-saturating",

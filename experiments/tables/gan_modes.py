@@ -7,10 +7,11 @@ and a classifier of single digits says which of the 1,000 numbers a sample spell
 on 2 CPU cores.
 """
 
-from _synthesis import Records, budget_and_protocol, parts, real_row, rows
+from _gan import Records, budget_and_protocol, parts, real_row, rows
 
 from deconv_jax.tables import markdown
 
+VERSION = 1
 REMEDIES = {
     "none": "none",
     "minibatch_std": "minibatch standard deviation",

@@ -9,10 +9,11 @@ checkerboard artifacts", Distill 2016). Everything else is the same but what fol
 parameters and the time. About half an hour on 2 CPU cores.
 """
 
-from _synthesis import Records, budget_and_protocol, parts, rows
+from _gan import Records, budget_and_protocol, parts, rows
 
 from deconv_jax.tables import markdown
 
+VERSION = 1
 KINDS = {
     "transposed_k4": ("transposed,kernel=4", "transposed, 4x4"),
     "transposed_k5": ("transposed,kernel=5", "transposed, 5x5"),

@@ -20,6 +20,7 @@ from deconv_jax.inference.restoration.evaluation import Evaluation
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
 
+VERSION = 1
 QUALITIES = (10, 20, 30, 40)
 CONFIG = "jpeg.py:quality=10,depth=8,steps=1600,batch=16"
 

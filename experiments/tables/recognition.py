@@ -9,17 +9,17 @@ so few that their figures say that the code works on real files, and little more
 one CPU core.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _common import budget, finished_run
+from _common import budget, run_part
 
 from deconv_jax.tables import markdown
 
 Record = Mapping[str, Any]
 
+VERSION = 1
 CLASSIFIERS = {
     "mnist_plain": ("mnist_classifier.py", "conv, dense"),
     "mnist_way_up": ("mnist_classifier.py:way_up=True", "conv, deconv, dense"),
@@ -39,28 +39,17 @@ FOLDERS = {
 }
 
 
-def _run(data: Path, *, config: str, folder: str | None) -> dict[str, Any]:
-    where = None if folder is None else data / folder
-    _, result, training = finished_run(f"recognition/{config}", where)
-    return {
-        "metrics": result["metrics"]["test"],
-        "floor": result["baseline"]["test"],
-        "protocol": result["protocol"],
-        "count": result["counts"]["test"],
-        "learnt_from": result["counts"]["train"],
-        "training": training,
-    }
-
-
-def _part(config: str, folder: str | None) -> Callable[[Path], dict[str, Any]]:
-    return functools.partial(_run, config=config, folder=folder)
-
-
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
-    {name: _part(config, "tfds") for name, (config, _) in CLASSIFIERS.items()}
-    | {name: _part(f"scenes_segmentation.py:{a}", None) for name, (a, _) in SEGMENTED.items()}
-    | {name: _part(f"scenes_detection.py:{a}", None) for name, (a, _) in DETECTED.items()}
-    | {name: _part(config, "") for name, (config, _) in FOLDERS.items()}
+    {name: run_part(f"recognition/{config}", "tfds") for name, (config, _) in CLASSIFIERS.items()}
+    | {
+        name: run_part(f"recognition/scenes_segmentation.py:{a}", None)
+        for name, (a, _) in SEGMENTED.items()
+    }
+    | {
+        name: run_part(f"recognition/scenes_detection.py:{a}", None)
+        for name, (a, _) in DETECTED.items()
+    }
+    | {name: run_part(f"recognition/{config}", "") for name, (config, _) in FOLDERS.items()}
 )
 
 _TITLES = {
@@ -106,7 +95,7 @@ def _section(
             label,
             *(_cell(record["metrics"].get(measure)) for measure in measures),
             f"{record['training']['parameters']:,}",
-            f"{record['learnt_from']:,} / {record['count']:,}",
+            f"{record['counts']['train']:,} / {record['counts']['test']:,}",
             budget(record["training"]),
         ]
         for label, record in found.items()

@@ -30,6 +30,7 @@ from deconv_jax.metrics.checkerboard import checkerboard_energy
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
 
+VERSION = 1
 SETS = ("set5", "set14")
 SCALES = (2, 3, 4)
 ABLATION = {"transposed": "transposed 9x9", "subpixel": "sub-pixel 3x3", "resize": "resize 9x9"}

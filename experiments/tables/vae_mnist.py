@@ -19,6 +19,7 @@ from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.tables import markdown
 from deconv_jax.workdir import load_state, open_workdir
 
+VERSION = 1
 CONFIG = "autoencoding/vae.py"
 SAMPLES = 1_000
 COUNTED = 2_000
@@ -50,7 +51,7 @@ def _vae(data: Path) -> dict[str, Any]:
         "metrics_of_more": task.evaluate(state, first),
         "samples_of_more": SAMPLES,
         "count_of_more": COUNTED,
-        "floor": result["baseline"]["test"],
+        "baseline": result["baseline"]["test"],
         "protocol": result["protocol"],
         "count": result["counts"]["test"],
         "training": training,
@@ -77,7 +78,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             f"{metrics['bits_per_dim']:.4f}",
             f"{metrics['active_units']:.0f}",
         ],
-        ["every pixel by itself", f"{-record['floor']['independent_elbo']:.2f}", "", "", "", ""],
+        ["every pixel by itself", f"{-record['baseline']['independent_elbo']:.2f}", "", "", "", ""],
         *(
             [f"{name} (quoted)", "", f"{value:.2f}", "", "", ""]
             for name, value in PUBLISHED.items()

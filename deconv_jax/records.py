@@ -1,0 +1,162 @@
+"""Records of measurements: one JSON file each, with its provenance, and the check that none is stale.
+
+A record is `experiments/results/TABLE/PART.json`. A part is a function that measures something; its table
+is the module of `experiments/tables` that names it in `PARTS`. Every record has the keys of `REQUIRED`. A
+record of a trained network also has "training" (see `TRAINING`) and "metrics", those of the test split.
+"""
+
+import dataclasses
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from deconv_jax import schema
+from deconv_jax.config_arguments import load_module
+from deconv_jax.errors import InputError
+from deconv_jax.io import read_json
+
+RESULTS = Path("experiments/results")
+TABLES = Path("experiments/tables")
+CONFIGS = Path("experiments")
+
+REQUIRED = (
+    "protocol",
+    "seed",
+    "commit",
+    "uncommitted_changes",
+    "versions",
+    "device",
+    "started",
+    "wall_time_s",
+)
+"""Keys of every record: how, where, when and by which code it was measured."""
+TRAINING = ("config_file", "config", "task_version", "wall_time_s")
+"""Keys of "training": "FAMILY/FILE.py:ARGUMENTS", what it resolved to, the task's version, seconds."""
+
+Part = Callable[[Path], dict[str, Any]]
+"""A measurement. The argument is the folder of data sets and weights; the result is JSON-able."""
+ConfigLoader = Callable[[str], Mapping[str, Any]]
+"""Load the config "FILE.py:ARGUMENTS"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """A record that has to be measured again.
+
+    Attributes:
+      name: "TABLE/PART".
+      reasons: Reasons, in words.
+      seconds: Time that the measurement took, training included.
+    """
+
+    name: str
+    reasons: tuple[str, ...]
+    seconds: float
+
+
+def record_path(root: Path, table: str, part: str) -> Path:
+    """Return the path of a record in a project's folder."""
+    return root / RESULTS / table / f"{part}.json"
+
+
+def table_names(root: Path) -> list[str]:
+    """Return the names of the tables, which are the modules of `experiments/tables`."""
+    return [path.stem for path in sorted((root / TABLES).glob("[a-z]*.py"))]
+
+
+def load_table(root: Path, name: str) -> ModuleType:
+    """Import the module of a table: its `PARTS` by name, its `render`, and its `VERSION`."""
+    return load_module(root / TABLES / f"{name}.py")
+
+
+def stale_records(root: Path, load_config: ConfigLoader) -> list[Stale]:
+    """Return the records that do not show what the code would measure now.
+
+    A record is stale if a required key is missing; its commit is unknown or had uncommitted changes; its
+    table has no such part or another version; or, for a trained network, the config file resolves to
+    another config, the task has another version, or the task emits other metrics.
+
+    Args:
+      root: Top folder of the project.
+      load_config: Function that loads a config file.
+
+    Raises:
+      InputError: A record or a table cannot be read.
+    """
+    tables = {name: load_table(root, name) for name in table_names(root)}
+    stale = []
+    for path in sorted((root / RESULTS).glob("*/*.json")):
+        table, part, record = path.parent.name, path.stem, read_json(path)
+        reasons = list(_reasons(root, tables.get(table), part, record, load_config))
+        if reasons:
+            training = record.get("training") or {}
+            seconds = max(record.get("wall_time_s") or 0, training.get("wall_time_s") or 0)
+            stale.append(Stale(f"{table}/{part}", tuple(reasons), seconds))
+    return stale
+
+
+def _reasons(
+    root: Path,
+    table: ModuleType | None,
+    part: str,
+    record: Mapping[str, Any],
+    load_config: ConfigLoader,
+) -> Iterator[str]:
+    missing = [key for key in REQUIRED if key not in record]
+    if missing:
+        yield f"it lacks {', '.join(missing)}"
+    if not record.get("commit"):
+        yield "its commit is unknown"
+    elif record.get("uncommitted_changes") is not False:
+        yield "its code had uncommitted changes"
+    elif not _has_commit(root, record["commit"]):
+        yield f"commit {record['commit'][:7]} is not in the history"
+    if table is None or part not in table.PARTS:
+        yield "no table has this part"
+    elif record.get("table_version", 1) != table.VERSION:
+        yield f"table version {record.get('table_version', 1)} is now {table.VERSION}"
+    if "training" in record:
+        yield from _training_reasons(root, record, load_config)
+
+
+def _training_reasons(
+    root: Path, record: Mapping[str, Any], load_config: ConfigLoader
+) -> Iterator[str]:
+    from deconv_jax.experiment import Experiment
+
+    training = record["training"]
+    missing = [key for key in TRAINING if key not in training]
+    if missing:
+        yield f"training lacks {', '.join(missing)}"
+        return
+    try:
+        experiment = Experiment.from_dict(
+            load_config(f"{root / CONFIGS / training['config_file']}")
+        )
+    except InputError as error:
+        yield f"its config does not load: {error}"
+        return
+    before, now = (dict(config) for config in (training["config"], experiment.to_dict()))
+    # The place of the data is not a setting of the experiment.
+    for config in (before, now):
+        config["data"] = dict(config["data"]) | {"data_dir": None}
+    changes = list(schema.differences(before, now))
+    if changes:
+        yield f"its config has changed: {'; '.join(changes)}"
+    task = experiment.task
+    if training["task_version"] != task.version:
+        yield f"task version {training['task_version']} is now {task.version}"
+    names, emitted = set(record.get("metrics", ())), set(task.metric_names)
+    if names != emitted:
+        yield f"metrics {sorted(names)} are now {sorted(emitted)}"
+
+
+def _has_commit(root: Path, commit: str) -> bool:
+    """Return whether a commit is in the history of the project's repository."""
+    command = ["git", "-C", str(root), "cat-file", "-e", f"{commit}^{{commit}}"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,195 @@
+"""Benchmarks: the records that the scripts of `experiments/benchmarks` write.
+
+  deconv-jax tables benchmarks/training_step
+
+A part runs its script in a process of its own.
+"""
+
+import functools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deconv_jax.errors import InputError
+from deconv_jax.io import read_json
+from deconv_jax.tables import markdown
+
+VERSION = 1
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+NAMES = (
+    "codec_speed",
+    "compiler_options",
+    "gan_step",
+    "input_path",
+    "loops",
+    "operators",
+    "recognition_step",
+    "restoration_step",
+    "restore_memory",
+    "startup",
+    "training_step",
+)
+
+Records = Mapping[str, dict[str, Any]]
+
+
+def _script(data: Path, *, name: str) -> dict[str, Any]:
+    del data
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "record.json")
+        command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--output", str(output)]
+        if subprocess.run(command, check=False).returncode:
+            raise InputError(f"the benchmark {name} failed; run: {' '.join(command[:2])}")
+        return read_json(output)
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    name: functools.partial(_script, name=name) for name in NAMES
+}
+
+
+def render(records: Records) -> str:
+    """Return a section for each benchmark: medians and ratios."""
+    sections = []
+    for name, record in records.items():
+        if "time_ratios" not in record or "cases" in record:  # It has a view of its own.
+            continue
+        cost, header = record.get("cost", {}), "candidate | median"
+        medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
+        if cost:
+            header += " | compilation, CPU time | temporaries"
+            for row in medians:
+                of_row = cost.get(row[0])
+                seconds = f"{of_row['compile_s']:.1f} s" if of_row else "-"
+                row += [seconds, f"{of_row['temporaries_mb']:.0f} MB" if of_row else "-"]
+        ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
+        sections.append(
+            f"### `{name}.py`\n\n{_sentence(record['measured'])}.\n\n"
+            f"{markdown(header, medians)}\n\n"
+            f"{markdown('time ratio | median / median', ratios)}\n\n"
+            f"{_protocol(record)}"
+        )
+    return "\n\n".join(sections)
+
+
+def _operators(records: Records) -> str:
+    """Return a row for each case: the speed of both operators relative to their peers."""
+    record = records["operators"]
+    by_case: dict[str, dict[str, Any]] = {}
+    for row in record["cases"]:
+        by_case.setdefault(row["case"], {})[row["operator"]] = row
+    rows = []
+    for case, operators in by_case.items():
+        transposed, conv = operators["conv_transpose"], operators["conv"]
+        rows.append(
+            [
+                case,
+                f"{transposed['median_ms']['deconv_jax']:,.4g} ms",
+                f"{transposed['speed']['flax.linen']:.3g}",
+                f"{transposed['speed']['plain lax']:.2f}",
+                f"{transposed['speed']['torch']:.2f}",
+                f"{conv['median_ms']['deconv_jax']:,.4g} ms",
+                f"{conv['speed']['plain lax']:.2f}",
+                f"{conv['speed']['torch']:.2f}",
+            ]
+        )
+    means = record["geometric_mean_speed"]
+    rows.append(
+        [
+            "**geometric mean**",
+            "",
+            f"**{means['conv_transpose against flax.linen']:.3g}**",
+            f"**{means['conv_transpose against plain lax']:.2f}**",
+            f"**{means['conv_transpose against torch']:.2f}**",
+            "",
+            f"**{means['conv against plain lax']:.2f}**",
+            f"**{means['conv against torch']:.2f}**",
+        ]
+    )
+    header = (
+        "case | conv_transpose | against flax.linen | against plain lax | against torch | conv | "
+        "against plain lax | against torch"
+    )
+    memory = [
+        [
+            row["case"],
+            *(f"{row['peak_mb'][who]:.1f} MB" for who in ("deconv_jax", "torch")),
+            f"{row['peak_mb']['deconv_jax'] / row['peak_mb']['torch']:.2f}",
+        ]
+        for row in record["peak_memory"]
+    ]
+    return (
+        f'{_sentence(record["measured"])}; "against" is how many times as fast.\n\n'
+        f"{markdown(header, rows)}\n\n"
+        f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
+        f"{_protocol(record)}"
+    )
+
+
+def _operator_speed(records: Records) -> str:
+    """Return one sentence that compares both operators with their peers."""
+    record = records["operators"]
+    means = record["geometric_mean_speed"]
+    memory = [
+        row["peak_mb"]["deconv_jax"] / row["peak_mb"]["torch"] for row in record["peak_memory"]
+    ]
+    return (
+        "On a CPU, forward and both gradients, `conv_transpose` is "
+        f"{means['conv_transpose against flax.linen']:.0f} times as fast as "
+        f"`flax.linen.ConvTranspose` and {means['conv_transpose against torch']:.2f} times as fast "
+        f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means); at its peak it "
+        f"takes {min(memory):.1f} to {max(memory):.1f} times PyTorch's memory."
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _protocol(record: Mapping[str, Any]) -> str:
+    return (
+        f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
+        f"threads, {record['processor'] or 'processor unknown'}; jax "
+        f"{record['versions']['jax']}; commit {record['commit'][:7]}; load average "
+        f"{record['load_average'][0]}."
+    )
+
+
+def _restore_memory(records: Records) -> str:
+    """Return a row for each case: peak memory for a large image and for a small one."""
+    record = records["restore_memory"]
+    rows = [
+        [
+            row["case"],
+            f"{row['image_mb']:,.0f} MB",
+            f"**{row['peak_mb'] / 1e3:.2f} GB**",
+            f"{row['peak_mb_of_64_pixels_a_side'] / 1e3:.2f} GB",
+            f"{row['free_mb_before'] / 1e3:.1f} GB",
+        ]
+        for row in record["peak_memory"]
+    ]
+    header = (
+        "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
+    )
+    return (
+        f"{_sentence(record['measured'])}.\n\n{markdown(header, rows)}\n\n"
+        f"Protocol: {record['protocol']}."
+    )
+
+
+def _training_ratios(records: Records) -> str:
+    """Return one line that compares the training step with its peers."""
+    ratios = records["training_step"]["time_ratios"]
+    parts = [f"{name} = {ratio:.3g}" for name, ratio in ratios.items()]
+    return f"Time of a training step of the MNIST autoencoder on a CPU: {', '.join(parts)}."
+
+
+VIEWS = {
+    "operators": _operators,
+    "operator_speed": _operator_speed,
+    "restore_memory": _restore_memory,
+    "training_ratios": _training_ratios,
+}
