@@ -6,6 +6,7 @@ record of a trained network also has "training" (see `TRAINING`) and "metrics", 
 """
 
 import dataclasses
+import fnmatch
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -76,7 +77,7 @@ def stale_records(root: Path, load_config: ConfigLoader) -> list[Stale]:
 
     A record is stale if a required key is missing; its commit is unknown or had uncommitted changes; its
     table has no such part or another version; or, for a trained network, the config file resolves to
-    another config, the task has another version, or the task emits other metrics.
+    another config, the task has another version, or the task no longer emits a metric.
 
     Args:
       root: Top folder of the project.
@@ -148,9 +149,13 @@ def _training_reasons(
     task = experiment.task
     if training["task_version"] != task.version:
         yield f"task version {training['task_version']} is now {task.version}"
-    names, emitted = set(record.get("metrics", ())), set(task.metric_names)
-    if names != emitted:
-        yield f"metrics {sorted(names)} are now {sorted(emitted)}"
+    unknown = [
+        name
+        for name in record.get("metrics", ())
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in task.metric_names)
+    ]
+    if unknown:
+        yield f"the task no longer emits {', '.join(unknown)}"
 
 
 def _has_commit(root: Path, commit: str) -> bool:

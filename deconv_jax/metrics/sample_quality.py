@@ -16,6 +16,26 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.metrics.finite import check_finite
 
+METRIC_NAMES = (
+    "fid",
+    "kid",
+    "kid_standard_error",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "repetition",
+    "diversity",
+    "real_diversity",
+    "checkerboard_energy",
+    "real_checkerboard_energy",
+    "modes",
+    "reverse_kl",
+    "inception_score",
+    "inception_score_deviation",
+)
+"""Names of all metrics that `sample_quality` can return."""
+
 PROTOCOL = (
     "rows in a random order; kid with blocks of 1,000 and its standard error; precision and recall "
     "with k=3, density and coverage with k=5; repetition: samples nearer to another one than a tenth of "

@@ -92,6 +92,7 @@ class Autoencoding(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "psnr"
+    metric_names: ClassVar[tuple[str, ...]] = ("mse", "psnr")
 
     def __post_init__(self) -> None:
         if not hasattr(self.model, "logits_and_code"):

@@ -74,6 +74,12 @@ class Classification(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "accuracy"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "top*_accuracy",
+        "cross_entropy",
+        "calibration_error",
+    )
 
     def __post_init__(self) -> None:
         at_least("translate", self.translate, 0)

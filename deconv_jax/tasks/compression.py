@@ -84,6 +84,7 @@ class Compression(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "-loss"
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "bpp_*", "psnr_*", "ms_ssim_*")
 
     def __post_init__(self) -> None:
         if not hasattr(self.model, "levels"):

@@ -80,6 +80,16 @@ class Detection(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "ap"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "ap",
+        "ap50",
+        "ap75",
+        "ap_small",
+        "ap_medium",
+        "ap_large",
+        "ar",
+        "voc_map",
+    )
 
     def __post_init__(self) -> None:
         if not hasattr(self.model, "output_stride"):

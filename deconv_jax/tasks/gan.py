@@ -29,7 +29,7 @@ from deconv_jax.data.differentiable_augment import AugmentName, differentiable_a
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
-from deconv_jax.metrics.sample_quality import PROTOCOL, gathered, sample_quality
+from deconv_jax.metrics.sample_quality import METRIC_NAMES, PROTOCOL, gathered, sample_quality
 from deconv_jax.models.extractors import load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.ops.collectives import mean_over_devices
@@ -108,6 +108,7 @@ class GAN(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "-fid"
+    metric_names: ClassVar[tuple[str, ...]] = (*METRIC_NAMES, "real_accuracy", "fake_accuracy")
 
     def __post_init__(self) -> None:
         at_least("task.discriminator_steps", self.discriminator_steps, 1)

@@ -89,6 +89,7 @@ class Restoration(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "psnr"
+    metric_names: ClassVar[tuple[str, ...]] = ("mse", "psnr")
 
     def __post_init__(self) -> None:
         at_least("task.border", self.border, 0)

@@ -88,6 +88,14 @@ class Segmentation(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "miou"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "miou",
+        "pixel_accuracy",
+        "boundary_f1",
+        "dice",
+        "cross_entropy",
+        "iou_*",
+    )
     protocol: ClassVar[str] = (
         "counts of pixels summed over the split, whole images, one view an image, 8-bit images scaled "
         f"to [0, 1], pixels of class {IGNORED} left out: miou and dice are means over the classes that "

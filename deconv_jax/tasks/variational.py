@@ -83,6 +83,14 @@ class Variational(Task):
     seed: int = 0
 
     monitor: ClassVar[str] = "elbo"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "elbo",
+        "iwae",
+        "kl",
+        "psnr",
+        "bits_per_dim",
+        "active_units",
+    )
 
     def __post_init__(self) -> None:
         if not hasattr(self.model, "log_likelihood"):

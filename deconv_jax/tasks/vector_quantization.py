@@ -70,6 +70,13 @@ class VectorQuantization(Task):
     image_variance: float = 1.0
 
     monitor: ClassVar[str] = "psnr"
+    metric_names: ClassVar[tuple[str, ...]] = (
+        "mse",
+        "psnr",
+        "perplexity",
+        "codes_used",
+        "bits_per_dim",
+    )
     protocol: ClassVar[str] = (
         "PSNR in dB of 8-bit images scaled to [0, 1], reconstruction not rounded, whole image, "
         "mean over images of each image's PSNR; mse is the mean over all pixels; perplexity is exp "

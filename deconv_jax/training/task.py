@@ -22,6 +22,8 @@ class Task(Protocol):
     monitor: ClassVar[str]
     """The validation measure that picks the best checkpoint: the higher the better, or the lower
     if a minus stands before its name."""
+    metric_names: ClassVar[tuple[str, ...]]
+    """Names of the metrics that `evaluate` can return, as shell patterns such as "iou_*"."""
     version: ClassVar[int] = 1
     """A number that is raised when a code change may alter figures; older records are then stale."""
 
