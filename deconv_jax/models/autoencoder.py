@@ -15,15 +15,8 @@ import jax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import (
-    RELU_GAIN,
-    RESIDUAL_GAIN,
-    Activation,
-    Conv,
-    ConvTranspose,
-    Norm,
-    NormName,
-)
+from deconv_jax.models.layers import RELU_GAIN, RESIDUAL_GAIN, Activation, Conv, ConvTranspose
+from deconv_jax.models.normalization import Norm, NormName
 
 
 class EncoderDecoder(nn.Module):

@@ -26,10 +26,9 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
-    Norm,
-    NormName,
     check_sides,
 )
+from deconv_jax.models.normalization import Norm, NormName
 
 HEAT_BIAS = -2.19
 """Of the heat map's logits at the start: about one place in ten an object, as in the authors' code."""

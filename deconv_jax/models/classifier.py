@@ -10,15 +10,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
-from deconv_jax.models.layers import (
-    RELU_GAIN,
-    Activation,
-    Conv,
-    ConvTranspose,
-    Norm,
-    NormName,
-    Pool,
-)
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, ConvTranspose, Pool
+from deconv_jax.models.normalization import Norm, NormName
 
 
 class Classifier(nn.Module):

@@ -20,12 +20,11 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
-    Norm,
-    NormName,
     Pool,
     Unpool,
     check_sides,
 )
+from deconv_jax.models.normalization import Norm, NormName
 
 
 class DeconvNet(nn.Module):

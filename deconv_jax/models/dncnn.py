@@ -21,14 +21,8 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import (
-    RELU_GAIN,
-    RESIDUAL_GAIN,
-    Activation,
-    Conv,
-    Norm,
-    take_image_channels,
-)
+from deconv_jax.models.layers import RELU_GAIN, RESIDUAL_GAIN, Activation, Conv, take_image_channels
+from deconv_jax.models.normalization import Norm
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BATCH_NORM_EPSILON = 1e-5

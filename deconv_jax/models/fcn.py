@@ -21,16 +21,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
-from deconv_jax.models.layers import (
-    RELU_GAIN,
-    Activation,
-    Conv,
-    ConvTranspose,
-    Norm,
-    NormName,
-    Pool,
-    check_sides,
-)
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, ConvTranspose, Pool, check_sides
+from deconv_jax.models.normalization import Norm, NormName
 from deconv_jax.ops.initializers import bilinear
 
 Stride = Literal[32, 16, 8]

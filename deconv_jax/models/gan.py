@@ -24,16 +24,8 @@ from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import (
-    RELU_GAIN,
-    ConditionalNorm,
-    Conv,
-    Dense,
-    Norm,
-    NormName,
-    Upsample,
-    check_labels,
-)
+from deconv_jax.models.layers import RELU_GAIN, Conv, Dense, Upsample
+from deconv_jax.models.normalization import ConditionalNorm, Norm, NormName, check_labels
 from deconv_jax.ops.upsample import UpsampleMethod
 
 _SMALLEST = 7

@@ -26,7 +26,7 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of
 from deconv_jax.models.layers import RELU_GAIN, Conv
-from deconv_jax.models.weight_import import Tensors, check_tensors, read_tensors
+from deconv_jax.models.weight_files import Tensors, check_tensors, read_tensors
 from deconv_jax.ops.conv.window import OnePerAxis, Padding
 from deconv_jax.ops.weight_layouts import layer_from_torch
 
@@ -238,7 +238,7 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
       The module and {"params": ...} in float32, batch normalisation folded into the convolutions.
 
     Raises:
-      InputError: there is no such file, `published.read_tensors` cannot read it, or its tensors are
+      InputError: there is no such file, `weight_files.read_tensors` cannot read it, or its tensors are
         not this network's.
     """
     path = Path(path)

@@ -1,14 +1,13 @@
-"""The layers that every network here is made of: thin Flax modules over `deconv_jax.ops`.
+"""The layers that all networks are built from: thin Flax modules over `deconv_jax.ops`.
 
-The trap they avoid: a transposed convolution's output pixel sees `in * kernel area / stride**2`
-weights, not `in * kernel area`, and its kernel is stored in the layout of the convolution it
-transposes. An initialiser that reads the fan off the kernel's shape gets it wrong twice; the ones
-below keep the variance of activations through both kinds of layer.
+`Conv` and `ConvTranspose` keep the variance of activations at initialization. An output pixel of a
+transposed convolution sees `in * kernel area / stride**2` weights, and its kernel is stored in the layout
+of the convolution it transposes. Initializers that read the fan-in off the kernel's shape, as Flax's do,
+get both wrong.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,27 +15,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
-from deconv_jax.errors import InputError, at_least, did_you_mean
-from deconv_jax.ops.collectives import bound_data_axis
+from deconv_jax.errors import InputError, at_least, check_choice, did_you_mean
+from deconv_jax.models.normalization import KernelNorm, normalize_kernel, spectral_norm
 from deconv_jax.ops.conv import PaddingMode
 from deconv_jax.ops.conv.window import OnePerAxis, Padding, per_axis
-from deconv_jax.ops.initializers import fans, icnr, variance_scaling
+from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.upsample import UpsampleMethod
 
-NormName = Literal["batch", "group", "layer", "none"]
 Initializer = Callable[..., Array]
-"""(key, shape, dtype) -> array, as those of `jax.nn.initializers`."""
+"""Function (key, shape, dtype) -> array, as in `jax.nn.initializers`."""
 PoolKind = Literal["max", "average"]
-KernelNorm = Literal["none", "spectral", "standardized"]
-"""How a kernel is normalised, as a matrix of all that an output sums over by the outputs.
-
-"spectral" divides it by its largest singular value (Miyato et al., arXiv:1802.05957), estimated by
-a step of power iteration a call with `train`; the vector that is kept between steps is the variable
-`u` of the collection "batch_stats". "standardized" gives the weights of each output mean zero and
-variance gain / fan-in (scaled weight standardisation, Brock et al., arXiv:2101.08692, equation 1).
-"""
-
-_LEAST_DEVIATION = 1e-6
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -48,50 +36,61 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 RELU_GAIN = 2.0
-"""Variance gain that makes up for a ReLU's zeroing half of its input (He et al., arXiv:1502.01852)."""
+"""Variance gain of a layer before a ReLU, which halves the mean square (He et al., arXiv:1502.01852)."""
 
 PRELU_SLOPE = 0.25
-"""Slope of negative values that a `PReLU` starts with (arXiv:1502.01852, section 2.1)."""
+"""Initial slope of a `PReLU` for negative values (arXiv:1502.01852, section 2.1)."""
 
 PRELU_GAIN = RELU_GAIN / (1 + PRELU_SLOPE**2)
-"""Variance gain before a `PReLU`, likewise (equation 15 there)."""
+"""Variance gain of a layer before a `PReLU` (arXiv:1502.01852, equation 15)."""
 
 RESIDUAL_GAIN = 1e-3
-"""Variance gain of the last layer of what is added to an image: a network starts as the identity."""
+"""Variance gain of the last layer of a residual branch, so that a network starts near the identity."""
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The activation function called `name`; `leaky_relu` has slope 0.2 as in DCGAN."""
+    """Return an activation function by name; "leaky_relu" has slope 0.2 as in DCGAN.
+
+    Raises:
+      InputError: Unknown name.
+    """
     if name not in ACTIVATIONS:
         raise InputError(f"no activation {name!r}; {did_you_mean(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 class Activation(nn.Module):
-    """The activation function of a name as a layer, so that what looks inside a network can find it.
+    """An activation function as a module, so that interpretation tools can find it in a network.
 
     Attributes:
-      kind: see `activation`.
+      kind: Name of the function, see `ACTIVATIONS`.
     """
 
     kind: str
 
     def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """x through the function, elementwise; raises InputError for an unknown name."""
+        """Apply the function elementwise.
+
+        Raises:
+          InputError: Unknown name.
+        """
         return activation(self.kind)(x)
 
 
 class Conv(nn.Module):
-    """`ops.conv` with a kernel and a bias; weights are truncated normal of variance gain / fan-in.
+    """A convolution layer: `ops.conv` with a learned kernel and bias.
+
+    The initial weights are truncated normal with variance gain / fan-in.
 
     Attributes:
-      features: output channels.
-      kernel_size: taps of each axis of space; an int for images in two dimensions.
-      gain: output variance over input variance at initialisation; `RELU_GAIN` before a ReLU.
-      kernel_init: what the kernel starts as, in place of that.
-      kernel_norm: what the kernel goes through before it is used, see `KernelNorm`.
-      train: whether spectral normalisation takes its step.
-      Others as for `ops.conv`.
+      features: Number of output channels.
+      kernel_size: Kernel size along each spatial axis; an int means two axes.
+      stride, padding, padding_mode, dilation, groups: See `ops.conv`.
+      use_bias: Whether to add a learned bias to each channel.
+      gain: Ratio of output to input variance at initialization; `RELU_GAIN` before a ReLU.
+      kernel_init: Initializer of the kernel, in place of the one that `gain` describes.
+      kernel_norm: Normalization of the kernel in every call, see `KernelNorm`.
+      train: Whether spectral normalization updates its estimate.
     """
 
     features: int
@@ -111,7 +110,11 @@ class Conv(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch_and_size in_channels"]
     ) -> Float[Array, "*batch_and_output_size features"]:
-        """The convolution of x; raises InputError as `ops.conv` does."""
+        """Convolve x.
+
+        Raises:
+          InputError: See `ops.conv`.
+        """
         y = ops.conv(
             x,
             _kernel(self, _per_group(self, "input", x.shape[-1]), self.features),
@@ -125,12 +128,14 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """`ops.conv_transpose` with a kernel and a bias, initialised from its true fan-in.
+    """A transposed convolution layer: `ops.conv_transpose` with a learned kernel and bias.
 
-    The fan-in of an output pixel is `kernel area * in / (groups * stride**rank)`: exact where the
-    stride divides the kernel size, the mean over the stride's phases elsewhere.
+    The fan-in of an output pixel is `kernel area * in / (groups * stride**rank)`. This is exact if the
+    stride divides the kernel size, and otherwise the mean over the phases of the stride.
 
-    Attributes: as for `Conv`; `output_padding` and `output_size` as for `ops.conv_transpose`.
+    Attributes:
+      output_padding, output_size: See `ops.conv_transpose`.
+      Others: See `Conv`.
     """
 
     features: int
@@ -152,7 +157,11 @@ class ConvTranspose(nn.Module):
     def __call__(
         self, y: Float[Array, "*batch_and_size in_channels"]
     ) -> Float[Array, "*batch_and_output_size features"]:
-        """The transposed convolution of y; raises InputError as `ops.conv_transpose` does."""
+        """Apply the transposed convolution to y.
+
+        Raises:
+          InputError: See `ops.conv_transpose`.
+        """
         x = ops.conv_transpose(
             y,
             _kernel(self, _per_group(self, "output", self.features), y.shape[-1]),
@@ -168,16 +177,16 @@ class ConvTranspose(nn.Module):
 
 
 class Upsample(nn.Module):
-    """`ops.upsample` with a kernel and a bias: one layer, three ways to enlarge an image.
+    """A learned upsampling layer: `ops.upsample` with a kernel and a bias.
 
     Attributes:
-      features: output channels.
-      factor: of height and width.
-      method: "transposed", "subpixel" (initialised by ICNR) or "resize", see `ops.upsample`.
-      kernel_size: taps of height and width; unless given `2 * factor` for "transposed", which the
-        stride divides so that every output pixel sees as many taps, and 3 for the others.
-      use_bias: as for `Conv`.
-      gain: as for `Conv`.
+      features: Number of output channels.
+      factor: Ratio of output to input height and width.
+      method: "transposed", "subpixel" (with ICNR initialization) or "resize", see `ops.upsample`.
+      kernel_size: Kernel height and width. By default `2 * factor` for "transposed", so that every output
+        pixel sees equally many weights, and 3 for the others.
+      use_bias: Whether to add a learned bias to each channel.
+      gain: Ratio of output to input variance at initialization.
     """
 
     features: int
@@ -191,7 +200,11 @@ class Upsample(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch height width in_channels"]
     ) -> Float[Array, "*batch out_height out_width features"]:
-        """x enlarged; raises InputError as `ops.upsample` does."""
+        """Upsample x.
+
+        Raises:
+          InputError: See `ops.upsample`.
+        """
         at_least("factor", self.factor, 1)
         transposed = self.method == "transposed"
         kernel_size = self.kernel_size
@@ -209,12 +222,14 @@ class Upsample(nn.Module):
 
 
 class Dense(nn.Module):
-    """An affine map of the channels; weights are truncated normal of variance gain / fan-in.
+    """A dense layer over the channels, with truncated normal weights of variance gain / fan-in.
 
     Attributes:
-      features: output channels.
-      use_bias, gain, train: as for `Conv`.
-      spectral_norm: whether the kernel is divided by its largest singular value, see `KernelNorm`.
+      features: Number of output channels.
+      use_bias: Whether to add a learned bias.
+      gain: Ratio of output to input variance at initialization.
+      spectral_norm: Whether to divide the kernel by its largest singular value, see `KernelNorm`.
+      train: Whether spectral normalization updates its estimate.
     """
 
     features: int
@@ -225,20 +240,20 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape features"]:
-        """x, mapped."""
+        """Apply the affine map to the channels of x."""
         init = nn.initializers.variance_scaling(self.gain, "fan_in", "truncated_normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         if self.spectral_norm:
-            kernel = kernel / _spectral_norm(self, kernel)
+            kernel = kernel / spectral_norm(self, kernel, self.train)
         return _add_bias(self, x @ kernel.astype(x.dtype))
 
 
 class Pool(nn.Module):
-    """`ops.max_pool` or `ops.avg_pool`.
+    """Max or average pooling.
 
     Attributes:
-      window, stride, padding: as for `ops.max_pool`.
-      kind: which.
+      window, stride, padding: See `ops.max_pool`.
+      kind: "max" or "average".
     """
 
     window: OnePerAxis = 2
@@ -249,8 +264,12 @@ class Pool(nn.Module):
     def __call__(
         self, x: Float[Array, "*batch_and_size channels"]
     ) -> Float[Array, "*batch_and_output_size channels"]:
-        """x, pooled; raises InputError as the operators do."""
-        _check_kind(self.kind)
+        """Pool x.
+
+        Raises:
+          InputError: Unknown `kind`, or see `ops.max_pool`.
+        """
+        check_choice("kind of pooling", self.kind, PoolKind)
         pool = {"max": ops.max_pool, "average": ops.avg_pool}[self.kind]
         return pool(x, self.window, stride=self.stride, padding=self.padding)
 
@@ -260,14 +279,15 @@ class Pool(nn.Module):
         Float[Array, "*batch_and_output_size channels"],
         Int32[Array, "*batch_and_output_size channels"],
     ]:
-        """The maxima of x and where they were, for `Unpool`."""
+        """Return the maxima of x and their positions (switches), for `Unpool`."""
         return ops.max_pool_with_switches(x, self.window, stride=self.stride, padding=self.padding)
 
 
 class Unpool(nn.Module):
-    """Undoes `Pool` as far as it can be: the adjoint of `ops.max_pool`, or `ops.avg_unpool`.
+    """Unpooling to the size before a `Pool`: `ops.max_unpool` or `ops.avg_unpool`.
 
-    Attributes: those of the `Pool`.
+    Attributes:
+      window, stride, padding, kind: Attributes of the `Pool` to undo.
     """
 
     window: OnePerAxis = 2
@@ -281,24 +301,24 @@ class Unpool(nn.Module):
         output_size: Sequence[int],
         switches: Int32[Array, "*batch_and_size channels"] | None = None,
     ) -> Float[Array, "*batch_and_output_size channels"]:
-        """y at the size of the image before pooling.
+        """Unpool y.
 
         Args:
-          y: what was made of the pooled image.
-          output_size: of that image, pixels.
-          switches: of `Pool.with_switches`; for "max" alone, and needed there.
+          y: Feature map at the size of the pooled one.
+          output_size: Spatial size before pooling, in pixels.
+          switches: Positions of the maxima from `Pool.with_switches`. Required for "max", and not
+            allowed for "average".
 
         Raises:
-          InputError: switches missing or too many, an unknown kind, or as the operators do.
+          InputError: Missing or superfluous switches, unknown `kind`, or see `ops.max_unpool`.
         """
-        _check_kind(self.kind)
-        if (switches is None) == (self.kind == "max"):
-            raise InputError(
-                f'Unpool needs switches for kind "max" and no other; got kind {self.kind!r} '
-                f"{'without' if switches is None else 'with'} switches"
-            )
-        if switches is not None:
+        check_choice("kind of pooling", self.kind, PoolKind)
+        if self.kind == "max":
+            if switches is None:
+                raise InputError("Unpool with kind='max' requires switches; got none")
             return ops.max_unpool(y, switches, output_size)
+        if switches is not None:
+            raise InputError(f"Unpool with kind={self.kind!r} takes no switches; got switches")
         return ops.avg_unpool(
             y,
             self.window,
@@ -308,107 +328,33 @@ class Unpool(nn.Module):
         )
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in get_args(PoolKind):
-        raise InputError(f"no kind of pooling {kind!r}; {did_you_mean(kind, get_args(PoolKind))}")
-
-
-def _per_group(layer: Conv | ConvTranspose, which: str, channels: int) -> int:
-    if layer.groups < 1 or channels % layer.groups:
-        raise InputError(
-            f"groups is at least 1 and divides the {which} channels; got groups={layer.groups} and "
-            f"{channels} {which} channels"
-        )
-    return channels // layer.groups
-
-
-def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
-    """The layer's kernel, its last two axes of these lengths, ready for use."""
-    size = layer.kernel_size
-    rank = len(size) if isinstance(size, tuple | list) else 2
-    kernel_size = per_axis("kernel_size", size, rank, 1)
-    geometry: dict[str, Any] = {
-        "transposed": isinstance(layer, ConvTranspose),
-        "stride": layer.stride,
-        "groups": layer.groups,
-    }
-    shape = (*kernel_size, first, second)
-    init = layer.kernel_init or variance_scaling(layer.gain, **geometry)
-    kernel = layer.param("kernel", init, shape)
-    if layer.kernel_norm == "none":
-        return kernel
-    # The axes that an output sums over come to the front, in the kernel of either layer.
-    split = kernel.reshape(-1, first, layer.groups, second // layer.groups)
-    summed = (0, 3) if geometry["transposed"] else (0, 1)
-    if layer.kernel_norm == "spectral":
-        matrix = jnp.moveaxis(split, summed, (0, 1)).reshape(-1, layer.features)
-        return (kernel / _spectral_norm(layer, matrix)).astype(kernel.dtype)
-    if layer.kernel_norm == "standardized":
-        fan_in, _ = fans(shape, **geometry)
-        centred = split - jnp.mean(split, summed, keepdims=True)
-        deviation = jnp.sqrt(jnp.mean(centred**2, summed, keepdims=True))
-        scale = (layer.gain / fan_in) ** 0.5 / jnp.maximum(deviation, _LEAST_DEVIATION)
-        return (centred * scale).reshape(shape)
-    raise InputError(
-        f"no kernel_norm {layer.kernel_norm!r}; {did_you_mean(layer.kernel_norm, get_args(KernelNorm))}"
-    )
-
-
-def _spectral_norm(
-    layer: Conv | ConvTranspose | Dense, matrix: Float[Array, "fan_in features"]
-) -> Float[Array, ""]:
-    """The largest singular value, by one step of power iteration on a vector kept between calls."""
-
-    def start() -> Array:
-        return _unit(jax.random.normal(layer.make_rng("params"), (layer.features,)))
-
-    u = layer.variable("batch_stats", "u", start)
-    fixed = jax.lax.stop_gradient(matrix)
-    v = _unit(fixed @ u.value)
-    next_u = _unit(fixed.T @ v)
-    if layer.train and not layer.is_initializing():
-        u.value = next_u
-    return v @ matrix @ next_u
-
-
-def _unit(vector: Float[Array, "n"]) -> Float[Array, "n"]:
-    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
-
-
-def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array:
-    if not layer.use_bias:
-        return x
-    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-
-
 class PReLU(nn.Module):
-    """A ReLU whose slope of negative values is learnt, one a channel (arXiv:1502.01852)."""
+    """A ReLU with a learned slope for negative values in each channel (arXiv:1502.01852)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """max(x, 0) + slope * min(x, 0)."""
-        start = nn.initializers.constant(PRELU_SLOPE)
-        slope = self.param("slope", start, (x.shape[-1],)).astype(x.dtype)
+        """Return max(x, 0) + slope * min(x, 0)."""
+        init = nn.initializers.constant(PRELU_SLOPE)
+        slope = self.param("slope", init, (x.shape[-1],)).astype(x.dtype)
         return jnp.where(x < 0, x * slope.reshape((1,) * (x.ndim - 1) + (-1,)), x)
 
 
 def take_image_channels(
     images: Float[Array, "*shape all_channels"], channels: int
 ) -> Float[Array, "*shape channels"]:
-    """The image itself of what a restoration network is given: the first of the channels.
+    """Return the image from the input of a restoration network, without its conditioning maps.
 
     Args:
-      images: the image and, after it, maps that tell the network more, such as a noise level.
-      channels: of the image.
+      images: Images, followed along the channel axis by any conditioning maps, such as a noise level.
+      channels: Number of image channels.
 
     Raises:
-      InputError: there are fewer.
+      InputError: Too few channels.
     """
     if not 1 <= channels <= images.shape[-1]:
         raise InputError(
-            f"this network takes images of {channels} channels, at least 1, and maps after them; "
-            f"got images {images.shape}"
+            f"this network takes images of {channels} channels, at least 1, and optional conditioning "
+            f"maps after them; got an input of shape {images.shape}"
         )
     return images[..., :channels]
 
@@ -416,7 +362,13 @@ def take_image_channels(
 def check_sides(
     network: str, images: Float[Array, "batch height width channels"], multiple: int
 ) -> None:
-    """Raises InputError unless both sides of the images are multiples of what the network halves."""
+    """Raise InputError unless the images' height and width are multiples of a number.
+
+    Args:
+      network: Name of the network, for the message.
+      images: Images to check.
+      multiple: Required divisor of both sides.
+    """
     height, width = images.shape[1:3]
     if height % multiple or width % multiple:
         raise InputError(
@@ -425,74 +377,34 @@ def check_sides(
         )
 
 
-class Norm(nn.Module):
-    """Normalisation chosen by name: "batch" (of the whole global batch), "group", "layer", "none".
-
-    Attributes:
-      kind: which.
-      train: "batch" uses and updates the batch's statistics if True, else the running ones.
-      groups: number of channel groups of "group"; its greatest common divisor with the channels.
-      affine: whether a scale and an offset a channel are learnt.
-    """
-
-    kind: NormName = "batch"
-    train: bool = False
-    groups: int = 8
-    affine: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """x, normalised; raises InputError for an unknown `kind`."""
-        affine: dict[str, Any] = {"use_scale": self.affine, "use_bias": self.affine}
-        if self.kind == "batch":
-            return nn.BatchNorm(
-                use_running_average=not self.train,
-                momentum=0.9,
-                axis_name=bound_data_axis(),
-                **affine,
-            )(x)
-        if self.kind == "group":
-            return nn.GroupNorm(num_groups=math.gcd(self.groups, x.shape[-1]), **affine)(x)
-        if self.kind == "layer":
-            return nn.LayerNorm(**affine)(x)
-        if self.kind == "none":
-            return x
-        kinds = ("batch", "group", "layer", "none")
-        raise InputError(f"no normalisation {self.kind!r}; {did_you_mean(self.kind, kinds)}")
-
-
-class ConditionalNorm(nn.Module):
-    """Normalisation whose scale and offset are learnt for each class (arXiv:1707.00683, section 3).
-
-    Attributes:
-      num_classes: number of classes; 0 for `Norm` itself, which takes no labels.
-      kind, train: as for `Norm`.
-    """
-
-    num_classes: int = 0
-    kind: NormName = "batch"
-    train: bool = False
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch *size channels"], labels: Int32[Array, " batch"] | None = None
-    ) -> Float[Array, "batch *size channels"]:
-        """x, normalised; raises InputError for labels without classes, or classes without labels."""
-        check_labels(self.num_classes, labels)
-        if labels is None:
-            return Norm(self.kind, train=self.train)(x)
-        shape = (self.num_classes, x.shape[-1])
-        broadcast = (len(x), *(1,) * (x.ndim - 2), -1)
-        scale = self.param("scale", nn.initializers.ones, shape).astype(x.dtype)[labels]
-        bias = self.param("bias", nn.initializers.zeros, shape).astype(x.dtype)[labels]
-        x = Norm(self.kind, train=self.train, affine=False)(x)
-        return x * scale.reshape(broadcast) + bias.reshape(broadcast)
-
-
-def check_labels(num_classes: int, labels: Int32[Array, " batch"] | None) -> None:
-    """Raises InputError for labels without classes, or classes without labels."""
-    if (labels is None) == bool(num_classes):
+def _per_group(layer: Conv | ConvTranspose, which: str, channels: int) -> int:
+    if layer.groups < 1 or channels % layer.groups:
         raise InputError(
-            f"a network of num_classes={num_classes} takes {'labels' if num_classes else 'no labels'}; "
-            f"got {'none' if labels is None else 'some'}"
+            f"groups must be at least 1 and divide the {which} channels; got "
+            f"groups={layer.groups} and {channels} {which} channels"
         )
+    return channels // layer.groups
+
+
+def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
+    """Return the layer's normalized kernel, with its last two axes of the given lengths."""
+    size = layer.kernel_size
+    rank = len(size) if isinstance(size, tuple | list) else 2
+    kernel_size = per_axis("kernel_size", size, rank, 1)
+    geometry: dict[str, Any] = {
+        "transposed": isinstance(layer, ConvTranspose),
+        "stride": layer.stride,
+        "groups": layer.groups,
+    }
+    init = layer.kernel_init or variance_scaling(layer.gain, **geometry)
+    kernel = layer.param("kernel", init, (*kernel_size, first, second))
+    return normalize_kernel(
+        layer, kernel, layer.kernel_norm, gain=layer.gain, train=layer.train, **geometry
+    )
+
+
+def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array:
+    if not layer.use_bias:
+        return x
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -25,12 +25,11 @@ from deconv_jax.models.layers import (
     RESIDUAL_GAIN,
     Activation,
     Conv,
-    Norm,
-    NormName,
     Upsample,
     check_sides,
     take_image_channels,
 )
+from deconv_jax.models.normalization import Norm, NormName
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.upsample import UpsampleMethod
 

@@ -16,12 +16,12 @@ from deconv_jax.models.layers import (
     RELU_GAIN,
     Conv,
     ConvTranspose,
-    Norm,
     Pool,
     Unpool,
     Upsample,
     activation,
 )
+from deconv_jax.models.normalization import Norm
 from deconv_jax.ops.collectives import DATA_AXIS
 
 FAST_KEY = jax.random.key(0, impl="rbg")

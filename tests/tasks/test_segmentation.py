@@ -15,7 +15,8 @@ from deconv_jax.data.views import IGNORED, AnnotatedView
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.segmentation import ratios
 from deconv_jax.models import UNet
-from deconv_jax.models.layers import Conv, Norm
+from deconv_jax.models.layers import Conv
+from deconv_jax.models.normalization import Norm
 from deconv_jax.tasks import Segmentation
 from deconv_jax.tasks.segmentation import cross_entropy, soft_dice
 from deconv_jax.training.optimizer import Optimizer

@@ -27,16 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, did_you_mean
-from deconv_jax.models.layers import (
-    Activation,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Norm,
-    PReLU,
-    Unpool,
-    Upsample,
-)
+from deconv_jax.models.layers import Activation, Conv, ConvTranspose, Dense, PReLU, Unpool, Upsample
+from deconv_jax.models.normalization import Norm
 
 Tree = Any
 Rule = Literal["gradient", "guided", "deconvnet"]

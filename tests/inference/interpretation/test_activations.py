@@ -16,7 +16,8 @@ from deconv_jax.inference.interpretation.activations import (
     receptive_windows,
 )
 from deconv_jax.models import MODELS, Classifier, DnCNN
-from deconv_jax.models.layers import Activation, Conv, ConvTranspose, Norm, Pool, Upsample
+from deconv_jax.models.layers import Activation, Conv, ConvTranspose, Pool, Upsample
+from deconv_jax.models.normalization import Norm
 
 SMALL = Classifier(features=(3, 4), convs_per_block=1, up_features=(5,), embedding_dim=6)
 
