@@ -6,8 +6,8 @@ says otherwise. Their noise level is read from the model's `GaussianNoise`. Valu
 """
 
 from deconv_jax.classical.denoiser_prior import (
-    fixed_level_denoiser,
-    fixed_level_options,
+    any_level_denoiser,
+    any_level_options,
     plug_and_play,
 )
 from deconv_jax.classical.filters import inverse, tikhonov, unsupervised_wiener, wiener
@@ -29,9 +29,9 @@ METHODS = {
 
 __all__ = [
     "METHODS",
+    "any_level_denoiser",
+    "any_level_options",
     "cgls",
-    "fixed_level_denoiser",
-    "fixed_level_options",
     "inverse",
     "landweber",
     "plug_and_play",

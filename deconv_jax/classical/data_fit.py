@@ -19,7 +19,7 @@ _FIRST_ESTIMATE_WEIGHT = 1e-3
 _FIRST_ESTIMATE_ITERATIONS = 30
 
 
-def closed_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None:
+def closed_form_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None:
     """(v, mu) -> argmin |A x - y|^2 + mu |x - v|^2 where it is a quotient, None where it is not."""
     y, model = problem.y, problem.model
     if is_diagonal(model):
@@ -40,7 +40,7 @@ def closed_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None
 
 
 def iterative_data_step(problem: Problem, iterations: int) -> Callable[[Array, Array], Array]:
-    """As `closed_data_step`, by conjugate gradients from v."""
+    """As `closed_form_data_step`, by conjugate gradients from v."""
 
     def fit(v: Array, mu: Array) -> Array:
         root = jnp.sqrt(mu)
@@ -56,7 +56,7 @@ def iterative_data_step(problem: Problem, iterations: int) -> Callable[[Array, A
     return fit
 
 
-def first_estimate(problem: Problem) -> Array:
+def initial_estimate(problem: Problem) -> Array:
     """What iterations begin with: y where A is a circular blur, else a smooth image that A maps near to y."""
     if is_circular(problem.model):
         return problem.y

@@ -5,7 +5,7 @@ GlobalSIP 2013): what fits y and what looks like an image take turns.
 
 What a reader would get wrong: the noise levels. A denoiser is asked for many of them, falling to
 that of y or to `last_sigma`; a network that was trained for one level takes part through
-`fixed_level_denoiser`, with `fixed_level_options`.
+`any_level_denoiser`, with `any_level_options`.
 """
 
 import functools
@@ -19,13 +19,17 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array
 
-from deconv_jax.classical.data_fit import closed_data_step, first_estimate, iterative_data_step
+from deconv_jax.classical.data_fit import (
+    closed_form_data_step,
+    initial_estimate,
+    iterative_data_step,
+)
 from deconv_jax.classical.problem import (
-    Number,
     Observed,
+    PerImageScalar,
     Problem,
-    Returned,
-    column,
+    SolverResult,
+    as_per_image,
     has_unknown_border,
     known_sigma,
     prepare,
@@ -46,16 +50,16 @@ def plug_and_play(
     forward_model: Degradation,
     *,
     denoiser: Denoiser,
-    sigma: Number | None = None,
+    sigma: PerImageScalar | None = None,
     iterations: int = 8,
     first_sigma: float = 49 / 255,
-    last_sigma: Number | None = None,
+    last_sigma: PerImageScalar | None = None,
     data_weight: float = 0.23,
     splitting: Splitting = "half_quadratic",
     data_iterations: int = 30,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
-) -> Returned:
+) -> SolverResult:
     """Alternates between fitting y and denoising, at noise levels that fall.
 
     With sigma_k falling from `first_sigma` to `last_sigma` in equal ratios, and z = y before the first
@@ -76,7 +80,7 @@ def plug_and_play(
       denoiser: `denoiser(x, sigma) -> x`, of images with white noise of standard deviation sigma in
         [0, 1] units, a traced number. It is a static argument, to be the same object from call to
         call, unless it is a `jax.tree_util.Partial` or another pytree: then its leaves, a network's
-        weights, are arguments like y. `fixed_level_denoiser` makes one of networks that were
+        weights, are arguments like y. `any_level_denoiser` makes one of networks that were
         trained for single noise levels.
       sigma: standard deviation of the noise in y, [0, 1] units, for the forward model's. At least
         0.1 / 255 is taken.
@@ -132,7 +136,7 @@ def _plug_and_play(
 ) -> tuple[Array, Any]:
     first, last, fit_weight = schedule
     problem = Problem.of(y, model, size)
-    fit = closed_data_step(problem) or iterative_data_step(problem, data_iterations)
+    fit = closed_form_data_step(problem) or iterative_data_step(problem, data_iterations)
 
     def denoise(images: Array, sigma: Array) -> Array:
         if sigma.ndim:
@@ -147,21 +151,21 @@ def _plug_and_play(
 
     def step(state: Any, sigma: Array) -> Any:
         z, disagreement, before = state
-        disagreement = disagreement * column((sigma / before) ** 2, y)
-        mu = column(fit_weight / sigma**2, y)
+        disagreement = disagreement * as_per_image((sigma / before) ** 2, y)
+        mu = as_per_image(fit_weight / sigma**2, y)
         x = fit(z - disagreement, mu)
         z = denoise(x + disagreement, sigma)
         if splitting == "admm":
             disagreement = disagreement + x - z
         return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
 
-    z = first_estimate(problem) if start is None else start
+    z = initial_estimate(problem) if start is None else start
     state: Any = z, jnp.zeros_like(z), sigmas[0]
     (z, *_), history = lax.scan(step, state, sigmas)
     return z, history
 
 
-def fixed_level_denoiser(
+def any_level_denoiser(
     denoise: Callable[[Array], Array] | Sequence[Callable[[Array], Array]],
     trained_sigma: float | Sequence[float],
 ) -> Denoiser:
@@ -196,8 +200,8 @@ def fixed_level_denoiser(
     return Partial(_denoise_at_levels, tuple(_as_pytree(functions[i]) for i in order), levels)
 
 
-def fixed_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
-    """The options of `plug_and_play` that suit a `fixed_level_denoiser`.
+def any_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
+    """The options of `plug_and_play` that suit a `any_level_denoiser`.
 
     ADMM that ends at the lowest trained level instead of asking for levels below, which no network
     was trained for; with a weight that was chosen on photographs.

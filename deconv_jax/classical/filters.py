@@ -24,17 +24,17 @@ from jaxtyping import Array, Float
 from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
-    Number,
     Observed,
+    PerImageScalar,
     Problem,
+    as_per_image,
     circular_psf,
-    column,
     is_circular,
     known_sigma,
     laplacian,
-    per_image,
+    linear_factors,
     prepare,
-    steps,
+    squeeze_per_image,
 )
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
@@ -54,7 +54,9 @@ _LEAST_SIGMA = 1e-6
 Filter = Callable[[Array, Array, Array], Array]
 
 
-def inverse(y: Observed, forward_model: Degradation, *, threshold: Number | None = None) -> Images:
+def inverse(
+    y: Observed, forward_model: Degradation, *, threshold: PerImageScalar | None = None
+) -> Images:
     """Divides by the blur's response H where |H| > threshold, `ops.inverse_filter`.
 
     Args:
@@ -73,7 +75,7 @@ def inverse(y: Observed, forward_model: Degradation, *, threshold: Number | None
     if threshold is None:
         sigma = noise_sigma(forward_model)
         threshold = 1e-3 if sigma is None else 1.6 * jnp.asarray(sigma) ** 0.6
-    return _filtered(y, model, per_image(column(threshold, y)), size, _inverse_filter)
+    return _filtered(y, model, squeeze_per_image(as_per_image(threshold, y)), size, _inverse_filter)
 
 
 def wiener(
@@ -102,7 +104,7 @@ def wiener(
     y, model, size = _prepare("wiener", y, forward_model)
     if noise_to_signal is None:
         needed = "wiener takes noise_to_signal (unsupervised_wiener does without)"
-        sigma = column(known_sigma(forward_model, needed), y)
+        sigma = as_per_image(known_sigma(forward_model, needed), y)
         return _wiener(y, model, sigma.reshape(-1, 1, 1), size, 1.5)[0]
     ratio = jnp.asarray(noise_to_signal, y.dtype)
     frequencies = () if ratio.ndim < 2 else ratio.shape[-2:]
@@ -140,7 +142,7 @@ def tikhonov(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: Number | None = None,
+    weight: PerImageScalar | None = None,
     regularizer: Regularizer = "laplacian",
     iterations: int = 200,
     tolerance: float = 1e-4,
@@ -177,10 +179,10 @@ def tikhonov(
     if weight is None and sigma is not None:
         level = jnp.asarray(sigma)
         weight = 35.0 * level**2 if regularizer == "laplacian" else 1.3 * level
-    strength = column(1e-4 if weight is None else weight, y)
+    strength = as_per_image(1e-4 if weight is None else weight, y)
     if is_circular(model):
         closed = {"laplacian": _constrained_filter, "identity": _wiener_filter}[regularizer]
-        return _filtered(y, model, per_image(strength), size, closed)
+        return _filtered(y, model, squeeze_per_image(strength), size, closed)
     return _tikhonov(y, model, strength, tolerance, size, regularizer, iterations)
 
 
@@ -213,7 +215,7 @@ def _prepare(
 ) -> tuple[Array, Linear, tuple[int, int]]:
     """`problem.prepare`, and a check that the model is a blur."""
     y, model, size = prepare(y, forward_model)
-    parts = list(steps(model))
+    parts = list(linear_factors(model))
     if not is_circular(model) and not (len(parts) == 1 and isinstance(parts[0], Convolution)):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise InputError(

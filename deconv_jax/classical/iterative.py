@@ -22,17 +22,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.classical.problem import (
-    Number,
     Observed,
     PerImage,
+    PerImageScalar,
     Problem,
-    Returned,
-    column,
+    SolverResult,
+    as_per_image,
     dot,
     gradient,
     gradient_adjoint,
-    per_image,
     prepare,
+    squeeze_per_image,
     tiny,
     total_variation,
 )
@@ -51,10 +51,10 @@ def richardson_lucy(
     forward_model: Degradation,
     *,
     iterations: int = 30,
-    tv_weight: Number = 0.0,
+    tv_weight: PerImageScalar = 0.0,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
-) -> Returned:
+) -> SolverResult:
     """Multiplies the estimate by A^T (y / A x) / (A^T 1), from a grey image of 0.5.
 
     It maximises the likelihood of y as photon counts of mean A x among images that are nowhere
@@ -87,7 +87,7 @@ def richardson_lucy(
     if isinstance(tv_weight, numbers.Real) and not 0 <= tv_weight < _MOST_TV:
         raise InputError(f"tv_weight must be at least 0 and below {_MOST_TV:.4f}; got {tv_weight}")
     x, objective = _richardson_lucy(
-        y, model, column(tv_weight, y), size, iterations, return_objective
+        y, model, as_per_image(tv_weight, y), size, iterations, return_objective
     )
     return (x, objective) if return_objective else x
 
@@ -119,7 +119,7 @@ def _richardson_lucy(
         mean = jnp.maximum(problem.forward(x), epsilon)
         divergence = mean - y + jax.scipy.special.xlogy(y, y / mean)
         variation = total_variation(x, _TV_SMOOTHING)
-        return jnp.sum(divergence, (1, 2, 3)) + per_image(tv_weight) * variation
+        return jnp.sum(divergence, (1, 2, 3)) + squeeze_per_image(tv_weight) * variation
 
     return lax.scan(step, jnp.full(problem.shape, 0.5, y.dtype), length=iterations)
 
@@ -189,7 +189,9 @@ def _landweber(
         return x, y - problem.forward(x)
 
     state = jnp.zeros(problem.shape, y.dtype), y
-    (x, _), *report = until(step, state, _residual_below(bound), iterations, _half_square)
+    (x, _), *report = iterate_until_done(
+        step, state, _residual_below(bound), iterations, _half_square
+    )
     return x, *report
 
 
@@ -236,7 +238,9 @@ def _cgls(
     problem = Problem.of(y, model, size)
     start = jnp.zeros(problem.shape, y.dtype)
     step, state = conjugate_gradients(problem.forward, problem.adjoint, y, start)
-    (x, *_), *report = until(step, state, _residual_below(bound), iterations, _half_square)
+    (x, *_), *report = iterate_until_done(
+        step, state, _residual_below(bound), iterations, _half_square
+    )
     return x, *report
 
 
@@ -293,13 +297,15 @@ def least_squares(
     enough = tolerance**2 * dot(at_zero, at_zero)
 
     def done(state: Any) -> Array:
-        return per_image(state[3] <= enough)
+        return squeeze_per_image(state[3] <= enough)
 
-    (x, *_), _, _ = until(step, state, done, iterations, lambda state: per_image(state[3]))
+    (x, *_), _, _ = iterate_until_done(
+        step, state, done, iterations, lambda state: squeeze_per_image(state[3])
+    )
     return x
 
 
-def until(
+def iterate_until_done(
     step: Callable[[Any], Any],
     state: Any,
     done: Callable[[Any], Array],
@@ -351,16 +357,16 @@ def _discrepancy(y: Array, forward_model: Degradation, tau: float) -> PerImage:
     """The squared residual at which to stop; below 0, which none is, without a noise level."""
     sigma = noise_sigma(forward_model)
     if sigma is None:
-        return column(-1.0, y)
-    return (tau * column(sigma, y)) ** 2 * (y.size // y.shape[0])
+        return as_per_image(-1.0, y)
+    return (tau * as_per_image(sigma, y)) ** 2 * (y.size // y.shape[0])
 
 
 def _residual_below(bound: PerImage) -> Callable[[Any], Array]:
-    return lambda state: per_image(_square(state[1]) <= bound)
+    return lambda state: squeeze_per_image(_square(state[1]) <= bound)
 
 
 def _half_square(state: Any) -> Array:
-    return 0.5 * per_image(_square(state[1]))
+    return 0.5 * squeeze_per_image(_square(state[1]))
 
 
 def _square(images: Any) -> PerImage:

@@ -32,9 +32,9 @@ from deconv_jax.ops.spectral import psf2otf
 Images = Float[Array, "batch height width channels"]
 Observed = Float[Array | np.ndarray, "batch observed_height observed_width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
-Number = float | Float[Array | np.ndarray, " batch"]
+PerImageScalar = float | Float[Array | np.ndarray, " batch"]
 """A parameter: one number for all images, or one an image."""
-Returned = Images | tuple[Images, Float[Array, "iterations batch"]]
+SolverResult = Images | tuple[Images, Float[Array, "iterations batch"]]
 """What iterations return: images, and their objectives if asked for."""
 
 _POWER_ITERATIONS = 24
@@ -74,7 +74,7 @@ class Problem:
     def fidelity(self, x: Images) -> Float[Array, " batch"]:
         """|A x - y|^2 / 2, an image."""
         misfit = self.forward(x) - self.y
-        return 0.5 * per_image(dot(misfit, misfit))
+        return 0.5 * squeeze_per_image(dot(misfit, misfit))
 
     def norm_squared(self) -> PerImage:
         """An upper bound of |A|^2, the largest eigenvalue of A^T A, close to it.
@@ -170,12 +170,12 @@ def known_sigma(forward_model: Degradation, needed_for: str) -> Any:
     return sigma
 
 
-def column(value: Any, y: Array) -> PerImage:
+def as_per_image(value: Any, y: Array) -> PerImage:
     """A number, or an array of one an image, as (batch, 1, 1, 1) of y's dtype."""
     return jnp.broadcast_to(jnp.asarray(value, y.dtype), y.shape[:1]).reshape(-1, 1, 1, 1)
 
 
-def per_image(values: Shaped[Array, "batch 1 1 1"]) -> Shaped[Array, " batch"]:
+def squeeze_per_image(values: Shaped[Array, "batch 1 1 1"]) -> Shaped[Array, " batch"]:
     """(batch, 1, 1, 1) as (batch,)."""
     return values.reshape(-1)
 
@@ -190,35 +190,37 @@ def tiny(x: Array) -> float:
     return float(jnp.finfo(x.dtype).tiny)
 
 
-def steps(model: Linear) -> Iterator[Linear]:
+def linear_factors(model: Linear) -> Iterator[Linear]:
     """The linear maps that a model is the product of; none for the identity."""
     if isinstance(model, Chain):
         for step in model.steps:
-            yield from steps(linear_part(step))
+            yield from linear_factors(linear_part(step))
     else:
         yield model
 
 
 def is_circular(model: Linear) -> bool:
     """Whether A is diagonal in frequency: circular blurs alone."""
-    return all(isinstance(s, Convolution) and s.boundary == "circular" for s in steps(model))
+    return all(
+        isinstance(s, Convolution) and s.boundary == "circular" for s in linear_factors(model)
+    )
 
 
 def is_diagonal(model: Linear) -> bool:
     """Whether A is diagonal in space: masks alone."""
-    return all(isinstance(s, Mask) for s in steps(model))
+    return all(isinstance(s, Mask) for s in linear_factors(model))
 
 
 def has_unknown_border(model: Linear) -> bool:
     """Whether y depends on pixels beyond its own frame, which are restored too: "valid" blurs."""
-    return any(isinstance(s, Convolution) and s.boundary == "valid" for s in steps(model))
+    return any(isinstance(s, Convolution) and s.boundary == "valid" for s in linear_factors(model))
 
 
 def circular_psf(
     model: Linear, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "batch_or_1 psf_height psf_width"]:
     """The point-spread function of a blur, or the one that circular blurs have together."""
-    parts = list(steps(model))
+    parts = list(linear_factors(model))
     if len(parts) == 1:
         psf = jnp.asarray(parts[0].psf, dtype)  # type: ignore[attr-defined]
         return psf.reshape(-1, *psf.shape[-2:])

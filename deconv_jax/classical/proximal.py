@@ -18,20 +18,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from deconv_jax.classical.data_fit import closed_data_step, first_estimate
+from deconv_jax.classical.data_fit import closed_form_data_step, initial_estimate
 from deconv_jax.classical.problem import (
-    Number,
     Observed,
+    PerImageScalar,
     Problem,
-    Returned,
-    column,
+    SolverResult,
+    as_per_image,
     gradient,
     gradient_adjoint,
     has_unknown_border,
     is_diagonal,
     known_sigma,
-    per_image,
     prepare,
+    squeeze_per_image,
     tiny,
     total_variation,
 )
@@ -56,11 +56,11 @@ def tv(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: Number | None = None,
+    weight: PerImageScalar | None = None,
     iterations: int | None = None,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
-) -> Returned:
+) -> SolverResult:
     """The x of least |A x - y|^2 / 2 + weight TV(x), TV the isotropic total variation.
 
     TV sums |gradient x| over pixels and channels, with differences to the next pixel down and to the
@@ -91,7 +91,7 @@ def tv(
     if weight is None:
         sigma = known_sigma(forward_model, "tv takes a weight")
         weight = _weight_for(sigma, model, blurred=0.75, sharp=1.2)
-    x, objective = _tv(y, model, column(weight, y), size, iterations, return_objective)
+    x, objective = _tv(y, model, as_per_image(weight, y), size, iterations, return_objective)
     return (x, objective) if return_objective else x
 
 
@@ -105,8 +105,8 @@ def _tv(
     return_objective: bool,
 ) -> tuple[Array, Any]:
     problem = Problem.of(y, model, size)
-    closed = closed_data_step(problem)
-    x = first_estimate(problem)
+    closed = closed_form_data_step(problem)
+    x = initial_estimate(problem)
     # The product of primal and dual rates is at most 1 over the squared norm of gradient (8) and A.
     unknown_border = has_unknown_border(model)
     gradient_rate = (_UNKNOWN_BORDER_GRADIENT_RATE if unknown_border else _GRADIENT_RATE) * weight
@@ -135,7 +135,7 @@ def _tv(
     def objective(x: Array) -> Array | None:
         if not return_objective:
             return None
-        return problem.fidelity(x) + per_image(weight) * total_variation(x)
+        return problem.fidelity(x) + squeeze_per_image(weight) * total_variation(x)
 
     zero = jnp.zeros_like(x)
     state: Any = x, x, (zero, zero), jnp.zeros_like(y)
@@ -147,13 +147,13 @@ def wavelet(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: Number | None = None,
+    weight: PerImageScalar | None = None,
     basis: str = "db4",
     levels: int = 4,
     iterations: int = 100,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
-) -> Returned:
+) -> SolverResult:
     """The x = W^T c of least |A W^T c - y|^2 / 2 + weight |c|_1, W an orthonormal wavelet transform.
 
     The coarse coefficients, or the mean of a block, are not in the sum of |c|. Images that cannot be
@@ -187,7 +187,7 @@ def wavelet(
         sigma = known_sigma(forward_model, "wavelet takes a weight")
         weight = _weight_for(sigma, model, blurred=1.6, sharp=2.2)
     options = size, basis, levels, iterations, return_objective
-    x, objective = _wavelet(y, model, column(weight, y), *options)
+    x, objective = _wavelet(y, model, as_per_image(weight, y), *options)
     return (x, objective) if return_objective else x
 
 
@@ -234,9 +234,11 @@ def _wavelet(
             )
 
         ahead = jax.tree.map(extrapolate, best, trial, before)
-        return (best, least, ahead, following), per_image(least) if return_objective else None
+        return (best, least, ahead, following), squeeze_per_image(
+            least
+        ) if return_objective else None
 
-    c = analyse(first_estimate(problem))
+    c = analyse(initial_estimate(problem))
     start = c, problem.forward(synthesise(c))
     state = start, cost(*start), start, jnp.ones((), y.dtype)
     (best, *_), history = lax.scan(step, state, length=iterations)

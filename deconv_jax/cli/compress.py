@@ -101,12 +101,12 @@ def _compress(arguments: argparse.Namespace) -> int:
     def work(source: Path, output: Path) -> str:
         from deconv_jax.data.images import read_8bit
         from deconv_jax.io import write_atomically
-        from deconv_jax.metrics.image import decibels
+        from deconv_jax.metrics.image import psnr_from_mse
 
         image, lost = read_8bit(source, max_pixels=codec.max_pixels)
         data = _of(source, codec.compress, image, level)
         error = image.astype(np.int16) - _of(source, codec.decompress, data)
-        psnr = decibels(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)
+        psnr = psnr_from_mse(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)
         write_atomically(output, lambda file: file.write(data))
         words = f" ({', '.join(lost)})" if lost else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from PIL import Image, ImageDraw, ImageFont
 
 from deconv_jax.data.forward_model import (
     Degradation,
@@ -30,6 +29,7 @@ from deconv_jax.data.forward_model import (
 )
 from deconv_jax.data.geometry import distance_to_segment
 from deconv_jax.errors import InputError
+from deconv_jax.viz.text import text_mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,24 +195,8 @@ class TextMask(RandomMask):
         """The `Mask` of (1, height, width, 1), one for all examples."""
         del keys
         _, height, width, _ = shape
-        known = 1.0 - _written(self.text, self.font_size, height, width)
+        known = 1.0 - text_mask(self.text, self.font_size, height, width)
         return Mask(known.reshape(1, height, width, 1))
-
-
-@functools.lru_cache(maxsize=64)
-def _written(text: str, font_size: int, height: int, width: int) -> np.ndarray:
-    """1 where a letter is, (height, width)."""
-    page = Image.new("1", (width, height))
-    pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(font_size)
-    line = text + " "
-    # A line of twice the page's width covers it from any letter on.
-    line *= 2 + int(2 * width / max(pen.textlength(line, font=font), 1))
-    # Lines begin at different letters, or the letters would stand in columns.
-    for row, top in enumerate(range(0, height, round(1.25 * font_size) or 1)):
-        start = row * 7 % len(text)
-        pen.text((0, top), line[start:], fill=1, font=font)
-    return np.asarray(page, np.float32)
 
 
 def _number(key: Array, value: Any) -> Float[Array, ""]:

@@ -26,7 +26,7 @@ def sample_bilinear(
 ) -> Float[Array, "*view channels"]:
     """An image at points (row, column), in pixels from its top left corner.
 
-    The middle of the first pixel is (0.5, 0.5). Beyond the center_crops of the outermost pixels the
+    The middle of the first pixel is (0.5, 0.5). Beyond the centers of the outermost pixels the
     nearest of them counts.
     """
     height, width, channels = image.shape
@@ -64,7 +64,7 @@ class Warp(NamedTuple):
     whole: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Where in the image the center_crops of the view's pixels are."""
+        """Where in the image the centers of the view's pixels are."""
         rows, columns = (
             jnp.arange(n) + 0.5 - middle
             for n, middle in zip(self.shape, self.view_center, strict=True)

@@ -24,7 +24,7 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.finite import check_finite
 from deconv_jax.metrics.image import ms_ssim, ms_ssim_scales
 
-INCEPTION_SPLITS = 10
+SCORE_SPLITS = 10
 """Parts that an Inception Score is the mean of, as in the authors' code."""
 
 _BLOCK = 2**22
@@ -235,7 +235,7 @@ def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fa
 
 
 def inception_score(
-    probabilities: Float[np.ndarray, "count classes"], splits: int = INCEPTION_SPLITS
+    probabilities: Float[np.ndarray, "count classes"], splits: int = SCORE_SPLITS
 ) -> tuple[float, float]:
     """Inception score of arXiv:1606.03498, section 4: exp(E KL(p(y|x) || p(y))), 1 to `classes`.
 

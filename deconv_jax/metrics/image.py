@@ -68,7 +68,7 @@ def psnr(
     return -10.0 * jnp.log10(mean_squared_error(prediction, target, size))
 
 
-def decibels(errors: ArrayLike) -> Any:
+def psnr_from_mse(errors: ArrayLike) -> Any:
     """PSNR of mean squared errors of images in [0, 1], dB, a number or an array; of no error infinity."""
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(errors)

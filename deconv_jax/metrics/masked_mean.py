@@ -22,7 +22,7 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
     return sums | {"count": jnp.sum(mask)}
 
 
-def sums_over(
+def accumulate_sums(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> dict[str, Any]:
     """The sum of each measure over all batches.
@@ -59,7 +59,7 @@ def sums_over(
 def mean_over(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> dict[str, Any]:
-    """The mean of each measure over all examples: `sums_over`, and arguments as there, over "count".
+    """The mean of each measure over all examples: `accumulate_sums`, and arguments as there, over "count".
 
     Returns:
       A float for each sum that is a scalar, float64 arrays for others.
@@ -67,7 +67,7 @@ def mean_over(
     Raises:
       InputError: there is no example.
     """
-    totals = sums_over(batches, sums)
+    totals = accumulate_sums(batches, sums)
     count = totals.pop("count")
     means = {name: total / count for name, total in totals.items()}
     return {name: mean if np.ndim(mean) else float(mean) for name, mean in means.items()}

@@ -203,7 +203,7 @@ class EvaluationProtocol:
         return self.measure(output, target)
 
 
-def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def mean_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of each figure over the rows of `measure_all`, in double precision.
 
     Raises:

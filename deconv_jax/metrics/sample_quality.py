@@ -52,7 +52,7 @@ _ORDER_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class ImageSetFeatures:
     """What is known of a set of images, a row an image; None for what is not.
 
     Attributes:
@@ -68,8 +68,10 @@ class Seen:
     energy: Float[np.ndarray, " count"] | None = None
 
 
-def gathered(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> Seen:
-    """One `Seen` of (its arrays, mask) of batches; rows of mask 0 are left out.
+def concatenate_batches(
+    batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]],
+) -> ImageSetFeatures:
+    """One `ImageSetFeatures` of (its arrays, mask) of batches; rows of mask 0 are left out.
 
     Raises:
       InputError: there is no row.
@@ -80,7 +82,7 @@ def gathered(batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> 
             rows[name].append(array[mask > 0])
     if not sum(map(len, rows["features"])):
         raise InputError("the split to evaluate on has no examples")
-    return Seen(**{name: np.concatenate(arrays) for name, arrays in rows.items()})
+    return ImageSetFeatures(**{name: np.concatenate(arrays) for name, arrays in rows.items()})
 
 
 def classified_as(
@@ -97,7 +99,7 @@ def classified_as(
     return digits @ base
 
 
-def sample_quality(real: Seen, fake: Seen) -> dict[str, float]:
+def sample_quality(real: ImageSetFeatures, fake: ImageSetFeatures) -> dict[str, float]:
     """The measures of `PROTOCOL` that what was seen permits, by name.
 
     Rows are taken in a random order of fixed seeds, so that blocks and parts are fair samples of sets
@@ -142,16 +144,16 @@ def _of_classes(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
             classified_as(fake), classified_as(real), classes**planes
         )
         measures |= {"modes": float(modes), "reverse_kl": reverse_kl}
-    if planes == 1 and len(fake) >= generative.INCEPTION_SPLITS:
+    if planes == 1 and len(fake) >= generative.SCORE_SPLITS:
         score, deviation = generative.inception_score(fake[:, 0])
         measures |= {"inception_score": score, "inception_score_deviation": deviation}
     return measures
 
 
-def _shuffled(seen: Seen, seed: int) -> Seen:
+def _shuffled(seen: ImageSetFeatures, seed: int) -> ImageSetFeatures:
     order = np.random.default_rng(seed).permutation(len(seen.features))
     shuffled: dict[str, Any] = {}
     for field in dataclasses.fields(seen):
         array = getattr(seen, field.name)
         shuffled[field.name] = None if array is None else array[order]
-    return Seen(**shuffled)
+    return ImageSetFeatures(**shuffled)

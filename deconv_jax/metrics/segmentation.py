@@ -58,7 +58,7 @@ def confusion_matrix(
     return jnp.sum(counts.astype(jnp.int32), axis=0)
 
 
-class Ratios(NamedTuple):
+class SegmentationScores(NamedTuple):
     """What a confusion matrix says.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ratios(NamedTuple):
     pixel_accuracy: float
 
 
-def ratios(confusion: ArrayLike) -> Ratios:
+def segmentation_scores(confusion: ArrayLike) -> SegmentationScores:
     """Of a confusion matrix (num_classes, num_classes), or a multiple of one.
 
     Raises:
@@ -93,18 +93,18 @@ def ratios(confusion: ArrayLike) -> Ratios:
     iou = _divided(right, truth + predicted - right)
     dice = _divided(2 * right, truth + predicted)
     accuracy = _divided(right, truth)
-    return Ratios(
+    return SegmentationScores(
         iou,
         dice,
         accuracy,
-        miou=mean_of_occurring(iou),
-        mean_dice=mean_of_occurring(dice),
-        mean_accuracy=mean_of_occurring(accuracy),
+        miou=nan_mean(iou),
+        mean_dice=nan_mean(dice),
+        mean_accuracy=nan_mean(accuracy),
         pixel_accuracy=float(right.sum() / truth.sum()),
     )
 
 
-def mean_of_occurring(values: Float[np.ndarray, " num_classes"]) -> float:
+def nan_mean(values: Float[np.ndarray, " num_classes"]) -> float:
     """The mean over classes that are not NaN; NaN where all are."""
     occurring = values[~np.isnan(values)]
     return float(occurring.mean()) if len(occurring) else math.nan

@@ -24,7 +24,7 @@ def available(codec: StandardCodec) -> bool:
     return codec == "JPEG" or bool(features.check(codec.lower()))
 
 
-def standard_codec(
+def encode_decode(
     image: UInt8[np.ndarray, "height width channels"], codec: StandardCodec, quality: int
 ) -> tuple[int, UInt8[np.ndarray, "height width channels"]]:
     """The bytes that an image's file has, headers included, and the image that it decodes to.

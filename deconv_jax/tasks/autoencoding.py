@@ -31,11 +31,11 @@ from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least, did_you_mean
 from deconv_jax.metrics.image import (
     SSIM_LEAST_SIZE,
-    decibels,
     mean_squared_error,
     ms_ssim,
     ms_ssim_scales,
     psnr,
+    psnr_from_mse,
 )
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.tasks.latent_plot import code_plane, principal_components
@@ -319,7 +319,10 @@ def squared_jacobian_norms(
 
 def _measured(name: str, output: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     errors = np.mean(np.square(output - targets), axis=(1, 2, 3))
-    return {f"{name}_psnr": float(np.mean(decibels(errors))), f"{name}_mse": float(np.mean(errors))}
+    return {
+        f"{name}_psnr": float(np.mean(psnr_from_mse(errors))),
+        f"{name}_mse": float(np.mean(errors)),
+    }
 
 
 def pca_reconstruction(train: np.ndarray, images: np.ndarray, components: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from deconv_jax.metrics.classification import (
     calibration_sums,
     in_top,
 )
-from deconv_jax.metrics.masked_mean import masked_sums, mean_over, sums_over
+from deconv_jax.metrics.masked_mean import accumulate_sums, masked_sums, mean_over
 from deconv_jax.metrics.segmentation import confusion_matrix
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
@@ -45,7 +45,7 @@ from deconv_jax.training.state import (
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import class_name
-from deconv_jax.viz.plots import Drawing, Matrix, Plot, Series
+from deconv_jax.viz.plots import CountMatrix, Drawing, Plot, Series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +179,11 @@ class Classification(Task):
     ) -> Mapping[str, Drawing]:
         """Which classes are taken for which under "confusion", and under "reliability" how often what the
         model is so sure of is right."""
-        totals = sums_over(batches, functools.partial(self._tables, state))
+        totals = accumulate_sums(batches, functools.partial(self._tables, state))
         counts = totals["confusion"].astype(np.int64)
         names = [class_name(number, self.class_names) for number in range(len(counts))]
         right = f"{np.trace(counts):,} of {counts.sum():,} images"
-        confusion = Matrix(f"{right} right", "label", "prediction", counts, names, names)
+        confusion = CountMatrix(f"{right} right", "label", "prediction", counts, names, names)
         filled, confidence, accurate = totals["calibration"]
         filled, some = np.maximum(filled, 1), filled > 0
         ends = np.array([0.0, 1.0])

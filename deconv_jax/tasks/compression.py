@@ -23,19 +23,20 @@ from PIL import Image
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral
 from deconv_jax.data.batch import Batch, valid_sizes
+from deconv_jax.data.crops import center_crops
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import (
     MS_SSIM_LEAST_SIZE,
-    decibels,
     mean_squared_error,
     ms_ssim,
     ms_ssim_scales,
     psnr,
+    psnr_from_mse,
 )
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
-from deconv_jax.metrics.standard_codecs import standard_codec
+from deconv_jax.metrics.standard_codecs import encode_decode
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
@@ -49,7 +50,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Task
-from deconv_jax.viz.grids import center_crops, picture_grid
+from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot, Series
 
 Images = Float[Array, "batch height width channels"]
@@ -263,10 +264,10 @@ def _jpeg(images: Iterable[np.ndarray]) -> dict[str, float]:
     found = collections.defaultdict(list)
     for image in images:
         for quality in _JPEG_QUALITIES:
-            count, decoded = standard_codec(image, "JPEG", quality)
+            count, decoded = encode_decode(image, "JPEG", quality)
             error = np.mean(np.square((decoded.astype(np.float64) - image) / 255))
             found[f"jpeg{quality}_bpp"].append(8 * count / (image.shape[0] * image.shape[1]))
-            found[f"jpeg{quality}_psnr"].append(decibels(error))
+            found[f"jpeg{quality}_psnr"].append(psnr_from_mse(error))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

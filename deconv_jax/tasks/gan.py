@@ -29,7 +29,12 @@ from deconv_jax.data.differentiable_augment import AugmentName, differentiable_a
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
-from deconv_jax.metrics.sample_quality import METRIC_NAMES, PROTOCOL, gathered, sample_quality
+from deconv_jax.metrics.sample_quality import (
+    METRIC_NAMES,
+    PROTOCOL,
+    concatenate_batches,
+    sample_quality,
+)
 from deconv_jax.models.extractors import load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.ops.collectives import mean_over_devices
@@ -407,7 +412,9 @@ class GAN(Task):
                 if "logits" in on_host:
                     logits[name].append(on_host.pop("logits")[mask > 0])
                 sets[name].append((on_host, mask))
-        measures = sample_quality(gathered(sets["real"]), gathered(sets["fake"]))
+        measures = sample_quality(
+            concatenate_batches(sets["real"]), concatenate_batches(sets["fake"])
+        )
         if not logits["real"]:
             return measures
         real, fake = (jnp.asarray(np.concatenate(logits[name])) for name in ("real", "fake"))
@@ -443,7 +450,7 @@ class GAN(Task):
                 for part in parts
             ]
             seen.append(
-                gathered(
+                concatenate_batches(
                     (jax.device_get(a), np.ones(len(p))) for a, p in zip(looked, parts, strict=True)
                 )
             )

@@ -24,6 +24,7 @@ from deconv_jax import ops
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys, random_crop, random_dihedral, random_rescale
 from deconv_jax.data.batch import Batch, valid_sizes
+from deconv_jax.data.crops import center_crops
 from deconv_jax.data.degradations import Degradation, noise_sigma
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.pipeline import evaluation_batches
@@ -42,7 +43,7 @@ from deconv_jax.training.state import (
     init_state,
 )
 from deconv_jax.training.task import Task
-from deconv_jax.viz.grids import center_crops, picture_grid
+from deconv_jax.viz.grids import picture_grid
 
 Images = Float[Array, "batch height width channels"]
 Loss = Literal["l1", "l2", "charbonnier"]

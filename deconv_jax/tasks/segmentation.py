@@ -35,9 +35,9 @@ from deconv_jax.metrics.segmentation import (
     boundary_counts,
     boundary_f1,
     confusion_matrix,
-    mean_of_occurring,
+    nan_mean,
     one_hot,
-    ratios,
+    segmentation_scores,
 )
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.annotated_shapes import shapes_seen
@@ -52,7 +52,7 @@ from deconv_jax.training.state import (
 )
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
-from deconv_jax.viz.overlays import background_of, with_segments
+from deconv_jax.viz.overlays import background_index, with_segments
 
 Logits = Float[Array, "batch height width num_classes"]
 Segments = Int[Array, "batch height width"]
@@ -163,7 +163,7 @@ class Segmentation(Task):
                 f"segments hold classes above {len(confusion) - 1}, the model's last; make "
                 f"task.model.num_classes larger, or such pixels {IGNORED}"
             )
-        measured = ratios(confusion)
+        measured = segmentation_scores(confusion)
         by_class = {
             f"iou_{name}": float(iou)
             for name, iou in zip(self.class_names, measured.iou, strict=False)
@@ -172,7 +172,7 @@ class Segmentation(Task):
         return {
             "miou": measured.miou,
             "pixel_accuracy": measured.pixel_accuracy,
-            "boundary_f1": mean_of_occurring(boundary_f1(sums["boundary"])),
+            "boundary_f1": nan_mean(boundary_f1(sums["boundary"])),
             "dice": measured.mean_dice,
             "cross_entropy": sums["nats"] / float(confusion.sum()),
         } | by_class
@@ -186,7 +186,7 @@ class Segmentation(Task):
         seen, logits = self._evaluated(state, few)
         images, truth = np.asarray(seen["image"]), np.asarray(seen["segments"])
         predicted = np.asarray(jnp.argmax(logits, -1))
-        tinted = functools.partial(with_segments, background=background_of(self.class_names))
+        tinted = functools.partial(with_segments, background=background_index(self.class_names))
         rows = {"image": images} | {
             name: np.stack([tinted(*pair) for pair in zip(images, segments, strict=True)])
             for name, segments in (("truth", truth), ("prediction", predicted))
@@ -199,7 +199,7 @@ class Segmentation(Task):
         learnt, measured = (self._pixels_of_classes(source) for source in (train, test))
         confusion = np.zeros((len(measured), len(measured)))
         confusion[:, learnt.argmax()] = measured
-        figures = ratios(confusion)
+        figures = segmentation_scores(confusion)
         return {
             "majority_pixel_accuracy": figures.pixel_accuracy,
             "majority_miou": figures.miou,

@@ -25,7 +25,7 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.metrics.image import decibels, mean_squared_error, psnr
+from deconv_jax.metrics.image import mean_squared_error, psnr, psnr_from_mse
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.vqvae import perplexity
 from deconv_jax.ops.collectives import mean_over_devices
@@ -193,7 +193,7 @@ class VectorQuantization(Task):
             errors.append(np.square(centres[nearest] - target).reshape(len(rows), -1).mean(axis=1))
         of_image = np.concatenate(errors)
         return {
-            "patch_vq_psnr": float(np.mean(decibels(of_image))),
+            "patch_vq_psnr": float(np.mean(psnr_from_mse(of_image))),
             "patch_vq_mse": float(np.mean(of_image)),
             "patch_vq_codes_used": float(np.sum(used) / self.codes),
         }

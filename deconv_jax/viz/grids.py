@@ -1,89 +1,76 @@
-"""Images side by side in one picture."""
+"""Grids of images."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from deconv_jax.viz.pixels import enlarge, rgb_pixels
+from deconv_jax.viz.text import load_font
+
+_TEXT, _CAPTION_HEIGHT, _GAP = 14, 22, 4
 
 
-def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images beside and below one another as one, with white between them and in place of missing ones.
+def mosaic(
+    images: np.ndarray,
+    columns: int,
+    gap: int = 1,
+    *,
+    rows: int | None = None,
+    background: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Arrange images in a grid, row by row.
 
     Args:
-      images: (count, height, width, channels) in [0, 1], or uint8.
-      columns: images beside one another.
-      gap: pixels of white between two.
+      images: Images (count, height, width, channels), float in [0, 1] or uint8.
+      columns: Number of columns.
+      gap: Pixels between two images.
+      rows: Number of rows, by default as many as the images need.
+      background: Color of gaps and of cells without an image, by default white.
     """
     count, height, width, channels = images.shape
-    rows = -(-count // columns)
-    white = 255 if images.dtype == np.uint8 else 1
+    if rows is None:
+        rows = -(-count // columns)
+    if background is None:
+        background = [255 if images.dtype == np.uint8 else 1] * channels
     shape = (rows * columns, height + gap, width + gap, channels)
-    tiles = np.full(shape, white, images.dtype)
-    tiles[:count, :height, :width] = images
-    placed = tiles.reshape(rows, columns, *shape[1:]).swapaxes(1, 2)
-    whole = placed.reshape(rows * shape[1], columns * shape[2], channels)
-    return whole[: len(whole) - gap, : whole.shape[1] - gap]
-
-
-def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
-    """The middle of the true part of each image.
-
-    Args:
-      images: (count, height, width, channels).
-      sizes: height and width of what is true of each, at its top left, (count, 2).
-      pixels: a side; less along an axis that is shorter.
-    """
-
-    def middle(image: np.ndarray, size: np.ndarray) -> np.ndarray:
-        starts = [max(int(n) - pixels, 0) // 2 for n in size]
-        top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
-        return image[top : top + pixels, left : left + pixels]
-
-    return np.stack([middle(*pair) for pair in zip(images, sizes, strict=True)])
+    cells = np.full(shape, background, images.dtype)
+    cells[:count, :height, :width] = images
+    grid = cells.reshape(rows, columns, *shape[1:]).swapaxes(1, 2)
+    grid = grid.reshape(rows * shape[1], columns * shape[2], channels)
+    return grid[: len(grid) - gap, : grid.shape[1] - gap]
 
 
 def picture_grid(
     rows: Mapping[str, np.ndarray], *, names: Sequence[str] = (), scale: int = 2
 ) -> Image.Image:
-    """Rows of images above one another, each under its caption.
+    """Draw rows of images, each below its caption, as an RGB picture.
 
     Args:
-      rows: caption -> images (count, height, width, 1 or 3) in [0, 1], or uint8.
-      names: above the columns, which are as wide as the widest image or name.
-      scale: pixels a side that an image's pixel is drawn with.
-
-    Returns:
-      An RGB picture.
+      rows: Images (count, height, width, 1 or 3) of each row by caption, float in [0, 1] or uint8.
+      names: Column headers. A column is as wide as the widest image or header.
+      scale: Side in pixels of each pixel of an image.
     """
-    font = ImageFont.load_default(size=14)
-    gap, caption_height = 4, 22
-    strips = []
-    for caption, images in rows.items():
-        pixels = images
-        if pixels.dtype != np.uint8:
-            pixels = (np.clip(pixels, 0.0, 1.0) * 255).round().astype(np.uint8)
-        if pixels.shape[-1] == 1:
-            pixels = np.repeat(pixels, 3, axis=-1)
-        pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-        strips.append((caption, pixels))
-    named = max((math.ceil(font.getlength(name)) for name in names), default=0)
-    pitch = gap + max(named, *(p.shape[2] for _, p in strips))
+    font = load_font(_TEXT)
+    strips = [(caption, enlarge(rgb_pixels(images), scale)) for caption, images in rows.items()]
+    header_width = max((math.ceil(font.getlength(name)) for name in names), default=0)
+    pitch = _GAP + max(header_width, *(pixels.shape[2] for _, pixels in strips))
     width = max(
-        max(len(p) for _, p in strips) * pitch + gap,
-        max(int(font.getlength(c)) + 2 * gap for c, _ in strips),
+        max(len(pixels) for _, pixels in strips) * pitch + _GAP,
+        max(int(font.getlength(caption)) + 2 * _GAP for caption, _ in strips),
     )
-    height = sum(caption_height + p.shape[1] + gap for _, p in strips)
-    height += caption_height if names else 0
+    height = sum(_CAPTION_HEIGHT + pixels.shape[1] + _GAP for _, pixels in strips)
+    height += _CAPTION_HEIGHT if names else 0
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
-    top = caption_height if names else 0
+    top = _CAPTION_HEIGHT if names else 0
     for i, name in enumerate(names):
-        draw.text((gap + i * pitch, 2), name, fill="black", font=font)
+        draw.text((_GAP + i * pitch, 2), name, fill="black", font=font)
     for caption, pixels in strips:
-        draw.text((gap, top + 2), caption, fill="black", font=font)
-        top += caption_height
+        draw.text((_GAP, top + 2), caption, fill="black", font=font)
+        top += _CAPTION_HEIGHT
         for i, image in enumerate(pixels):
-            picture.paste(Image.fromarray(image), (gap + i * pitch, top))
-        top += pixels.shape[1] + gap
+            picture.paste(Image.fromarray(image), (_GAP + i * pitch, top))
+        top += pixels.shape[1] + _GAP
     return picture

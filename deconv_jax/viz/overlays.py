@@ -1,51 +1,46 @@
-"""Annotations drawn over images: the colour of each class of pixels, boxes with names and scores, legends."""
+"""Annotations drawn over images: class tints, labelled boxes and legends."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
+from deconv_jax.viz.pixels import enlarge, rgb_pixels
 from deconv_jax.viz.plots import COLORS
+from deconv_jax.viz.text import load_font
 
 _OPACITY = 0.5
-_TEXT = 12
-_LETTERS = 50
-"""Lines of letters that would fill a large image's shorter side."""
+_MIN_TEXT = 12
+_TEXT_LINES = 50
+"""Number of text lines that fill the shorter side of a large image."""
 
 
 def class_color(number: int) -> tuple[int, ...]:
-    """RGB of a class; those after the tenth begin again."""
+    """Return the RGB color of a class; colors repeat after the tenth."""
     return ImageColor.getrgb(COLORS[number % len(COLORS)])
 
 
 def class_name(number: int, names: Sequence[str]) -> str:
-    """What to call a class: its name, or its number where it has none."""
+    """Return the name of a class, or its number where `names` has none."""
     return names[number] if number < len(names) else str(number)
 
 
-def background_of(names: Sequence[str]) -> int | None:
-    """The class that is called "background", None if none is."""
+def background_index(names: Sequence[str]) -> int | None:
+    """Return the index of the class named "background", or None if there is none."""
     return names.index("background") if "background" in names else None
-
-
-def rgb_pixels(image: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
-    """An image (height, width, 1 or 3) in [0, 1], or uint8, as 8 bits of RGB."""
-    if image.dtype != np.uint8:
-        image = (np.clip(image, 0.0, 1.0) * 255).round().astype(np.uint8)
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def with_segments(
     image: np.ndarray, segments: Int[np.ndarray, "height width"], *, background: int | None = 0
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """An image with each pixel tinted by its class.
+    """Tint each pixel of an image by its class.
 
     Args:
-      image: (height, width, 1 or 3) in [0, 1], or uint8.
-      segments: the class of each pixel; those of `background`, and any above 254, stay as they are.
-      background: the class that is not tinted, None for none.
+      image: Image (height, width, 1 or 3), float in [0, 1] or uint8.
+      segments: Class of each pixel. Pixels of class `background` or above 254 are not tinted.
+      background: Class that is not tinted, None to tint all.
     """
     pixels = rgb_pixels(image).astype(np.float32)
     for number in np.unique(segments):
@@ -64,67 +59,67 @@ def with_boxes(
     scores: Float[np.ndarray, " count"] | None = None,
     names: Sequence[str] = (),
     scale: int = 1,
-) -> UInt8[np.ndarray, "big_height big_width 3"]:
-    """An image with boxes about objects, each with its class and score.
+) -> UInt8[np.ndarray, "scaled_height scaled_width 3"]:
+    """Draw bounding boxes over an image, each labelled with its class and score.
 
     Args:
-      image: (height, width, 1 or 3) in [0, 1], or uint8.
-      boxes: top, left, bottom, right, pixels.
-      classes: of each box; those of negative class are left out.
-      scores: in [0, 1], written beside the class.
-      names: of the classes.
-      scale: pixels a side that a pixel is drawn with.
+      image: Image (height, width, 1 or 3), float in [0, 1] or uint8.
+      boxes: Top, left, bottom and right edge in pixels.
+      classes: Class of each box. Boxes of a negative class are not drawn.
+      scores: Scores in [0, 1], written after the class.
+      names: Names of the classes.
+      scale: Factor by which the image is enlarged before drawing.
     """
-    pixels = rgb_pixels(image).repeat(scale, axis=0).repeat(scale, axis=1)
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(enlarge(rgb_pixels(image), scale))
     draw = ImageDraw.Draw(picture)
     text = _text_height(picture.size)
-    font = ImageFont.load_default(size=text)
-    for place, number in enumerate(classes):
+    font = load_font(text)
+    for index, number in enumerate(classes):
         if number < 0:
             continue
-        top, left, bottom, right = (scale * float(edge) for edge in boxes[place])
+        top, left, bottom, right = (scale * float(edge) for edge in boxes[index])
         color = class_color(int(number))
         corners = (left, top, max(right - 1, left), max(bottom - 1, top))
         draw.rectangle(corners, outline=color, width=max(1, scale // 2, text // 8))
-        words = class_name(int(number), names)
+        label = class_name(int(number), names)
         if scores is not None:
-            words += f" {scores[place]:.2f}"
-        # Above the box, or inside where the picture ends; whole, if the picture is as wide.
-        beside = max(0.0, min(left + 1, picture.width - draw.textlength(words, font=font) - 1))
-        at = (beside, top - text - 2 if top >= text + 2 else max(top, 0.0) + 1)
-        draw.rectangle(draw.textbbox(at, words, font=font), fill=color)
-        draw.text(at, words, fill="white", font=font)
+            label += f" {scores[index]:.2f}"
+        # The label is above the box, or inside it at the top of the picture, and shifted left where it
+        # would cross the right edge.
+        x = max(0.0, min(left + 1, picture.width - draw.textlength(label, font=font) - 1))
+        position = (x, top - text - 2 if top >= text + 2 else max(top, 0.0) + 1)
+        draw.rectangle(draw.textbbox(position, label, font=font), fill=color)
+        draw.text(position, label, fill="white", font=font)
     return np.asarray(picture)
 
 
 def with_legend(
     image: UInt8[np.ndarray, "height width 3"], entries: Sequence[tuple[tuple[int, ...], str]]
-) -> UInt8[np.ndarray, "height_or_more more_width 3"]:
-    """An image with words on white to its right, each line after a patch of a colour.
+) -> UInt8[np.ndarray, "extended_height extended_width 3"]:
+    """Append a legend on white to the right of an image.
 
     Args:
-      image: as it is to be shown.
-      entries: the colours and words, from the top; of none the image is left as it is.
+      image: Image to annotate.
+      entries: Color and text of each line from the top. Without entries the image is returned as is.
     """
     if not entries:
         return image
     height, width = image.shape[:2]
     text = _text_height((height, width))
-    font = ImageFont.load_default(size=text)
+    font = load_font(text)
     line = text + text // 2
-    wide = 3 * text + max(math.ceil(font.getlength(words)) for _, words in entries)
-    tall = max(height, len(entries) * line + text)
-    picture = Image.new("RGB", (width + wide, tall), "white")
+    legend_width = 3 * text + max(math.ceil(font.getlength(label)) for _, label in entries)
+    total_height = max(height, len(entries) * line + text)
+    picture = Image.new("RGB", (width + legend_width, total_height), "white")
     picture.paste(Image.fromarray(image), (0, 0))
     draw = ImageDraw.Draw(picture)
-    for row, (color, words) in enumerate(entries):
+    for row, (color, label) in enumerate(entries):
         left, middle = width + text // 2, text // 2 + row * line + line / 2
         draw.rectangle((left, middle - text // 2, left + text, middle + text // 2), fill=color)
-        draw.text((left + text + text // 2, middle), words, fill="black", font=font, anchor="lm")
+        draw.text((left + text + text // 2, middle), label, fill="black", font=font, anchor="lm")
     return np.asarray(picture)
 
 
 def _text_height(size: Sequence[int]) -> int:
-    """Of letters over an image of a size, pixels."""
-    return max(_TEXT, min(size) // _LETTERS)
+    """Return the text height in pixels for a picture of this size."""
+    return max(_MIN_TEXT, min(size) // _TEXT_LINES)

@@ -1,7 +1,7 @@
-"""Sheets of small pictures with labels, as looking inside a network makes them.
+"""Sheets of labelled panels, as network interpretation makes them.
 
-What a reader would get wrong: a signed map is scaled by its largest magnitude, both ways from mid-gray or
-white, so that zero looks the same everywhere and a weak negative part is not stretched to black.
+Signed maps are scaled by their largest magnitude, symmetrically around mid-gray or white, so that zero
+has one color everywhere.
 """
 
 import dataclasses
@@ -10,31 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from deconv_jax.viz.overlays import rgb_pixels
+from deconv_jax.viz.grids import mosaic
+from deconv_jax.viz.pixels import enlarge, rgb_pixels
+from deconv_jax.viz.text import load_font, shorten_to_width
 
 Tile = UInt8[np.ndarray, "height width 3"]
 
 _TEXT, _CAPTION = 13, 16
-"""Heights of letters, pixels."""
+"""Text heights of labels and captions, in pixels."""
 _MARGIN, _GAP, _TILE_GAP = 16, 8, 2
 _WIDTH = 2300
-"""Pixels of a sheet's width, if a block is not wider."""
+"""Width of a sheet in pixels, unless a single block is wider."""
 _PAPER = (208, 221, 238)
-"""What patches lie on, a colour that neither gray images nor their maps have."""
+"""Background of patches: a color that occurs neither in gray images nor in maps."""
 _FAINT = 0.3
-"""Contrast of an image under a map of its pixels."""
+"""Contrast of the image below an attribution map."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a sheet.
+    """A captioned part of a sheet.
 
     Attributes:
-      caption: above it.
-      labels: one above each block.
-      blocks: pictures of one size.
+      caption: Text above the section.
+      labels: Label above each block.
+      blocks: Pictures, all of one size.
     """
 
     caption: str
@@ -43,8 +45,8 @@ class Section:
 
 
 def sheet(sections: Sequence[Section]) -> Image.Image:
-    """Sections below one another, the blocks of each in rows."""
-    parts = [_drawn(section) for section in sections]
+    """Draw sections below one another, the blocks of each in rows."""
+    parts = [_draw_section(section) for section in sections]
     width = max(part.width for part in parts) + 2 * _MARGIN
     height = sum(part.height + _MARGIN for part in parts) + _MARGIN
     picture = Image.new("RGB", (width, height), "white")
@@ -55,53 +57,48 @@ def sheet(sections: Sequence[Section]) -> Image.Image:
     return picture
 
 
-def beside(tiles: Sequence[Tile], gap: int = _GAP) -> Tile:
-    """Tiles of one height next to one another, with white between them."""
+def hstack(tiles: Sequence[Tile], gap: int = _GAP) -> Tile:
+    """Concatenate tiles of equal height from left to right, with `gap` white pixels between them."""
     height = tiles[0].shape[0]
     space = np.full((height, gap, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (space, tile)][1:], axis=1)
 
 
-def square(tiles: UInt8[np.ndarray, "count height width 3"]) -> Tile:
-    """Tiles in as many rows as columns, on paper."""
-    count, height, width, _ = tiles.shape
-    side = math.ceil(math.sqrt(count))
-    down, across = height + _TILE_GAP, width + _TILE_GAP
-    whole = np.full((side * down + _TILE_GAP, side * across + _TILE_GAP, 3), _PAPER, np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = _TILE_GAP + place // side * down, _TILE_GAP + place % side * across
-        whole[top : top + height, left : left + width] = tile
-    return whole
+def square_grid(tiles: UInt8[np.ndarray, "count height width 3"]) -> Tile:
+    """Arrange tiles in as many rows as columns on colored paper, with a frame of it around them."""
+    side = math.ceil(math.sqrt(len(tiles)))
+    grid = mosaic(tiles, side, _TILE_GAP, rows=side, background=_PAPER)
+    height, width = (n + 2 * _TILE_GAP for n in grid.shape[:2])
+    framed = np.full((height, width, 3), _PAPER, np.uint8)
+    framed[_TILE_GAP:-_TILE_GAP, _TILE_GAP:-_TILE_GAP] = grid
+    return framed
 
 
-def at_side(pixels: Tile, side: int) -> Tile:
-    """Whole times larger or smaller, so that the longer side has about so many pixels."""
+def scale_to_side(pixels: Tile, side: int) -> Tile:
+    """Scale a tile by an integer factor, up or down, to a longer side of about `side` pixels."""
     longest = max(pixels.shape[:2])
     if longest > side:
         return np.asarray(Image.fromarray(pixels).reduce(round(longest / side)))
-    times = side // longest
-    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+    return enlarge(pixels, side // longest)
 
 
-def image_pixels(images: Float[np.ndarray, "*batch channels"]) -> UInt8[np.ndarray, "*batch 3"]:
-    """Images in [0, 1] in 8 bits: the first three channels, or the first of fewer."""
-    return rgb_pixels(_shown(images))
-
-
-def about_gray(
+def diverging_gray(
     values: Float[np.ndarray, "*batch channels"], largest: float
 ) -> UInt8[np.ndarray, "*batch 3"]:
-    """Signed values about mid-gray, the largest magnitude white or black; channels as `image_pixels`."""
-    return rgb_pixels(0.5 + 0.5 * _shown(values) / (largest or 1.0))
+    """Map signed values to gray levels: zero to mid-gray, +`largest` to white, -`largest` to black.
+
+    Channels are chosen as in `rgb_pixels`.
+    """
+    return rgb_pixels(0.5 + 0.5 * values / (largest or 1.0))
 
 
-def for_and_against(
+def red_blue_overlay(
     values: Float[np.ndarray, "height width"], image: UInt8[np.ndarray, "height width 3"]
 ) -> Tile:
-    """Red where values are positive and blue where they are negative, the largest in full colour.
+    """Draw a signed map over a faint negative of its image.
 
-    Beneath is a faint negative of the image, as if drawn on white paper, so that colours stand out in the
-    dark of an image too.
+    Positive values are red and negative ones blue, at full saturation for the largest magnitude. The
+    negative keeps colors visible in dark regions of the image.
     """
     strength = values / (np.abs(values).max() or 1.0)
     gray = image.astype(np.float32).mean(axis=-1, keepdims=True) / 255.0
@@ -111,46 +108,32 @@ def for_and_against(
     return rgb_pixels(((1.0 - weight) * paper + weight * color).astype(np.float32))
 
 
-def paper_where(tile: Tile, blank: Bool[np.ndarray, "height width"]) -> Tile:
-    """A tile without some of its pixels."""
+def blank_out(tile: Tile, blank: Bool[np.ndarray, "height width"]) -> Tile:
+    """Replace the pixels of a tile where `blank` is True by paper."""
     return np.where(blank[..., None], np.array([[_PAPER]], np.uint8), tile)
 
 
-def _shown(images: np.ndarray) -> np.ndarray:
-    return images[..., : 3 if images.shape[-1] >= 3 else 1]
-
-
-def _drawn(section: Section) -> Image.Image:
-    font, large = (ImageFont.load_default(size=size) for size in (_TEXT, _CAPTION))
+def _draw_section(section: Section) -> Image.Image:
+    font, large = load_font(_TEXT), load_font(_CAPTION)
     height, width = section.blocks[0].shape[:2]
-    # Room for a label of some letters above the smallest block.
-    across, down = max(width, 8 * _TEXT) + 2 * _GAP, height + _TEXT + 2 * _GAP
-    columns = _columns(len(section.blocks), max(1, _WIDTH // across))
+    # A small block is given the width of a short label.
+    pitch_x, pitch_y = max(width, 8 * _TEXT) + 2 * _GAP, height + _TEXT + 2 * _GAP
+    columns = _balanced_columns(len(section.blocks), max(1, _WIDTH // pitch_x))
     rows = math.ceil(len(section.blocks) / columns)
     top = 2 * _CAPTION
-    wide = max(columns * across, math.ceil(large.getlength(section.caption)))
-    picture = Image.new("RGB", (wide, top + rows * down), "white")
+    total_width = max(columns * pitch_x, math.ceil(large.getlength(section.caption)))
+    picture = Image.new("RGB", (total_width, top + rows * pitch_y), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((0, 0), section.caption, fill="black", font=large)
-    for place, (label, block) in enumerate(zip(section.labels, section.blocks, strict=True)):
-        left, upper = place % columns * across, top + place // columns * down
-        draw.text((left, upper), _cut(label, font, across - _GAP), fill="#444444", font=font)
-        picture.paste(Image.fromarray(block), (left, upper + _TEXT + _GAP // 2))
+    for index, (label, block) in enumerate(zip(section.labels, section.blocks, strict=True)):
+        x, y = index % columns * pitch_x, top + index // columns * pitch_y
+        text = shorten_to_width(label, font, pitch_x - _GAP)
+        draw.text((x, y), text, fill="#444444", font=font)
+        picture.paste(Image.fromarray(block), (x, y + _TEXT + _GAP // 2))
     return picture
 
 
-def _columns(count: int, most: int) -> int:
-    """As few as give the fewest rows."""
+def _balanced_columns(count: int, most: int) -> int:
+    """Return the smallest number of columns, up to `most`, that needs the fewest rows."""
     rows = math.ceil(count / most)
     return math.ceil(count / rows)
-
-
-def _cut(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Words that fit a width, the middle of long ones left out."""
-    if font.getlength(words) <= width:
-        return words
-    for kept in range(len(words) - 1, 1, -1):
-        shorter = f"{words[: kept - kept // 2]}…{words[len(words) - kept // 2 :]}"
-        if font.getlength(shorter) <= width:
-            return shorter
-    return "…"

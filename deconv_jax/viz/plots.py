@@ -1,7 +1,4 @@
-"""Plots as data, and the one place that draws them: points and lines on two linear axes, or matrices of counts.
-
-By Pillow alone.
-"""
+"""Line and scatter plots and count matrices: dataclasses, drawn by `draw` with Pillow alone."""
 
 import dataclasses
 import math
@@ -9,10 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
+
+from deconv_jax.viz.pixels import enlarge
+from deconv_jax.viz.text import load_font, shorten_to_length
 
 WIDTH, HEIGHT = 800, 600
-"""Of a drawn plot, pixels."""
+"""Size of a drawn plot in pixels."""
 COLORS = (
     "#1f77b4",
     "#ff7f0e",
@@ -25,31 +25,31 @@ COLORS = (
     "#bcbd22",
     "#17becf",
 )
-"""Of series, in their order; those after the tenth begin again."""
+"""Colors of series in order; they repeat after the tenth."""
 
-MOST_WRITTEN = 30
-"""Rows or columns of a matrix up to which its counts are written."""
+MAX_ANNOTATED = 30
+"""Largest number of rows or columns with which counts are written into the cells of a matrix."""
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 70, 66, 20, 50
 _TEXT, _TICK, _MARGIN = 15, 5, 0.04
-_STEPS = 7
-"""Of an axis from tick to tick, at most."""
-_SMALL, _LONGEST = 12, 24
-"""Height of letters in a matrix, and letters of a name there."""
-_LARGEST_SIDE = 900
-"""Pixels that the cells of a matrix without numbers take, about."""
-_OVERSAMPLED = 3
-"""Pixels a side that each of the picture's is the mean of: Pillow's discs have no smooth edge."""
+_MAX_INTERVALS = 7
+"""Largest number of intervals between ticks of an axis."""
+_SMALL, _MAX_NAME = 12, 24
+"""Text height in a matrix in pixels, and the most characters of a name there."""
+_MATRIX_SIDE = 900
+"""Approximate side in pixels of a matrix without written counts."""
+_OVERSAMPLING = 3
+"""Factor by which a plot is drawn larger, then averaged: Pillow does not antialias discs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Series:
-    """Points of one colour.
+    """Points of one color.
 
     Attributes:
-      x, y: of each point; those that are not finite are not drawn.
-      name: in the legend, unless "".
-      joined: by a line, in their order.
+      x, y: Coordinates of each point. Points that are not finite are not drawn.
+      name: Entry in the legend, "" for none.
+      joined: Whether a line joins the points in order.
     """
 
     x: Float[np.ndarray, " points"]
@@ -60,12 +60,12 @@ class Series:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plot:
-    """What is drawn.
+    """Series on two linear axes.
 
     Attributes:
-      title, x_name, y_name: what it says.
-      series: the later over the earlier.
-      equal_units: a unit is as long along either axis.
+      title, x_name, y_name: Title and axis labels.
+      series: Series, each drawn over the previous ones.
+      equal_units: Whether a unit has the same length on both axes.
     """
 
     title: str
@@ -76,13 +76,13 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Matrix:
-    """Counts in rows and columns, a cell the darker the larger its share of its row.
+class CountMatrix:
+    """A matrix of counts, such as a confusion matrix; a cell is darker the larger its share of the row.
 
     Attributes:
-      title, row_name, column_name: what it says.
-      counts: from 0; written into the cells of matrices of up to `MOST_WRITTEN` rows and columns.
-      row_names, column_names: of each; left out where cells are smaller than letters.
+      title, row_name, column_name: Title and axis labels.
+      counts: Nonnegative counts, written into the cells up to `MAX_ANNOTATED` rows and columns.
+      row_names, column_names: Name of each row and column, left out where cells are too small.
     """
 
     title: str
@@ -93,22 +93,22 @@ class Matrix:
     column_names: Sequence[str]
 
 
-Drawing = Plot | Matrix
+Drawing = Plot | CountMatrix
 
 
 def draw(drawing: Drawing) -> Image.Image:
-    """The drawing as an RGB picture; a plot has `WIDTH` x `HEIGHT` pixels, a matrix what it needs."""
-    return _draw_matrix(drawing) if isinstance(drawing, Matrix) else _draw_plot(drawing)
+    """Draw as an RGB picture: a plot in `WIDTH` x `HEIGHT` pixels, a matrix as large as it needs."""
+    return _draw_matrix(drawing) if isinstance(drawing, CountMatrix) else _draw_plot(drawing)
 
 
 def _draw_plot(plot: Plot) -> Image.Image:
-    big = _OVERSAMPLED
+    big = _OVERSAMPLING
     picture = Image.new("RGB", (WIDTH * big, HEIGHT * big), "white")
     canvas = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=_TEXT * big)
+    font = load_font(_TEXT * big)
 
-    def text(x: float, y: float, words: str, anchor: str) -> None:
-        canvas.text((x * big, y * big), words, fill="black", font=font, anchor=anchor)
+    def text(x: float, y: float, string: str, anchor: str) -> None:
+        canvas.text((x * big, y * big), string, fill="black", font=font, anchor=anchor)
 
     def line(*points: tuple[float, float], color: str, width: float = 1) -> None:
         scaled = [(x * big, y * big) for x, y in points]
@@ -159,29 +159,29 @@ def _draw_plot(plot: Plot) -> Image.Image:
     return picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
 
 
-def _draw_matrix(matrix: Matrix) -> Image.Image:
+def _draw_matrix(matrix: CountMatrix) -> Image.Image:
     rows, columns = matrix.counts.shape
-    font, small = (ImageFont.load_default(size=size) for size in (_TEXT, _SMALL))
-    words = [[str(count) for count in row] for row in matrix.counts]
-    written = max(rows, columns) <= MOST_WRITTEN
+    font, small = load_font(_TEXT), load_font(_SMALL)
+    digits = [[str(count) for count in row] for row in matrix.counts]
+    written = max(rows, columns) <= MAX_ANNOTATED
     if written:
-        side = max(28, *(math.ceil(small.getlength(word)) + 8 for row in words for word in row))
+        side = max(28, *(math.ceil(small.getlength(word)) + 8 for row in digits for word in row))
     else:
-        side = max(1, _LARGEST_SIDE // max(rows, columns))
+        side = max(1, _MATRIX_SIDE // max(rows, columns))
     named = side >= _SMALL + 2
     row_names, column_names = (
-        [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+        [shorten_to_length(name, _MAX_NAME) for name in names]
         for names in (matrix.row_names, matrix.column_names)
     )
-    # Room for the names, and for what the rows and columns are.
-    room = 12 if not named else 12 + math.ceil(max(map(small.getlength, row_names)))
+    # Margins for the row names at the left and the column names at the bottom.
+    left = 12 if not named else 12 + math.ceil(max(map(small.getlength, row_names)))
     upright = named and max(map(small.getlength, column_names)) <= side - 4
     below = _SMALL + 6 if upright or not named else 8
     if named and not upright:
         below += math.ceil(max(map(small.getlength, column_names)))
-    wide = max(font.getlength(matrix.title), font.getlength(matrix.row_name)) + 16
-    left, top = room, _TOP
-    size = max(left + columns * side + 12, math.ceil(wide)), top + rows * side + below + 28
+    text_width = max(font.getlength(matrix.title), font.getlength(matrix.row_name)) + 16
+    top = _TOP
+    size = max(left + columns * side + 12, math.ceil(text_width)), top + rows * side + below + 28
     picture = Image.new("RGB", size, "white")
     canvas = ImageDraw.Draw(picture)
     canvas.text((8, 8), matrix.title, fill="black", font=font)
@@ -192,12 +192,12 @@ def _draw_matrix(matrix: Matrix) -> Image.Image:
     shares = matrix.counts / np.maximum(matrix.counts.sum(axis=1, keepdims=True), 1)
     white, dark = np.full(3, 255.0), np.array(ImageColor.getrgb(COLORS[0]), np.float64)
     shades = (white + shares[..., None] * (dark - white)).round().astype(np.uint8)
-    picture.paste(Image.fromarray(shades.repeat(side, axis=0).repeat(side, axis=1)), (left, top))
+    picture.paste(Image.fromarray(enlarge(shades, side)), (left, top))
     if written:
         for (row, column), share in np.ndenumerate(shares):
             center = left + (column + 0.5) * side, top + (row + 0.5) * side
             color = "white" if share > 0.5 else "black" if matrix.counts[row, column] else "#b0b0b0"
-            canvas.text(center, words[row][column], fill=color, font=small, anchor="mm")
+            canvas.text(center, digits[row][column], fill=color, font=small, anchor="mm")
     frame = (left - 1, top - 1, left + columns * side, top + rows * side)
     canvas.rectangle(frame, outline="black")
     if named:
@@ -209,29 +209,27 @@ def _draw_matrix(matrix: Matrix) -> Image.Image:
             if upright:
                 canvas.text((middle, under), name, fill="black", font=small, anchor="ma")
             else:
-                letters = _sideways(name)
-                picture.paste(letters, (round(middle - letters.width / 2), under))
+                label = _vertical_text(name)
+                picture.paste(label, (round(middle - label.width / 2), under))
     return picture
 
 
-def _sideways(name: str) -> Image.Image:
-    """A name that reads from below upwards."""
-    font = ImageFont.load_default(size=_SMALL)
-    letters = Image.new("RGB", (max(1, math.ceil(font.getlength(name))), _SMALL + 4), "white")
-    ImageDraw.Draw(letters).text(
-        (0, letters.height / 2), name, fill="black", font=font, anchor="lm"
-    )
-    return letters.transpose(Image.Transpose.ROTATE_90)
+def _vertical_text(name: str) -> Image.Image:
+    """Draw a name that reads from bottom to top."""
+    font = load_font(_SMALL)
+    label = Image.new("RGB", (max(1, math.ceil(font.getlength(name))), _SMALL + 4), "white")
+    ImageDraw.Draw(label).text((0, label.height / 2), name, fill="black", font=font, anchor="lm")
+    return label.transpose(Image.Transpose.ROTATE_90)
 
 
 def _finite(series: Series) -> np.ndarray:
-    """(points, 2) of those that can be drawn."""
+    """Return the finite points of a series as (points, 2)."""
     points = np.stack([series.x, series.y], axis=-1).astype(np.float64)
     return points[np.isfinite(points).all(axis=-1)]
 
 
 def _limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Of an axis: of all values, and a little more; (0, 1) if there are none."""
+    """Return axis limits with a small margin around all values; (0, 1) without values."""
     everything = np.concatenate([*values, np.zeros(0)])
     if not everything.size:
         return 0.0, 1.0
@@ -246,8 +244,8 @@ def _widened(low: float, high: float, span: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Round values between two, with what to write at them."""
-    least = (high - low) / _STEPS
+    """Return round tick values between two limits, with their labels."""
+    least = (high - low) / _MAX_INTERVALS
     power = 10.0 ** math.floor(math.log10(least))
     step = next(power * n for n in (1, 2, 5, 10) if power * n >= least)
     first, last = math.ceil(low / step), math.floor(high / step)

@@ -22,8 +22,8 @@ from _common import budget, finished_run
 
 from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.load import load_codec
-from deconv_jax.metrics.image import decibels, ms_ssim
-from deconv_jax.metrics.standard_codecs import available, standard_codec
+from deconv_jax.metrics.image import ms_ssim, psnr_from_mse
+from deconv_jax.metrics.standard_codecs import available, encode_decode
 from deconv_jax.tables import markdown
 
 VERSION = 1
@@ -49,7 +49,7 @@ def _measured(image: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, fl
     error = np.mean(np.square(decoded.astype(np.float64) - image)) / 255**2
     return {
         "bpp": 8 * size / (image.shape[0] * image.shape[1]),
-        "psnr": float(decibels(error)),
+        "psnr": float(psnr_from_mse(error)),
         "ms_ssim": float(_ms_ssim(*pair)[0]),
     }
 
@@ -90,7 +90,7 @@ def _standard(data: Path, *, folder: str, codec: Any) -> dict[str, Any]:
     for quality in QUALITIES if available(codec) else ():
         rows = []
         for name, image in _images(data / folder):
-            size, decoded = standard_codec(image, codec, quality)
+            size, decoded = encode_decode(image, codec, quality)
             rows.append({"name": name} | _measured(image, decoded, size))
         points.append(_point(quality, rows))
     return {"points": points, "protocol": PROTOCOL}

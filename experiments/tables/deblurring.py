@@ -5,7 +5,7 @@
 Image i of Set12 is blurred, circularly, by kernel i of the twelve in `kernels/kernels_12.mat`: four
 round Gaussians, four elongated ones, four of camera shake; then noise of sigma 2.55 or 7.65 of 255
 is added. Every method is told the kernel and the noise level, and has its default options, but for
-plug and play, which has those of `fixed_level_options`: its denoiser is the DnCNN networks published
+plug and play, which has those of `any_level_options`: its denoiser is the DnCNN networks published
 for sigma 15, 25 and 50. Its weight was chosen on images of `train400/`. No paper has this table;
 Table 3 of DPIR (arXiv:2008.13751) is its nearest.
 """
@@ -24,7 +24,7 @@ from jax.tree_util import Partial
 from deconv_jax import classical
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.inference.restoration.evaluation import Evaluation
-from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
 from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
@@ -60,7 +60,7 @@ def _measure(data: Path, *, method: str) -> dict[str, Any]:
             restore = functools.partial(_restore, method, model, options)
             measured = evaluation.measure(restore, [(name, image)])
             rows += [row | {"protocol": measured["protocol"]} for row in measured["images"]]
-        means = mean_of({n: row[n] for n in ("psnr", "ssim")} for row in rows)
+        means = mean_of_rows({n: row[n] for n in ("psnr", "ssim")} for row in rows)
         by_sigma[str(sigma)] = {"images": rows, "mean": means, "count": len(rows)}
     stated = {name: value for name, value in options.items() if name != "denoiser"}
     return {"sigmas": by_sigma, "options": stated, "seed": 0}
@@ -78,8 +78,8 @@ def _plugged(data: Path) -> dict[str, Any]:
     networks = [load_torch_weights(data / "weights" / f"dncnn_{level}.pth") for level in LEVELS]
     functions = [Partial(_apply, Partial(module.apply), v) for module, v in networks]
     levels = [level / 255 for level in LEVELS]
-    denoiser = classical.fixed_level_denoiser(functions, levels)
-    return {"denoiser": denoiser} | classical.fixed_level_options(levels)
+    denoiser = classical.any_level_denoiser(functions, levels)
+    return {"denoiser": denoiser} | classical.any_level_options(levels)
 
 
 def _apply(apply: Any, variables: Any, images: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from _common import budget, finished_run, protocol_line
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import noise_sigma
-from deconv_jax.metrics.image import decibels
+from deconv_jax.metrics.image import psnr_from_mse
 from deconv_jax.tables import markdown
 from deconv_jax.workdir import open_workdir
 
@@ -82,7 +82,7 @@ def wiener(noisy: np.ndarray, train: np.ndarray, sigma: float) -> np.ndarray:
 def mean_psnr(output: np.ndarray, clean: np.ndarray) -> float:
     """Mean over images of the PSNR in dB of images clipped to [0, 1]."""
     errors = np.mean(np.square(np.clip(output, 0.0, 1.0) - clean), axis=(1, 2, 3))
-    return float(np.mean(decibels(errors)))
+    return float(np.mean(psnr_from_mse(errors)))
 
 
 def measure(data: Path, config: str) -> dict[str, Any]:

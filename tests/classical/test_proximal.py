@@ -10,8 +10,8 @@ import skimage.restoration
 from jax.tree_util import Partial
 
 from deconv_jax.classical import (
-    fixed_level_denoiser,
-    fixed_level_options,
+    any_level_denoiser,
+    any_level_options,
     plug_and_play,
     tikhonov,
     tv,
@@ -271,7 +271,7 @@ def soft(x, level):
 def test_a_denoiser_of_fixed_levels_darkens_the_image_or_takes_a_part_of_its_correction():
     """Soft thresholding at t is exact after scaling; which level was taken shows in what is added."""
     levels = (0.2, 0.05, 0.1)
-    denoiser = fixed_level_denoiser([lambda x, t=t: soft(x, t) + 1e-3 * t for t in levels], levels)
+    denoiser = any_level_denoiser([lambda x, t=t: soft(x, t) + 1e-3 * t for t in levels], levels)
     x = jnp.asarray(draw(1, *SIZE, 1))
     for sigma in (0.05, 0.09, 0.1, 0.15, 0.5):
         expected = soft(x, sigma) + 1e-3 * sigma
@@ -279,7 +279,7 @@ def test_a_denoiser_of_fixed_levels_darkens_the_image_or_takes_a_part_of_its_cor
     below = x + 0.02 / 0.05 * (soft(x, 0.05) + 5e-5 - x)
     np.testing.assert_allclose(denoiser(x, 0.02), below, atol=1e-7)
     offsets = [lambda x, t=t: x + t**2 for t in levels]
-    denoiser = fixed_level_denoiser(offsets, levels)
+    denoiser = any_level_denoiser(offsets, levels)
     for sigma, level in ((0.05, 0.05), (0.09, 0.05), (0.1, 0.1), (0.15, 0.1), (0.5, 0.2)):
         # What is added at the level is scaled back by sigma / level.
         added = float(jnp.mean(denoiser(x, sigma) - x))
@@ -293,7 +293,7 @@ def test_the_weights_of_a_denoiser_are_leaves_and_levels_may_be_one_an_image():
         return weights * x
 
     def denoiser(weight):
-        return fixed_level_denoiser(Partial(network, jnp.asarray(weight)), 0.1)
+        return any_level_denoiser(Partial(network, jnp.asarray(weight)), 0.1)
 
     assert len(jax.tree.leaves(denoiser(0.9))) == 2
     sigmas = np.array([0.03, 0.1])
@@ -342,8 +342,8 @@ def test_options_that_do_not_fit_are_refused(method, options, words):
 
 def test_a_denoiser_of_fixed_levels_has_a_positive_level_each():
     with pytest.raises(InputError, match=r"a positive number for each denoiser; got \(0.1, 0.2\)"):
-        fixed_level_denoiser(soft, (0.1, 0.2))
+        any_level_denoiser(soft, (0.1, 0.2))
     for levels in (0.0, ()):
-        for of_levels in (fixed_level_options, functools.partial(fixed_level_denoiser, soft)):
+        for of_levels in (any_level_options, functools.partial(any_level_denoiser, soft)):
             with pytest.raises(InputError, match="trained_sigma is one positive number or more"):
                 of_levels(levels)

@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
-from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
 from deconv_jax.ops.color import rgb_to_y_uint8
 from deconv_jax.ops.resize import imresize
 
@@ -173,7 +173,7 @@ def test_every_way_to_a_mean_gives_the_same():
     names = ["first", "second", "third"]
     rows = protocol.measure_all(zip(names, np.asarray(OUTPUT), np.asarray(TARGET), strict=True))
     assert [row["name"] for row in rows] == names
-    expected = mean_of(rows)
+    expected = mean_of_rows(rows)
     assert expected["psnr"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -195,7 +195,7 @@ def test_every_way_to_a_mean_gives_the_same():
 
 def test_the_mean_over_no_rows_is_refused():
     with pytest.raises(InputError, match="no images"):
-        mean_of([])
+        mean_of_rows([])
 
 
 def test_a_protocol_is_a_value_and_says_what_it_is():
@@ -278,6 +278,6 @@ def test_bicubic_enlargement_of_set5_has_the_published_figures():
     paths = sorted(Path(os.environ["DECONV_JAX_DATA"], "set5").glob("*.bmp"))
     assert len(paths) == 5
     protocol = EvaluationProtocol(color="y", border=3, round_y=True)
-    means = mean_of(protocol.measure_all(bicubic(path, 3) for path in paths))
+    means = mean_of_rows(protocol.measure_all(bicubic(path, 3) for path in paths))
     assert means["psnr"] == pytest.approx(30.39, abs=0.01)
     assert means["ssim"] == pytest.approx(0.8682, abs=0.001)

@@ -6,7 +6,12 @@ import pytest
 from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
-from deconv_jax.metrics.sample_quality import Seen, classified_as, gathered, sample_quality
+from deconv_jax.metrics.sample_quality import (
+    ImageSetFeatures,
+    classified_as,
+    concatenate_batches,
+    sample_quality,
+)
 
 RNG = np.random.default_rng(0)
 OF_FEATURES = {"fid", "kid", "precision", "recall", "density", "coverage", "repetition"}
@@ -30,13 +35,15 @@ def test_rows_of_mask_zero_are_left_out():
     }
     masks = [[1, 0, 1], [1, 1, 0, 0]]
     kept = np.concatenate(masks) > 0
-    seen = gathered(batches_of(arrays, (3, 4), masks))
+    seen = concatenate_batches(batches_of(arrays, (3, 4), masks))
     for name, array in arrays.items():
         np.testing.assert_array_equal(getattr(seen, name), array[kept])
 
 
 def test_what_was_not_seen_is_none():
-    seen = gathered(batches_of({"features": RNG.normal(size=(4, 2))}, (4,), [[1, 1, 1, 0]]))
+    seen = concatenate_batches(
+        batches_of({"features": RNG.normal(size=(4, 2))}, (4,), [[1, 1, 1, 0]])
+    )
     assert seen.features.shape == (3, 2)
     assert (seen.probabilities, seen.images, seen.energy) == (None, None, None)
 
@@ -44,7 +51,7 @@ def test_what_was_not_seen_is_none():
 def test_all_images_are_kept_and_in_8_bits():
     images = RNG.integers(0, 256, (2400, 1, 1, 1)).astype(np.uint8)
     arrays = {"features": np.zeros((2400, 1)), "images": images}
-    seen = gathered(batches_of(arrays, (600,) * 4, np.ones((4, 600))))
+    seen = concatenate_batches(batches_of(arrays, (600,) * 4, np.ones((4, 600))))
     assert len(seen.features) == 2400
     assert seen.images.dtype == np.uint8
     np.testing.assert_array_equal(seen.images, images)
@@ -53,7 +60,7 @@ def test_all_images_are_kept_and_in_8_bits():
 @pytest.mark.parametrize("batches", [[], [({"features": np.zeros((2, 1))}, np.zeros(2))]])
 def test_a_split_without_examples_is_refused(batches):
     with pytest.raises(InputError, match="no examples"):
-        gathered(batches)
+        concatenate_batches(batches)
 
 
 def one_hot(digits, classes=10):
@@ -74,7 +81,7 @@ def test_the_class_of_several_planes_is_the_number_that_they_spell():
 def seen_of(count, *, planes=0, classes=10, energy=False, images=0, seed=0):
     """Random; images of so many pixels a side."""
     random = np.random.default_rng(seed)
-    return Seen(
+    return ImageSetFeatures(
         random.normal(size=(count, 4)),
         one_hot(random.integers(0, classes, (count, planes)), classes) if planes else None,
         random.integers(0, 256, (count, images, images, 1)).astype(np.uint8) if images else None,
@@ -131,7 +138,7 @@ def of_classes(count):
     random = np.random.default_rng(2)
     labels = np.arange(count) * 10 // count
     dark = (labels[:, None, None, None] * 20 + random.integers(0, 50, (count, 12, 12, 1))) % 256
-    return Seen(
+    return ImageSetFeatures(
         one_hot(labels) * 3 + random.normal(size=(count, 10)),
         0.9 * one_hot(labels)[:, None] + 0.01,
         dark.astype(np.uint8),
@@ -140,7 +147,7 @@ def of_classes(count):
 
 
 def in_order(seen, order):
-    return Seen(
+    return ImageSetFeatures(
         *(array[order] for array in (seen.features, seen.probabilities, seen.images, seen.energy))
     )
 
@@ -150,7 +157,7 @@ def test_the_order_of_the_data_makes_no_difference():
     """Data sets are often sorted by class, of which blocks and parts of neighbours would be."""
     count = 3000
     real = of_classes(count)
-    fake = Seen(real.features + 0.1, real.probabilities, real.images, real.energy)
+    fake = ImageSetFeatures(real.features + 0.1, real.probabilities, real.images, real.energy)
     rng = np.random.default_rng(3)
     mixed = [in_order(seen, rng.permutation(count)) for seen in (real, fake)]
     expected = sample_quality(*mixed)
@@ -184,7 +191,7 @@ def test_diversity_is_of_the_whole_set_and_not_of_its_first_thousand():
     """The first 1,000 images are one image, the other 3,000 are noise."""
     images = np.random.default_rng(4).integers(0, 256, (4000, 12, 12, 1)).astype(np.uint8)
     images[:1000] = images[0]
-    seen = Seen(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
+    seen = ImageSetFeatures(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
     measures = sample_quality(seen, seen)
     # A sixteenth of the pairs are of the same image.
     for name in ("diversity", "real_diversity"):
@@ -203,7 +210,8 @@ def test_one_measure_sees_what_another_set_would_not():
     few = one_hot(np.tile([[1, 2, 3], [4, 5, 6]], (30, 1)))
     reference = np.concatenate([few[:2], real.probabilities[2:]])
     measures = sample_quality(
-        Seen(real.features, reference), Seen(fake.features, few.astype(np.float64))
+        ImageSetFeatures(real.features, reference),
+        ImageSetFeatures(fake.features, few.astype(np.float64)),
     )
     assert measures["modes"] == 2
     # Two of the 60 real images are of these modes, and all samples; 1,000 counts are one more.
@@ -212,13 +220,15 @@ def test_one_measure_sees_what_another_set_would_not():
 
 def test_an_energy_that_is_not_known_counts_for_nothing():
     energy = np.array([1.0, np.nan, 3.0, 2.0, np.nan, 2.0])
-    seen = Seen(RNG.normal(size=(6, 2)), energy=energy)
+    seen = ImageSetFeatures(RNG.normal(size=(6, 2)), energy=energy)
     assert sample_quality(seen, seen)["checkerboard_energy"] == 2.0
 
 
 def test_samples_of_one_colour_each_have_no_energy_to_report():
     features = RNG.normal(size=(20, 3))
-    real, fake = (Seen(features, energy=np.full(20, energy)) for energy in (1.0, np.nan))
+    real, fake = (
+        ImageSetFeatures(features, energy=np.full(20, energy)) for energy in (1.0, np.nan)
+    )
     measures = sample_quality(real, fake)
     assert measures["real_checkerboard_energy"] == 1.0
     assert "checkerboard_energy" not in measures
@@ -229,9 +239,11 @@ def test_other_real_images_score_well_and_noise_does_not(digits_dir):
     train = load("digits", "train", digits_dir)
     images = train.gather(np.arange(1200))["image"] / 255.0
     features = images.reshape(1200, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(1200, -1)
-    halves = [Seen(half) for half in np.split(features, 2)]
+    halves = [ImageSetFeatures(half) for half in np.split(features, 2)]
     real = sample_quality(*halves)
-    noise = Seen(np.clip(RNG.normal(features.mean(0), features.std(0), (600, 64)), 0, 1))
+    noise = ImageSetFeatures(
+        np.clip(RNG.normal(features.mean(0), features.std(0), (600, 64)), 0, 1)
+    )
     worse = sample_quality(halves[0], noise)
     assert real["fid"] < 0.1 * worse["fid"]
     assert abs(real["kid"]) < 0.3 * worse["kid"]

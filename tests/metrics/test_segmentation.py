@@ -12,8 +12,8 @@ from deconv_jax.metrics.segmentation import (
     boundary_counts,
     boundary_f1,
     confusion_matrix,
-    mean_of_occurring,
-    ratios,
+    nan_mean,
+    segmentation_scores,
 )
 
 RNG = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_the_confusion_matrix_counts_pairs_of_classes():
 
 def test_ratios_are_those_of_sets_of_pixels():
     known = TRUTH != IGNORED
-    measured = ratios(confusion(TRUTH, PREDICTION))
+    measured = segmentation_scores(confusion(TRUTH, PREDICTION))
     for label in range(CLASSES):
         true, found = (label == TRUTH) & known, (label == PREDICTION) & known
         both = (true & found).sum()
@@ -67,7 +67,7 @@ def test_ratios_are_those_of_sets_of_pixels():
 
 def test_ratios_by_hand_and_classes_that_do_not_occur():
     """Class 2 occurs nowhere, class 3 in the prediction alone."""
-    measured = ratios([[6, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    measured = segmentation_scores([[6, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(measured.iou, [6 / 10, 4 / 7, np.nan, 0])
     np.testing.assert_allclose(measured.dice, [12 / 16, 8 / 11, np.nan, 0])
     np.testing.assert_allclose(measured.accuracy, [6 / 8, 4 / 6, np.nan, np.nan])
@@ -75,7 +75,7 @@ def test_ratios_by_hand_and_classes_that_do_not_occur():
     assert measured.mean_dice == pytest.approx((12 / 16 + 8 / 11) / 3)
     assert measured.mean_accuracy == pytest.approx((6 / 8 + 4 / 6) / 2)
     assert measured.pixel_accuracy == pytest.approx(10 / 14)
-    assert np.isnan(mean_of_occurring(np.full(3, np.nan)))
+    assert np.isnan(nan_mean(np.full(3, np.nan)))
 
 
 def boundary_by_distances(truth, prediction, tolerance):
@@ -141,7 +141,7 @@ def test_boundary_f1_by_hand():
 
 
 def test_equal_segments_are_right_whatever_is_ignored():
-    measured = ratios(confusion(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH)))
+    measured = segmentation_scores(confusion(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH)))
     assert measured.miou == measured.mean_dice == measured.pixel_accuracy == 1
     f1 = boundary_f1(boundaries(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH), 0.0))
     np.testing.assert_array_equal(f1, 1)
@@ -179,9 +179,9 @@ def test_bad_input_is_named(monkeypatch):
     with pytest.raises(InputError, match="tolerance"):
         boundary_counts(truth, prediction, CLASSES, -1.0)
     with pytest.raises(InputError, match="all were ignored"):
-        ratios(np.zeros((2, 2)))
+        segmentation_scores(np.zeros((2, 2)))
     with pytest.raises(InputError, match="counts of pixels must be finite"):
-        ratios([[1.0, np.inf], [0.0, 1.0]])
+        segmentation_scores([[1.0, np.inf], [0.0, 1.0]])
     with pytest.raises(InputError, match="counts of boundary pixels must be finite"):
         boundary_f1([[np.nan, 1, 1, 1]])
     huge = jax.ShapeDtypeStruct((1, 2**13, 2**12), np.int32)

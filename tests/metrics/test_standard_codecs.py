@@ -9,7 +9,7 @@ from PIL import Image
 
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import standard_codecs
-from deconv_jax.metrics.standard_codecs import available, standard_codec
+from deconv_jax.metrics.standard_codecs import available, encode_decode
 
 
 @pytest.mark.parametrize("codec", [c for c in ("JPEG", "WEBP", "AVIF") if available(c)])
@@ -18,7 +18,7 @@ def test_more_quality_more_bytes_less_error(codec, channels):
     image = skimage.data.chelsea()[:96, :128, :channels]
     sizes, errors = [], []
     for quality in (10, 50, 90):
-        size, decoded = standard_codec(image, codec, quality)
+        size, decoded = encode_decode(image, codec, quality)
         assert (decoded.shape, decoded.dtype) == (image.shape, np.uint8)
         sizes.append(size)
         errors.append(np.mean(np.square(decoded.astype(float) - image)))
@@ -30,7 +30,7 @@ def test_bytes_are_those_of_the_file():
     image = skimage.data.chelsea()[:64, :64]
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=40, optimize=True)
-    size, decoded = standard_codec(image, "JPEG", 40)
+    size, decoded = encode_decode(image, "JPEG", 40)
     assert size == len(file.getvalue())
     np.testing.assert_array_equal(decoded, np.asarray(Image.open(file)))
 
@@ -38,4 +38,4 @@ def test_bytes_are_those_of_the_file():
 def test_a_format_that_is_missing_is_told(monkeypatch):
     monkeypatch.setattr(standard_codecs.features, "check", {}.get)
     with pytest.raises(InputError, match="without AVIF"):
-        standard_codec(np.zeros((8, 8, 3), np.uint8), "AVIF", 50)
+        encode_decode(np.zeros((8, 8, 3), np.uint8), "AVIF", 50)

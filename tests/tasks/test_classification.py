@@ -17,7 +17,7 @@ from deconv_jax.models import Classifier
 from deconv_jax.tasks import Classification
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
-from deconv_jax.viz.plots import Matrix
+from deconv_jax.viz.plots import CountMatrix
 
 RNG = np.random.default_rng(0)
 TASK = Classification(Classifier(num_classes=3, features=(4,), embedding_dim=8), Optimizer())
@@ -151,7 +151,7 @@ def test_tables_count_what_the_network_takes_for_what(state, expected):
     guesses = expected.argmax(axis=1)
     plots = FIVE.plots(state, batches(), FIVE.evaluate(state, batches()))
     confusion = plots["confusion"]
-    assert isinstance(confusion, Matrix)
+    assert isinstance(confusion, CountMatrix)
     counts = np.zeros((5, 5), int)
     np.add.at(counts, (LABELS, guesses), 1)
     np.testing.assert_array_equal(confusion.counts, counts)

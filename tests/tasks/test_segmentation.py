@@ -13,7 +13,6 @@ import torch
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.data.views import IGNORED, AnnotatedView
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.segmentation import ratios
 from deconv_jax.models import UNet
 from deconv_jax.models.layers import Conv
 from deconv_jax.models.normalization import Norm
@@ -193,7 +192,7 @@ def test_evaluation_is_exact_whatever_the_batches(state):
     known = truth != IGNORED
     confusion = np.zeros((CLASSES, CLASSES))
     np.add.at(confusion, (truth[known], prediction[known]), 1)
-    expected = ratios(confusion)
+    expected = segmentation_scores(confusion)
     nats = torch.nn.functional.cross_entropy(
         torch.tensor(logits).movedim(-1, 1),
         torch.tensor(truth, dtype=torch.long),

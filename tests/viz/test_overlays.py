@@ -7,11 +7,11 @@ from PIL import ImageColor
 from deconv_jax.viz.overlays import (
     class_color,
     class_name,
-    rgb_pixels,
     with_boxes,
     with_legend,
     with_segments,
 )
+from deconv_jax.viz.pixels import rgb_pixels
 from deconv_jax.viz.plots import COLORS
 
 

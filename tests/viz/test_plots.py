@@ -7,9 +7,9 @@ from PIL import ImageColor
 from deconv_jax.viz.plots import (
     COLORS,
     HEIGHT,
-    MOST_WRITTEN,
+    MAX_ANNOTATED,
     WIDTH,
-    Matrix,
+    CountMatrix,
     Plot,
     Series,
     _ticks,
@@ -89,7 +89,7 @@ def test_ticks_are_round_and_between_the_limits(low, high, labels):
 def matrix_of(counts, names=None, columns=None):
     rows = [f"r{i}" for i in range(len(counts))] if names is None else names
     columns = [f"c{i}" for i in range(counts.shape[1])] if columns is None else columns
-    return Matrix("title", "label", "prediction", counts, rows, columns)
+    return CountMatrix("title", "label", "prediction", counts, rows, columns)
 
 
 def cells_of(picture, rows, columns):
@@ -109,7 +109,7 @@ def cells_of(picture, rows, columns):
     return inner.reshape(rows, side, columns, side, 3).swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (3, 6), (MOST_WRITTEN + 1, MOST_WRITTEN + 1)])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 6), (MAX_ANNOTATED + 1, MAX_ANNOTATED + 1)])
 def test_a_cell_is_as_dark_as_its_share_of_its_row(shape):
     counts = np.random.default_rng(0).integers(0, 50, shape)
     counts[1] = 0
@@ -123,11 +123,11 @@ def test_a_cell_is_as_dark_as_its_share_of_its_row(shape):
 
 def test_counts_are_written_unless_there_are_too_many():
     """A cell is of one colour where nothing is written in it."""
-    for count in (MOST_WRITTEN, MOST_WRITTEN + 1):
+    for count in (MAX_ANNOTATED, MAX_ANNOTATED + 1):
         counts = np.random.default_rng(0).integers(0, 50, (count, count))
         cells = cells_of(draw(matrix_of(counts)), count, count)
         plain = (cells == cells[:, :, :1, :1]).all(axis=(2, 3, 4))
-        assert plain.all() if count > MOST_WRITTEN else not plain.any()
+        assert plain.all() if count > MAX_ANNOTATED else not plain.any()
 
 
 def test_a_large_count_has_room_in_its_cell():

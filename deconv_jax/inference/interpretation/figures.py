@@ -47,15 +47,15 @@ from deconv_jax.inference.interpretation.feature_visualization import (
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.viz.panels import (
     Section,
-    about_gray,
-    at_side,
-    beside,
-    for_and_against,
-    image_pixels,
-    paper_where,
+    blank_out,
+    diverging_gray,
+    hstack,
+    red_blue_overlay,
+    scale_to_side,
     sheet,
-    square,
+    square_grid,
 )
+from deconv_jax.viz.pixels import rgb_pixels
 
 Tree = Any
 Attribution = Literal[
@@ -228,7 +228,7 @@ def draw_maximised_inputs(
             )
             for start in range(0, len(features), size)
         ]
-        blocks = [at_side(image, _IMAGE) for image in image_pixels(np.concatenate(made))]
+        blocks = [scale_to_side(image, _IMAGE) for image in rgb_pixels(np.concatenate(made))]
         labels = [subject.map_name(layer, feature) for feature in features.tolist()]
         caption = f"{layer}, {len(features)} of {total} feature maps: images made to excite each"
         sections.append(Section(caption, labels, blocks))
@@ -264,9 +264,9 @@ def draw_attributions(
         wanted = layers or [subject.last_spatial_layer()]
     columns = [_attributed(subject, images, classes, method, layer) for layer in wanted]
     blocks, labels = [], []
-    for place, pixels in enumerate(image_pixels(images)):
-        maps = [for_and_against(column[place], pixels) for column in columns]
-        blocks.append(beside([at_side(tile, _IMAGE) for tile in (pixels, *maps)]))
+    for place, pixels in enumerate(rgb_pixels(images)):
+        maps = [red_blue_overlay(column[place], pixels) for column in columns]
+        blocks.append(hstack([scale_to_side(tile, _IMAGE) for tile in (pixels, *maps)]))
         label = f"{names[place]}: {class_name(int(classes[place]), subject.class_names)}"
         if probabilities is not None:
             label += f" {probabilities[place]:.3f}"
@@ -283,12 +283,12 @@ def _patch_block(found: Patches, row: int) -> UInt8[np.ndarray, "height width 3"
 
     def tiles(pixels: np.ndarray) -> np.ndarray:
         pairs = zip(pixels, blank, strict=True)
-        return square(np.stack([at_side(paper_where(*pair), _PATCH) for pair in pairs]))
+        return square_grid(np.stack([scale_to_side(blank_out(*pair), _PATCH) for pair in pairs]))
 
-    return beside(
+    return hstack(
         [
-            tiles(image_pixels(found.patches[row])),
-            tiles(about_gray(found.projections[row], largest)),
+            tiles(rgb_pixels(found.patches[row])),
+            tiles(diverging_gray(found.projections[row], largest)),
         ]
     )
 

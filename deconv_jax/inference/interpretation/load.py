@@ -9,6 +9,7 @@ import numpy as np
 
 from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch, valid_sizes
+from deconv_jax.data.crops import center_crops
 from deconv_jax.data.images import Color
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.data.views import evaluation_view
@@ -19,7 +20,6 @@ from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
 from deconv_jax.training.state import images_in_unit_range
-from deconv_jax.viz.grids import center_crops
 from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_example
 
 RESTORED_SIDE = 96

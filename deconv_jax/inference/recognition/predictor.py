@@ -26,14 +26,14 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.training.state import Tree
 from deconv_jax.viz.overlays import (
-    background_of,
+    background_index,
     class_color,
     class_name,
-    rgb_pixels,
     with_boxes,
     with_legend,
     with_segments,
 )
+from deconv_jax.viz.pixels import enlarge, rgb_pixels
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 Predict = Callable[[Tree, Array], Mapping[str, Array]]
@@ -108,7 +108,7 @@ class SegmentationMap:
 
     def picture(self, pixels: Pixels, names: Sequence[str]) -> UInt8[np.ndarray, "rows columns 3"]:
         """The image, all classes but one called "background" tinted, beside their names."""
-        background = background_of(names)
+        background = background_index(names)
         tinted = np.concatenate(
             [
                 with_segments(pixels[b], self.classes[b], background=background)
@@ -270,8 +270,8 @@ class Predictor:
     ) -> Detections:
         """Boxes in an image of a whole size of those in one of its true size."""
         boxes, scores, classes = (outputs[name][0] for name in ("boxes", "scores", "classes"))
-        center_crops = (boxes[:, :2] + boxes[:, 2:]) / 2
-        kept = (center_crops >= 0).all(axis=1) & (center_crops < np.array([true])).all(axis=1)
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        kept = (centers >= 0).all(axis=1) & (centers < np.array([true])).all(axis=1)
         kept &= (classes >= 0) & (scores >= self.threshold)
         factors = np.divide(whole, true)
         boxes = np.clip(boxes[kept] * np.tile(factors, 2)[None], 0.0, np.tile(whole, 2)[None])
@@ -337,4 +337,4 @@ def _scale(pixels: Pixels) -> int:
 def _enlarged(pixels: Pixels) -> UInt8[np.ndarray, "rows columns 3"]:
     """An image as its picture shows it."""
     scale = _scale(pixels)
-    return rgb_pixels(pixels).repeat(scale, axis=0).repeat(scale, axis=1)
+    return enlarge(rgb_pixels(pixels), scale)

@@ -26,7 +26,7 @@ from deconv_jax.data.degradations import (
 )
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.tiling import Apply, min_tile, restore_tiled
-from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
 from deconv_jax.models.receptive_field import ReceptiveField
 
 Image = Float[np.ndarray, "height width channels"]
@@ -125,7 +125,7 @@ class Evaluation:
                 yield name, output, clean
 
         rows = self.protocol.measure_all(pairs())
-        mean = mean_of(rows)
+        mean = mean_of_rows(rows)
         return {"images": rows, "mean": mean, "count": len(rows), "protocol": self.describe()}
 
 

@@ -1,7 +1,7 @@
 """Trained networks as the denoiser of `classical.plug_and_play`, which asks for any level of noise.
 
 A network that is told the level is told; one that was trained for a single level has the contrast of
-the image scaled to it, see `classical.fixed_level_denoiser`. What a reader would get wrong: the
+the image scaled to it, see `classical.any_level_denoiser`. What a reader would get wrong: the
 levels that plug and play asks for are not those of the noise in the photograph. They begin far above
 it, at sigma 49 of 255 unless told otherwise, and fall to it; of networks for single levels, to the
 lowest of them.
@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from deconv_jax.classical import fixed_level_denoiser, fixed_level_options
+from deconv_jax.classical import any_level_denoiser, any_level_options
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import (
@@ -126,7 +126,7 @@ def make_pnp_denoiser(
 
     Args:
       networks: one that is told the level, or one or more for single levels, of which
-        `fixed_level_denoiser` says the one that is taken. All take images of as many channels.
+        `any_level_denoiser` says the one that is taken. All take images of as many channels.
       sigmas: the single levels in 8-bit units, one a network; needed where the training of one
         does not say.
 
@@ -160,8 +160,8 @@ def make_pnp_denoiser(
         Partial(functools.partial(_untold, network.model), _on_device(network.variables))
         for network in networks
     ]
-    denoiser = Partial(functools.partial(_bridged, wanted), fixed_level_denoiser(single, levels))
-    return PnpDenoiser(denoiser, fixed_level_options(levels))
+    denoiser = Partial(functools.partial(_bridged, wanted), any_level_denoiser(single, levels))
+    return PnpDenoiser(denoiser, any_level_options(levels))
 
 
 def _bridged(

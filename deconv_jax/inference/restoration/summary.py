@@ -14,7 +14,7 @@ from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.progress import Progress
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, ProgressCallback
 from deconv_jax.inference.restoration.restore_files import BICUBIC, Result, restore_file
-from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of
+from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
 
 
 def restore_files(
@@ -59,7 +59,9 @@ def restore_files(
     after = [result.measured for result in results if result.measured]
     before = [result.before for result in results if result.before]
     if after:
-        means = _figures(mean_of(after), mean_of(before) if before else None, restorer.scale)
+        means = _figures(
+            mean_of_rows(after), mean_of_rows(before) if before else None, restorer.scale
+        )
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
     unmeasured = sum(result.unmeasured is not None for result in results)

@@ -26,14 +26,14 @@ from deconv_jax.inference.interpretation.load import load_interpretable_model
 from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.viz.panels import (
     Section,
-    about_gray,
-    at_side,
-    beside,
-    for_and_against,
-    image_pixels,
+    diverging_gray,
+    hstack,
+    red_blue_overlay,
+    scale_to_side,
     sheet,
-    square,
+    square_grid,
 )
+from deconv_jax.viz.pixels import rgb_pixels
 from deconv_jax.workdir import open_test_split, open_workdir
 
 
@@ -270,43 +270,43 @@ def test_units_and_classes_that_there_is_nothing_to_show_of(classifier, draw):
 
 def test_zero_is_mid_gray_and_the_largest_magnitude_black_or_white():
     values = np.array([[[0.0], [2.0]], [[-4.0], [-1.0]]])
-    np.testing.assert_array_equal(about_gray(values, 4.0)[..., 0], [[128, 191], [0, 96]])
-    np.testing.assert_array_equal(about_gray(0 * values, 0.0)[..., 0], 128)
-    colors = about_gray(np.array([[[1.0, -1.0, 0.0]]]), 1.0)
+    np.testing.assert_array_equal(diverging_gray(values, 4.0)[..., 0], [[128, 191], [0, 96]])
+    np.testing.assert_array_equal(diverging_gray(0 * values, 0.0)[..., 0], 128)
+    colors = diverging_gray(np.array([[[1.0, -1.0, 0.0]]]), 1.0)
     np.testing.assert_array_equal(colors, [[[255, 0, 128]]])
 
 
 def test_red_is_for_and_blue_against():
     image = np.zeros((1, 3, 3), np.uint8)
     image[0, 2] = 255
-    found = for_and_against(np.array([[2.0, -1.0, 0.0]]), image).astype(int)
+    found = red_blue_overlay(np.array([[2.0, -1.0, 0.0]]), image).astype(int)
     red, blue, nothing = found[0]
     assert red[0] > 200 > 50 > red[1]
     assert blue[2] > blue[0]
     assert np.ptp(nothing) == 0  # A faint gray image where there is nothing to say.
     assert 150 < nothing[0] < 200
-    whole = for_and_against(np.zeros((1, 3)), image)
+    whole = red_blue_overlay(np.zeros((1, 3)), image)
     np.testing.assert_array_equal(whole[0, 0], 255)
 
 
 def test_tiles_are_whole_pixels_repeated_or_averaged():
     tile = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    large = at_side(tile, 5)
+    large = scale_to_side(tile, 5)
     assert large.shape == (4, 4, 3)
     np.testing.assert_array_equal(large[::2, ::2], tile)
     np.testing.assert_array_equal(large[1::2, 1::2], tile)
-    halves = at_side(np.tile(np.uint8([[[0], [100]]]), (8, 4, 3)), 4)
+    halves = scale_to_side(np.tile(np.uint8([[[0], [100]]]), (8, 4, 3)), 4)
     np.testing.assert_array_equal(halves, np.full((4, 4, 3), 50))
     images = np.array([[[0.0, 0.5, 1.0, 0.3]], [[2.0, -1.0, 0.2, 0.3]]])
-    np.testing.assert_array_equal(image_pixels(images)[:, 0], [[0, 128, 255], [255, 0, 51]])
-    np.testing.assert_array_equal(image_pixels(images[..., :2])[0, 0], [0, 0, 0])
+    np.testing.assert_array_equal(rgb_pixels(images)[:, 0], [[0, 128, 255], [255, 0, 51]])
+    np.testing.assert_array_equal(rgb_pixels(images[..., :2])[0, 0], [0, 0, 0])
 
 
 def test_a_sheet_has_every_block_and_its_label():
     random = np.random.default_rng(0)
     tiles = random.integers(0, 200, (9, 6, 6, 3)).astype(np.uint8)
-    grid = square(tiles)
-    block = beside([grid, grid])
+    grid = square_grid(tiles)
+    block = hstack([grid, grid])
     assert block.shape == (grid.shape[0], 2 * grid.shape[1] + 8, 3)
     blocks = [np.where(block == 255, 255, (block + n) % 250).astype(np.uint8) for n in range(30)]
     labels = [f"map {n} with a name that is longer than its block is wide" for n in range(30)]

@@ -23,7 +23,8 @@ from deconv_jax.inference.recognition.predictor import (
     center_resize_pixels,
 )
 from deconv_jax.io import write_json
-from deconv_jax.viz.overlays import class_color, rgb_pixels, with_segments
+from deconv_jax.viz.overlays import class_color, with_segments
+from deconv_jax.viz.pixels import rgb_pixels
 
 NAMES = ("background", "cat", "dog", "elk", "fox", "gnu", "hen")
 

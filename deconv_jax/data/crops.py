@@ -1,0 +1,20 @@
+"""Center crops of padded images, on the host."""
+
+import numpy as np
+
+
+def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
+    """Crop the center of the unpadded part of each image.
+
+    Args:
+      images: Images (count, height, width, channels), padded at the bottom and right.
+      sizes: Height and width of each image without padding (count, 2).
+      pixels: Side of the crop; an axis shorter than this is kept whole.
+    """
+
+    def crop(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+        starts = [max(int(n) - pixels, 0) // 2 for n in size]
+        top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
+        return image[top : top + pixels, left : left + pixels]
+
+    return np.stack([crop(*pair) for pair in zip(images, sizes, strict=True)])
