@@ -25,7 +25,7 @@ ARGUMENTS = {
     "autoencoding/codec_photos": ["model=hyperprior"],
     "autoencoding/vae": ["data=digits,beta=4.0", "data=fashion_mnist"],
     "autoencoding/vqvae": ["data=digits,codes=256", "data=mnist,dim=16,width=16"],
-    "recognition/mnist_classifier": ["way_up=True"],
+    "recognition/mnist_classifier": ["decoder=True"],
     "recognition/scenes_detection": ["output_stride=2"],
     "recognition/scenes_segmentation": [
         "model=fcn8s",

@@ -1,4 +1,4 @@
-"""What the configs here share: three data sets of small gray images, and a rhythm of training."""
+"""Three data sets of small gray images and one training schedule, shared by the configs here."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ _TFDS_SPLITS = dict(
 
 
 def side(data: str) -> int:
-    """Pixels a side of a data set's images; raises InputError for none of `DATA`."""
+    """Return the height and width, in pixels, of a data set's images.
+
+    Raises:
+      InputError: The data set is not one of `DATA`.
+    """
     if data not in DATA:
         raise InputError(f"config argument data must be one of {', '.join(DATA)}; got {data!r}")
     return 32 if data == "digits" else 28
@@ -23,14 +27,15 @@ def side(data: str) -> int:
 def experiment(
     task: dict[str, Any], data: str, *, steps: int, batch_size: int, seed: int, **optimizer: Any
 ) -> ml_collections.ConfigDict:
-    """A config of a task on one of `DATA`, evaluated ten times, with a cosine schedule.
+    """Return the config of a task on one of `DATA`, with a cosine schedule and ten evaluations.
 
     Args:
-      task: its settings.
-      data: which data set.
-      steps: of training, a multiple of 100.
-      batch_size, seed: as in a config.
-      optimizer: settings that differ.
+      task: Settings of the task.
+      data: Name of the data set.
+      steps: Number of training steps, a multiple of 100.
+      batch_size: Number of images in a batch.
+      seed: Seed of the experiment.
+      optimizer: Settings of the optimizer that differ from the defaults here.
     """
     config = ml_collections.ConfigDict()
     config.task = task

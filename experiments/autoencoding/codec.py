@@ -1,13 +1,12 @@
-"""Image codec of a folder of photographs: a mean-scale hyperprior, five qualities in one network.
+"""Image codec for a folder of photographs: a mean-scale hyperprior with five qualities in one network.
 
-  export DECONV_JAX_IMAGES=/path/of/photographs   # subfolders or not; the last hundredth is held out
+  export DECONV_JAX_IMAGES=/path/of/photographs   # the last 1 % of the files is held out
   deconv-jax train --config experiments/autoencoding/codec.py --workdir runs/codec
   deconv-jax train --config experiments/autoencoding/codec.py:levels=1,lowest=0.013 --workdir runs/codec_013
 
-The defaults are of the papers' size (128 features, 192 latent channels, as arXiv:1802.01436 has for low
-rates) and meant for an accelerator and some hundred thousand photographs; not trained at this length, so
-no figure is claimed. The table codec_rd of experiments/tables has the same config at the size that two CPU
-cores allow.
+The defaults have the size that arXiv:1802.01436 uses for low rates (128 features, 192 latent channels). They
+are meant for an accelerator and several hundred thousand photographs. This length has not been trained yet,
+so no figure is claimed. `codec_t91.py` is the same codec at a size that two CPU cores can train.
 """
 
 import ml_collections
@@ -15,7 +14,7 @@ import ml_collections
 from deconv_jax.config_arguments import config_arguments
 
 _PER_MSE = {"mse": 1.0, "ms_ssim": 1300.0}
-"""Lambdas of 1 - MS-SSIM over those of the squared error at like rates, about."""
+"""Ratio of the lambda for each distortion to the lambda for MSE at about the same rate."""
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -63,7 +62,7 @@ def experiment(
     lowest: float = 0.0018,
     highest: float = 0.06,
 ) -> ml_collections.ConfigDict:
-    """A config without data: lambdas from lowest to highest in a geometric row, and gains as their roots."""
+    """Return a config without data. The lambdas form a geometric series; a gain is the square root of its lambda."""
     ratio = (highest / lowest) ** (1 / max(levels - 1, 1))
     lambdas = [lowest * ratio**level for level in range(levels)]
     middle = lambdas[levels // 2]
@@ -75,7 +74,7 @@ def experiment(
             channels=3,
             features=features,
             latent_features=latent_features,
-            # A step's error goes with its square, so the best step with one over the root of lambda.
+            # The error of a quantization step grows with its square, so the best step is 1 / sqrt(lambda).
             initial_gains=tuple((value / middle) ** 0.5 for value in lambdas),
         ),
         lambdas=tuple(value * _PER_MSE[distortion] for value in lambdas),

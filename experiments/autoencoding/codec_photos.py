@@ -1,12 +1,12 @@
-"""A small image codec of photographs that come with scikit-image, four qualities in one network.
+"""Small image codec trained on the photographs of scikit-image, with four qualities in one network.
 
   deconv-jax train --config experiments/autoencoding/codec_photos.py --workdir runs/codec
-  deconv-jax compress --checkpoint runs/codec photo.png -o photo.djx --level 2
-  deconv-jax decompress --checkpoint runs/codec photo.djx -o decoded.png
+  deconv-jax compress --workdir runs/codec photo.png -o photo.djx --level 2
+  deconv-jax decompress --workdir runs/codec photo.djx -o decoded.png
 
-Factorised prior; seven photographs are few to learn from, so this is to see a codec at work and not to
-save disk space. One CPU core with others at work, 10 minutes. Test: 0.30 to 0.59 bits a pixel at 28.6 to 30.7
-dB, +- 0.3 (3 photographs), about JPEG's at the low end and behind it above.
+The codec has a factorized prior. It is a demonstration: seven photographs are too few to beat a standard
+format. Training takes 10 minutes on one shared CPU core. Test: 0.30 to 0.59 bits per pixel at 28.6 to
+30.7 dB, +- 0.3 (3 photographs). JPEG is equal at the low end and better at the high end.
 """
 
 import codec

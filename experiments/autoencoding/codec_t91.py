@@ -1,13 +1,13 @@
-"""Image codec of the usual small sets: learnt from T91 and Train400, measured on Set14.
+"""Image codec trained on T91 and Train400, and tested on Set14.
 
   deconv-jax train --config experiments/autoencoding/codec_t91.py --workdir runs/codec_t91
 
-The hyperprior of `codec.py`, narrower, for the time that two CPU cores have; what table codec_rd of
-experiments/tables is made of. Needs the folder of data that $DECONV_JAX_DATA names: t91/, train400/,
-set5/ to look at while training and set14/.
+The network is a narrow version of the hyperprior in `codec.py`. The table codec_rd in experiments/tables
+uses it. $DECONV_JAX_DATA must name a folder with t91/ and train400/ for training, set5/ for validation and
+set14/ for the test.
 
-One CPU core with others at work, an hour. Set14, whole files: 0.36 to 1.55 bits a pixel at 26.9 to 31.5 dB,
-+- 0.2 (JPEG at the ends: 25.9 and 32.5).
+Training takes an hour on one shared CPU core. Set14, whole files: 0.36 to 1.55 bits per pixel at 26.9 to
+31.5 dB, +- 0.2 (JPEG at the same rates: 25.9 and 32.5 dB).
 """
 
 import codec

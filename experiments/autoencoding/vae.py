@@ -1,15 +1,15 @@
-"""Convolutional VAE: of binarised MNIST, held against the published bound, or of other small images.
+"""Convolutional VAE of binarized MNIST, compared with the published bound, or of other small images.
 
   deconv-jax prepare mnist
   deconv-jax train --config experiments/autoencoding/vae.py --workdir runs/vae
   deconv-jax train --config experiments/autoencoding/vae.py:data=digits,steps=2000 --workdir runs/vae_digits
   deconv-jax train --config experiments/autoencoding/vae.py:data=fashion_mnist,steps=6000 --workdir runs/vae_fashion
-  deconv-jax generate --checkpoint runs/vae --output traversals.png --traverse 8
+  deconv-jax generate --workdir runs/vae --output traversals.png --traverse 8
 
-MNIST is binarised anew at every step; other sets are modelled as 8-bit levels (discretised logistic).
+MNIST is binarized anew at every step. The other sets are modeled as 8-bit images (discretized logistic).
 
-Two CPU cores, about 40 minutes. Test -ELBO 93.8 +- 0.3 nats, importance-weighted bound of 200 samples
-89.0 +- 0.3 (10,000 images; a published plain VAE 89.8; every pixel by itself 205.7).
+Training takes about 40 minutes on two CPU cores. Test -ELBO: 93.8 +- 0.3 nats. Importance-weighted bound with
+200 samples: 89.0 +- 0.3 nats (10,000 images). A published plain VAE reaches 89.8, independent pixels 205.7.
 """
 
 import _data

@@ -1,12 +1,12 @@
-"""Vector-quantised autoencoder of small images, beside k-means of patches with the same bits.
+"""Vector-quantized autoencoder of small images, compared with k-means of patches at the same bit rate.
 
   deconv-jax prepare fashion_mnist
   deconv-jax train --config experiments/autoencoding/vqvae.py --workdir runs/vqvae
   deconv-jax train --config experiments/autoencoding/vqvae.py:data=digits,codes=256,steps=2000 --workdir runs/vqvae_digits
 
-One CPU core, 4 minutes on Fashion-MNIST. Test PSNR 23.7 dB +- 0.2, perplexity 310 of 512 codes, all of them used
-(10,000 images; k-means of patches 22.5 dB). The digits with 256 codes, 5 minutes: 37.2 dB +- 0.5, perplexity 200,
-all used (360 images; k-means of patches 29.3 dB).
+Training takes 4 minutes for Fashion-MNIST on one CPU core. Test PSNR: 23.7 dB +- 0.2; perplexity 310 of 512
+codes, all of them used (10,000 images; k-means 22.5 dB). Digits with 256 codes, 5 minutes: 37.2 dB +- 0.5;
+perplexity 200, all codes used (360 images; k-means 29.3 dB).
 """
 
 import _data
@@ -15,11 +15,11 @@ import ml_collections
 from deconv_jax.config_arguments import config_arguments
 
 _VARIANCE = dict(digits=0.121, mnist=0.095, fashion_mnist=0.125)
-"""Of the numbers in the training images, in [0, 1]."""
+"""Variance of the pixels of the training images, in [0, 1]."""
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: data=fashion_mnist (digits, mnist), codes=512, dim=32 (numbers in a code's vector),
+    """Arguments: data=fashion_mnist (digits, mnist), codes=512, dim=32 (size of a code vector),
     width=32, steps=2000 (a multiple of 100), seed=0.
     """
     args = config_arguments(

@@ -148,7 +148,7 @@ def centernet() -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "classifier": functools.partial(classifier, ""),
-    "classifier with a way up": functools.partial(classifier, "way_up=True"),
+    "classifier with a decoder": functools.partial(classifier, "decoder=True"),
     "U-Net": unet,
     "CenterNet": centernet,
 }

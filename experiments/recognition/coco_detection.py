@@ -1,12 +1,12 @@
-"""Objects of eighty classes: a CenterNet on COCO 2017.
+"""CenterNet for the 80 object classes of COCO 2017.
 
   deconv-jax prepare coco/2017
   deconv-jax train --config experiments/recognition/coco_detection.py --workdir runs/coco
 
-About 118,000 photographs to learn from, of which the last 1 % are looked at while training, and 5,000, the
-public validation set, to measure, resized to 512 pixels at the longer side. Crowds are neither learnt nor
-set aside in measuring, and areas are those of resized boxes, so figures are not those of the challenge.
-Meant for an accelerator; not trained yet, so no figure is claimed.
+Training uses about 118,000 photographs, of which the last 1 % is the validation split. The test split is the
+public validation set (5,000 photographs). The longer side is resized to 512 pixels. Figures differ from the
+challenge's: boxes of crowds are not used, and object areas are those of the resized boxes.
+The config is meant for an accelerator. It has not been trained yet, so no figure is claimed.
 """
 
 import ml_collections
@@ -15,7 +15,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=250000, a multiple of 100, batch=64, precision=bf16 (or f32), seed=0."""
+    """Arguments: steps=250000 (a multiple of 100), batch=64, precision=bf16 (f32), seed=0."""
     args = config_arguments(arg, steps=250_000, batch=64, precision="bf16", seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(

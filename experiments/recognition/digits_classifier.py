@@ -1,8 +1,9 @@
-"""Small convolutional classifier of the embedded handwritten digits: that of MNIST, trained less.
+"""Small convolutional classifier of the embedded handwritten digits.
 
   deconv-jax train --config experiments/recognition/digits_classifier.py --workdir runs/classifier
 
-Two CPU cores, about a minute. Test accuracy 98.5 % +- 1 (360 images, so one image is 0.3 %).
+The network is that of `mnist_classifier.py`. Training takes about a minute on two CPU cores. Test accuracy:
+98.5 % +- 1 (360 images; one image is 0.3 %).
 """
 
 import ml_collections
@@ -10,7 +11,7 @@ import mnist_classifier
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: as for `mnist_classifier.py`."""
+    """Arguments: those of `mnist_classifier.py`."""
     config = mnist_classifier.get_config(arg)
     config.data = dict(name="digits", cache="device")
     config.optimizer.warmup_steps = 50

@@ -1,11 +1,12 @@
-"""Which pixels are membranes of neural tissue: a U-Net on the 30 labelled slices of ISBI 2012.
+"""U-Net that segments membranes of neural tissue in the 30 labeled slices of ISBI 2012.
 
   deconv-jax train --config experiments/recognition/membranes.py --workdir runs/membranes
 
-The U-Net's own task (arXiv:1505.04597, section 4) and its augmentation, turned, mirrored and bent.
-Needs the folder of data that $DECONV_JAX_DATA names, in it em_membrane/image/NAME.png and
-em_membrane/label/NAME.png. One CPU core, about 10 minutes. The challenge's test volume has no public labels:
-six slices of the training volume, 4 to 9, are measured, and the other 24 learnt from.
+This is the original task of the U-Net, with its augmentation: rotations, flips and elastic deformations
+(arXiv:1505.04597, section 4). $DECONV_JAX_DATA must name a folder with em_membrane/image/NAME.png and
+em_membrane/label/NAME.png. The challenge's test volume has no public labels, so slices 4 to 9 of the training
+volume are the test split and the other 24 slices are the training split. Training takes about 10 minutes on
+one CPU core.
 """
 
 import ml_collections
@@ -14,7 +15,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=900, a multiple of 100, seed=0."""
+    """Arguments: steps=900 (a multiple of 100), seed=0."""
     args = config_arguments(arg, steps=900, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
@@ -38,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         name="dark_lines:em_membrane",
         data_dir="$DECONV_JAX_DATA",
-        # By name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. So few that none is held out to watch.
+        # Sorted by name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. Validation repeats training slices.
         train_split="all[:24]",
         validation_split="all[:2]",
         test_split="all[24:]",

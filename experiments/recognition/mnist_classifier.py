@@ -1,9 +1,9 @@
-"""Small convolutional classifier of MNIST, with a way up before its dense layers or without.
+"""Small convolutional classifier of MNIST, with or without a decoder before its dense layers.
 
   deconv-jax prepare mnist
   deconv-jax train --config experiments/recognition/mnist_classifier.py --workdir runs/classifier
 
-Two CPU cores, about 5 minutes. Test accuracy 99.4 % +- 0.2 either way (10,000 images).
+Training takes about 5 minutes on two CPU cores. Test accuracy: 99.4 % +- 0.2 for both (10,000 images).
 """
 
 import ml_collections
@@ -12,8 +12,8 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: way_up=False (two transposed convolutions after the pooling blocks), seed=0."""
-    args = config_arguments(arg, way_up=False, seed=0)
+    """Arguments: decoder=False (two transposed convolutions after the pooling blocks), seed=0."""
+    args = config_arguments(arg, decoder=False, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="classification",
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             num_classes=10,
             features=(16, 32, 64),
             convs_per_block=1,
-            up_features=(32, 16) if args["way_up"] else (),
+            up_features=(32, 16) if args["decoder"] else (),
             embedding_dim=64,
         ),
         translate=2,

@@ -1,10 +1,10 @@
-"""Where pedestrians are: a CenterNet on 40 photographs of the Penn-Fudan database.
+"""CenterNet that detects pedestrians in 40 photographs of the Penn-Fudan database.
 
   deconv-jax train --config experiments/recognition/pedestrians_detection.py --workdir runs/boxes
 
-Needs the folder of data that $DECONV_JAX_DATA names, in it pennfudan_subset/ with PNGImages/, PedMasks/
-and Annotation/. One CPU core, about 12 minutes. Of each of the two cities 15 photographs are learnt from
-and 5 measured, resized to 256 pixels at the longer side.
+$DECONV_JAX_DATA must name a folder with pennfudan_subset/PNGImages/, PedMasks/ and Annotation/. Each of the
+two cities has 15 photographs in the training split and 5 in the test split. The longer side is resized to
+256 pixels. Training takes about 12 minutes on one CPU core.
 """
 
 import ml_collections
@@ -14,9 +14,9 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=1500, a multiple of 100, seed=0."""
+    """Arguments: steps=1500 (a multiple of 100), seed=0."""
     args = config_arguments(arg, steps=1500, seed=0)
-    # The same photographs, learnt from and measured, and seen the same way.
+    # Data, splits and augmentation are those of the segmentation config.
     config = pedestrians_segmentation.get_config(f"steps={args['steps']},seed={args['seed']}")
     config.task = dict(
         name="detection",

@@ -1,10 +1,10 @@
-"""Which pixels are pedestrians: a U-Net on 40 photographs of the Penn-Fudan database.
+"""U-Net that segments pedestrians in 40 photographs of the Penn-Fudan database.
 
   deconv-jax train --config experiments/recognition/pedestrians_segmentation.py --workdir runs/masks
 
-Needs the folder of data that $DECONV_JAX_DATA names, in it pennfudan_subset/ with PNGImages/, PedMasks/
-and Annotation/. One CPU core, about 10 minutes. Of each of the two cities 15 photographs are learnt from
-and 5 measured, resized to 256 pixels at the longer side.
+$DECONV_JAX_DATA must name a folder with pennfudan_subset/PNGImages/, PedMasks/ and Annotation/. Each of the
+two cities has 15 photographs in the training split and 5 in the test split. The longer side is resized to
+256 pixels. Training takes about 10 minutes on one CPU core.
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=600, a multiple of 100, seed=0."""
+    """Arguments: steps=600 (a multiple of 100), seed=0."""
     args = config_arguments(arg, steps=600, seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data = dict(
         name="penn_fudan:pennfudan_subset",
         data_dir="$DECONV_JAX_DATA",
-        # 20 files FudanPed, then 20 PennPed. So few that none is held out to watch.
+        # Sorted by name: 20 files FudanPed, then 20 PennPed. Validation repeats training photographs.
         train_split="all[5:20]+all[25:40]",
         validation_split="all[5:10]+all[25:30]",
         test_split="all[:5]+all[20:25]",

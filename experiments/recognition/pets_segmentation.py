@@ -1,10 +1,10 @@
-"""Which pixels are the pet, the background and the border between: a U-Net on Oxford-IIIT Pet.
+"""U-Net that segments pet, background and border in Oxford-IIIT Pet.
 
   deconv-jax prepare oxford_iiit_pet
   deconv-jax train --config experiments/recognition/pets_segmentation.py --workdir runs/pets
 
-3,680 photographs to learn from and 3,669 to measure, resized to 256 pixels at the longer side. Meant
-for an accelerator; not trained yet, so no figure is claimed.
+The training split has 3,680 photographs and the test split 3,669. The longer side is resized to 256 pixels.
+The config is meant for an accelerator. It has not been trained yet, so no figure is claimed.
 """
 
 import ml_collections
@@ -13,7 +13,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=20000, a multiple of 100, batch=32, precision=bf16 (or f32), seed=0."""
+    """Arguments: steps=20000 (a multiple of 100), batch=32, precision=bf16 (f32), seed=0."""
     args = config_arguments(arg, steps=20_000, batch=32, precision="bf16", seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(

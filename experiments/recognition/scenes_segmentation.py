@@ -1,9 +1,9 @@
-"""Which pixel is which digit: a segmenter of scenes that are drawn of the embedded digits.
+"""Segmentation of digits in scenes drawn from the embedded handwritten digits.
 
   deconv-jax train --config experiments/recognition/scenes_segmentation.py:model=unet --workdir runs/scenes
 
-One CPU core, 25 to 40 minutes, by network. Test mIoU 0.93 +- 0.02 of the U-Net (with steps=3500), the FCN-8s and
-the DeconvNet, of 360 scenes of 96 x 96 whose digits other people wrote.
+Training takes 25 to 40 minutes on one CPU core. Test mIoU: 0.93 +- 0.02 for the U-Net (steps=3500), FCN-8s and
+DeconvNet, on 360 scenes of 96 x 96 pixels. The test digits are by other writers.
 """
 
 import ml_collections
@@ -17,7 +17,7 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        # More than classes at the end: of 8 rectified channels some of 11 classes were not told apart.
+        # The last map needs more channels than there are classes: 8 rectified channels confused classes.
         features=(16, 16, 32, 64, 128, 128),
         residual=False,
         norm="batch",
@@ -36,14 +36,14 @@ MODELS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=unet (fcn8s, fcn16s, fcn32s, deconvnet), upsampling=transposed (subpixel,
-    resize; of the U-Net), steps=4500, a multiple of 100 from 200, seed=0.
+    resize; U-Net only), steps=4500 (a multiple of 100, at least 200), seed=0.
     """
     args = config_arguments(arg, model="unet", upsampling="", steps=4500, seed=0)
     if args["model"] not in MODELS:
         raise InputError(f"no model {args['model']!r}; {did_you_mean(args['model'], MODELS)}")
     model = dict(MODELS[args["model"]])
     if args["upsampling"] and args["model"] != "unet":
-        raise InputError(f"upsampling is the U-Net's; got model={args['model']}")
+        raise InputError(f"upsampling requires model=unet; got model={args['model']}")
     if args["model"] == "unet":
         model["upsampling"] = args["upsampling"] or "transposed"
     config = ml_collections.ConfigDict()

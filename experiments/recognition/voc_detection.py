@@ -1,11 +1,11 @@
-"""Objects of twenty classes: a CenterNet on Pascal VOC 2007.
+"""CenterNet for the 20 object classes of Pascal VOC 2007.
 
   deconv-jax prepare voc/2007
   deconv-jax train --config experiments/recognition/voc_detection.py --workdir runs/voc
 
-2,501 photographs to learn from, 2,510 to look at while training and 4,952 to measure, resized to 384 pixels
-at the longer side. Objects that VOC calls difficult are learnt and measured as others are, so figures are
-not those of the challenge. Meant for an accelerator; not trained yet, so no figure is claimed.
+The splits have 2,501 training, 2,510 validation and 4,952 test photographs. The longer side is resized to 384
+pixels. Objects that VOC marks as difficult are treated like all others, so figures differ from the
+challenge's. The config is meant for an accelerator. It has not been trained yet, so no figure is claimed.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ CLASSES = (
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=30000, a multiple of 100, batch=32, precision=bf16 (or f32), seed=0."""
+    """Arguments: steps=30000 (a multiple of 100), batch=32, precision=bf16 (f32), seed=0."""
     args = config_arguments(arg, steps=30_000, batch=32, precision="bf16", seed=0)
     config = ml_collections.ConfigDict()
     config.task = dict(

@@ -1,11 +1,11 @@
-"""DnCNN for Gaussian noise of one level, trained from scratch on 400 gray images of 180 pixels.
+"""DnCNN for Gaussian noise of one level, trained from scratch on 400 gray images of 180 x 180 pixels.
 
   deconv-jax train --config experiments/restoration/dncnn.py:sigma=25 --workdir runs/dncnn_25
 
-The paper's data and schedule (arXiv:1608.03981, section IV-A): patches of 40 pixels, batches of
-128, 50 epochs of 128 x 1600 patches, 80,000 steps; Adam in place of SGD. Needs the folder of data
-that $DECONV_JAX_DATA names: train400/, bsd68/ to look at while training, set12/ for the figure at
-the end. Meant for an accelerator; not trained at this length yet, so no figure is claimed.
+Data and schedule are those of the paper (arXiv:1608.03981, section IV-A): patches of 40 x 40 pixels, batches
+of 128, 50 epochs of 128 x 1600 patches (80,000 steps), with Adam in place of SGD. $DECONV_JAX_DATA must name
+a folder with train400/ for training, bsd68/ for validation and set12/ for the test.
+The config is meant for an accelerator. It has not been trained at this length yet, so no figure is claimed.
 """
 
 import ml_collections
@@ -14,8 +14,8 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: sigma=25.0 in levels of 255, depth=17, features=64, steps=80000,
-    batch=128, precision=f32 (or bf16).
+    """Arguments: sigma=25.0 (in units of 1/255), depth=17, features=64, steps=80000, batch=128,
+    precision=f32 (bf16).
     """
     args = config_arguments(
         arg, sigma=25.0, depth=17, features=64, steps=80_000, batch=128, precision="f32"

@@ -3,9 +3,9 @@
   deconv-jax train --config experiments/restoration/rednet.py:depth=30,sigma=30 \\
     --workdir runs/rednet30_30
 
-Patches of 50 pixels as in the paper's section 4, Adam with its rate of 1e-4. The paper learns from
-300 images of BSD; here the data is that of `dncnn.py`. Meant for an accelerator; not trained at this
-length yet, so no figure is claimed.
+Patches of 50 x 50 pixels and Adam with a learning rate of 1e-4, as in section 4 of the paper. The paper
+trains on 300 images of BSD; the data here is that of `dncnn.py`. The config is meant for an accelerator. It
+has not been trained at this length yet, so no figure is claimed.
 """
 
 import dncnn
@@ -15,7 +15,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: depth=30 (or 10, 20), sigma=30.0 in levels of 255, steps=200000, batch=64,
+    """Arguments: depth=30 (10, 20), sigma=30.0 (in units of 1/255), steps=200000, batch=64,
     learning_rate=1e-4.
     """
     args = config_arguments(arg, depth=30, sigma=30.0, steps=200_000, batch=64, learning_rate=1e-4)

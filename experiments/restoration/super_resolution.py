@@ -1,12 +1,12 @@
-"""Super-resolution of luma by FSRCNN or ESPCN, trained from scratch on the 91 images.
+"""Super-resolution of luma by FSRCNN or ESPCN, trained from scratch on T91.
 
   deconv-jax train --config experiments/restoration/super_resolution.py:model=fsrcnn,scale=3 \\
     --workdir runs/fsrcnn_x3
 
-Needs the folder of data that $DECONV_JAX_DATA names: t91/ to learn from, bsd68/ to look at while
-training and set5/ for the figure at the end. FSRCNN x3: two CPU cores, an hour to an hour and a half;
-Set5 33.1 dB +- 0.1 (the paper: 33.06). Its weights are experiments/weights/fsrcnn_x3.safetensors,
-its figures under the papers' protocol in experiments/tables/README.md.
+$DECONV_JAX_DATA must name a folder with t91/ for training, bsd68/ for validation and set5/ for the test.
+FSRCNN x3 takes 60 to 90 minutes on two CPU cores. Set5: 33.1 dB +- 0.1 (paper: 33.06 dB). Its weights are in
+experiments/weights/fsrcnn_x3.safetensors; experiments/tables/README.md has its figures under the papers'
+protocol.
 """
 
 import ml_collections
@@ -21,7 +21,7 @@ MODELS = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: model=fsrcnn|fsrcnn_s|espcn, scale=3, upsampling (the model's own), steps."""
+    """Arguments: model=fsrcnn (fsrcnn_s, espcn), scale=3, upsampling (default: the model's own), steps=150000."""
     args = config_arguments(arg, model="fsrcnn", scale=3, upsampling="", steps=150_000)
     scale = args["scale"]
     model = MODELS[args["model"]] | dict(channels=1, scale=scale)

@@ -1,12 +1,11 @@
-"""DCGAN (arXiv:1511.06434) of CelebA at 64 x 64 pixels: the largest square in the middle of every photograph.
+"""DCGAN (arXiv:1511.06434) of CelebA at 64 x 64 pixels, cropped to the largest central square.
 
   deconv-jax prepare celeb_a
   deconv-jax train --config experiments/synthesis/celeba.py --workdir runs/gan_celeba
 
-Batch norm in both networks, as in the paper; Adam with a rate of 2e-4 and beta 0.5. Meant for an
-accelerator; not trained here yet, so no figure is claimed. For measures that look through InceptionV3
-set $DECONV_JAX_INCEPTION to the file of its weights and --config.task.extractor=inception; without, they
-look at pixels.
+As in the paper, both networks have batch norm, and Adam has a learning rate of 2e-4 and beta1 = 0.5. The
+config is meant for an accelerator. It has not been trained yet, so no figure is claimed. The default metrics use pixels as features. For FID and KID of Inception-v3, set $DECONV_JAX_INCEPTION to the
+file of its weights and --config.task.extractor=inception.
 """
 
 import ml_collections
@@ -15,7 +14,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: steps=100000, width=64, batch=128, size=64 pixels."""
+    """Arguments: steps=100000, width=64, batch=128, size=64 (pixels)."""
     args = config_arguments(arg, steps=100_000, width=64, batch=128, size=64)
     width, size = args["width"], args["size"]
     config = ml_collections.ConfigDict()

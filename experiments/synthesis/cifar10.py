@@ -1,15 +1,15 @@
-"""SNGAN of CIFAR-10 (arXiv:1802.05957), class-conditional (arXiv:1802.05637) on residual networks or not.
+"""SNGAN (arXiv:1802.05957) of CIFAR-10: class-conditional ResNets (arXiv:1802.05637) or plain convolutions.
 
   deconv-jax prepare cifar10
   deconv-jax train --config experiments/synthesis/cifar10.py --workdir runs/sngan_cifar10
   deconv-jax train --config experiments/synthesis/cifar10.py:networks=conv --workdir runs/sngan_conv
 
-As in the papers: five updates of the discriminator a step, each on 64 images, Adam with beta (0, 0.9)
-and a rate of 2e-4 that falls linearly to zero. Not as there: the generator is updated on the last 64 of
-the discriminator's samples and not on 128 of its own, samples have the real images' classes, and the
-generator is averaged. Meant for an accelerator; not trained here yet, so no figure is claimed. For
-measures that look through InceptionV3 set $DECONV_JAX_INCEPTION to the file of its weights and
---config.task.extractor=inception; without, they look at pixels.
+As in the papers, a step has five discriminator updates on 64 images each, and Adam has betas (0, 0.9) and a
+learning rate that falls linearly from 2e-4 to zero. Three things differ: the generator is updated on the last
+64 samples of the discriminator, not on 128 new ones; samples have the classes of the real images; and the
+generator's weights are averaged. The config is meant for an accelerator. It has not been trained yet, so no
+figure is claimed. The default metrics use pixels as features. For FID and KID of Inception-v3, set $DECONV_JAX_INCEPTION to the
+file of its weights and --config.task.extractor=inception.
 """
 
 import ml_collections
@@ -18,7 +18,7 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: networks=resnet (conv without classes, of the first paper's table 3), steps=100000."""
+    """Arguments: networks=resnet (conv: unconditional, arXiv:1802.05957, Table 3), steps=100000."""
     args = config_arguments(arg, networks="resnet", steps=100_000)
     shape = dict(image_shape=(32, 32, 3), latent_dim=128)
     networks = {

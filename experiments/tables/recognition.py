@@ -22,7 +22,7 @@ Record = Mapping[str, Any]
 VERSION = 1
 CLASSIFIERS = {
     "mnist_plain": ("mnist_classifier.py", "conv, dense"),
-    "mnist_way_up": ("mnist_classifier.py:way_up=True", "conv, deconv, dense"),
+    "mnist_decoder": ("mnist_classifier.py:decoder=True", "conv, deconv, dense"),
 }
 SEGMENTED = {
     "scenes_unet": ("model=unet,steps=3500", "U-Net, transposed"),
