@@ -9,11 +9,10 @@ alone, every pass sees the same images.
 
 from collections.abc import Mapping
 
-import jax
 from jaxtyping import Array
 
-from deconv_jax.data.augment import example_keys
 from deconv_jax.data.batch import IGNORED
+from deconv_jax.data.random_keys import VIEW_EVALUATION_SEED, evaluation_keys, training_keys
 from deconv_jax.data.views.annotated_view import AnnotatedView
 from deconv_jax.data.views.digit_scenes import DigitScenes
 from deconv_jax.data.views.view import AnnotatedBatch, View
@@ -29,18 +28,16 @@ __all__ = [
     "training_view",
 ]
 
-_EVALUATION_SEED = 0
-
 VIEWS: dict[str, type] = {"annotated": AnnotatedView, "digit_scenes": DigitScenes}
 
 
 def training_view(view: View, batch: Mapping[str, Array], seed: int, step: Array) -> AnnotatedBatch:
     """The view of a batch at a step, by keys folded from the seed, the step and the example's place."""
-    keys = example_keys(jax.random.fold_in(jax.random.key(seed), step), batch["index"])
+    keys = training_keys(seed, step, batch["index"])
     return view(keys, batch, train=True)
 
 
 def evaluation_view(view: View, batch: Mapping[str, Array]) -> AnnotatedBatch:
     """The view of a batch to be measured, the same at every step and in every run."""
-    keys = example_keys(jax.random.key(_EVALUATION_SEED), batch["index"])
+    keys = evaluation_keys(VIEW_EVALUATION_SEED, batch["index"])
     return view(keys, batch, train=False)
