@@ -38,7 +38,7 @@ from deconv_jax.metrics.image import (
     psnr_from_mse,
 )
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
-from deconv_jax.tasks.latent_plot import code_plane, principal_components
+from deconv_jax.tasks.latent_plot import latent_scatter, principal_components
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -215,9 +215,9 @@ class Autoencoding(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Under "codes": those of the split in a plane, see `code_plane`."""
+        """Under "codes": those of the split in a plane, see `latent_scatter`."""
         del metrics
-        return code_plane(batches, functools.partial(self._encode, state))
+        return latent_scatter(batches, functools.partial(self._encode, state))
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """What needs no network, dB and squared error, means over images.

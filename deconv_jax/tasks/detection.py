@@ -23,7 +23,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.data.views import AnnotatedView, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
-from deconv_jax.tasks.annotated_shapes import shapes_seen
+from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.tasks.centernet_targets import (
     Detections,
     center_losses,
@@ -44,7 +44,7 @@ from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import with_boxes
 
-LEAST_SCORE = 0.3
+MIN_SCORE = 0.3
 """Of the detections in a picture, and of those that a person is told of unless asked otherwise."""
 _DRAWN_SIDE = 192
 """Pixels that small images are enlarged to at least, about, so that names can be read."""
@@ -62,7 +62,7 @@ class Detection(Task):
       optimizer, precision: see `Optimizer` and `apply_model`.
       view: what of a batch the network sees, with boxes.
       class_names: for pictures; all of them or none.
-      most_detections: in an image.
+      max_detections: in an image.
       size_weight, offset_weight: of their losses beside the heat maps' (equation 4).
       overlap: which width of the heat maps' bumps follows from, see `gaussian_radius`.
       seed: of the view.
@@ -73,7 +73,7 @@ class Detection(Task):
     view: View = dataclasses.field(default_factory=AnnotatedView)
     precision: Precision = "f32"
     class_names: tuple[str, ...] = ()
-    most_detections: int = 100
+    max_detections: int = 100
     size_weight: float = 1.0
     offset_weight: float = 1.0
     overlap: float = 0.7
@@ -101,7 +101,7 @@ class Detection(Task):
                 f"task.class_names must name all {self.num_classes} classes of task.model, or none; "
                 f"got {len(self.class_names)}"
             )
-        at_least("task.most_detections", self.most_detections, 1)
+        at_least("task.max_detections", self.max_detections, 1)
         for field in ("size_weight", "offset_weight"):
             at_least(f"task.{field}", getattr(self, field), 0)
         if not 0 < self.overlap < 1:
@@ -125,7 +125,7 @@ class Detection(Task):
             "and ap75 at one IoU, ar the mean recall over the same IoU; ap_small, ap_medium, ap_large of "
             "objects below 32^2, below 96^2 and above, in pixels of the images that the network sees; "
             "voc_map is Pascal VOC 2007's at IoU 0.5 (11 recalls); means over the classes that have "
-            f"objects; up to {self.most_detections} detections an image, one view an image, no "
+            f"objects; up to {self.max_detections} detections an image, one view an image, no "
             "objects set aside as difficult or crowds; of an image on a canvas, boxes end at its edge "
             "and those with their centre beyond it are left out"
         )
@@ -136,7 +136,7 @@ class Detection(Task):
         Raises:
           InputError: the view gives no boxes, or images that do not fit the model.
         """
-        _, seen = shapes_seen(self.model, self.view, batch, "boxes")
+        _, seen = view_shapes(self.model, self.view, batch, "boxes")
         return init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
@@ -171,7 +171,7 @@ class Detection(Task):
         Returns:
           By falling score: "boxes" (batch, found, 4), top, left, bottom and right edge in pixels;
           "scores" (batch, found) in [0, 1]; and int32 "classes" (batch, found), -1 in rows without
-          a detection. There are `most_detections` rows, unless the heat maps have fewer places.
+          a detection. There are `max_detections` rows, unless the heat maps have fewer places.
         """
         return self._found(variables, images)._asdict()
 
@@ -205,7 +205,7 @@ class Detection(Task):
         """Under "detections": images with the true boxes above those with the boxes found."""
         seen, found = jax.device_get(self._seen_and_found(state, batch))
         scale = max(1, _DRAWN_SIDE // seen["image"].shape[1])
-        drawn = np.where(found.scores >= LEAST_SCORE, found.classes, -1)
+        drawn = np.where(found.scores >= MIN_SCORE, found.classes, -1)
 
         def draw(place: int, boxes: np.ndarray, classes: np.ndarray, **scores: Any) -> np.ndarray:
             names = self.class_names
@@ -217,7 +217,7 @@ class Detection(Task):
         places = range(len(seen["image"]))
         rows = {
             "true": [draw(i, seen["boxes"], seen["box_class"]) for i in places],
-            f"found, scores from {LEAST_SCORE}": [
+            f"found, scores from {MIN_SCORE}": [
                 draw(i, found.boxes, drawn, scores=found.scores[i]) for i in places
             ],
         }
@@ -231,7 +231,7 @@ class Detection(Task):
 
     def _found(self, variables: Any, images: jax.Array) -> Detections:
         maps, _ = apply_model(self.model, variables, images, train=False, precision=self.precision)
-        return detections(maps, stride=self.output_stride, most=self.most_detections)
+        return detections(maps, stride=self.output_stride, most=self.max_detections)
 
     @functools.partial(jit, static_argnums=0)
     def _seen_and_found(

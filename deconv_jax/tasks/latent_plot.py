@@ -11,7 +11,9 @@ from deconv_jax.training.parallel import gather_to_host
 from deconv_jax.viz.plots import COLORS, Plot, Series
 
 
-def code_plane(batches: Iterable[Batch], encode: Callable[[Batch], jax.Array]) -> dict[str, Plot]:
+def latent_scatter(
+    batches: Iterable[Batch], encode: Callable[[Batch], jax.Array]
+) -> dict[str, Plot]:
     """Under "codes": a point an example, coloured by label where there are up to ten of them.
 
     Args:

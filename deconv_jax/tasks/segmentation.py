@@ -40,7 +40,7 @@ from deconv_jax.metrics.segmentation import (
     segmentation_scores,
 )
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.tasks.annotated_shapes import shapes_seen
+from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -117,7 +117,7 @@ class Segmentation(Task):
           InputError: the view gives no segments, or images that do not fit the model; or its outputs
             do not fit the segments or the settings.
         """
-        seen, _ = shapes_seen(self.model, self.view, batch, "segments")
+        seen, _ = view_shapes(self.model, self.view, batch, "segments")
         state = init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
         shapes = jax.eval_shape(self._outputs, state.inference_variables(), seen["image"])
         self._check(shapes, seen["segments"])

@@ -31,7 +31,7 @@ from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.models.vae import gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.tasks.latent_plot import code_plane
+from deconv_jax.tasks.latent_plot import latent_scatter
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -236,9 +236,9 @@ class Variational(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Under "codes": means of the split's latents in a plane, see `code_plane`."""
+        """Under "codes": means of the split's latents in a plane, see `latent_scatter`."""
         del metrics
-        return code_plane(batches, functools.partial(self._means, state))
+        return latent_scatter(batches, functools.partial(self._means, state))
 
     @functools.partial(jit, static_argnums=0)
     def _means(self, state: TrainState, batch: Batch) -> Float[Array, "batch latent_dim"]:

@@ -183,7 +183,7 @@ class VectorQuantization(Task):
         # All patches of twice as many images as hold the patches wanted, and of those some.
         images = images[chosen[: 2 * math.ceil(wanted * size**2 / (height * width))]]
         patches = random.permutation(_patches(images / 255.0, size))[:wanted]
-        centres = patch_centres(patches, self.codes, random)
+        centres = kmeans_patches(patches, self.codes, random)
         errors, used = [], np.zeros(len(centres), bool)
         for start in range(0, len(test), _IMAGES_AT_A_TIME):
             rows = np.arange(start, min(start + _IMAGES_AT_A_TIME, len(test)))
@@ -227,7 +227,7 @@ class VectorQuantization(Task):
         return masked_sums(measures, batch["mask"]) | {"codes": codes}
 
 
-def patch_centres(patches: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def kmeans_patches(patches: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Centres of patches by k-means from random different patches.
 
     Args:

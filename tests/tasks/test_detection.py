@@ -23,7 +23,7 @@ TASK = Detection(
     CenterNet(num_classes=2, features=(8, 16), blocks=0, output_stride=2, head_features=8),
     Optimizer(name="sgd", learning_rate=0.01),
     class_names=("dark", "bright"),
-    most_detections=8,
+    max_detections=8,
 )
 
 
@@ -236,7 +236,7 @@ def test_images_that_do_not_fit_are_refused_before_training():
     [
         ({"model": UNet(channels=2)}, "UNet gives no heat maps; wanted is 'centernet'"),
         ({"class_names": ("one",)}, "must name all 2 classes of task.model, or none; got 1"),
-        ({"most_detections": 0}, "task.most_detections"),
+        ({"max_detections": 0}, "task.max_detections"),
         ({"size_weight": -1.0}, "task.size_weight"),
         ({"offset_weight": -0.1}, "task.offset_weight"),
         ({"overlap": 1.0}, "task.overlap must be above 0 and below 1; got 1.0"),

@@ -14,7 +14,7 @@ from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
 from deconv_jax.models import VQVAE, Autoencoder
 from deconv_jax.tasks import VectorQuantization
-from deconv_jax.tasks.vector_quantization import patch_centres
+from deconv_jax.tasks.vector_quantization import kmeans_patches
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
 
@@ -126,7 +126,7 @@ def test_the_baseline_measures_the_nearest_centres_of_patches_of_the_training_se
 
 def test_k_means_leaves_no_centre_better_than_the_mean_of_its_patches():
     patches = np.concatenate([RNG.normal(place, 0.1, (50, 2)) for place in (-5, 0, 5)])
-    centres = patch_centres(patches, 3, np.random.default_rng(0))
+    centres = kmeans_patches(patches, 3, np.random.default_rng(0))
     nearest = np.sum((patches[:, None] - centres) ** 2, axis=-1).argmin(axis=1)
     for code, centre in enumerate(centres):
         np.testing.assert_allclose(centre, patches[nearest == code].mean(axis=0))
@@ -139,7 +139,7 @@ def test_k_means_keeps_a_centre_that_loses_all_its_patches():
     with pytest.warns(UserWarning, match="One of the clusters is empty"):
         expected, nearest = kmeans2(patches, start, iter=30, minit="matrix")
     assert len(np.unique(nearest)) < 7
-    centres = patch_centres(patches, 7, np.random.default_rng(0))
+    centres = kmeans_patches(patches, 7, np.random.default_rng(0))
     np.testing.assert_array_equal(centres, expected)
 
 

@@ -11,7 +11,7 @@ from deconv_jax.data.views import evaluation_view
 from deconv_jax.errors import InputError
 from deconv_jax.inference.recognition.predictor import Predictor
 from deconv_jax.tasks import Classification, Detection, Segmentation
-from deconv_jax.tasks.detection import LEAST_SCORE
+from deconv_jax.tasks.detection import MIN_SCORE
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, read_example
 
@@ -44,7 +44,7 @@ def load_predictor(
 
     Args:
       workdir, checkpoint: as for `load_restoration`.
-      threshold: least score of a box, in [0, 1]; None for `LEAST_SCORE`.
+      threshold: least score of a box, in [0, 1]; None for `MIN_SCORE`.
 
     Raises:
       InputError: as for `load_recognition`; or a threshold that is out of range or for a run that is of
@@ -83,7 +83,7 @@ def load_predictor(
         size=size,
         canvas=canvas,
         multiple=multiple,
-        threshold=LEAST_SCORE if threshold is None else threshold,
+        threshold=MIN_SCORE if threshold is None else threshold,
     )
 
 

@@ -10,7 +10,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.recognition.load import load_predictor, load_recognition
 from deconv_jax.io import read_json, write_json
-from deconv_jax.tasks.detection import LEAST_SCORE
+from deconv_jax.tasks.detection import MIN_SCORE
 from deconv_jax.train import train
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, read_example
@@ -135,7 +135,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_said(saved_run, assert_
             DETECTOR,
             DETECTED,
             CANVAS,
-            {"canvas": 48, "multiple": 4, "threshold": LEAST_SCORE, "class_names": ("0", "1")},
+            {"canvas": 48, "multiple": 4, "threshold": MIN_SCORE, "class_names": ("0", "1")},
         ),
     ],
     ids=["resized", "whole", "on a canvas", "segmenter", "gray segmenter", "detector"],

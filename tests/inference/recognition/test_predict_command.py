@@ -14,7 +14,7 @@ from deconv_jax.data.images import read_pixels
 from deconv_jax.inference.recognition import coco
 from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE
 from deconv_jax.inference.recognition.load import load_predictor
-from deconv_jax.tasks.detection import LEAST_SCORE
+from deconv_jax.tasks.detection import MIN_SCORE
 
 CLASSIFIER = {
     "name": "classification",
@@ -271,11 +271,11 @@ def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
         assert top + height <= 20.001
     middle = (scores[0] + scores[-1]) / 2
     assert found("--threshold", middle) == [a for a in everything if a["score"] >= middle]
-    assert found() == [a for a in everything if a["score"] >= LEAST_SCORE]
+    assert found() == [a for a in everything if a["score"] >= MIN_SCORE]
     assert found("--threshold", "1") == []
 
 
 def test_help_says_the_least_score(capsys):
     with pytest.raises(SystemExit):
         run("--help")
-    assert f"(default: {LEAST_SCORE})" in capsys.readouterr().out
+    assert f"(default: {MIN_SCORE})" in capsys.readouterr().out

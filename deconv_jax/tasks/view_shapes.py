@@ -12,7 +12,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.models.layers import check_sides
 
 
-def shapes_seen(
+def view_shapes(
     model: nn.Module,
     view: View,
     batch: Mapping[str, jax.Array],
