@@ -23,13 +23,13 @@ from deconv_jax.data.sources import Source
 from deconv_jax.data.views import AnnotatedView, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
-from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.tasks.centernet_targets import (
     Detections,
     center_losses,
     center_targets,
     detections,
 )
+from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
 from deconv_jax.training.state import (
