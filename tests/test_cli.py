@@ -15,7 +15,7 @@ from PIL import Image
 from deconv_jax import tables
 from deconv_jax import train as train_module
 from deconv_jax.cli import load_config, main
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.errors import InputError
 from deconv_jax.training.loop import Interrupted
 from deconv_jax.workdir import CHECKPOINTS, CONFIG, RESULT
@@ -154,7 +154,7 @@ def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
         ("--config.optimizer.learning_rate=1e999", "learning_rate must be finite; got inf"),
         ("--config.optimizer.learning_rate=-1", "optimizer.learning_rate must be at least 0"),
         ("--config.optimizer.ema_decay=2.0", "optimizer.ema_decay must be in [0, 1); got 2.0"),
-        ("--config.seed", "an override is --config.KEY=VALUE"),
+        ("--config.seed", "an override must be --config.KEY=VALUE"),
     ],
 )
 def test_a_wrong_setting_costs_one_line_and_leaves_nothing(
@@ -174,7 +174,7 @@ def test_a_data_set_that_is_not_prepared_says_what_to_run(error_of, tmp_path):
         tmp_path / "run",
         f"--config.data.data_dir={tmp_path}",
     )
-    assert f"run: deconv-jax prepare mnist --data_dir {tmp_path}" in said
+    assert f"run: deconv-jax prepare mnist --data-dir {tmp_path}" in said
 
 
 def test_missing_files_and_foreign_folders_are_named(error_of, tmp_path):
@@ -210,10 +210,13 @@ def test_unknown_arguments_are_refused(capsys):
     [
         (["trian"], "no command 'trian'; did you mean 'train'?"),
         (["xyz"], "no command 'xyz'; known are: compress, decompress, evaluate, generate, "),
-        (["evaluate", "--workdir", "x", "--stpe", "3"], "--stpe 3; did you mean '--step'?"),
+        (
+            ["evaluate", "--workdir", "x", "--chekpoint", "3"],
+            "--chekpoint 3; did you mean '--checkpoint'?",
+        ),
         (
             ["train", "--workdir", "x", "--config", "y", "--confg.seed=1"],
-            "did you mean '--config'? (an override is --config.KEY=VALUE, in one word)",
+            "did you mean '--config'? (write an override as one word: --config.KEY=VALUE)",
         ),
     ],
 )
@@ -265,9 +268,11 @@ def test_train_finish_evaluate_and_refuse(capsys, tmp_path, config_file, small_c
     assert again["metrics"] == result["metrics"]["test"]
     assert main(["evaluate", "--workdir", str(workdir), "--checkpoint", "best"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] in (4, 8)
-    assert "no checkpoint of step 3" in error_of("evaluate", "--workdir", workdir, "--step", "3")
-    said = error_of("evaluate", "--workdir", workdir, "--step", "first")
-    assert "--step is last, best or a step; got 'first'" in said
+    assert "no checkpoint of step 3" in error_of(
+        "evaluate", "--workdir", workdir, "--checkpoint", "3"
+    )
+    said = error_of("evaluate", "--workdir", workdir, "--checkpoint", "first")
+    assert "--checkpoint must be last, best or a step; got 'first'" in said
 
     plots = tmp_path / "plots"
     assert main(["evaluate", "--workdir", str(workdir), "--plots", str(plots)]) == 0
@@ -355,14 +360,14 @@ def test_the_main_job_beats_pca_in_a_fifth_of_its_steps(tmp_path, command, ended
 
 KEEPS_MEMORY = """
 import ctypes
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 
 SIZE = 64 * 2**20
 library = ctypes.CDLL(None)
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.free.argtypes = [ctypes.c_void_p]
 library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
-keep_memory()
+retain_freed_memory()
 start = library.sbrk(0)
 library.free(library.malloc(SIZE))
 kept = library.sbrk(0) - start
@@ -384,7 +389,7 @@ def test_the_options_of_the_c_library_are_set(monkeypatch):
     options = {}
     library = types.SimpleNamespace(mallopt=options.__setitem__)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
-    keep_memory()
+    retain_freed_memory()
     # Of malloc.h: M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD.
     assert options == {-8: 1, -4: 0, -1: 2**31 - 1}
 
@@ -395,9 +400,9 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
         raise error("no mallopt")
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    keep_memory()
+    retain_freed_memory()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    keep_memory()
+    retain_freed_memory()
 
 
 def test_an_argument_of_a_config_is_checked():

@@ -1,48 +1,28 @@
-"""The command line: the only place with flags, and the only one that sees a ConfigDict.
-
-Exit codes: 0 done; 1 some files were not looked at, restored, coded or decoded, or not measured though --reference
-was given, the others are (a line for each says why), or tables --check found a difference; 2 the input
-was wrong (one line on stderr says what); 75 (EX_TEMPFAIL) train or tables was told to stop while
-training and has saved: the same command continues it; 130 stopped elsewhere.
-"""
+"""The command line: the only place with flags, and the only one that sees a ConfigDict."""
 
 import argparse
 import importlib.metadata
-import io
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 
 from deconv_jax.cli import compress, generate, predict, restore, tables, train, visualize
-from deconv_jax.cli.common import (
-    EXIT_INPUT_ERROR,
-    EXIT_INTERRUPTED,
-    EXIT_KEYBOARD,
-    load_config,
-)
+from deconv_jax.cli.config import load_config
+from deconv_jax.cli.exit_codes import EXIT_INPUT_ERROR, EXIT_INTERRUPTED, EXIT_KEYBOARD
+from deconv_jax.cli.process import configure_output
 from deconv_jax.errors import InputError, closest_match, did_you_mean, printable
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
-    arguments = _parsed(sys.argv[1:] if argv is None else argv)
-    # orbax, TFDS and grain log their inner workings as warnings of absl's logger.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    # tifffile and Pillow tell of damage in files; what is wrong with one is said once, by its error.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    # A name may have characters that the output's encoding has not.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Run one command and return its exit code."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    configure_output()
     try:
         return arguments.run(arguments)
     except InputError as error:
-        # A list in a message has indented lines; a line end in a file name is none of these.
+        # Split before escaping: a list in a message has indented lines, a file name may have line ends.
         lines = map(printable, f"deconv-jax: error: {error}".split("\n  "))
         print("\n  ".join(lines), file=sys.stderr)
         return EXIT_INPUT_ERROR
@@ -55,18 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted() -> type[Exception]:
-    """What a training that was told to stop raises; only commands that train have imported it."""
+    """Return the exception of a stopped training, importing its module only when needed."""
     from deconv_jax.training.loop import Interrupted
 
     return Interrupted
 
 
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """The flags of a command; ends the program where they are wrong."""
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; exit the program if it is invalid."""
     parser = argparse.ArgumentParser(
         prog="deconv-jax",
-        description="Convolution and transposed-convolution networks in JAX.",
-        epilog="deconv-jax COMMAND --help describes a command.",
+        description="Train and use convolution and transposed-convolution networks.",
+        epilog="Run deconv-jax COMMAND --help for the flags of a command.",
     )
     version = importlib.metadata.version("deconv_jax")
     parser.add_argument("--version", action="version", version=f"deconv-jax {version}")
@@ -84,6 +64,6 @@ def _parsed(argv: Sequence[str]) -> argparse.Namespace:
         flag = closest_match(re.split(r"[=.]", unknown[0])[0], flags)
         hint = f"; did you mean {flag!r}?" if flag else ""
         if trains:
-            hint += " (an override is --config.KEY=VALUE, in one word)"
+            hint += " (write an override as one word: --config.KEY=VALUE)"
         parser.error(f"unknown arguments: {' '.join(unknown)}{hint}")
     return arguments

@@ -1,4 +1,4 @@
-"""`python -m deconv_jax.cli`, which is `deconv-jax`."""
+"""`python -m deconv_jax.cli` runs `deconv-jax`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`deconv-jax compress` and `deconv-jax decompress`: flags to files of a trained codec."""
+"""`deconv-jax compress` and `deconv-jax decompress`: image files through a trained codec."""
 
 import argparse
 import os
@@ -7,80 +7,69 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import (
-    EXIT_SOME_FAILED,
-    checkpoint_step,
-    keep_compiled,
-    report_left_out,
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_inputs,
+    add_output,
+    add_parser,
+    add_workdir,
+    parse_checkpoint,
+    report_skipped,
 )
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError
 
 _COMPRESS = """\
-write images as files of a trained codec
+compress images with a trained codec
 
-  deconv-jax compress --checkpoint runs/codec photo.png -o photo.djx
-  deconv-jax compress --checkpoint runs/codec photos/ more/*.png -o small/ --level 0
+  deconv-jax compress --workdir runs/codec photo.png -o photo.djx
+  deconv-jax compress --workdir runs/codec photos/ more/*.png -o small/ --level 0
 
-An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. What is coded
-are pixels of 8 bits, with what is transparent laid on white; colour profiles and EXIF data are left out. Each
-file is decoded again for its PSNR against those pixels. A file is read by the checkpoint that wrote it: keep
-the run, its folder codec/ included. What cannot be read among several files, or has several pages or frames,
-is left out, and the exit code then is 1; files of other formats in a folder, hidden ones and links to
-folders are counted and named at the end.
+Folders are searched recursively, and the output keeps their structure. Pixels are coded with 8
+bits per sample. Transparent pixels are blended with white; color profiles and EXIF data are
+dropped. Each file is decoded again to print its PSNR against those pixels. Only the checkpoint
+that wrote a file can decode it, so keep the run, including its folder codec/. Among several
+inputs, a file that cannot be read, or has several pages or frames, is reported and the others are
+processed; the exit code is then 1. Folders may also hold files of other formats, hidden files and
+links to folders: these are skipped and listed at the end.
 """
 _DECOMPRESS = """\
-read images from files of a trained codec
+decompress files of a trained codec
 
-  deconv-jax decompress --checkpoint runs/codec photo.djx -o photo.png
-  deconv-jax decompress --checkpoint runs/codec small/ -o decoded/
+  deconv-jax decompress --workdir runs/codec photo.djx -o photo.png
+  deconv-jax decompress --workdir runs/codec small/ -o decoded/
 
-An input is a file, a folder (with what is in it and below, its structure kept) or a pattern. The
-ending of a single output says its format; PNG keeps the pixels as they are. What cannot be read among several
-files is left out, and the exit code then is 1.
+Folders are searched recursively, and the output keeps their structure. The extension of a single
+output selects its format; PNG is lossless. Among several inputs, a file that cannot be read is
+reported and the others are processed; the exit code is then 1.
 """
-_MOST_BYTES_A_PIXEL = 6
-"""Of a file that is read at all: twice what the pixels themselves take."""
+_MAX_BYTES_PER_PIXEL = 6
+"""Largest compressed file that is read, per pixel: twice the size of the raw pixels."""
 
 
 def add_commands(commands: Any) -> None:
-    """Adds their parsers to the subparsers of the command line."""
+    """Add the parsers of `compress` and `decompress`."""
     for name, run, description in (
         ("compress", _compress, _COMPRESS),
         ("decompress", _decompress, _DECOMPRESS),
     ):
-        parser = commands.add_parser(
-            name,
-            help=description.splitlines()[0],
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+        parser = add_parser(commands, name, description)
+        add_workdir(parser, "compression")
+        add_checkpoint(parser)
+        add_inputs(parser)
+        add_output(
+            parser,
+            "FILE_OR_DIR",
+            "write to this file, or to this folder if there are several inputs or it has no extension",
         )
-        parser.add_argument(
-            "--checkpoint",
-            required=True,
-            type=Path,
-            metavar="RUN",
-            help="workdir of a run of compression",
-        )
-        parser.add_argument(
-            "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
-        )
-        parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to read")
-        parser.add_argument(
-            "-o",
-            "--output",
-            required=True,
-            type=Path,
-            metavar="FILE_OR_DIR",
-            help="the file to write, or a folder: for several, or without an ending",
-        )
-        parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
         if run is _compress:
             parser.add_argument(
                 "--level",
                 type=int,
                 metavar="N",
-                help="of quality, 0 for the smallest files (default: the one in the middle)",
+                help="compress at this quality level; 0 gives the smallest files (default: the "
+                "middle level)",
             )
         parser.set_defaults(run=run)
 
@@ -93,26 +82,26 @@ def _compress(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import expand_inputs
 
     found = expand_inputs(arguments.inputs, tuple(FORMATS))
-    jobs = _jobs(found, arguments.output, SUFFIX, arguments.overwrite)
-    codec = _codec(arguments)
+    jobs = _plan(found, arguments.output, SUFFIX, arguments.overwrite)
+    codec = _load_codec(arguments)
     levels = codec.model.levels
     level = levels // 2 if arguments.level is None else arguments.level
 
-    def work(source: Path, output: Path) -> str:
+    def process(source: Path, output: Path) -> str:
         from deconv_jax.data.images import read_8bit
         from deconv_jax.io import write_atomically
         from deconv_jax.metrics.image import psnr_from_mse
 
-        image, lost = read_8bit(source, max_pixels=codec.max_pixels)
-        data = _of(source, codec.compress, image, level)
-        error = image.astype(np.int16) - _of(source, codec.decompress, data)
+        image, conversions = read_8bit(source, max_pixels=codec.max_pixels)
+        data = _naming(source, codec.compress, image, level)
+        error = image.astype(np.int16) - _naming(source, codec.decompress, data)
         psnr = psnr_from_mse(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)
         write_atomically(output, lambda file: file.write(data))
-        words = f" ({', '.join(lost)})" if lost else ""
+        notes = f" ({', '.join(conversions)})" if conversions else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
-        return f"{len(data):,} bytes, {rate:.3f} bits a pixel, PSNR {psnr:.2f} dB{words}"
+        return f"{len(data):,} bytes, {rate:.3f} bits/pixel, PSNR {psnr:.2f} dB{notes}"
 
-    return _each("compress", found, jobs, work)
+    return _process_each("compress", found, jobs, process)
 
 
 def _decompress(arguments: argparse.Namespace) -> int:
@@ -120,39 +109,39 @@ def _decompress(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import expand_inputs
 
     found = expand_inputs(arguments.inputs, (SUFFIX,))
-    jobs = _jobs(found, arguments.output, ".png", arguments.overwrite)
-    codec = _codec(arguments)
+    jobs = _plan(found, arguments.output, ".png", arguments.overwrite)
+    codec = _load_codec(arguments)
 
-    def work(source: Path, output: Path) -> str:
+    def process(source: Path, output: Path) -> str:
         from deconv_jax.data.images import write_image
 
-        image = _of(source, codec.decompress, _read(source, codec.max_pixels))
+        image = _naming(source, codec.decompress, _read(source, codec.max_pixels))
         write_image(output, image)
         height, width, channels = image.shape
         return f"{width} x {height} pixels, {'gray' if channels == 1 else 'RGB'}"
 
-    return _each("decompress", found, jobs, work)
+    return _process_each("decompress", found, jobs, process)
 
 
-def _codec(arguments: argparse.Namespace) -> Any:
-    keep_compiled()
+def _load_codec(arguments: argparse.Namespace) -> Any:
+    enable_compilation_cache()
     from deconv_jax.inference.compression.load import load_codec
 
-    return load_codec(arguments.checkpoint, checkpoint_step(arguments.step))[1]
+    return load_codec(arguments.workdir, parse_checkpoint(arguments.checkpoint))[1]
 
 
-def _jobs(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
-    """What is read and what is written of it.
+def _plan(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Return the source and the output of each file.
 
     Raises:
-      InputError: two outputs of one name, one that is there already, or an input in its place.
+      InputError: Two outputs have the same path, or an output exists or is an input.
     """
     from deconv_jax.io import check_unused, kind_of
 
     kind, count = kind_of(output), len(found.files)
     folder = count > 1 or kind == "folder" or not output.suffix
     if folder and kind not in ("folder", None):
-        raise InputError(f"--output {output} must be a folder for {count} files")
+        raise InputError(f"--output must be a folder for {count} files; got {output}")
     jobs = [
         (path, (output / place).with_suffix(suffix) if folder else output)
         for path, place in found.files
@@ -164,22 +153,25 @@ def _jobs(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[
         if other != source:
             raise InputError(f"{other} and {source} would both be written to {target}")
         if os.path.realpath(target) in sources:
-            raise InputError(f"{target} is an input; wanted is another --output")
+            raise InputError(f"{target} is an input; give another --output")
         check_unused(target, overwrite=overwrite)
     return jobs
 
 
-def _each(
-    verb: str, found: Any, jobs: Sequence[tuple[Path, Path]], work: Callable[[Path, Path], str]
+def _process_each(
+    verb: str, found: Any, jobs: Sequence[tuple[Path, Path]], process: Callable[[Path, Path], str]
 ) -> int:
-    """Does all files, whatever becomes of one; a line for each, and for what was left out."""
+    """Process all files, print a line for each, and return the exit code.
+
+    An error is printed and the next file is processed; the error of a single input is raised.
+    """
     from deconv_jax.inference.progress import Progress
 
     failed = 0
     with Progress(verb, len(jobs)) as bar:
         for done, (source, output) in enumerate(jobs, 1):
             try:
-                bar.write(f"{source} -> {output}: {work(source, output)}")
+                bar.write(f"{source} -> {output}: {process(source, output)}")
             except InputError as error:
                 if len(jobs) == 1 and not found.left_out:
                     raise
@@ -187,28 +179,28 @@ def _each(
                 bar.write(f"deconv-jax: error: {error}", file=sys.stderr)
             bar.show(done)
     if failed:
-        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
-    return report_left_out(found) or (EXIT_SOME_FAILED if failed else 0)
+        print(f"deconv-jax: {failed} of {len(jobs)} files failed", file=sys.stderr)
+    return report_skipped(found) or (EXIT_SOME_FAILED if failed else 0)
 
 
-def _of(source: Path, work: Callable[..., Any], *arguments: Any) -> Any:
-    """What the codec makes of a file's content, of whose name it knows nothing; errors say it."""
+def _naming(source: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the codec, and prefix its errors with the name of the file."""
     try:
-        return work(*arguments)
+        return function(*arguments)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
 
 
 def _read(path: Path, max_pixels: int) -> bytes:
-    """A file's bytes, not more than one that can be decoded has."""
+    """Return the bytes of a file that is not too large to be decoded."""
     from deconv_jax.io import open_regular
 
-    limit = _MOST_BYTES_A_PIXEL * max_pixels
+    limit = _MAX_BYTES_PER_PIXEL * max_pixels
     try:
         with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > limit:
-        raise InputError(f"{path} has more than {limit:,} bytes: no file of a codec has")
+        raise InputError(f"{path} is not a codec file: it is larger than {limit:,} bytes")
     return data

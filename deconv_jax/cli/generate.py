@@ -1,4 +1,4 @@
-"""`deconv-jax generate`: flags to images of a trained GAN or VAE."""
+"""`deconv-jax generate`: images of a trained GAN or VAE."""
 
 import argparse
 import math
@@ -6,126 +6,135 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import check_folder, checkpoint_step, keep_compiled
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_output,
+    add_parser,
+    add_workdir,
+    check_folder,
+    parse_checkpoint,
+)
+from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, at_least, printable
 
 _SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
 _GENERATE = """\
-draw images of a trained GAN or VAE
+generate images with a trained GAN or VAE
 
-  deconv-jax generate --checkpoint runs/gan --output samples.png --num 64
-  deconv-jax generate --checkpoint runs/gan --output threes.png --class 3 --truncation 1.5
-  deconv-jax generate --checkpoint runs/gan --output walk.gif --class 3 --interpolate 8 --scale 4
-  deconv-jax generate --checkpoint runs/vae --output traversals.png --traverse 8
-  deconv-jax generate --checkpoint runs/gan --individual samples/ --num 10000
+  deconv-jax generate --workdir runs/gan -o samples.png --num 64
+  deconv-jax generate --workdir runs/gan -o threes.png --class 3 --truncation 1.5
+  deconv-jax generate --workdir runs/gan -o walk.gif --class 3 --interpolate 8 --scale 4
+  deconv-jax generate --workdir runs/vae -o traversals.png --traverse 8
+  deconv-jax generate --workdir runs/gan --individual samples/ --num 10000
 
-The same seed gives the same images, on any number of devices. A walk goes along great circles from
-one random latent to the next and back to the first: as an animation (.gif, .webp), or as a strip, a
-row for each latent (.png). A traversal takes one number of a random latent from -3 to 3 in each row
-and leaves the others: first the number that changes images most. Both are of one class where the
-run has classes.
+The same seed generates the same images on any number of devices. A walk (--interpolate) follows
+great circles through random latents and back to the first, as an animation (.gif, .webp) or as a
+picture with one row per latent (.png). A traversal (--traverse) varies one dimension of a random
+latent from -3 to 3 in each row, starting with the dimension that changes the images most.
 """
 
-
-_NOT_OF_TRAVERSALS = {
-    "num": "it has its steps' number of images in each row",
-    "interpolate": "it is no walk",
-    "truncation": "it goes from -3 to 3",
-    "columns": "a row has its steps; give --steps",
+_NOT_WITH_TRAVERSE = {
+    "num": "--steps sets the number of images in a row",
+    "interpolate": "a traversal is not a walk",
+    "truncation": "a traversal covers -3 to 3",
+    "columns": "--steps sets the number of images in a row",
 }
 
 
 def add_commands(commands: Any) -> None:
-    """Adds its parser to the subparsers of the command line."""
-    generate = commands.add_parser(
-        "generate",
-        help="draw images of a trained GAN or VAE",
-        description=_GENERATE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    """Add the parser of `generate`."""
+    generate = add_parser(commands, "generate", _GENERATE)
+    add_workdir(generate, "GAN or variational autoencoding")
+    add_checkpoint(generate)
+    add_output(
+        generate,
+        "FILE",
+        "write one picture, or an animation of a walk, to this file",
+        required=False,
     )
     generate.add_argument(
-        "--checkpoint",
-        required=True,
+        "--individual",
         type=Path,
-        metavar="RUN",
-        help="workdir of a run of synthesis or variational autoencoding",
+        metavar="DIR",
+        help="write each sample to this folder, as 000000.png and so on",
     )
-    generate.add_argument(
-        "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
-    )
-    generate.add_argument(
-        "--output", type=Path, metavar="FILE", help="one picture, or an animation of a walk"
-    )
-    generate.add_argument(
-        "--individual", type=Path, metavar="DIR", help="a PNG a sample: 000000.png and so on"
-    )
-    generate.add_argument("--overwrite", action="store_true", help="replace files that are there")
     generate.add_argument(
         "--num",
         type=int,
         metavar="N",
-        help=f"samples (default: {_SAMPLES}, of a conditional generator whole rows of about as many)",
+        help=f"generate this many samples (default: {_SAMPLES}, rounded down to whole rows for a "
+        "conditional generator)",
     )
-    generate.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    generate.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="draw latents with this seed (default: 0)"
+    )
     generate.add_argument(
         "--class",
         dest="label",
         type=int,
-        metavar="K",
-        help="of a conditional generator (default: all in turn; walks and traversals need one)",
+        metavar="N",
+        help="generate only this class of a conditional generator (default: all in turn; required "
+        "for walks and traversals)",
     )
     generate.add_argument(
         "--truncation",
         type=float,
         metavar="T",
-        help="numbers of a latent are drawn from [-T, T]: less diverse images; with batch norm they "
-        "fade below some 0.8",
+        help="draw latents from a normal distribution truncated to [-T, T], for less diversity; "
+        "with batch norm, samples fade below about 0.8",
     )
     generate.add_argument(
-        "--interpolate", type=int, metavar="N", help="walk through latent space by way of N latents"
+        "--interpolate",
+        type=int,
+        metavar="N",
+        help="walk through latent space along this many latents",
     )
     generate.add_argument(
         "--traverse",
         type=int,
         metavar="N",
-        help="move one number of a latent at a time, the N that change images most",
+        help="traverse this many latent dimensions, those that change the images most",
     )
     generate.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help=f"of a walk, from a latent to the next (default: {_WALK_STEPS}); of a traversal, in a "
-        f"row (default: {_TRAVERSAL_STEPS})",
+        help=f"take this many steps between latents of a walk (default: {_WALK_STEPS}) or in a row "
+        f"of a traversal (default: {_TRAVERSAL_STEPS})",
     )
     generate.add_argument(
         "--columns",
         type=int,
         metavar="N",
-        help="samples beside one another (default: a square; of a conditional generator a column a class)",
+        help="arrange samples in this many columns (default: a square; one per class for a "
+        "conditional generator)",
     )
     generate.add_argument(
-        "--scale", type=int, default=1, metavar="N", help="draw a pixel as N x N (default: 1)"
+        "--scale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="draw each pixel as N x N pixels (default: 1)",
     )
     generate.set_defaults(run=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    _check(arguments)
-    keep_compiled()
-    from deconv_jax.inference.generation import sampling as work
+    _check_flags(arguments)
+    enable_compilation_cache()
+    from deconv_jax.inference.generation import sampling
     from deconv_jax.inference.generation.load import load_generator
 
-    task, variables = load_generator(arguments.checkpoint, checkpoint_step(arguments.step))
-    classes = task.num_classes if arguments.label is None else 0
-    latents, count, columns = _drawn(arguments, task.latent_dim, classes)
+    task, variables = load_generator(arguments.workdir, parse_checkpoint(arguments.checkpoint))
+    num_classes = task.num_classes if arguments.label is None else 0
+    latents, count, columns = _draw_latents(arguments, task.latent_dim, num_classes)
     walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
     labels = _labels(arguments.label, task.num_classes, count, walks or traverses)
     animates = _animates(arguments)
     if arguments.output:
-        work.check_picture(
+        sampling.check_picture(
             arguments.output,
-            work.STILL_FORMATS | (work.ANIMATION_FORMATS if walks else {}),
+            sampling.STILL_FORMATS | (sampling.ANIMATION_FORMATS if walks else {}),
             count,
             columns,
             task.image_shape[:2],
@@ -133,48 +142,54 @@ def _generate(arguments: argparse.Namespace) -> int:
             animates=animates,
         )
     if traverses:
-        ranked = work.rank_dimensions(task.sample, variables, task.latent_dim, arguments.label)
+        ranked = sampling.rank_dimensions(task.sample, variables, task.latent_dim, arguments.label)
         shown = ranked[: arguments.traverse]
-        latents = work.traversal(latents[0], shown, columns)
+        latents = sampling.traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
-    batches = work.generate(task.sample, variables, latents, labels)
+    batches = sampling.generate(task.sample, variables, latents, labels)
     _write(arguments, batches, len(latents), columns, animates)
     for written in filter(None, (arguments.output, arguments.individual)):
         print(printable(f"written: {written}"))
     return 0
 
 
-def _drawn(arguments: argparse.Namespace, latent_dim: int, classes: int) -> tuple[Any, int, int]:
-    """Latents, how many images there will be, and how many beside one another.
+def _draw_latents(
+    arguments: argparse.Namespace, latent_dim: int, num_classes: int
+) -> tuple[Any, int, int]:
+    """Return the latents, the number of images and the number of columns.
 
-    The latents are those of the images, or the one that a traversal is about: what is to be moved
-    is known once images have been made, and none are before all flags are checked. Samples of all
-    `classes` in turn, 0 for none, have a column for each, unless those are too many.
+    A traversal gets the single latent that it varies: the dimensions to vary are only known after
+    images were generated, which happens after all flags are checked.
+
+    Args:
+      arguments: Flags of the command.
+      latent_dim: Number of latent dimensions.
+      num_classes: Number of classes that samples go through in turn, one column each; 0 for none.
     """
-    from deconv_jax.inference.generation import sampling as work
+    from deconv_jax.inference.generation import sampling
 
     def draw(count: int) -> Any:
-        return work.latents_from_seed(
+        return sampling.latents_from_seed(
             count, latent_dim, seed=arguments.seed, truncation=arguments.truncation
         )
 
     if arguments.traverse is not None:
         if not 1 <= arguments.traverse <= latent_dim:
             raise InputError(
-                f"--traverse must be from 1 to {latent_dim}, the numbers of a latent of this run; "
+                f"--traverse must be from 1 to {latent_dim}, the number of latent dimensions; "
                 f"got {arguments.traverse}"
             )
         steps = _default(arguments.steps, _TRAVERSAL_STEPS)
-        at_least("steps", steps, 2)
+        at_least("--steps", steps, 2)
         return draw(1), arguments.traverse * steps, steps
     if arguments.interpolate is not None:
         steps = _default(arguments.steps, _WALK_STEPS)
-        latents, columns = work.walk(draw(arguments.interpolate), steps), steps
+        latents, columns = sampling.walk(draw(arguments.interpolate), steps), steps
     else:
-        in_columns = 0 < classes <= _SAMPLES
-        default = _SAMPLES // classes * classes if in_columns else _SAMPLES
+        by_class = 0 < num_classes <= _SAMPLES
+        default = _SAMPLES // num_classes * num_classes if by_class else _SAMPLES
         latents = draw(_default(arguments.num, default))
-        columns = classes if in_columns else math.ceil(len(latents) ** 0.5)
+        columns = num_classes if by_class else math.ceil(len(latents) ** 0.5)
     return latents, len(latents), min(_default(arguments.columns, columns), len(latents))
 
 
@@ -185,10 +200,10 @@ def _write(
     columns: int,
     animates: bool,
 ) -> None:
-    """Batches of `count` images in all to the files that are asked for."""
+    """Write batches of `count` images in total to the requested files."""
     import numpy as np
 
-    from deconv_jax.inference.generation import sampling as work
+    from deconv_jax.inference.generation import sampling
     from deconv_jax.inference.progress import Progress
 
     kept: list[Any] = []
@@ -196,73 +211,71 @@ def _write(
     with Progress("generate", count) as bar:
         for images in batches:
             if arguments.individual:
-                work.write_each(arguments.individual, done, images, arguments.scale)
+                sampling.write_each(arguments.individual, done, images, arguments.scale)
             if arguments.output:
                 kept.append(images)
             done += len(images)
             bar.show(done)
     if animates:
-        work.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
+        sampling.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
     elif arguments.output:
-        work.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
+        sampling.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
 
 
-def _default(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raises InputError for flags that do not go together, or files that would be lost."""
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """Raise InputError for flags that contradict each other and for outputs that exist."""
     from deconv_jax.io import check_unused
 
     output, folder = arguments.output, arguments.individual
     if output is None and folder is None:
-        raise InputError("generate needs --output FILE or --individual DIR")
+        raise InputError("generate requires --output FILE or --individual DIR")
     walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
     if arguments.steps is not None and not (walks or traverses):
-        raise InputError("--steps is of a walk or traversal: give --interpolate or --traverse")
+        raise InputError("--steps requires --interpolate or --traverse")
     if walks and arguments.num is not None:
-        raise InputError(
-            "--num and --interpolate do not go together: a walk has its latents' number"
-        )
+        raise InputError("--num cannot be combined with --interpolate, which sets the number")
     if traverses:
-        for flag, why in _NOT_OF_TRAVERSALS.items():
+        for flag, why in _NOT_WITH_TRAVERSE.items():
             if getattr(arguments, flag) is not None:
-                raise InputError(f"--{flag} and --traverse do not go together: {why}")
+                raise InputError(f"--{flag} cannot be combined with --traverse: {why}")
     if arguments.columns is not None:
-        at_least("columns", arguments.columns, 1)
-    at_least("scale", arguments.scale, 1)
+        at_least("--columns", arguments.columns, 1)
+    at_least("--scale", arguments.scale, 1)
     check_folder("--individual", folder, overwrite=arguments.overwrite)
     if output is not None:
         check_unused(output, overwrite=arguments.overwrite)
 
 
 def _animates(arguments: argparse.Namespace) -> bool:
-    """Whether images come one after the other; raises InputError where they cannot."""
+    """Return whether to write an animation; raise InputError if the flags do not allow one."""
     from deconv_jax.inference.generation.sampling import ANIMATION_FORMATS, STILL_FORMATS
 
     suffix = arguments.output.suffix.lower() if arguments.output else ""
     if arguments.interpolate is None:
         if suffix in ANIMATION_FORMATS and suffix not in STILL_FORMATS:
-            raise InputError(f"{arguments.output}: an animation is of a walk: give --interpolate")
+            raise InputError(f"{arguments.output}: an animation requires --interpolate")
         return False
     if suffix in ANIMATION_FORMATS and arguments.columns is not None:
-        raise InputError("--columns is of a picture: an animation shows one image after the other")
+        raise InputError(f"--columns cannot be combined with an animation; got {arguments.output}")
     return suffix in ANIMATION_FORMATS
 
 
-def _labels(label: int | None, classes: int, count: int, one_class: bool) -> Any:
-    """The class of every sample, or None for a generator without classes."""
+def _labels(label: int | None, num_classes: int, count: int, single_class: bool) -> Any:
+    """Return the class of every sample, or None for an unconditional generator."""
     import numpy as np
 
-    if not classes:
+    if not num_classes:
         if label is not None:
-            raise InputError(f"--class={label}: this generator was trained without classes")
+            raise InputError(f"--class requires a conditional generator; got --class {label}")
         return None
-    if label is not None and not 0 <= label < classes:
-        raise InputError(f"--class must be from 0 to {classes - 1}; got {label}")
-    if label is None and one_class:
-        raise InputError(
-            "a walk or traversal of a conditional generator is of one class: give --class"
-        )
-    return (np.arange(count) % classes if label is None else np.full(count, label)).astype(np.int32)
+    if label is not None and not 0 <= label < num_classes:
+        raise InputError(f"--class must be from 0 to {num_classes - 1}; got {label}")
+    if label is None and single_class:
+        raise InputError("--interpolate and --traverse require --class for a conditional generator")
+    return (np.arange(count) % num_classes if label is None else np.full(count, label)).astype(
+        np.int32
+    )

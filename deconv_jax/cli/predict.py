@@ -1,78 +1,65 @@
-"""`deconv-jax predict`: flags to a trained recognition network at work on a person's images."""
+"""`deconv-jax predict`: image files through a trained recognition network."""
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import (
-    EXIT_SOME_FAILED,
-    checkpoint_step,
-    keep_compiled,
-    report_left_out,
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_inputs,
+    add_output,
+    add_parser,
+    add_workdir,
+    parse_checkpoint,
+    report_skipped,
 )
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, printable
 
 _PREDICT = """\
-say what is in images, by a trained classifier, segmentation or detector
+classify, segment or detect objects in images
 
-  deconv-jax predict --checkpoint runs/unet photos/ --output found/
-  deconv-jax predict --checkpoint runs/detector street.jpg --output found/ --threshold 0.5
+  deconv-jax predict --workdir runs/unet photos/ -o found/
+  deconv-jax predict --workdir runs/detector street.jpg -o found/ --threshold 0.5
 
-Writes a picture of each image, NAME.png, with its most likely classes, its pixels tinted by their classes,
-or boxes about objects with their scores; and predictions.json with what was found in COCO's format, where a
-category's id is the number of the class: a classifier's five most likely classes with their probabilities,
-masks, or boxes. An image that is smaller than 256 pixels is drawn larger. What cannot be read, or has several
-pages or frames, is left out, and the exit code then is 1; files of other formats in a folder, hidden ones and
-links to folders are counted and named at the end; after an interruption the JSON has the images that were done.
+Writes a picture NAME.png for each image: the five most likely classes, pixels tinted by class, or
+boxes with scores. Writes predictions.json in COCO's format, in which a category's id is the
+number of the class: class probabilities, masks or boxes. After an interruption it holds the
+images that are done. Images smaller than 256 pixels are drawn enlarged. A file that cannot be
+read, or has several pages or frames, is reported and the others are processed; the exit code is
+then 1. Folders may also hold files of other formats, hidden files and links to folders: these are
+skipped and listed at the end.
 
-A score is a number from 0 to 1 by which the network ranks its own answers: of a classifier the softmax
-probability of a class among those it was trained on, which sum to 1 whatever the image is; of a detector the
-height of the heat map at an object's centre. No score measures whether an image resembles the training data:
-one that shows none of the classes may get a high score.
+The score of a classifier is the softmax probability over the classes it was trained on. The score
+of a detector is the height of the heat map at the object's center. Both are between 0 and 1 and
+rank the network's own answers. Neither tells whether an image resembles the training data: an
+image that shows none of the classes may get a high score.
 
-A classifier sees the largest part in the middle of an image that has the shape of those it learnt from. A
-network of gray images sees, and draws, the gray of coloured ones; what is transparent is laid on white.
+A classifier gets the largest central crop that has the aspect ratio of its training images. A
+network for gray images gets, and draws, images converted to gray. Transparent pixels are blended
+with white.
 """
 
 
 def add_commands(commands: Any) -> None:
-    """Adds its parser to the subparsers of the command line."""
-    predict = commands.add_parser(
-        "predict",
-        help="say what is in images, by a trained recognition network",
-        description=_PREDICT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    predict.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="RUN",
-        help="workdir of a run of recognition, segmentation or detection",
-    )
-    predict.add_argument(
-        "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
-    )
-    predict.add_argument(
-        "inputs", nargs="+", metavar="IMAGE", help="files, folders and patterns such as '**/*.png'"
-    )
-    predict.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="the folder for the results"
-    )
+    """Add the parser of `predict`."""
+    predict = add_parser(commands, "predict", _PREDICT)
+    add_workdir(predict, "classification, segmentation or detection")
+    add_checkpoint(predict)
+    add_inputs(predict)
+    add_output(predict, "DIR", "write pictures and predictions.json to this folder")
     predict.add_argument(
         "--threshold",
         type=float,
         metavar="P",
-        help="least score of a box, of a detector (default: 0.3)",
+        help="keep boxes of a detector with at least this score (default: 0.3)",
     )
-    predict.add_argument("--overwrite", action="store_true", help="replace files that are there")
     predict.set_defaults(run=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    keep_compiled()
+    enable_compilation_cache()
     from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.progress import Progress
     from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE, coco_dict, predict_file
@@ -85,25 +72,25 @@ def _predict(arguments: argparse.Namespace) -> int:
     record = output / PREDICTIONS_FILE
     check_unused(record, overwrite=arguments.overwrite)
     predictor = load_predictor(
-        arguments.checkpoint, checkpoint_step(arguments.step), arguments.threshold
+        arguments.workdir, parse_checkpoint(arguments.checkpoint), arguments.threshold
     )
-    found = []
+    predictions = []
     try:
         with Progress("predict", len(jobs)) as bar:
             for done, job in enumerate(jobs, 1):
                 try:
-                    described = predict_file(predictor, job, output, overwrite=arguments.overwrite)
+                    found = predict_file(predictor, job, output, overwrite=arguments.overwrite)
                 except InputError as error:
                     bar.write(f"deconv-jax: error: {error}", file=sys.stderr)
                 else:
-                    found.append(described)
-                    bar.write(f"{job.source} -> {job.output}: {described.summary}")
+                    predictions.append(found)
+                    bar.write(f"{job.source} -> {job.output}: {found.summary}")
                 bar.show(done)
     finally:
-        if found:
-            write_json(record, coco_dict(found, predictor.class_names))
+        if predictions:
+            write_json(record, coco_dict(predictions, predictor.class_names))
             print(printable(f"written: {record}"))
-    failed = len(jobs) - len(found)
+    failed = len(jobs) - len(predictions)
     if failed:
-        print(f"deconv-jax: {failed} of {len(jobs)} files were left out", file=sys.stderr)
-    return report_left_out(plan) or (EXIT_SOME_FAILED if failed else 0)
+        print(f"deconv-jax: {failed} of {len(jobs)} files failed", file=sys.stderr)
+    return report_skipped(plan) or (EXIT_SOME_FAILED if failed else 0)

@@ -1,169 +1,203 @@
-"""`deconv-jax restore`: flags to a restorer, and images through it."""
+"""`deconv-jax restore`: image files through a trained network or a classical method."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import (
-    EXIT_SOME_FAILED,
-    checkpoint_step,
-    keep_compiled,
-    literal,
-    report_left_out,
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_inputs,
+    add_output,
+    add_parser,
+    parse_checkpoint,
+    refuse,
+    report_skipped,
 )
+from deconv_jax.cli.config import literal
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError
 
 _RESTORE = """\
-restore images: by a trained network, or by a method that undoes a known blur or removes noise
+restore images with a trained network or a classical method
 
-  deconv-jax restore --checkpoint runs/dncnn_25 photos/ scan.png --output restored
-  deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png --output sharp
-  deconv-jax restore --method tv --noise-sigma 15 noisy.png --output denoised
+  deconv-jax restore --workdir runs/dncnn_25 photos/ scan.png -o restored
+  deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png -o sharp
+  deconv-jax restore --method tv --noise-sigma 15 noisy.png -o denoised
   deconv-jax restore --method plug_and_play --kernel blur.png --noise-sigma 2.55 \\
-    --checkpoint dncnn_15.pth --denoiser-sigma 15 --checkpoint dncnn_50.pth --denoiser-sigma 50 \\
-    blurred.png --output sharp
+    --weights dncnn_15.pth --denoiser-sigma 15 --weights dncnn_50.pth --denoiser-sigma 50 \\
+    blurred.png -o sharp
 
-An input is a file, a folder (with what is in it and below, its structure kept) or a quoted pattern
-such as 'photos/*.jpg'. A result has its input's name and format, size of samples, transparency,
-colour profile, EXIF data and resolution; one that is there already is left alone. A file that
-cannot be restored, such as one with several pages or frames, or that has no reference, is reported,
-and the others are done; the exit code is then 1. What else is in a folder (files of other formats,
-hidden files, links to folders) is left out, counted and named at the end. A network of one channel
-restores the channels of a colour picture one by one, or, if it enlarges, the luma, and the
-colour is enlarged bicubically. A network works in tiles; a method takes the image as a whole, in 40
-to 120 bytes a sample, and refuses one for which the free memory does not suffice. The method
-plug_and_play undoes the blur with a network that removes noise: one that is told the noise's level,
-or several that were trained for one level each.
+Reads PNG, JPEG, TIFF, BMP and WebP. Folders are searched recursively, and the output keeps their
+structure. A result has the name, format, bit depth, transparency, color profile, EXIF data and
+resolution of its input. A file that cannot be restored (such as one with several pages or
+frames), lacks a reference or has a result already is reported and the others are processed; the
+exit code is then 1. Folders may also hold files of other formats, hidden files and links to
+folders: these are skipped and listed at the end.
+
+A network for one channel restores the channels of a color image one by one; if it enlarges, it
+restores the luma, and the color is enlarged bicubically. A network works in tiles. A method works
+on the whole image, needs 40 to 120 bytes per sample, and refuses images that do not fit into free
+memory. The method plug_and_play undoes a blur with denoising networks: one that takes the noise
+level as input, or several that were each trained for one level.
 """
+_USAGE = """\
+deconv-jax restore (--workdir DIR | --weights FILE) INPUT [INPUT ...] --output DIR [options]
+       deconv-jax restore --method NAME --kernel FILE INPUT [INPUT ...] --output DIR [options]
+       deconv-jax restore --method tv|wavelet --noise-sigma SIGMA
+                          INPUT [INPUT ...] --output DIR [options]
+       deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA
+                          (--workdir DIR | --weights FILE [--denoiser-sigma SIGMA]) ...
+                          INPUT [INPUT ...] --output DIR [options]"""
+
+_METHOD_FLAGS = ("--kernel", "--boundary", "--option", "--denoiser-sigma")
+_NETWORK_FLAGS = ("--scale", "--tile", "--self-ensemble", "--precision")
+_TRAINING_FLAGS = ("--checkpoint", "--batch-norm-epsilon")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """A trained network on the command line.
+
+    Attributes:
+      flag: "--workdir" or "--weights".
+      path: Workdir of a run, or a weights file.
+    """
+
+    flag: str
+    path: Path
 
 
 def add_commands(commands: Any) -> None:
-    """Adds its parser to the subparsers of the command line."""
-    restore = commands.add_parser(
-        "restore",
-        help="restore a person's images",
-        description=_RESTORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="deconv-jax restore (--checkpoint RUN_OR_WEIGHTS | --method NAME --kernel FILE)\n"
-        "                          INPUT [INPUT ...] --output DIR [options]\n"
-        "       deconv-jax restore --method tv|wavelet --noise-sigma SIGMA\n"
-        "                          INPUT [INPUT ...] --output DIR [options]\n"
-        "       deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA\n"
-        "                          --checkpoint RUN_OR_WEIGHTS [--denoiser-sigma SIGMA] ...\n"
-        "                          INPUT [INPUT ...] --output DIR [options]",
-        allow_abbrev=False,
-    )
+    """Add the parser of `restore`."""
+    restore = add_parser(commands, "restore", _RESTORE, usage=_USAGE)
+    add_inputs(restore)
+    add_output(restore, "DIR", "write the results to this folder")
     restore.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="file, folder or pattern; PNG, JPEG, TIFF, BMP or WebP",
-    )
-    restore.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder for the results"
-    )
-    restore.add_argument(
-        "--overwrite", action="store_true", help="replace results that are there already"
-    )
-    restore.add_argument(
-        "--format", metavar="png|tif|...", help="of the results (default: each input's own)"
+        "--format",
+        metavar="png|tif|...",
+        help="write results in this format (default: that of each input)",
     )
     restore.add_argument(
         "--noise-sigma",
         type=float,
         metavar="SIGMA",
-        help="standard deviation of the images' noise in levels of 255, for networks that are told "
-        "and methods that ask",
+        help="tell a network or method this standard deviation of the noise, in units of 1/255",
     )
-    network = restore.add_argument_group("a trained network")
-    network.add_argument(
-        "--checkpoint",
-        type=Path,
+    _add_network_flags(restore.add_argument_group("trained networks"))
+    _add_method_flags(restore.add_argument_group("classical methods"))
+    _add_evaluation_flags(restore.add_argument_group("evaluation"))
+    restore.set_defaults(run=_restore)
+
+
+def _add_network_flags(group: Any) -> None:
+    group.add_argument(
+        "--workdir",
+        type=lambda path: _Network("--workdir", Path(path)),
         action="append",
+        dest="networks",
         default=[],
-        metavar="RUN_OR_WEIGHTS",
-        help="workdir of a run of restoration, or published weights (.pth, .safetensors); may be "
-        "repeated for plug_and_play",
+        metavar="DIR",
+        help="use the model of this run (restoration); may be repeated for plug_and_play",
     )
-    network.add_argument(
-        "--step", default=None, metavar="last|best|STEP", help="of a run (default: last)"
+    add_checkpoint(group)
+    group.add_argument(
+        "--weights",
+        type=lambda path: _Network("--weights", Path(path)),
+        action="append",
+        dest="networks",
+        metavar="FILE",
+        help="use these published weights (.pth, .pt or .safetensors); may be repeated for "
+        "plug_and_play",
     )
-    network.add_argument(
-        "--scale", type=int, metavar="N", help="of weights that do not say by how much they enlarge"
+    group.add_argument(
+        "--scale",
+        type=int,
+        metavar="N",
+        help="set the upscaling factor of --weights that do not determine it",
     )
-    network.add_argument(
+    group.add_argument(
         "--batch-norm-epsilon",
         type=float,
         metavar="EPSILON",
-        help="what the batch normalization of a DnCNN's weights adds to the variance (default: that of "
-        "the code whose names the file has)",
+        help="set the epsilon of the batch normalization of a DnCNN's --weights (default: that of "
+        "the codebase whose parameter names the file has)",
     )
-    network.add_argument(
+    group.add_argument(
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="restore in tiles of so many pixels a side, to the same result (default: as large as "
-        "the free memory allows); one size for files of many sizes saves compiling for each",
+        help="restore in tiles of this side length, with the same result (default: as large as free "
+        "memory allows); one tile size for images of many sizes avoids recompilation",
     )
-    network.add_argument(
+    group.add_argument(
         "--self-ensemble",
         action="store_true",
         default=None,
-        help="mean over the eight ways to turn and mirror the image; eight times slower",
+        help="average over the eight flips and rotations of the image; eight times slower",
     )
-    network.add_argument(
+    group.add_argument(
         "--precision",
         choices=("f32", "bf16"),
-        help="(default: bf16 on accelerators, f32 on a CPU)",
+        help="compute in this precision (default: bf16 on accelerators, f32 on a CPU)",
     )
-    method = restore.add_argument_group("a method without learning")
-    method.add_argument(
-        "--method", metavar="NAME", help="wiener, richardson_lucy, tv, plug_and_play, ..."
+
+
+def _add_method_flags(group: Any) -> None:
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        help="use this method: wiener, richardson_lucy, tv, plug_and_play, ...",
     )
-    method.add_argument(
+    group.add_argument(
         "--kernel",
         type=Path,
         metavar="FILE",
-        help="the blur: a picture of a blurred white point on black, the point's own place at its "
-        "centre, or a .npy array; scaled to sum 1. Without it tv and wavelet remove noise",
+        help="undo this blur: an image of a blurred white point on black, with the point's own "
+        "position at the center, or a .npy array; normalized to sum 1",
     )
-    method.add_argument(
+    group.add_argument(
         "--boundary",
         choices=("unknown", "reflect", "circular", "zeros"),
-        help="what lies beyond the border (default: unknown, as of a photograph)",
+        help="assume this beyond the border (default: unknown, as in a photograph)",
     )
-    method.add_argument(
+    group.add_argument(
         "--option",
         action="append",
         metavar="KEY=VALUE",
-        help="of the method, e.g. iterations=50; may be repeated",
+        help="set an option of the method, such as iterations=50; may be repeated",
     )
-    method.add_argument(
+    group.add_argument(
         "--denoiser-sigma",
         type=float,
         action="append",
         metavar="SIGMA",
-        help="the noise that a --checkpoint of plug_and_play was trained for, in levels of 255; of a "
-        "run it is known, of weights it is given once for each, in their order",
+        help="state the noise level that a network of plug_and_play was trained for, in units of "
+        "1/255: once per network, in order; a run records its own",
     )
-    measure = restore.add_argument_group("measuring and looking")
-    measure.add_argument(
+
+
+def _add_evaluation_flags(group: Any) -> None:
+    group.add_argument(
         "--reference",
         type=Path,
         metavar="DIR",
-        help="true images of the inputs' names: prints PSNR and SSIM, also of the inputs",
+        help="print PSNR and SSIM of inputs and results against the images of the same name here",
     )
-    measure.add_argument(
-        "--border", type=int, metavar="PIXELS", help="left out when measuring (default: 0)"
+    group.add_argument(
+        "--border",
+        type=int,
+        metavar="PIXELS",
+        help="crop this border before evaluating (default: 0)",
     )
-    measure.add_argument(
-        "--y-channel", action="store_true", help="measure Y of BT.601 instead of RGB"
+    group.add_argument(
+        "--y-channel", action="store_true", help="evaluate Y of BT.601 instead of RGB"
     )
-    measure.add_argument(
+    group.add_argument(
         "--compare", action="store_true", help="write NAME.compare.png: before and after"
     )
-    restore.set_defaults(run=_restore)
 
 
 def _restore(arguments: argparse.Namespace) -> int:
@@ -171,8 +205,8 @@ def _restore(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.restoration.summary import restore_files
     from deconv_jax.metrics.protocol import EvaluationProtocol
 
-    keep_compiled()
-    _refuse_flags_of_the_other(arguments)
+    enable_compilation_cache()
+    _check_flags(arguments)
     protocol = EvaluationProtocol(
         color="y" if arguments.y_channel else "rgb", border=arguments.border or 0
     )
@@ -183,59 +217,55 @@ def _restore(arguments: argparse.Namespace) -> int:
         references=arguments.reference,
         compare=arguments.compare,
     )
-    restorer = _method(arguments) if arguments.method else _network(arguments)
+    restorer = _classical(arguments) if arguments.method else _learned(arguments)
     failed = restore_files(restorer, plan.jobs, protocol=protocol, overwrite=arguments.overwrite)
-    return report_left_out(plan) or (EXIT_SOME_FAILED if failed else 0)
+    return report_skipped(plan) or (EXIT_SOME_FAILED if failed else 0)
 
 
-def _refuse_flags_of_the_other(arguments: argparse.Namespace) -> None:
-    """Raises InputError unless one of network and method is asked for, and only its flags are set."""
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """Raise InputError unless the flags describe one network, one method, or plug and play."""
     from deconv_jax.classical import METHODS
     from deconv_jax.inference.restoration.classical_restorer import DENOISING
 
-    both = arguments.method == "plug_and_play"
-    if not both and bool(arguments.checkpoint) == bool(arguments.method):
+    networks, method = arguments.networks, arguments.method
+    plug_and_play = method == "plug_and_play"
+    if not plug_and_play and bool(networks) == bool(method):
         raise InputError(
-            "restore takes one of --checkpoint (a network) and --method (with --kernel, or tv or "
-            "wavelet to remove noise); both for plug_and_play"
+            "restore requires one of --workdir, --weights and --method; only --method plug_and_play "
+            "takes both a method and networks"
         )
-    name = f"--method {arguments.method}" if arguments.method else "--checkpoint"
-    others: tuple[str, ...]
-    if both:
-        others = ("scale", "tile", "self_ensemble", "precision")
-    elif arguments.method:
-        others = (
-            "step",
-            "scale",
-            "batch_norm_epsilon",
-            "tile",
-            "self_ensemble",
-            "precision",
-            "denoiser_sigma",
-        )
+    if not plug_and_play and len(networks) > 1:
+        raise InputError(f"only --method plug_and_play takes several networks; got {len(networks)}")
+    if plug_and_play:
+        refuse(arguments, _NETWORK_FLAGS, f"--method {method}")
+    elif method:
+        others = (*_TRAINING_FLAGS, *_NETWORK_FLAGS, "--denoiser-sigma")
+        refuse(arguments, others, f"--method {method}")
     else:
-        others = ("kernel", "boundary", "option", "denoiser_sigma")
-    for flag in others:
-        if getattr(arguments, flag) is not None:
-            raise InputError(f"--{flag.replace('_', '-')} does not go with {name}")
-    if arguments.method and arguments.kernel is None:
-        if arguments.method in METHODS and arguments.method not in DENOISING:
+        refuse(arguments, _METHOD_FLAGS, networks[0].flag)
+    if method and arguments.kernel is None:
+        if method in METHODS and method not in DENOISING:
             raise InputError(
-                f"{name} needs --kernel, the blur that it undoes; without one "
+                f"--method {method} requires --kernel, the blur to undo; without a kernel "
                 f"{' and '.join(DENOISING)} remove noise"
             )
         if arguments.boundary is not None:
-            raise InputError("--boundary is of a blur: give --kernel")
-    if both and not arguments.checkpoint:
-        raise InputError(f"{name} needs --checkpoint, a network that removes noise")
-    if not both and len(arguments.checkpoint) > 1:
-        raise InputError("--checkpoint is given once, but for plug_and_play")
+            raise InputError("--boundary requires --kernel")
+    if plug_and_play and not networks:
+        raise InputError(f"--method {method} requires --workdir or --weights, a denoising network")
+    flags = {network.flag for network in networks}
+    if networks and "--workdir" not in flags and arguments.checkpoint is not None:
+        raise InputError("--checkpoint requires --workdir; a weights file has no checkpoints")
+    if networks and "--weights" not in flags:
+        for flag in ("scale", "batch_norm_epsilon"):
+            if getattr(arguments, flag) is not None:
+                raise InputError(f"--{flag.replace('_', '-')} requires --weights")
     if not arguments.reference and (arguments.border is not None or arguments.y_channel):
-        raise InputError("--border and --y-channel are of the measuring: give --reference")
+        raise InputError("--border and --y-channel require --reference")
 
 
-def _method(arguments: argparse.Namespace) -> Any:
-    """The method that the flags ask for, as a restorer."""
+def _classical(arguments: argparse.Namespace) -> Any:
+    """Return the restorer of a classical method."""
     from deconv_jax.inference.image_files import read_kernel
     from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
     from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
@@ -244,11 +274,12 @@ def _method(arguments: argparse.Namespace) -> Any:
     for word in arguments.option or ():
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise InputError(f"an option is KEY=VALUE; got {word!r}")
+            raise InputError(f"--option must be KEY=VALUE; got {word!r}")
         options[key] = literal(text)
     kernel = None if arguments.kernel is None else read_kernel(arguments.kernel)
-    networks = [
-        TrainedDenoiser(str(path), **_trained(path, arguments)) for path in arguments.checkpoint
+    denoisers = [
+        TrainedDenoiser(str(network.path), **_load(network, arguments))
+        for network in arguments.networks
     ]
     return ClassicalRestorer(
         arguments.method,
@@ -256,21 +287,23 @@ def _method(arguments: argparse.Namespace) -> Any:
         noise_sigma=arguments.noise_sigma,
         boundary=arguments.boundary or "unknown",
         options=options,
-        denoiser=make_pnp_denoiser(networks, arguments.denoiser_sigma or ()) if networks else None,
+        denoiser=make_pnp_denoiser(denoisers, arguments.denoiser_sigma or ())
+        if denoisers
+        else None,
     )
 
 
-def _network(arguments: argparse.Namespace) -> Any:
-    """The network that the flags ask for, as a restorer."""
+def _learned(arguments: argparse.Namespace) -> Any:
+    """Return the restorer of a trained network."""
     import jax
 
     from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 
-    trained = _trained(arguments.checkpoint[0], arguments)
+    loaded = _load(arguments.networks[0], arguments)
     return LearnedRestorer(
-        trained["model"],
-        trained["variables"],
-        noise_conditional=trained["noise_conditional"],
+        loaded["model"],
+        loaded["variables"],
+        noise_conditional=loaded["noise_conditional"],
         noise_sigma=arguments.noise_sigma,
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,
@@ -278,29 +311,28 @@ def _network(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _trained(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The network of a run or of a file of weights, and what is known of its training."""
-    from deconv_jax.io import kind_of
-
-    kind = kind_of(path)
-    if kind is None:
-        raise InputError(f"--checkpoint: no such file or folder {path}")
-    if kind == "folder":
+def _load(network: _Network, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the model and variables of a network, and what is known about its training."""
+    if network.flag == "--workdir":
         from deconv_jax.inference.restoration.load import load_restoration
 
-        for flag in ("scale", "batch_norm_epsilon"):
-            if getattr(arguments, flag) is not None:
-                name = flag.replace("_", "-")
-                raise InputError(f"--{name} is for weights in a file: a run says its own")
-        task, variables = load_restoration(path, checkpoint_step(arguments.step or "last"))
-        known = {"noise_conditional": task.noise_conditional, "degradation": task.degradation}
-        return {"model": task.model, "variables": variables} | known
+        task, variables = load_restoration(network.path, parse_checkpoint(arguments.checkpoint))
+        return {
+            "model": task.model,
+            "variables": variables,
+            "noise_conditional": task.noise_conditional,
+            "degradation": task.degradation,
+        }
+    from deconv_jax.io import kind_of
     from deconv_jax.models.weight_import import load_torch_weights
 
-    if arguments.step is not None:
-        raise InputError("--step is for the workdir of a run; weights in a file have no steps")
+    kind = kind_of(network.path)
+    if kind is None:
+        raise InputError(f"--weights: no such file {network.path}")
+    if kind == "folder":
+        raise InputError(f"--weights must be a file; got the folder {network.path} (see --workdir)")
     model, variables = load_torch_weights(
-        path,
+        network.path,
         arguments.scale,
         batch_norm_epsilon=arguments.batch_norm_epsilon,
         report=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),

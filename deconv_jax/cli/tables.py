@@ -1,47 +1,54 @@
-"""`deconv-jax tables` and `deconv-jax prepare`: what figures are made of, and figures in texts."""
+"""`deconv-jax tables` and `deconv-jax prepare`."""
 
 import argparse
 import os
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import EXIT_SOME_FAILED, keep_compiled, keep_memory, load_config
+from deconv_jax.cli.arguments import add_parser
+from deconv_jax.cli.config import load_config
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 from deconv_jax.errors import InputError
+
+_PREPARE = """\
+download and prepare a data set
+
+Prepares a TFDS data set in the format that training reads. Requires the extra `prepare` (pip
+install 'deconv_jax[prepare]'), except for embedded data sets.
+"""
+_TABLES = """\
+run the missing parts of a table and render the texts
+
+Runs the parts of a table (a module of experiments/tables) that have no record under
+experiments/results, then renders all records into the marked sections of the texts. Data sets and
+published weights are read from the folder $DECONV_JAX_DATA.
+"""
 
 
 def add_commands(commands: Any) -> None:
-    """Adds their parsers to the subparsers of the command line."""
-    prepare = commands.add_parser(
-        "prepare",
-        help="download and prepare a data set",
-        description="Downloads and prepares a TFDS data set in the format that training reads. "
-        "Needs the extra: pip install 'deconv_jax[prepare]' (embedded sets do not).",
-    )
-    prepare.add_argument("name", help="a TFDS name, e.g. mnist")
+    """Add the parsers of `prepare` and `tables`."""
+    prepare = add_parser(commands, "prepare", _PREPARE)
+    prepare.add_argument("name", metavar="NAME", help="prepare this TFDS data set, such as mnist")
     prepare.add_argument(
-        "--data_dir",
+        "--data-dir",
         metavar="DIR",
-        help="(default: $TFDS_DATA_DIR, or $DECONV_JAX_DATA/tfds, or ~/tensorflow_datasets)",
+        help="write to this folder (default: $TFDS_DATA_DIR, else $DECONV_JAX_DATA/tfds, "
+        "else ~/tensorflow_datasets)",
     )
     prepare.set_defaults(run=_prepare)
 
-    tables = commands.add_parser(
-        "tables",
-        help="run what a paper's table lacks; render all figures in the texts",
-        description="Runs the parts of a table (a module of experiments/tables) that have no record "
-        "under experiments/results yet, then rewrites the marked parts of the texts from the "
-        "records. Data sets and published weights are read from the folder $DECONV_JAX_DATA.",
-    )
+    tables = add_parser(commands, "tables", _TABLES)
     tables.add_argument(
-        "name", nargs="?", metavar="TABLE[/PART]", help="what to run (default: only render)"
+        "name", nargs="?", metavar="TABLE[/PART]", help="run this table (default: only render)"
     )
     tables.add_argument(
         "--check",
         nargs="?",
         const="all",
         choices=("all", "texts"),
-        help="change nothing; fail if a text differs from the records or, unless only texts are "
-        "checked, if a record is stale",
+        help="write nothing; fail if a text is out of date or a record is stale (texts: check only "
+        "the texts)",
     )
     tables.set_defaults(run=_tables)
 
@@ -57,10 +64,10 @@ def _tables(arguments: argparse.Namespace) -> int:
     from deconv_jax.tables import render_texts, run_missing
 
     if arguments.name and arguments.check:
-        raise InputError("--check runs nothing: give it without a table's name")
+        raise InputError(f"--check cannot be combined with a table; got {arguments.name!r}")
     if arguments.name:
-        keep_compiled()
-        keep_memory()
+        enable_compilation_cache()
+        retain_freed_memory()
         data = os.environ.get("DECONV_JAX_DATA")
         if not data:
             raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
@@ -84,7 +91,7 @@ def _print_stale(root: Path) -> bool:
     if stale:
         hours = sum(record.seconds for record in stale) / 3600
         print(
-            f"{len(stale)} stale records, about {hours:.1f} hours; to measure one again, remove its file "
-            "and run: deconv-jax tables TABLE/PART"
+            f"{len(stale)} stale records, about {hours:.1f} hours; to measure one again, remove its "
+            "file and run: deconv-jax tables TABLE/PART"
         )
     return bool(stale)

@@ -5,74 +5,74 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import (
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_data_dir,
+    add_overwrite,
+    add_parser,
+    add_workdir,
     check_folder,
-    checkpoint_step,
-    keep_compiled,
-    keep_memory,
-    load_config,
+    parse_checkpoint,
 )
+from deconv_jax.cli.config import load_config
+from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 
 _TRAIN = """\
-train an experiment, or continue it
+train an experiment, or resume it
 
-The config is a Python file with get_config(arg), which returns an ml_collections ConfigDict; what
-follows a colon after its path is the argument. Any key of it can be overridden:
+A config is a Python file with a function get_config(arg) that returns an ml_collections ConfigDict.
+The text after a colon is the argument. Override any key of the config on the command line:
   deconv-jax train --config experiments/autoencoding/digits.py:latent=16 --workdir runs/digits \\
     --config.optimizer.learning_rate=3e-4 --config.training.num_steps=500
-Exits with 75 after SIGTERM or SIGINT, saved; the same command then continues the run.
+SIGTERM and SIGINT save the state and exit with code 75; the same command then resumes the run.
 """
+_EVALUATE = "evaluate a trained model and print its metrics as JSON"
 
 
 def add_commands(commands: Any) -> None:
-    """Adds their parsers to the subparsers of the command line."""
-    train = commands.add_parser(
+    """Add the parsers of `train` and `evaluate`."""
+    train = add_parser(
+        commands,
         "train",
-        help="train an experiment, or continue it",
-        description=_TRAIN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _TRAIN,
         usage="deconv-jax train --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]",
-        allow_abbrev=False,
     )
-    train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="the experiment")
-    train.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="its folder")
+    train.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="read the experiment from this file"
+    )
+    train.add_argument(
+        "--workdir", required=True, type=Path, metavar="DIR", help="write the run to this folder"
+    )
     train.add_argument(
         "--distributed",
         nargs="?",
         const="auto",
         metavar="HOST:PORT,INDEX,COUNT",
-        help="join several processes; without a value, as SLURM, Open MPI, Kubernetes or a TPU "
-        "pod says",
+        help="join the other processes of the run; without a value, find them through SLURM, "
+        "Open MPI, Kubernetes or the TPU pod",
     )
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="measure a trained model again, from its checkpoint",
-        description="Computes the measures of a checkpoint and prints them as JSON.",
-    )
-    evaluate.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="of the run")
+    evaluate = add_parser(commands, "evaluate", _EVALUATE)
+    add_workdir(evaluate, "any task")
+    add_checkpoint(evaluate)
     evaluate.add_argument(
-        "--step",
-        "--checkpoint",
-        default="last",
-        metavar="last|best|STEP",
-        help="which checkpoint (default: last)",
+        "--split",
+        default="test",
+        choices=("train", "validation", "test"),
+        help="evaluate this split (default: test)",
     )
+    add_data_dir(evaluate)
     evaluate.add_argument(
-        "--split", default="test", choices=("train", "validation", "test"), help="(default: test)"
+        "--plots", type=Path, metavar="DIR", help="write plots of the split to this folder, as PNG"
     )
-    evaluate.add_argument("--data_dir", metavar="DIR", help="where the data is now")
-    evaluate.add_argument(
-        "--plots", type=Path, metavar="DIR", help="draw what the model does with the split, as PNG"
-    )
-    evaluate.add_argument("--overwrite", action="store_true", help="replace files in DIR")
+    add_overwrite(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    keep_compiled()
-    keep_memory()
+    enable_compilation_cache()
+    retain_freed_memory()
     if arguments.distributed:
         from deconv_jax.training.parallel import initialize_processes
 
@@ -91,32 +91,33 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _summary(workdir: Path, result: dict[str, Any]) -> str:
+    """Return the content of a workdir and the test metrics as text."""
     entries = [
-        ("checkpoints/", "last two and best: weights, optimizer and data state"),
+        ("checkpoints/", "the last two and the best: weights, optimizer and data state"),
         ("config.json", "the whole experiment"),
-        ("inputs.json", "the shapes of its data"),
-        ("metrics.jsonl", "every logged step"),
-        ("tensorboard/", f"the same: tensorboard --logdir {workdir / 'tensorboard'}"),
-        ("pictures/", "what the model does, as PNG"),
-        ("result.json", "the figures below, with their protocol"),
+        ("inputs.json", "shapes of its data"),
+        ("metrics.jsonl", "logged scalars and metrics"),
+        ("tensorboard/", f"the same; tensorboard --logdir {workdir / 'tensorboard'}"),
+        ("pictures/", "sample images, as PNG"),
+        ("result.json", "the test metrics below, with their protocol"),
     ]
     lines = [f"{workdir}/"] + [f"  {name:<15}{what}" for name, what in entries]
-    measures = result["metrics"]["test"] | result["baseline"]["test"]
-    lines.append("test: " + "  ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+    metrics = result["metrics"]["test"] | result["baseline"]["test"]
+    lines.append("test: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return "\n".join(lines)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     check_folder("--plots", arguments.plots, overwrite=arguments.overwrite)
-    keep_compiled()
+    enable_compilation_cache()
     from deconv_jax.train import evaluate
 
-    measured = evaluate(
+    evaluated = evaluate(
         arguments.workdir,
-        checkpoint=checkpoint_step(arguments.step),
+        checkpoint=parse_checkpoint(arguments.checkpoint),
         split=arguments.split,
         data_dir=arguments.data_dir,
         plots=arguments.plots,
     )
-    print(json.dumps(measured, indent=2))
+    print(json.dumps(evaluated, indent=2))
     return 0

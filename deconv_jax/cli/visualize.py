@@ -1,35 +1,45 @@
-"""`deconv-jax visualize`: flags to a picture of what is inside a trained network."""
+"""`deconv-jax visualize`: a picture of what a trained network has learned."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.common import checkpoint_step, keep_compiled, report_left_out
+from deconv_jax.cli.arguments import (
+    add_checkpoint,
+    add_data_dir,
+    add_inputs,
+    add_output,
+    add_parser,
+    add_workdir,
+    parse_checkpoint,
+    report_skipped,
+)
+from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, printable
 
 _VISUALIZE = """\
-look inside a trained network
+show what the layers of a trained network respond to
 
-  deconv-jax visualize --checkpoint runs/classifier --layer conv1 --layer conv2 --output layers.png
-  deconv-jax visualize --checkpoint runs/classifier --layer conv3 --method maximise --output made.png
-  deconv-jax visualize --checkpoint runs/classifier --method grad_cam --output why.png photos/*.jpg
+  deconv-jax visualize --workdir runs/classifier --layer conv1 --layer conv2 -o layers.png
+  deconv-jax visualize --workdir runs/classifier --layer conv3 --method maximize -o made.png
+  deconv-jax visualize --workdir runs/classifier --method grad_cam -o why.png photos/*.jpg
 
-With --layer: what the units of a layer look for. Of each of its strongest feature maps the nine patches
-that excite it most, among the given images or the run's test split, beside the projections of the units
-there to pixels, by the method deconvnet, guided or gradient; or images that were made to excite each of the
-layer's first maps (maximise). Layers are called conv1, conv2, ... and dense1, ... as they run; the output of
-the network, for a classifier that of its last dense layer, is logits.
-A network with other activations than ReLUs takes gradient alone of the first three.
+With --layer, shows the layer's strongest feature maps. Each has the nine image patches that
+activate it most, among the inputs or the run's test split, next to the projections of these
+activations to pixels. The projection is deconvnet, guided or gradient; networks with activations
+other than ReLU support only gradient. The method maximize instead optimizes images that activate
+the layer's first feature maps. Layers are named conv1, conv2, ... and dense1, ... in execution
+order, and logits for the network's output.
 
-Without --layer: what in the given images speaks for their class, by any method but maximise, over their
-negative in faint gray; the picture says what its red and blue are. The network is a classifier, or one of
-segmentation with --class. grad_cam takes layers too, and without one the last with height and width.
+Without --layer, shows which pixels of the inputs support their class, by any method except
+maximize. The attribution is drawn over a faint gray negative of the image, with a legend for its
+red and blue. The network must be a classifier, or a segmentation network with --class. grad_cam
+also accepts --layer (default: the last layer with height and width).
 
-All is one picture: an image that cannot be read ends the work.
+The result is one picture, so any input that cannot be read is an error.
 """
 
-_OF_UNITS = ("deconvnet", "guided", "gradient", "maximise")
-_OF_CLASSES = (
+_LAYER_METHODS = ("deconvnet", "guided", "gradient", "maximize")
+_CLASS_METHODS = (
     "deconvnet",
     "guided",
     "gradient",
@@ -37,68 +47,54 @@ _OF_CLASSES = (
     "occlusion",
     "grad_cam",
 )
+_METHODS = tuple(dict.fromkeys(_LAYER_METHODS + _CLASS_METHODS))
 
 
 def add_commands(commands: Any) -> None:
-    """Adds its parser to the subparsers of the command line."""
-    visualize = commands.add_parser(
-        "visualize",
-        help="look inside a trained network",
-        description=_VISUALIZE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    visualize.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="RUN",
-        help="workdir of a run of recognition, segmentation, detection or restoration",
-    )
-    visualize.add_argument(
-        "--step", default="last", metavar="last|best|STEP", help="which of its checkpoints"
-    )
+    """Add the parser of `visualize`."""
+    visualize = add_parser(commands, "visualize", _VISUALIZE)
+    add_workdir(visualize, "classification, segmentation, detection or restoration")
+    add_checkpoint(visualize)
     visualize.add_argument(
         "--layer",
         action="append",
         default=[],
         metavar="NAME",
         dest="layers",
-        help="whose units; several may be given",
+        help="show the feature maps of this layer; may be repeated",
     )
     visualize.add_argument(
         "--method",
         default="deconvnet",
-        choices=tuple(dict.fromkeys(_OF_UNITS + _OF_CLASSES)),
-        help="(default: deconvnet)",
+        choices=_METHODS,
+        metavar="NAME",
+        help=f"use this method: {', '.join(_METHODS)} (default: deconvnet)",
     )
     visualize.add_argument(
-        "--maps", type=int, metavar="N", help="feature maps of a layer, at most (default: 16)"
+        "--maps",
+        type=int,
+        metavar="N",
+        help="show at most this many feature maps of a layer (default: 16)",
     )
     visualize.add_argument(
         "--class",
         type=int,
         metavar="N",
         dest="class_number",
-        help="number of the class (default: that predicted for each image)",
+        help="explain the class of this number (default: the predicted class of each image)",
     )
-    visualize.add_argument(
-        "inputs", nargs="*", metavar="IMAGE", help="files, folders and patterns such as '**/*.png'"
-    )
-    visualize.add_argument("--data_dir", metavar="DIR", help="where the run's data is now")
-    visualize.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.png", help="the picture"
-    )
-    visualize.add_argument("--overwrite", action="store_true", help="replace it if it is there")
+    add_inputs(visualize, nargs="*")
+    add_data_dir(visualize)
+    add_output(visualize, "FILE.png", "write the picture to this file")
     visualize.set_defaults(run=_visualize)
 
 
 def _visualize(arguments: argparse.Namespace) -> int:
-    units = _is_of_units(arguments)
+    shows_layers = _shows_layers(arguments)
     output = arguments.output
     if output.suffix.lower() != ".png":
-        raise InputError(f"--output is a PNG file; got {output}")
-    keep_compiled()
+        raise InputError(f"--output must be a PNG file; got {output}")
+    enable_compilation_cache()
     from deconv_jax.inference.image_files import find_images
     from deconv_jax.inference.interpretation.figures import (
         MAPS,
@@ -115,20 +111,20 @@ def _visualize(arguments: argparse.Namespace) -> int:
     method, layers = arguments.method, arguments.layers
     found = find_images(arguments.inputs, output)
     files = [file for file, _ in found.files]
-    subject = load_interpretable_model(arguments.checkpoint, checkpoint_step(arguments.step))
+    model = load_interpretable_model(arguments.workdir, parse_checkpoint(arguments.checkpoint))
     maps = MAPS if arguments.maps is None else arguments.maps
     with catch_out_of_memory(
-        f"not enough memory to look into {arguments.checkpoint}; fewer images or --maps take less"
+        f"not enough memory to visualize {arguments.workdir}; use fewer images or a smaller --maps"
     ):
-        if method == "maximise":
-            picture = draw_maximised_inputs(subject, layers, maps=maps)
-        elif units:
-            images = files or open_test_split(arguments.checkpoint, arguments.data_dir)
-            picture = draw_top_patches(subject, images, layers, rule=method, maps=maps)
+        if method == "maximize":
+            picture = draw_maximised_inputs(model, layers, maps=maps)
+        elif shows_layers:
+            images = files or open_test_split(arguments.workdir, arguments.data_dir)
+            picture = draw_top_patches(model, images, layers, rule=method, maps=maps)
         else:
             picture = draw_attributions(
-                subject,
-                subject.read_images(files),
+                model,
+                model.read_images(files),
                 [printable(file.name) for file in files],
                 method,
                 layers=layers,
@@ -136,35 +132,36 @@ def _visualize(arguments: argparse.Namespace) -> int:
             )
         write_png(output, picture)
     print(printable(f"written: {output}"))
-    return report_left_out(found)
+    return report_skipped(found)
 
 
-def _is_of_units(arguments: argparse.Namespace) -> bool:
-    """Whether the flags ask for what units look for; raises InputError where they do not go together."""
+def _shows_layers(arguments: argparse.Namespace) -> bool:
+    """Return whether the flags ask for the feature maps of layers rather than for attribution.
+
+    Raises:
+      InputError: The flags contradict each other.
+    """
     method, layers = arguments.method, arguments.layers
-    units = method == "maximise" or (bool(layers) and method != "grad_cam")
-    images = bool(arguments.inputs)
-    if units and method not in _OF_UNITS:
+    shows_layers = method == "maximize" or (bool(layers) and method != "grad_cam")
+    has_inputs = bool(arguments.inputs)
+    layer_methods = ", ".join(_LAYER_METHODS)
+    if shows_layers and method not in _LAYER_METHODS:
         raise InputError(
-            f"--method {method} is of classes and takes no --layer; of layers are {', '.join(_OF_UNITS)}"
+            f"--method {method} cannot be combined with --layer; layers support {layer_methods}"
         )
-    if method == "maximise" and not layers:
-        raise InputError("--method maximise needs --layer")
-    if method == "maximise" and images:
-        raise InputError("--method maximise makes its images; leave the given ones out")
-    if not units and not images:
+    if method == "maximize" and not layers:
+        raise InputError("--method maximize requires --layer")
+    if method == "maximize" and has_inputs:
+        raise InputError("--method maximize generates its images and takes no inputs")
+    if not shows_layers and not has_inputs:
+        raise InputError("give --layer to show its feature maps, or images to explain their class")
+    if shows_layers and arguments.class_number is not None:
         raise InputError(
-            "give --layer to see what its units look for, or images to see what speaks for their class"
+            "--class cannot be combined with --layer; the feature maps of --layer logits are the classes"
         )
-    if units and arguments.class_number is not None:
-        raise InputError(
-            "--class is for images without --layer; a class's own unit is of the layer logits"
-        )
-    if not units and arguments.maps is not None:
-        raise InputError(
-            "--maps is for a --layer's feature maps, of the methods " + ", ".join(_OF_UNITS)
-        )
-    from_data = units and method != "maximise" and not images
-    if arguments.data_dir is not None and not from_data:
-        raise InputError("--data_dir is for patches of the run's test split, without images")
-    return units
+    if not shows_layers and arguments.maps is not None:
+        raise InputError(f"--maps requires --layer and one of the methods {layer_methods}")
+    uses_test_split = shows_layers and method != "maximize" and not has_inputs
+    if arguments.data_dir is not None and not uses_test_split:
+        raise InputError("--data-dir requires patches of the run's test split, without inputs")
+    return shows_layers

@@ -274,7 +274,7 @@ def load(
     if name in EMBEDDED:
         prepare(name, data_dir)
     builder = _builder(name, data_dir)
-    where = f" --data_dir {data_dir}" if data_dir else ""
+    where = f" --data-dir {data_dir}" if data_dir else ""
     if not _is_prepared(builder):
         raise InputError(
             f"data set {name!r} is not prepared in {builder.data_dir}; run: "
@@ -343,7 +343,7 @@ def _check_format(name: str, builder: Any) -> None:
         raise InputError(
             f"data set {name!r} in {builder.data_dir} is stored as {stored}, which only "
             f"TensorFlow reads; prepare it anew elsewhere, with: deconv-jax prepare {name} "
-            "--data_dir DIR"
+            "--data-dir DIR"
         )
 
 

@@ -16,7 +16,7 @@ from peers import OURS, JaxTraining, check_losses, costs
 from timing import parse_arguments, time_in_turns, time_ratios, write_record
 
 from deconv_jax import compilation
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.compilation import compiler_options
 
 CALLS, CHECKED_STEPS = 3, 3
@@ -44,7 +44,7 @@ def main() -> None:
     """Time each network with each set of options, and write the record."""
     arguments = parse_arguments(__file__, __doc__, rounds=9)
     jax.config.update("jax_platforms", "cpu")
-    keep_memory()
+    retain_freed_memory()
     ours = compiler_options()
     if not ours:
         raise SystemExit("this jaxlib or backend does not know the options of deconv_jax")

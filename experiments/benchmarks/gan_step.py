@@ -48,7 +48,7 @@ from peers import (
 from timing import parse_arguments, processors, time_in_turns, time_ratios, write_record
 from torch.nn.functional import softplus
 
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.augment import example_keys
 from deconv_jax.data.batch import Batch
 from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator
@@ -80,7 +80,7 @@ def main() -> None:
     """Checks that all agree, then times them, one width after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
-    keep_memory()
+    retain_freed_memory()
     torch.set_num_threads(processors())
 
     times, ratios, cost, parameters = {}, {}, {}, {}

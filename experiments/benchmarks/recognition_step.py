@@ -24,7 +24,7 @@ from timing import ROOT, parse_arguments, processors
 from torch.nn import functional
 
 from deconv_jax.cli import load_config
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import load
 from deconv_jax.data.views import AnnotatedView, evaluation_view
@@ -49,7 +49,7 @@ def main() -> None:
     """Checks that both agree, then times them, one network after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
-    keep_memory()
+    retain_freed_memory()
     torch.set_num_threads(processors())
 
     measure_cases(

@@ -21,7 +21,7 @@ from timing import ROOT, parse_arguments, processors
 from torch.nn import functional
 
 from deconv_jax.cli import load_config
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.experiment import Experiment
@@ -43,7 +43,7 @@ def main() -> None:
     """Check that all agree, then time them, one network after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
-    keep_memory()
+    retain_freed_memory()
     torch.set_num_threads(processors())
     measure_cases(
         arguments,

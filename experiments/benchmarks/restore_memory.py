@@ -128,7 +128,7 @@ def peak(weights: Path, image: Path, output: Path) -> dict[str, Any]:
 def measure_peak(weights: Path, image: Path, output: Path) -> None:
     """Restores an image by the command, then prints this process's peak (Linux), as JSON."""
     free = free_memory()
-    words = ["restore", "--checkpoint", str(weights), str(image), "--output", str(output)]
+    words = ["restore", "--weights", str(weights), str(image), "--output", str(output)]
     if cli.main(words):
         raise SystemExit(f"{image} was not restored")
     # Of this program alone: what `getrusage` gives can be that of the process that started it.

@@ -42,7 +42,7 @@ from peers import (
 from timing import ROOT, parse_arguments, processors, time_in_turns, time_ratios, write_record
 
 from deconv_jax.cli import load_config
-from deconv_jax.cli.common import keep_memory
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import Autoencoder
@@ -62,7 +62,7 @@ def main() -> None:
     """Checks that the three agree, then times them."""
     arguments = parse_arguments(__file__, __doc__, rounds=20)
     jax.config.update("jax_platforms", "cpu")
-    keep_memory()
+    retain_freed_memory()
     torch.set_num_threads(processors())
 
     model = Experiment.from_dict(load_config(str(CONFIG))).task.model

@@ -173,7 +173,7 @@ def test_an_unusable_name_is_named_with_the_reason(tmp_path, name, reason):
 def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path):
     message = message_of(load, "mnist", "train", str(tmp_path))
     assert message.startswith(f"data set 'mnist' is not prepared in {tmp_path}")
-    assert message.endswith(f"; run: deconv-jax prepare mnist --data_dir {tmp_path}")
+    assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
 
 
 @pytest.mark.parametrize("call", [load, prepare])
@@ -186,7 +186,7 @@ def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path, call
     arguments = ("digits", "train", str(tmp_path)) if call is load else ("digits", str(tmp_path))
     message = message_of(call, *arguments)
     assert "is stored as tfrecord" in message
-    assert message.endswith("with: deconv-jax prepare digits --data_dir DIR")
+    assert message.endswith("with: deconv-jax prepare digits --data-dir DIR")
 
 
 @pytest.mark.parametrize("split", ["training", "train[:5", "train+nothing"])
@@ -285,7 +285,7 @@ def test_only_gray_images_of_ten_classes_are_stacked(arrays, words):
 
 def test_a_stacked_set_needs_the_set_that_it_is_of(tmp_path):
     message = message_of(load, "stacked_mnist", "train", str(tmp_path))
-    assert message.endswith(f"; run: deconv-jax prepare mnist --data_dir {tmp_path}")
+    assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
     message = message_of(load, "stacked_mnits", "train", str(tmp_path))
     assert message == "no data set 'mnits'; did you mean 'mnist'?"
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
-from deconv_jax.cli.common import EXIT_SOME_FAILED
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.compression.load import TABLES_FOLDER, load_codec
 from deconv_jax.train import train
@@ -57,15 +57,15 @@ def read(path):
 def test_a_photograph_there_and_back(run, tmp_path, capsys):
     photo, file, back = (tmp_path / name for name in ("p.png", "out/p.djx", "out/b.png"))
     Image.fromarray(pixels(70, 90)).save(photo)
-    assert main(["compress", "--checkpoint", str(run), str(photo), "-o", str(file)]) == 0
+    assert main(["compress", "--workdir", str(run), str(photo), "-o", str(file)]) == 0
     said = capsys.readouterr().out
     assert f"{file.stat().st_size:,} bytes" in said
-    assert main(["decompress", "--checkpoint", str(run), str(file), "-o", str(back)]) == 0
+    assert main(["decompress", "--workdir", str(run), str(file), "-o", str(back)]) == 0
     codec = load_codec(run)[1]
     assert file.read_bytes() == codec.compress(pixels(70, 90), 1)
     np.testing.assert_array_equal(read(back), codec.decompress(file.read_bytes()))
     error = np.mean((pixels(70, 90) / 255 - read(back) / 255) ** 2)
-    assert f" bits a pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in said
+    assert f" bits/pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in said
     assert (run / TABLES_FOLDER / "0000002.safetensors").is_file()
 
 
@@ -73,7 +73,7 @@ def test_an_output_without_an_ending_is_a_folder(run, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(pixels(40, 40)).save(photo)
     folder = tmp_path / "new"
-    assert main(["compress", "--checkpoint", str(run), str(photo), "-o", str(folder)]) == 0
+    assert main(["compress", "--workdir", str(run), str(photo), "-o", str(folder)]) == 0
     assert [path.name for path in folder.iterdir()] == ["photo.djx"]
 
 
@@ -83,7 +83,7 @@ def test_levels_of_quality_and_kinds_of_files(run, tmp_path):
     clear = np.full((40, 40, 1), 0, np.uint8)
     Image.fromarray(np.concatenate([pixels(40, 40), clear], -1)).save(alpha)
     for level in (0, 2):
-        words = ["compress", "--checkpoint", str(run), str(gray), str(alpha)]
+        words = ["compress", "--workdir", str(run), str(gray), str(alpha)]
         options = ["-o", str(tmp_path / "out"), "--level", str(level), "--overwrite"]
         assert main([*words, *options]) == 0
     codec = load_codec(run)[1]
@@ -93,7 +93,7 @@ def test_levels_of_quality_and_kinds_of_files(run, tmp_path):
     assert (tmp_path / "out" / "alpha.djx").read_bytes() == white
     files = [str(tmp_path / "out" / name) for name in ("gray.djx", "alpha.djx")]
     back = tmp_path / "back"
-    assert main(["decompress", "--checkpoint", str(run), *files, "-o", str(back)]) == 0
+    assert main(["decompress", "--workdir", str(run), *files, "-o", str(back)]) == 0
     assert read(back / "gray.png").shape == (40, 40)
     assert read(back / "alpha.png").shape == (40, 40, 3)
 
@@ -102,7 +102,7 @@ def test_one_bad_file_does_not_stop_the_others(run, tmp_path, capsys):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     Image.fromarray(pixels(16, 16)).save(good)
     bad.write_bytes(b"no image")
-    words = ["compress", "--checkpoint", str(run), str(bad), str(good), "-o", str(tmp_path / "o")]
+    words = ["compress", "--workdir", str(run), str(bad), str(good), "-o", str(tmp_path / "o")]
     assert main(words) == EXIT_SOME_FAILED
     assert str(bad) in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["good.djx"]
@@ -118,14 +118,14 @@ def test_a_folder_there_and_back(run, tmp_path, capsys):
     (folder / "deep" / "link").symlink_to(folder)
     frames = [Image.fromarray(pixels(16, 16, seed=n)) for n in range(3)]
     frames[0].save(folder / "d.webp", save_all=True, append_images=frames[1:])
-    start = ["--checkpoint", str(run)]
+    start = ["--workdir", str(run)]
     assert main(["compress", *start, str(folder), "-o", str(small)]) == EXIT_SOME_FAILED
     files = sorted(path.relative_to(small).as_posix() for path in small.rglob("*.*"))
     assert files == ["a.djx", "deep/b.djx"]
     assert capsys.readouterr().err.splitlines() == [
         f"deconv-jax: error: cannot read image {folder}/d.webp: it has 3 frames; only files with one "
         "image are read",
-        "deconv-jax: 1 of 3 files were left out",
+        "deconv-jax: 1 of 3 files failed",
         f"deconv-jax: left out, of a format that is not read here (1): {folder}/c.heic",
         f"deconv-jax: left out, links to folders, which are not followed (1): {folder}/deep/link",
     ]
@@ -136,7 +136,7 @@ def test_a_folder_there_and_back(run, tmp_path, capsys):
 def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
     photo, out = tmp_path / "p.png", tmp_path / "o.djx"
     Image.fromarray(pixels(16, 16)).save(photo)
-    start = ["compress", "--checkpoint", str(run)]
+    start = ["compress", "--workdir", str(run)]
     other = tmp_path / "sub" / "p.png"
     other.parent.mkdir()
     other.write_bytes(photo.read_bytes())
@@ -145,8 +145,8 @@ def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
         ([*start, str(tmp_path / "none.png"), "-o", str(out)], "none.png"),
         ([*start, str(photo), str(other), "-o", str(tmp_path / "x")], "would both be written"),
         ([*start, str(photo), "-o", str(photo)], "is an input"),
-        (["compress", "--checkpoint", str(tmp_path), str(photo), "-o", str(out)], "workdir"),
-        (["decompress", "--checkpoint", str(run), str(photo), "-o", str(out)], "not a .djx"),
+        (["compress", "--workdir", str(tmp_path), str(photo), "-o", str(out)], "workdir"),
+        (["decompress", "--workdir", str(run), str(photo), "-o", str(out)], "not a .djx"),
     ):
         assert main(words) == EXIT_INPUT_ERROR
         assert message in capsys.readouterr().err

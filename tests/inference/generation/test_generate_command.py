@@ -98,7 +98,7 @@ def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
         kinds = {"gan": (0, ["--num", "70"]), "vae": ("vae", ["--traverse", "3"])}
         for name, (kind, flags) in kinds.items():
             output = str(tmp_path / f"{name}-{count}.png")
-            yield ["generate", "--checkpoint", str(run(kind)), "--output", output, *flags]
+            yield ["generate", "--workdir", str(run(kind)), "--output", output, *flags]
 
     for words in commands(8):
         assert main(words) == 0
@@ -149,7 +149,7 @@ def test_the_numbers_that_change_images_most_are_first():
 @pytest.mark.parametrize(("kind", "flags"), [("vae", []), (CLASSES, ["--class", "3"])])
 def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
     path = tmp_path / "traversal.png"
-    words = ["--checkpoint", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
+    words = ["--workdir", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
     assert main(["generate", *words, "--traverse", "3", "--steps", "4"]) == 0
     task, variables = load_generator(run(kind))
     label = 3 if flags else None
@@ -166,7 +166,7 @@ def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
 
 def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(run, tmp_path):
     path = tmp_path / "traversal.png"
-    words = ["--checkpoint", str(run("vae")), "--output", str(path), "--traverse", "1"]
+    words = ["--workdir", str(run("vae")), "--output", str(path), "--traverse", "1"]
     assert main(["generate", *words]) == 0
     task, variables = load_generator(run("vae"))
     latent = np.array(latents_from_seed(1, task.latent_dim, seed=0))
@@ -178,7 +178,7 @@ def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(r
 
 def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
     picture, folder = tmp_path / "all.png", tmp_path / "each"
-    words = ["--checkpoint", str(run(CLASSES)), "--output", str(picture)]
+    words = ["--workdir", str(run(CLASSES)), "--output", str(picture)]
     words += ["--individual", str(folder), "--num", "6", "--columns", "3", "--scale", "2"]
     assert main(["generate", *words]) == 0
     whole = pixels(picture)
@@ -190,7 +190,7 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
 
 def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
     path = tmp_path / "all.png"
-    assert main(["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]) == 0
+    assert main(["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]) == 0
     task, variables = load_generator(run(CLASSES))
     rows = 64 // CLASSES
     assert pixels(path).shape == (rows * 33 - 1, CLASSES * 33 - 1)
@@ -210,7 +210,7 @@ def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_pa
         (["--class", "3"], np.full(12, 3)),
     ):
         folder = tmp_path / "-".join(["each", *flags])
-        words = ["--checkpoint", str(run(CLASSES)), "--individual", str(folder), "--num", "12"]
+        words = ["--workdir", str(run(CLASSES)), "--individual", str(folder), "--num", "12"]
         assert main(["generate", *words, *flags]) == 0
         wanted = generate(task.sample, variables, latents, labels.astype(np.int32))
         files = np.stack([pixels(path) for path in sorted(folder.iterdir())])
@@ -219,7 +219,7 @@ def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_pa
 
 @pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
 def test_a_walk_as_an_animation(run, tmp_path, name):
-    words = ["--checkpoint", str(run(0)), "--output", str(tmp_path / name)]
+    words = ["--workdir", str(run(0)), "--output", str(tmp_path / name)]
     assert main(["generate", *words, "--interpolate", "3", "--steps", "4"]) == 0
     with Image.open(tmp_path / name) as animation:
         assert (animation.n_frames, animation.size) == (12, (32, 32))
@@ -228,7 +228,7 @@ def test_a_walk_as_an_animation(run, tmp_path, name):
 
 def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
     path = tmp_path / "walk.png"
-    words = ["--checkpoint", str(run(0)), "--output", str(path), "--interpolate", "3"]
+    words = ["--workdir", str(run(0)), "--output", str(path), "--interpolate", "3"]
     assert main(["generate", *words, "--steps", "5", "--truncation", "1"]) == 0
     assert pixels(path).shape == (3 * 33 - 1, 5 * 33 - 1)
 
@@ -237,27 +237,33 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "needs --output FILE or --individual DIR"),
-        (["--output", "a.png", "--steps", "3"], "give --interpolate or --traverse"),
+        ([], "requires --output FILE or --individual DIR"),
+        (["--output", "a.png", "--steps", "3"], "--steps requires --interpolate or --traverse"),
         (["--output", "a.png", "--traverse", "0"], "--traverse must be from 1 to 5"),
         (["--output", "a.png", "--traverse", "6"], "--traverse must be from 1 to 5"),
         (["--output", "a.png", "--traverse", "2", "--steps", "1"], "steps must be at least 2"),
-        (["--output", "a.png", "--traverse", "2", "--num", "3"], "--num and --traverse do not go"),
+        (
+            ["--output", "a.png", "--traverse", "2", "--num", "3"],
+            "--num cannot be combined with --traverse",
+        ),
         (
             ["--output", "a.png", "--traverse", "2", "--interpolate", "3"],
-            "--interpolate and --traverse do not go together",
+            "--interpolate cannot be combined with --traverse",
         ),
         (
             ["--output", "a.png", "--traverse", "2", "--truncation", "1"],
-            "--truncation and --traverse do not go together: it goes from -3 to 3",
+            "--truncation cannot be combined with --traverse: a traversal covers -3 to 3",
         ),
         (
             ["--output", "a.png", "--traverse", "2", "--columns", "3"],
-            "--columns and --traverse do not go together",
+            "--columns cannot be combined with --traverse",
         ),
-        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation is of a walk"),
+        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation requires --interpolate"),
         (["--output", "a.png", "--traverse", "2", "--scale", "99"], "wanted are at most 10000"),
-        (["--output", "a.png", "--num", "3", "--interpolate", "3"], "do not go together"),
+        (
+            ["--output", "a.png", "--num", "3", "--interpolate", "3"],
+            "--num cannot be combined with --interp",
+        ),
         (["--output", "a.png", "--interpolate", "1"], "interpolate must be at least 2; got 1"),
         (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
         (["--output", "a.png", "--seed", "-1"], "seed must be at least 0; got -1"),
@@ -266,18 +272,18 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
         (["--individual", "each", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
         (["--output", "a.mp4"], "a.mp4 must end in .png"),
-        (["--output", "a.gif"], "a.gif: an animation is of a walk: give --interpolate"),
+        (["--output", "a.gif"], "a.gif: an animation requires --interpolate"),
         (
             ["--output", "a.gif", "--interpolate", "2", "--columns", "3"],
-            "--columns is of a picture",
+            "--columns cannot be combined with an animation",
         ),
         (["--output", "a.gif", "--interpolate", "2", "--scale", "999"], "give a smaller --scale"),
         (["--output", "a"], "a must end in .png"),
         (["--output", "a.mp4", "--interpolate", "2"], "a.mp4 must end in .png"),
         (["--output", "a.mp4", "--individual", "each"], "a.mp4 must end in .png"),
-        (["--output", "a.png", "--class", "3"], "trained without classes"),
+        (["--output", "a.png", "--class", "3"], "--class requires a conditional generator"),
         (["--output", "a.png", "--num", "400", "--scale", "20"], "wanted are at most 10000"),
-        (["--output", "a.png", "--step", "7"], "7"),
+        (["--output", "a.png", "--checkpoint", "7"], "7"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
@@ -287,7 +293,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     capsys.readouterr()  # What the training said.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(work, "generate", lambda *_: pytest.fail("samples were made"))
-    assert main(["generate", "--checkpoint", str(workdir), *flags]) == 2
+    assert main(["generate", "--workdir", str(workdir), *flags]) == 2
     errors = capsys.readouterr().err
     assert words in errors
     assert errors.count("\n") == 1
@@ -295,7 +301,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 
 
 def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
-    words = ["--checkpoint", str(run(CLASSES)), "--output", str(tmp_path / "a.png")]
+    words = ["--workdir", str(run(CLASSES)), "--output", str(tmp_path / "a.png")]
     assert main(["generate", *words, "--class", "10"]) == 2
     assert "--class must be from 0 to 9; got 10" in capsys.readouterr().err
 
@@ -303,12 +309,12 @@ def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
     path = tmp_path / "walk.png"
-    words = ["generate", "--checkpoint", str(run(CLASSES)), "--output", str(path)]
+    words = ["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]
     words += ["--interpolate", "2", "--steps", "3"]
     assert main(words) == 2
-    assert "of one class: give --class" in capsys.readouterr().err
+    assert "require --class for a conditional generator" in capsys.readouterr().err
     assert main([*words[:5], "--traverse", "2"]) == 2
-    assert "of one class: give --class" in capsys.readouterr().err
+    assert "require --class for a conditional generator" in capsys.readouterr().err
     assert not path.exists()
     assert main([*words, "--class", "3"]) == 0
     task, variables = load_generator(run(CLASSES))
@@ -322,7 +328,7 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
 def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
     path = tmp_path / "each"
     path.write_bytes(b"mine")
-    words = ["generate", "--checkpoint", str(run(0)), "--individual", str(path), *more]
+    words = ["generate", "--workdir", str(run(0)), "--individual", str(path), *more]
     assert main(words) == 2
     assert f"{path} is not a folder" in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
@@ -331,7 +337,7 @@ def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
 def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
     path = tmp_path / "a.png"
     path.write_bytes(b"mine")
-    words = ["generate", "--checkpoint", str(run(0)), "--output", str(path), "--num", "2"]
+    words = ["generate", "--workdir", str(run(0)), "--output", str(path), "--num", "2"]
     assert main(words) == 2
     assert "is there already; give --overwrite" in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
@@ -339,7 +345,7 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
     assert pixels(path).shape == (32, 65)
     (tmp_path / "each").mkdir()
     (tmp_path / "each" / "note.txt").touch()
-    words = ["generate", "--checkpoint", str(run(0)), "--individual", str(tmp_path / "each")]
+    words = ["generate", "--workdir", str(run(0)), "--individual", str(tmp_path / "each")]
     assert main(words) == 2
     assert "is not empty; give --overwrite" in capsys.readouterr().err
 

@@ -75,7 +75,7 @@ def pixels_of(path):
 @pytest.mark.slow
 def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path, capsys):
     output = tmp_path / "layers.png"
-    arguments = ["--checkpoint", classifier, "--layer", "conv2", "--output", output]
+    arguments = ["--workdir", classifier, "--layer", "conv2", "--output", output]
     assert run(*arguments, "--layer", "logits", "--maps", 2) == 0
     assert capsys.readouterr().out == f"written: {output}\n"
     two = pixels_of(output)
@@ -92,7 +92,7 @@ def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path
 
 @pytest.mark.slow
 def test_patches_of_images_and_what_speaks_for_their_classes(classifier, folder, tmp_path):
-    arguments = ["--checkpoint", classifier, folder, "--output"]
+    arguments = ["--workdir", classifier, folder, "--output"]
     assert run(*arguments, tmp_path / "patches.png", "--layer", "conv1", "--layer", "dense1") == 0
     shapes = set()
     for method in ("gradient", "deconvnet", "integrated_gradients", "occlusion", "grad_cam"):
@@ -109,8 +109,8 @@ def test_patches_of_images_and_what_speaks_for_their_classes(classifier, folder,
 def test_images_that_excite_maps_are_the_same_each_time(classifier, tmp_path):
     first, second = tmp_path / "first.png", tmp_path / "second.png"
     for output in (first, second):
-        words = ["--layer", "logits", "--maps", 2, "--method", "maximise", "--output", output]
-        assert run("--checkpoint", classifier, *words) == 0
+        words = ["--layer", "logits", "--maps", 2, "--method", "maximize", "--output", output]
+        assert run("--workdir", classifier, *words) == 0
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -156,7 +156,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
         (32, 32, 3),
     )
     output = tmp_path / "segmentation.png"
-    arguments = ["--checkpoint", segmentation, "--output", output]
+    arguments = ["--workdir", segmentation, "--output", output]
     assert run(*arguments, "--layer", "conv3", "--layer", "logits", "--maps", 2) == 0
     assert pixels_of(output).shape[0] > 500
     words = ["--overwrite", "--method", "gradient", folder]
@@ -173,7 +173,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
         },
         {"name": "digits"} | data,
     )
-    arguments = ["--checkpoint", restoration, "--output", tmp_path / "restoration.png"]
+    arguments = ["--workdir", restoration, "--output", tmp_path / "restoration.png"]
     assert run(*arguments, "--layer", "conv2") == 0
     write_image(folder / "c.png", draw(100, 110, 1))
     assert run(*arguments, "--overwrite", "--layer", "conv2", folder / "c.png") == 0
@@ -187,27 +187,27 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "give --layer to see what its units look for, or images"),
-        (["--method", "grad_cam"], "give --layer to see what its units look for, or images"),
-        (["--method", "maximise"], "--method maximise needs --layer"),
-        (["--method", "maximise", "--layer", "conv1", "IN"], "makes its images"),
-        (["--method", "occlusion", "--layer", "conv1", "IN"], "takes no --layer"),
-        (["--layer", "conv1", "--class", "3"], "--class is for images without --layer"),
-        (["IN", "--maps", "3"], "--maps is for a --layer's feature maps"),
-        (["IN", "--data_dir", "there"], "--data_dir is for patches"),
+        ([], "give --layer to show its feature maps, or images"),
+        (["--method", "grad_cam"], "give --layer to show its feature maps, or images"),
+        (["--method", "maximize"], "--method maximize requires --layer"),
+        (["--method", "maximize", "--layer", "conv1", "IN"], "generates its images"),
+        (["--method", "occlusion", "--layer", "conv1", "IN"], "cannot be combined with --layer"),
+        (["--layer", "conv1", "--class", "3"], "--class cannot be combined with --layer"),
+        (["IN", "--maps", "3"], "--maps requires --layer"),
+        (["IN", "--data-dir", "there"], "--data-dir requires patches"),
         (["--layer", "conv1", "--maps", "0"], "maps"),
-        (["--layer", "conv1", "--method", "maximise", "--maps", "0"], "maps"),
+        (["--layer", "conv1", "--method", "maximize", "--maps", "0"], "maps"),
         (["--layer", "conv7"], "no layer 'conv7'"),
         (["IN", "--class", "10"], "a class is from 0 to 9; got 10"),
-        (["--layer", "conv1", "--output", "layers.jpg"], "--output is a PNG file"),
+        (["--layer", "conv1", "--output", "layers.jpg"], "--output must be a PNG file"),
         (["--layer", "conv1", "missing.png"], "no input missing.png"),
-        (["--layer", "conv1", "IN", "--step", "77"], "77"),
+        (["--layer", "conv1", "IN", "--checkpoint", "77"], "77"),
     ],
 )
 def test_flags_that_do_not_go_together(words, said, classifier, folder, tmp_path, capsys):
     output = tmp_path / "layers.png"
     words = [str(folder) if word == "IN" else word for word in words]
-    assert run("--checkpoint", classifier, "--output", output, *words) == 2
+    assert run("--workdir", classifier, "--output", output, *words) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert said in errors[0]
@@ -215,8 +215,8 @@ def test_flags_that_do_not_go_together(words, said, classifier, folder, tmp_path
 
 
 def test_flags_know_every_method_of_the_library(capsys):
-    assert (*reversed(get_args(activations.Rule)), "maximise") == visualize._OF_UNITS
-    assert set(visualize._OF_CLASSES) == set(get_args(Attribution))
+    assert (*reversed(get_args(activations.Rule)), "maximize") == visualize._LAYER_METHODS
+    assert set(visualize._CLASS_METHODS) == set(get_args(Attribution))
     with pytest.raises(SystemExit):
         run("--help")
     assert f"(default: {MAPS})" in capsys.readouterr().out
@@ -227,9 +227,9 @@ def test_too_little_memory_is_said(classifier, tmp_path, monkeypatch, capsys):
         raise MemoryError
 
     monkeypatch.setattr(figures, "draw_maximised_inputs", full)
-    words = ["--layer", "conv1", "--method", "maximise", "--output", tmp_path / "made.png"]
-    assert run("--checkpoint", classifier, *words) == 2
-    assert f"error: not enough memory to look into {classifier}" in capsys.readouterr().err
+    words = ["--layer", "conv1", "--method", "maximize", "--output", tmp_path / "made.png"]
+    assert run("--workdir", classifier, *words) == 2
+    assert f"error: not enough memory to visualize {classifier}" in capsys.readouterr().err
 
 
 def test_no_more_pixels_at_once_than_there_is_room_for(classifier, monkeypatch):

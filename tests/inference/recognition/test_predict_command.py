@@ -77,12 +77,12 @@ def files_of(folder):
 @pytest.mark.slow
 def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
-    arguments = ["--checkpoint", classifier, folder, "--output", out]
+    arguments = ["--workdir", classifier, folder, "--output", out]
     assert run(*arguments) == 1
     seen = capsys.readouterr()
     errors = seen.err.splitlines()
     assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
-    assert errors[1] == "deconv-jax: 1 of 3 files were left out"
+    assert errors[1] == "deconv-jax: 1 of 3 files failed"
     assert files_of(out) == {"a.png", "z/c.png", PREDICTIONS_FILE}
 
     found = json.loads((out / PREDICTIONS_FILE).read_text())
@@ -113,16 +113,17 @@ def test_help_says_what_a_score_is(capsys):
         main(["predict", "--help"])
     assert stop.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "No score measures whether an image resembles the training data" in said
+    assert "Neither tells whether an image resembles the training data" in said
     assert (
-        "of a classifier the softmax probability of a class among those it was trained on" in said
+        "score of a classifier is the softmax probability over the classes it was trained on"
+        in said
     )
 
 
 def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     (folder / "b.png").unlink()
-    arguments = ["--checkpoint", classifier, folder, "--output", out]
+    arguments = ["--workdir", classifier, folder, "--output", out]
     assert run(*arguments) == 0
     before = {name: (out / name).stat().st_mtime_ns for name in files_of(out)}
     assert run(*arguments) == 2
@@ -147,13 +148,13 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, cap
     os.mkfifo(folder / "e.png")
     name = os.fsdecode(b"f\n\xff.jpg")
     Image.new("CMYK", (8, 8)).save(folder / name)
-    assert run("--checkpoint", classifier, folder, "--output", out) == 1
+    assert run("--workdir", classifier, folder, "--output", out) == 1
     seen = capsys.readouterr()
     assert r"/f\n\xff.jpg -> " in seen.out
     assert seen.out.count("(CMYK converted to RGB)") == 1
     assert seen.err.splitlines() == [
         f"deconv-jax: error: cannot read image {folder}/e.png: not a regular file",
-        "deconv-jax: 1 of 3 files were left out",
+        "deconv-jax: 1 of 3 files failed",
         f"deconv-jax: left out, of a format that is not read here (1): {folder}/d.heic",
     ]
     found = json.loads((out / PREDICTIONS_FILE).read_text())
@@ -162,8 +163,8 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, cap
 
 def test_of_damaged_files_alone_nothing_is_written(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
-    assert run("--checkpoint", classifier, folder / "b.png", "--output", out) == 1
-    assert "1 of 1 files were left out" in capsys.readouterr().err
+    assert run("--workdir", classifier, folder / "b.png", "--output", out) == 1
+    assert "1 of 1 files failed" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -177,7 +178,7 @@ def test_of_an_interrupted_run_there_is_a_record(tmp_path, classifier, folder, m
         write(path, picture)
 
     monkeypatch.setattr(coco, "write_png", interrupted)
-    assert run("--checkpoint", classifier, folder, "--output", out) == 130
+    assert run("--workdir", classifier, folder, "--output", out) == 130
     assert files_of(out) == {"a.png", PREDICTIONS_FILE}
     found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png"]
@@ -193,7 +194,7 @@ def test_too_little_memory_to_describe_an_image_leaves_it_out(
     monkeypatch.setattr(
         "deconv_jax.inference.recognition.predictor.ClassProbabilities.annotations", full
     )
-    assert run("--checkpoint", classifier, folder / "a.png", "--output", tmp_path / "out") == 1
+    assert run("--workdir", classifier, folder / "a.png", "--output", tmp_path / "out") == 1
     assert "a.png: not enough memory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -203,7 +204,7 @@ def test_predictions_are_written_whole_or_not_at_all(
 ):
     """The disk fills up between the picture and them."""
     out = tmp_path / "out"
-    arguments = ["--checkpoint", classifier, folder / "a.png", "--output", out]
+    arguments = ["--workdir", classifier, folder / "a.png", "--output", out]
     assert run(*arguments) == 0
     (out / PREDICTIONS_FILE).write_text("those of before")
     synced, sync = [], os.fsync
@@ -225,14 +226,14 @@ def test_predictions_are_written_whole_or_not_at_all(
     ("flags", "said"),
     [
         (["--threshold", "0.5"], "for a run of Detection; got one of Classification"),
-        (["--step", "7"], "has no checkpoint of step 7"),
-        (["--step", "first"], "--step is last, best or a step; got 'first'"),
-        (["--checkpoint", "nowhere"], "nowhere is not the workdir of a run"),
+        (["--checkpoint", "7"], "has no checkpoint of step 7"),
+        (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
+        (["--workdir", "nowhere"], "nowhere is not the workdir of a run"),
     ],
 )
 def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, flags, said):
     out = tmp_path / "out"
-    assert run("--checkpoint", classifier, folder, "--output", out, *flags) == 2
+    assert run("--workdir", classifier, folder, "--output", out, *flags) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
 
@@ -241,7 +242,7 @@ def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, f
 def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
     workdir, _ = saved_run(SEGMENTER, SEGMENTED, data={"name": "image_label:gone"})
     out = tmp_path / "out"
-    assert run("--checkpoint", workdir, folder / "z", "--output", out) == 0
+    assert run("--workdir", workdir, folder / "z", "--output", out) == 0
     pixels = read_pixels(folder / "z" / "c.jpg")
     expected = load_predictor(workdir)(pixels).classes
     found = COCO(out / PREDICTIONS_FILE)
@@ -256,7 +257,7 @@ def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
     workdir, _ = saved_run(DETECTOR, DETECTED, data={"name": "penn_fudan:gone", "canvas": 24})
 
     def found(*flags):
-        arguments = ["--checkpoint", workdir, folder / "a.png", "--output", tmp_path / "out"]
+        arguments = ["--workdir", workdir, folder / "a.png", "--output", tmp_path / "out"]
         assert run(*arguments, "--overwrite", *flags) == 0
         return COCO(tmp_path / "out" / PREDICTIONS_FILE).dataset["annotations"]
 

@@ -58,7 +58,7 @@ def run(*arguments):
 @pytest.mark.slow
 def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, folder, capsys):
     out = tmp_path / "out"
-    arguments = ["--checkpoint", weights, folder, "--output", out]
+    arguments = ["--weights", weights, folder, "--output", out]
     assert run(*arguments) == 1
     seen = capsys.readouterr()
     lines = seen.out.splitlines()
@@ -90,7 +90,7 @@ def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
     frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
     frames[0].save(folder / "f.tif", save_all=True, append_images=frames[1:])
     (folder / "g.heic").touch()
-    assert run("--checkpoint", weights, folder, "--output", out) == 1
+    assert run("--weights", weights, folder, "--output", out) == 1
     assert {path.name for path in out.iterdir()} == set(names)
     seen = capsys.readouterr()
     assert "\x1b" not in seen.out
@@ -123,7 +123,7 @@ def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, c
         (tmp_path / "in" / f"{name}.tif").parent.mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.tif").write_bytes(content)
     (tmp_path / "in" / "c.tif").write_bytes(tags)
-    assert run("--checkpoint", weights, tmp_path / "in", "--output", tmp_path / "out") == 1
+    assert run("--weights", weights, tmp_path / "in", "--output", tmp_path / "out") == 1
     lines = capfd.readouterr().err.splitlines()
     assert [line.startswith("deconv-jax: ") for line in lines] == [True] * 4
     assert lines[-1] == "deconv-jax: 3 of 3 files were not restored"
@@ -133,12 +133,12 @@ def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, c
 def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weights, capsys):
     path = tmp_path / "a.jpg"
     Image.new("CMYK", (8, 8)).save(path, dpi=(300, 300))
-    assert run("--checkpoint", weights, path, "--output", tmp_path / "out") == 0
+    assert run("--weights", weights, path, "--output", tmp_path / "out") == 0
     assert capsys.readouterr().out.count("(CMYK converted to RGB)") == 1
     assert read_image(tmp_path / "out" / "a.jpg").dpi == (300, 300)
 
 
-@pytest.mark.parametrize("place", ["input", "--output", "--reference", "--checkpoint", "--kernel"])
+@pytest.mark.parametrize("place", ["input", "--output", "--reference", "--weights", "--kernel"])
 def test_a_path_that_may_not_be_looked_at_costs_one_line(
     tmp_path, monkeypatch, weights, folder, capsys, place
 ):
@@ -147,7 +147,7 @@ def test_a_path_that_may_not_be_looked_at_costs_one_line(
     if place == "--kernel":
         paths |= {"--method": "wiener", "--kernel": tmp_path / "k.npy"}
     else:
-        paths |= {"--checkpoint": weights}
+        paths |= {"--weights": weights}
     closed, stat = str(paths[place]), Path.stat
 
     def denied(path, **options):
@@ -168,11 +168,11 @@ def test_weights_and_outputs_are_regular_files(tmp_path, weights, folder, capsys
     pipe = tmp_path / "pipe.pth"
     os.mkfifo(pipe)
     out = tmp_path / "out"
-    assert run("--checkpoint", pipe, folder, "--output", out) == 2
+    assert run("--weights", pipe, folder, "--output", out) == 2
     assert f"cannot read {pipe}: not a regular file" in capsys.readouterr().err
     out.mkdir()
     os.mkfifo(out / "a.png")
-    inputs = ["--checkpoint", weights, folder / "a.png", "--output", out, "--overwrite"]
+    inputs = ["--weights", weights, folder / "a.png", "--output", out, "--overwrite"]
     assert run(*inputs) == 1
     assert "a.png: it is there and not a regular file" in capsys.readouterr().err
 
@@ -194,7 +194,7 @@ def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw,
     task, variables = load_restoration(tmp_path / "run", "best")
     capsys.readouterr()
     inputs = [folder / "a.png", "--output", tmp_path / "out"]
-    assert run("--checkpoint", tmp_path / "run", *inputs) == 0
+    assert run("--workdir", tmp_path / "run", *inputs) == 0
     image = read_image(folder / "a.png").pixels
     expected = LearnedRestorer(task.model, variables)(image, QUIET)
     written = read_image(tmp_path / "out" / "a.png").pixels
@@ -204,25 +204,28 @@ def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw,
     # The run says the level that its network was trained for.
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
     method = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "5"]
-    method += ["--option", "iterations=1", "--checkpoint", tmp_path / "run"]
-    assert run(*method, folder / "a.png", "--output", tmp_path / "plugged", "--step", "best") == 0
+    method += ["--option", "iterations=1", "--workdir", tmp_path / "run"]
+    assert (
+        run(*method, folder / "a.png", "--output", tmp_path / "plugged", "--checkpoint", "best")
+        == 0
+    )
     assert run(*method, *inputs, "--denoiser-sigma", "15") == 2
     assert "must be 25 to 25; got 15" in capsys.readouterr().err
 
     for flags, said in (
-        (["--step", "7"], "has no checkpoint of step 7"),
-        (["--step", "first"], "--step is last, best or a step; got 'first'"),
-        (["--scale", "2"], "--scale is for weights in a file"),
+        (["--checkpoint", "7"], "has no checkpoint of step 7"),
+        (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
+        (["--scale", "2"], "--scale requires --weights"),
         (["--noise-sigma", "5"], "takes no level of noise"),
     ):
-        assert run("--checkpoint", tmp_path / "run", *inputs, *flags) == 2
+        assert run("--workdir", tmp_path / "run", *inputs, *flags) == 2
         assert said in capsys.readouterr().err
 
 
 def test_a_run_of_something_else_is_refused(tmp_path, small_config, folder, capsys):
     config = Experiment.from_dict(small_config()).to_dict()
     write_json(tmp_path / "run" / CONFIG, config)
-    assert run("--checkpoint", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
+    assert run("--workdir", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
     assert "is a run of Autoencoding; wanted is a run of Restoration" in capsys.readouterr().err
 
 
@@ -276,7 +279,7 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
     truth = tmp_path / "truth"
     write_image(truth / "a.png", read_image(folder / "a.png").pixels)
     out = tmp_path / "out"
-    inputs = ["--checkpoint", weights, folder, "--reference", truth, "--output", out]
+    inputs = ["--weights", weights, folder, "--reference", truth, "--output", out]
     assert run(*inputs) == 1
     seen = capsys.readouterr()
     measured, unmeasured, mean, _ = seen.out.splitlines()
@@ -291,31 +294,52 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "one of --checkpoint (a network) and --method (with --kernel, or tv or"),
-        (["--checkpoint", "w.pth", "--method", "wiener"], "one of --checkpoint"),
+        ([], "one of --workdir, --weights and --method"),
+        (["--weights", "w.pth", "--method", "wiener"], "one of --workdir, --weights and --method"),
         (
             ["--method", "wiener"],
-            "--method wiener needs --kernel, the blur that it undoes; without one tv and wavelet",
+            "--method wiener requires --kernel, the blur to undo; without a kernel tv and wavelet",
         ),
         (["--method", "tv"], "tv takes a weight, or noise-sigma"),
         (["--method", "tvv"], "no method 'tvv'; did you mean 'tv'?"),
-        (["--method", "tv", "--boundary", "zeros"], "--boundary is of a blur: give --kernel"),
-        (["--method", "wiener", "--kernel", "k.npy", "--tile", "64"], "--tile does not go with"),
-        (["--checkpoint", "w.pth", "--option", "a=1"], "--option does not go with --checkpoint"),
-        (["--checkpoint", "w.pth", "--checkpoint", "v.pth"], "--checkpoint is given once"),
-        (["--checkpoint", "w.pth", "--denoiser-sigma", "5"], "--denoiser-sigma does not go with"),
-        ([*PLUG_AND_PLAY, "k.npy"], "plug_and_play needs --checkpoint, a network that removes"),
-        ([*PLUG_AND_PLAY[:2], "--checkpoint", "w.pth"], "plug_and_play needs --kernel"),
-        ([*PLUG_AND_PLAY, "k.npy", "--tile", "64"], "--tile does not go with --method plug_and"),
-        (["--checkpoint", "w.pth", "--border", "2"], "give --reference"),
-        (["--checkpoint", "w.pth", "--step", "2"], "--step is for the workdir of a run"),
-        (["--checkpoint", "none"], "error: --checkpoint: no such file or folder none"),
-        (["--checkpoint", "w.pth", "--kernel", "k.npy"], "--kernel does not go with --checkpoint"),
-        (["--method", "wiener", "--kernel", "k.npy", "--tile", "0"], "--tile does not go with"),
-        ([*PLUG_AND_PLAY, "k.npy", "--scale", "0"], "--scale does not go with --method plug_and"),
-        (["--method", "wiener", "--self-ensemble"], "--self-ensemble does not go with"),
-        (["--checkpoint", "w.txt"], "weights are .safetensors, .pth or .pt files"),
-        (["--checkpoint", "w.pth", "--format", "gif"], "no image format '.gif'"),
+        (["--method", "tv", "--boundary", "zeros"], "--boundary requires --kernel"),
+        (
+            ["--method", "wiener", "--kernel", "k.npy", "--tile", "64"],
+            "--tile cannot be combined with",
+        ),
+        (["--weights", "w.pth", "--option", "a=1"], "--option cannot be combined with --weights"),
+        (
+            ["--weights", "w.pth", "--weights", "v.pth"],
+            "only --method plug_and_play takes several networks; got 2",
+        ),
+        (
+            ["--weights", "w.pth", "--denoiser-sigma", "5"],
+            "--denoiser-sigma cannot be combined with",
+        ),
+        (
+            [*PLUG_AND_PLAY, "k.npy"],
+            "plug_and_play requires --workdir or --weights, a denoising network",
+        ),
+        ([*PLUG_AND_PLAY[:2], "--weights", "w.pth"], "plug_and_play requires --kernel"),
+        (
+            [*PLUG_AND_PLAY, "k.npy", "--tile", "64"],
+            "--tile cannot be combined with --method plug_and",
+        ),
+        (["--weights", "w.pth", "--border", "2"], "--border and --y-channel require --reference"),
+        (["--weights", "w.pth", "--checkpoint", "2"], "--checkpoint requires --workdir"),
+        (["--weights", "none"], "error: --weights: no such file none"),
+        (["--weights", "w.pth", "--kernel", "k.npy"], "--kernel cannot be combined with --weights"),
+        (
+            ["--method", "wiener", "--kernel", "k.npy", "--tile", "0"],
+            "--tile cannot be combined with",
+        ),
+        (
+            [*PLUG_AND_PLAY, "k.npy", "--scale", "0"],
+            "--scale cannot be combined with --method plug_and",
+        ),
+        (["--method", "wiener", "--self-ensemble"], "--self-ensemble cannot be combined with"),
+        (["--weights", "w.txt"], "weights must be a .safetensors, .pth or .pt file; got w.txt"),
+        (["--weights", "w.pth", "--format", "gif"], "no image format '.gif'"),
         (["--method", "wiener", "--kernel", "none.npy"], "cannot read kernel none.npy"),
     ],
 )
@@ -336,7 +360,7 @@ def test_an_option_is_a_pair(tmp_path, folder, capsys):
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
     flags = ["--method", "tv", "--kernel", tmp_path / "k.npy", "--output", tmp_path / "out"]
     assert run(*flags, folder, "--option", "iterations") == 2
-    assert "an option is KEY=VALUE; got 'iterations'" in capsys.readouterr().err
+    assert "--option must be KEY=VALUE; got 'iterations'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -357,8 +381,8 @@ def test_plug_and_play_takes_weights_whose_levels_are_told(
         denoiser=make_pnp_denoiser(networks, [15, 50]),
     )(read_image(folder / "z" / "c.tif").pixels, QUIET)
     flags = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "2.55"]
-    flags += ["--checkpoint", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]
-    flags += ["--checkpoint", other, "--denoiser-sigma", "50"]
+    flags += ["--weights", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]
+    flags += ["--weights", other, "--denoiser-sigma", "50"]
     assert run(*flags, folder / "z" / "c.tif", "--output", tmp_path / "out") == 0
     written = read_image(tmp_path / "out" / "c.tif").pixels
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)

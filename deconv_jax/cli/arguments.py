@@ -1,0 +1,121 @@
+"""Flags that mean the same in every command, and their checks."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.errors import InputError, printable
+
+
+def add_parser(commands: Any, name: str, description: str, **options: Any) -> Any:
+    """Return the parser of a new command, whose short help is the first line of its description."""
+    return commands.add_parser(
+        name,
+        help=description.splitlines()[0],
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def add_workdir(parser: Any, kind: str) -> None:
+    """Add --workdir, the run whose model a command uses.
+
+    Args:
+      parser: Parser of the command.
+      kind: Kinds of runs that the command accepts.
+    """
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help=f"use the model of this run ({kind})",
+    )
+
+
+def add_checkpoint(parser: Any) -> None:
+    """Add --checkpoint, which of the run's checkpoints to use."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="last|best|STEP",
+        help="use this checkpoint of the run (default: last)",
+    )
+
+
+def add_data_dir(parser: Any) -> None:
+    """Add --data-dir, for data that has moved since training."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="read the run's data from this folder (default: the one it was trained with)",
+    )
+
+
+def add_inputs(parser: Any, nargs: str = "+") -> None:
+    """Add the positional input files."""
+    parser.add_argument(
+        "inputs",
+        nargs=nargs,
+        metavar="INPUT",
+        help="read files, folders and patterns such as '**/*.png'",
+    )
+
+
+def add_output(parser: Any, metavar: str, help_text: str, *, required: bool = True) -> None:
+    """Add --output and --overwrite."""
+    parser.add_argument(
+        "-o", "--output", required=required, type=Path, metavar=metavar, help=help_text
+    )
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: Any) -> None:
+    """Add --overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def parse_checkpoint(word: str | None) -> Literal["last", "best"] | int:
+    """Return the checkpoint that the value of --checkpoint selects; None selects the last."""
+    if word is None or word == "last":
+        return "last"
+    if word == "best":
+        return "best"
+    try:
+        return int(word)
+    except ValueError:
+        raise InputError(f"--checkpoint must be last, best or a step; got {word!r}") from None
+
+
+def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
+    """Raise InputError unless an output folder is missing, empty or may be overwritten."""
+    from deconv_jax.io import kind_of
+
+    if folder is None or kind_of(folder) is None:
+        return
+    if kind_of(folder) != "folder":
+        raise InputError(f"{flag}: {folder} is not a folder")
+    try:
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{flag}: cannot read folder {folder}: {error.strerror}") from error
+    if not overwrite and occupied:
+        raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
+
+
+def refuse(arguments: argparse.Namespace, flags: Sequence[str], other: str) -> None:
+    """Raise InputError if one of the flags is set, because it cannot be combined with another."""
+    for flag in flags:
+        if getattr(arguments, flag.removeprefix("--").replace("-", "_")) is not None:
+            raise InputError(f"{flag} cannot be combined with {other}")
+
+
+def report_skipped(found: Any) -> int:
+    """Print which files a `FoundFiles` left out, and return the exit code that follows from it alone."""
+    for line in found.summary():
+        print(printable(f"deconv-jax: {line}"), file=sys.stderr)
+    return 0 if found.complete else EXIT_SOME_FAILED

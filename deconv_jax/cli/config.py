@@ -1,0 +1,135 @@
+"""Config files and their overrides: `--config FILE.py:ARGUMENT --config.KEY=VALUE`."""
+
+import ast
+import math
+import sys
+from collections.abc import Iterator, Sequence, Set
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from deconv_jax.config_arguments import load_module
+from deconv_jax.errors import InputError
+
+_WARMUPS = ("warmup_steps", "kl_warmup_steps", "generator_only_steps")
+_MILESTONES = ("decay_steps", "step_boundaries")
+"""Keys that count steps of the run and are scaled with its length.
+
+Warm-ups are rounded down and milestones up, so a milestone stays after the warm-up.
+"""
+
+
+def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the config of a file's `get_config`, with overrides, as a dict.
+
+    If the overrides select another folder of images, the splits that the file sets are dropped. If they
+    shorten the run, keys that count its steps are scaled. Overridden keys are never changed. A note on
+    standard error lists the changes.
+
+    Args:
+      path_and_argument: "FILE.py" or "FILE.py:ARGUMENT".
+      overrides: "--config.KEY.KEY=VALUE" strings. A value that is not a Python literal is a string.
+
+    Raises:
+      InputError: The file does not exist or has no `get_config`, or an override is malformed.
+    """
+    name, _, argument = path_and_argument.partition(":")
+    module = load_module(Path(name))
+    if not hasattr(module, "get_config"):
+        raise InputError(f"config file {name!r} has no get_config(arg)")
+    config = module.get_config(argument).to_dict()
+    num_steps, data_set = _num_steps(config), _get(config, "data", "name")
+    overridden = {_apply(config, word) for word in overrides}
+    if _get(config, "data", "name") != data_set:
+        dropped = list(_drop_splits(config["data"], overridden))
+        if dropped:
+            print(f"note: another data.name drops {', '.join(dropped)}", file=sys.stderr)
+    new_num_steps = _num_steps(config)
+    if num_steps and new_num_steps and new_num_steps < num_steps:
+        scaled = list(_scale_steps(config, Fraction(new_num_steps, num_steps), overridden))
+        if scaled:
+            print(
+                f"note: training.num_steps {num_steps} -> {new_num_steps} also changes "
+                f"{', '.join(scaled)}",
+                file=sys.stderr,
+            )
+    return config
+
+
+def literal(text: str) -> Any:
+    """Return the value of a Python literal, or the text itself if it is none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _apply(config: dict[str, Any], override: str) -> str:
+    """Apply an override to a config in place, and return its dotted key."""
+    dotted, equals, text = override.removeprefix("--config.").partition("=")
+    if not equals or not dotted:
+        raise InputError(f"an override must be --config.KEY=VALUE; got {override!r}")
+    *groups, last = dotted.split(".")
+    group = config
+    for key in groups:
+        group = group.setdefault(key, {})
+        if not isinstance(group, dict):
+            raise InputError(f"{override!r}: config.{key} is a value, not a group of keys")
+    group[last] = literal(text)
+    return dotted
+
+
+def _get(config: dict[str, Any], group: str, key: str) -> Any:
+    """Return a value of a config that may be malformed, or None if it is missing."""
+    values = config.get(group)
+    return values.get(key) if isinstance(values, dict) else None
+
+
+def _num_steps(config: dict[str, Any]) -> int | None:
+    """Return `training.num_steps`, or None if it is missing or invalid."""
+    steps = _get(config, "training", "num_steps")
+    return steps if type(steps) is int and steps > 0 else None
+
+
+def _drop_splits(data: dict[str, Any], overridden: Set[str]) -> Iterator[str]:
+    """Remove the splits of a folder of images unless one is overridden; yield "KEY=VALUE" for each."""
+    from deconv_jax.data.annotated_folders import ANNOTATED
+    from deconv_jax.data.folders import FOLDER
+
+    if not str(data["name"]).startswith((FOLDER, *ANNOTATED)):
+        return
+    splits = [key for key in data if key.endswith("_split")]
+    if any(f"data.{key}" in overridden for key in splits):
+        return
+    for key in splits:
+        yield f"data.{key}={data.pop(key)!r}"
+
+
+def _scale_steps(
+    config: dict[str, Any], ratio: Fraction, overridden: Set[str], prefix: str = ""
+) -> Iterator[str]:
+    """Scale, in place, the keys that count steps of the run; yield "KEY OLD -> NEW" for each change.
+
+    Args:
+      config: Config with the new number of steps.
+      ratio: New number of steps over the old one.
+      overridden: Dotted keys to leave unchanged, such as "optimizer.warmup_steps".
+      prefix: Prefix of the dotted keys of this group.
+    """
+    for key, old in config.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(old, dict):
+            yield from _scale_steps(old, ratio, overridden, f"{dotted}.")
+            continue
+        new = old
+        if dotted == "training.steps_per_call" and type(old) is int:
+            new = math.gcd(old, config["num_steps"])
+        elif key in _WARMUPS and type(old) is int:
+            new = math.floor(ratio * old)
+        elif key in _MILESTONES and type(old) is int:
+            new = math.ceil(ratio * old)
+        elif key in _MILESTONES and isinstance(old, tuple | list):
+            new = tuple(math.ceil(ratio * step) for step in old)
+        if new != old and dotted not in overridden:
+            config[key] = new
+            yield f"{dotted} {old} -> {new}"

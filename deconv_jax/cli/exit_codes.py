@@ -1,0 +1,13 @@
+"""Exit codes of the commands; 0 means success."""
+
+EXIT_SOME_FAILED = 1
+"""Some input files failed and the others succeeded, or `tables --check` found a difference."""
+
+EXIT_INPUT_ERROR = 2
+"""The input was invalid. One line on standard error explains it."""
+
+EXIT_INTERRUPTED = 75
+"""Training stopped on request and saved its state; the same command resumes it (EX_TEMPFAIL)."""
+
+EXIT_KEYBOARD = 130
+"""Ctrl-C outside of training."""
