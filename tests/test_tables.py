@@ -207,7 +207,7 @@ def test_rows_are_means_and_deviations_over_seeds(synthesis):
         ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "1"],
     ]
     assert record == records["hinge_0"]
-    said = synthesis.budget_and_protocol(record)
+    said = synthesis.training_and_protocol(record)
     assert "3,000 steps of 64 images, 10,000 samples" in said
     assert "Protocol: features of x." in said
 
@@ -235,7 +235,7 @@ def test_the_time_of_a_continued_run_is_not_told(synthesis):
 @pytest.mark.parametrize("other", [{"steps": 2000}, {"protocol": "features of y"}])
 def test_rows_of_unlike_runs_are_refused(synthesis, other):
     records = {"hinge_0": synthesis_record(1.0), "r1_0": synthesis_record(1.0, **other)}
-    with pytest.raises(InputError, match="must share budget and protocol"):
+    with pytest.raises(InputError, match="must share training length and protocol"):
         synthesis.rows(records, NAMES, {"fid": 1})
 
 

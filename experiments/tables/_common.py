@@ -1,4 +1,4 @@
-"""What several tables need: images of a folder, runs of configs, networks as restorers."""
+"""Helpers of several tables: images of a folder, trained configs, and networks as restorers."""
 
 import dataclasses
 import re
@@ -25,21 +25,29 @@ Records = Mapping[str, dict[str, Any]]
 Part = Callable[[Path], dict[str, Any]]
 
 RUNS = Path("runs/tables")
-"""Where networks are trained that a table needs."""
+"""Folder of the workdirs."""
 
 
 def images_in(folder: Path, color: Color) -> list[tuple[str, np.ndarray]]:
-    """Names and images in [0, 1], in the order of the file names; see `read_pixels` for `color`."""
+    """Return the names and images of a folder, in the order of the file names.
+
+    Args:
+      folder: Folder of image files.
+      color: Color of the pixels, as for `read_pixels`.
+
+    Returns:
+      Pairs of a name and an image (height, width, channels) in [0, 1].
+    """
     paths = list_images(folder)
     return [(p.name, read_pixels(p, color).astype(np.float32) / 255) for p in paths]
 
 
 def protocol_line(protocols: Iterable[str]) -> list[str]:
-    """The protocols of a table's records as the last of its blocks; none where there are none.
+    """Return the protocols of a table's records as one Markdown block, or [] without records.
 
-    What they have in common is said once, and then in what they differ.
+    Clauses that all protocols share come first, then those that differ.
     """
-    # The first clause is the degradation, which the table itself speaks of.
+    # The first clause is the degradation, which the text of the table states.
     clauses = [protocol.split("; ")[1:] for protocol in protocols]
     if not clauses:
         return []
@@ -50,8 +58,8 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
     return [f"{line} {which}: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 
-def whole_images(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a restorer of whole images of any size."""
+def tiled_restorer(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that restores images of any size with a network, tile by tile."""
     field = module.receptive_field()
     apply = jax.jit(lambda images: module.apply(variables, images))
     return lambda image: restore_tiled(apply, image, field)
@@ -59,11 +67,12 @@ def whole_images(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A network trained here.
+    """A trained network.
 
     Attributes:
-      module, variables: the network.
-      record: of its training, for a part's record.
+      module: The network.
+      variables: Its weights.
+      record: How it was trained; see `finished_run`.
     """
 
     module: nn.Module
@@ -71,12 +80,12 @@ class Trained:
     record: dict[str, Any]
 
     def apply(self, images: jax.Array) -> jax.Array:
-        """The network on a batch."""
+        """Apply the network to a batch."""
         return self.module.apply(self.variables, images)
 
 
-def budget(training: Mapping[str, Any] | None) -> str:
-    """What a network of a record was trained with, in words; "" where it was not trained here."""
+def training_summary(training: Mapping[str, Any] | None) -> str:
+    """Return steps, batch size and time of a training in words, or "" if nothing was trained."""
     if training is None:
         return ""
     steps, batch, minutes = training["steps"], training["batch_size"], training["wall_time_s"] / 60
@@ -86,16 +95,14 @@ def budget(training: Mapping[str, Any] | None) -> str:
 def finished_run(
     config: str, data_dir: Path | None = None
 ) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Trains a config, "FAMILY/FILE.py:ARGUMENTS", under runs/tables.
-
-    A run that is there already is continued, or only read.
+    """Train a config in runs/tables. A run that exists is resumed, or only read if it has finished.
 
     Args:
-      config: the config.
-      data_dir: where its data is, if not where the config says.
+      config: "FAMILY/FILE.py:ARGUMENTS".
+      data_dir: Folder of the data, if it differs from the config's.
 
     Returns:
-      Its workdir, its result, and of that what a part's record says of the training.
+      The workdir, the content of result.json, and the "training" of a record (see `records.TRAINING`).
     """
     workdir = RUNS / re.sub(r"[.]py:|[=,/]", "_", config)
     experiment = Experiment.from_dict(load_config(f"{CONFIGS / config}"))
@@ -106,7 +113,7 @@ def finished_run(
     if "test in train" in result["overlapping_splits"]:
         raise InputError(f"{config} tests on images that it trains on; it is in no table")
     settings = experiment.to_dict()
-    # The place of the data is of this machine alone.
+    # The path of the data is specific to this machine.
     settings["data"] |= {"data_dir": None}
     same = ("parameters", "seed", "wall_time_s", "resumed_at_step", "commit", "device")
     record = {name: result[name] for name in same} | {
@@ -152,7 +159,7 @@ def run_record(result: Mapping[str, Any], training: Mapping[str, Any]) -> dict[s
 
 
 def trained(config: str) -> Trained:
-    """A network of a config of restoration, "FILE.py:ARGUMENTS"; see `finished_run`."""
+    """Train a restoration config, "FILE.py:ARGUMENTS", and return its network; see `finished_run`."""
     workdir, _, record = finished_run(f"restoration/{config}")
     task, variables = load_restoration(workdir)
     return Trained(task.model, variables, record)

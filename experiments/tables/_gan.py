@@ -1,4 +1,4 @@
-"""What the tables of generative networks share: runs of several seeds, and rows of their measures."""
+"""Helpers of the tables of generative networks: runs of several seeds, and rows of their metrics."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,12 @@ TITLES = {"fid": "FID", "kid": "KID", "reverse_kl": "reverse KL"}
 
 
 def parts(configs: Mapping[str, str], seeds: Iterable[int]) -> Parts:
-    """A part "NAME_SEED" for every config of synthesis, "FILE.py:ARGUMENTS", and seed; seed by seed."""
+    """Return a part "NAME_SEED" for every config and seed.
+
+    Args:
+      configs: GAN configs, "FILE.py:ARGUMENTS", by name.
+      seeds: Seeds of the runs.
+    """
     return {
         f"{name}_{seed}": run_part(f"synthesis/{config},seed={seed}")
         for seed in seeds
@@ -27,12 +32,15 @@ def parts(configs: Mapping[str, str], seeds: Iterable[int]) -> Parts:
 def rows(
     records: Records, names: Mapping[str, str], measures: Mapping[str, int]
 ) -> tuple[list[str], list[list[str]], dict[str, Any] | None]:
-    """Titles and rows of means and standard deviations over seeds, and one of the records.
+    """Return titles, rows of means and standard deviations over seeds, and one of the records.
 
     Args:
-      records: of `parts`.
-      names: what a config is called in its row.
-      measures: decimals of each.
+      records: Records of `parts`.
+      names: Row label of each config.
+      measures: Number of decimals of each metric.
+
+    Raises:
+      InputError: The records differ in protocol or training length.
     """
     found = {
         label: [records[part] for part in records if part.rpartition("_")[0] == name]
@@ -40,13 +48,15 @@ def rows(
     }
     found = {label: of_seeds for label, of_seeds in found.items() if of_seeds}
     everything = [record for of_seeds in found.values() for record in of_seeds]
-    if len({budget_and_protocol(record) for record in everything}) > 1:
-        raise InputError("records of one table must share budget and protocol; run them anew")
+    if len({training_and_protocol(record) for record in everything}) > 1:
+        raise InputError(
+            "the records of one table must share training length and protocol; measure them again"
+        )
     titles = [*(TITLES.get(m, m.replace("_", " ")) for m in measures), "time a run", "seeds"]
     lines = []
     for label, of_seeds in found.items():
         cells = [_spread([r["metrics"].get(m) for r in of_seeds], n) for m, n in measures.items()]
-        # What was continued has the time of its last part alone.
+        # The wall time of a resumed run covers only its last part.
         whole = [r["training"] for r in of_seeds if not r["training"]["resumed_at_step"]]
         minutes = (
             [f"{statistics.median(t['wall_time_s'] / 60 for t in whole):.1f} min"]
@@ -58,13 +68,13 @@ def rows(
 
 
 def real_row(record: dict[str, Any], measures: Mapping[str, int]) -> list[str]:
-    """The row of real images in place of samples."""
+    """Return the row of real training images in place of samples."""
     cells = [_spread([record["baseline"].get(f"real_{m}")], n) for m, n in measures.items()]
     return ["*real images*", *cells, "", ""]
 
 
-def budget_and_protocol(record: dict[str, Any]) -> str:
-    """What all rows of a table had in common."""
+def training_and_protocol(record: dict[str, Any]) -> str:
+    """Return the training length and the protocol that all rows of a table share."""
     training = record["training"]
     return (
         f"{training['steps']:,} steps of {training['batch_size']} images, {record['counts']['test']:,} samples "
@@ -73,7 +83,7 @@ def budget_and_protocol(record: dict[str, Any]) -> str:
 
 
 def _spread(values: list[float | None], decimals: int) -> str:
-    """Mean and standard deviation; blank where a run has no such measure."""
+    """Return mean and standard deviation, or "" if a run lacks the metric."""
     finite = [value for value in values if value is not None]
     if len(finite) < len(values):
         return ""

@@ -1,9 +1,9 @@
-"""Autoencoders of one family on two data sets: what passes through their codes, and how large these are.
+"""Autoencoders of MNIST and Fashion-MNIST: reconstruction quality and size of the code.
 
   deconv-jax tables autoencoders
 
-Each beside what does the same without a network: principal components for a code of numbers, k-means of
-patches for a code of whole numbers. About 40 minutes on 2 CPU cores.
+Each network is compared with a method without a network: principal components for continuous codes, k-means
+of patches for discrete codes. The runs take about 40 minutes on 2 CPU cores.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _common import budget, run_part
+from _common import run_part, training_summary
 
 from deconv_jax.tables import markdown
 
@@ -32,7 +32,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """A row a model and data set."""
+    """Return a row for each model and data set."""
     rows = []
     for part, record in records.items():
         kind, _, data = part.partition("_")
@@ -45,18 +45,17 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 f"{metrics['psnr']:.2f} dB",
                 floor,
                 other,
-                budget(record["training"]),
+                training_summary(record["training"]),
             ]
         )
     if not rows:
         return ""
-    header = "model, test set | code of an image | PSNR | without a network | besides | training"
+    header = "model, test set | code | PSNR | without a network | more metrics | training"
     return "\n\n".join(
         [
             markdown(header, rows),
-            "PSNR: images in [0, 1], not rounded, mean over images of each image's. Of the VAE it is of "
-            "the mean latents' mean image; its bits are those of a bound on the probability of 8-bit "
-            "images.",
+            "PSNR is the mean over images in [0, 1]; outputs are not rounded. The VAE decodes the posterior "
+            "mean. Its bits per dimension follow from the ELBO of 8-bit images.",
         ]
     )
 
@@ -85,9 +84,9 @@ def _vector_quantized(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
 def _variational(record: Mapping[str, Any]) -> tuple[str, str, str, str]:
     model, metrics = record["training"]["config"]["task"]["model"], record["metrics"]
     return (
-        "VAE, discretised logistic",
+        "VAE, discretized logistic",
         f"{model['latent_dim']} latents, {metrics['kl'] / math.log(2):.0f} bits of KL",
-        f"every pixel by itself: {-record['baseline']['independent_elbo']:,.0f} nats",
+        f"independent pixels: {-record['baseline']['independent_elbo']:,.0f} nats",
         f"-ELBO {-metrics['elbo']:,.1f} nats, {metrics['bits_per_dim']:.3f} bits/dim; "
         f"{metrics['active_units']:.0f} active",
     )

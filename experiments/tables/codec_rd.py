@@ -1,12 +1,14 @@
-"""Rate and distortion of a learned image codec beside JPEG, WebP and AVIF, on Set14 and BSD68.
+"""Rate and distortion of a learned image codec, compared with JPEG, WebP and AVIF on Set14 and BSD68.
 
   deconv-jax tables codec_rd
-  pip install -e '.[bench]' && python experiments/tables/codec_rd.py   # draws docs/codec_rd.png of the records
+  pip install -e '.[bench]' && python experiments/tables/codec_rd.py   # draws docs/codec_rd.png
 
-The codec is that of experiments/autoencoding/codec_t91.py. Bits are those of *files*, headers and checksums
-included, for all codecs; they are read back, and PSNR and MS-SSIM are of what is read. What a reader would
-get wrong: JPEG, WebP and AVIF store colours at half the resolution, which PSNR of RGB, unlike an eye, counts
-against them; on BSD68 and the gray image of Set14 that makes no difference.
+The codec is that of experiments/autoencoding/codec_t91.py. Rates are those of whole files, headers and
+checksums included. Files are decoded again, and PSNR and MS-SSIM compare the decoded image with the original.
+
+Note:
+  JPEG, WebP and AVIF store color at half the resolution. PSNR of RGB counts this against them although it is
+  hard to see. Gray images (BSD68 and one of Set14) are not affected.
 """
 
 import functools
@@ -18,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import budget, finished_run
+from _common import finished_run, training_summary
 
 from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.load import load_codec
@@ -35,16 +37,16 @@ TITLES = {"learned": "learned", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 PICTURE = Path("docs/codec_rd.png")
 _ms_ssim = jax.jit(ms_ssim)
 LARGE = 256
-"""Pixels a side from which on files are held against the model's bits."""
+"""Least height and width, in pixels, of images in the comparison of file size and model rate."""
 
 
 def _images(folder: Path) -> list[tuple[str, np.ndarray]]:
-    """Names and uint8 images as the files have them, gray ones with one channel."""
+    """Return names and uint8 images of a folder. Gray images have one channel."""
     return [(path.name, read_8bit(path)[0]) for path in list_images(folder)]
 
 
 def _measured(image: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, float]:
-    """Rate and distortion of one image whose file has so many bytes."""
+    """Return rate and distortion of one image, given the size of its file in bytes."""
     pair = [jnp.asarray(a[None], jnp.float32) / 255 for a in (decoded, image)]
     error = np.mean(np.square(decoded.astype(np.float64) - image)) / 255**2
     return {
@@ -97,9 +99,9 @@ def _standard(data: Path, *, folder: str, codec: Any) -> dict[str, Any]:
 
 
 PROTOCOL = (
-    "bits of whole files over pixels; PSNR in dB of 8-bit RGB or gray and five-scale MS-SSIM, mean over "
-    "channels; means over images of each image's; Pillow's JPEG with optimised tables, WebP with method 6, "
-    "AVIF with speed 4, the usual subsampling of colours"
+    "bits of whole files per pixel; PSNR in dB of 8-bit RGB or gray; five-scale MS-SSIM, mean over channels; "
+    "means over images; Pillow's JPEG with optimized tables, WebP with method 6, AVIF with speed 4, "
+    "default chroma subsampling"
 )
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     f"{folder}_{name}": functools.partial(_standard, folder=folder, codec=codec)
@@ -109,7 +111,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """For each set and level of the learned codec, what the others reach at its rate."""
+    """Return, for each set and level of the learned codec, what the other codecs reach at its rate."""
     blocks = []
     for folder, title in SETS.items():
         learned = records.get(f"{folder}_learned")
@@ -122,8 +124,8 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         }
         rows = [_row(point, list(others.values())) for point in learned["points"]]
         titles = [TITLES[name] for name in others]
-        columns = ["lambda", "bits a pixel", "PSNR", *titles, "MS-SSIM", *titles]
-        header = " | ".join([*columns, "file over model"])
+        columns = ["lambda", "bits per pixel", "PSNR", *titles, "MS-SSIM", *titles]
+        header = " | ".join([*columns, "file size / model rate"])
         blocks += [f"#### {title}", markdown(header, rows), _ahead(learned["points"], others)]
     if not blocks:
         return ""
@@ -140,12 +142,12 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             *blocks,
-            f"The others' columns are interpolated between their qualities at the learned codec's rate; "
-            f"blank where their files are never so small, or so large. The learned codec: "
-            f"{training['parameters']:,} parameters, {budget(training)}. Files of images of {LARGE} pixels and "
-            f"up are {100 * float(np.median(excess)):+.2f} % (median) of the model's bits, "
-            f"{100 * min(excess):+.2f} to {100 * max(excess):+.2f} %; {over} of {len(excess)} are more than "
-            f"1 % over. Protocol: {PROTOCOL}.",
+            f"The other codecs are interpolated at the learned codec's rate; a cell is blank outside their range "
+            f"of rates. Learned codec: "
+            f"{training['parameters']:,} parameters, {training_summary(training)}. For images of at least {LARGE} pixels "
+            f"per side, file size differs from the model's rate by {100 * float(np.median(excess)):+.2f} % (median), "
+            f"{100 * min(excess):+.2f} to {100 * max(excess):+.2f} %; {over} of {len(excess)} files exceed it by more "
+            f"than 1 %. Protocol: {PROTOCOL}.",
         ]
     )
 
@@ -166,7 +168,7 @@ def _row(point: Mapping[str, Any], others: Iterable[list[dict[str, Any]]]) -> li
 
 
 def _ahead(learned: list[dict[str, Any]], others: Mapping[str, list[dict[str, Any]]]) -> str:
-    """At how many of its rates the learned codec is better than each other one."""
+    """Return how often the learned codec is better than each other codec."""
     clauses = []
     for measure, word in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
         counts = []
@@ -189,7 +191,7 @@ def _interpolated(points: list[dict[str, Any]], rate: float, measure: str, decim
 
 
 def _value(points: list[dict[str, Any]], rate: float, measure: str) -> float | None:
-    """What a codec reaches at a rate, linear in the logarithm of the rate; None beyond its rates."""
+    """Interpolate a codec's metric at a rate, linearly in the logarithm of the rate; None outside its range."""
     rates = [point["mean"]["bpp"] for point in points]
     if not min(rates) <= rate <= max(rates):
         return None
@@ -198,7 +200,7 @@ def _value(points: list[dict[str, Any]], rate: float, measure: str) -> float | N
 
 
 def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
-    """Curves of all codecs: PSNR and MS-SSIM in dB over the rate, a row a set."""
+    """Draw PSNR and MS-SSIM in dB over the rate for all codecs, one row per set."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(SETS), 2, figsize=(10, 4 * len(SETS)), squeeze=False)

@@ -1,13 +1,12 @@
-"""Non-blind deblurring of Set12: hand-made priors beside a learnt one that is plugged in.
+"""Non-blind deblurring of Set12: classical priors, and a learned denoiser as a prior.
 
   deconv-jax tables deblurring
 
-Image i of Set12 is blurred, circularly, by kernel i of the twelve in `kernels/kernels_12.mat`: four
-round Gaussians, four elongated ones, four of camera shake; then noise of sigma 2.55 or 7.65 of 255
-is added. Every method is told the kernel and the noise level, and has its default options, but for
-plug and play, which has those of `any_level_options`: its denoiser is the DnCNN networks published
-for sigma 15, 25 and 50. Its weight was chosen on images of `train400/`. No paper has this table;
-Table 3 of DPIR (arXiv:2008.13751) is its nearest.
+Image i of Set12 is blurred (circularly) by kernel i of `kernels/kernels_12.mat`: four isotropic Gaussians,
+four anisotropic ones, and four of camera shake. Noise of sigma 2.55 or 7.65 (in units of 1/255) is added.
+Every method gets the kernel and the noise level, and has its default options. Plug-and-play has those of
+`fixed_level_options`; its denoisers are the published DnCNN networks for sigma 15, 25 and 50, and its weight
+was chosen on images of `train400/`. No paper has this table. Table 3 of DPIR (arXiv:2008.13751) is closest.
 """
 
 import functools
@@ -31,18 +30,18 @@ from deconv_jax.tables import markdown
 VERSION = 1
 SIGMAS = (2.55, 7.65)
 LEVELS = (15, 25, 50)
-"""Of the networks that are plugged in."""
+"""Noise levels of the denoisers, in units of 1/255."""
 
 METHODS = {
     "observed": "(blurred and noisy)",
-    "inverse": "inverse filter, thresholded",
+    "inverse": "thresholded inverse filter",
     "wiener": "Wiener",
     "unsupervised_wiener": "Wiener, unsupervised",
     "tikhonov": "Tikhonov, Laplacian",
     "richardson_lucy": "Richardson-Lucy",
     "cgls": "CGLS, discrepancy principle",
     "tv": "total variation",
-    "wavelet": "sparse, wavelets by FISTA",
+    "wavelet": "wavelet sparsity, FISTA",
     "plug_and_play": "plug and play, DnCNN",
 }
 
@@ -90,7 +89,7 @@ PARTS = {method: functools.partial(_measure, method=method) for method in METHOD
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """PSNR of every image and the mean, a block a noise level."""
+    """Return a block for each noise level: PSNR of every image and the mean."""
     blocks = []
     for sigma in SIGMAS:
         rows = []

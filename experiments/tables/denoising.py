@@ -1,11 +1,11 @@
-"""Gaussian denoising of gray images: DnCNN's Tables II and III, arXiv:1608.03981.
+"""Gaussian denoising of gray images: Tables II and III of DnCNN, arXiv:1608.03981.
 
   deconv-jax tables denoising
 
-Twelve images one by one (Set12) and the mean of 68 (BSD68) at sigma 15, 25 and 50 of 255. DnCNN-S
-has the weights that its authors published; every method gets the same noisy images. The paper's
-noise was drawn by MATLAB, so its figures differ in the second decimal. Networks "trained here" had
-the budget of a CPU, a small part of the papers'; the rows state it.
+The table has the twelve images of Set12 and the mean of BSD68 (68 images) at sigma 15, 25 and 50 (in units of
+1/255). DnCNN-S has the weights that its authors published. Every method gets the same noisy images. The
+paper's noise comes from MATLAB, so its figures differ in the second decimal. Networks "trained here" have a
+small part of the paper's training, as their rows say.
 """
 
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import budget, images_in, protocol_line, trained, whole_images
+from _common import images_in, protocol_line, tiled_restorer, trained, training_summary
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
@@ -28,10 +28,7 @@ VERSION = 1
 SIGMAS = (15, 25, 50)
 SETS = ("set12", "bsd68")
 
-SOURCE = (
-    "The paper's rows are quoted, not read from the paper: BSD68 as in its authors' repository, Set12 "
-    "as later papers repeat it."
-)
+SOURCE = "The paper's rows are quoted from its authors' repository (BSD68) and from later papers (Set12)."
 PAPER = {
     # Set12 in file order (Table III), then its mean, then the mean of BSD68 (Table II).
     "DnCNN-S": {
@@ -67,7 +64,7 @@ def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore])
 
 
 def _dncnn(data: Path, sigma: int) -> Restore:
-    return whole_images(*load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth"))
+    return tiled_restorer(*load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth"))
 
 
 def _bm3d(data: Path, sigma: int) -> Restore:
@@ -99,11 +96,11 @@ METHODS = {
 
 def _trained(data: Path, *, config: str, sigma: int) -> dict[str, Any]:
     run = trained(config)
-    restore = whole_images(run.module, run.variables)
+    restore = tiled_restorer(run.module, run.variables)
     return _measure(data, sigma, restore) | {"training": run.record}
 
 
-# Part: what it is called, its level of noise, its config.
+# Part: name, noise level, config.
 TRAINED = {
     "dncnn_trained_25": ("DnCNN-S", 25, "dncnn.py:sigma=25,steps=1600,batch=16"),
     "rednet10_trained_25": (
@@ -124,7 +121,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """PSNR of every image and both means, a block a noise level."""
+    """Return a block for each noise level: PSNR of every image and both means."""
     blocks = []
     for sigma in SIGMAS:
         rows = []
@@ -138,7 +135,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 rows.append([f"{method}, paper", *figures])
         for part, (name, level, _) in TRAINED.items():
             if level == sigma and part in records:
-                title = f"{name}, trained here: {budget(records[part]['training'])}"
+                title = f"{name}, trained here: {training_summary(records[part]['training'])}"
                 rows.append(_row(title, records[part]))
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13))
         header += " | Set12 | BSD68 | SSIM Set12 | SSIM BSD68"

@@ -1,13 +1,13 @@
-"""Denoising autoencoders of MNIST beside filters, at three levels of Gaussian noise.
+"""Denoising autoencoders of MNIST, compared with filters, at three levels of Gaussian noise.
 
   deconv-jax tables denoising_autoencoder
 
-A network a level (Vincent et al., ICML 2008), and three filters on exactly the same noisy images: the
-median of a window, Lee's local Wiener filter (`scipy.signal.wiener`, told the noise's variance), and
-Wiener's own. That is the linear shift-invariant filter of least expected squared error, for images
-that wrap around with the mean and the power spectrum of the training images. A window is 3, 5 or 7
-pixels wide, whichever did best on training images. What a reader would get wrong: all outputs are
-clipped to [0, 1], which most of these images' pixels, 0 or 1, gain by; the noisy ones too.
+There is one network per noise level (Vincent et al., ICML 2008). Three filters get exactly the same noisy
+images: a median filter, Lee's local Wiener filter (`scipy.signal.wiener`, with the true noise variance), and the
+Wiener filter, which is the linear shift-invariant filter of least expected squared error for periodic images
+with the mean and power spectrum of the training images. The size of a window, 3, 5 or 7 pixels, is chosen on
+training images. All outputs, and the noisy images, are clipped to [0, 1], which raises PSNR because most pixels
+are 0 or 1.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 import scipy.signal
-from _common import budget, finished_run, protocol_line
+from _common import finished_run, protocol_line, training_summary
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import noise_sigma
@@ -31,7 +31,7 @@ VERSION = 1
 SIGMAS = (25, 50, 100)
 WINDOWS = (3, 5, 7)
 CHOSEN_ON = 2_000
-"""Training images that windows are chosen on."""
+"""Number of training images that windows are chosen on."""
 
 METHODS = {
     "input": "noisy image",
@@ -43,28 +43,28 @@ METHODS = {
 
 
 def median(noisy: np.ndarray, window: int) -> np.ndarray:
-    """The median in a square window around each pixel; images (count, height, width, 1) mirrored."""
+    """Return the median in a square window around each pixel of images (count, height, width, 1), mirrored."""
     return scipy.ndimage.median_filter(noisy, size=(1, window, window, 1))
 
 
 def local_wiener(noisy: np.ndarray, window: int, sigma: float) -> np.ndarray:
-    """Lee's filter, 1980: from the mean of a window, as far as its variance exceeds the noise's.
+    """Shrink each pixel towards the mean of its window (Lee, 1980).
 
     Args:
-      noisy: images (count, height, width, 1), zero outside.
-      window: pixels a side.
-      sigma: standard deviation of the noise, in the images' units.
+      noisy: Images (count, height, width, 1). They are padded with zeros.
+      window: Height and width of the window, in pixels.
+      sigma: Standard deviation of the noise, in the images' units.
     """
     return scipy.signal.wiener(noisy, (1, window, window, 1), sigma**2)
 
 
 def wiener(noisy: np.ndarray, train: np.ndarray, sigma: float) -> np.ndarray:
-    """`ops.wiener_filter` of what differs from the mean of clean images, by their power spectrum.
+    """Apply the Wiener filter to images minus the mean of the clean images.
 
     Args:
-      noisy: images (count, height, width, 1).
-      train: clean images (other count, height, width, 1).
-      sigma: standard deviation of the noise, in the images' units.
+      noisy: Images (count, height, width, 1).
+      train: Clean images (train_count, height, width, 1), which give the mean and the power spectrum.
+      sigma: Standard deviation of the noise, in the images' units.
     """
     mean = np.mean(train, axis=0)
     spectra = np.fft.rfftn(train - mean, axes=(1, 2))
@@ -80,16 +80,16 @@ def wiener(noisy: np.ndarray, train: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def mean_psnr(output: np.ndarray, clean: np.ndarray) -> float:
-    """Mean over images of the PSNR in dB of images clipped to [0, 1]."""
+    """Return the mean PSNR in dB of images clipped to [0, 1]."""
     errors = np.mean(np.square(np.clip(output, 0.0, 1.0) - clean), axis=(1, 2, 3))
     return float(np.mean(psnr_from_mse(errors)))
 
 
 def measure(data: Path, config: str) -> dict[str, Any]:
-    """Trains a config of Gaussian noise, "FAMILY/FILE.py:ARGUMENTS"; measures it and the filters.
+    """Train a config of Gaussian noise, "FAMILY/FILE.py:ARGUMENTS", and measure it and the filters.
 
     Returns:
-      The part's record: "psnr" in dB by method, "windows" by filter, and what they depend on.
+      The record: "psnr" in dB by method, "windows" by filter, and the settings.
     """
     workdir, result, training = finished_run(config, data / "tfds")
     experiment = open_workdir(workdir)
@@ -101,12 +101,12 @@ def measure(data: Path, config: str) -> dict[str, Any]:
     )
 
     def pair(images: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Noisy and clean; the noise is of images from place `first` on."""
+        """Return noisy and clean images. The noise is that of example indices from `first` on."""
         index = first + np.arange(len(images))
         return np.asarray(task.model_input({"image": images, "index": index})), images / 255.0
 
     noisy, clean = pair(test, 0)
-    # Places after the test set's: its noise is drawn for nothing else.
+    # Indices beyond the test set, so the noise differs from the test noise.
     chosen_noisy, chosen_clean = pair(train[:CHOSEN_ON], len(test))
     filters: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
         "median": median,
@@ -137,7 +137,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """PSNR, a row a method and a column a level of noise."""
+    """Return PSNR, one row per method and one column per noise level."""
     here = {sigma: records.get(f"mnist_{sigma}") for sigma in SIGMAS}
     found = [record for record in here.values() if record is not None]
     if not found:
@@ -146,10 +146,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         [title, *(_cell(record, method) for record in here.values())]
         for method, title in METHODS.items()
     ]
-    budgets = ["" if r is None else budget(r["training"]) for r in here.values()]
-    rows.append(["its training", *budgets])
+    summaries = ["" if r is None else training_summary(r["training"]) for r in here.values()]
+    rows.append(["training", *summaries])
     header = "PSNR, dB | " + " | ".join(f"sigma = {sigma}" for sigma in SIGMAS)
-    chosen = f"Means over {found[0]['count']:,} images, outputs clipped; in brackets the window."
+    chosen = f"Means over {found[0]['count']:,} images. Outputs are clipped. The window is in parentheses."
     protocol = protocol_line(record["protocol"] for record in found)
     return "\n\n".join([markdown(header, rows), chosen, *protocol])
 

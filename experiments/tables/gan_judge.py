@@ -1,9 +1,9 @@
-"""A second opinion: what another classifier reads in the samples of the best generator of MNIST.
+"""Samples of the best MNIST generator, judged by an independent classifier.
 
   deconv-jax tables gan_judge
 
-The judge has the same config as the extractor of the measures but another seed, and no part in them. It
-reads 10,000 samples, a tenth of them of each class, and the 10,000 test images. About half an hour on 2 CPU cores.
+The judge has the same config as the feature extractor of the metrics, but another seed. It classifies 10,000
+samples, 1,000 per class, and the 10,000 test images. The runs take about half an hour on 2 CPU cores.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -64,8 +64,9 @@ def _judge(data: Path) -> dict[str, Any]:
         "metrics": made_by["metrics"]["test"],
         "baseline": made_by["baseline"]["test"],
         "judge_accuracy": judged_by["metrics"]["test"]["accuracy"],
-        "protocol": "samples of seed 0, classes in turn, rounded to 8 bits, no truncation; mean over "
-        "images of the judge's largest probability; imbalance: most frequent class over rarest",
+        "protocol": "samples of seed 0, classes in turn, rounded to 8 bits, no truncation; accuracy of the "
+        "judge on the intended class; confidence: mean of its largest probability; imbalance: most "
+        "frequent predicted class / rarest",
         "training": training,
         "judge_training": judge_training,
     }
@@ -75,7 +76,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"mnist": _judge}
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """A row for the samples, one for real images."""
+    """Return a row for the samples and one for real images."""
     if "mnist" not in records:
         return ""
     record = records["mnist"]
@@ -91,7 +92,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         for name, key in (("samples", "samples"), ("test images", "real"))
     ]
     training, metrics = record["training"], record["metrics"]
-    header = "images | count | read as meant | confidence | imbalance | read as 0 to 9"
+    header = "images | count | accuracy | confidence | imbalance | predicted as 0 to 9"
     return "\n\n".join(
         [
             markdown(header, rows),

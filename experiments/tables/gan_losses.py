@@ -1,14 +1,13 @@
-"""Losses by data: five adversarial losses, each with what usually goes with it, the same number of steps.
+"""Five adversarial losses, each with its usual regularizer, for the same number of steps.
 
   deconv-jax tables gan_losses
 
-Three seeds each on MNIST and Fashion-MNIST (about two hours on 2 CPU cores). The measures look at
-samples with this project's own small classifiers, so they are no FID of a paper; what is comparable is
-a row to a row, and to real images of the training set in place of samples. All networks are the
-same but for spectral normalisation, in the row that says so.
+There are three seeds for each loss on MNIST and Fashion-MNIST (about two hours on 2 CPU cores). The metrics use
+the features of this project's small classifiers. Compare rows with each other and with the row of real images,
+not with FID in papers. All networks are the same, except for spectral normalization where a row names it.
 """
 
-from _gan import Records, budget_and_protocol, parts, real_row, rows
+from _gan import Records, parts, real_row, rows, training_and_protocol
 
 from deconv_jax.tables import markdown
 
@@ -17,7 +16,7 @@ LOSSES = {
     "minimax": "minimax (saturating)",
     "non_saturating": "non-saturating",
     "least_squares": "least squares",
-    "hinge": "hinge, spectral normalisation",
+    "hinge": "hinge, spectral normalization",
     "wasserstein": "Wasserstein, gradient penalty",
 }
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -29,7 +28,7 @@ PARTS = parts(
 
 
 def render(records: Records) -> str:
-    """For each data set a row a loss, and one of real images."""
+    """Return, for each data set, a row for each loss and one for real images."""
     blocks = []
     for data, title in DATA.items():
         names = {f"{data}_{loss}": name for loss, name in LOSSES.items()}
@@ -40,6 +39,6 @@ def render(records: Records) -> str:
         blocks += [
             f"#### {title}",
             markdown(" | ".join(["loss", *titles]), lines),
-            budget_and_protocol(record),
+            training_and_protocol(record),
         ]
     return "\n\n".join(blocks)

@@ -1,13 +1,12 @@
-"""Mode coverage: how many of the 1,000 modes of stacked MNIST a generator reaches, with remedies.
+"""Mode coverage: the number of modes of stacked MNIST, of 1,000, that a generator covers.
 
   deconv-jax tables gan_modes
 
-After Metz et al., arXiv:1611.02163, section 3.3.1: three random digits are the channels of an image,
-and a classifier of single digits says which of the 1,000 numbers a sample spells. About half an hour
-on 2 CPU cores.
+Three random digits are the channels of an image (Metz et al., arXiv:1611.02163, section 3.3.1). A classifier of
+single digits tells which of the 1,000 numbers a sample shows. The runs take about half an hour on 2 CPU cores.
 """
 
-from _gan import Records, budget_and_protocol, parts, real_row, rows
+from _gan import Records, parts, real_row, rows, training_and_protocol
 
 from deconv_jax.tables import markdown
 
@@ -25,10 +24,10 @@ PARTS = parts({remedy: f"stacked_mnist.py:remedy={remedy}" for remedy in REMEDIE
 
 
 def render(records: Records) -> str:
-    """A row a remedy."""
+    """Return a row for each remedy."""
     titles, lines, record = rows(records, REMEDIES, MEASURES)
     if record is None:
         return ""
     lines.append(real_row(record, MEASURES))
     table = markdown(" | ".join(["remedy", *titles]), lines)
-    return f"{table}\n\n{budget_and_protocol(record)}"
+    return f"{table}\n\n{training_and_protocol(record)}"

@@ -1,15 +1,15 @@
-"""Upsampling by checkerboard: what a generator enlarges with, and the pattern that it leaves.
+"""Upsampling methods of a generator, and the checkerboard patterns that they leave.
 
   deconv-jax tables gan_upsampling
 
-The generator of Fashion-MNIST with transposed convolutions of three kernel sizes, with sub-pixel
-convolutions initialised by ICNR, and with convolutions of the image enlarged to the nearest pixel. A
-kernel that the stride does not divide sees its neighbours unevenly (Odena et al., "Deconvolution and
-checkerboard artifacts", Distill 2016). Everything else is the same but what follows from it, numbers of
-parameters and the time. About half an hour on 2 CPU cores.
+The generator of Fashion-MNIST has transposed convolutions of three kernel sizes, sub-pixel convolutions with
+ICNR initialization, or convolutions after nearest-neighbor resizing. A kernel whose size is not a multiple of
+the stride overlaps unevenly (Odena et al., "Deconvolution and checkerboard artifacts", Distill 2016). The
+number of parameters and the time follow from the method; all else is the same. The runs take about half an hour
+on 2 CPU cores.
 """
 
-from _gan import Records, budget_and_protocol, parts, rows
+from _gan import Records, parts, rows, training_and_protocol
 
 from deconv_jax.tables import markdown
 
@@ -30,11 +30,11 @@ PARTS = parts(
 
 
 def render(records: Records) -> str:
-    """A row a way to enlarge."""
+    """Return a row for each upsampling method."""
     names = {name: label for name, (_, label) in KINDS.items()}
     titles, lines, record = rows(records, names, MEASURES)
     if record is None:
         return ""
-    table = markdown(" | ".join(["generator enlarges with", *titles]), lines)
+    table = markdown(" | ".join(["upsampling", *titles]), lines)
     real = record["metrics"]["real_checkerboard_energy"]
-    return f"{table}\n\nReal images: {real:.3f}. {budget_and_protocol(record)}"
+    return f"{table}\n\nReal images: {real:.3f}. {training_and_protocol(record)}"

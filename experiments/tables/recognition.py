@@ -1,19 +1,18 @@
-"""Recognition: classifiers, segmentation and detection of digit scenes, and of two small annotated sets.
+"""Classification of MNIST, segmentation and detection of digit scenes, and two small annotated sets.
 
   deconv-jax tables recognition
 
-Digit scenes are drawn of the embedded handwritten digits, the test's of digits that nothing was trained on.
-Of the annotated sets, `em_membrane/` is the ISBI 2012 challenge's training volume with its labels (24
-slices to learn from, 6 to measure) and `pennfudan_subset/` 40 images of the Penn-Fudan database (30 and 10):
-so few that their figures say that the code works on real files, and little more. About four hours on
-one CPU core.
+Digit scenes are drawn from the embedded handwritten digits; test digits are never used for training. The
+annotated sets are `em_membrane/`, the training volume of the ISBI 2012 challenge (24 training and 6 test
+slices), and `pennfudan_subset/`, 40 images of the Penn-Fudan database (30 training, 10 test). They are too small
+to compare networks; they show that the code works on real files. The runs take about four hours on one CPU core.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _common import budget, run_part
+from _common import run_part, training_summary
 
 from deconv_jax.tables import markdown
 
@@ -22,7 +21,7 @@ Record = Mapping[str, Any]
 VERSION = 1
 CLASSIFIERS = {
     "mnist_plain": ("mnist_classifier.py", "conv, dense"),
-    "mnist_decoder": ("mnist_classifier.py:decoder=True", "conv, deconv, dense"),
+    "mnist_decoder": ("mnist_classifier.py:decoder=True", "conv, transposed conv, dense"),
 }
 SEGMENTED = {
     "scenes_unet": ("model=unet,steps=3500", "U-Net, transposed"),
@@ -68,7 +67,7 @@ _TITLES = {
 
 
 def render(records: Mapping[str, Record]) -> str:
-    """A table a task."""
+    """Return a table for each task."""
     segmentation = ("miou", "pixel_accuracy", "boundary_f1")
     detection = ("ap", "ap50", "ap75", "voc_map")
     on_folders = ("pixel_accuracy", "boundary_f1", "iou_membrane", "iou_pedestrian", "ap50")
@@ -96,7 +95,7 @@ def _section(
             *(_cell(record["metrics"].get(measure)) for measure in measures),
             f"{record['training']['parameters']:,}",
             f"{record['counts']['train']:,} / {record['counts']['test']:,}",
-            budget(record["training"]),
+            training_summary(record["training"]),
         ]
         for label, record in found.items()
     ]
@@ -104,7 +103,7 @@ def _section(
         "network",
         *(_TITLES[m] for m in measures),
         "parameters",
-        "learnt / tested",
+        "train / test images",
         "training",
     ]
     protocols = dict.fromkeys(record["protocol"] for record in found.values())

@@ -5,7 +5,7 @@
 The data is embedded in the package, except Fashion-MNIST. About half an hour on 2 CPU cores.
 """
 
-from _common import Records, budget, run_part
+from _common import Records, run_part, training_summary
 
 from deconv_jax.tables import markdown
 
@@ -40,7 +40,7 @@ def render(records: Records) -> str:
             _metrics(record["baseline"]),
             f"{record['counts']['test']:,}",
             f"{record['training']['parameters']:,}",
-            budget(record["training"]),
+            training_summary(record["training"]),
             f"{record['device']['count']} x {record['device']['kind']}",
             (record["commit"] or "-")[:7],
         ]

@@ -2,11 +2,10 @@
 
   deconv-jax tables super_resolution
 
-Bicubic interpolation, and networks trained here from scratch on 91 images (hours on 2 CPU cores; a
-part whose training was stopped continues). EvaluationProtocol of the papers' MATLAB code: Y rounded to 8 bits
-on both sides, images cut to multiples of the scale, made smaller by `imresize` and not rounded, a
-border of as many pixels as the scale left out. The ablation exchanges the layer that enlarges, at a
-smaller budget of steps that is the same for all.
+Networks are trained from scratch on T91 (hours on 2 CPU cores; a stopped run is resumed) and compared with
+bicubic interpolation. The protocol is that of the papers' MATLAB code: Y is rounded to 8 bits on both sides,
+images are cropped to multiples of the scale and downsampled by `imresize` without rounding, and a border of
+`scale` pixels is ignored. The ablation changes the upsampling layer at a smaller, equal number of steps.
 """
 
 import functools
@@ -21,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import budget, images_in, protocol_line, trained
+from _common import images_in, protocol_line, trained, training_summary
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
@@ -36,10 +35,7 @@ SCALES = (2, 3, 4)
 ABLATION = {"transposed": "transposed 9x9", "subpixel": "sub-pixel 3x3", "resize": "resize 9x9"}
 ABLATION_STEPS = 10_000
 
-SOURCE = (
-    "The papers' figures, of networks trained on the same 91 images, are quoted from later "
-    "comparisons, not read from the papers."
-)
+SOURCE = "The papers' figures are those of networks trained on T91, quoted from later comparisons."
 PAPER = {
     # (Set5, Set14)
     ("Bicubic", 2): (33.66, 30.24),
@@ -98,7 +94,7 @@ def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
 
 
 def _speed(apply: Callable[[jax.Array], jax.Array], scale: int) -> float:
-    """Median time of an image of 180 x 180 pixels, whatever it becomes, a megapixel of output."""
+    """Return the median time for an image of 180 x 180 pixels, in ms per megapixel of output."""
     image = jnp.full((1, 180, 180, 1), 0.5)
     compiled = jax.jit(apply)
     compiled(image).block_until_ready()
@@ -133,7 +129,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """PSNR and SSIM beside the papers' PSNR; the ablation below."""
+    """Return PSNR and SSIM with the papers' PSNR, then the ablation."""
     named = {f"bicubic_x{scale}": ("Bicubic", scale) for scale in SCALES}
     named |= {part: (name, scale) for part, (name, scale, _) in NETWORKS.items()}
     rows = []
@@ -147,7 +143,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                     *(f"**{sets[s]['mean']['psnr']:.2f}**" for s in SETS),
                     *(f"{figure:.2f}" for figure in paper),
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
-                    budget(records[part].get("training")),
+                    training_summary(records[part].get("training")),
                 ]
             )
     header = "method | Set5 | Set14 | paper Set5 | paper Set14 | SSIM Set5 | SSIM Set14 | training"
@@ -160,28 +156,28 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             *(f"{record['sets'][s]['mean']['psnr']:.2f}" for s in SETS),
             f"{record['ms_per_output_megapixel']:.0f} ms",
             f"{record['checkerboard_energy']:.2f}",
-            budget(record["training"]),
+            training_summary(record["training"]),
         ]
         for kind, record in ablation.items()
         if record is not None
     ]
     if rows:
         truth = next(r["checkerboard_energy_of_truth"] for r in ablation.values() if r)
-        header = "FSRCNN x3 with | parameters | Set5 | Set14 | time a megapixel | checkerboard energy | training"
+        header = "FSRCNN x3 with | parameters | Set5 | Set14 | ms per output megapixel | checkerboard energy | training"
         blocks.append(markdown(header, rows))
         longer = records.get("fsrcnn_x3")
         of_longer = (
-            f" It falls with training: FSRCNN x3 above, of the first row's layers, has "
+            f" Longer training lowers it: FSRCNN x3 of the first table has "
             f"{longer['checkerboard_energy']:.2f}."
             if longer
             else ""
         )
         blocks.append(
-            f"Checkerboard energy of the true images: {truth:.2f} (geometric means over the images "
-            f"of both sets; 1 is no pattern).{of_longer}"
+            f"Checkerboard energy of the ground truth: {truth:.2f} (geometric mean over both sets; 1 means "
+            f"no pattern).{of_longer}"
         )
     blocks.append(SOURCE)
-    # Nothing is random here, though the first records name the generator that noise would have had.
+    # Old records name the generator of a noise that is not used here.
     noise = re.compile("Gaussian noise by [^;]*; ")
     blocks += protocol_line(noise.sub("", record["protocol"]) for record in records.values())
     return "\n\n".join(blocks)

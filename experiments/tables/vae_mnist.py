@@ -1,10 +1,10 @@
-"""A convolutional VAE of binarised MNIST beside the published bounds of plain VAEs.
+"""Convolutional VAE of binarized MNIST, compared with published bounds of plain VAEs.
 
   deconv-jax tables vae_mnist
 
-The config of experiments/autoencoding/vae.py (40 minutes on two CPU cores), and its bounds once more
-with a thousand samples. The bound rises with the number of samples, so a figure goes with its number; and
-the test images are drawn once from gray ones by a seed, which is not the draw that others measured on.
+The config is experiments/autoencoding/vae.py (40 minutes on two CPU cores). Its bound is measured again with
+1,000 samples. The importance-weighted bound rises with the number of samples, so compare figures only at the
+same number. The binarization of the test images depends on a seed and differs from that of other publications.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from _common import budget, finished_run
+from _common import finished_run, training_summary
 
 from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.tables import markdown
@@ -23,21 +23,21 @@ VERSION = 1
 CONFIG = "autoencoding/vae.py"
 SAMPLES = 1_000
 COUNTED = 2_000
-"""Test images, the first, that the bound of so many samples is of."""
+"""Number of test images, the first ones, for the bound with `SAMPLES` samples."""
 AT_A_TIME = 500
 
 PUBLISHED = {
     "VAE, Pythae's own run": 89.78,
     "VAE, the reference it names": 89.9,
 }
-"""Negative log-likelihoods in nats as Pythae's table of reproductions has them, quoted from another text."""
+"""Negative log-likelihoods in nats in the table of reproductions of Pythae, as quoted by others."""
 
 
 def _vae(data: Path) -> dict[str, Any]:
     workdir, result, training = finished_run(CONFIG, data / "tfds")
     experiment = open_workdir(workdir)
     task: Any = dataclasses.replace(experiment.task, iwae_samples=SAMPLES)  # type: ignore[type-var]
-    # Of a run that is only read the folder may be another one now.
+    # The data may have moved since the run.
     source = dataclasses.replace(experiment.data, data_dir=str(data / "tfds")).source("test")
     batches = (
         jax.tree.map(jax.numpy.asarray, batch)
@@ -62,7 +62,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"vae": _vae}
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """Bounds in nats, a row a model."""
+    """Return bounds in nats, one row per model."""
     if "vae" not in records:
         return ""
     record = records["vae"]
@@ -78,22 +78,22 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             f"{metrics['bits_per_dim']:.4f}",
             f"{metrics['active_units']:.0f}",
         ],
-        ["every pixel by itself", f"{-record['baseline']['independent_elbo']:.2f}", "", "", "", ""],
+        ["independent pixels", f"{-record['baseline']['independent_elbo']:.2f}", "", "", "", ""],
         *(
             [f"{name} (quoted)", "", f"{value:.2f}", "", "", ""]
             for name, value in PUBLISHED.items()
         ),
     ]
     header = (
-        f"-log p(x) at most, nats | -ELBO | {few} samples | {many:,} samples | bits/dim (ELBO) | "
+        f"upper bound of -log p(x), nats | -ELBO | {few} samples | {many:,} samples | bits/dim (ELBO) | "
         "active latents"
     )
     return "\n\n".join(
         [
             markdown(header, rows),
-            f"{budget(record['training'])}; {record['count']:,} test images. The bound of {many:,} samples "
-            f"is of the first {record['count_of_more']:,} alone, whose -ELBO is {-more['elbo']:.2f}. Quoted "
-            "figures (of the Pythae library, arXiv:2206.08309) are of another draw of black and white. "
+            f"{training_summary(record['training'])}; {record['count']:,} test images. The bound with {many:,} samples "
+            f"uses the first {record['count_of_more']:,} images, whose -ELBO is {-more['elbo']:.2f}. Quoted "
+            "figures (Pythae library, arXiv:2206.08309) have another binarization. "
             f"Protocol: {record['protocol']}.",
         ]
     )

@@ -1,9 +1,9 @@
-"""Takes a classifier's run into the package, as a feature extractor of measures of generated images.
+"""Add a trained classifier to the package as a feature extractor for metrics of generated images.
 
   python experiments/weights/extractors.py runs/classifier mnist
 
-Writes the weights of its last checkpoint, without the optimizer, and the record of its training to
-`deconv_jax/models/pretrained/`. A name that is new also needs its entry in `models.extractors.BUNDLED_CLASSIFIERS`.
+The script writes the weights of the last checkpoint, without the optimizer, and the record of the training to
+`deconv_jax/models/pretrained/`. A new name also needs an entry in `models.extractors.BUNDLED_CLASSIFIERS`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PART = 250
 
 
 def main() -> None:
-    """Reads the run, writes both files."""
+    """Read the run and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workdir", type=Path, help="of a run of recognition, finished")
     parser.add_argument("name", choices=sorted(BUNDLED_CLASSIFIERS))
@@ -49,7 +49,7 @@ def main() -> None:
     parts = np.split(data["image"][: len(data["image"]) // PART * PART], len(data["image"]) // PART)
     scale = float(np.sqrt(np.mean([mean_square(part) for part in parts])))
     save_extractor(FOLDER / f"{arguments.name}.safetensors", jax.device_get(variables), scale)
-    record["config"]["data"]["data_dir"] = None  # Where the data was is of one machine alone.
+    record["config"]["data"]["data_dir"] = None  # The path of the data is specific to one machine.
     write_json(FOLDER / f"{arguments.name}.json", record)
 
 
