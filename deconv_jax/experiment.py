@@ -17,7 +17,7 @@ from deconv_jax.data.views import VIEWS, DigitScenes, View
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
-from deconv_jax.training.loop import Training
+from deconv_jax.training.loop import TrainingConfig
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Precision
 from deconv_jax.training.task import Task
@@ -46,7 +46,7 @@ class Experiment:
 
     task: Task
     data: Data
-    training: Training
+    training: TrainingConfig
     optimizer: Optimizer
     precision: Precision = "f32"
     seed: int = 0

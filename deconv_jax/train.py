@@ -14,17 +14,17 @@ from deconv_jax.data.sources import Source
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import kind_of, make_folder, write_png
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.loop import Stream, fit
+from deconv_jax.training.loop import LoopData, fit
+from deconv_jax.training.loop_data import (
+    device_batches,
+    first_example,
+    open_loop_data,
+    open_splits,
+    picture_examples,
+)
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import TrainState
-from deconv_jax.training.streams import (
-    evaluation_stream,
-    first_example,
-    open_splits,
-    open_stream,
-    pictured_examples,
-)
 from deconv_jax.viz.plots import draw
 from deconv_jax.workdir import (
     CHECKPOINTS,
@@ -69,7 +69,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         devices = Devices.all(training.compiler)
         devices.check_batch_size(training.batch_size)
         sources = open_splits(experiment.data)
-        stream = open_stream(experiment.data, training, experiment.seed, devices, sources)
+        stream = open_loop_data(experiment.data, training, experiment.seed, devices, sources)
         example = first_example(sources["train"])
         state = devices.init(lambda key: task.init(key, example), jax.random.key(experiment.seed))
         write_description(workdir, experiment, example)
@@ -97,9 +97,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
                     log=log,
                     resumed_at=resumed_at,
                 )
-                metrics = task.evaluate(
-                    state, evaluation_stream(training, devices, sources["test"])
-                )
+                metrics = task.evaluate(state, device_batches(training, devices, sources["test"]))
                 log.evaluation(training.num_steps, "test", metrics)
         result = {
             "config": experiment.to_dict(),
@@ -155,10 +153,10 @@ def evaluate(
     source = experiment.data.source(split)
     example = first_example(source)
     step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
-    metrics = task.evaluate(state, evaluation_stream(training, devices, source))
+    metrics = task.evaluate(state, device_batches(training, devices, source))
     if plots is not None:
-        pictures = task.pictures(state, pictured_examples(devices, source))
-        drawn = task.plots(state, evaluation_stream(training, devices, source), metrics)
+        pictures = task.pictures(state, picture_examples(devices, source))
+        drawn = task.plots(state, device_batches(training, devices, source), metrics)
         for name, picture in (pictures | {n: draw(plot) for n, plot in drawn.items()}).items():
             write_png(plots / f"{name}.png", picture)
     return {"step": step, "split": split, "metrics": metrics}
@@ -190,7 +188,7 @@ def _restore(
     experiment: Experiment,
     devices: Devices,
     state: TrainState,
-    stream: Stream,
+    stream: LoopData,
 ) -> tuple[TrainState, int | None]:
     """Return the state of the last checkpoint and its step, and move the stream there.
 

@@ -26,7 +26,7 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.io import kind_of, names_in, read_json, write_json
 from deconv_jax.lock import locked
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.parallel import Devices, agree, wait_for_all
+from deconv_jax.training.parallel import Devices, any_process, wait_for_all
 from deconv_jax.training.state import TrainState
 
 Checkpoint = Literal["last", "best"] | int
@@ -86,7 +86,7 @@ def locked_for_all(workdir: Path) -> Iterator[None]:
                 stack.enter_context(locked(workdir))
             except InputError as raised:
                 error = raised
-        if agree(error is not None):
+        if any_process(error is not None):
             raise error or InputError(f"workdir {workdir} is in use or cannot be written")
         yield
 
@@ -208,7 +208,7 @@ def load_state(
     return restored.step, restored.state
 
 
-def read_example(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
+def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and types of a batch of one example of the images that a workdir was trained on.
 
     Raises:

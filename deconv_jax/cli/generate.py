@@ -23,11 +23,11 @@ generate images with a trained GAN or VAE
 
   deconv-jax generate --workdir runs/gan -o samples.png --num 64
   deconv-jax generate --workdir runs/gan -o threes.png --class 3 --truncation 1.5
-  deconv-jax generate --workdir runs/gan -o walk.gif --class 3 --interpolate 8 --scale 4
+  deconv-jax generate --workdir runs/gan -o walk.gif --class 3 --walk 8 --scale 4
   deconv-jax generate --workdir runs/vae -o traversals.png --traverse 8
-  deconv-jax generate --workdir runs/gan --individual samples/ --num 10000
+  deconv-jax generate --workdir runs/gan --output-dir samples/ --num 10000
 
-The same seed generates the same images on any number of devices. A walk (--interpolate) follows
+The same seed generates the same images on any number of devices. A walk (--walk) follows
 great circles through random latents and back to the first, as an animation (.gif, .webp) or as a
 picture with one row per latent (.png). A traversal (--traverse) varies one dimension of a random
 latent from -3 to 3 in each row, starting with the dimension that changes the images most.
@@ -35,7 +35,7 @@ latent from -3 to 3 in each row, starting with the dimension that changes the im
 
 _NOT_WITH_TRAVERSE = {
     "num": "--steps sets the number of images in a row",
-    "interpolate": "a traversal is not a walk",
+    "walk": "a traversal is not a walk",
     "truncation": "a traversal covers -3 to 3",
     "columns": "--steps sets the number of images in a row",
 }
@@ -53,7 +53,7 @@ def add_commands(commands: Any) -> None:
         required=False,
     )
     generate.add_argument(
-        "--individual",
+        "--output-dir",
         type=Path,
         metavar="DIR",
         help="write each sample to this folder, as 000000.png and so on",
@@ -84,7 +84,7 @@ def add_commands(commands: Any) -> None:
         "with batch norm, samples fade below about 0.8",
     )
     generate.add_argument(
-        "--interpolate",
+        "--walk",
         type=int,
         metavar="N",
         help="walk through latent space along this many latents",
@@ -128,7 +128,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     task, variables = load_generator(arguments.workdir, parse_checkpoint(arguments.checkpoint))
     num_classes = task.num_classes if arguments.label is None else 0
     latents, count, columns = _draw_latents(arguments, task.latent_dim, num_classes)
-    walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
+    walks, traverses = arguments.walk is not None, arguments.traverse is not None
     labels = _labels(arguments.label, task.num_classes, count, walks or traverses)
     animates = _animates(arguments)
     if arguments.output:
@@ -148,7 +148,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         print(f"rows: latents {', '.join(map(str, shown))}")
     batches = sampling.generate(task.sample, variables, latents, labels)
     _write(arguments, batches, len(latents), columns, animates)
-    for written in filter(None, (arguments.output, arguments.individual)):
+    for written in filter(None, (arguments.output, arguments.output_dir)):
         print(printable(f"written: {written}"))
     return 0
 
@@ -182,9 +182,9 @@ def _draw_latents(
         steps = _default(arguments.steps, _TRAVERSAL_STEPS)
         at_least("--steps", steps, 2)
         return draw(1), arguments.traverse * steps, steps
-    if arguments.interpolate is not None:
+    if arguments.walk is not None:
         steps = _default(arguments.steps, _WALK_STEPS)
-        latents, columns = sampling.walk(draw(arguments.interpolate), steps), steps
+        latents, columns = sampling.walk(draw(arguments.walk), steps), steps
     else:
         by_class = 0 < num_classes <= _SAMPLES
         default = _SAMPLES // num_classes * num_classes if by_class else _SAMPLES
@@ -210,8 +210,8 @@ def _write(
     done = 0
     with Progress("generate", count) as bar:
         for images in batches:
-            if arguments.individual:
-                sampling.write_each(arguments.individual, done, images, arguments.scale)
+            if arguments.output_dir:
+                sampling.write_each(arguments.output_dir, done, images, arguments.scale)
             if arguments.output:
                 kept.append(images)
             done += len(images)
@@ -230,14 +230,14 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     """Raise InputError for flags that contradict each other and for outputs that exist."""
     from deconv_jax.io import check_unused
 
-    output, folder = arguments.output, arguments.individual
+    output, folder = arguments.output, arguments.output_dir
     if output is None and folder is None:
-        raise InputError("generate requires --output FILE or --individual DIR")
-    walks, traverses = arguments.interpolate is not None, arguments.traverse is not None
+        raise InputError("generate requires --output FILE or --output-dir DIR")
+    walks, traverses = arguments.walk is not None, arguments.traverse is not None
     if arguments.steps is not None and not (walks or traverses):
-        raise InputError("--steps requires --interpolate or --traverse")
+        raise InputError("--steps requires --walk or --traverse")
     if walks and arguments.num is not None:
-        raise InputError("--num cannot be combined with --interpolate, which sets the number")
+        raise InputError("--num cannot be combined with --walk, which sets the number")
     if traverses:
         for flag, why in _NOT_WITH_TRAVERSE.items():
             if getattr(arguments, flag) is not None:
@@ -245,7 +245,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     if arguments.columns is not None:
         at_least("--columns", arguments.columns, 1)
     at_least("--scale", arguments.scale, 1)
-    check_folder("--individual", folder, overwrite=arguments.overwrite)
+    check_folder("--output-dir", folder, overwrite=arguments.overwrite)
     if output is not None:
         check_unused(output, overwrite=arguments.overwrite)
 
@@ -255,9 +255,9 @@ def _animates(arguments: argparse.Namespace) -> bool:
     from deconv_jax.inference.generation.sampling import ANIMATION_FORMATS, STILL_FORMATS
 
     suffix = arguments.output.suffix.lower() if arguments.output else ""
-    if arguments.interpolate is None:
+    if arguments.walk is None:
         if suffix in ANIMATION_FORMATS and suffix not in STILL_FORMATS:
-            raise InputError(f"{arguments.output}: an animation requires --interpolate")
+            raise InputError(f"{arguments.output}: an animation requires --walk")
         return False
     if suffix in ANIMATION_FORMATS and arguments.columns is not None:
         raise InputError(f"--columns cannot be combined with an animation; got {arguments.output}")
@@ -275,7 +275,7 @@ def _labels(label: int | None, num_classes: int, count: int, single_class: bool)
     if label is not None and not 0 <= label < num_classes:
         raise InputError(f"--class must be from 0 to {num_classes - 1}; got {label}")
     if label is None and single_class:
-        raise InputError("--interpolate and --traverse require --class for a conditional generator")
+        raise InputError("--walk and --traverse require --class for a conditional generator")
     return (np.arange(count) % num_classes if label is None else np.full(count, label)).astype(
         np.int32
     )

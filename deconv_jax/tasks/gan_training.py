@@ -170,7 +170,7 @@ class AdversarialTraining:
             other = dataclasses.replace(other, decay_steps=self.num_steps)
         return {
             "generator": self.optimizer,
-            "discriminator": other.stretched(self.discriminator_steps),
+            "discriminator": other.scale_schedule(self.discriminator_steps),
         }
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
@@ -259,7 +259,7 @@ class AdversarialTraining:
             "grad_norm": jnp.hypot(norm, scalars["discriminator_grad_norm"]),
             "learning_rate": jnp.asarray(self.optimizer.rate()(state.step), jnp.float32),
         }
-        ema = self.optimizer.averaged(state.ema, generator_variables(state), state.step)
+        ema = self.optimizer.update_ema(state.ema, generator_variables(state), state.step)
         state = dataclasses.replace(state, step=state.step + 1, ema=ema)
         return state, mean_over_devices(scalars)
 

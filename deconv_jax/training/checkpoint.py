@@ -30,12 +30,12 @@ from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
 from deconv_jax.io import cannot_write, kind_of, names_in, read_json
-from deconv_jax.training.parallel import agree, wait_for_all
+from deconv_jax.training.parallel import any_process, wait_for_all
 from deconv_jax.training.state import TrainState
 
 T = TypeVar("T")
 
-KEPT = 2
+KEEP_LATEST = 2
 """Newest checkpoints kept: the last, and the one to fall back to should the last be damaged."""
 
 _UNREADABLE = (
@@ -70,7 +70,7 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the newest `KEPT`, and the best by a validation measure.
+    """The checkpoints in a folder: the newest `KEEP_LATEST`, and the best by a validation measure.
 
     A context manager that closes it.
     """
@@ -130,7 +130,9 @@ class Checkpoints:
                 self.directory,
                 context=context,
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(KEPT), best]),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(KEEP_LATEST), best]
+                ),
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
@@ -247,7 +249,7 @@ class Checkpoints:
             restored, reason = self._attempt(step, lambda n: self._load(n, like, sharding))
             if restored is None and self._orbax is None and step not in self.steps():
                 continue  # The run that is writing here has removed it.
-            if agree(restored is None):
+            if any_process(restored is None):
                 damaged[step] = reason or "another process could not read it"
                 continue
             if self._orbax is not None and damaged:

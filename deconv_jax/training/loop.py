@@ -19,14 +19,14 @@ import numpy as np
 from deconv_jax.data.pipeline import Prefetched
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.parallel import Compiler, Devices, agree
+from deconv_jax.training.parallel import Compiler, Devices, any_process
 from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import TrainState
 from deconv_jax.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """The length and rhythm of a run; all `*_every` in steps.
 
     Attributes:
@@ -79,7 +79,7 @@ class Diverged(InputError):
 
 
 @dataclasses.dataclass
-class Stream:
+class LoopData:
     """What the loop takes batches from.
 
     Attributes:
@@ -98,9 +98,9 @@ class Stream:
 def fit(
     task: Task,
     state: TrainState,
-    stream: Stream,
+    stream: LoopData,
     *,
-    training: Training,
+    training: TrainingConfig,
     devices: Devices,
     checkpoints: Checkpoints,
     log: RunLog,
@@ -169,7 +169,7 @@ def fit(
 
 def _record(
     pending: tuple[int, Any] | None,
-    training: Training,
+    training: TrainingConfig,
     log: RunLog,
     since: dict[str, list[float]],
 ) -> None:
@@ -192,11 +192,11 @@ def _record(
         log.train(step, {name: float(v[-1]) for name, v in scalars.items()})
 
 
-def _stop_agreed(requested: Callable[[], bool], step: int, training: Training) -> bool:
+def _stop_agreed(requested: Callable[[], bool], step: int, training: TrainingConfig) -> bool:
     """Whether to stop here; several processes ask one another only where they log."""
     if jax.process_count() == 1:
         return requested()
-    return step % training.log_every == 0 and agree(requested())
+    return step % training.log_every == 0 and any_process(requested())
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ class Optimizer:
                 f"larger than optimizer.warmup_steps ({self.warmup_steps})"
             )
 
-    def stretched(self, factor: int) -> "Optimizer":
+    def scale_schedule(self, factor: int) -> "Optimizer":
         """The same for one that makes `factor` updates where the schedule counts a step."""
         return dataclasses.replace(
             self,
@@ -86,7 +86,7 @@ class Optimizer:
             step_boundaries=tuple(factor * b for b in self.step_boundaries),
         )
 
-    def averaged(self, average: Tree, latest: Tree, step: jax.Array) -> Tree:
+    def update_ema(self, average: Tree, latest: Tree, step: jax.Array) -> Tree:
         """The running average after an update.
 
         Its decay is (1 + step) / (10 + step) until that reaches `ema_decay`, so that the first weights,

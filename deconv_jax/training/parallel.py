@@ -144,14 +144,14 @@ def gather_to_host(array: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def agree(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether any process says so; every process must ask at the same place."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def same_everywhere(text: str) -> bool:
+def same_on_all_processes(text: str) -> bool:
     """Whether every process has the same text; every process must ask at the same place."""
     if jax.process_count() == 1:
         return True

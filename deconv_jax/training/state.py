@@ -144,7 +144,7 @@ def gradient_step(
     scalars, gradients, loss = mean_over_devices((scalars, gradients, loss))
     updates, opt_state = optimizer.transform().update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = optimizer.averaged(state.ema, params, state.step)
+    ema = optimizer.update_ema(state.ema, params, state.step)
     scalars = scalars | {
         "loss": loss,
         "grad_norm": optax.tree.norm(gradients),

@@ -139,7 +139,7 @@ def test_a_stretched_schedule_has_the_rates_of_the_steps(settings):
     optimizer = Optimizer(learning_rate=PEAK, **settings)
     steps = jnp.arange(120)
     expected = jax.vmap(optimizer.rate())(steps)
-    rates = jax.vmap(optimizer.stretched(3).rate())(jnp.arange(3 * 120)).reshape(-1, 3)
+    rates = jax.vmap(optimizer.scale_schedule(3).rate())(jnp.arange(3 * 120)).reshape(-1, 3)
     np.testing.assert_allclose(rates[:, 0], expected, rtol=1e-5, atol=1e-6)
     least, most = (np.sort([expected[:-1], expected[1:]], axis=0)[i][:, None] for i in (0, 1))
     assert (rates[:-1] >= least - 1e-6).all()
@@ -148,10 +148,10 @@ def test_a_stretched_schedule_has_the_rates_of_the_steps(settings):
 
 def test_nothing_but_the_schedule_is_stretched():
     optimizer = Optimizer(name="sgd", schedule="cosine", momentum=0.7, clip_norm=2.0)
-    assert optimizer.stretched(5) == optimizer
+    assert optimizer.scale_schedule(5) == optimizer
     long = Optimizer(name="sgd", schedule="cosine", momentum=0.7, clip_norm=2.0, decay_steps=9)
-    assert long.stretched(1) == long
-    assert long.stretched(5) == dataclasses.replace(long, decay_steps=45)
+    assert long.scale_schedule(1) == long
+    assert long.scale_schedule(5) == dataclasses.replace(long, decay_steps=45)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

@@ -72,7 +72,7 @@ def walk(latents: np.ndarray, steps: int) -> np.ndarray:
     Raises:
       InputError: fewer than two latents, or no step.
     """
-    at_least("interpolate", len(latents), 2)
+    at_least("--walk", len(latents), 2)
     at_least("steps", steps, 1)
     ends = np.roll(latents, -1, axis=0)
     along = jit(jax.vmap(functools.partial(interpolate_latents, steps=steps)))
@@ -188,7 +188,7 @@ def check_picture(
         raise InputError(
             f"{count} samples, {columns} beside one another, make a picture of {width} x {height} "
             f"pixels, wanted are at most {_LARGEST_PICTURE} a side; give other --columns, a smaller "
-            "--scale, or --individual for a file each"
+            "--scale, or --output-dir for a file each"
         )
 
 

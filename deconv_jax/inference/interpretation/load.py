@@ -20,7 +20,7 @@ from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
 from deconv_jax.training.state import images_in_unit_range
-from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_example
+from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_input_shapes
 
 RESTORED_SIDE = 96
 """Height and width, in pixels, of the images that a restoration network is interpreted on."""
@@ -51,7 +51,7 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
             return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
         return evaluation_view(task.view, batch)["image"]
 
-    height, width, channels = jax.eval_shape(seen, read_example(workdir)).shape[1:]
+    height, width, channels = jax.eval_shape(seen, read_input_shapes(workdir)).shape[1:]
     classes = 0
     if not isinstance(task, Detection):
         image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)

@@ -13,7 +13,7 @@ from deconv_jax.inference.recognition.predictor import Predictor
 from deconv_jax.tasks import Classification, Detection, Segmentation
 from deconv_jax.tasks.detection import MIN_SCORE
 from deconv_jax.viz.overlays import class_name
-from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, read_example
+from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, read_input_shapes
 
 
 def load_recognition(
@@ -24,10 +24,10 @@ def load_recognition(
     Args and returns as for `load_restoration`.
 
     Raises:
-      InputError: as for `load_restoration`, or as `workdir.read_example`.
+      InputError: as for `load_restoration`, or as `workdir.read_input_shapes`.
     """
     task = open_task(workdir, Classification, Segmentation, Detection)
-    example = read_example(workdir)
+    example = read_input_shapes(workdir)
 
     def init(key: jax.Array) -> Any:
         zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
@@ -56,7 +56,7 @@ def load_predictor(
         raise InputError(f"threshold is for a run of Detection; got one of {type(task).__name__}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold is in [0, 1]; got {threshold}")
-    data, example = open_workdir(workdir).data, read_example(workdir)
+    data, example = open_workdir(workdir).data, read_input_shapes(workdir)
     size, canvas, multiple = None, data.canvas, 1
     if isinstance(task, Classification):
         height, width, channels = example["image"].shape[1:]

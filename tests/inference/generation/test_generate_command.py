@@ -179,7 +179,7 @@ def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(r
 def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
     picture, folder = tmp_path / "all.png", tmp_path / "each"
     words = ["--workdir", str(run(CLASSES)), "--output", str(picture)]
-    words += ["--individual", str(folder), "--num", "6", "--columns", "3", "--scale", "2"]
+    words += ["--output-dir", str(folder), "--num", "6", "--columns", "3", "--scale", "2"]
     assert main(["generate", *words]) == 0
     whole = pixels(picture)
     assert whole.shape == (2 * (2 * 33 - 1), 2 * (3 * 33 - 1))
@@ -210,7 +210,7 @@ def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_pa
         (["--class", "3"], np.full(12, 3)),
     ):
         folder = tmp_path / "-".join(["each", *flags])
-        words = ["--workdir", str(run(CLASSES)), "--individual", str(folder), "--num", "12"]
+        words = ["--workdir", str(run(CLASSES)), "--output-dir", str(folder), "--num", "12"]
         assert main(["generate", *words, *flags]) == 0
         wanted = generate(task.sample, variables, latents, labels.astype(np.int32))
         files = np.stack([pixels(path) for path in sorted(folder.iterdir())])
@@ -220,7 +220,7 @@ def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_pa
 @pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
 def test_a_walk_as_an_animation(run, tmp_path, name):
     words = ["--workdir", str(run(0)), "--output", str(tmp_path / name)]
-    assert main(["generate", *words, "--interpolate", "3", "--steps", "4"]) == 0
+    assert main(["generate", *words, "--walk", "3", "--steps", "4"]) == 0
     with Image.open(tmp_path / name) as animation:
         assert (animation.n_frames, animation.size) == (12, (32, 32))
         assert animation.info["loop"] == 0
@@ -228,7 +228,7 @@ def test_a_walk_as_an_animation(run, tmp_path, name):
 
 def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
     path = tmp_path / "walk.png"
-    words = ["--workdir", str(run(0)), "--output", str(path), "--interpolate", "3"]
+    words = ["--workdir", str(run(0)), "--output", str(path), "--walk", "3"]
     assert main(["generate", *words, "--steps", "5", "--truncation", "1"]) == 0
     assert pixels(path).shape == (3 * 33 - 1, 5 * 33 - 1)
 
@@ -237,8 +237,8 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], "requires --output FILE or --individual DIR"),
-        (["--output", "a.png", "--steps", "3"], "--steps requires --interpolate or --traverse"),
+        ([], "requires --output FILE or --output-dir DIR"),
+        (["--output", "a.png", "--steps", "3"], "--steps requires --walk or --traverse"),
         (["--output", "a.png", "--traverse", "0"], "--traverse must be from 1 to 5"),
         (["--output", "a.png", "--traverse", "6"], "--traverse must be from 1 to 5"),
         (["--output", "a.png", "--traverse", "2", "--steps", "1"], "steps must be at least 2"),
@@ -247,8 +247,8 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
             "--num cannot be combined with --traverse",
         ),
         (
-            ["--output", "a.png", "--traverse", "2", "--interpolate", "3"],
-            "--interpolate cannot be combined with --traverse",
+            ["--output", "a.png", "--traverse", "2", "--walk", "3"],
+            "--walk cannot be combined with --traverse",
         ),
         (
             ["--output", "a.png", "--traverse", "2", "--truncation", "1"],
@@ -258,29 +258,29 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
             ["--output", "a.png", "--traverse", "2", "--columns", "3"],
             "--columns cannot be combined with --traverse",
         ),
-        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation requires --interpolate"),
+        (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation requires --walk"),
         (["--output", "a.png", "--traverse", "2", "--scale", "99"], "wanted are at most 10000"),
         (
-            ["--output", "a.png", "--num", "3", "--interpolate", "3"],
+            ["--output", "a.png", "--num", "3", "--walk", "3"],
             "--num cannot be combined with --interp",
         ),
-        (["--output", "a.png", "--interpolate", "1"], "interpolate must be at least 2; got 1"),
+        (["--output", "a.png", "--walk", "1"], "--walk must be at least 2; got 1"),
         (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
         (["--output", "a.png", "--seed", "-1"], "seed must be at least 0; got -1"),
         (["--output", "a.png", "--columns", "0"], "columns must be at least 1; got 0"),
         (["--output", "a.png", "--scale", "0"], "scale must be at least 1; got 0"),
-        (["--individual", "each", "--scale", "0"], "scale must be at least 1; got 0"),
+        (["--output-dir", "each", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
         (["--output", "a.mp4"], "a.mp4 must end in .png"),
-        (["--output", "a.gif"], "a.gif: an animation requires --interpolate"),
+        (["--output", "a.gif"], "a.gif: an animation requires --walk"),
         (
-            ["--output", "a.gif", "--interpolate", "2", "--columns", "3"],
+            ["--output", "a.gif", "--walk", "2", "--columns", "3"],
             "--columns cannot be combined with an animation",
         ),
-        (["--output", "a.gif", "--interpolate", "2", "--scale", "999"], "give a smaller --scale"),
+        (["--output", "a.gif", "--walk", "2", "--scale", "999"], "give a smaller --scale"),
         (["--output", "a"], "a must end in .png"),
-        (["--output", "a.mp4", "--interpolate", "2"], "a.mp4 must end in .png"),
-        (["--output", "a.mp4", "--individual", "each"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4", "--walk", "2"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4", "--output-dir", "each"], "a.mp4 must end in .png"),
         (["--output", "a.png", "--class", "3"], "--class requires a conditional generator"),
         (["--output", "a.png", "--num", "400", "--scale", "20"], "wanted are at most 10000"),
         (["--output", "a.png", "--checkpoint", "7"], "7"),
@@ -310,7 +310,7 @@ def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
 def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
     path = tmp_path / "walk.png"
     words = ["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]
-    words += ["--interpolate", "2", "--steps", "3"]
+    words += ["--walk", "2", "--steps", "3"]
     assert main(words) == 2
     assert "require --class for a conditional generator" in capsys.readouterr().err
     assert main([*words[:5], "--traverse", "2"]) == 2
@@ -328,7 +328,7 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
 def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
     path = tmp_path / "each"
     path.write_bytes(b"mine")
-    words = ["generate", "--workdir", str(run(0)), "--individual", str(path), *more]
+    words = ["generate", "--workdir", str(run(0)), "--output-dir", str(path), *more]
     assert main(words) == 2
     assert f"{path} is not a folder" in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
@@ -345,7 +345,7 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
     assert pixels(path).shape == (32, 65)
     (tmp_path / "each").mkdir()
     (tmp_path / "each" / "note.txt").touch()
-    words = ["generate", "--workdir", str(run(0)), "--individual", str(tmp_path / "each")]
+    words = ["generate", "--workdir", str(run(0)), "--output-dir", str(tmp_path / "each")]
     assert main(words) == 2
     assert "is not empty; give --overwrite" in capsys.readouterr().err
 

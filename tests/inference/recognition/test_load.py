@@ -13,7 +13,7 @@ from deconv_jax.io import read_json, write_json
 from deconv_jax.tasks.detection import MIN_SCORE
 from deconv_jax.train import train
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, read_example
+from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, read_input_shapes
 
 CLASSIFIER = {
     "name": "classification",
@@ -58,7 +58,7 @@ def test_a_trained_classifier_gives_the_same_logits_without_its_data(
     train(Experiment.from_dict(classifier_config), tmp_path / "run")
     source = load("digits", "train", digits_dir)
     first = source.gather(np.arange(1)) | {"index": np.arange(1, dtype=np.int32)}
-    example = read_example(tmp_path / "run")
+    example = read_input_shapes(tmp_path / "run")
     assert set(example) == set(first)
     for name, array in first.items():
         assert (example[name].shape, example[name].dtype) == (array.shape, array.dtype)
@@ -194,7 +194,7 @@ def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_p
     with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it once more"):
         load_recognition(workdir)
     with pytest.raises(InputError, match="is not the workdir of a run"):
-        read_example(tmp_path / "nothing")
+        read_input_shapes(tmp_path / "nothing")
 
 
 def test_shapes_of_images_are_no_arrays(saved_run):
@@ -203,7 +203,7 @@ def test_shapes_of_images_are_no_arrays(saved_run):
     described = read_json(workdir / INPUTS)
     described["image"]["shape"] = [10**7, 10**7, 1]
     write_json(workdir / INPUTS, described)
-    assert read_example(workdir)["image"].shape == (1, 10**7, 10**7, 1)
+    assert read_input_shapes(workdir)["image"].shape == (1, 10**7, 10**7, 1)
     assert load_predictor(workdir).size == (9, 8)
 
 

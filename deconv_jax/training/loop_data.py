@@ -11,8 +11,8 @@ from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, train
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError
 from deconv_jax.io import json_text
-from deconv_jax.training.loop import Stream, Training
-from deconv_jax.training.parallel import Devices, agree, same_everywhere, wait_for_all
+from deconv_jax.training.loop import LoopData, TrainingConfig
+from deconv_jax.training.parallel import Devices, any_process, same_on_all_processes, wait_for_all
 
 NUM_PICTURED = 12
 """Number of validation examples in a picture."""
@@ -36,10 +36,10 @@ def open_splits(data: Data) -> dict[str, Source]:
         error = raised
     if jax.process_index() == 0:
         wait_for_all("data prepared")
-    if agree(error is not None):
+    if any_process(error is not None):
         raise error or InputError(f"another process cannot open data set {data.name!r}")
     seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
-    if not same_everywhere(seen):
+    if not same_on_all_processes(seen):
         raise InputError(
             f"the processes see different examples of data set {data.name!r}; process "
             f"{jax.process_index()} has {seen.strip()}"
@@ -47,9 +47,9 @@ def open_splits(data: Data) -> dict[str, Source]:
     return sources
 
 
-def open_stream(
-    data: Data, training: Training, seed: int, devices: Devices, sources: Mapping[str, Source]
-) -> Stream:
+def open_loop_data(
+    data: Data, training: TrainingConfig, seed: int, devices: Devices, sources: Mapping[str, Source]
+) -> LoopData:
     """Return the batches that the training loop takes, placed on the devices."""
     on_device = data.cache == "device"
     batches = training_iterator(
@@ -71,16 +71,16 @@ def open_stream(
     )
     cached = devices.replicate(dict(in_memory(sources["train"]).arrays)) if on_device else {}
     validation = sources["validation"]
-    return Stream(
+    return LoopData(
         train=train,
         cached=cached,
-        validation=lambda: evaluation_stream(training, devices, validation),
-        examples=pictured_examples(devices, validation),
+        validation=lambda: device_batches(training, devices, validation),
+        examples=picture_examples(devices, validation),
     )
 
 
-def evaluation_stream(
-    training: Training, devices: Devices, source: Source
+def device_batches(
+    training: TrainingConfig, devices: Devices, source: Source
 ) -> Iterator[dict[str, jax.Array]]:
     """Yield the batches of a whole split, placed on the devices."""
     wanted = training.eval_batch_size or training.batch_size
@@ -94,7 +94,7 @@ def evaluation_stream(
     return map(devices.put_batch, batches)
 
 
-def pictured_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
+def picture_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
     """Return the first examples of a split, whole on every device, for pictures."""
     places = np.arange(min(NUM_PICTURED, len(source)), dtype=np.int32)
     return devices.replicate(source.gather(places) | {"index": places})
