@@ -165,15 +165,15 @@ def _process_each(
 
     An error is printed and the next file is processed; the error of a single input is raised.
     """
-    from deconv_jax.inference.progress import Progress
+    from deconv_jax.inference.progress import ProgressBar
 
     failed = 0
-    with Progress(verb, len(jobs)) as bar:
+    with ProgressBar(verb, len(jobs)) as bar:
         for done, (source, output) in enumerate(jobs, 1):
             try:
                 bar.write(f"{source} -> {output}: {process(source, output)}")
             except InputError as error:
-                if len(jobs) == 1 and not found.left_out:
+                if len(jobs) == 1 and not found.skipped:
                     raise
                 failed += 1
                 bar.write(f"deconv-jax: error: {error}", file=sys.stderr)

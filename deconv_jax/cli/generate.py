@@ -204,11 +204,11 @@ def _write(
     import numpy as np
 
     from deconv_jax.inference.generation import sampling
-    from deconv_jax.inference.progress import Progress
+    from deconv_jax.inference.progress import ProgressBar
 
     kept: list[Any] = []
     done = 0
-    with Progress("generate", count) as bar:
+    with ProgressBar("generate", count) as bar:
         for images in batches:
             if arguments.output_dir:
                 sampling.write_each(arguments.output_dir, done, images, arguments.scale)

@@ -61,7 +61,7 @@ def add_commands(commands: Any) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     from deconv_jax.inference.image_files import plan_jobs
-    from deconv_jax.inference.progress import Progress
+    from deconv_jax.inference.progress import ProgressBar
     from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE, coco_dict, predict_file
     from deconv_jax.inference.recognition.load import load_predictor
     from deconv_jax.io import check_unused, write_json
@@ -76,7 +76,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     )
     predictions = []
     try:
-        with Progress("predict", len(jobs)) as bar:
+        with ProgressBar("predict", len(jobs)) as bar:
             for done, job in enumerate(jobs, 1):
                 try:
                     found = predict_file(predictor, job, output, overwrite=arguments.overwrite)

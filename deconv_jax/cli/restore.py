@@ -202,7 +202,7 @@ def _add_evaluation_flags(group: Any) -> None:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import plan_jobs
-    from deconv_jax.inference.restoration.summary import restore_files
+    from deconv_jax.inference.restoration.restore_files import restore_files
     from deconv_jax.metrics.protocol import EvaluationProtocol
 
     enable_compilation_cache()
@@ -266,7 +266,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 
 def _classical(arguments: argparse.Namespace) -> Any:
     """Return the restorer of a classical method."""
-    from deconv_jax.inference.image_files import read_kernel
+    from deconv_jax.inference.restoration.blur_kernel import read_kernel
     from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
     from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 

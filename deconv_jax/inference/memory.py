@@ -1,4 +1,4 @@
-"""Memory of programs: what they need, what is free, and one clear error when it runs out."""
+"""Memory use of compiled programs, free memory, and out-of-memory errors."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from deconv_jax.errors import InputError
 
 
 def working_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled network takes while it works, without its weights and its input; 0: unknown."""
+    """Return the bytes a program uses beside its arguments: temporaries and output; 0 if unknown."""
     memory = compiled.memory_analysis()
     if memory is None:
         return 0
@@ -19,9 +19,9 @@ def working_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def free_memory() -> int:
-    """Bytes free for a program: on the accelerator, or on the machine where there is none.
+    """Return the free bytes on the accelerator, or on the host if there is no accelerator.
 
-    Where the system does not say what is free, all of its memory; where it says nothing, 4 GiB.
+    Where the system does not report free memory, return its total memory, or else 4 GiB.
     """
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
@@ -38,11 +38,11 @@ def free_memory() -> int:
 
 
 @contextlib.contextmanager
-def catch_out_of_memory(otherwise: str) -> Iterator[None]:
-    """Turns running out of memory, the machine's or the accelerator's, into an InputError."""
+def catch_out_of_memory(message: str) -> Iterator[None]:
+    """Raise InputError with this message where the host or the accelerator runs out of memory."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise InputError(otherwise) from error
+            raise InputError(message) from error
         raise

@@ -1,7 +1,9 @@
-"""A bar that counts files, or other work, on a terminal; lines pass above it."""
+"""Progress of work on files: a bar on a terminal, and callbacks that report to it."""
 
+import dataclasses
 import shutil
 import sys
+from collections.abc import Callable
 from typing import Self, TextIO
 
 from tqdm import tqdm
@@ -9,35 +11,53 @@ from tqdm import tqdm
 from deconv_jax.errors import printable
 
 
-class Progress:
-    """A bar on stderr, "restore 3/24", with the time that is left; none where that is no terminal."""
+@dataclasses.dataclass(frozen=True)
+class ProgressCallback:
+    """Functions that are called while one image is processed.
 
-    def __init__(self, what: str, total: int):
-        """Draws the bar of `total` pieces of work, named by a verb."""
-        self._what = what
+    Attributes:
+      on_progress: Receives the completed fraction, which increases to 1.
+      on_message: Receives a sentence to show to the user.
+    """
+
+    on_progress: Callable[[float], None]
+    on_message: Callable[[str], None]
+
+
+class ProgressBar:
+    """A bar on stderr such as "restore 3/24" with the remaining time; hidden unless on a terminal."""
+
+    def __init__(self, verb: str, total: int):
+        """Draw the bar.
+
+        Args:
+          verb: Name of the work.
+          total: Number of items.
+        """
+        self._verb = verb
         self._bar = tqdm(
             total=total,
-            desc=f"{what} 0/{total}",
+            desc=f"{verb} 0/{total}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| [{elapsed}, ETA {remaining}]",
-            # tqdm draws nothing on a terminal that does not say how wide it is.
+            # tqdm draws nothing on a terminal that does not report its width.
             ncols=shutil.get_terminal_size().columns,
             disable=not sys.stderr.isatty(),
         )
 
-    def show(self, done: int, share: float = 0.0) -> None:
-        """Moves the bar.
+    def show(self, done: int, fraction: float = 0.0) -> None:
+        """Redraw the bar.
 
         Args:
-          done: pieces that are done.
-          share: of the next one that is done, from 0 to 1.
+          done: Number of completed items.
+          fraction: Completed fraction of the next item, in [0, 1].
         """
         self._bar.set_description_str(
-            f"{self._what} {int(done + share)}/{self._bar.total}", refresh=False
+            f"{self._verb} {int(done + fraction)}/{self._bar.total}", refresh=False
         )
-        self._bar.update(done + share - self._bar.n)
+        self._bar.update(done + fraction - self._bar.n)
 
     def write(self, line: str, file: TextIO | None = None) -> None:
-        """Prints a `printable` line, on stdout unless told otherwise, and leaves the bar below it."""
+        """Print a line above the bar, to stdout by default, with unprintable characters escaped."""
         file = sys.stdout if file is None else file
         self._bar.write(printable(line), file=file)
         file.flush()

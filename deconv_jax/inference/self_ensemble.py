@@ -1,10 +1,11 @@
-"""Self-ensemble: the mean of what a network makes of an image turned and mirrored in all eight ways.
+"""Self-ensemble: average a network's outputs over the eight symmetries of the square.
 
-The "enhanced prediction" of Timofte et al. (arXiv:1511.02228, section 3.5), known as the "+" of
-EDSR+ (arXiv:1707.02921, section 3.4): f+(x) = 1/8 sum over g of g^-1 f(g x), g the eight symmetries
-of the square. It takes eight times as long and changes nothing for a network that commutes with
-them. What a reader would get wrong: g swaps the sides of what the network sees, so tiles of an
-ensemble overlap by its `ensemble_field`, not the network's own field.
+The "enhanced prediction" of Timofte et al. (arXiv:1511.02228, section 3.5), known as the "+" of EDSR+
+(arXiv:1707.02921, section 3.4): f+(x) = 1/8 sum over g of g^-1 f(g x). It takes eight times as long
+and changes nothing for a network that is equivariant to these symmetries.
+
+Note: A symmetry may swap the sides of the receptive field, so tiles must overlap by
+`ensemble_field`, not by the network's own receptive field.
 """
 
 import dataclasses
@@ -17,41 +18,37 @@ from deconv_jax.inference.tiling import Apply
 from deconv_jax.models.receptive_field import ReceptiveField
 
 SYMMETRIES = tuple(itertools.product(range(4), (False, True)))
-"""Quarter turns counterclockwise, and whether the turned image is mirrored left to right."""
+"""Pairs of the number of counterclockwise quarter turns and whether to flip left-right after them."""
 
 
 def self_ensemble(apply: Apply) -> Apply:
-    """The mean over the eight symmetries of the square.
+    """Return a function that averages a network over the eight symmetries of the square.
 
     Args:
-      apply: a network; a compiled one is called eight times and compiled twice for images that are
-        not square, upright and lying.
-
-    Returns:
-      A function of images as `apply`, for any scale of it.
+      apply: Network of any scale. It is called eight times; a compiled one is compiled for two shapes
+        if images are not square.
     """
 
     def apply_all(images: Float[Array, "batch height width channels"]) -> Array:
         total = jnp.zeros(())
-        for turns, mirrored in SYMMETRIES:
-            restored = apply(_moved(images, turns, mirrored))
-            total = total + _moved_back(restored, turns, mirrored)
+        for turns, flip in SYMMETRIES:
+            total = total + _invert(apply(_transform(images, turns, flip)), turns, flip)
         return total / len(SYMMETRIES)
 
     return apply_all
 
 
 def ensemble_field(field: ReceptiveField) -> ReceptiveField:
-    """What the ensemble of a network sees: on every side what the network sees on any."""
+    """Return the receptive field of a network's self-ensemble: the wider side, on both sides."""
     side = max(field.before, field.after)
     return dataclasses.replace(field, before=side, after=side)
 
 
-def _moved(images: Array, turns: int, mirrored: bool) -> Array:
+def _transform(images: Array, turns: int, flip: bool) -> Array:
     turned = jnp.rot90(images, turns, axes=(1, 2))
-    return turned[:, :, ::-1] if mirrored else turned
+    return turned[:, :, ::-1] if flip else turned
 
 
-def _moved_back(images: Array, turns: int, mirrored: bool) -> Array:
-    turned = images[:, :, ::-1] if mirrored else images
+def _invert(images: Array, turns: int, flip: bool) -> Array:
+    turned = images[:, :, ::-1] if flip else images
     return jnp.rot90(turned, -turns, axes=(1, 2))

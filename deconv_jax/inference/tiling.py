@@ -1,17 +1,17 @@
-"""Large images restored piece by piece, to the same pixels as in one piece, in bounded memory.
+"""Exact tiling: restore a large image in overlapping tiles, within bounded memory.
 
-A network without global operations computes an output pixel from a window of its input, the
-receptive field, and the same way wherever the window lies, as long as it moves in steps of the
-network's total stride (`ReceptiveField.multiple`). So tiles that overlap by the receptive field and
-start at multiples of that stride give, each in its inner part, the pixels of the whole image. What a
-reader would get wrong is the border: a tile must end *exactly* at the image's border, so that the
-network pads there what it pads on the whole image; mirrored or zero-filled margins around the tiles
-give other pixels, and blending overlapping tiles hides seams instead of having none.
+A network without global operations computes each output pixel from a bounded window of its input,
+the receptive field, and is shift-invariant for shifts by multiples of its total stride
+(`ReceptiveField.multiple`). Tiles that overlap by the receptive field and start at multiples of that
+stride therefore reproduce, in their inner parts, the pixels of the whole image.
 
-All tiles of an image have one shape, (min(height, tile), min(width, tile)) with the image's sizes
-rounded up to the stride, so an image needs one compiled program, and a set of images at most one
-for each distinct pair of these. Tiles go through the network one at a time: on a CPU one of them
-already keeps every core busy, and memory is what tiles are for.
+Note: A tile at the image's border must end exactly there, so that the network pads it as it pads the
+whole image. Mirrored or zero-filled margins around the tiles give other pixels, and blending
+overlapping tiles only hides the seams.
+
+All tiles of an image have the same shape, (min(height, tile), min(width, tile)) with sizes rounded up
+to the stride, so an image needs one compiled program. Tiles run one at a time: a single tile already
+keeps every core busy, and the purpose of tiling is to limit memory.
 """
 
 import dataclasses
@@ -26,23 +26,23 @@ from deconv_jax.inference.memory import free_memory
 from deconv_jax.models.receptive_field import ReceptiveField
 
 Apply = Callable[[Float[Array, "1 height width channels"]], Array]
-"""A network on images: (1, height, width, channels) -> (1, height * scale, width * scale, others)."""
+"""(1, height, width, channels) -> (1, height * scale, width * scale, out_channels)."""
 
 MAX_TILE = 1024
-"""Pixels a side beyond which a tile gains nothing: the overlap costs a few per cent there."""
+"""Largest default tile side, in pixels; the overlap costs only a few percent at this size."""
 MEMORY_FRACTION = 0.25
-"""Of the free memory, what the tile that is at work may take."""
+"""Fraction of the free memory that one tile may use."""
 PROBE_TILE = 256
-"""Pixels a side of the tile that the need of memory is measured on."""
+"""Side of the tile whose memory use is measured, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A piece of an image, as pairs of half-open ranges (rows, columns), in input pixels.
+    """A tile of an image, as (rows, columns) ranges of input pixels.
 
     Attributes:
-      window: what the network is given.
-      inner: the part of it whose output is right; these parts make up the image without overlap.
+      window: Region that the network is applied to.
+      inner: Region whose output is valid. The inner regions partition the image.
     """
 
     window: tuple[range, range]
@@ -50,36 +50,36 @@ class Tile:
 
 
 def min_tile(field: ReceptiveField) -> int:
-    """The smallest tile, in pixels a side, that still has an inner part to move on by."""
+    """Return the smallest tile side, in pixels, that has a non-empty inner region."""
     return _round_up(field.before + field.after + field.multiple, field.multiple)
 
 
 def check_tile(tile: int, field: ReceptiveField) -> None:
-    """Raises InputError for a tile smaller than `min_tile`."""
+    """Raise InputError if a tile is smaller than `min_tile`."""
     if tile < min_tile(field):
         raise InputError(
-            f"a tile must be at least {min_tile(field)} pixels a side for this network, which "
-            f"sees {field.before} before and {field.after} after a pixel; got {tile}"
+            f"tile must be at least {min_tile(field)} pixels for this network, whose receptive field "
+            f"reaches {field.before} pixels before and {field.after} after a pixel; got {tile}"
         )
 
 
 def tile_plan(size: Sequence[int], tile: int | None, field: ReceptiveField) -> tuple[Tile, ...]:
-    """The tiles that an image is restored by.
+    """Return the tiles that cover an image.
 
     Args:
-      size: height and width of the image, multiples of `field.multiple`.
-      tile: pixels a side of a tile, rounded down to a multiple of `field.multiple`; None for the
+      size: Height and width of the image, multiples of `field.multiple`.
+      tile: Side of a tile, in pixels, rounded down to a multiple of `field.multiple`; None for the
         whole image.
-      field: what the network sees.
+      field: Receptive field of the network.
 
     Returns:
-      Tiles in reading order, all of one shape; along an axis no longer than `tile` there is one.
+      Tiles in row-major order, all of the same shape. An axis no longer than `tile` has one tile.
 
     Raises:
-      InputError: a size that is no multiple, or a tile smaller than `min_tile` for an image
-        larger than it.
+      InputError: A size is not a multiple of `field.multiple`, or the image is larger than the tile
+        and the tile is smaller than `min_tile`.
     """
-    rows, columns = (_along_axis(n, n if tile is None else tile, field) for n in size)
+    rows, columns = (_tiles_along_axis(n, n if tile is None else tile, field) for n in size)
     return tuple(
         Tile((row, column), (inner_row, inner_column))
         for row, inner_row in rows
@@ -94,54 +94,52 @@ def restore_tiled(
     tile: int | None = None,
     report: Callable[[float], None] | None = None,
 ) -> Float[np.ndarray, "out_height out_width out_channels"]:
-    """Restores an image tile by tile: the same as at once, but for rounding.
+    """Return a network's output for an image, computed tile by tile.
 
-    An image whose sizes are no multiples of `field.multiple` is extended at its bottom and right by
-    mirroring (with the border pixel, as often as it takes), in tiles or not, and the output cut.
+    The result equals that of the whole image up to rounding. An image whose sizes are not multiples
+    of `field.multiple` is extended at the bottom and right by symmetric padding, and the output is
+    cropped.
 
     Args:
-      apply: the network, compiled; called with one shape.
-      image: of any size.
-      field: what the network sees.
-      tile: pixels a side, see `tile_plan`; None for the whole image.
-      report: told after every tile which share of the image is done.
+      apply: Compiled network, called with a single shape.
+      image: Image of any size.
+      field: Receptive field of the network.
+      tile: Side of a tile, in pixels, see `tile_plan`; None for the whole image.
+      report: Callback that receives the completed fraction after every tile.
 
     Returns:
-      The output, float32, `field.scale` times as large, in the host's memory: beside it and the
-      image, only what `apply` takes for a tile is needed.
+      Float32 output in host memory, `field.scale` times as large as the image.
 
     Raises:
-      InputError: for an image without pixels, or as `tile_plan`.
+      InputError: The image is empty, the output has the wrong size, or as for `tile_plan`.
     """
     height, width = image.shape[:2]
     if not height or not width:
-        raise InputError(f"an image has at least one pixel; got {image.shape}")
-    mirrored = [_mirrored(n, _round_up(n, field.multiple)) for n in (height, width)]
-    tiles = tile_plan([len(places) for places in mirrored], tile, field)
+        raise InputError(f"image must have at least one pixel; got shape {image.shape}")
+    indices = [_mirrored_indices(n, _round_up(n, field.multiple)) for n in (height, width)]
+    tiles = tile_plan([len(axis) for axis in indices], tile, field)
     scale = field.scale
     output: np.ndarray | None = None
     for done, piece in enumerate(tiles, 1):
-        window = [
-            places[r.start : r.stop] for places, r in zip(mirrored, piece.window, strict=True)
-        ]
-        # The image itself is never extended: the tile's pixels are looked up where they come from.
+        window = [axis[r.start : r.stop] for axis, r in zip(indices, piece.window, strict=True)]
+        # Only the tile is padded, by indexing; the image itself is never copied.
         restored = np.asarray(apply(image[np.ix_(*window)][None]))[0]
         expected = tuple(len(r) * scale for r in piece.window)
         if restored.shape[:2] != expected:
             raise InputError(
-                f"a network of scale {scale} makes a tile of {expected} pixels; got "
+                f"a network of scale {scale} must output {expected} pixels for a tile; got "
                 f"{restored.shape[:2]}"
             )
         if output is None:
             output = np.empty((height * scale, width * scale, restored.shape[2]), np.float32)
-        # Slices end at the output's border by themselves: what was mirrored is left out.
-        put = tuple(slice(r.start * scale, r.stop * scale) for r in piece.inner)
-        room = output[put].shape
-        take = tuple(
+        # Slices end at the output's border, which drops the padding.
+        target = tuple(slice(r.start * scale, r.stop * scale) for r in piece.inner)
+        shape = output[target].shape
+        valid = tuple(
             slice((inner.start - window.start) * scale, (inner.start - window.start) * scale + n)
-            for inner, window, n in zip(piece.inner, piece.window, room[:2], strict=True)
+            for inner, window, n in zip(piece.inner, piece.window, shape[:2], strict=True)
         )
-        output[put] = restored[take]
+        output[target] = restored[valid]
         if report is not None:
             report(done / len(tiles))
     assert output is not None  # There is at least one tile.
@@ -149,16 +147,16 @@ def restore_tiled(
 
 
 def default_tile(program_bytes: Callable[[int], int], field: ReceptiveField) -> int:
-    """The tile for the memory at hand, pixels a side.
+    """Return a tile side, in pixels, that suits the free memory.
 
-    The largest square tile that takes at most `MEMORY_FRACTION` of the memory that is free now, see
-    `free_memory`, if a pixel takes what it takes in a tile of `PROBE_TILE` pixels a side. At most
-    `MAX_TILE`, or four times what the network sees where that is more; at least the smallest
-    that works.
+    The largest square tile that uses at most `MEMORY_FRACTION` of `free_memory`, assuming the memory
+    per pixel of a tile of `PROBE_TILE` pixels. The upper bound is `MAX_TILE`, or four times the
+    receptive field if that is larger; the lower bound is `min_tile`.
 
     Args:
-      program_bytes: what the program takes for a tile of so many pixels a side, see `working_bytes`.
-      field: what the network sees.
+      program_bytes: Function from the side of a tile to the bytes that its program uses, see
+        `working_bytes`.
+      field: Receptive field of the network.
     """
     probe = max(min_tile(field), _round_up(PROBE_TILE, field.multiple))
     per_pixel = max(program_bytes(probe), 1) / probe**2
@@ -167,11 +165,11 @@ def default_tile(program_bytes: Callable[[int], int], field: ReceptiveField) -> 
     return max(_round_down(side, field.multiple), min_tile(field))
 
 
-def _along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple[range, range]]:
-    """Window and inner part of the tiles along one axis."""
+def _tiles_along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple[range, range]]:
+    """Return (window, inner) ranges of the tiles along one axis."""
     if size % field.multiple:
         raise InputError(
-            f"this network takes images whose sizes are multiples of {field.multiple}; got {size}"
+            f"image sizes must be multiples of {field.multiple} for this network; got {size}"
         )
     if size <= tile:
         return [(range(size), range(size))]
@@ -179,17 +177,17 @@ def _along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple[range
     tile -= tile % field.multiple
     step = _round_down(tile - field.before - field.after, field.multiple)
     starts = [*range(0, size - tile, step), size - tile]
-    # At the image's borders everything is right; inside, what the tile's own borders do not reach.
-    # The next tile's right part starts before this one's ends: it takes over there.
+    # Output is valid up to the image's border, and elsewhere where the tile's own border has no
+    # influence. Valid regions of neighboring tiles overlap; the later tile takes over.
     begins = [0, *(start + field.before for start in starts[1:])]
     ends = [*begins[1:], size]
     windows = [range(start, start + tile) for start in starts]
     return list(zip(windows, map(range, begins, ends), strict=True))
 
 
-def _mirrored(size: int, extended: int) -> np.ndarray:
-    """Where the pixels of an axis extended by mirroring come from."""
-    return np.pad(np.arange(size), (0, extended - size), mode="symmetric")
+def _mirrored_indices(size: int, padded_size: int) -> np.ndarray:
+    """Return the source index of each pixel along an axis with symmetric padding at its end."""
+    return np.pad(np.arange(size), (0, padded_size - size), mode="symmetric")
 
 
 def _round_down(value: int, multiple: int) -> int:

@@ -1,28 +1,28 @@
-"""The bar that counts files on a terminal."""
+"""The progress bar on a terminal, and its absence elsewhere."""
 
 import io
 
 import pytest
 
-from deconv_jax.inference.progress import Progress
+from deconv_jax.inference.progress import ProgressBar
 
 
 @pytest.fixture
 def screen(monkeypatch):
-    """What is written to stderr."""
+    """Replace stderr by a stream that is, or is not, a terminal."""
 
-    def of(terminal):
+    def make(terminal):
         stream = io.StringIO()
         stream.isatty = lambda: terminal
         monkeypatch.setattr("sys.stderr", stream)
         return stream
 
-    return of
+    return make
 
 
-def test_a_terminal_shows_the_count_and_the_time_that_is_left(screen, capsys):
+def test_a_terminal_shows_the_count_and_the_remaining_time(screen, capsys):
     stream = screen(True)
-    with Progress("restore", 24) as bar:
+    with ProgressBar("restore", 24) as bar:
         bar.show(2, 0.5)
         bar.write("a line")
         bar.show(3)
@@ -33,9 +33,9 @@ def test_a_terminal_shows_the_count_and_the_time_that_is_left(screen, capsys):
     assert capsys.readouterr().out == "a line\n"
 
 
-def test_nothing_but_the_lines_is_written_elsewhere(screen, capsys):
+def test_only_lines_are_written_without_a_terminal(screen, capsys):
     stream = screen(False)
-    with Progress("restore", 24) as bar:
+    with ProgressBar("restore", 24) as bar:
         bar.show(3)
         bar.write("a line")
         bar.write("an error", file=stream)

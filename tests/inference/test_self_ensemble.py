@@ -1,4 +1,4 @@
-"""The self-ensemble is the group average, and exact for what commutes with the group."""
+"""The self-ensemble averages over the symmetry group and leaves equivariant networks unchanged."""
 
 import functools
 
@@ -12,42 +12,42 @@ from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 
 
-def moved(images, turns, mirrored):
-    """By NumPy, of images (batch, height, width, channels)."""
+def transform(images, turns, flip):
+    """Apply a symmetry to images (batch, height, width, channels), in NumPy."""
     turned = np.rot90(images, turns, axes=(1, 2))
-    return np.flip(turned, axis=2) if mirrored else turned
+    return np.flip(turned, axis=2) if flip else turned
 
 
 @pytest.fixture(scope="module")
 def enlarger(random_variables):
-    """A network that enlarges, on one image."""
+    """A network of scale 2, and its compiled application."""
     model = MODELS["espcn"](scale=2, features=(4, 4))
     return model, functools.partial(jax.jit(model.apply), random_variables(model, 1))
 
 
-def test_it_is_the_mean_over_the_group(enlarger, draw):
+def test_ensemble_is_the_mean_over_the_symmetries(enlarger, draw):
     _, apply = enlarger
     image = draw(1, 9, 12, 1)
     parts = []
-    for turns, mirrored in SYMMETRIES:
-        restored = np.asarray(apply(moved(image, turns, mirrored)))
-        # The inverse: of a quarter turn a turn back, of a mirrored turn itself.
-        parts.append(moved(restored, turns if mirrored else -turns, mirrored))
+    for turns, flip in SYMMETRIES:
+        restored = np.asarray(apply(transform(image, turns, flip)))
+        # A rotation is inverted by the opposite one; a rotation with a flip is its own inverse.
+        parts.append(transform(restored, turns if flip else -turns, flip))
     assert len({part.tobytes() for part in parts}) == 8
     expected = np.mean(parts, axis=0)
     np.testing.assert_allclose(self_ensemble(apply)(image), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("turns", "mirrored"), SYMMETRIES)
-def test_it_commutes_with_the_group(enlarger, draw, turns, mirrored):
+@pytest.mark.parametrize(("turns", "flip"), SYMMETRIES)
+def test_ensemble_is_equivariant(enlarger, draw, turns, flip):
     ensemble = self_ensemble(enlarger[1])
     image = draw(1, 9, 12, 1)
-    there = np.asarray(ensemble(moved(image, turns, mirrored)))
-    expected = moved(np.asarray(ensemble(image)), turns, mirrored)
-    np.testing.assert_allclose(there, expected, rtol=0, atol=1e-6)
+    restored = np.asarray(ensemble(transform(image, turns, flip)))
+    expected = transform(np.asarray(ensemble(image)), turns, flip)
+    np.testing.assert_allclose(restored, expected, rtol=0, atol=1e-6)
 
 
-def test_what_commutes_with_the_group_is_left_as_it_is(draw):
+def test_ensemble_of_an_equivariant_function_is_the_function(draw):
     def apply(images):
         return (images**2).repeat(3, axis=1).repeat(3, axis=2)
 
@@ -55,7 +55,7 @@ def test_what_commutes_with_the_group_is_left_as_it_is(draw):
     np.testing.assert_allclose(self_ensemble(apply)(image), apply(image), rtol=0, atol=1e-6)
 
 
-def test_an_image_takes_two_programs_at_most(random_variables, draw):
+def test_an_image_needs_at_most_two_programs(random_variables, draw):
     model = MODELS["dncnn"](depth=2, features=2, norm="none")
     apply = jax.jit(model.apply)
     ensemble = self_ensemble(functools.partial(apply, random_variables(model, 1)))
@@ -65,9 +65,9 @@ def test_an_image_takes_two_programs_at_most(random_variables, draw):
 
 
 @pytest.mark.slow
-def test_tiles_of_an_ensemble_overlap_by_its_field(random_variables, draw):
+def test_tiles_of_an_ensemble_overlap_by_its_receptive_field(random_variables, draw):
     assert ensemble_field(ReceptiveField(3, 5, 4, 2)) == ReceptiveField(5, 5, 4, 2)
-    # A network that sees further to one side than to the other.
+    # A network with an asymmetric receptive field.
     model = MODELS["fsrcnn"](scale=3, d=4, s=2, m=1)
     field = model.receptive_field()
     assert field.before < field.after

@@ -1,4 +1,4 @@
-"""Tiles against the whole image, for every restoration network there is."""
+"""Tiled restoration equals restoration of the whole image, for every restoration network."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ FIELDS = [
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("lengths", [(40, 96), (8, 64)])
-def test_inner_parts_make_up_the_image_and_see_all_they_need(field, lengths):
+def test_inner_regions_partition_the_image_and_their_receptive_fields_are_covered(field, lengths):
     for tile in (min_tile(field), min_tile(field) + field.multiple, 33):
         plan = tile_plan(lengths, tile, field)
         count = np.zeros(lengths, int)
@@ -39,7 +39,7 @@ def test_inner_parts_make_up_the_image_and_see_all_they_need(field, lengths):
                 assert window.start % field.multiple == 0
                 assert window.start >= 0
                 assert window.stop <= length
-                # What a pixel sees lies in the window, unless it lies outside the image.
+                # The receptive field of the inner region, clipped to the image, is in the window.
                 assert max(inner.start - field.before, 0) >= window.start
                 assert min(inner.stop + field.after, length) <= window.stop
         np.testing.assert_array_equal(count, 1)
@@ -49,28 +49,28 @@ def test_inner_parts_make_up_the_image_and_see_all_they_need(field, lengths):
             assert len(window) <= max(tile, field.multiple)
 
 
-def test_the_plan_moves_on_as_far_as_the_field_lets_it():
-    # 10 pixels a tile, of which the first 2 and the last 3 are lost inside: 5 a step.
+def test_tiles_step_by_their_inner_size():
+    # A tile of 10 pixels without the first 2 and the last 3 leaves 5 per step.
     rows = [piece.window[0].start for piece in tile_plan((30, 10), 10, ReceptiveField(2, 3))]
     assert rows == [0, 5, 10, 15, 20]
     assert len(tile_plan((30, 30), None, ReceptiveField(2, 3))) == 1
 
 
-def test_a_tile_that_sees_too_little_is_refused():
+def test_too_small_tiles_and_wrong_sizes_are_refused():
     field = ReceptiveField(5, 6, multiple=4)
     assert min_tile(field) == 16
-    with pytest.raises(InputError, match=r"at least 16 pixels a side .* got 15"):
+    with pytest.raises(InputError, match=r"tile must be at least 16 pixels .* got 15"):
         tile_plan((32, 16), 15, field)
-    # An image that fits in it needs no overlap.
+    # An image that fits into one tile needs no overlap.
     assert len(tile_plan((8, 8), 8, field)) == 1
-    with pytest.raises(InputError, match="multiples of 4; got 30"):
+    with pytest.raises(InputError, match=r"multiples of 4 .*; got 30"):
         tile_plan((30, 32), 16, field)
     with pytest.raises(InputError, match="at least one pixel"):
         restore_tiled(np.asarray, np.zeros((0, 3, 1), np.float32), field)
 
 
 def check_tiled_equals_whole(model, variables, image, tile):
-    """Also that the tiles share one shape; returns how many they are."""
+    """Check that tiles have one shape and give the whole image's output; return their number."""
     field = model.receptive_field()
     compiled = jax.jit(model.apply)
     shapes = []
@@ -89,17 +89,17 @@ def check_tiled_equals_whole(model, variables, image, tile):
 
 
 def small_networks():
-    """Every registered restoration network with few channels and layers, at every scale it has."""
+    """Yield every registered restoration network with few channels and layers, at every scale."""
     for name, kind in MODELS.items():
         if not hasattr(kind, "receptive_field"):
             continue
-        few = {}
+        small = {}
         for field in dataclasses.fields(kind):
             if field.name in ("d", "s", "m", "depth", "features"):
-                few[field.name] = _few(field.default)
+                small[field.name] = _small(field.default)
         scalable = any(field.name == "scale" for field in dataclasses.fields(kind))
         for scale in (2, 3, 4) if scalable else (None,):
-            fields = few if scale is None else few | {"scale": scale}
+            fields = small if scale is None else small | {"scale": scale}
             label = name if scale is None else f"{name}-x{scale}"
             yield pytest.param(kind(**fields), id=label)
     yield pytest.param(MODELS["conv_deconv"](features=(4, 4), stride=2), id="restorer-strided")
@@ -109,35 +109,35 @@ def small_networks():
     yield pytest.param(MODELS["unet"](features=(4, 4), upsampling="resize"), id="unet-resize")
 
 
-def _few(value):
-    return tuple(map(_few, value)) if isinstance(value, tuple) else min(value, 4)
+def _small(value):
+    return tuple(map(_small, value)) if isinstance(value, tuple) else min(value, 4)
 
 
 @pytest.mark.parametrize("model", list(small_networks()))
 def test_tiled_equals_whole(model, random_variables, draw):
     field = model.receptive_field()
-    # Sizes that are odd and no multiple of anything, and tiles with neighbours on all sides.
+    # Sizes are not multiples of the stride, and some tiles have neighbors on all sides.
     tile = min_tile(field) + field.multiple
     side = tile + 3 * field.multiple
     image = draw(side + 1, side + 2 * field.multiple - 1, model.channels)
     variables = random_variables(model, model.channels)
     assert check_tiled_equals_whole(model, variables, image, tile) >= 9
-    # Tiles along one axis alone.
+    # Tiles along one axis only.
     assert check_tiled_equals_whole(model, variables, image[:1], tile) >= 3
 
 
-def test_one_pixel_of_field_less_is_too_little(random_variables, draw):
+def test_receptive_field_is_tight(random_variables, draw):
     model = MODELS["dncnn"](depth=4, features=4)
     field = model.receptive_field()
     variables, image = random_variables(model, 1), draw(40, 40, 1)
     apply = functools.partial(jax.jit(model.apply), variables)
     whole = restore_tiled(apply, image, field)
     for side in ("before", "after"):
-        less = dataclasses.replace(field, **{side: getattr(field, side) - 1})
-        assert np.abs(restore_tiled(apply, image, less, 16) - whole).max() > 1e-3
+        smaller = dataclasses.replace(field, **{side: getattr(field, side) - 1})
+        assert np.abs(restore_tiled(apply, image, smaller, 16) - whole).max() > 1e-3
 
 
-def test_an_image_of_any_size_is_extended_by_mirroring_and_cut(draw):
+def test_images_are_padded_symmetrically_and_outputs_cropped(draw):
     image = draw(5, 3, 2)
     seen = []
 
@@ -150,33 +150,35 @@ def test_an_image_of_any_size_is_extended_by_mirroring_and_cut(draw):
     np.testing.assert_array_equal(restored, image.repeat(3, axis=0).repeat(3, axis=1))
     mirrored = image[[0, 1, 2, 3, 4, 4, 3, 2]][:, [0, 1, 2, 2]]
     np.testing.assert_array_equal(seen[0], mirrored)
-    # A single pixel is mirrored as often as it takes.
+    # A single pixel is mirrored repeatedly.
     np.testing.assert_array_equal(
         restore_tiled(apply, image[:1, :1], field)[::3, ::3], image[:1, :1]
     )
     np.testing.assert_array_equal(seen[1], np.broadcast_to(image[0, 0], (4, 4, 2)))
 
 
-def test_progress_is_reported_and_a_wrong_scale_refused(draw):
+def test_progress_is_reported_and_a_wrong_output_size_is_refused(draw):
     shares = []
     restore_tiled(np.asarray, draw(8, 4, 1), ReceptiveField(0, 0), 4, shares.append)
     assert shares == [0.5, 1.0]
-    with pytest.raises(InputError, match=r"scale 2 makes a tile of \(16, 8\) pixels; got \(8, 4\)"):
+    with pytest.raises(
+        InputError, match=r"scale 2 must output \(16, 8\) pixels for a tile; got \(8, 4\)"
+    ):
         restore_tiled(np.asarray, draw(8, 4, 1), ReceptiveField(0, 0, scale=2))
 
 
-def test_the_default_tile_fits_the_memory(monkeypatch):
+def test_default_tile_fits_the_free_memory(monkeypatch):
     field = ReceptiveField(3, 3, multiple=4)
 
     def side(free, bytes_per_pixel=1000, field=field):
         monkeypatch.setattr(tiling, "free_memory", lambda: free)
         return default_tile(lambda side: bytes_per_pixel * side**2, field)
 
-    # A quarter of 4 * 1000 * 502^2 bytes is that of a tile of 502 pixels, so 500.
+    # A quarter of the memory suffices for a tile of 502 pixels, which is rounded down to 500.
     assert side(4 * 1000 * 502**2) == 500
     assert side(10**15) == MAX_TILE
     assert side(0) == min_tile(field) == 12
-    # Where the overlap is large, a larger tile pays.
+    # A large overlap justifies a larger tile.
     assert side(10**15, field=ReceptiveField(400, 400)) == 3200
     monkeypatch.undo()
     assert 10**7 < memory.free_memory() < 10**15

@@ -1,10 +1,10 @@
-"""A method without learning as a restorer of files: it undoes a known blur, or removes noise.
+"""Classical methods as restorers of images: they invert a known blur or remove noise.
 
-The methods are those of `deconv_jax.classical`, with what a person can say of a photograph: the blur
-as a picture of it, the noise's level, and the method's own numbers. `plug_and_play` takes a denoiser
-beside, see `denoiser.make_pnp_denoiser`. What a reader would get wrong: the whole image is one problem, which
-does not fall into tiles, so these methods take memory by the image's size, 40 to 120 bytes a sample.
-An image for which the memory does not suffice is refused before the work begins.
+A `ClassicalRestorer` describes the degradation of a photograph (the blur kernel, the noise level, the
+boundary) as a forward model and calls a method of `deconv_jax.classical`.
+
+Note: The image is a single inverse problem and is not tiled, so memory grows with the image, by 40 to
+120 bytes per sample. An image that does not fit the free memory is refused before work starts.
 """
 
 import dataclasses
@@ -25,35 +25,35 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.memory import free_memory, working_bytes
-from deconv_jax.inference.restoration.learned_restorer import Pixels, ProgressCallback
+from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.restoration.learned_restorer import Pixels
 from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 from deconv_jax.inference.tiling import PROBE_TILE
 
 CHECKED_SAMPLES = 2**22
-"""Samples of an image from which on the memory that a method takes is estimated beforehand."""
+"""Number of samples of an image from which its memory use is estimated beforehand."""
 _TRANSFORM_BYTES = 24
-"""Bytes a sample that Fourier transforms take on a CPU beside what XLA tells, measured."""
+"""Bytes per sample of Fourier transforms on a CPU that XLA does not report, measured."""
 
 Boundary = Literal["unknown", "circular", "reflect", "zeros"]
-"""What lies beyond the border of an image: anything, or as in `degradations.Boundary`."""
+"""Scene beyond the border of an image: unknown, or as in `degradations.Boundary`."""
 DENOISING = ("tv", "wavelet")
-"""Methods that are of use where there is no blur."""
+"""Methods that work without a blur kernel."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassicalRestorer:
-    """A method of `deconv_jax.classical` on the whole image, in float32.
+    """A method of `deconv_jax.classical` applied to whole images in float32.
 
     Attributes:
-      method: a key of `METHODS`.
-      kernel: of the blur, (height, width), sum 1, centre at index `size // 2`; None where the image
-        has noise alone, for the methods in `DENOISING`.
-      noise_sigma: standard deviation of the image's noise in 8-bit levels, for methods that ask.
-      boundary: what the blur took from beyond the picture's border, see `Boundary`. The default is
-        for photographs, whose scene goes on beyond the frame: the pixels that the blur reaches there
-        are restored along with the image, and cut off. "circular" is that of many test images.
-      options: of the method, its keyword arguments.
-      denoiser: for `plug_and_play`, see `denoiser.make_pnp_denoiser`.
+      method: Key of `METHODS`.
+      kernel: Blur kernel (height, width) with sum 1 and center at index `size // 2`; None for images
+        that are only noisy, for the methods in `DENOISING`.
+      noise_sigma: Standard deviation of the image's noise, in units of 1/255; None if unknown.
+      boundary: Scene beyond the border. "unknown" suits photographs, whose scene continues beyond the
+        frame: the pixels outside that the blur mixed in are restored too and then cropped.
+      options: Keyword arguments of the method.
+      denoiser: Denoiser of the method "plug_and_play", see `make_pnp_denoiser`.
     """
 
     method: str
@@ -62,7 +62,7 @@ class ClassicalRestorer:
     boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     denoiser: PnpDenoiser | None = None
-    _sample_bytes: dict[int, float] = dataclasses.field(
+    _bytes_per_sample: dict[int, float] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -77,48 +77,47 @@ class ClassicalRestorer:
             raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")
         if self.kernel is None and self.method not in DENOISING:
             raise InputError(
-                f"{self.method} needs the kernel of a blur; without one {' and '.join(DENOISING)} "
-                "remove noise"
+                f"{self.method} requires a blur kernel; only {' and '.join(DENOISING)} work without"
             )
         self._check_arguments()
-        # What the method will not take is refused here, without computing anything.
-        side = 2 * max(self._psf_size) + 1
+        # Tracing on a small image raises the method's own errors without computing anything.
+        side = 2 * max(self._kernel_size) + 1
         try:
-            jax.eval_shape(self._method, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
+            jax.eval_shape(self._restore, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
         except UnknownNoise as error:
             needed = str(error).partition(",")[0]
             raise InputError(
-                f"{needed}, or noise-sigma, the standard deviation of the noise in levels of 255"
+                f"{needed}, or noise-sigma, the standard deviation of the noise in units of 1/255"
             ) from None
 
     @property
     def scale(self) -> int:
-        """1."""
+        """Height of the restored image over height of the input, which is 1."""
         return 1
 
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
-        """The restored image.
+        """Return the restored image.
 
         Raises:
-          InputError: it is not finite, the kernel is larger than the image, or the method takes more
-            memory than is free, see `needed_memory`.
+          InputError: The output is not finite, the kernel is larger than the image, or the method
+            needs more memory than is free.
         """
-        size, psf_size = pixels.shape[:2], self._psf_size
-        if any(k > n for k, n in zip(psf_size, size, strict=True)):
+        size, kernel_size = pixels.shape[:2], self._kernel_size
+        if any(k > n for k, n in zip(kernel_size, size, strict=True)):
             raise InputError(
-                f"the kernel must be no larger than the image, {size} pixels; got {psf_size}"
+                f"the kernel must be no larger than the image, {size} pixels; got {kernel_size}"
             )
         if pixels.size >= CHECKED_SAMPLES:
             needed, free = self.needed_memory(pixels.shape), free_memory()
             if needed > free:
                 raise InputError(
-                    f"{self.method} restores an image as a whole and needs {needed / 1e9:.1f} GB of "
-                    f"memory for {size[0]} x {size[1]} pixels; {free / 1e9:.1f} GB are free; restore "
-                    "parts of the image, or one of fewer pixels"
+                    f"{self.method} needs {needed / 1e9:.1f} GB of memory for {size[0]} x {size[1]} "
+                    f"pixels, but {free / 1e9:.1f} GB are free; restore a smaller image or a part "
+                    "of this one"
                 )
-        restored = np.asarray(self._method(jnp.asarray(pixels)[None])[0])
+        restored = np.asarray(self._restore(jnp.asarray(pixels)[None])[0])
         if self.boundary == "unknown":
-            start = [(k - 1) // 2 for k in psf_size]
+            start = [(k - 1) // 2 for k in kernel_size]
             restored = restored[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         if not np.isfinite(restored).all():
             raise InputError(f"the output of {self.method} is not finite for this image")
@@ -126,40 +125,45 @@ class ClassicalRestorer:
         return restored
 
     def needed_memory(self, shape: tuple[int, ...]) -> int:
-        """About the bytes that an image of `shape`, (height, width, channels), takes, by a small one."""
+        """Return an estimate of the bytes needed for an image of shape (height, width, channels).
+
+        The estimate scales the memory of a small compiled program.
+        """
         height, width, channels = shape
-        if channels not in self._sample_bytes:
-            side = max(PROBE_TILE, *(2 * k for k in self._psf_size))
+        if channels not in self._bytes_per_sample:
+            side = max(PROBE_TILE, *(2 * k for k in self._kernel_size))
             probe = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-            bytes_ = working_bytes(jit(self._method).lower(probe).compile())
-            self._sample_bytes[channels] = bytes_ / (side**2 * channels) + _TRANSFORM_BYTES
-        return int(self._sample_bytes[channels] * height * width * channels)
+            total = working_bytes(jit(self._restore).lower(probe).compile())
+            self._bytes_per_sample[channels] = total / (side**2 * channels) + _TRANSFORM_BYTES
+        return int(self._bytes_per_sample[channels] * height * width * channels)
 
     @property
-    def _psf_size(self) -> tuple[int, ...]:
+    def _kernel_size(self) -> tuple[int, ...]:
         return (1, 1) if self.kernel is None else self.kernel.shape
 
-    def _method(self, images: Array) -> Array:
+    def _restore(self, images: Array) -> Array:
         boundary = "valid" if self.boundary == "unknown" else self.boundary
         blurs = () if self.kernel is None else (Blur(self.kernel, boundary=boundary),)
         noises = () if self.noise_sigma is None else (GaussianNoise(self.noise_sigma),)
-        model = Chain((*blurs, *noises))
+        forward_model = Chain((*blurs, *noises))
         method: Any = METHODS[self.method]
         options = dict(self.options)
         if self.denoiser is not None:
-            # Another splitting wants none of what suits this one.
-            suited = {} if "splitting" in options else self.denoiser.options
-            options = {"denoiser": self.denoiser.denoiser, **suited, **options}
-        return method(images, model, **options)
+            # The denoiser's recommended options assume its recommended splitting.
+            recommended = {} if "splitting" in options else self.denoiser.options
+            options = {"denoiser": self.denoiser.denoiser, **recommended, **options}
+        return method(images, forward_model, **options)
 
     def _check_arguments(self) -> None:
-        """Raises InputError for keyword arguments that the method, or a person, does not have."""
+        """Raise InputError for options that the method, or the command line, does not have."""
         function: Any = METHODS[self.method]
         hints = typing.get_type_hints(function)
         parameters = list(inspect.signature(function).parameters.values())[2:]
-        asks = any(p.name == "denoiser" for p in parameters)
-        if asks != (self.denoiser is not None):
-            raise InputError(f"{self.method} {'needs a' if asks else 'takes no'} denoiser")
+        takes_denoiser = any(p.name == "denoiser" for p in parameters)
+        if takes_denoiser != (self.denoiser is not None):
+            raise InputError(
+                f"{self.method} {'requires a' if takes_denoiser else 'takes no'} denoiser"
+            )
         fields = [
             (p.name, hints[p.name], dataclasses.field(default=p.default))
             for p in parameters

@@ -1,9 +1,10 @@
-"""The field's way to measure a restorer: full-size images, one at a time, under a stated protocol.
+"""Evaluation of a restorer on full-size images, one at a time, under a published protocol.
 
-An `Evaluation` is a value: what the images went through, whose random numbers the noise is made of,
-and how outputs are compared with the truth. Figures of two methods can be compared if they come
-from the same one. What a reader would get wrong: published denoising figures take the noise from a
-generator that is started anew for each image, leave the noisy image unclipped, and round the output.
+An `Evaluation` fixes the degradation, the source of the random noise, and the comparison with the
+ground truth. Figures of two methods are comparable if they come from the same `Evaluation`.
+
+Note: Published denoising figures restart the random generator for each image, do not clip the noisy
+image, and round the output.
 """
 
 import dataclasses
@@ -31,24 +32,24 @@ from deconv_jax.models.receptive_field import ReceptiveField
 
 Image = Float[np.ndarray, "height width channels"]
 Restore = Callable[[Image], Image]
-"""A degraded image to a restored one."""
+"""Function from a degraded image to a restored one."""
 
 MAX_PROGRAMS = 8
-"""Shapes of whole images in a set up to which each has a program of its own."""
+"""Maximum number of image shapes for which whole images are compiled."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is done to the images of a set, and how results are measured.
+    """Degradation of the images of a test set, and measurement of the results.
 
     Attributes:
-      degradation: the forward model and its noise.
-      protocol: colour, border, rounding and clipping of the comparison.
-      noise: "numpy" draws Gaussian noise by `numpy.random.RandomState(seed).normal`, started anew
-        for every image, as the field's scripts do; "jax" draws any noise from `jax.random.key(seed)`
-        folded with the image's place.
-      seed: of the noise.
-      multiple: images are first cut at the bottom and right to multiples of it ("modcrop").
+      degradation: Forward model with its noise.
+      protocol: Color, border, rounding and clipping of the comparison.
+      noise: "numpy" draws Gaussian noise with `numpy.random.RandomState(seed).normal`, restarted for
+        every image, as the published scripts do; "jax" draws any noise from `jax.random.key(seed)`
+        folded with the index of the image.
+      seed: Seed of the noise.
+      multiple: Divisor to which image sizes are cropped at the bottom and right ("modcrop").
     """
 
     degradation: Degradation
@@ -60,25 +61,30 @@ class Evaluation:
     def __post_init__(self) -> None:
         at_least("multiple", self.multiple, 1)
         if self.noise == "numpy":
-            *before, last = _steps(self.degradation) or [self.degradation]
+            *before, last = _flatten(self.degradation) or [self.degradation]
             linear = before if isinstance(last, GaussianNoise) else [*before, last]
             if not all(isinstance(step, Linear) for step in linear):
                 raise InputError(
-                    "noise='numpy' is for linear degradations and Gaussian noise at their end; for "
-                    f"{self.degradation} give noise='jax'"
+                    "noise='numpy' requires linear degradations followed by Gaussian noise; use "
+                    f"noise='jax' for {self.degradation}"
                 )
-            noise_sigma(self.degradation)  # Refuses a range of levels.
+            noise_sigma(self.degradation)  # Raises InputError for a range of levels.
 
     def crop(self, image: Image) -> Image:
-        """The image that is degraded, and compared with."""
+        """Return the ground truth: the image cropped to multiples of `multiple`."""
         height, width = (n - n % self.multiple for n in image.shape[:2])
         return image[:height, :width]
 
-    def degrade(self, clean: Image, place: int) -> Image:
-        """What a restorer is given, float32, not clipped."""
+    def degrade(self, clean: Image, index: int) -> Image:
+        """Return the degraded image, float32, not clipped.
+
+        Args:
+          clean: Ground truth in [0, 1].
+          index: Index of the image in the test set.
+        """
         batch = jnp.asarray(clean)[None]
         if self.noise == "jax":
-            key = jax.random.fold_in(jax.random.key(self.seed), place)
+            key = jax.random.fold_in(jax.random.key(self.seed), index)
             return np.asarray(self.degradation(batch, key[None])[0])
         blurred = np.asarray(linear_part(self.degradation).forward(batch)[0])
         sigma = noise_sigma(self.degradation)
@@ -88,7 +94,7 @@ class Evaluation:
         return (blurred + noise).astype(np.float32)
 
     def describe(self) -> str:
-        """The protocol in words, for a result."""
+        """Return a description of the protocol, for records of results."""
         parts = [self.degradation.describe()]
         if self.noise == "jax":
             parts.append(
@@ -103,25 +109,29 @@ class Evaluation:
         return "; ".join([*parts, self.protocol.describe()])
 
     def measure(self, restore: Restore, images: Iterable[tuple[str, Image]]) -> dict[str, Any]:
-        """Degrades, restores and measures every image.
+        """Degrade, restore and measure every image.
 
         Args:
-          restore: a degraded image to a restored one.
-          images: names and clean images in [0, 1].
+          restore: Function from a degraded image to a restored one.
+          images: Names and clean images in [0, 1].
 
         Returns:
-          {"images": a row each, "mean": {measure: value}, "count": n, "protocol": words}; JSON-able.
+          JSON-serializable dict with "images" (a row per image), "mean" (by measure), "count" and
+          "protocol" (`describe()`).
 
         Raises:
-          InputError: no image, or a restored image of another shape than the clean one.
+          InputError: There is no image, or a restored image has another shape than the clean one.
         """
 
         def pairs() -> Iterator[tuple[str, Image, Image]]:
-            for place, (name, image) in enumerate(images):
+            for index, (name, image) in enumerate(images):
                 clean = self.crop(image)
-                output = restore(self.degrade(clean, place))
+                output = restore(self.degrade(clean, index))
                 if output.shape != clean.shape:
-                    raise InputError(f"{name}: restored to {output.shape}; wanted {clean.shape}")
+                    raise InputError(
+                        f"{name}: the restored image has shape {output.shape}, the ground truth "
+                        f"{clean.shape}"
+                    )
                 yield name, output, clean
 
         rows = self.protocol.measure_all(pairs())
@@ -129,26 +139,26 @@ class Evaluation:
         return {"images": rows, "mean": mean, "count": len(rows), "protocol": self.describe()}
 
 
-def _steps(degradation: Degradation) -> list[Degradation]:
-    """The steps of a chain, and of the chains in it."""
+def _flatten(degradation: Degradation) -> list[Degradation]:
+    """Return the steps of a chain, with nested chains expanded."""
     if not isinstance(degradation, Chain):
         return [degradation]
-    return [step for part in degradation.steps for step in _steps(part)]
+    return [step for part in degradation.steps for step in _flatten(part)]
 
 
 def network_restorer(
     apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]]
 ) -> Restore:
-    """A network as a restorer of images of these sizes, by at most `MAX_PROGRAMS` programs.
+    """Return a network as a restorer that compiles at most `MAX_PROGRAMS` programs for a test set.
 
-    Images of up to so many different sizes are restored whole. Of more, all are restored by exact
-    tiles as large as the smallest side among them, so that one program serves for all; only images
-    smaller than a tile can have programs of their own then.
+    With at most `MAX_PROGRAMS` different sizes, images are restored whole. Otherwise all are restored
+    in exact tiles as large as the smallest side among them, so that one program serves all images
+    that are no smaller than a tile.
 
     Args:
-      apply: the network on a batch of one image; compiled here.
-      field: what it sees.
-      sizes: heights and widths of the degraded images.
+      apply: Network on a batch of one image, compiled here.
+      field: Receptive field of the network.
+      sizes: Heights and widths of the degraded images.
     """
     compiled = jit(apply)
     tile = None

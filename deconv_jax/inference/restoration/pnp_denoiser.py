@@ -1,16 +1,16 @@
-"""Trained networks as the denoiser of `classical.plug_and_play`, which asks for any level of noise.
+"""Trained networks as denoisers for plug-and-play restoration, which asks for many noise levels.
 
-A network that is told the level is told; one that was trained for a single level has the contrast of
-the image scaled to it, see `classical.any_level_denoiser`. What a reader would get wrong: the
-levels that plug and play asks for are not those of the noise in the photograph. They begin far above
-it, at sigma 49 of 255 unless told otherwise, and fall to it; of networks for single levels, to the
-lowest of them.
+A noise-conditional network receives each level. For a network trained for a single level, the image's
+contrast is scaled so that its noise matches that level, see `classical.any_level_denoiser`.
+
+Note: The levels are not those of the photograph's noise. They start far above it, at 49/255 by
+default, and fall to it; with single-level networks they fall to the lowest trained level.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -26,22 +26,23 @@ from deconv_jax.inference.restoration.learned_restorer import (
     apply_at_noise_level,
     check_restoration_model,
 )
+from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.training.state import Tree
 
 Denoiser = Callable[[Array, Array], Array]
-"""Images (batch, height, width, 1 or 3) and the level of their noise in [0, 1] units to images."""
+"""(images (batch, height, width, 1 or 3), noise level in [0, 1] units) -> denoised images."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedDenoiser:
-    """A network, and what it was trained to remove.
+    """A denoising network and the noise that it was trained on.
 
     Attributes:
-      name: what errors call it, such as its file.
-      model: a restoration network that keeps the size of images.
-      variables: its "params" and, if it has them, "batch_stats".
-      noise_conditional: the network takes the noise's level as one channel more.
-      degradation: that it was trained on; None where nobody knows, as of published weights.
+      name: Name in error messages, such as its file.
+      model: Restoration network of scale 1.
+      variables: Collection "params", and "batch_stats" if the network has it.
+      noise_conditional: Whether the network takes a noise-level map as an additional channel.
+      degradation: Degradation of the training images; None if unknown, as for published weights.
     """
 
     name: str
@@ -52,49 +53,50 @@ class TrainedDenoiser:
 
     def __post_init__(self) -> None:
         check_restoration_model(self.model)
-        if self.scale != 1:
-            raise InputError(f"{self.name} is no denoiser: it enlarges {self.scale} times")
+        if self._interface.scale != 1:
+            raise InputError(
+                f"a denoiser must have scale 1; {self.name} has scale {self._interface.scale}"
+            )
         if self.degradation is not None and self._levels is None:
             raise InputError(
-                f"{self.name} is no denoiser of Gaussian noise: it was trained on "
+                f"{self.name} is not a denoiser of Gaussian noise: it was trained on "
                 f"{self.degradation}"
             )
 
     @property
     def channels(self) -> int:
-        """Of the images that it takes, 1 or 3."""
-        return self.model.channels  # type: ignore[attr-defined]
+        """Number of image channels, 1 or 3."""
+        return self._interface.channels
 
-    @property
-    def scale(self) -> int:
-        """Size of a restored image over that of the one given."""
-        return self.model.scale  # type: ignore[attr-defined]
-
-    def trained_sigma(self, told: float | None = None) -> float:
-        """The single level of noise, in 8-bit levels, that the network is used at.
+    def trained_sigma(self, sigma: float | None = None) -> float:
+        """Return the noise level, in units of 1/255, at which to use a single-level network.
 
         Args:
-          told: by a person, needed where the training does not say a single one.
+          sigma: Level given by the user, required unless the training used a single level.
 
         Raises:
-          InputError: it is not known, or what is told is no level that it was trained for.
+          InputError: The level is unknown, or `sigma` is not a level of the training.
         """
         low, high = self._levels or (0.0, np.inf)
-        if told is None and low < high:
-            known = "it is not known" if self.degradation is None else f"{low:g} to {high:g}"
+        if sigma is None and low < high:
+            known = "unknown" if self.degradation is None else f"{low:g} to {high:g}"
             raise InputError(
-                f"the level of noise that {self.name} was trained for has to be told "
-                f"(denoiser-sigma): {known}"
+                f"denoiser-sigma is required for {self.name}, whose training noise level is {known}"
             )
-        sigma = low if told is None else told
+        sigma = low if sigma is None else sigma
         if not (low <= sigma <= high and 0 < sigma < np.inf):
-            wanted = "a positive number" if self.degradation is None else f"{low:g} to {high:g}"
-            raise InputError(f"the level of noise of {self.name} must be {wanted}; got {sigma:g}")
+            valid = "a positive number" if self.degradation is None else f"in [{low:g}, {high:g}]"
+            raise InputError(f"the noise level of {self.name} must be {valid}; got {sigma:g}")
         return sigma
 
     @property
+    def _interface(self) -> RestorationModel:
+        """The network's attributes, for the type checker."""
+        return cast(RestorationModel, self.model)
+
+    @property
     def _levels(self) -> tuple[float, float] | None:
-        """The least and the greatest; None if anything else happened, or is not known."""
+        """Lowest and highest trained noise level; None unless trained on Gaussian noise alone."""
         degradation = self.degradation
         while isinstance(degradation, Chain) and len(degradation.steps) == 1:
             degradation = degradation.steps[0]
@@ -106,11 +108,12 @@ class TrainedDenoiser:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PnpDenoiser:
-    """What `plug_and_play` is given of networks.
+    """A denoiser for `classical.plug_and_play`, with recommended options.
 
     Attributes:
-      denoiser: they; their weights are arguments of a compiled program and no constants in it.
-      options: that suit them, where a person says nothing else.
+      denoiser: Function of images and noise level. It is a pytree whose leaves are the networks'
+        weights, so that they are arguments of compiled programs rather than constants.
+      options: Recommended keyword arguments of `plug_and_play`.
     """
 
     denoiser: Denoiser
@@ -120,64 +123,65 @@ class PnpDenoiser:
 def make_pnp_denoiser(
     networks: Sequence[TrainedDenoiser], sigmas: Sequence[float] = ()
 ) -> PnpDenoiser:
-    """The denoiser that networks make together.
+    """Combine networks into one denoiser for any noise level.
 
-    Images of other channels than the networks' are brought to them as `restore` says.
+    Images with other channels than the networks' are adapted as by `LearnedRestorer`.
 
     Args:
-      networks: one that is told the level, or one or more for single levels, of which
-        `any_level_denoiser` says the one that is taken. All take images of as many channels.
-      sigmas: the single levels in 8-bit units, one a network; needed where the training of one
-        does not say.
+      networks: A single noise-conditional network, or one or more single-level networks, among which
+        `any_level_denoiser` chooses. All have the same number of channels.
+      sigmas: Trained noise level of each single-level network, in units of 1/255; () if all are
+        known from their training.
 
     Raises:
-      InputError: networks that do not go together, or sigmas that do not fit them.
+      InputError: The networks cannot be combined, or the sigmas do not match them.
     """
     if not networks:
-        raise InputError("a denoiser takes at least one network; got none")
+        raise InputError("a denoiser requires at least one network; got none")
     channels = {network.channels for network in networks}
     if len(channels) > 1:
-        raise InputError("the networks of a denoiser take images of 1 or of 3 channels; got both")
-    wanted = channels.pop()
+        raise InputError("the networks of a denoiser must have the same channels; got 1 and 3")
+    adapt = functools.partial(_adapt, channels.pop())
     if any(network.noise_conditional for network in networks):
         if len(networks) > 1 or sigmas:
             raise InputError(
-                "a network that is told the noise's level works alone and was trained for no "
-                f"single level; got {len(networks)} networks and denoiser-sigma {list(sigmas)}"
+                "a noise-conditional network must be the only one and takes no denoiser-sigma; got "
+                f"{len(networks)} networks and denoiser-sigma {list(sigmas)}"
             )
         conditional = Partial(
-            functools.partial(_told, networks[0].model), _on_device(networks[0].variables)
+            functools.partial(_denoise_at_level, networks[0].model),
+            _on_device(networks[0].variables),
         )
-        return PnpDenoiser(Partial(functools.partial(_bridged, wanted), conditional), {})
+        return PnpDenoiser(Partial(adapt, conditional), {})
     if sigmas and len(sigmas) != len(networks):
         raise InputError(
-            f"denoiser-sigma is given once for each network or never; got {len(sigmas)} for "
-            f"{len(networks)}"
+            "denoiser-sigma must be given once for each network or not at all; got "
+            f"{len(sigmas)} for {len(networks)} networks"
         )
-    told: list[float | None] = list(sigmas) or [None] * len(networks)
-    levels = [n.trained_sigma(sigma) / 255.0 for n, sigma in zip(networks, told, strict=True)]
+    given: list[float | None] = list(sigmas) or [None] * len(networks)
+    levels = [n.trained_sigma(sigma) / 255.0 for n, sigma in zip(networks, given, strict=True)]
     single = [
-        Partial(functools.partial(_untold, network.model), _on_device(network.variables))
+        Partial(functools.partial(_denoise, network.model), _on_device(network.variables))
         for network in networks
     ]
-    denoiser = Partial(functools.partial(_bridged, wanted), any_level_denoiser(single, levels))
+    denoiser = Partial(adapt, any_level_denoiser(single, levels))
     return PnpDenoiser(denoiser, any_level_options(levels))
 
 
-def _bridged(
-    wanted: int,
+def _adapt(
+    channels: int,
     denoiser: Denoiser,
-    images: Float[Array, "batch height width channels"],
+    images: Float[Array, "batch height width image_channels"],
     sigma: Array,
 ) -> Array:
-    return adapt_channels(lambda own: denoiser(own, sigma), wanted, images)
+    return adapt_channels(lambda adapted: denoiser(adapted, sigma), channels, images)
 
 
-def _told(model: nn.Module, variables: Tree, images: Array, sigma: Array) -> Array:
+def _denoise_at_level(model: nn.Module, variables: Tree, images: Array, sigma: Array) -> Array:
     return apply_at_noise_level(model, variables, sigma, images)
 
 
-def _untold(model: nn.Module, variables: Tree, images: Array) -> Array:
+def _denoise(model: nn.Module, variables: Tree, images: Array) -> Array:
     return apply_at_noise_level(model, variables, None, images)
 
 

@@ -1,58 +1,51 @@
-"""What a restorer does to one file: read, restore, write, measure, compare.
+"""Restoration of files: read, restore, write, measure and compare each, and report on it.
 
-Everything that is wrong with a file is an `InputError` of this file, and the next can be done. What
-a reader would get wrong: results are measured in memory before they are rounded to the file's bits,
-and the protocol rounds them, to 8 bits; and a result that cannot be measured is a result.
+A file that fails does not stop the others: its error goes to stderr, results and measures go to
+stdout. Results are measured in memory, before they are rounded to the bit depth of their file; the
+protocol rounds to 8 bits itself. A result that cannot be measured is still written.
 """
 
 import dataclasses
 import functools
-import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
 from PIL import Image
 
 from deconv_jax import ops
-from deconv_jax.compilation import jit
 from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
-from deconv_jax.inference.restoration.learned_restorer import (
-    ImageRestorer,
-    Pixels,
-    ProgressCallback,
-)
-from deconv_jax.io import check_unused, kind_of, write_png
-from deconv_jax.metrics.image import SSIM_LEAST_SIZE
-from deconv_jax.metrics.protocol import EvaluationProtocol, Row
+from deconv_jax.inference.progress import ProgressBar, ProgressCallback
+from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
+from deconv_jax.inference.restoration.measurement import measure_file, read_reference
+from deconv_jax.io import check_unused, write_png
+from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
 
 BICUBIC = "bicubic"
-"""The baseline of an enlargement."""
-PICTURED = 1024
-"""Pixels a side of an image that a comparison shows; of a larger one it shows the middle."""
-MEASURED_AT_ONCE = 2**20
-"""Pixels of a band that is measured at once; SSIM takes some 150 bytes for each, colour included."""
+"""Name of the baseline for enlargement."""
+COMPARISON_SIDE = 1024
+"""Maximum side of the crop that a comparison picture shows, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of one file.
+    """Outcome of restoring one file.
 
     Attributes:
-      size: height and width of the result, pixels.
-      seconds: that it took, reading and writing included.
-      measured: "psnr" in dB and "ssim" of the result, if there is a reference.
-      before: those of the file itself; where it is enlarged, of its bicubic enlargement.
-      unmeasured: why it was not measured, if there should be a reference; otherwise None.
-      notes: what reading the file left out or converted, see `ImageFile`.
+      size: Height and width of the result, in pixels.
+      seconds: Duration, with reading and writing.
+      measured: "psnr" in dB and "ssim" of the result; None without a reference.
+      before: The same measures of the input, or of its bicubic enlargement if the result is larger.
+      unmeasured: Reason why the result could not be measured; None if it was, or if no reference was
+        asked for.
+      notes: Conversions and losses when the file was read, see `ImageFile`.
     """
 
     size: tuple[int, int]
@@ -63,6 +56,62 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
+def restore_files(
+    restorer: ImageRestorer,
+    jobs: Sequence[Job],
+    *,
+    protocol: EvaluationProtocol,
+    overwrite: bool = False,
+) -> int:
+    """Restore files one after another, and print a line for each and the mean of their measures.
+
+    Args:
+      restorer: Restorer of images.
+      jobs: Files to read and write.
+      protocol: Protocol of the measurement, for jobs with a reference.
+      overwrite: Whether to replace existing results.
+
+    Returns:
+      Number of files that could not be restored, or not be measured against their reference.
+    """
+    results: list[Result] = []
+    failed = 0
+    with ProgressBar("restore", len(jobs)) as bar:
+
+        def report(*words: object) -> None:
+            bar.write(f"deconv-jax: {': '.join(map(str, words))}", file=sys.stderr)
+
+        for index, job in enumerate(jobs):
+            progress = ProgressCallback(
+                on_progress=functools.partial(bar.show, index),
+                on_message=functools.partial(report, job.source),
+            )
+            try:
+                result = restore_file(
+                    restorer, job, progress, protocol=protocol, overwrite=overwrite
+                )
+            except InputError as error:
+                failed += 1
+                report("error", error)
+            else:
+                results.append(result)
+                line = _format_result(result, restorer.scale)
+                bar.write(f"{job.source} -> {job.output}  {line}")
+            bar.show(index + 1)
+    after = [result.measured for result in results if result.measured]
+    before = [result.before for result in results if result.before]
+    if after:
+        mean_before = mean_of_rows(before) if before else None
+        means = _format_measures(mean_of_rows(after), mean_before, restorer.scale)
+        print(f"mean of {len(after)}{means}")
+        print(protocol.describe())
+    unmeasured = sum(result.unmeasured is not None for result in results)
+    for count, verb in ((failed, "restored"), (unmeasured, "measured")):
+        if count:
+            report(f"{count} of {len(jobs)} files were not {verb}")
+    return failed + unmeasured
+
+
 def restore_file(
     restorer: ImageRestorer,
     job: Job,
@@ -71,22 +120,22 @@ def restore_file(
     protocol: EvaluationProtocol | None = None,
     overwrite: bool = False,
 ) -> Result:
-    """Restores one file; its result appears whole or not at all.
+    """Restore one file; the result is written completely or not at all.
 
-    Bit depth, alpha (bicubically enlarged), ICC profile, EXIF data and resolution stay as far as the
-    format of the result's name has room for them, see `write_image`.
+    Bit depth, alpha (enlarged bicubically), ICC profile, EXIF data and resolution are kept as far as
+    the format of the result allows, see `write_image`.
 
     Args:
-      restorer: what does it.
-      job: what to read and write.
-      progress: who is told.
-      protocol: of the measuring, for a job with a reference. A reference larger by less than the
-        restorer's scale is cut at its bottom and right, as for "modcrop".
-      overwrite: whether a result that is there already is replaced.
+      restorer: Restorer of images.
+      job: File to read and files to write.
+      progress: Callbacks for progress and messages.
+      protocol: Protocol of the measurement, for a job with a reference. A reference that is larger
+        than the result by less than the scale is cropped at the bottom and right ("modcrop").
+      overwrite: Whether to replace an existing result.
 
     Raises:
-      InputError: whatever is wrong with this file, too little memory for it included; others may
-        still be done. A result that could not be measured is no error, see `Result.unmeasured`.
+      InputError: The file cannot be restored or there is too little memory. A result that cannot be
+        measured is not an error, see `Result.unmeasured`.
     """
     started = time.perf_counter()
     protocol = protocol or EvaluationProtocol()
@@ -97,7 +146,7 @@ def restore_file(
     for path in filter(None, (job.output, job.comparison)):
         check_unused(path, overwrite=overwrite)
     with catch_out_of_memory(
-        f"{job.source}: not enough memory; with a network, a smaller tile takes less"
+        f"{job.source}: not enough memory; a network needs less with a smaller tile"
     ):
         image = read_image(job.source)
         try:
@@ -113,122 +162,72 @@ def restore_file(
         unmeasured = None
         if job.reference is not None:
             try:
-                with catch_out_of_memory("not enough memory"):
-                    truth = _truth(job.reference, restored, restorer.scale)
-                    for name, view in views.items():
-                        if view.shape[:2] == restored.shape[:2]:
-                            rows[name] = measure_in_bands(
-                                protocol, *_measurable(protocol, view, truth)
-                            )
-                    views["reference"] = truth
+                rows, views["reference"] = _measure(job.reference, views, restorer.scale, protocol)
             except InputError as error:
-                rows, unmeasured = {}, str(error)
+                unmeasured = str(error)
         if job.comparison is not None:
-            picture = _comparison(views, rows, restorer.scale)
-            write_png(job.comparison, picture)
+            write_png(job.comparison, _draw_comparison(views, rows, restorer.scale))
     height, width = restored.shape[:2]
-    seconds = time.perf_counter() - started
-    before = rows.get(BICUBIC if restorer.scale > 1 else "input")
-    measured = rows.get("restored"), before, unmeasured
-    return Result((height, width), seconds, *measured, image.notes)
+    return Result(
+        size=(height, width),
+        seconds=time.perf_counter() - started,
+        measured=rows.get("restored"),
+        before=rows.get(BICUBIC if restorer.scale > 1 else "input"),
+        unmeasured=unmeasured,
+        notes=image.notes,
+    )
 
 
-def measure_in_bands(protocol: EvaluationProtocol, output: Pixels, target: Pixels) -> Row:
-    """`protocol.measure` of one image of any size, but for rounding, a band of rows at a time.
-
-    The mean squared error is the mean of the bands', and SSIM the mean over windows: a band reaches
-    as far into the next as the windows that begin in it. All bands have one shape, so an image
-    needs one compiled program, whose memory does not grow with the image.
+def _measure(
+    reference: Path, views: Mapping[str, Pixels], scale: int, protocol: EvaluationProtocol
+) -> tuple[dict[str, Row], Pixels]:
+    """Return the measures of each view that has the result's size, and the reference.
 
     Raises:
-      InputError: as `protocol.measure`.
+      InputError: The views cannot be measured.
     """
-    # Images that cannot be measured are refused here, without computing anything.
-    jax.eval_shape(
-        protocol.measure,
-        *(jax.ShapeDtypeStruct((1, *view.shape), np.float32) for view in (output, target)),
-    )
-    border, protocol = protocol.border, dataclasses.replace(protocol, border=0)
-    height, width = (n - 2 * border for n in output.shape[:2])
-    inner = slice(border, border + height), slice(border, border + width)
-    overlap = SSIM_LEAST_SIZE - 1
-    windows = height - overlap
-    step = math.ceil(windows / math.ceil(windows * width / MEASURED_AT_ONCE))
-    squared_error = similarity = 0.0
-    for start in range(0, windows, step):
-        begun = min(step, windows - start)
-        # The last band also has the rows in which no window begins.
-        own = begun if start + begun < windows else begun + overlap
-        rows = slice(start, start + begun + overlap)
-        missing = (0, step - begun), (0, 0), (0, 0)
-        band = (np.pad(view[inner][rows], missing)[None] for view in (output, target))
-        sizes = (np.array([[n, width]]) for n in (own, begun + overlap))
-        psnr, ssim = map(float, _measured(protocol, *band, *sizes))
-        squared_error += own * 10 ** (-psnr / 10)
-        similarity += begun * ssim
-    mean = squared_error / height
-    return {
-        "psnr": -10 * math.log10(mean) if mean else math.inf,
-        "ssim": similarity / windows,
-    }
+    restored = views["restored"]
+    with catch_out_of_memory("not enough memory"):
+        truth = read_reference(reference, restored, scale)
+        rows = {
+            name: measure_file(protocol, view, truth)
+            for name, view in views.items()
+            if view.shape[:2] == restored.shape[:2]
+        }
+    return rows, truth
 
 
-@functools.partial(jit, static_argnums=0)
-def _measured(
-    protocol: EvaluationProtocol,
-    output: Array,
-    target: Array,
-    own: Int[Array, "1 2"],
-    seen: Int[Array, "1 2"],
-) -> tuple[Array, Array]:
-    """PSNR of a band's own part and SSIM of the part whose windows are its own."""
-    psnr = protocol.measure(output, target, own)["psnr"]
-    return psnr[0], protocol.measure(output, target, seen)["ssim"][0]
-
-
-def _truth(reference: Path, restored: Pixels, scale: int) -> Pixels:
-    """What the result should be; raises InputError where there is no such image of its size."""
-    if kind_of(reference) is None:
-        raise InputError(f"there is no reference {reference}, nor one of another format")
-    truth = _cut(read_image(reference).pixels, restored, scale)
-    if truth.shape[:2] != restored.shape[:2]:
-        raise InputError(
-            f"the result has {restored.shape[:2]} pixels, its reference {reference} has "
-            f"{truth.shape[:2]}"
-        )
-    return truth
-
-
-def _measurable(
-    protocol: EvaluationProtocol, output: Pixels, truth: Pixels
-) -> tuple[Pixels, Pixels]:
-    """Return both as `protocol` compares files.
-
-    A protocol takes one channel for a Y of studio range, while a gray file has the full range. So Y
-    of a gray file is measured of three equal channels.
-    """
-    if protocol.color == "rgb":
-        return output, truth
-    of_output, of_truth = (np.broadcast_to(v, (*v.shape[:2], 3)) for v in (output, truth))
-    return of_output, of_truth
-
-
-def _cut(truth: Pixels, restored: Pixels, scale: int) -> Pixels:
-    height, width = restored.shape[:2]
-    extra = truth.shape[0] - height, truth.shape[1] - width
-    return truth[:height, :width] if all(0 <= n < scale for n in extra) else truth
-
-
-def _comparison(views: Mapping[str, Pixels], rows: Mapping[str, Row], scale: int) -> Image.Image:
-    """Draw the views side by side, each under its name and what was measured of it."""
-    shown = PICTURED // scale
-    starts = [max(n - shown, 0) // 2 for n in views["input"].shape[:2]]
+def _draw_comparison(
+    views: Mapping[str, Pixels], rows: Mapping[str, Row], scale: int
+) -> Image.Image:
+    """Draw the center of each view side by side, with its name and PSNR above."""
+    side = COMPARISON_SIDE // scale
+    starts = [max(n - side, 0) // 2 for n in views["input"].shape[:2]]
     columns = []
     for name, view in views.items():
-        # The input of an enlargement is shown in its own pixels, repeated.
-        own, repeated = (1, scale) if name == "input" else (scale, 1)
-        middle = view[tuple(slice(own * start, own * (start + shown)) for start in starts)]
-        middle = middle.repeat(repeated, axis=0).repeat(repeated, axis=1)
-        columns.append(np.broadcast_to(middle, (*middle.shape[:2], 3)))
+        # The pixels of an input that was enlarged are repeated to the size of the result.
+        own, repeat = (1, scale) if name == "input" else (scale, 1)
+        crop = view[tuple(slice(own * start, own * (start + side)) for start in starts)]
+        crop = crop.repeat(repeat, axis=0).repeat(repeat, axis=1)
+        columns.append(np.broadcast_to(crop, (*crop.shape[:2], 3)))
     names = [f"{name} {rows[name]['psnr']:.2f} dB" if name in rows else name for name in views]
     return picture_grid({"": np.stack(columns)}, names=names, scale=1)
+
+
+def _format_result(result: Result, scale: int) -> str:
+    height, width = result.size
+    measures = _format_measures(result.measured, result.before, scale)
+    if result.unmeasured is not None:
+        measures = f"  not measured: {result.unmeasured}"
+    notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
+    return f"{width} x {height}  {result.seconds:.1f} s{measures}{notes}"
+
+
+def _format_measures(after: Row | None, before: Row | None, scale: int) -> str:
+    """Return PSNR and SSIM of a result and of the baseline, as the end of a line."""
+    baseline = "input" if scale == 1 else BICUBIC
+    words = ""
+    for name, row in (("", after), (f"{baseline} ", before)):
+        if row is not None:
+            words += f"  {name}PSNR {row['psnr']:.2f} dB SSIM {row['ssim']:.4f}"
+    return words

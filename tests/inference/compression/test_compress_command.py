@@ -6,6 +6,7 @@ from PIL import Image
 
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
+from deconv_jax.data.images import LINKED, OTHER_FORMAT
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.compression.load import TABLES_FOLDER, load_codec
 from deconv_jax.train import train
@@ -126,8 +127,8 @@ def test_a_folder_there_and_back(run, tmp_path, capsys):
         f"deconv-jax: error: cannot read image {folder}/d.webp: it has 3 frames; only files with one "
         "image are read",
         "deconv-jax: 1 of 3 files failed",
-        f"deconv-jax: left out, of a format that is not read here (1): {folder}/c.heic",
-        f"deconv-jax: left out, links to folders, which are not followed (1): {folder}/deep/link",
+        f"deconv-jax: skipped 1 ({OTHER_FORMAT}): {folder}/c.heic",
+        f"deconv-jax: skipped 1 ({LINKED}): {folder}/deep/link",
     ]
     assert main(["decompress", *start, str(small), "-o", str(back)]) == 0
     np.testing.assert_array_equal(read(back / "a.png"), read(back / "deep" / "b.png"))
@@ -142,7 +143,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
     other.write_bytes(photo.read_bytes())
     for words, message in (
         ([*start, str(photo), "-o", str(out), "--level", "3"], "from 0 to 2"),
-        ([*start, str(tmp_path / "none.png"), "-o", str(out)], "none.png"),
+        ([*start, str(tmp_path / "none.png"), "-o", str(out)], "none.png does not exist"),
         ([*start, str(photo), str(other), "-o", str(tmp_path / "x")], "would both be written"),
         ([*start, str(photo), "-o", str(photo)], "is an input"),
         (["compress", "--workdir", str(tmp_path), str(photo), "-o", str(out)], "workdir"),

@@ -200,7 +200,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
         (["--layer", "conv7"], "no layer 'conv7'"),
         (["IN", "--class", "10"], "a class is from 0 to 9; got 10"),
         (["--layer", "conv1", "--output", "layers.jpg"], "--output must be a PNG file"),
-        (["--layer", "conv1", "missing.png"], "no input missing.png"),
+        (["--layer", "conv1", "missing.png"], "input missing.png does not exist"),
         (["--layer", "conv1", "IN", "--checkpoint", "77"], "77"),
     ],
 )

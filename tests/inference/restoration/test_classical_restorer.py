@@ -1,4 +1,4 @@
-"""Methods without learning as restorers of pixels."""
+"""Classical methods as restorers of images."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ import scipy.signal
 from deconv_jax.classical import METHODS
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError
-from deconv_jax.inference.restoration import classical_restorer as methods
+from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.restoration import classical_restorer
 from deconv_jax.inference.restoration.classical_restorer import DENOISING, ClassicalRestorer
-from deconv_jax.inference.restoration.learned_restorer import ProgressCallback
 from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 
 QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 
 
-def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
+def test_method_receives_the_forward_model_and_its_options(draw):
     image = draw(12, 16, 3)
     options = {"iterations": 4, "tv_weight": 0.002}
     restorer = ClassicalRestorer("richardson_lucy", KERNEL, boundary="circular", options=options)
@@ -32,7 +32,7 @@ def test_a_method_is_given_the_blur_the_noise_and_its_options(draw):
 
 
 @pytest.mark.parametrize("method", DENOISING)
-def test_without_a_kernel_noise_is_all_there_is(draw, method):
+def test_without_a_kernel_the_forward_model_is_noise(draw, method):
     image = draw(12, 16, 3)
     restorer = ClassicalRestorer(method, None, noise_sigma=15.0, options={"iterations": 3})
     expected = METHODS[method](image[None], GaussianNoise(15.0), iterations=3)[0]
@@ -40,7 +40,7 @@ def test_without_a_kernel_noise_is_all_there_is(draw, method):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"method": "weiner"}, "no method 'weiner'; did you mean 'wiener'"),
         ({"boundary": "reflct"}, "no boundary 'reflct'; did you mean 'reflect'"),
@@ -50,19 +50,22 @@ def test_without_a_kernel_noise_is_all_there_is(draw, method):
         ({"options": {"return_objective": True}}, "unknown key .*return_objective"),
         ({"method": "wiener"}, "wiener takes noise_to_signal .*, or noise-sigma, the stand"),
         ({"method": "tv", "noise_sigma": 0.0}, "noise-sigma must be a positive number; got 0"),
-        ({"method": "plug_and_play"}, "plug_and_play needs a denoiser"),
+        ({"method": "plug_and_play"}, "plug_and_play requires a denoiser"),
         ({"denoiser": lambda x, sigma: x}, "richardson_lucy takes no denoiser"),  # noqa: ARG005
         ({"noise_sigma": -3.0}, "sigma"),
-        ({"kernel": None}, "richardson_lucy needs the kernel of a blur; without one tv and wav"),
+        (
+            {"kernel": None},
+            "richardson_lucy requires a blur kernel; only tv and wavelet work without",
+        ),
         ({"method": "wavelet", "kernel": None}, "wavelet takes a weight, or noise-sigma"),
     ],
 )
-def test_a_method_that_cannot_work_is_refused_before_any_image(fields, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_settings_are_refused_before_any_image(fields, message):
+    with pytest.raises(InputError, match=message):
         ClassicalRestorer(**({"method": "richardson_lucy", "kernel": KERNEL} | fields))
 
 
-def test_a_method_whose_output_is_not_finite_is_an_error(draw):
+def test_non_finite_output_is_an_error(draw):
     restorer = ClassicalRestorer("richardson_lucy", KERNEL)
     image = draw(8, 8, 1)
     image[3, 3] = np.nan
@@ -80,7 +83,7 @@ def _psnr(image, truth):
 
 @pytest.mark.parametrize("size", [(4, 6), (8, 5)])
 @pytest.mark.parametrize("method", ["tv", "plug_and_play"])
-def test_the_border_of_a_scene_that_goes_on_is_restored_like_its_middle(method, size):
+def test_unknown_boundary_restores_the_border_as_well_as_the_center(method, size):
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:72, :72]
     scene = np.full((72, 72), 0.4)
@@ -93,20 +96,20 @@ def test_the_border_of_a_scene_that_goes_on_is_restored_like_its_middle(method, 
     truth = scene[frame]
     whole = scipy.signal.convolve2d(scene, kernel)
     observed = whole[size[0] // 2 :, size[1] // 2 :][frame] + draw.normal(0, 1 / 255, truth.shape)
-    plugged = PnpDenoiser(_denoise, {}) if method == "plug_and_play" else None
-    restorer = ClassicalRestorer(method, kernel, noise_sigma=1.0, denoiser=plugged)
+    denoiser = PnpDenoiser(_denoise, {}) if method == "plug_and_play" else None
+    restorer = ClassicalRestorer(method, kernel, noise_sigma=1.0, denoiser=denoiser)
     restored = restorer(observed.astype(np.float32)[..., None], QUIET)[..., 0]
     inner = slice(10, -10), slice(10, -10)
     assert _psnr(restored, truth) > _psnr(restored[inner], truth[inner]) - 2
     assert _psnr(restored, truth) > _psnr(observed, truth) + 8
 
 
-def test_an_image_for_which_the_memory_does_not_suffice_is_refused_at_once(monkeypatch):
-    monkeypatch.setattr(methods, "free_memory", lambda: 10**8)
+def test_images_that_exceed_the_free_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(classical_restorer, "free_memory", lambda: 10**8)
     restorer = ClassicalRestorer("inverse", KERNEL)
     image = np.broadcast_to(np.float32(0.5), (2048, 2048, 1))
     needed = restorer.needed_memory(image.shape) / image.size
     assert 24 < needed < 60
-    said = rf"inverse .* needs {needed * image.size / 1e9:.1f} GB .* 2048 x 2048 pixels; 0.1 GB"
-    with pytest.raises(InputError, match=said):
+    message = rf"inverse needs {needed * image.size / 1e9:.1f} GB .* 2048 x 2048 pixels, but 0.1 GB"
+    with pytest.raises(InputError, match=message):
         restorer(image, QUIET)

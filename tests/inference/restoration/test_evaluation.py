@@ -1,4 +1,4 @@
-"""Full-size evaluation: the field's noise, its order of steps, and few programs."""
+"""Evaluation on full-size images: reproducible noise, order of steps, and number of programs."""
 
 import functools
 
@@ -29,17 +29,17 @@ def image(height=24, width=30):
     return RNG.integers(0, 256, (height, width, 1)).astype(np.float32) / 255
 
 
-def test_noise_is_the_field_s_anew_for_each_image():
+def test_numpy_noise_restarts_for_each_image():
     evaluation = Evaluation(GaussianNoise(25.0), EvaluationProtocol())
     clean = image()
     expected = clean + np.random.RandomState(0).normal(0, 25 / 255, clean.shape)
-    for place in (0, 5):
-        np.testing.assert_allclose(evaluation.degrade(clean, place), expected, atol=1e-6)
+    for index in (0, 5):
+        np.testing.assert_allclose(evaluation.degrade(clean, index), expected, atol=1e-6)
     other = Evaluation(GaussianNoise(25.0), EvaluationProtocol(), noise="jax")
     assert np.abs(other.degrade(clean, 0) - other.degrade(clean, 1)).max() > 0.1
 
 
-def test_noise_comes_after_the_blur():
+def test_noise_is_added_after_the_blur():
     blur = GaussianBlur(1.0)
     evaluation = Evaluation(Chain((blur, GaussianNoise(5.0))), EvaluationProtocol())
     clean = image()
@@ -48,7 +48,7 @@ def test_noise_comes_after_the_blur():
     np.testing.assert_allclose(evaluation.degrade(clean, 0), blurred + noise, atol=1e-6)
 
 
-def test_figures_are_those_of_the_formula():
+def test_psnr_matches_its_formula():
     evaluation = Evaluation(Downsample(3), EvaluationProtocol(border=3), multiple=3)
     images = [("a", image(25, 32)), ("b", image(36, 30))]
     measured = evaluation.measure(lambda y: np.asarray(ops.imresize(jnp.asarray(y), 3)), images)
@@ -68,33 +68,33 @@ def test_figures_are_those_of_the_formula():
 
 
 @pytest.mark.slow
-def test_many_sizes_share_one_program_and_give_the_same_images(random_variables):
+def test_many_sizes_share_one_program_with_equal_results(random_variables):
     model = DnCNN(depth=3, features=4, norm="none")
     compiled = functools.partial(jax.jit(model.apply), random_variables(model, 1))
-    shown = []
+    shapes = []
 
     def apply(images):
-        shown.append(images.shape)
+        shapes.append(images.shape)
         return compiled(images)
 
     images = [image(20 + i, 31 - i) for i in range(MAX_PROGRAMS + 1)]
     restore = network_restorer(apply, model.receptive_field(), [x.shape[:2] for x in images])
     outputs = [restore(x) for x in images]
-    assert len(set(shown)) == 1
+    assert len(set(shapes)) == 1
     for x, output in zip(images, outputs, strict=True):
         np.testing.assert_allclose(output, compiled(x[None])[0], atol=1e-5)
 
-    shown.clear()
-    few = network_restorer(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])
-    few(images[0])
-    assert shown == [(1, *images[0].shape)]
+    shapes.clear()
+    restore = network_restorer(apply, model.receptive_field(), [x.shape[:2] for x in images[:2]])
+    restore(images[0])
+    assert shapes == [(1, *images[0].shape)]
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_missing_images_and_wrong_shapes_are_refused():
     evaluation = Evaluation(GaussianNoise(25.0), EvaluationProtocol())
     with pytest.raises(InputError, match="no images"):
         evaluation.measure(lambda y: y, [])
-    with pytest.raises(InputError, match="a: restored to"):
+    with pytest.raises(InputError, match="a: the restored image has shape"):
         evaluation.measure(lambda y: y[1:], [("a", image())])
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_measured_is_refused():
     ],
     ids=lambda degradation: type(degradation).__name__,
 )
-def test_the_field_s_noise_is_gaussian_and_comes_last(degradation):
+def test_numpy_noise_requires_gaussian_noise_at_the_end(degradation):
     with pytest.raises(InputError):
         Evaluation(degradation, EvaluationProtocol())
     other = Evaluation(degradation, EvaluationProtocol(), noise="jax")

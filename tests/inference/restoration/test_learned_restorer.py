@@ -1,4 +1,4 @@
-"""Networks as restorers of pixels."""
+"""Restoration networks applied to images of any size and number of channels."""
 
 import dataclasses
 
@@ -10,8 +10,9 @@ import pytest
 from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.inference import tiling
-from deconv_jax.inference.restoration import learned_restorer as restore
-from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
+from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.restoration import learned_restorer
+from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 from deconv_jax.ops.color import rgb_to_ycbcr
@@ -20,7 +21,7 @@ QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 class Simple(nn.Module):
-    """What a restoration network has, and a function of pixels instead of layers."""
+    """A restoration network that is a pointwise function."""
 
     channels: int = 1
     scale: int = 1
@@ -40,15 +41,15 @@ class Simple(nn.Module):
         return ReceptiveField(0, 0, scale=self.scale)
 
 
-class Leveled(Simple):
-    """Adds the last channel, the noise's level."""
+class AddsNoiseLevel(Simple):
+    """Adds the noise-level map to the image."""
 
     def values(self, images, factor):
         return images[..., :1] * factor + images[..., 1:]
 
 
-class Delicate(Simple):
-    """1 / (factor - 1): infinite if the factor is rounded to 1."""
+class Overflows(Simple):
+    """Adds 1 / (factor - 1), which is infinite if the factor is rounded to 1."""
 
     def values(self, images, factor):
         return images + (1.0 / (factor - 1.0)).reshape(1, 1, 1, 1)
@@ -64,7 +65,7 @@ def denoiser(random_variables):
     return model, random_variables(model, 1)
 
 
-def test_colour_goes_channel_by_channel_through_a_gray_denoiser(denoiser, draw):
+def test_gray_denoiser_restores_color_channels_separately(denoiser, draw):
     restorer = LearnedRestorer(*denoiser)
     image = draw(9, 11, 3)
     restored = restorer(image, QUIET)
@@ -74,7 +75,7 @@ def test_colour_goes_channel_by_channel_through_a_gray_denoiser(denoiser, draw):
         np.testing.assert_allclose(restored[..., channel : channel + 1], alone, atol=1e-5)
 
 
-def test_gray_goes_three_times_through_a_colour_network(random_variables, draw):
+def test_color_network_restores_gray_as_three_equal_channels(random_variables, draw):
     model = MODELS["dncnn"](channels=3, depth=2, features=4)
     restorer = LearnedRestorer(model, random_variables(model, 3))
     image = draw(6, 7, 1)
@@ -82,7 +83,7 @@ def test_gray_goes_three_times_through_a_colour_network(random_variables, draw):
     np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
 
 
-def test_colour_is_enlarged_by_its_luma(random_variables, draw):
+def test_gray_network_enlarges_luma_and_chroma_is_bicubic(random_variables, draw):
     model = MODELS["espcn"](scale=2, features=(4, 4))
     restorer = LearnedRestorer(model, random_variables(model, 1))
     image = draw(9, 8, 3)
@@ -96,8 +97,8 @@ def test_colour_is_enlarged_by_its_luma(random_variables, draw):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_tiles_allow_for_the_bicubic_chroma(draw, ensemble):
-    # The network itself sees one pixel; bicubic enlarging sees more.
+def test_tiles_overlap_by_the_support_of_bicubic_chroma(draw, ensemble):
+    # The network is pointwise; bicubic enlargement is not.
     image = draw(23, 30, 3)
     whole = learned(Simple(scale=2), tile=64, ensemble=ensemble)
     tiled = dataclasses.replace(whole, tile=9)
@@ -109,63 +110,65 @@ def test_tiles_allow_for_the_bicubic_chroma(draw, ensemble):
     np.testing.assert_allclose(tiles, whole(image, QUIET), atol=1e-5)
 
 
-def test_a_network_is_told_the_noise_in_the_unit_of_its_pixels(draw):
+def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
     image = draw(3, 4, 1)
-    restorer = learned(Leveled(), noise_conditional=True, noise_sigma=51)
+    restorer = learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=51)
     np.testing.assert_allclose(restorer(image, QUIET), image + 0.2, atol=1e-6)
-    with pytest.raises(InputError, match="told the noise's level"):
-        learned(Leveled(), noise_conditional=True)
-    with pytest.raises(InputError, match=r"takes no level of noise; got noise_sigma=5"):
+    with pytest.raises(InputError, match="noise-conditional network requires noise_sigma"):
+        learned(AddsNoiseLevel(), noise_conditional=True)
+    with pytest.raises(
+        InputError, match=r"requires a noise-conditional network; got noise_sigma=5"
+    ):
         learned(Simple(), noise_sigma=5)
     with pytest.raises(InputError, match="noise_sigma must be at least 0"):
-        learned(Leveled(), noise_conditional=True, noise_sigma=-1)
+        learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=-1)
 
 
-def test_what_overflows_in_bfloat16_is_done_in_float32(draw):
-    said = []
-    progress = ProgressCallback(on_progress=QUIET.on_progress, on_message=said.append)
+def test_overflow_in_bfloat16_is_retried_in_float32(draw):
+    messages = []
+    progress = ProgressCallback(on_progress=QUIET.on_progress, on_message=messages.append)
     image = draw(3, 4, 1)
-    restored = learned(Delicate(), factor=1.001, precision="bf16")(image, progress)
+    restored = learned(Overflows(), factor=1.001, precision="bf16")(image, progress)
     np.testing.assert_allclose(restored, image + 1000.0, rtol=1e-3)
-    assert said == ["the output is not finite in bf16; done again in f32"]
+    assert messages == ["the output is not finite in bf16; retrying in f32"]
     with pytest.raises(InputError, match="not finite"):
-        learned(Delicate())(image, progress)
-    # And where nothing overflows it is bfloat16 that computes.
+        learned(Overflows())(image, progress)
+    # Without overflow the computation is in bfloat16.
     restored = learned(Simple(), precision="bf16")(image, progress)
     np.testing.assert_array_equal(restored, image.astype(jnp.bfloat16).astype(np.float32))
 
 
-def test_what_is_no_restoration_network_is_refused():
-    with pytest.raises(InputError, match="Classifier is no restoration network"):
+def test_modules_that_are_not_restoration_networks_are_refused():
+    with pytest.raises(InputError, match="Classifier is not a restoration network"):
         LearnedRestorer(MODELS["classifier"](), {})
-    with pytest.raises(InputError, match="1 or 3 channels; this network takes 2"):
+    with pytest.raises(InputError, match="1 or 3 channels; the network expects 2"):
         learned(Simple(channels=2))
-    with pytest.raises(InputError, match="at least 1 pixels a side"):
+    with pytest.raises(InputError, match="at least 1 pixels"):
         learned(Simple(), tile=0)
 
 
-def test_a_large_image_is_tiled_by_the_memory_at_hand(monkeypatch, denoiser, draw):
+def test_large_images_are_tiled_to_fit_the_free_memory(monkeypatch, denoiser, draw):
     image = draw(tiling.PROBE_TILE + 9, 7, 1)
     whole = LearnedRestorer(*denoiser, tile=1000)(image, QUIET)
     monkeypatch.setattr(tiling, "free_memory", lambda: 0)
     shares = []
     tiled = LearnedRestorer(*denoiser)
     progress = ProgressCallback(on_progress=shares.append, on_message=QUIET.on_message)
-    shapes, compiled = set(), restore._restored
+    shapes, compiled = set(), learned_restorer._restore_tile
 
-    def restored(*arguments, precision):
+    def restore_tile(*arguments, precision):
         shapes.add(arguments[-1].shape)
         return compiled(*arguments, precision=precision)
 
-    restored.lower = compiled.lower
-    monkeypatch.setattr(restore, "_restored", restored)
+    restore_tile.lower = compiled.lower
+    monkeypatch.setattr(learned_restorer, "_restore_tile", restore_tile)
     np.testing.assert_allclose(tiled(image, progress), whole, atol=1e-5)
-    # The smallest tile is 7 pixels: a program for it, and none for the image.
+    # The only program is that of the smallest tile, 7 pixels.
     assert tiled._tiles == {1: 7}
     assert shapes == {(1, 7, 7, 1)}
     assert len(shares) == tiling.PROBE_TILE + 9 - 6
     assert shares[-1] == 1.0
-    # An image that the measuring of memory would be larger than is not worth that.
+    # Images no larger than the probe are restored whole, without measuring memory.
     small = LearnedRestorer(*denoiser)
     small(image[:8], QUIET)
     small(image[: tiling.PROBE_TILE], QUIET)

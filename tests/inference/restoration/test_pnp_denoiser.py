@@ -1,4 +1,4 @@
-"""Networks as denoisers of plug and play, against iterations in NumPy where the network is known."""
+"""Networks as plug-and-play denoisers, compared with iterations in NumPy for known networks."""
 
 import flax.linen as nn
 import jax
@@ -9,8 +9,8 @@ import pytest
 from deconv_jax.classical import plug_and_play
 from deconv_jax.data.degradations import Blur, Chain, GaussianBlur, GaussianNoise
 from deconv_jax.errors import InputError
+from deconv_jax.inference.progress import ProgressCallback
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
-from deconv_jax.inference.restoration.learned_restorer import ProgressCallback
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
@@ -21,7 +21,7 @@ SIGMA, FIRST, DATA_WEIGHT, ITERATIONS = 5.1, 49 / 255, 0.23, 3
 
 
 class Adds(nn.Module):
-    """The image and a number, and what is in the channels after it."""
+    """Adds a number, and the noise-level map if there is one, to the image."""
 
     channels: int = 1
     scale: int = 1
@@ -38,9 +38,9 @@ class Adds(nn.Module):
         return ReceptiveField(0, 0, scale=self.scale)
 
 
-def adds(number=0.0, name="adds", channels=1, scale=1, **known):
+def adds(number=0.0, name="adds", channels=1, scale=1, **training):
     variables = {"params": {"number": np.float32(number)}}
-    return TrainedDenoiser(name, Adds(channels, scale), variables, **known)
+    return TrainedDenoiser(name, Adds(channels, scale), variables, **training)
 
 
 def restored(denoiser, image, **fields):
@@ -51,7 +51,7 @@ def restored(denoiser, image, **fields):
 
 
 def by_numpy(image, added):
-    """Half-quadratic splitting of Zhang et al. for a denoiser x -> x + added(sigma)."""
+    """Half-quadratic splitting (Zhang et al.) in NumPy, for a denoiser x -> x + added(sigma)."""
     height, width = KERNEL.shape
     psf = np.zeros(image.shape)
     for row in range(height):
@@ -72,13 +72,13 @@ def by_numpy(image, added):
 @pytest.mark.parametrize(
     ("networks", "sigmas", "added"),
     [
-        # The identity: Tikhonov's filter over and over.
+        # The identity: repeated Tikhonov filtering.
         ([adds()], [25.0], lambda sigma: 0.0),  # noqa: ARG005
-        # Told the level, in the unit of the pixels.
+        # Noise-conditional: receives the level in pixel units.
         ([adds(noise_conditional=True)], [], lambda sigma: sigma),
-        # Trained for 25: where the noise is half of that, what is added is halved as well.
+        # Trained for 25: what it adds scales with the noise level.
         ([adds(0.1, degradation=GaussianNoise(25.0))], [], lambda sigma: 0.1 * sigma * 255 / 25),
-        # Asked for are 49, 15.8 and 5.1; for each there is one level just below, in whatever order.
+        # Each of the levels 49, 15.8 and 5.1 has one network trained just below it, in any order.
         (
             [adds(0.1), adds(-0.2), adds(0.3, degradation=Chain((GaussianNoise(15.0),)))],
             [5.0, 48.0, 15.0],
@@ -88,7 +88,7 @@ def by_numpy(image, added):
         ),
     ],
 )
-def test_plug_and_play_asks_a_known_network_what_it_should(draw, networks, sigmas, added):
+def test_plug_and_play_queries_networks_at_the_right_levels(draw, networks, sigmas, added):
     image = draw(12, 16, 1)
     expected = by_numpy(image, added)
     np.testing.assert_allclose(
@@ -96,7 +96,7 @@ def test_plug_and_play_asks_a_known_network_what_it_should(draw, networks, sigma
     )
 
 
-def test_networks_of_single_levels_end_at_the_lowest_unless_told_otherwise(draw):
+def test_single_level_networks_end_at_the_lowest_level_by_default(draw):
     image, plugged = draw(12, 16, 1), make_pnp_denoiser([adds(0.1), adds(-0.2)], [50.0, 15.0])
     model = Chain((Blur(KERNEL, boundary="circular"), GaussianNoise(SIGMA)))
     options = {"splitting": "admm", "last_sigma": 15 / 255, "data_weight": 0.7}
@@ -115,7 +115,7 @@ def gray(random_variables):
 
 
 @pytest.mark.slow
-def test_colour_goes_channel_by_channel_through_a_gray_denoiser(gray, draw):
+def test_gray_denoiser_restores_color_channels_separately(gray, draw):
     image = draw(9, 11, 3)
     denoiser = make_pnp_denoiser([gray], [25.0])
     whole = restored(denoiser, image)
@@ -124,14 +124,14 @@ def test_colour_goes_channel_by_channel_through_a_gray_denoiser(gray, draw):
         one = slice(channel, channel + 1)
         alone = restored(denoiser, image[..., one])
         np.testing.assert_allclose(whole[..., one], alone, atol=1e-4)
-    # The network has a say in it.
+    # The network has an effect.
     assert np.abs(whole - restored(make_pnp_denoiser([adds()], [25.0]), image)).max() > 0.1
 
 
-def test_gray_goes_three_times_through_a_colour_denoiser(random_variables, draw):
+def test_color_denoiser_restores_gray_as_three_equal_channels(random_variables, draw):
     model = MODELS["dncnn"](channels=3, depth=2, features=4)
-    colour = TrainedDenoiser("colour", model, random_variables(model, 3))
-    denoiser = make_pnp_denoiser([colour], [25.0])
+    color = TrainedDenoiser("color", model, random_variables(model, 3))
+    denoiser = make_pnp_denoiser([color], [25.0])
     image = jnp.asarray(draw(6, 7, 1))[None]
     sigma = jnp.float32(0.1)
     denoise = denoiser.denoiser
@@ -141,7 +141,7 @@ def test_gray_goes_three_times_through_a_colour_denoiser(random_variables, draw)
 
 @pytest.fixture
 def compiled_names():
-    """The functions that were compiled since the test began."""
+    """Names of the functions compiled since the test began."""
     names = []
 
     def listen(event, seconds, fun_name="", **about):  # noqa: ARG001
@@ -153,14 +153,14 @@ def compiled_names():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_weights_are_no_constants_of_the_program(gray, draw, compiled_names):
+def test_weights_are_arguments_of_the_program(gray, draw, compiled_names):
     denoiser = make_pnp_denoiser([gray], [25.0])
     weights = jax.tree.leaves(gray.variables)
     leaves = {leaf.shape for leaf in jax.tree.leaves(denoiser.denoiser)}
     assert leaves >= {leaf.shape for leaf in weights}
     restored(denoiser, draw(8, 10, 1))
     assert compiled_names.count("jit(_plug_and_play)") == 1
-    # Another image, another blur: the same program.
+    # Another image and blur reuse the program.
     model = Chain((Blur(KERNEL[::-1] ** 2), GaussianNoise(2.0)))
     image = draw(1, 8, 10, 1, seed=1)
     plug_and_play(image, model, denoiser=denoiser.denoiser, iterations=ITERATIONS)
@@ -168,31 +168,35 @@ def test_weights_are_no_constants_of_the_program(gray, draw, compiled_names):
 
 
 @pytest.mark.parametrize(
-    ("network", "told", "said"),
+    ("network", "sigma", "message"),
     [
-        ({}, None, r"adds was trained for has to be told \(denoiser-sigma\): it is not known"),
+        ({}, None, "denoiser-sigma is required for adds, whose training noise level is unknown"),
         ({}, 0.0, "of adds must be a positive number; got 0"),
         ({}, float("inf"), "of adds must be a positive number; got inf"),
-        ({"degradation": GaussianNoise(25.0)}, 15.0, "must be 25 to 25; got 15"),
-        ({"degradation": GaussianNoise((0.0, 55.0))}, None, "has to be told .*: 0 to 55"),
-        ({"degradation": GaussianNoise((0.0, 55.0))}, 60.0, "must be 0 to 55; got 60"),
-        ({"degradation": GaussianNoise(0.0)}, None, "must be 0 to 0; got 0"),
-        ({"degradation": GaussianBlur(1.6)}, None, "adds is no denoiser of Gaussian noise"),
+        ({"degradation": GaussianNoise(25.0)}, 15.0, r"must be in \[25, 25\]; got 15"),
+        (
+            {"degradation": GaussianNoise((0.0, 55.0))},
+            None,
+            "required for adds, whose training noise level is 0 to 55",
+        ),
+        ({"degradation": GaussianNoise((0.0, 55.0))}, 60.0, r"must be in \[0, 55\]; got 60"),
+        ({"degradation": GaussianNoise(0.0)}, None, r"must be in \[0, 0\]; got 0"),
+        ({"degradation": GaussianBlur(1.6)}, None, "adds is not a denoiser of Gaussian noise"),
         (
             {"degradation": Chain((GaussianBlur(1.6), GaussianNoise(2.0)))},
             None,
-            "adds is no denoiser of Gaussian noise: it was trained on Chain",
+            "adds is not a denoiser of Gaussian noise: it was trained on Chain",
         ),
-        ({"scale": 2}, None, "adds is no denoiser: it enlarges 2 times"),
-        ({"channels": 2}, None, "1 or 3 channels; this network takes 2"),
+        ({"scale": 2}, None, "a denoiser must have scale 1; adds has scale 2"),
+        ({"channels": 2}, None, "1 or 3 channels; the network expects 2"),
     ],
 )
-def test_a_network_that_is_no_denoiser_of_the_level_is_refused(network, told, said):
-    with pytest.raises(InputError, match=said):
-        adds(**network).trained_sigma(told)
+def test_networks_that_do_not_denoise_at_the_level_are_refused(network, sigma, message):
+    with pytest.raises(InputError, match=message):
+        adds(**network).trained_sigma(sigma)
 
 
-def test_a_level_is_known_or_told():
+def test_trained_level_is_known_or_given():
     assert adds().trained_sigma(15.0) == 15.0
     assert adds(degradation=GaussianNoise(25.0)).trained_sigma() == 25.0
     assert adds(degradation=GaussianNoise(25.0)).trained_sigma(25.0) == 25.0
@@ -200,16 +204,20 @@ def test_a_level_is_known_or_told():
 
 
 @pytest.mark.parametrize(
-    ("networks", "sigmas", "said"),
+    ("networks", "sigmas", "message"),
     [
         ([], [], "at least one network"),
-        ([adds(), adds(channels=3)], [1.0, 2.0], "of 1 or of 3 channels; got both"),
+        ([adds(), adds(channels=3)], [1.0, 2.0], "must have the same channels; got 1 and 3"),
         ([adds(), adds()], [25.0], "got 1 for 2"),
         ([adds()], [25.0, 50.0], "got 2 for 1"),
-        ([adds(noise_conditional=True)], [25.0], "works alone .* no single level"),
-        ([adds(noise_conditional=True), adds()], [], "works alone .* 2 networks"),
+        (
+            [adds(noise_conditional=True)],
+            [25.0],
+            "must be the only one and takes no denoiser-sigma; got 1 networks",
+        ),
+        ([adds(noise_conditional=True), adds()], [], "must be the only one .* got 2 networks"),
     ],
 )
-def test_networks_that_do_not_go_together_are_refused(networks, sigmas, said):
-    with pytest.raises(InputError, match=said):
+def test_networks_that_cannot_be_combined_are_refused(networks, sigmas, message):
+    with pytest.raises(InputError, match=message):
         make_pnp_denoiser(networks, sigmas)

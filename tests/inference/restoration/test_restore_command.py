@@ -1,4 +1,4 @@
-"""`deconv-jax restore` as a person uses it."""
+"""The command `deconv-jax restore`."""
 
 import errno
 import os
@@ -11,10 +11,11 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
-from deconv_jax.data.images import read_image, write_image
+from deconv_jax.data.images import OTHER_FORMAT, read_image, write_image
 from deconv_jax.experiment import Experiment
+from deconv_jax.inference.progress import ProgressCallback
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
-from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer, ProgressCallback
+from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.io import write_json
@@ -34,7 +35,7 @@ def private_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def weights(tmp_path, random_variables):
-    """A small DnCNN as a file of published weights."""
+    """Weights of a small DnCNN in a file."""
     model = DnCNN(depth=2, features=2, norm="none")
     path = tmp_path / "dncnn.safetensors"
     save_torch_weights(path, model, random_variables(model, 1)["params"])
@@ -56,7 +57,7 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, folder, capsys):
+def test_a_damaged_file_is_reported_and_the_others_are_restored(tmp_path, weights, folder, capsys):
     out = tmp_path / "out"
     arguments = ["--weights", weights, folder, "--output", out]
     assert run(*arguments) == 1
@@ -79,8 +80,8 @@ def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, weights, f
     assert (out / "a.png").stat().st_mtime_ns > before
 
 
-def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
-    """Pipes, link loops, names with escape sequences, of other encodings and as long as can be."""
+def test_odd_names_and_bad_files_do_not_stop_the_others(tmp_path, weights, draw, capsys):
+    """Named pipes, link loops, and names that are long, badly encoded or contain escape sequences."""
     folder, out = tmp_path / "in", tmp_path / "out"
     names = ["a\n\x1b[31m.png", os.fsdecode(b"b\xff.png"), "c" * 251 + ".png"]
     for name in names:
@@ -106,19 +107,19 @@ def test_bad_names_and_bad_files_end_nothing(tmp_path, weights, draw, capsys):
         f"error: cannot read image {folder}/e.png: Too many levels of symbolic links",
         f"error: cannot read image {folder}/f.tif: it has 2 pages; only files with one page are read",
         "3 of 6 files were not restored",
-        f"left out, of a format that is not read here (1): {folder}/g.heic",
+        f"skipped 1 ({OTHER_FORMAT}): {folder}/g.heic",
     ]
 
 
-def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, capfd, caplog):
-    """tifffile logs what it finds, Pillow warns, and libtiff writes to the standard error."""
+def test_libraries_print_nothing_about_damaged_tiff_files(tmp_path, weights, draw, capfd, caplog):
+    """By default tifffile logs damage, Pillow warns about it, and libtiff writes to stderr."""
     Image.fromarray((draw(16, 16, 1)[..., 0] * 255).astype(np.uint8)).save(
         tmp_path / "lzw.tif", compression="tiff_lzw"
     )
     whole = (tmp_path / "lzw.tif").read_bytes()
     write_image(tmp_path / "plain.tif", draw(16, 16, 3))
     tags = bytearray((tmp_path / "plain.tif").read_bytes())
-    tags[34:38] = b"\xff" * 4  # The value of a tag, or where it is.
+    tags[34:38] = b"\xff" * 4  # The value of a tag, or its offset.
     for name, content in (("a", whole[:200]), ("b", whole[:40] + b"\xff" * 60 + whole[100:])):
         (tmp_path / "in" / f"{name}.tif").parent.mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.tif").write_bytes(content)
@@ -130,7 +131,7 @@ def test_of_a_damaged_tiff_file_libraries_say_nothing(tmp_path, weights, draw, c
     assert not caplog.records
 
 
-def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weights, capsys):
+def test_conversions_are_reported_in_the_line_of_the_file(tmp_path, weights, capsys):
     path = tmp_path / "a.jpg"
     Image.new("CMYK", (8, 8)).save(path, dpi=(300, 300))
     assert run("--weights", weights, path, "--output", tmp_path / "out") == 0
@@ -139,7 +140,7 @@ def test_what_reading_converted_is_said_in_the_line_of_the_file(tmp_path, weight
 
 
 @pytest.mark.parametrize("place", ["input", "--output", "--reference", "--weights", "--kernel"])
-def test_a_path_that_may_not_be_looked_at_costs_one_line(
+def test_inaccessible_paths_are_one_line_errors(
     tmp_path, monkeypatch, weights, folder, capsys, place
 ):
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
@@ -164,7 +165,7 @@ def test_a_path_that_may_not_be_looked_at_costs_one_line(
     assert len(error.splitlines()) == 1
 
 
-def test_weights_and_outputs_are_regular_files(tmp_path, weights, folder, capsys):
+def test_weights_and_outputs_must_be_regular_files(tmp_path, weights, folder, capsys):
     pipe = tmp_path / "pipe.pth"
     os.mkfifo(pipe)
     out = tmp_path / "out"
@@ -178,7 +179,7 @@ def test_weights_and_outputs_are_regular_files(tmp_path, weights, folder, capsys
 
 
 @pytest.mark.slow
-def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw, capsys):
+def test_a_run_restores_with_its_weights(tmp_path, folder, digits_dir, draw, capsys):
     config = {
         "task": {
             "name": "restoration",
@@ -201,7 +202,7 @@ def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw,
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
     assert np.abs(written - draw(16, 20, 1)).max() > 0.01
 
-    # The run says the level that its network was trained for.
+    # The noise level of the network is known from its run.
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
     method = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "5"]
     method += ["--option", "iterations=1", "--workdir", tmp_path / "run"]
@@ -210,26 +211,26 @@ def test_a_run_restores_with_what_it_learned(tmp_path, folder, digits_dir, draw,
         == 0
     )
     assert run(*method, *inputs, "--denoiser-sigma", "15") == 2
-    assert "must be 25 to 25; got 15" in capsys.readouterr().err
+    assert "must be in [25, 25]; got 15" in capsys.readouterr().err
 
-    for flags, said in (
+    for flags, message in (
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
         (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
         (["--scale", "2"], "--scale requires --weights"),
-        (["--noise-sigma", "5"], "takes no level of noise"),
+        (["--noise-sigma", "5"], "requires a noise-conditional network"),
     ):
         assert run("--workdir", tmp_path / "run", *inputs, *flags) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_a_run_of_something_else_is_refused(tmp_path, small_config, folder, capsys):
+def test_a_run_of_another_task_is_refused(tmp_path, small_config, folder, capsys):
     config = Experiment.from_dict(small_config()).to_dict()
     write_json(tmp_path / "run" / CONFIG, config)
     assert run("--workdir", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
     assert "is a run of Autoencoding; wanted is a run of Restoration" in capsys.readouterr().err
 
 
-def test_a_method_undoes_a_known_blur_and_is_measured(tmp_path, capsys):
+def test_a_method_inverts_a_known_blur_and_is_measured(tmp_path, capsys):
     columns, rows = np.meshgrid(np.linspace(0, 6, 40), np.linspace(0, 5, 32))
     truth = (0.5 + 0.4 * np.sign(np.sin(columns) * np.cos(rows))).astype(np.float32)[..., None]
     kernel = np.ones((3, 5), np.float32) / 15
@@ -274,7 +275,7 @@ def test_a_method_without_a_kernel_removes_noise(tmp_path, draw, capsys):
     assert after > before + 5
 
 
-def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights, folder, capsys):
+def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights, folder, capsys):
     (folder / "b.png").unlink()
     truth = tmp_path / "truth"
     write_image(truth / "a.png", read_image(folder / "a.png").pixels)
@@ -284,7 +285,7 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
     seen = capsys.readouterr()
     measured, unmeasured, mean, _ = seen.out.splitlines()
     assert "  PSNR " in measured
-    reason = f"not measured: there is no reference {truth / 'z' / 'c.tif'}, nor one of another"
+    reason = f"not measured: reference {truth / 'z' / 'c.tif'} does not exist in any image format"
     assert reason in unmeasured
     assert mean.startswith("mean of 1  PSNR")
     assert seen.err == "deconv-jax: 1 of 2 files were not measured\n"
@@ -292,7 +293,7 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "one of --workdir, --weights and --method"),
         (["--weights", "w.pth", "--method", "wiener"], "one of --workdir, --weights and --method"),
@@ -343,20 +344,18 @@ def test_an_image_without_a_reference_is_restored_and_said_so(tmp_path, weights,
         (["--method", "wiener", "--kernel", "none.npy"], "cannot read kernel none.npy"),
     ],
 )
-def test_a_mistake_costs_one_line_and_leaves_nothing(
-    tmp_path, monkeypatch, folder, capsys, flags, said
-):
+def test_wrong_flags_are_one_line_errors(tmp_path, monkeypatch, folder, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     for name in ("w.pth", "w.txt"):
         (tmp_path / name).touch()
     assert run(*flags, folder, "--output", "out") == 2
     error = capsys.readouterr().err.strip()
-    assert said in error
+    assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_an_option_is_a_pair(tmp_path, folder, capsys):
+def test_options_must_be_pairs(tmp_path, folder, capsys):
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
     flags = ["--method", "tv", "--kernel", tmp_path / "k.npy", "--output", tmp_path / "out"]
     assert run(*flags, folder, "--option", "iterations") == 2
@@ -364,7 +363,7 @@ def test_an_option_is_a_pair(tmp_path, folder, capsys):
 
 
 @pytest.mark.slow
-def test_plug_and_play_takes_weights_whose_levels_are_told(
+def test_plug_and_play_takes_weights_with_given_levels(
     tmp_path, weights, folder, random_variables, draw
 ):
     model = DnCNN(depth=2, features=2, norm="none")

@@ -1,4 +1,4 @@
-"""What becomes of a file."""
+"""Files are restored, written, measured and compared one at a time."""
 
 import dataclasses
 import re
@@ -12,9 +12,9 @@ from PIL import Image
 from deconv_jax.data.images import read_image, write_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
-from deconv_jax.inference.restoration import restore_files as work
-from deconv_jax.inference.restoration.learned_restorer import ProgressCallback
-from deconv_jax.inference.restoration.restore_files import measure_in_bands, restore_file
+from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.restoration import restore_files
+from deconv_jax.inference.restoration.restore_files import restore_file
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.ops import imresize
 
@@ -23,7 +23,7 @@ QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """A restorer that repeats pixels and multiplies them."""
+    """A restorer that enlarges by repeating pixels and multiplies them by a factor."""
 
     scale: int = 1
     factor: float = 1.0
@@ -35,7 +35,7 @@ class Scaled:
 
 @pytest.fixture
 def photo(tmp_path, draw):
-    """A 16-bit colour PNG with alpha and a colour profile, as an `ImageFile`."""
+    """A 16-bit color PNG with alpha and an ICC profile, as an `ImageFile`."""
     pixels, alpha = draw(6, 7, 3), np.full((6, 7, 1), 0.25, np.float32)
     Image.new("RGB", (1, 1)).save(
         tmp_path / "small.png", icc_profile=b"a profile", exif=_exif("somebody")
@@ -51,7 +51,7 @@ def _exif(artist):
     return exif
 
 
-def test_a_result_has_what_its_input_had(tmp_path, photo):
+def test_metadata_and_alpha_are_kept(tmp_path, photo):
     job = Job(tmp_path / "photo.png", tmp_path / "out" / "photo.png")
     result = restore_file(Scaled(scale=2), job, QUIET)
     assert result.size == (12, 14)
@@ -65,8 +65,8 @@ def test_a_result_has_what_its_input_had(tmp_path, photo):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo.png"]
 
 
-def places_of(image, picture):
-    """Columns where a picture shows an image (height, width, 1), under its name and a caption."""
+def find_columns(image, picture):
+    """Return the columns where a picture shows an image (height, width, 1)."""
     height, width, _ = image.shape
     pixels = image[..., 0] * (1 if image.dtype == np.uint8 else 255.0)
     windows = np.lib.stride_tricks.sliding_window_view(
@@ -76,7 +76,7 @@ def places_of(image, picture):
     return np.flatnonzero(differences < 1).tolist()
 
 
-def test_results_are_measured_and_compared(tmp_path, draw):
+def test_result_and_input_are_measured_and_drawn(tmp_path, draw):
     truth, noisy = draw(24, 24, 1), draw(24, 24, 1, seed=1)
     for name, pixels in (("truth", truth), ("noisy", noisy)):
         write_image(tmp_path / f"{name}.png", pixels)
@@ -94,16 +94,16 @@ def test_results_are_measured_and_compared(tmp_path, draw):
         expected = -10 * np.log10(np.mean((image - inner[0]) ** 2))
         assert row["psnr"] == pytest.approx(expected, abs=1e-3)
     picture = np.asarray(Image.open(tmp_path / "compare.png"))
-    shown = [places_of(image, picture) for image in (noisy, stored[2], truth)]
-    assert [len(places) for places in shown] == [1, 1, 1]
+    shown = [find_columns(image, picture) for image in (noisy, stored[2], truth)]
+    assert [len(columns) for columns in shown] == [1, 1, 1]
     assert shown == sorted(shown)
 
 
-def test_an_enlargement_is_measured_against_a_larger_image(tmp_path, draw):
+def test_enlargement_is_measured_against_bicubic(tmp_path, draw):
     small = draw(12, 12, 1)
     large = small.repeat(2, axis=0).repeat(2, axis=1)
     write_image(tmp_path / "small.png", small)
-    # One row and column more than twice the size, as before "modcrop".
+    # The reference has one more row and column, to be cropped as for "modcrop".
     write_image(tmp_path / "large.png", np.pad(large, ((0, 1), (0, 1), (0, 0))))
     job = Job(
         tmp_path / "small.png", tmp_path / "out.png", tmp_path / "large.png", tmp_path / "c.png"
@@ -116,16 +116,16 @@ def test_an_enlargement_is_measured_against_a_larger_image(tmp_path, draw):
     assert result.before["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.02)
     picture = np.asarray(Image.open(tmp_path / "c.png"))
     shown = [
-        places_of(image, picture)
+        find_columns(image, picture)
         for image in (large, np.round(255 * bicubic.clip(0, 1)).astype(np.uint8))
     ]
-    # The input in its own pixels, bicubically enlarged, restored, and the truth.
-    assert [len(places) for places in shown] == [3, 1]
+    # The repeated input, its bicubic enlargement, the result and the reference.
+    assert [len(columns) for columns in shown] == [3, 1]
     assert sorted([*shown[0], *shown[1]])[1] == shown[1][0]
 
 
 @pytest.mark.parametrize("channels", [(1, 3), (3, 1), (1, 1), (3, 3)])
-def test_y_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
+def test_luma_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
     gray, other = draw(16, 16, 1), draw(16, 16, 1, seed=1)
     for name, pixels, count in zip(("a", "b"), (gray, other), channels, strict=True):
         write_image(tmp_path / f"{name}.png", pixels.repeat(count, axis=-1))
@@ -142,16 +142,19 @@ def test_y_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
-        ((20, 24, 1), r"the result has \(18, 24\) pixels, its reference .*r.png has \(20, 24\)"),
+        (
+            (20, 24, 1),
+            r"the result has \(18, 24\) pixels, but its reference .*r.png has \(20, 24\)",
+        ),
         ((18, 24, 3), "outputs of 1 channels cannot be compared with targets of 3"),
         ((18, 24, 1), "ssim needs images of at least 11 x 11 pixels; got 10 x 16"),
-        (None, "there is no reference .*r.png, nor one of another format"),
+        (None, "reference .*r.png does not exist in any image format"),
         ("text", "cannot read image .*r.png"),
     ],
 )
-def test_a_result_that_cannot_be_measured_is_a_result(tmp_path, draw, reference, said):
+def test_unmeasurable_results_are_still_written(tmp_path, draw, reference, message):
     write_image(tmp_path / "a.png", draw(9, 12, 1))
     if reference == "text":
         (tmp_path / "r.png").write_text("text")
@@ -159,58 +162,14 @@ def test_a_result_that_cannot_be_measured_is_a_result(tmp_path, draw, reference,
         write_image(tmp_path / "r.png", draw(*reference))
     job = Job(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "r.png", tmp_path / "c.png")
     result = restore_file(Scaled(scale=2), job, QUIET, protocol=EvaluationProtocol(border=4))
-    assert re.search(said, result.unmeasured)
+    assert re.search(message, result.unmeasured)
     assert result.measured is None
     assert result.size == (18, 24)
     assert job.output.exists()
     assert job.comparison.exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "at_once", "protocol", "channels"),
-    [
-        ((47, 23), 23 * 7, EvaluationProtocol(), (3, 3)),  # six bands, the last one shorter
-        (
-            (45, 30),
-            1,
-            EvaluationProtocol(color="y", border=3),
-            (1, 3),
-        ),  # bands of a single window's rows
-        ((16, 40), 2**20, EvaluationProtocol(border=2), (1, 1)),  # one band
-    ],
-)
-def test_bands_measure_what_the_whole_image_does(
-    monkeypatch, draw, size, at_once, protocol, channels
-):
-    monkeypatch.setattr(work, "MEASURED_AT_ONCE", at_once)
-    target = draw(*size, channels[1])
-    # Neither error nor structure is the same everywhere, so that a wrong weight shows.
-    fading = np.linspace(0, 0.5, size[0], dtype=np.float32).reshape(-1, 1, 1)
-    output = target[..., : channels[0]] + fading * draw(*size, channels[0], seed=1)
-    row = measure_in_bands(protocol, output, target)
-    (whole,) = protocol.measure_all([("whole", output, target)])
-    assert row["psnr"] == pytest.approx(whole["psnr"], abs=2e-5)
-    assert row["ssim"] == pytest.approx(whole["ssim"], abs=2e-6)
-    black = np.zeros_like(target)
-    assert measure_in_bands(EvaluationProtocol(), black, black) == {"psnr": np.inf, "ssim": 1.0}
-
-
-def test_the_program_that_measures_is_of_one_size_for_higher_images(monkeypatch, draw):
-    monkeypatch.setattr(work, "MEASURED_AT_ONCE", 16 * 10)
-    seen = []
-    monkeypatch.setattr(
-        work,
-        "_measured",
-        lambda protocol, output, target, *_: seen.append(output.shape) or (10.0, 1.0),  # noqa: ARG005
-    )
-    for height in (30, 110, 210):
-        measure_in_bands(EvaluationProtocol(), draw(height, 16, 1), draw(height, 16, 1))
-    assert set(seen) == {(1, 20, 16, 1)}
-    assert len(seen) == 2 + 10 + 20
-
-
-def test_a_result_that_is_there_is_left_alone(tmp_path, draw):
+def test_existing_results_are_kept_without_overwrite(tmp_path, draw):
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     job = Job(tmp_path / "a.png", tmp_path / "b.png")
     job.output.write_text("mine")
@@ -222,23 +181,23 @@ def test_a_result_that_is_there_is_left_alone(tmp_path, draw):
 
 
 @pytest.mark.parametrize(
-    ("source", "output", "said"),
+    ("source", "output", "message"),
     [
         ("none.png", "b.png", "cannot read image .*none.png"),
         ("text.png", "b.png", "cannot read image .*text.png"),
         ("a.png", "b.gif", "no image format for .*b.gif"),
     ],
 )
-def test_a_file_that_fails_leaves_nothing(tmp_path, draw, source, output, said):
+def test_failed_files_write_nothing(tmp_path, draw, source, output, message):
     (tmp_path / "text.png").write_text("text")
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     folder = tmp_path / "out"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         restore_file(Scaled(), Job(tmp_path / source, folder / output), QUIET)
     assert not folder.exists()
 
 
-def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path, draw, monkeypatch):
+def test_out_of_memory_is_an_input_error_and_other_errors_are_not(tmp_path, draw, monkeypatch):
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     job = Job(tmp_path / "a.png", tmp_path / "b.png")
 
@@ -261,9 +220,9 @@ def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path,
     for error in exhausted:
         with pytest.raises(InputError, match=r"a.png: not enough memory; .* smaller tile"):
             restore_file(raising(error), job, QUIET)
-        for place in ("read_image", "write_image"):
+        for name in ("read_image", "write_image"):
             with monkeypatch.context() as patch:
-                patch.setattr(work, place, fail(error))
+                patch.setattr(restore_files, name, fail(error))
                 with pytest.raises(InputError, match=r"a.png: not enough memory"):
                     restore_file(Scaled(), job, QUIET)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
@@ -271,10 +230,10 @@ def test_running_out_of_memory_is_the_files_error_and_a_defect_is_none(tmp_path,
     with pytest.raises(InputError, match=r"a.png: too odd"):
         restore_file(raising(InputError("too odd")), job, QUIET)
     assert not job.output.exists()
-    # What cannot be measured for want of memory is restored all the same.
+    # Too little memory for the measurement does not affect the result.
     measured = dataclasses.replace(job, reference=job.source)
     for error in exhausted:
-        monkeypatch.setattr(work, "measure_in_bands", fail(error))
+        monkeypatch.setattr(restore_files, "measure_file", fail(error))
         result = restore_file(Scaled(), measured, QUIET, overwrite=True)
         assert result.unmeasured == "not enough memory"
         assert job.output.exists()
