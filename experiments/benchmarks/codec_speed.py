@@ -1,8 +1,7 @@
-"""Writing and reading the file of a photograph of 768 x 512 pixels, beside formats in use.
+"""Encoding and decoding of a photograph of 768 x 512 pixels, compared with standard formats.
 
-The learned codecs have their first weights, with which they are a wavelet codec; what they compute, and
-nearly what they code, does not depend on the weights. CompressAI would be the peer: its releases that run
-on the NumPy of JAX do not install beside this PyTorch.
+The learned codecs are untrained; their speed does not depend on the weights. CompressAI is not compared, because
+its releases for the NumPy version of JAX do not install with this PyTorch.
 
   python experiments/benchmarks/codec_speed.py
 """
@@ -31,13 +30,13 @@ STANDARD = {"JPEG": 50, "WEBP": 50, "AVIF": 50}
 
 
 def photograph() -> np.ndarray:
-    """Two photographs beside one another, uint8 (512, 768, 3)."""
+    """Return two photographs side by side, uint8 (512, 768, 3)."""
     second = np.repeat(skimage.data.camera()[:, 128:384, None], 3, axis=-1)
     return np.concatenate([skimage.data.astronaut(), second], axis=1)
 
 
 def learned(model: Any, image: np.ndarray) -> tuple[Callable[[], Any], Callable[[], Any], int]:
-    """Writing, reading, and the bytes of the file; compiled."""
+    """Return compiled functions that encode and decode, and the size of the file in bytes."""
     example = jnp.zeros((1, 64, 64, 3))
     variables = jax.jit(model.init)(jax.random.key(0), example, jnp.zeros(1, jnp.int32))
     codec = Codec(model, jax.device_get(variables))
@@ -46,7 +45,7 @@ def learned(model: Any, image: np.ndarray) -> tuple[Callable[[], Any], Callable[
 
 
 def standard(name: str, quality: int, image: np.ndarray) -> tuple[Any, Any, int]:
-    """As `learned`, of a format of Pillow with its default settings."""
+    """Return the same as `learned` for a format of Pillow with its default settings."""
 
     def write() -> bytes:
         file = io.BytesIO()
@@ -58,7 +57,7 @@ def standard(name: str, quality: int, image: np.ndarray) -> tuple[Any, Any, int]
 
 
 def main() -> None:
-    """Times all in turns."""
+    """Time all candidates in turns."""
     arguments = parse_arguments(__file__, __doc__, rounds=7)
     image = photograph()
     found = {name: learned(model, image) for name, model in MODELS.items()}

@@ -1,7 +1,7 @@
 """Training steps compiled with different options of XLA's CPU backend, in turns.
 
-The networks are those of `recognition_step.py` and `restoration_step.py`. "default" is XLA as it comes,
-"deconv_jax" what `deconv_jax.compiler_options()` returns; each other candidate adds one option to that.
+The networks are those of `recognition_step.py` and `restoration_step.py`. "default" has no options, "deconv_jax"
+has `deconv_jax.compiler_options()`, and each other candidate adds one option to those.
 
   python experiments/benchmarks/compiler_options.py
 """

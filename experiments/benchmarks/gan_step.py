@@ -1,16 +1,17 @@
-"""One training step of a DCGAN, beside the same step in flax.linen and in PyTorch.
+"""One training step of a DCGAN, compared with flax.linen and PyTorch.
 
-A step is an update of the discriminator and one of the generator, both by Adam, of the non-saturating
-loss: uint8 images to floats, latents drawn, images made once and used for both. Float32, on the CPU.
-The networks are those of Radford et al., arXiv:1511.06434, for 32 x 32 pixels. Against `flax.linen`
-only the transposed convolution differs, `flax.linen.ConvTranspose` in place of the one here; so that
-ratio is the operator's. Against PyTorch everything differs, and that ratio is the whole system's:
-eagerly and with both networks compiled by `torch.compile`, in channels-last memory, with the fused
-Adam, and without the gradient of the discriminator's weights where the generator learns. The step
-here also returns gradient norms and accuracies, which PyTorch is not asked for.
+A step updates the discriminator and the generator once, with Adam and the non-saturating loss, in float32 on the
+CPU. It converts uint8 images to floats, draws latents, and generates the images once for both updates. The
+networks are those of arXiv:1511.06434 for 32 x 32 pixels.
 
-Before anything is timed, all candidates are given the same weights and latents, and this script fails
-unless parameter counts, generated images, logits and the losses of the first steps agree.
+The `flax.linen` candidate differs only in its transposed convolution, `flax.linen.ConvTranspose`, so the ratio is
+that of the operator. PyTorch differs in everything, so the ratio is that of the whole system. PyTorch runs
+eagerly and with both networks compiled by `torch.compile`, in channels-last memory, with fused Adam, and without
+the gradient of the discriminator's weights in the generator's update. The step here also returns gradient norms
+and accuracies.
+
+All candidates get the same weights and latents. The script fails unless parameter counts, generated images,
+logits and the losses of the first steps agree.
 
   python experiments/benchmarks/gan_step.py
 """
@@ -64,7 +65,7 @@ STAGES = 3
 """Enlargements from 4 x 4 pixels to 32 x 32."""
 CALLS = 2
 FLAX_ROUNDS, FLAX_CALLS = 3, 1
-"""Its step takes seconds, and only how many times as long matters."""
+"""Its step takes seconds, so few rounds give the ratio."""
 FORWARD_TOLERANCE = 1e-4
 """Of pixels in [0, 1]."""
 LOGIT_TOLERANCE = 1e-3
@@ -77,7 +78,7 @@ GEOMETRY = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 def main() -> None:
-    """Checks that all agree, then times them, one width after the other."""
+    """Check that all candidates agree, then time them, one width after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
     retain_freed_memory()
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def training_of(width: int) -> tuple[GAN, TrainState, Batch]:
-    """The task, its first state and the batch that it trains on."""
+    """Return the task, its first state and the batch."""
     shape = (BATCH_SIZE, SIZE, SIZE, CHANNELS)
     task = GAN(
         generator=DCGANGenerator(image_shape=shape[1:], latent_dim=LATENT_DIM, width=width),
@@ -158,23 +159,23 @@ def timed(
 
 
 def hidden(width: int) -> list[int]:
-    """Channels of the generator's hidden maps, the smallest map first."""
+    """Return the number of channels of the generator's hidden maps, smallest map first."""
     return [width * 2**i for i in reversed(range(STAGES))]
 
 
 def latents_of_step(task: GAN, step: int, batch: Batch) -> jax.Array:
-    """The latents that `GAN` draws for the only update of a step's discriminator."""
+    """Return the latents that `GAN` draws for the discriminator update of a step."""
     key = jax.random.key(task.seed)
-    for number in (step, 0, 0):  # the step, the update, the role of latents
+    for number in (step, 0, 0):  # step, update, purpose of the key
         key = jax.random.fold_in(key, number)
     return draw_latents(example_keys(key, batch["index"]), LATENT_DIM)
 
 
 class TorchGenerator(torch.nn.Module):
-    """The `DCGANGenerator` of these settings, to NCHW images in channels-last memory."""
+    """The `DCGANGenerator` with these settings in PyTorch: NCHW images in channels-last memory."""
 
     def __init__(self, params: Any, width: int):
-        """Lays out the stages, with a bias where `params` have one."""
+        """Make the layers, with a bias where `params` have one."""
         super().__init__()
         self.side = SIZE >> STAGES
         outputs = self.side**2 * hidden(width)[0]
@@ -188,12 +189,12 @@ class TorchGenerator(torch.nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (batch, dims) to images (batch, channels, height, width) in [0, 1]."""
+        """Map latents (batch, dims) to images (batch, channels, height, width) in [0, 1]."""
         x = self.to_map(latents).reshape(len(latents), self.side, self.side, -1)
         return 0.5 * (torch.tanh(self.stages(x.permute(0, 3, 1, 2))) + 1.0)
 
     def layers_of(self, params: Any) -> dict[torch.nn.Module, Any]:
-        """What part of a `DCGANGenerator`'s weights belongs to which layer."""
+        """Return the layer of each part of a `DCGANGenerator`'s weights."""
         layers = {self.to_map: params["Dense_0"]}
         for i in range(STAGES):
             norm, _, enlarging = self.stages[3 * i : 3 * i + 3]
@@ -203,10 +204,10 @@ class TorchGenerator(torch.nn.Module):
 
 
 class TorchDiscriminator(torch.nn.Module):
-    """The `DCGANDiscriminator` of these settings, of NCHW images in channels-last memory."""
+    """The `DCGANDiscriminator` with these settings in PyTorch: NCHW images in channels-last memory."""
 
     def __init__(self, params: Any, width: int):
-        """Lays out the stages, with a bias where `params` have one."""
+        """Make the layers, with a bias where `params` have one."""
         super().__init__()
         self.convs, self.norms = torch.nn.ModuleList(), torch.nn.ModuleList()
         for i, channels in enumerate(itertools.pairwise([CHANNELS, *hidden(width)[::-1]])):
@@ -217,14 +218,14 @@ class TorchDiscriminator(torch.nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images in [0, 1] to logits (batch,)."""
+        """Map images in [0, 1] to logits (batch,)."""
         x = 2.0 * images - 1.0
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = torch.nn.functional.leaky_relu(norm(conv(x)), 0.2, inplace=True)
         return self.to_logit(x.permute(0, 2, 3, 1).reshape(len(x), -1))[:, 0]
 
     def layers_of(self, params: Any) -> dict[torch.nn.Module, Any]:
-        """What part of a `DCGANDiscriminator`'s weights belongs to which layer."""
+        """Return the layer of each part of a `DCGANDiscriminator`'s weights."""
         layers = {self.to_logit: params["Dense_0"]}
         layers |= {conv: params[f"Conv_{i}"] for i, conv in enumerate(self.convs)}
         for i, norm in list(enumerate(self.norms))[1:]:
@@ -238,7 +239,7 @@ def torch_training(
     latents: Iterable[jax.Array],
     settings: Optimizer,
 ) -> Train:
-    """The training of `nets`, in the first steps with the given latents."""
+    """Return the training step of `nets`, which uses the given latents in the first steps."""
     batch = torch.from_numpy(pixels)
     generator, discriminator = nets["generator"], nets["discriminator"]
     optimizers = {name: torch_adam(net, settings) for name, net in nets.items()}
@@ -267,7 +268,7 @@ def torch_training(
 
 
 def has_compiler() -> bool:
-    """Whether there is the C++ compiler that `torch.compile` needs."""
+    """Return whether there is a C++ compiler, which `torch.compile` needs."""
     return any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++"))))
 
 
@@ -278,7 +279,7 @@ def check_forward(
     latents: jax.Array,
     nets: dict[str, torch.nn.Module],
 ) -> None:
-    """Exits unless generated images and logits agree, batch norm in training mode."""
+    """Exit unless generated images and logits agree, with batch norm in training mode."""
 
     def outputs(state: TrainState, batch: Batch) -> tuple[jax.Array, ...]:
         def apply(name: str, inputs: jax.Array) -> jax.Array:
@@ -291,7 +292,7 @@ def check_forward(
         real = images_in_unit_range(batch["image"])
         return fake, apply("discriminator", real), apply("discriminator", fake)
 
-    # Copies, so that the statistics of batch norm stay as they are.
+    # Copies keep the running statistics of batch norm unchanged.
     generator, discriminator = (copy.deepcopy(nets[n]) for n in ("generator", "discriminator"))
     with torch.no_grad():
         fake = generator(torch.from_numpy(np.array(latents)))

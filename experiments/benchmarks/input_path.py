@@ -1,12 +1,11 @@
-"""Training end to end over the three input paths: records, host memory, device memory.
+"""Training over three input paths: decoded records, host memory, and device memory.
 
-The library's own loop trains the digits autoencoder on examples decoded from records as they are
-needed, on examples decoded once into host memory, and on examples that are all on the device, where
-a batch is only its indices and several steps are one call. All three compute the same.
+The training loop trains the digits autoencoder on examples that are decoded from records on demand, on examples
+decoded once into host memory, and on examples in device memory. In the last case a batch is only its indices, and
+one call runs several steps. All three compute the same result.
 
-What a reader would get wrong is to take one model's ratio for the input path's: where a step takes
-longer than reading its batch, the paths hardly differ, since the two go on side by side. So there
-is a second, deliberately tiny model, whose steps do next to nothing but wait for their input.
+Loading overlaps with computation, so the paths hardly differ if a step takes longer than loading its batch. A
+second, tiny model shows the cost of the input path itself.
 
   python experiments/benchmarks/input_path.py
 """
@@ -19,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from timing import ROOT, parse_arguments, time_ratios, turns, write_record
+from timing import ROOT, interleaved_order, parse_arguments, time_ratios, write_record
 
 from deconv_jax.cli import load_config
 from deconv_jax.data.sources import prepare
@@ -43,7 +42,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 
 
 def main() -> None:
-    """Trains each model over each path once a round."""
+    """Train each model over each path once per round."""
     arguments = parse_arguments(__file__, __doc__, rounds=3)
     runs = {f"{model}, {path}": (model, path) for model in MODELS for path in PATHS}
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -54,7 +53,7 @@ def main() -> None:
         # The runs of a round compile the same programs as those of the one before.
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        for run in turns(list(runs), arguments.rounds):
+        for run in interleaved_order(list(runs), arguments.rounds):
             workdir = Path(tempfile.mkdtemp(prefix="workdir_", dir=folder))
             times[run].append(step_time(experiment(*runs[run], data_dir), workdir))
     write_record(
@@ -80,7 +79,7 @@ def main() -> None:
 
 
 def experiment(model: str, path: str, data_dir: Path) -> Experiment:
-    """The digits experiment with the overrides of a model and a path."""
+    """Return the digits experiment with the overrides of a model and a path."""
     config = load_config(str(CONFIG))
     model_settings, training = MODELS[model]
     data, calls = PATHS[path]
@@ -93,7 +92,7 @@ def experiment(model: str, path: str, data_dir: Path) -> Experiment:
 
 
 def step_time(experiment: Experiment, workdir: Path) -> float:
-    """Milliseconds a step of training, the first `log_every` steps left out."""
+    """Return milliseconds per training step, without the first `log_every` steps."""
     with contextlib.redirect_stderr(io.StringIO()):  # The run's own log.
         train(experiment, workdir)
     records = [r for r in read_metrics(workdir / METRICS) if r["split"] == "train"]

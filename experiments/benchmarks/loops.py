@@ -1,13 +1,10 @@
-"""Several steps in a loop of one program, against the same steps unrolled or dispatched singly.
+"""Several steps in one `lax.scan`, compared with unrolled steps and single dispatches.
 
-A `lax.scan` over steps costs the least host time, and on an accelerator it is the way to run many
-small steps. On a CPU it can be the slowest by far: XLA brings a convolution into the layout of its
-fast kernels only outside of loops, and one that is not in that layout by itself, as the gradient of
-a kernel that automatic differentiation writes, is then a plain nest of loops on one thread. So this
-script times a training step of the MNIST autoencoder and, one by one, the operators behind it,
-each in the three ways; and the gradient of `lax`'s own convolution beside that of `ops.conv`.
-
-What a reader would get wrong is to blame every convolution in a loop: compare the operators.
+A `lax.scan` over steps costs the least host time. On a CPU it can still be the slowest: XLA changes the layout of
+a convolution to that of its fast kernels only outside of loops. Inside a loop, a convolution in another layout,
+such as the kernel gradient of automatic differentiation, runs as a plain nest of loops on one thread. The script
+times a training step of the MNIST autoencoder and each of its operators in the three ways, and the gradient of
+`lax`'s own convolution beside that of `ops.conv`. Only some operators are slow in a loop.
 
   python experiments/benchmarks/loops.py
 """
@@ -32,14 +29,14 @@ CONFIG = ROOT / "experiments" / "autoencoding" / "mnist.py"
 STEPS = 4
 BATCH_SIZE = 64
 IMAGES, OUTPUTS, KERNEL, STRIDE = (14, 14, 32), (7, 7, 64), (4, 4, 32, 64), 2
-"""Of the autoencoder's middle layer: what its convolution takes, puts out, and its kernel."""
+"""Shapes of input, output and kernel of the autoencoder's middle layer."""
 
 SCAN, UNROLLED, SINGLE = "scan", "unrolled", "single"
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What `lax.scan` takes, each step of it needing the one before."""
+    """Arguments of `lax.scan`. Each step depends on the previous one."""
 
     body: Callable[[Any, Any], tuple[Any, Any]]
     init: Any
@@ -47,7 +44,7 @@ class Loop:
 
 
 def main() -> None:
-    """Times every loop in the three ways."""
+    """Time every loop in the three ways."""
     arguments = parse_arguments(__file__, __doc__, rounds=5)
     loops = {"training step": training_loop()} | operator_loops()
     candidates = {
@@ -78,7 +75,7 @@ def main() -> None:
 
 
 def in_three_ways(loop: Loop) -> dict[str, Callable[[], Any]]:
-    """SCAN, UNROLLED, SINGLE: functions that run all steps and wait for them."""
+    """Return functions that run all steps and wait for them, by SCAN, UNROLLED and SINGLE."""
     calls: dict[str, Callable[[], Any]] = {}
     for way, unroll in ((SCAN, False), (UNROLLED, True)):
         program = functools.partial(jax.lax.scan, loop.body, unroll=unroll)
@@ -103,7 +100,7 @@ def _wait(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def training_loop() -> Loop:
-    """Training steps of the MNIST autoencoder."""
+    """Return training steps of the MNIST autoencoder."""
     model = Experiment.from_dict(load_config(str(CONFIG))).task.model
     task = Autoencoding(model, Optimizer())
     shape = (STEPS, BATCH_SIZE, *model.image_shape)
@@ -117,7 +114,7 @@ def training_loop() -> Loop:
 
 
 def operator_loops() -> dict[str, Loop]:
-    """A convolution's three operators, and the third as JAX derives it."""
+    """Return the three operators of a convolution, and the kernel gradient that JAX derives."""
     draw = np.random.default_rng(0).standard_normal
     images, outputs = (
         jnp.asarray(draw((STEPS, BATCH_SIZE, *shape)), jnp.float32) for shape in (IMAGES, OUTPUTS)
@@ -149,7 +146,7 @@ def operator_loops() -> dict[str, Loop]:
 
 
 def _kernel_gradient(conv: Callable[..., jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
-    """The gradient of <conv(x, kernel), y> with respect to the kernel, which conv is linear in."""
+    """Return the gradient of <conv(x, kernel), y> with respect to the kernel."""
     return jax.vjp(lambda kernel: conv(x, kernel), jnp.zeros(KERNEL))[1](y)[0]
 
 

@@ -7,8 +7,8 @@ checked to be equal before they are timed. Peak memory is measured in a process 
 resident set's high-water mark during the first call, compiled before, over what was resident when it
 began. So it holds the results and everything in between.
 
-  python experiments/benchmarks/operators.py            # measures, writes the record and its picture
-  python experiments/benchmarks/operators.py --draw     # the picture of the record there is
+  python experiments/benchmarks/operators.py            # measures; writes the record and its picture
+  python experiments/benchmarks/operators.py --draw     # draws the picture of the existing record
 """
 
 import argparse
@@ -69,11 +69,11 @@ class Case:
 
     @property
     def label(self) -> str:
-        """Name, geometry and batch."""
+        """Return name, geometry and batch size."""
         return f"{self.name}, k{self.kernel_size} s{self.stride}, batch {self.batch}"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Small images, large images and the kernel that maps between them."""
+        """Return small images, large images, and the kernel that maps between them."""
         random = np.random.default_rng(0)
         rank = len(self.size)
         large = tuple(self.stride * n for n in self.size)
@@ -89,7 +89,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Decoders, generators and super-resolution at two batch sizes."""
+    """Return layers of decoders, generators and super-resolution networks, at two batch sizes."""
     for batch in (8, 64):
         for taps in (4, 5):
             for px, inputs, outputs in ((4, 512, 256), (8, 256, 128), (16, 128, 64), (32, 64, 3)):
@@ -118,7 +118,7 @@ def jax_candidate(
 
 
 def torch_candidate(case: Case, name: str, images: np.ndarray, kernel: np.ndarray, cotangent):
-    """The same in PyTorch: its padding is even, so an odd total is cut off or added by hand."""
+    """Return the same in PyTorch, whose padding is symmetric; odd padding is cropped or added by hand."""
     rank = len(case.size)
     layout = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[rank - 1]
 
@@ -149,7 +149,7 @@ def torch_candidate(case: Case, name: str, images: np.ndarray, kernel: np.ndarra
 
 
 def candidates(case: Case, name: str, wanted: Sequence[str]) -> dict[str, Callable]:
-    """Those `wanted`, functions of no arguments, compiled where there is something to compile."""
+    """Return the `wanted` candidates as functions without arguments, compiled where possible."""
     arrays = case.arrays()
     images, cotangent = arrays["small"], arrays["large"]
     if name == "conv":
@@ -180,7 +180,7 @@ def candidates(case: Case, name: str, wanted: Sequence[str]) -> dict[str, Callab
 
 
 def check(label: str, made: dict[str, Callable]) -> None:
-    """Exits unless outputs and gradients agree."""
+    """Exit unless outputs and gradients agree."""
     ours = [np.asarray(a) for a in made[OURS]()]
     for name in set(made) - {OURS}:
         theirs = made[name]()
@@ -197,7 +197,7 @@ def check(label: str, made: dict[str, Callable]) -> None:
 
 
 def timed(made: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds a call, a round each; a turn lasts a tenth of a second or one call."""
+    """Return milliseconds per call, one value per round. A turn lasts 0.1 s or one call."""
     quick = {name: call for name, call in made.items() if name != FLAX}
     started = perf_counter()
     quick[OURS]()
@@ -209,18 +209,18 @@ def timed(made: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
 
 
 def peak_bytes(label: str, candidate: str) -> int:
-    """Peak memory of a transposed convolution's call, in a process of its own."""
+    """Return the peak memory of a transposed convolution, measured in a process of its own."""
     command = [sys.executable, __file__, "--measure-peak", label, candidate]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure_peak(label: str, candidate: str) -> None:
-    """Prints the peak of one candidate's first call, bytes (Linux)."""
+    """Print the peak memory of a candidate's first call, in bytes (Linux)."""
     (case,) = [case for case in cases() if case.label == label]
     torch.set_num_threads(processors())
     torch_candidate(dataclasses.replace(case, batch=1), "conv_transpose", *small_arrays(case))()
     made = candidates(case, "conv_transpose", [candidate])[candidate]
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what setting up has freed is not to be used again
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory to the system
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = memory("VmRSS")
     results = made()
@@ -229,13 +229,13 @@ def measure_peak(label: str, candidate: str) -> None:
 
 
 def small_arrays(case: Case) -> list[np.ndarray]:
-    """Of a batch of one: what PyTorch loads at its first call is not its operator's."""
+    """Return arrays of batch size one, to load PyTorch's libraries before the measurement."""
     arrays = dataclasses.replace(case, batch=1).arrays()
     return [arrays["small"], arrays["kernel"], arrays["large"]]
 
 
 def memory(what: str) -> int:
-    """A line of /proc/self/status, bytes."""
+    """Return a line of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{what}:"):
             return 1024 * int(line.split()[1])
@@ -243,12 +243,12 @@ def memory(what: str) -> int:
 
 
 def geometric_mean(values: list[float]) -> float:
-    """Of speed ratios, to four digits."""
+    """Return the geometric mean of speed ratios, to four digits."""
     return float(f"{np.exp(np.mean(np.log(values))):.4g}")
 
 
 def main() -> None:
-    """Checks, times, measures memory, records and draws."""
+    """Check, time and measure memory; write the record and its picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -330,7 +330,7 @@ def main() -> None:
 
 
 def draw(record: dict, path: Path) -> None:
-    """How many times as fast as PyTorch, a bar a case."""
+    """Draw the speed relative to PyTorch, one bar per case."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,9 +1,8 @@
-"""What the benchmarks of training steps share: the peers, and the check that they agree.
+"""Peers of the training-step benchmarks, and the check that all candidates agree.
 
-The peers are PyTorch, `flax.linen.ConvTranspose` in place of the transposed convolutions here, and
-plain `lax`: the same derivative rules and compiler options, with one `lax` convolution for each
-operator. A benchmark gives all of them the same weights, and exits unless parameter counts, outputs
-and the losses of the first steps agree.
+The peers are PyTorch, `flax.linen.ConvTranspose` in place of the transposed convolution here, and plain `lax`,
+which is one `lax` convolution per operator under the same derivative rules and compiler options. All candidates
+get the same weights. A benchmark exits unless parameter counts, outputs and the losses of the first steps agree.
 """
 
 import argparse
@@ -43,9 +42,9 @@ STEP_PROTOCOL = (
 
 
 def with_flax_transposes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, in which every transposed convolution computes by `flax.linen.ConvTranspose`.
+    """Return `function` with every transposed convolution computed by `flax.linen.ConvTranspose`.
 
-    That is what `ConvTranspose` does, and `Upsample` by the method "transposed".
+    It affects the layers `ConvTranspose` and, with method "transposed", `Upsample`.
     """
 
     def as_flax(layer: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -85,10 +84,10 @@ def plain_lax() -> Iterator[None]:
 
 
 class JaxTraining:
-    """The training of a task, compiled; a call trains one step and returns its losses.
+    """The compiled training step of a task. A call trains one step and returns its losses.
 
     Attributes:
-      cost: CPU seconds of tracing, lowering and compilation, and megabytes of the temporaries at their peak.
+      cost: CPU seconds of tracing, lowering and compilation, and peak megabytes of temporary memory.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class JaxTraining:
         """Compile `step`; `losses` are the names of the scalars to return."""
 
         def fresh(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-            return step(state, batch)  # a new function, as JAX keeps what it lowered of another
+            return step(state, batch)  # a new function, because JAX caches what it lowers
 
         started = process_time()
         self._compiled = jit(fresh, donate_argnums=0).lower(state, batch).compile()
@@ -123,30 +122,31 @@ def jax_trainings(
     batch: Batch,
     losses: Sequence[str] = ("loss",),
 ) -> dict[str, JaxTraining]:
-    """Return the training with the convolutions here, and with plain `lax`."""
+    """Return the training step with the convolutions here, and with plain `lax`."""
     ours = JaxTraining(step, state, batch, losses)
     with plain_lax():
         return {OURS: ours, PLAIN: JaxTraining(step, state, batch, losses)}
 
 
 def costs(candidates: Mapping[str, Train]) -> dict[str, dict[str, float]]:
-    """Return what the compilation of each candidate cost, where there was one."""
+    """Return the compilation cost of each compiled candidate."""
     compiled = {n: c for n, c in candidates.items() if isinstance(c, JaxTraining)}
     return {name: candidate.cost for name, candidate in compiled.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A network here and in PyTorch, and the training of both.
+    """A network and its training step, here and in PyTorch.
 
     Attributes:
-      step: one step of training here.
-      outputs: the network's outputs here in training mode, of a state and a batch.
-      state, batch: arguments of both.
-      optimizer: settings of both.
-      net: PyTorch's network, from images (batch, channels, height, width).
-      layers: the part of the weights that belongs to each of its layers.
-      inputs: returns PyTorch's input.
+      step: One training step here.
+      outputs: The network's outputs in training mode, as a function of a state and a batch.
+      state: First state.
+      batch: Batch of every step.
+      optimizer: Optimizer settings of both.
+      net: The network in PyTorch. Its images are (batch, channels, height, width).
+      layers: PyTorch layer of each part of the weights.
+      inputs: Function that returns PyTorch's input.
       loss: PyTorch's loss of the network's outputs.
     """
 
@@ -164,20 +164,21 @@ class Case:
 def time_case(
     case: Case, *, rounds: int, calls: int, steps: int, tolerance: float
 ) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Return milliseconds of a step of each candidate and the costs of compilation.
+    """Return milliseconds per step of each candidate and the costs of compilation.
 
     Args:
-      case: the network and its training.
-      rounds, calls: as for `time_in_turns`.
-      steps: steps whose losses have to agree first.
-      tolerance: largest absolute difference of the outputs.
+      case: The network and its training step.
+      rounds: As for `time_in_turns`.
+      calls: As for `time_in_turns`.
+      steps: Number of steps whose losses must agree.
+      tolerance: Largest absolute difference of the outputs.
     """
     copy_weights(case.net, case.state.params, case.layers)
     ours = jax.tree.leaves(jit(case.outputs)(case.state, case.batch))
     statistics = {name: value.clone() for name, value in case.net.state_dict().items()}
     with torch.no_grad():
         found = case.net(case.inputs())
-    case.net.load_state_dict(statistics)  # As if it had not been run.
+    case.net.load_state_dict(statistics)  # Undo the update of the running statistics.
     theirs = [channels_last(t).numpy() for t in (found if isinstance(found, tuple) else (found,))]
     for number, pair in enumerate(zip(ours, theirs, strict=True)):
         check_outputs(f"outputs {number}", dict(zip((OURS, TORCH), pair, strict=True)), tolerance)
@@ -197,14 +198,16 @@ def measure_cases(
     measured: str,
     protocol: str,
 ) -> None:
-    """Check and time one network after the other, and write the record.
+    """Check and time the networks one after the other, and write the record.
 
     Args:
-      arguments: of `parse_arguments`.
-      cases: makes the case of each network.
-      calls, steps, tolerance: as for `time_case`.
-      measured: as for `write_record`.
-      protocol: what is specific to these networks.
+      arguments: Result of `parse_arguments`.
+      cases: Functions that make the case of each network.
+      calls: As for `time_case`.
+      steps: As for `time_case`.
+      tolerance: As for `time_case`.
+      measured: As for `write_record`.
+      protocol: Details of the protocol that are specific to these networks.
     """
     times, ratios, cost, parameters, shapes = {}, {}, {}, {}, {}
     for name, make in cases.items():
@@ -235,7 +238,7 @@ def measure_cases(
 
 
 def torch_training(case: Case) -> Train:
-    """Return the training of PyTorch's network."""
+    """Return the training step of a PyTorch network."""
     optimizer = torch_adam(case.net, case.optimizer)
 
     def train() -> list[float]:
@@ -249,12 +252,12 @@ def torch_training(case: Case) -> Train:
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Move the channels of maps (batch, channels, height, width) last; return others as they are."""
+    """Move the channels of maps (batch, channels, height, width) last; return other arrays unchanged."""
     return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
 
 
 def torch_adam(net: torch.nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """PyTorch's fused Adam of the same settings; of a constant rate, and nothing but Adam."""
+    """Return PyTorch's fused Adam with the same settings. Only Adam with a constant rate is supported."""
     return torch.optim.Adam(
         net.parameters(),
         lr=settings.learning_rate,
@@ -264,15 +267,15 @@ def torch_adam(net: torch.nn.Module, settings: Optimizer) -> torch.optim.Optimiz
 
 
 def torch_images(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 images (batch, height, width, channels) to floats in [0, 1], channels first."""
+    """Convert uint8 images (batch, height, width, channels) to floats in [0, 1], channels first."""
     return pixels.permute(0, 3, 1, 2).to(torch.float32) / 255.0
 
 
 def weight_pairs(layer: torch.nn.Module, params: Any) -> list[tuple[torch.Tensor, np.ndarray]]:
-    """PyTorch's parameters of a layer, each with the array here that it is to be.
+    """Return the PyTorch parameters of a layer, each with the array to copy into it.
 
-    Kernels are (height, width, in, out) for convolutions and (height, width, out, in) for their
-    transposes here, (out, in, height, width) and (in, out, height, width) there.
+    Kernels are (height, width, in, out) for convolutions and (height, width, out, in) for transposed ones here,
+    and (out, in, height, width) and (in, out, height, width) in PyTorch.
     """
     if hasattr(layer, "weight_pairs"):
         return layer.weight_pairs(params)
@@ -289,12 +292,12 @@ def weight_pairs(layer: torch.nn.Module, params: Any) -> list[tuple[torch.Tensor
 
 
 def copy_weights(net: torch.nn.Module, params: Any, layers: Mapping[torch.nn.Module, Any]) -> None:
-    """Gives `net` the weights `params`; exits unless it has as many and all of them are copied.
+    """Copy the weights `params` into `net`. Exit unless every weight is copied.
 
     Args:
-      net: PyTorch's network.
-      params: all its weights are to be.
-      layers: what part of them belongs to which layer.
+      net: PyTorch network.
+      params: Weights to copy.
+      layers: PyTorch layer of each part of `params`.
     """
     pairs = [pair for layer, of_layer in layers.items() for pair in weight_pairs(layer, of_layer)]
     counts = {
@@ -310,7 +313,7 @@ def copy_weights(net: torch.nn.Module, params: Any, layers: Mapping[torch.nn.Mod
 
 
 def check_outputs(what: str, outputs: Mapping[str, Any], tolerance: float) -> None:
-    """Exits unless what all candidates compute is that of `OURS`, to an absolute tolerance."""
+    """Exit unless all outputs equal those of `OURS` up to an absolute tolerance."""
     for name, output in outputs.items():
         difference = float(np.abs(np.asarray(outputs[OURS]) - np.asarray(output)).max())
         if not difference <= tolerance:
@@ -318,7 +321,7 @@ def check_outputs(what: str, outputs: Mapping[str, Any], tolerance: float) -> No
 
 
 def check_losses(candidates: Mapping[str, Train], steps: int) -> None:
-    """Exits unless so many steps of training go the same way in all."""
+    """Exit unless the losses of the first steps agree."""
     losses = {name: [train() for _ in range(steps)] for name, train in candidates.items()}
     for name, of_steps in losses.items():
         if not np.allclose(of_steps, losses[OURS], rtol=LOSS_TOLERANCE, atol=0):
@@ -326,5 +329,5 @@ def check_losses(candidates: Mapping[str, Train], steps: int) -> None:
 
 
 def parameter_count(params: Any) -> int:
-    """Numbers that are trained."""
+    """Return the number of trainable parameters."""
     return sum(a.size for a in jax.tree.leaves(params))

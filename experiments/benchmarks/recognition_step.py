@@ -1,9 +1,9 @@
-"""One training step of each recognition network, beside plain `lax` and PyTorch.
+"""One training step of each recognition network, compared with plain `lax` and PyTorch.
 
-The classifier of MNIST, plain and with its decoder, and the U-Net and the CenterNet of digit scenes:
-uint8 images to floats, forward, backward, Adam; float32, on the CPU. All are given the same scenes.
-The heat maps are part of the step here, while PyTorch is given them ready made. The step here also
-returns the gradient's norm and an accuracy or the parts of the loss.
+The networks are the classifier of MNIST, with and without its decoder, and the U-Net and CenterNet of digit
+scenes. A step converts uint8 images to floats, and runs forward, backward and Adam, in float32 on the CPU. All
+candidates get the same scenes. Heat maps are part of the step here; PyTorch gets them ready-made. The step here
+also returns the gradient norm and an accuracy or the parts of the loss.
 
   python experiments/benchmarks/recognition_step.py
 """
@@ -46,7 +46,7 @@ Loss = Callable[[Outputs], torch.Tensor]
 
 
 def main() -> None:
-    """Checks that both agree, then times them, one network after the other."""
+    """Check that all candidates agree, then time them, one network after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
     jax.config.update("jax_platforms", "cpu")
     retain_freed_memory()
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def case_of(task: Any, state: TrainState, batch: Batch, net: Net, loss: Loss) -> Case:
-    """Return the case of a task and PyTorch's network."""
+    """Return the case of a task and its PyTorch network."""
 
     def outputs(state: TrainState, batch: Batch) -> Outputs:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -87,7 +87,7 @@ def case_of(task: Any, state: TrainState, batch: Batch, net: Net, loss: Loss) ->
 
 
 def classifier(argument: str) -> Case:
-    """The classifier of MNIST; images are noise, which costs what digits do."""
+    """Return the case of the MNIST classifier, on images of noise."""
     task = task_of(f"mnist_classifier.py:{argument}", translate=0)
     rng = np.random.default_rng(0)
     batch = {
@@ -103,7 +103,7 @@ def classifier(argument: str) -> Case:
 
 
 def unet() -> Case:
-    """The U-Net of digit scenes."""
+    """Return the case of the U-Net of digit scenes."""
     task = task_of("scenes_segmentation.py", view=AnnotatedView())
     batch = scenes("scenes_segmentation.py")
     state = jax.jit(task.init)(jax.random.key(0), batch)
@@ -114,7 +114,7 @@ def unet() -> Case:
 
 
 def centernet() -> Case:
-    """The CenterNet of digit scenes."""
+    """Return the case of the CenterNet of digit scenes."""
     task = task_of("scenes_detection.py", view=AnnotatedView())
     batch = scenes("scenes_detection.py")
     state = jax.jit(task.init)(jax.random.key(0), batch)
@@ -155,7 +155,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def task_of(config: str, **changes: Any) -> Any:
-    """The task of a config, learnt by plain Adam."""
+    """Return the task of a config, with plain Adam."""
     task = Experiment.from_dict(load_config(str(CONFIGS / config))).task
     return dataclasses.replace(
         task, optimizer=Optimizer(name="adam", learning_rate=1e-3), **changes
@@ -163,7 +163,7 @@ def task_of(config: str, **changes: Any) -> Any:
 
 
 def scenes(config: str) -> Batch:
-    """A batch as a config's view draws it, as 8-bit images with annotations."""
+    """Return a batch drawn by a config's view, as 8-bit images with annotations."""
     experiment = Experiment.from_dict(load_config(str(CONFIGS / config)))
     with tempfile.TemporaryDirectory() as folder:
         digits = load(experiment.data.name, "train", folder)
@@ -176,15 +176,15 @@ def scenes(config: str) -> Batch:
 
 
 def conv(inputs: int, outputs: int, size: int = 3, **settings: Any) -> Net:
-    """A convolution that keeps the size."""
+    """Return a convolution that keeps the size."""
     return torch.nn.Conv2d(inputs, outputs, size, padding=size // 2, **settings)
 
 
 class Down(torch.nn.Conv2d):
-    """A convolution of 3x3 taps and stride 2, padded as "SAME" is: after the end, for even sides."""
+    """A 3x3 convolution of stride 2 with padding "SAME", which pads even sides only at the end."""
 
     def __init__(self, inputs: int, outputs: int):
-        """Of so many channels."""
+        """Make the layer."""
         super().__init__(inputs, outputs, 3, stride=2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -193,15 +193,15 @@ class Down(torch.nn.Conv2d):
 
 
 def up(inputs: int, outputs: int, *, bias: bool) -> Net:
-    """A transposed convolution of 4x4 taps that doubles the size."""
+    """Return a 4x4 transposed convolution that doubles the size."""
     return torch.nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=bias)
 
 
 class TorchClassifier(torch.nn.Module):
-    """The `Classifier` of these settings."""
+    """The `Classifier` with these settings in PyTorch."""
 
     def __init__(self, model: Any, shape: tuple[int, int, int]):
-        """Of images (height, width, channels)."""
+        """Make the layers for images (height, width, channels)."""
         super().__init__()
         height, width, channels = shape
         self.blocks, self.rises = torch.nn.ModuleList(), torch.nn.ModuleList()
@@ -233,7 +233,7 @@ class TorchClassifier(torch.nn.Module):
         return self.to_logits(functional.relu(self.to_embedding(flat)))
 
     def layers_of(self, params: Any) -> dict[Net, Any]:
-        """What part of a `Classifier`'s weights belongs to which layer."""
+        """Return the layer of each part of a `Classifier`'s weights."""
         layers: dict[Net, Any] = {}
         for i, block in enumerate(self.blocks):
             for j, (convolve, norm) in enumerate(zip(block[::3], block[1::3], strict=True)):
@@ -247,10 +247,10 @@ class TorchClassifier(torch.nn.Module):
 
 
 class TorchUNet(torch.nn.Module):
-    """The `UNet` of these settings, as a segmenter."""
+    """The `UNet` with these settings in PyTorch, for segmentation."""
 
     def __init__(self, model: Any, channels: int):
-        """Of images of so many channels."""
+        """Make the layers for images with `channels` channels."""
         super().__init__()
         features = model.features
         self.down, self.level, self.rise = (torch.nn.ModuleList() for _ in range(3))
@@ -282,7 +282,7 @@ class TorchUNet(torch.nn.Module):
         return self.to_image(x)
 
     def layers_of(self, params: Any) -> dict[Net, Any]:
-        """What part of a `UNet`'s weights belongs to which layer."""
+        """Return the layer of each part of a `UNet`'s weights."""
         layers = {self.to_image: params["to_image"]}
         layers |= {rise: params[f"Upsample_{i}"] for i, rise in enumerate(self.rise)}
         blocks = [level[i : i + 2] for level in (*self.down, *self.level) for i in (0, 3)]
@@ -293,10 +293,10 @@ class TorchUNet(torch.nn.Module):
 
 
 class TorchCenterNet(torch.nn.Module):
-    """The `CenterNet` of these settings, with its skips."""
+    """The `CenterNet` with these settings in PyTorch, with skip connections."""
 
     def __init__(self, model: Any, channels: int):
-        """Of images of so many channels."""
+        """Make the layers for images with `channels` channels."""
         super().__init__()
         self.convs, self.norms, self.rises = (torch.nn.ModuleList() for _ in range(3))
         self.blocks = model.blocks
@@ -335,7 +335,7 @@ class TorchCenterNet(torch.nn.Module):
         return heat + HEAT_BIAS, *others
 
     def layers_of(self, params: Any) -> dict[Net, Any]:
-        """What part of a `CenterNet`'s weights belongs to which layer."""
+        """Return the layer of each part of a `CenterNet`'s weights."""
         layers = {self.heads: params["heads"]} | {
             last: params[name] for name, last in self.last.items()
         }

@@ -1,8 +1,8 @@
-"""One training step of each restoration network and of the codec, beside plain `lax` and PyTorch.
+"""One training step of each restoration network and of the codec, compared with plain `lax` and PyTorch.
 
-The denoiser of photographs, DnCNN, FSRCNN and the codec with a factorized prior: forward, backward,
-Adam; float32, on the CPU. Degraded images and the codec's noise are drawn before, and the same for all.
-The step here also returns the gradient's norm.
+The networks are the denoiser of photographs, DnCNN, FSRCNN and the codec with a factorized prior. A step runs
+forward, backward and Adam, in float32 on the CPU. Degraded images and the codec's noise are drawn beforehand and
+are the same for all candidates. The step here also returns the gradient norm.
 
   python experiments/benchmarks/restoration_step.py
 """

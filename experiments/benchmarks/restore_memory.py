@@ -1,12 +1,11 @@
-"""Peak memory of `deconv-jax restore` on one large gray PNG, a process of its own each.
+"""Peak memory of `deconv-jax restore` on one large gray PNG file, in a process of its own.
 
-Two cases: a photograph of 4 megapixels through the published DnCNN for sigma 25, which is restored
-in tiles as large as the free memory allows; and a scan of 100 megapixels through two layers of
-random weights, where the file's own copies of the image are what counts.
+There are two cases. A photograph of 4 megapixels goes through the published DnCNN for sigma 25, in tiles as large
+as the free memory allows. A scan of 100 megapixels goes through two layers of random weights; there the copies of
+the image dominate.
 
-What a reader would get wrong is to take the peak for that of the image. Python, JAX, and PyTorch for
-reading a .pth file, are in memory before the first pixel is: what the same command takes for an
-image of 64 pixels a side is recorded beside. And a machine with more free memory has larger tiles.
+The peak includes Python, JAX, and PyTorch for reading a .pth file. The peak for an image of 64 x 64 pixels is
+recorded for comparison. A machine with more free memory uses larger tiles.
 
   DECONV_JAX_DATA=data python experiments/benchmarks/restore_memory.py
 """
@@ -40,7 +39,7 @@ CASES = (("4 megapixels, DnCNN of 17 layers", 2048), ("100 megapixels, 2 layers"
 
 
 def main() -> None:
-    """Measures both cases, each in a process of its own, and records them."""
+    """Measure both cases, each in a process of its own, and write the record."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +94,7 @@ def main() -> None:
 
 
 def tiny_network(path: Path) -> Path:
-    """Writes a DnCNN of two layers with random weights; gives its path."""
+    """Write a DnCNN of two layers with random weights, and return its path."""
     model = DnCNN(depth=2, features=8, norm="none")
     image = np.zeros((1, SMALL, SMALL, 1), np.float32)
     save_torch_weights(path, model, model.init(jax.random.key(0), image)["params"])
@@ -103,7 +102,7 @@ def tiny_network(path: Path) -> Path:
 
 
 def write_noisy(path: Path, side: int) -> None:
-    """Writes a square gray PNG file of smooth waves with noise, made in bands of rows."""
+    """Write a square gray PNG file of smooth waves with noise, in bands of rows."""
     random = np.random.default_rng(0)
     samples = np.empty((side, side), np.uint8)
     columns = np.arange(side) / 97
@@ -116,7 +115,7 @@ def write_noisy(path: Path, side: int) -> None:
 
 
 def peak(weights: Path, image: Path, output: Path) -> dict[str, Any]:
-    """What `measure_peak` prints in a process of its own."""
+    """Run `measure_peak` in a process of its own, and return what it prints."""
     command = [sys.executable, __file__, "--measure-peak", str(weights), str(image), str(output)]
     settings = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{output}, compiled"}
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
@@ -126,7 +125,7 @@ def peak(weights: Path, image: Path, output: Path) -> dict[str, Any]:
 
 
 def measure_peak(weights: Path, image: Path, output: Path) -> None:
-    """Restores an image by the command, then prints this process's peak (Linux), as JSON."""
+    """Restore an image with the command, then print the peak memory of this process as JSON (Linux)."""
     free = free_memory()
     words = ["restore", "--weights", str(weights), str(image), "--output", str(output)]
     if cli.main(words):

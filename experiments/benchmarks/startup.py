@@ -1,13 +1,8 @@
-"""From the command to the first training step, at the first start and at the second.
+"""Time from the command to the first training step, with an empty and with a filled compilation cache.
 
-What a person waits for: Python, imports, reading the data, compiling, evaluating the untrained
-model, one step. The first start has an empty compilation cache; the second one finds there what the
-first has compiled, in a new workdir. The data set is prepared beforehand, and its download is not
-part of either.
-
-What a reader would get wrong is to take the second start for a resumed run (it trains from step 0),
-or the first for a first start ever: files are in the system's memory, and Python's byte code is
-compiled, from a start that is not counted.
+The time covers Python, imports, loading the data, compilation, evaluating the untrained model, and one step. The
+first start has an empty compilation cache. The second start has a new workdir and the cache of the first. The
+data set is prepared beforehand. An uncounted start fills the file cache and compiles Python's bytecode.
 
   python experiments/benchmarks/startup.py
 """
@@ -38,7 +33,7 @@ FIRST, SECOND = "first start", "second start"
 
 
 def main() -> None:
-    """Starts twice a round."""
+    """Start twice per round."""
     arguments = parse_arguments(__file__, __doc__, rounds=5)
     times: dict[str, list[float]] = {FIRST: [], SECOND: []}
     with tempfile.TemporaryDirectory() as name:
@@ -62,11 +57,11 @@ def main() -> None:
 
 
 def start(folder: Path, data_dir: Path) -> float:
-    """Milliseconds from the command to its first training step.
+    """Return milliseconds from the command to its first training step.
 
     Args:
-      folder: holds the compilation cache and, of each start, the workdir.
-      data_dir: where the data set is.
+      folder: Folder for the compilation cache and the workdirs.
+      data_dir: Folder of the data set.
     """
     folder.mkdir(exist_ok=True)
     workdir = Path(tempfile.mkdtemp(prefix="workdir_", dir=folder))

@@ -1,9 +1,8 @@
-"""What the benchmarks share: candidates timed in turns, their medians, and the record of a run.
+"""Interleaved timing of candidates, their medians, and the record of a run.
 
-A machine's speed drifts by more than the differences worth knowing. So all candidates are timed in
-one process, in turns, and each is summarised by its median. The ratios are what a record is for:
-they say something about other machines of the same kind, the milliseconds hardly do, and those of
-two runs must not be divided by one another.
+The speed of a machine drifts by more than the differences of interest. All candidates are therefore timed in
+one process, in turns, and each is summarized by its median. Compare ratios, which carry over to machines of the
+same kind. Milliseconds do not, and those of two runs must not be divided by each other.
 """
 
 import argparse
@@ -24,12 +23,12 @@ _STARTED = perf_counter()
 
 
 def parse_arguments(script: str, description: str | None, *, rounds: int) -> argparse.Namespace:
-    """Reads --output and --rounds.
+    """Parse --output and --rounds.
 
     Args:
-      script: its file; the record is called as it is.
-      description: the script's docstring.
-      rounds: what --rounds is unless given.
+      script: Path of the script. The record is named after it.
+      description: Docstring of the script.
+      rounds: Default of --rounds.
     """
     output = ROOT / "experiments" / "results" / "benchmarks" / f"{Path(script).stem}.json"
     parser = argparse.ArgumentParser(
@@ -44,8 +43,8 @@ def parse_arguments(script: str, description: str | None, *, rounds: int) -> arg
     return parser.parse_args()
 
 
-def turns(names: list[str], rounds: int) -> Iterator[str]:
-    """Each name once a round, every other round backwards: none always follows the same other."""
+def interleaved_order(names: list[str], rounds: int) -> Iterator[str]:
+    """Yield each name once per round, in reverse order every other round."""
     for number in range(rounds):
         yield from names if number % 2 == 0 else reversed(names)
 
@@ -53,13 +52,13 @@ def turns(names: list[str], rounds: int) -> Iterator[str]:
 def time_in_turns(
     candidates: Mapping[str, Callable[[], Any]], *, rounds: int, calls: int
 ) -> dict[str, list[float]]:
-    """Milliseconds a call of each candidate, one figure a round.
+    """Return milliseconds per call of each candidate, one value per round.
 
-    A turn is one untimed call, which brings caches and thread pools back to this candidate, and
-    `calls` timed ones. A candidate returns once its work is done, not once it is dispatched.
+    A turn has one untimed call, which warms caches and thread pools, and `calls` timed ones. A candidate must block
+    until its result is ready.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for name in turns(list(candidates), rounds):
+    for name in interleaved_order(list(candidates), rounds):
         call = candidates[name]
         call()
         started = perf_counter()
@@ -70,14 +69,14 @@ def time_in_turns(
 
 
 def time_ratios(times: Mapping[str, list[float]], *pairs: tuple[str, str]) -> dict[str, float]:
-    """ "a / b" -> the median time of a over that of b, for each pair (a, b)."""
+    """Return "a / b" -> median time of a / median time of b, for each pair (a, b)."""
     return {
         f"{a} / {b}": float(f"{np.median(times[a]) / np.median(times[b]):.4g}") for a, b in pairs
     }
 
 
 def processors() -> int:
-    """How many processors this process may use: the threads that jax and torch are given."""
+    """Return the number of processors that this process may use, which is the number of threads."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -93,16 +92,16 @@ def write_record(
     versions: Mapping[str, str] | None = None,
     **more: Any,
 ) -> None:
-    """Prints a table and writes the record.
+    """Print a table and write the record.
 
     Args:
-      output: the file.
-      measured: what a time is of, e.g. "one training step".
-      protocol: how it was measured, in a sentence.
-      times: ms of each candidate, one a round.
-      ratios: of `time_ratios`.
-      versions: of packages beside those that `provenance` names.
-      more: further keys, e.g. shapes.
+      output: Path of the record.
+      measured: Description of what is timed, such as "one training step".
+      protocol: Description of how it is timed, in a sentence.
+      times: Milliseconds of each candidate, one value per round.
+      ratios: Result of `time_ratios`.
+      versions: Versions of packages that `provenance` does not list.
+      more: Further keys of the record, such as shapes.
     """
     width = max(map(len, [*times, *ratios])) + 2
     print(f"{measured}\n{'':{width}}{'median':>12}{'quartiles':>26}")
@@ -124,7 +123,7 @@ def write_record(
         "time_ratios": dict(ratios),
         "threads": processors(),
         "processor": _processor(),
-        # Above the number of processors, others were at work: the figures are then worth little.
+        # A load above the number of processors means that other programs disturbed the timing.
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "seed": 0,
         "wall_time_s": round(perf_counter() - _STARTED, 2),

@@ -1,14 +1,13 @@
-"""One training step of the MNIST autoencoder, beside the same step in flax.linen and in PyTorch.
+"""One training step of the MNIST autoencoder, compared with flax.linen and PyTorch.
 
-A step is all of it but reading the batch: uint8 images to floats, forward, backward, Adam; float32,
-on the CPU. Against `flax.linen` only the transposed convolution differs: `flax.linen.ConvTranspose`
-computes the same function of the same weights, but leaves its gradient to automatic transposition.
-So that ratio is the operator's. Against PyTorch everything differs, and that ratio is the whole
-system's; PyTorch runs eagerly, with channels-last memory and the fused Adam. The step here also
-returns the gradient's norm, which costs little and PyTorch is not asked for.
+A step is everything except loading the batch: it converts uint8 images to floats, and runs forward, backward and
+Adam, in float32 on the CPU. The `flax.linen` candidate differs only in its transposed convolution:
+`flax.linen.ConvTranspose` computes the same function but leaves its gradient to automatic transposition. That
+ratio is the operator's. PyTorch differs in everything, so its ratio is that of the whole system. It runs
+eagerly, with channels-last memory and fused Adam. The step here also returns the gradient norm.
 
-Before anything is timed, all three are given the same weights, and this script fails unless
-parameter counts, reconstructions and the losses of the first steps agree.
+All candidates get the same weights. The script fails unless parameter counts, reconstructions and the losses of
+the first steps agree.
 
   python experiments/benchmarks/training_step.py
 """
@@ -59,7 +58,7 @@ CHECKED_STEPS = 5
 
 
 def main() -> None:
-    """Checks that the three agree, then times them."""
+    """Check that the candidates agree, then time them."""
     arguments = parse_arguments(__file__, __doc__, rounds=20)
     jax.config.update("jax_platforms", "cpu")
     retain_freed_memory()
@@ -102,7 +101,7 @@ class TorchAutoencoder(torch.nn.Module):
     """The `Autoencoder` of the same settings, on NCHW images in channels-last memory."""
 
     def __init__(self, model: Autoencoder):
-        """Lays out the stages; exits unless `model` is of the kind written here."""
+        """Make the layers. Exit unless `model` has the architecture that is implemented here."""
         super().__init__()
         kind = (model.latent, model.norm, model.activation, model.remat)
         if kind != ("vector", "batch", "relu", False) or (model.kernel_size - model.stride) % 2:
@@ -110,7 +109,7 @@ class TorchAutoencoder(torch.nn.Module):
         total = model.stride ** len(model.features)
         height, width, channels = model.image_shape
         self.base = (height // total, width // total, model.features[-1])
-        # "SAME" of sides that the stride divides.
+        # "SAME" padding for sides that are multiples of the stride.
         geometry = (model.kernel_size, model.stride, (model.kernel_size - model.stride) // 2)
 
         def stage(kind: Any, inputs: int, outputs: int) -> torch.nn.Sequential:
@@ -146,7 +145,7 @@ class TorchAutoencoder(torch.nn.Module):
 
 
 def layers_of(net: TorchAutoencoder, params: Any) -> dict[torch.nn.Module, Any]:
-    """What part of an `Autoencoder`'s weights belongs to which layer of `net`."""
+    """Return the layer of `net` for each part of an `Autoencoder`'s weights."""
     names = ("to_code", "from_code", "to_image")
     layers = {getattr(net, name): params[name] for name in names}
     for stages, name, layer in ((net.down, "down", "Conv_0"), (net.up, "up", "ConvTranspose_0")):
@@ -174,7 +173,7 @@ def torch_training(net: TorchAutoencoder, pixels: np.ndarray, settings: Optimize
 def check_forward(
     task: Autoencoding, state: TrainState, batch: Batch, net: TorchAutoencoder
 ) -> None:
-    """Exits unless the reconstructions of the three agree, batch norm in training mode."""
+    """Exit unless the reconstructions agree, with batch norm in training mode."""
 
     def reconstruct(state: TrainState, batch: Batch) -> jax.Array:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -187,7 +186,7 @@ def check_forward(
     statistics = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
         theirs = net(images).permute(0, 2, 3, 1).numpy()
-    net.load_state_dict(statistics)  # As if it had not been run.
+    net.load_state_dict(statistics)  # Undo the update of the running statistics.
     check_outputs("reconstructions", {OURS: ours, FLAX: flax, TORCH: theirs}, FORWARD_TOLERANCE)
 
 

@@ -78,7 +78,7 @@ def training_and_protocol(record: dict[str, Any]) -> str:
     training = record["training"]
     return (
         f"{training['steps']:,} steps of {training['batch_size']} images, {record['counts']['test']:,} samples "
-        f"beside as many real images. Protocol: {record['protocol']}."
+        f"and as many real images. Protocol: {record['protocol']}."
     )
 
 
