@@ -36,6 +36,20 @@ REQUIRED = (
 TRAINING = ("config_file", "config", "task_version", "wall_time_s")
 """Keys of "training": "FAMILY/FILE.py:ARGUMENTS", what it resolved to, the task's version, seconds."""
 
+_OLD_METRICS = {
+    "fid": "frechet_distance",
+    "kid": "kernel_distance",
+    "kid_standard_error": "kernel_distance_standard_error",
+    "inception_score": "classifier_score",
+    "inception_score_deviation": "classifier_score_deviation",
+    "diversity": "pairwise_ms_ssim",
+}
+"""New names of metrics by their old ones, for `read_record`.
+
+Records that were measured before the names depended on the extractor call distances between features of a
+small classifier FID and KID. They are stale; once they are measured again, delete this table.
+"""
+
 Part = Callable[[Path], dict[str, Any]]
 """A measurement. The argument is the folder of data sets and weights; the result is JSON-able."""
 ConfigLoader = Callable[[str], Mapping[str, Any]]
@@ -60,6 +74,23 @@ class Stale:
 def record_path(root: Path, table: str, part: str) -> Path:
     """Return the path of a record in a project's folder."""
     return root / RESULTS / table / f"{part}.json"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record, with the old names of metrics (`_OLD_METRICS`) replaced by the new ones."""
+    record = read_json(path)
+    if "InceptionV3" in record.get("protocol", ""):
+        return record
+
+    def renamed(metrics: Mapping[str, float]) -> dict[str, float]:
+        names = _OLD_METRICS | {f"real_{old}": f"real_{new}" for old, new in _OLD_METRICS.items()}
+        return {names.get(name, name): value for name, value in metrics.items()}
+
+    return record | {
+        key: renamed(record[key])
+        for key in ("metrics", "baseline")
+        if isinstance(record.get(key), dict)
+    }
 
 
 def table_names(root: Path) -> list[str]:

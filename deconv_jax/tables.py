@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 
 from deconv_jax.errors import InputError, did_you_mean
-from deconv_jax.io import kind_of, read_json, write_json, write_text
+from deconv_jax.io import kind_of, write_json, write_text
 from deconv_jax.notebook_cells import colab_badge, repository, with_install_cell
-from deconv_jax.records import load_table, record_path, table_names
+from deconv_jax.records import load_table, read_record, record_path, table_names
 
 NOTEBOOKS = Path("colab")
 BADGE = "badge"
@@ -120,7 +120,7 @@ def _render(root: Path, mark: re.Match[str]) -> str:
     if view and view not in table.VIEWS:
         raise InputError(f"table {name!r} has no view {view!r}; {did_you_mean(view, table.VIEWS)}")
     paths = {part: record_path(root, name, part) for part in table.PARTS}
-    records = {part: read_json(path) for part, path in paths.items() if path.exists()}
+    records = {part: read_record(path) for part, path in paths.items() if path.exists()}
     text = (table.VIEWS[view] if view else table.render)(records)
     return f"{mark[1]}{text}\n{mark[3]}"
 

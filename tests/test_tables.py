@@ -10,7 +10,7 @@ import pytest
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 from deconv_jax.notebook_cells import PROJECT, install_cell, repository
-from deconv_jax.records import REQUIRED, RESULTS, TABLES
+from deconv_jax.records import REQUIRED, RESULTS, TABLES, read_record
 from deconv_jax.tables import NOTEBOOKS, render_texts, run_missing, texts
 
 ROOT = Path(__file__).parent.parent
@@ -169,10 +169,12 @@ def test_what_protocols_share_is_said_once():
 # Rows of synthesis
 
 
-def synthesis_record(fid, seconds=90.0, resumed=0, steps=3000, protocol="features of x", **more):
+def synthesis_record(
+    distance, seconds=90.0, resumed=0, steps=3000, protocol="features of x", **more
+):
     return {
-        "metrics": {"fid": fid, **more},
-        "baseline": {"real_fid": 0.25},
+        "metrics": {"frechet_distance": distance, **more},
+        "baseline": {"real_frechet_distance": 0.25},
         "protocol": protocol,
         "counts": {"test": 10_000},
         "training": {
@@ -200,8 +202,8 @@ def test_rows_are_means_and_deviations_over_seeds(synthesis):
         "hinge_sn_0": synthesis_record(1234.567, seconds=30, modes=1000),
         "other_0": synthesis_record(5.0, steps=1),
     }
-    titles, lines, record = synthesis.rows(records, NAMES, {"fid": 2, "modes": 0})
-    assert titles == ["FID", "modes", "time a run", "seeds"]
+    titles, lines, record = synthesis.rows(records, NAMES, {"frechet_distance": 2, "modes": 0})
+    assert titles == ["Fréchet distance", "modes", "time a run", "seeds"]
     assert lines == [
         ["Hinge", "2.00 ± 1.00", "999 ± 1", "1.5 min", "3"],
         ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "1"],
@@ -218,7 +220,7 @@ def test_rows_are_blank_where_a_run_has_no_such_measure(synthesis):
         "hinge_1": synthesis_record(2.0),
         "r1_0": synthesis_record(None, coverage=0.5),
     }
-    _, lines, _ = synthesis.rows(records, NAMES, {"fid": 1, "coverage": 2})
+    _, lines, _ = synthesis.rows(records, NAMES, {"frechet_distance": 1, "coverage": 2})
     assert [line[:3] for line in lines] == [["Hinge", "1.5 ± 0.7", ""], ["R1", "", "0.50"]]
 
 
@@ -228,7 +230,7 @@ def test_the_time_of_a_continued_run_is_not_told(synthesis):
         "hinge_1": synthesis_record(1.0, seconds=120),
         "r1_0": synthesis_record(1.0, seconds=6, resumed=10),
     }
-    _, lines, _ = synthesis.rows(records, NAMES, {"fid": 1})
+    _, lines, _ = synthesis.rows(records, NAMES, {"frechet_distance": 1})
     assert [line[-2:] for line in lines] == [["2.0 min", "2"], ["", "1"]]
 
 
@@ -236,15 +238,34 @@ def test_the_time_of_a_continued_run_is_not_told(synthesis):
 def test_rows_of_unlike_runs_are_refused(synthesis, other):
     records = {"hinge_0": synthesis_record(1.0), "r1_0": synthesis_record(1.0, **other)}
     with pytest.raises(InputError, match="must share training length and protocol"):
-        synthesis.rows(records, NAMES, {"fid": 1})
+        synthesis.rows(records, NAMES, {"frechet_distance": 1})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "names"),
+    [
+        ("features of mnist", ["frechet_distance", "kernel_distance_standard_error", "coverage"]),
+        ("features of InceptionV3", ["fid", "kid_standard_error", "coverage"]),
+    ],
+)
+def test_old_names_of_metrics_are_read_as_the_new_ones(tmp_path, protocol, names):
+    metrics = {"fid": 1.0, "kid_standard_error": 2.0, "coverage": 3.0}
+    baseline = {f"real_{name}": value for name, value in metrics.items()}
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"protocol": protocol, "metrics": metrics, "baseline": baseline}))
+    record = read_record(path)
+    assert record["metrics"] == dict(zip(names, metrics.values(), strict=True))
+    assert list(record["baseline"]) == [f"real_{name}" for name in names]
 
 
 def test_there_are_no_rows_without_records(synthesis):
-    assert synthesis.rows({}, NAMES, {"fid": 1})[1:] == ([], None)
+    assert synthesis.rows({}, NAMES, {"frechet_distance": 1})[1:] == ([], None)
 
 
 def test_the_row_of_real_images_has_what_is_known_of_them(synthesis):
-    row = synthesis.real_row(synthesis_record(1.0), {"fid": 2, "checkerboard_energy": 3})
+    row = synthesis.real_row(
+        synthesis_record(1.0), {"frechet_distance": 2, "checkerboard_energy": 3}
+    )
     assert row == ["*real images*", "0.25", "", "", ""]
 
 

@@ -18,7 +18,7 @@ _INNER, _OUTER = 3, 6
 two bins wide."""
 
 
-def least_size(stride: int) -> int:
+def minimum_side(stride: int) -> int:
     """Pixels a side that `checkerboard_energy` needs: no harmonic lies in another's surroundings."""
     return (2 * _OUTER + 2) * stride
 
@@ -41,12 +41,12 @@ def checkerboard_energy(
       no power, as of a constant image.
 
     Raises:
-      InputError: a stride below 2, or images smaller than `least_size`.
+      InputError: a stride below 2, or images smaller than `minimum_side`.
     """
     at_least("stride", stride, 2)
-    if min(images.shape[1:3]) < least_size(stride):
+    if min(images.shape[1:3]) < minimum_side(stride):
         raise InputError(
-            f"checkerboard_energy needs images of at least {least_size(stride)} pixels a side for "
+            f"checkerboard_energy needs images of at least {minimum_side(stride)} pixels a side for "
             f"stride={stride}; got {images.shape[1]} x {images.shape[2]}"
         )
     height, width = (n - n % stride for n in images.shape[1:3])

@@ -5,12 +5,12 @@ The Fréchet distance (Heusel et al. 2017, arXiv:1706.08500), known as FID, and 
 Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et
 al. 2020, arXiv:2002.09797) tell poor samples from missing ones. The inception score (Salimans et
 al. 2016, arXiv:1606.03498) and the counts of modes and classes rest on a classifier, and
-`diversity` on the images themselves.
+`mean_pairwise_ms_ssim` on the images themselves.
 
 What a reader would get wrong: such a figure belongs to the extractor, the preparation of its images
 and the number of samples, and compares only with figures that share all three. With more samples
 of the same generator the Fréchet distance falls and neighbours come nearer; only the kernel
-distance keeps its mean, which is why a good one may be negative. All but `diversity` is in double
+distance keeps its mean, which is why a good one may be negative. All but `mean_pairwise_ms_ssim` is in double
 precision.
 """
 
@@ -234,7 +234,7 @@ def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fa
     return float(np.mean(np.sqrt(_squared_radii(fake, 1)) < scale / 10))
 
 
-def inception_score(
+def classifier_score(
     probabilities: Float[np.ndarray, "count classes"], splits: int = SCORE_SPLITS
 ) -> tuple[float, float]:
     """Inception score of arXiv:1606.03498, section 4: exp(E KL(p(y|x) || p(y))), 1 to `classes`.
@@ -303,7 +303,7 @@ def class_imbalance(labels: Integer[np.ndarray, " count"], num_classes: int) -> 
     return float(np.max(counts) / np.min(counts)) if np.min(counts) else np.inf
 
 
-def diversity(
+def mean_pairwise_ms_ssim(
     images: Float[Array | np.ndarray, "count height width channels"],
     *,
     pairs: int = 1000,

@@ -1,7 +1,7 @@
-"""All measures of a set of samples beside a set of real images, from what was seen of either.
+"""All metrics of generated against real images, computed from extracted features.
 
-`generative` has the measures themselves. Here are the choices that a table states: numbers of
-neighbours, blocks and pairs, and which measures a set of images permits.
+The metrics themselves are in `generative`. This module fixes what a table's protocol states, such as
+numbers of neighbors, blocks and pairs, and decides which metrics the available data permits.
 """
 
 import collections
@@ -16,65 +16,81 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.metrics.finite import check_finite
 
-METRIC_NAMES = (
-    "fid",
-    "kid",
-    "kid_standard_error",
+PROTOCOL = (
+    "images in random order; kernel distance over blocks of 1,000, with its standard error; precision and "
+    "recall with k=3, density and coverage with k=5; repetition: share of samples closer to another one "
+    "than a tenth of the median distance between nearest real images; modes and reverse KL (nats) over the "
+    "extractor's classes; pairwise MS-SSIM: mean of 1,000 pairs; checkerboard energy of stride 2, median"
+)
+
+_INCEPTION_NAMES = {
+    "frechet_distance": "fid",
+    "kernel_distance": "kid",
+    "kernel_distance_standard_error": "kid_standard_error",
+    "classifier_score": "inception_score",
+    "classifier_score_deviation": "inception_score_deviation",
+}
+"""Established names of metrics, reserved for features of InceptionV3."""
+
+_NAMES = (
+    "frechet_distance",
+    "kernel_distance",
+    "kernel_distance_standard_error",
     "precision",
     "recall",
     "density",
     "coverage",
     "repetition",
-    "diversity",
-    "real_diversity",
+    "pairwise_ms_ssim",
+    "real_pairwise_ms_ssim",
     "checkerboard_energy",
     "real_checkerboard_energy",
     "modes",
     "reverse_kl",
-    "inception_score",
-    "inception_score_deviation",
-)
-"""Names of all metrics that `sample_quality` can return."""
-
-PROTOCOL = (
-    "rows in a random order; kid with blocks of 1,000 and its standard error; precision and recall "
-    "with k=3, density and coverage with k=5; repetition: samples nearer to another one than a tenth of "
-    "real images' median distance; modes and reverse KL (nats) of the extractor's classes; diversity: "
-    "MS-SSIM of 1,000 pairs; checkerboard energy of stride 2, median"
+    "classifier_score",
+    "classifier_score_deviation",
 )
 
-_PAIRS_OF = 1000
-"""Images that pairs are drawn from."""
-_MOST_MODES = 1000
-"""Classes up to which they are taken for modes of the data."""
-_ORDER_SEED = 0
-"""Of the random order that blocks and parts are taken in, whatever the order of the data."""
+_MS_SSIM_IMAGES = 1000
+"""Number of images from which the pairs for MS-SSIM are drawn."""
+_MAX_MODES = 1000
+"""Largest number of classes that are treated as modes of the data."""
+_SHUFFLE_SEED = 0
+"""Seed of the order of images, so that blocks and splits do not depend on how the data is sorted."""
+
+
+def metric_names(*, inception: bool) -> tuple[str, ...]:
+    """Return the names of all metrics that `sample_quality` can return."""
+    return tuple(_INCEPTION_NAMES.get(name, name) if inception else name for name in _NAMES)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSetFeatures:
-    """What is known of a set of images, a row an image; None for what is not.
+    """Data extracted from a set of images, one row per image; None where it is not available.
 
     Attributes:
-      features: of an extractor.
-      probabilities: of its classes, for each plane that it looks at by itself.
-      images: the images.
-      energy: checkerboard energy.
+      features: Features of an extractor.
+      probabilities: Class probabilities of the extractor for each plane that it classifies separately.
+      images: The images.
+      checkerboard_energy: Checkerboard energy of each image.
     """
 
     features: Float[np.ndarray, "count dims"]
     probabilities: Float[np.ndarray, "count planes classes"] | None = None
     images: UInt8[np.ndarray, "count height width channels"] | None = None
-    energy: Float[np.ndarray, " count"] | None = None
+    checkerboard_energy: Float[np.ndarray, " count"] | None = None
 
 
 def concatenate_batches(
     batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray]],
 ) -> ImageSetFeatures:
-    """One `ImageSetFeatures` of (its arrays, mask) of batches; rows of mask 0 are left out.
+    """Concatenate batches, leaving out rows where the mask is 0.
+
+    Args:
+      batches: Arrays of each batch by the name of their attribute, and the mask of its rows.
 
     Raises:
-      InputError: there is no row.
+      InputError: There is no row.
     """
     rows: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for arrays, mask in batches:
@@ -85,13 +101,15 @@ def concatenate_batches(
     return ImageSetFeatures(**{name: np.concatenate(arrays) for name, arrays in rows.items()})
 
 
-def classified_as(
+def predicted_class(
     probabilities: Float[np.ndarray, "count planes classes"],
 ) -> Int[np.ndarray, " count"]:
-    """The class of every image: of several planes the number that theirs spell.
+    """Return the most probable class of each image.
+
+    The classes of several planes are combined as the digits of one number, the first plane first.
 
     Raises:
-      InputError: probabilities are not finite.
+      InputError: A probability is not finite.
     """
     check_finite("probabilities", probabilities)
     digits = probabilities.argmax(axis=-1)
@@ -99,61 +117,77 @@ def classified_as(
     return digits @ base
 
 
-def sample_quality(real: ImageSetFeatures, fake: ImageSetFeatures) -> dict[str, float]:
-    """The measures of `PROTOCOL` that what was seen permits, by name.
+def sample_quality(
+    real: ImageSetFeatures, fake: ImageSetFeatures, *, inception: bool = False
+) -> dict[str, float]:
+    """Compute the metrics of `PROTOCOL` that the data permits, by name.
 
-    Rows are taken in a random order of fixed seeds, so that blocks and parts are fair samples of sets
-    that come sorted.
+    Both sets are shuffled with fixed seeds, so that blocks and splits of sorted data are representative.
+
+    Args:
+      real: Real images.
+      fake: Generated images.
+      inception: Whether the extractor is InceptionV3, so that the Fréchet distance, the kernel distance
+        and the classifier score are called FID, KID and Inception score.
 
     Raises:
-      InputError: as the measures do.
+      InputError: As for the metrics in `generative`.
     """
-    real, fake = _shuffled(real, _ORDER_SEED), _shuffled(fake, _ORDER_SEED + 1)
-    statistics = [generative.FeatureStatistics.of(seen.features) for seen in (real, fake)]
-    kid, kid_error = generative.kernel_distance(real.features, fake.features)
+    real, fake = _shuffle(real, _SHUFFLE_SEED), _shuffle(fake, _SHUFFLE_SEED + 1)
+    statistics = [generative.FeatureStatistics.of(images.features) for images in (real, fake)]
+    distance, standard_error = generative.kernel_distance(real.features, fake.features)
     precision, recall = generative.precision_recall(real.features, fake.features)
     density, coverage = generative.density_coverage(real.features, fake.features)
-    measures = {
-        "fid": generative.frechet_distance(*statistics),
-        "kid": kid,
+    metrics = {
+        "frechet_distance": generative.frechet_distance(*statistics),
+        "kernel_distance": distance,
         "precision": precision,
         "recall": recall,
         "density": density,
         "coverage": coverage,
         "repetition": generative.repetition(real.features, fake.features),
     }
-    if np.isfinite(kid_error):  # More than one block.
-        measures["kid_standard_error"] = kid_error
+    if np.isfinite(standard_error):  # It is NaN for a single block.
+        metrics["kernel_distance_standard_error"] = standard_error
     if real.probabilities is not None and fake.probabilities is not None:
-        measures |= _of_classes(real.probabilities, fake.probabilities)
-    for name, seen in (("real_", real), ("", fake)):
-        if seen.images is not None and generative.ms_ssim_scales(*seen.images.shape[1:3]):
-            images = (seen.images[:_PAIRS_OF] / 255).astype(np.float32)
-            measures[f"{name}diversity"] = generative.diversity(images)
-        if seen.energy is not None and np.isfinite(seen.energy).any():
-            # An image of one colour has no energy to speak of.
-            measures[f"{name}checkerboard_energy"] = float(np.nanmedian(seen.energy))
-    return measures
+        metrics |= _class_metrics(real.probabilities, fake.probabilities)
+    for prefix, images in (("real_", real), ("", fake)):
+        metrics |= {f"{prefix}{name}": value for name, value in _image_metrics(images).items()}
+    if inception:
+        metrics = {_INCEPTION_NAMES.get(name, name): value for name, value in metrics.items()}
+    return metrics
 
 
-def _of_classes(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
+def _class_metrics(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     planes, classes = fake.shape[1:]
-    measures: dict[str, float] = {}
-    if classes**planes <= _MOST_MODES:
+    metrics: dict[str, float] = {}
+    if classes**planes <= _MAX_MODES:
         modes, reverse_kl = generative.mode_coverage(
-            classified_as(fake), classified_as(real), classes**planes
+            predicted_class(fake), predicted_class(real), classes**planes
         )
-        measures |= {"modes": float(modes), "reverse_kl": reverse_kl}
+        metrics |= {"modes": float(modes), "reverse_kl": reverse_kl}
     if planes == 1 and len(fake) >= generative.SCORE_SPLITS:
-        score, deviation = generative.inception_score(fake[:, 0])
-        measures |= {"inception_score": score, "inception_score_deviation": deviation}
-    return measures
+        score, deviation = generative.classifier_score(fake[:, 0])
+        metrics |= {"classifier_score": score, "classifier_score_deviation": deviation}
+    return metrics
 
 
-def _shuffled(seen: ImageSetFeatures, seed: int) -> ImageSetFeatures:
-    order = np.random.default_rng(seed).permutation(len(seen.features))
+def _image_metrics(images: ImageSetFeatures) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if images.images is not None and generative.ms_ssim_scales(*images.images.shape[1:3]):
+        pixels = (images.images[:_MS_SSIM_IMAGES] / 255).astype(np.float32)
+        metrics["pairwise_ms_ssim"] = generative.mean_pairwise_ms_ssim(pixels)
+    energy = images.checkerboard_energy
+    if energy is not None and np.isfinite(energy).any():
+        # The energy of an image of one color is NaN.
+        metrics["checkerboard_energy"] = float(np.nanmedian(energy))
+    return metrics
+
+
+def _shuffle(images: ImageSetFeatures, seed: int) -> ImageSetFeatures:
+    order = np.random.default_rng(seed).permutation(len(images.features))
     shuffled: dict[str, Any] = {}
-    for field in dataclasses.fields(seen):
-        array = getattr(seen, field.name)
+    for field in dataclasses.fields(images):
+        array = getattr(images, field.name)
         shuffled[field.name] = None if array is None else array[order]
     return ImageSetFeatures(**shuffled)

@@ -6,7 +6,6 @@ The training step is in `gan_training`, the metrics are in `gan_evaluation`.
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,8 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.random_keys import GAN_EVALUATION_SEED, evaluation_keys
 from deconv_jax.data.sources import Source
-from deconv_jax.metrics.sample_quality import METRIC_NAMES, PROTOCOL
-from deconv_jax.models.extractors import load_extractor
+from deconv_jax.metrics.sample_quality import PROTOCOL, metric_names
+from deconv_jax.models.extractors import INCEPTION, load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks.gan_evaluation import (
     Extract,
@@ -52,8 +51,15 @@ class GAN(AdversarialTraining, Task):
     Attributes: See `AdversarialTraining`.
     """
 
-    monitor: ClassVar[str] = "-fid"
-    metric_names: ClassVar[tuple[str, ...]] = (*METRIC_NAMES, "real_accuracy", "fake_accuracy")
+    @property
+    def monitor(self) -> str:
+        """See `Task.monitor`: the Fréchet distance, minimized."""
+        return "-fid" if self._inception else "-frechet_distance"
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """See `Task.metric_names`."""
+        return (*metric_names(inception=self._inception), "real_accuracy", "fake_accuracy")
 
     @property
     def protocol(self) -> str:
@@ -91,13 +97,15 @@ class GAN(AdversarialTraining, Task):
         """
         extractor = load_extractor(self.extractor)
         describe = functools.partial(self._describe, extractor.apply, extractor.variables, state)
-        return evaluate_samples(batches, describe, LOSSES[self.loss], self.num_classes)
+        return evaluate_samples(
+            batches, describe, LOSSES[self.loss], self.num_classes, inception=self._inception
+        )
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Return the metrics of `real_baseline`: training images instead of samples."""
         extractor = load_extractor(self.extractor)
         describe = functools.partial(self._describe_real, extractor.apply, extractor.variables)
-        return real_baseline(train, test, describe, self.num_classes)
+        return real_baseline(train, test, describe, self.num_classes, inception=self._inception)
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
         """Return the warnings of `failure_warnings`."""
@@ -113,6 +121,11 @@ class GAN(AdversarialTraining, Task):
         real = np.asarray(self._real(batch)[0])
         rows = {"real": mosaic(real, len(real)), "samples": mosaic(samples, columns)}
         return {"samples": picture_grid({name: image[None] for name, image in rows.items()})}
+
+    @property
+    def _inception(self) -> bool:
+        """Whether the extractor is InceptionV3, whose metrics have established names."""
+        return self.extractor in INCEPTION
 
     @functools.partial(jit, static_argnums=0)
     def _samples(self, state: TrainState, numbers: jax.Array, labels: Labels = None) -> Images:

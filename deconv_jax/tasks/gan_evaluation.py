@@ -16,7 +16,7 @@ from deconv_jax.data.batch import Batch
 from deconv_jax.data.random_keys import GAN_EVALUATION_SEED
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.checkerboard import checkerboard_energy, least_size
+from deconv_jax.metrics.checkerboard import checkerboard_energy, minimum_side
 from deconv_jax.metrics.sample_quality import concatenate_batches, sample_quality
 from deconv_jax.tasks.gan_losses import AdversarialLoss
 from deconv_jax.training.parallel import gather_to_host
@@ -50,10 +50,10 @@ def feature_rows(extract: Extract, variables: Tree, images: Images) -> Rows:
 
 
 def pixel_rows(images: Images) -> Rows:
-    """Return uint8 "images" and, for images that are large enough, their checkerboard "energy"."""
+    """Return uint8 "images" and, for images that are large enough, their "checkerboard_energy"."""
     rows = {"images": jnp.round(images * 255).astype(jnp.uint8)}
-    if min(images.shape[1:3]) >= least_size(_UPSAMPLING_STRIDE):
-        rows["energy"] = checkerboard_energy(images, _UPSAMPLING_STRIDE)
+    if min(images.shape[1:3]) >= minimum_side(_UPSAMPLING_STRIDE):
+        rows["checkerboard_energy"] = checkerboard_energy(images, _UPSAMPLING_STRIDE)
     return rows
 
 
@@ -62,6 +62,8 @@ def evaluate_samples(
     describe: Callable[[Batch], dict[str, Rows]],
     loss: AdversarialLoss,
     num_classes: int,
+    *,
+    inception: bool,
 ) -> dict[str, float]:
     """Compare generated samples with the real images of a split.
 
@@ -71,6 +73,7 @@ def evaluate_samples(
         samples as "fake".
       loss: Adversarial loss, which defines the discriminator's accuracies.
       num_classes: Number of classes of a conditional generator; 0 if unconditional.
+      inception: Whether the features are InceptionV3's, see `sample_quality`.
 
     Returns:
       The metrics of `sample_quality`. If the rows have "logits", also the discriminator's
@@ -92,7 +95,9 @@ def evaluate_samples(
             if "logits" in on_host:
                 logits[name].append(on_host.pop("logits")[mask > 0])
             sets[name].append((on_host, mask))
-    metrics = sample_quality(concatenate_batches(sets["real"]), concatenate_batches(sets["fake"]))
+    metrics = sample_quality(
+        concatenate_batches(sets["real"]), concatenate_batches(sets["fake"]), inception=inception
+    )
     if not logits["real"]:
         return metrics
     real, fake = (jnp.asarray(np.concatenate(logits[name])) for name in ("real", "fake"))
@@ -102,7 +107,12 @@ def evaluate_samples(
 
 
 def real_baseline(
-    train: Source, test: Source, describe: Callable[[Mapping[str, Any]], Rows], num_classes: int
+    train: Source,
+    test: Source,
+    describe: Callable[[Mapping[str, Any]], Rows],
+    num_classes: int,
+    *,
+    inception: bool,
 ) -> dict[str, float]:
     """Return the metrics, as "real_NAME", of training images in place of generated samples.
 
@@ -121,7 +131,8 @@ def real_baseline(
                 (jax.device_get(r), np.ones(len(part))) for r, part in zip(rows, parts, strict=True)
             )
         )
-    return {f"real_{name}": value for name, value in sample_quality(*described).items()}
+    metrics = sample_quality(*described, inception=inception)
+    return {f"real_{name}": value for name, value in metrics.items()}
 
 
 def failure_warnings(metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:

@@ -19,13 +19,18 @@ from deconv_jax.viz.plots import Drawing
 class Task(Protocol):
     """What one experiment family learns."""
 
-    monitor: ClassVar[str]
-    """The validation measure that picks the best checkpoint: the higher the better, or the lower
-    if a minus stands before its name."""
-    metric_names: ClassVar[tuple[str, ...]]
-    """Names of the metrics that `evaluate` can return, as shell patterns such as "iou_*"."""
     version: ClassVar[int] = 1
     """A number that is raised when a code change may alter figures; older records are then stale."""
+
+    @property
+    def monitor(self) -> str:
+        """Validation metric that selects the best checkpoint; "-NAME" if it is minimized."""
+        ...
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that `evaluate` can return, as shell patterns such as "iou_*"."""
+        ...
 
     @property
     def protocol(self) -> str:

@@ -12,7 +12,7 @@ from deconv_jax.errors import InputError
 Records = Mapping[str, dict[str, Any]]
 Parts = dict[str, Callable[[Path], dict[str, Any]]]
 
-TITLES = {"fid": "FID", "kid": "KID", "reverse_kl": "reverse KL"}
+TITLES = {"frechet_distance": "Fréchet distance", "reverse_kl": "reverse KL"}
 
 
 def parts(configs: Mapping[str, str], seeds: Iterable[int]) -> Parts:

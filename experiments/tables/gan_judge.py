@@ -97,8 +97,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         [
             markdown(header, rows),
             f"Generator: {training['steps']:,} steps of {training['batch_size']}, "
-            f"{training['wall_time_s'] / 60:.0f} min; FID {metrics['fid']:.3f} (real images "
-            f"{record['baseline']['real_fid']:.3f}), coverage {metrics['coverage']:.3f}. Protocol: "
+            f"{training['wall_time_s'] / 60:.0f} min; Fréchet distance in the features of "
+            f"`{training['config']['task']['extractor']}` "
+            f"{metrics['frechet_distance']:.3f} (real images "
+            f"{record['baseline']['real_frechet_distance']:.3f}), coverage {metrics['coverage']:.3f}. Protocol: "
             f"{record['protocol']}.",
         ]
     )

@@ -20,7 +20,14 @@ LOSSES = {
     "wasserstein": "Wasserstein, gradient penalty",
 }
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
-MEASURES = {"fid": 3, "kid": 4, "precision": 3, "recall": 3, "density": 3, "coverage": 3}
+MEASURES = {
+    "frechet_distance": 3,
+    "kernel_distance": 4,
+    "precision": 3,
+    "recall": 3,
+    "density": 3,
+    "coverage": 3,
+}
 
 PARTS = parts(
     {f"{data}_{loss}": f"{data}.py:loss={loss}" for data in DATA for loss in LOSSES}, seeds=range(3)

@@ -18,7 +18,7 @@ REMEDIES = {
     "both": "both",
     "gradient_penalty": "Wasserstein, gradient penalty",
 }
-MEASURES = {"modes": 0, "reverse_kl": 3, "fid": 3, "recall": 3, "coverage": 3}
+MEASURES = {"modes": 0, "reverse_kl": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
 
 PARTS = parts({remedy: f"stacked_mnist.py:remedy={remedy}" for remedy in REMEDIES}, seeds=range(3))
 

@@ -21,7 +21,7 @@ KINDS = {
     "subpixel": ("subpixel", "sub-pixel 3x3, ICNR"),
     "resize": ("resize", "resize, 3x3"),
 }
-MEASURES = {"checkerboard_energy": 3, "fid": 3, "recall": 3, "coverage": 3}
+MEASURES = {"checkerboard_energy": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
 
 PARTS = parts(
     {name: f"fashion_mnist.py:upsampling={kind}" for name, (kind, _) in KINDS.items()},

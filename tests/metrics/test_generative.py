@@ -16,11 +16,11 @@ from deconv_jax.metrics import generative
 from deconv_jax.metrics.generative import (
     FeatureStatistics,
     class_imbalance,
+    classifier_score,
     density_coverage,
-    diversity,
     frechet_distance,
-    inception_score,
     kernel_distance,
+    mean_pairwise_ms_ssim,
     mode_coverage,
     precision_recall,
     repetition,
@@ -276,9 +276,9 @@ def test_repetition_is_of_the_distance_to_the_nearest_other_sample():
 
 def test_inception_score_lies_between_one_and_the_number_of_classes():
     certain = np.tile(np.eye(5), (20, 1))
-    assert inception_score(certain, splits=4) == pytest.approx((5, 0))
+    assert classifier_score(certain, splits=4) == pytest.approx((5, 0))
     alike = np.tile(np.array([[0.7, 0.3, 0.0]]), (20, 1))
-    assert inception_score(alike) == pytest.approx((1, 0))
+    assert classifier_score(alike) == pytest.approx((1, 0))
 
 
 def test_inception_score_is_of_consecutive_parts():
@@ -288,7 +288,7 @@ def test_inception_score_is_of_consecutive_parts():
         np.exp(np.mean([scipy.stats.entropy(p, part.mean(0)) for p in part])) for part in parts
     ]
     expected = np.mean(scores), np.std(scores)
-    assert inception_score(probabilities, splits=3) == pytest.approx(expected, rel=1e-5)
+    assert classifier_score(probabilities, splits=3) == pytest.approx(expected, rel=1e-5)
 
 
 def test_mode_coverage_is_the_count_and_the_reverse_divergence():
@@ -342,15 +342,17 @@ def test_diversity_is_the_mean_likeness_of_pairs_of_different_images():
     images = jnp.asarray(np.random.default_rng(0).random((3, 25, 23, 2), np.float32))
     blurred = (images + jnp.roll(images, 1, axis=1) + 2 * images[:1]) / 4
     pairs = jax.jit(ms_ssim, static_argnums=2)(blurred, jnp.roll(blurred, 1, axis=0), 2)
-    two = diversity(np.asarray(blurred[:2]), pairs=50)
+    two = mean_pairwise_ms_ssim(np.asarray(blurred[:2]), pairs=50)
     assert two == pytest.approx(float(pairs[1]), rel=1e-5)
-    three = diversity(blurred, pairs=1000)
+    three = mean_pairwise_ms_ssim(blurred, pairs=1000)
     assert three == pytest.approx(float(jnp.mean(pairs)), rel=0.05)
-    assert diversity(blurred, pairs=100, seed=1) != diversity(blurred, pairs=100, seed=2)
+    assert mean_pairwise_ms_ssim(blurred, pairs=100, seed=1) != mean_pairwise_ms_ssim(
+        blurred, pairs=100, seed=2
+    )
 
 
 def test_equal_images_have_no_diversity():
-    assert diversity(jnp.full((4, 12, 12, 1), 0.3), pairs=5) == 1
+    assert mean_pairwise_ms_ssim(jnp.full((4, 12, 12, 1), 0.3), pairs=5) == 1
 
 
 # Errors
@@ -371,9 +373,9 @@ def test_too_few_samples_are_refused():
     with pytest.raises(InputError, match="number of fake features must be at least 2; got 1"):
         repetition(three, one)
     with pytest.raises(InputError, match="number of probabilities must be at least 10; got 3"):
-        inception_score(np.eye(3))
+        classifier_score(np.eye(3))
     with pytest.raises(InputError, match="number of images must be at least 2; got 1"):
-        diversity(jnp.zeros((1, 16, 16, 1)))
+        mean_pairwise_ms_ssim(jnp.zeros((1, 16, 16, 1)))
     with pytest.raises(InputError, match="number of reference labels must be at least 1; got 0"):
         mode_coverage(np.arange(3), np.arange(0), 3)
 
@@ -386,11 +388,11 @@ def test_numbers_below_their_least_are_refused():
         with pytest.raises(InputError, match="k must be at least 1; got 0"):
             measure(points, points, k=0)
     with pytest.raises(InputError, match="splits must be at least 1; got 0"):
-        inception_score(np.eye(3), splits=0)
+        classifier_score(np.eye(3), splits=0)
     with pytest.raises(InputError, match="pairs must be at least 1; got 0"):
-        diversity(jnp.zeros((2, 16, 16, 1)), pairs=0)
+        mean_pairwise_ms_ssim(jnp.zeros((2, 16, 16, 1)), pairs=0)
     with pytest.raises(InputError, match="at least 11 x 11 pixels; got 16 x 10"):
-        diversity(jnp.zeros((2, 16, 10, 1)))
+        mean_pairwise_ms_ssim(jnp.zeros((2, 16, 10, 1)))
 
 
 on_pairs = pytest.mark.parametrize(
@@ -419,7 +421,7 @@ def test_what_is_not_finite_is_refused(measure, value):
     with pytest.raises(InputError, match="features must be finite"):
         of(spoilt)
     with pytest.raises(InputError, match="images must be finite"):
-        diversity(np.full((2, 12, 12, 1), value))
+        mean_pairwise_ms_ssim(np.full((2, 12, 12, 1), value))
 
 
 def test_statistics_are_of_one_number_of_dimensions():
@@ -438,7 +440,7 @@ def test_real_duplicates_give_no_scale():
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [0.0, 0.0]])
 def test_rows_that_are_no_distribution_are_refused(row):
     with pytest.raises(InputError, match="must be at least 0 and sum to 1 in each row"):
-        inception_score(np.array([[0.5, 0.5], row]), splits=1)
+        classifier_score(np.array([[0.5, 0.5], row]), splits=1)
 
 
 @pytest.mark.parametrize("labels", [[0, -1], [0, 3]])

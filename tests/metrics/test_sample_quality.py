@@ -8,13 +8,22 @@ from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.metrics.sample_quality import (
     ImageSetFeatures,
-    classified_as,
     concatenate_batches,
+    metric_names,
+    predicted_class,
     sample_quality,
 )
 
 RNG = np.random.default_rng(0)
-OF_FEATURES = {"fid", "kid", "precision", "recall", "density", "coverage", "repetition"}
+OF_FEATURES = {
+    "frechet_distance",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "repetition",
+}
 
 
 def batches_of(arrays, sizes, masks):
@@ -31,7 +40,7 @@ def test_rows_of_mask_zero_are_left_out():
         "features": RNG.normal(size=(7, 4)),
         "probabilities": RNG.random((7, 1, 3)),
         "images": RNG.integers(0, 256, (7, 2, 2, 1)).astype(np.uint8),
-        "energy": RNG.random(7),
+        "checkerboard_energy": RNG.random(7),
     }
     masks = [[1, 0, 1], [1, 1, 0, 0]]
     kept = np.concatenate(masks) > 0
@@ -45,7 +54,7 @@ def test_what_was_not_seen_is_none():
         batches_of({"features": RNG.normal(size=(4, 2))}, (4,), [[1, 1, 1, 0]])
     )
     assert seen.features.shape == (3, 2)
-    assert (seen.probabilities, seen.images, seen.energy) == (None, None, None)
+    assert (seen.probabilities, seen.images, seen.checkerboard_energy) == (None, None, None)
 
 
 def test_all_images_are_kept_and_in_8_bits():
@@ -70,22 +79,22 @@ def one_hot(digits, classes=10):
 def test_the_class_of_several_planes_is_the_number_that_they_spell():
     digits = np.array([[0, 0, 0], [0, 0, 7], [1, 2, 3], [9, 9, 9], [4, 0, 5]])
     blurred = 0.6 * one_hot(digits) + 0.04
-    np.testing.assert_array_equal(classified_as(blurred), [0, 7, 123, 999, 405])
-    np.testing.assert_array_equal(classified_as(blurred[:, 2:]), digits[:, 2])
-    np.testing.assert_array_equal(classified_as(one_hot([[2, 1], [0, 2]], 3)), [7, 2])
+    np.testing.assert_array_equal(predicted_class(blurred), [0, 7, 123, 999, 405])
+    np.testing.assert_array_equal(predicted_class(blurred[:, 2:]), digits[:, 2])
+    np.testing.assert_array_equal(predicted_class(one_hot([[2, 1], [0, 2]], 3)), [7, 2])
     blurred[1, 2, 3] = np.nan
     with pytest.raises(InputError, match="probabilities must be finite"):
-        classified_as(blurred)
+        predicted_class(blurred)
 
 
-def seen_of(count, *, planes=0, classes=10, energy=False, images=0, seed=0):
+def seen_of(count, *, planes=0, classes=10, checkerboard_energy=False, images=0, seed=0):
     """Random; images of so many pixels a side."""
     random = np.random.default_rng(seed)
     return ImageSetFeatures(
         random.normal(size=(count, 4)),
         one_hot(random.integers(0, classes, (count, planes)), classes) if planes else None,
         random.integers(0, 256, (count, images, images, 1)).astype(np.uint8) if images else None,
-        random.random(count) if energy else None,
+        random.random(count) if checkerboard_energy else None,
     )
 
 
@@ -95,16 +104,16 @@ def seen_of(count, *, planes=0, classes=10, energy=False, images=0, seed=0):
         ({}, set()),
         (
             {"planes": 1},
-            {"modes", "reverse_kl", "inception_score", "inception_score_deviation"},
+            {"modes", "reverse_kl", "classifier_score", "classifier_score_deviation"},
         ),
         ({"planes": 3}, {"modes", "reverse_kl"}),
         # More classes than would be modes of the data.
-        ({"planes": 1, "classes": 1008}, {"inception_score", "inception_score_deviation"}),
+        ({"planes": 1, "classes": 1008}, {"classifier_score", "classifier_score_deviation"}),
         ({"planes": 3, "classes": 11}, set()),
-        ({"energy": True}, {"checkerboard_energy", "real_checkerboard_energy"}),
-        ({"images": 16}, {"diversity", "real_diversity"}),
+        ({"checkerboard_energy": True}, {"checkerboard_energy", "real_checkerboard_energy"}),
+        ({"images": 16}, {"pairwise_ms_ssim", "real_pairwise_ms_ssim"}),
         # MS-SSIM has windows of 11 pixels.
-        ({"images": 11}, {"diversity", "real_diversity"}),
+        ({"images": 11}, {"pairwise_ms_ssim", "real_pairwise_ms_ssim"}),
         ({"images": 10}, set()),
     ],
 )
@@ -113,23 +122,36 @@ def test_measures_are_those_that_what_was_seen_permits(options, more):
     measures = sample_quality(real, fake)
     assert set(measures) == OF_FEATURES | more
     assert all(np.isfinite(value) for value in measures.values())
-    assert measures["fid"] == pytest.approx(
+    assert measures["frechet_distance"] == pytest.approx(
         generative.frechet_distance(
             *(generative.FeatureStatistics.of(s.features) for s in (real, fake))
         )
     )
     for prefix, seen in (("real_", real), ("", fake)):
         if "checkerboard_energy" in more:
-            assert measures[f"{prefix}checkerboard_energy"] == np.median(seen.energy)
-        if "diversity" in more:
-            every_pair = generative.diversity((seen.images / 255).astype(np.float32), pairs=4000)
-            assert measures[f"{prefix}diversity"] == pytest.approx(every_pair, abs=0.01)
+            assert measures[f"{prefix}checkerboard_energy"] == np.median(seen.checkerboard_energy)
+        if "pairwise_ms_ssim" in more:
+            every_pair = generative.mean_pairwise_ms_ssim(
+                (seen.images / 255).astype(np.float32), pairs=4000
+            )
+            assert measures[f"{prefix}pairwise_ms_ssim"] == pytest.approx(every_pair, abs=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"planes": 1, "images": 16, "checkerboard_energy": True}])
+def test_inception_features_give_the_same_values_under_established_names(options):
+    pair = seen_of(2000, **options), seen_of(2000, seed=1, **options)
+    metrics, of_inception = (sample_quality(*pair, inception=flag) for flag in (False, True))
+    assert list(metrics.values()) == list(of_inception.values())
+    assert {"fid", "kid", "kid_standard_error"} <= set(of_inception)
+    assert not {"frechet_distance", "kernel_distance", "classifier_score"} & set(of_inception)
+    assert set(metrics) <= set(metric_names(inception=False))
+    assert set(of_inception) <= set(metric_names(inception=True))
 
 
 def test_the_score_of_classes_needs_a_sample_a_part():
     for count, there in ((9, False), (10, True)):
         measures = sample_quality(*(seen_of(count, planes=1, seed=seed) for seed in range(2)))
-        assert ("inception_score" in measures) == there
+        assert ("classifier_score" in measures) == there
         assert "modes" in measures
 
 
@@ -148,7 +170,10 @@ def of_classes(count):
 
 def in_order(seen, order):
     return ImageSetFeatures(
-        *(array[order] for array in (seen.features, seen.probabilities, seen.images, seen.energy))
+        *(
+            array[order]
+            for array in (seen.features, seen.probabilities, seen.images, seen.checkerboard_energy)
+        )
     )
 
 
@@ -157,17 +182,19 @@ def test_the_order_of_the_data_makes_no_difference():
     """Data sets are often sorted by class, of which blocks and parts of neighbours would be."""
     count = 3000
     real = of_classes(count)
-    fake = ImageSetFeatures(real.features + 0.1, real.probabilities, real.images, real.energy)
+    fake = ImageSetFeatures(
+        real.features + 0.1, real.probabilities, real.images, real.checkerboard_energy
+    )
     rng = np.random.default_rng(3)
     mixed = [in_order(seen, rng.permutation(count)) for seen in (real, fake)]
     expected = sample_quality(*mixed)
     within = {
-        "kid": 4 * expected["kid_standard_error"],
-        "kid_standard_error": 2 * expected["kid_standard_error"],
-        "inception_score": 0.1,
-        "inception_score_deviation": 0.1,
-        "diversity": 0.01,
-        "real_diversity": 0.01,
+        "kernel_distance": 4 * expected["kernel_distance_standard_error"],
+        "kernel_distance_standard_error": 2 * expected["kernel_distance_standard_error"],
+        "classifier_score": 0.1,
+        "classifier_score_deviation": 0.1,
+        "pairwise_ms_ssim": 0.01,
+        "real_pairwise_ms_ssim": 0.01,
     }
     for pair in ((real, mixed[1]), (mixed[0], fake)):
         measures = sample_quality(*pair)
@@ -176,9 +203,9 @@ def test_the_order_of_the_data_makes_no_difference():
             assert value == pytest.approx(expected[name], rel=1e-6, abs=within.get(name, 0)), name
     # What the blocks and parts of sorted rows would have said.
     kid, _ = generative.kernel_distance(real.features, mixed[1].features)
-    assert abs(kid - expected["kid"]) > 10 * within["kid"]
-    score, _ = generative.inception_score(fake.probabilities[:, 0])
-    assert score < expected["inception_score"] - 1
+    assert abs(kid - expected["kernel_distance"]) > 10 * within["kernel_distance"]
+    score, _ = generative.classifier_score(fake.probabilities[:, 0])
+    assert score < expected["classifier_score"] - 1
 
 
 def test_the_same_rows_have_the_same_bits():
@@ -194,14 +221,14 @@ def test_diversity_is_of_the_whole_set_and_not_of_its_first_thousand():
     seen = ImageSetFeatures(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
     measures = sample_quality(seen, seen)
     # A sixteenth of the pairs are of the same image.
-    for name in ("diversity", "real_diversity"):
+    for name in ("pairwise_ms_ssim", "real_pairwise_ms_ssim"):
         assert measures[name] < 0.15
 
 
 def test_a_kid_of_several_blocks_has_a_standard_error():
-    assert "kid_standard_error" not in sample_quality(seen_of(60), seen_of(60, seed=1))
+    assert "kernel_distance_standard_error" not in sample_quality(seen_of(60), seen_of(60, seed=1))
     measures = sample_quality(seen_of(2000), seen_of(2000, seed=1))
-    assert 0 < measures["kid_standard_error"] < 0.1
+    assert 0 < measures["kernel_distance_standard_error"] < 0.1
 
 
 def test_one_measure_sees_what_another_set_would_not():
@@ -220,14 +247,15 @@ def test_one_measure_sees_what_another_set_would_not():
 
 def test_an_energy_that_is_not_known_counts_for_nothing():
     energy = np.array([1.0, np.nan, 3.0, 2.0, np.nan, 2.0])
-    seen = ImageSetFeatures(RNG.normal(size=(6, 2)), energy=energy)
+    seen = ImageSetFeatures(RNG.normal(size=(6, 2)), checkerboard_energy=energy)
     assert sample_quality(seen, seen)["checkerboard_energy"] == 2.0
 
 
 def test_samples_of_one_colour_each_have_no_energy_to_report():
     features = RNG.normal(size=(20, 3))
     real, fake = (
-        ImageSetFeatures(features, energy=np.full(20, energy)) for energy in (1.0, np.nan)
+        ImageSetFeatures(features, checkerboard_energy=np.full(20, energy))
+        for energy in (1.0, np.nan)
     )
     measures = sample_quality(real, fake)
     assert measures["real_checkerboard_energy"] == 1.0
@@ -245,8 +273,8 @@ def test_other_real_images_score_well_and_noise_does_not(digits_dir):
         np.clip(RNG.normal(features.mean(0), features.std(0), (600, 64)), 0, 1)
     )
     worse = sample_quality(halves[0], noise)
-    assert real["fid"] < 0.1 * worse["fid"]
-    assert abs(real["kid"]) < 0.3 * worse["kid"]
+    assert real["frechet_distance"] < 0.1 * worse["frechet_distance"]
+    assert abs(real["kernel_distance"]) < 0.3 * worse["kernel_distance"]
     assert min(real["coverage"], real["precision"], real["recall"]) > 0.85
     assert real["density"] == pytest.approx(1.0, abs=0.1)
     assert real["repetition"] == 0.0

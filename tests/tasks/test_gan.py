@@ -95,8 +95,21 @@ def test_evaluation_has_all_metrics_and_ignores_padding(measured_state):
         MEASURED.evaluate(measured_state(), split_into(REAL, size)) for size in (15, 16)
     )
     assert set(whole) == {
-        *("fid", "kid", "precision", "recall", "density", "coverage", "repetition"),
-        *("diversity", "real_diversity", "checkerboard_energy", "real_checkerboard_energy"),
+        *(
+            "frechet_distance",
+            "kernel_distance",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "repetition",
+        ),
+        *(
+            "pairwise_ms_ssim",
+            "real_pairwise_ms_ssim",
+            "checkerboard_energy",
+            "real_checkerboard_energy",
+        ),
         *("real_accuracy", "fake_accuracy"),
     }
     assert all(np.isfinite(value) for value in whole.values())
@@ -106,12 +119,12 @@ def test_evaluation_has_all_metrics_and_ignores_padding(measured_state):
 
 def test_samples_against_themselves_are_perfect(measured_state, own_samples):
     measured = MEASURED.evaluate(measured_state(), split_into(own_samples, 15))
-    assert measured["fid"] == pytest.approx(0.0, abs=1e-6)
+    assert measured["frechet_distance"] == pytest.approx(0.0, abs=1e-6)
     perfect = ("precision", "recall", "coverage")
     assert [measured[name] for name in perfect] == [1.0, 1.0, 1.0]
     # The two sets are the same images in different orders, so diversity compares different pairs.
-    diversity = generative.diversity(own_samples / np.float32(255), pairs=4000)
-    for name in ("diversity", "real_diversity"):
+    diversity = generative.mean_pairwise_ms_ssim(own_samples / np.float32(255), pairs=4000)
+    for name in ("pairwise_ms_ssim", "real_pairwise_ms_ssim"):
         assert measured[name] == pytest.approx(diversity, abs=0.01)
     # Equal logits lie on one side of the boundary.
     assert measured["real_accuracy"] + measured["fake_accuracy"] == pytest.approx(1.0)
@@ -120,9 +133,17 @@ def test_samples_against_themselves_are_perfect(measured_state, own_samples):
 def test_baseline_compares_real_images_with_real_images():
     source = ArraySource({"image": REAL, "index": np.arange(COUNT)})
     measured = MEASURED.baseline(source, source)
-    names = ("fid", "kid", "precision", "recall", "density", "coverage", "repetition")
+    names = (
+        "frechet_distance",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "repetition",
+    )
     assert set(measured) == {f"real_{name}" for name in names}
-    assert measured["real_fid"] == pytest.approx(0.0, abs=1e-6)
+    assert measured["real_frechet_distance"] == pytest.approx(0.0, abs=1e-6)
     assert [measured[f"real_{name}"] for name in ("precision", "recall", "coverage")] == [1.0] * 3
 
 
@@ -142,17 +163,17 @@ def test_conditional_baseline_has_the_class_counts_of_the_test_set():
     plain, conditional = task_of(), task_of(CLASSES, CLASSES)
     short = conditional.baseline(train, test)  # 40 images of the first class where 60 are needed.
     enough = conditional.baseline(shades((70, 60, 500)), test)
-    assert enough["real_fid"] < 0.1 < short["real_fid"] < 1.0
+    assert enough["real_frechet_distance"] < 0.1 < short["real_frechet_distance"] < 1.0
     assert enough["real_coverage"] > 0.8
-    assert plain.baseline(train, test)["real_fid"] > 5.0
+    assert plain.baseline(train, test)["real_frechet_distance"] > 5.0
 
 
 def test_baseline_draws_from_all_training_images():
     """The first ones, as many as there are test images, all belong to one class."""
     task, test = task_of(), shades((33, 33, 34))
     measured = task.baseline(shades((200, 200, 200)), test)
-    assert measured["real_fid"] < 0.5
-    assert task.baseline(shades((200, 1, 1)), test)["real_fid"] > 5.0
+    assert measured["real_frechet_distance"] < 0.5
+    assert task.baseline(shades((200, 1, 1)), test)["real_frechet_distance"] > 5.0
     assert task.baseline(shades((200, 200, 200)), test) == measured
 
 
@@ -183,7 +204,7 @@ def test_batch_dependent_discriminator_has_no_accuracies(measured_state, discrim
     )
     state = measured_state(task)
     whole, padded = (task.evaluate(state, split_into(REAL, size)) for size in (15, 16))
-    assert "fid" in whole
+    assert "frechet_distance" in whole
     assert not {"real_accuracy", "fake_accuracy"} & set(whole)
     assert padded == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
