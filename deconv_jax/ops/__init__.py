@@ -1,4 +1,4 @@
-"""Pure functions on arrays: no Flax, no state."""
+"""Pure functions on arrays, without Flax and without state."""
 
 from deconv_jax.ops import initializers
 from deconv_jax.ops.color import (
@@ -18,13 +18,14 @@ from deconv_jax.ops.jpeg import jpeg
 from deconv_jax.ops.pool import (
     avg_pool,
     avg_unpool,
+    blur_pool,
     global_avg_pool,
     global_max_pool,
     max_pool,
     max_pool_with_switches,
     max_unpool,
 )
-from deconv_jax.ops.resize import blur_pool, imresize, resize
+from deconv_jax.ops.resize import imresize, resize
 from deconv_jax.ops.spectral import (
     constrained_least_squares_filter,
     edge_taper,

@@ -1,16 +1,19 @@
-"""Max and average pooling and their adjoints, over 1, 2, 3 or more spatial axes, channels last.
+"""Pooling and its adjoints, channels last.
 
-Max pooling is linear once its *switches* are known, the places of the maxima, and `max_unpool` is
-the adjoint of that linear map: what a deconvnet (Zeiler & Fergus, arXiv:1311.2901) needs to bring
-an activation back to pixels. A reader would take it for PyTorch's `MaxUnpool`, which it is while
-windows do not overlap; where they do, values sent to the same pixel add up here, and there one of
-them, which one is not defined, overwrites the others.
+`max_pool` and `avg_pool`, their global versions and the unpooling functions work over any number of
+spatial axes; `blur_pool` works over two.
 
-A window's maximum is its first in row-major order, which alone receives the gradient, as in
-PyTorch. Windows being boxes, every pooling is done one axis at a time, as a running comparison or
-sum over what the windows hold at each place. These are elementwise operations: they differentiate
-in both modes and to any order, and with the usual windows, 2x2 and 3x3 at stride 2, their gradient
-is much faster on a CPU than that of `lax.reduce_window`.
+Max pooling is linear once the positions of the maxima, the *switches*, are fixed. `max_unpool` is the
+adjoint of this linear map, with which a deconvnet (Zeiler & Fergus, arXiv:1311.2901) projects an
+activation back to pixels. The maximum is the first of equal values in row-major order, and it alone
+receives the gradient, as in PyTorch.
+
+Note: `max_unpool` equals PyTorch's `MaxUnpool` if windows do not overlap. If they do, values sent to
+the same pixel are summed here, while PyTorch keeps an arbitrary one of them.
+
+Pooling is separable, so it runs one axis at a time, as comparisons or sums of shifted slices. These
+elementwise operations have derivatives of every order in both modes. With the usual windows, 2x2 and
+3x3 at stride 2, their gradient is much faster on a CPU than that of `lax.reduce_window`.
 """
 
 import dataclasses
@@ -21,11 +24,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Int32
 
 from deconv_jax.compilation import jit
-from deconv_jax.errors import InputError
+from deconv_jax.errors import InputError, at_least
+from deconv_jax.ops.conv import conv
 from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window, per_axis
 
 
@@ -36,23 +41,27 @@ def max_pool(
     stride: OnePerAxis | None = None,
     padding: Padding = "VALID",
 ) -> Float[Array, "*batch_and_output_size channels"]:
-    """The largest value in each window, of each channel; NaN where the window holds a NaN.
+    """Return the maximum of each window, per channel; NaN if the window contains a NaN.
 
     Args:
-      x: any number of batch axes, then the spatial axes, then channels.
-      window: size along each spatial axis, in pixels; their number is the number of spatial axes.
-        A single int is the size along all axes of an input with one batch axis.
-      stride: step between windows, in pixels, along each axis or all; None is `window`.
-      padding: "SAME" (output size `ceil(size / stride)`, the odd pixel after the image), "VALID"
-        (none), pixels on every side, or one pair (before, after) a spatial axis; less than the
-        window. Padding is never the maximum.
+      x: Images: any number of batch axes, then spatial axes, then channels.
+      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
+        axis of images with one batch axis.
+      stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
+      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the number
+        of pixels on every side, or a pair (before, after) per spatial axis; smaller than the window.
+        If "SAME" needs an odd number of pixels, the extra one goes at the end. Padding is never the
+        maximum.
 
     Returns:
-      Output of size `floor((size + padding - window) / stride) + 1`. Its gradient goes to the first
-      maximum in row-major order.
+      Images of size `floor((size + padding - window) / stride) + 1`.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
+
+    Example:
+      >>> max_pool(jnp.ones((1, 32, 32, 3)), 3, stride=2, padding="SAME").shape
+      (1, 16, 16, 3)
     """
     return max_pool_with_switches(x, window, stride=stride, padding=padding)[0]
 
@@ -66,18 +75,27 @@ def max_pool_with_switches(
 ) -> tuple[
     Float[Array, "*batch_and_output_size channels"], Int32[Array, "*batch_and_output_size channels"]
 ]:
-    """`max_pool` and where its maxima were, for `max_unpool`.
+    """Return the maximum of each window and its position, for `max_unpool`.
 
     Args:
-      x, window, stride, padding: as for `max_pool`.
+      x: As for `max_pool`.
+      window: As for `max_pool`.
+      stride: As for `max_pool`.
+      padding: As for `max_pool`.
 
     Returns:
-      The output of `max_pool`, and for each of its values the place of the maximum in the image
-      without padding, counted in row-major order over the spatial axes: PyTorch's
-      `return_indices`. Among equal values it is the first, among several NaNs the last.
+      The output of `max_pool`, and the switches: the position of each maximum in the image without
+      padding, in row-major order over the spatial axes (PyTorch's `return_indices`). It is the first
+      of equal values, and the last of several NaNs.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
+
+    Example:
+      >>> x = jnp.array([1.0, 4.0, 2.0, 3.0]).reshape(1, 4, 1)
+      >>> y, switches = max_pool_with_switches(x, (2,))
+      >>> y.ravel(), switches.ravel()
+      (Array([4., 3.], dtype=float32), Array([1, 3], dtype=int32))
     """
     return _max_pool(x, _axes("x", x, window, stride, padding))
 
@@ -87,42 +105,43 @@ def max_unpool(
     switches: Int[Array, "*batch_and_size channels"],
     output_size: Sequence[int],
 ) -> Float[Array, "*batch_and_output_size channels"]:
-    """Puts each value where its switch points; the adjoint of max pooling with those switches.
+    """Add each value to the pixel at its switch: the adjoint of max pooling with these switches.
 
-    With the switches of `max_pool_with_switches(x, ...)` this is the vector-Jacobian product of
-    `max_pool` at x. Values that overlapping windows send to the same pixel add up, unlike those of
-    PyTorch's `MaxUnpool`, of which one survives. Pixels to which no switch points are 0.
+    With the switches of `max_pool_with_switches(x, ...)` it is the vector-Jacobian product of
+    `max_pool` at x. Pixels without a switch are 0. Source: Zeiler & Fergus, arXiv:1311.2901,
+    section 2.1.
 
     Args:
-      y: any number of batch axes, then the spatial axes, then channels.
-      switches: for each value of y its place in the output, counted in row-major order over the
-        spatial axes. Values whose switch lies beyond the output are dropped.
-      output_size: spatial size to return, in pixels: that of the pooled image, as the switches
-        count in it.
+      y: Images: any number of batch axes, then spatial axes, then channels.
+      switches: Position of each value of y in the output, in row-major order over the spatial axes.
+        Values whose position is outside of the output are dropped.
+      output_size: Spatial size of the output, in pixels: the size of the images before pooling.
 
     Returns:
-      Output of `output_size`, with the batch axes and channels of y.
+      Images of size `output_size`.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
 
-    Source: Zeiler & Fergus, arXiv:1311.2901, section 2.1.
+    Example:
+      >>> y, switches = jnp.array([4.0, 3.0]).reshape(1, 2, 1), jnp.array([1, 3]).reshape(1, 2, 1)
+      >>> max_unpool(y, switches, (4,)).ravel()
+      Array([0., 4., 0., 3.], dtype=float32)
     """
     rank = _rank_of("output_size", output_size, "y", y)
     size = per_axis("output_size", tuple(output_size), rank, 1)
     if switches.shape != y.shape:
         raise InputError(
-            f"switches must have the shape of y, {y.shape}; got an array of {switches.shape}"
+            f"switches must have the shape of y, {y.shape}; got shape {switches.shape}"
         )
     batch, channels = y.shape[: -1 - rank], y.shape[-1]
     flat = (math.prod(batch), math.prod(y.shape[-1 - rank : -1]), channels)
     image, channel = (lax.broadcasted_iota(jnp.int32, flat, axis) for axis in (0, 2))
     count = math.prod(size)
     x = jnp.zeros((flat[0], count, channels), y.dtype)
-    places = jnp.where(switches < 0, count, switches).reshape(
-        flat
-    )  # indexing counts -1 from the end
-    x = x.at[image, places, channel].add(y.reshape(flat), mode="drop")
+    # Move negative positions out of bounds: indexing would count them from the end.
+    position = jnp.where(switches < 0, count, switches).reshape(flat)
+    x = x.at[image, position, channel].add(y.reshape(flat), mode="drop")
     return x.reshape(*batch, *size, channels)
 
 
@@ -134,18 +153,21 @@ def avg_pool(
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Float[Array, "*batch_and_output_size channels"]:
-    """The mean over each window, of each channel, accumulated in float32 or wider.
+    """Return the mean of each window, per channel, accumulated in float32 or wider.
 
     Args:
-      x, window, stride, padding: as for `max_pool`; the padding holds zeros.
-      count_include_pad: divide by the area of the window (True), or by the number of its pixels
-        that lie in the image (False), which leaves a constant image constant to its border.
+      x: As for `max_pool`.
+      window: As for `max_pool`.
+      stride: As for `max_pool`.
+      padding: As for `max_pool`; padded with zeros.
+      count_include_pad: Whether to divide by the area of the window, rather than by the number of its
+        pixels inside the image. False keeps a constant image constant up to its border.
 
     Returns:
-      Output of the size of `max_pool`'s.
+      Images of the size that `max_pool` returns.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
     """
     axes = _axes("x", x, window, stride, padding)
     wide = x.astype(_accumulator(x))
@@ -165,29 +187,34 @@ def avg_unpool(
     padding: Padding = "VALID",
     output_size: OnePerAxis | None = None,
 ) -> Float[Array, "*batch_and_output_size channels"]:
-    """Copies each value to every pixel of its window: the adjoint of `avg_pool` times its area.
+    """Add each value to every pixel of its window: the adjoint of `avg_pool`, times the window's area.
 
-    Where windows overlap the copies add up; what fell on padding is cut off. `avg_pool` with the
-    same arguments undoes it where windows neither overlap nor reach into padding.
+    Values of overlapping windows are summed, and padding is cropped. `avg_pool` with the same
+    arguments inverts it if windows neither overlap nor reach into padding.
 
     Args:
-      y: any number of batch axes, then the spatial axes, then channels: the size that `avg_pool`
-        puts out.
-      window, stride, padding: those of the `avg_pool`, which counts padding.
-      output_size: spatial size to return, in pixels, along each axis or all; one that `avg_pool`
-        maps to the size of y. None chooses as `conv_transpose_output_size` does.
+      y: Images of the shape that `avg_pool` returns.
+      window: As for the `avg_pool` being transposed, which has `count_include_pad=True`.
+      stride: As for `window`.
+      padding: As for `window`.
+      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must be
+        a size that `avg_pool` maps to the size of y. None chooses as `conv_transpose_output_size`.
 
     Returns:
-      Output of `output_size`, with the batch axes and channels of y.
+      Images of size `output_size`.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
+
+    Example:
+      >>> avg_unpool(jnp.array([4.0, 3.0]).reshape(1, 2, 1), (2,)).ravel()
+      Array([4., 4., 3., 3.], dtype=float32)
     """
     rank = _rank_of("window", window, "y", y)
     pooled_size = y.shape[-1 - rank : -1]
     size = _window(window, stride, padding, rank).transposed_size(pooled_size, None, output_size)
     dtype = _accumulator(y)
-    # Made of y, so that it varies over the same devices under `shard_map`.
+    # `full_like` inherits the `shard_map` axes over which y varies.
     unpooled = lax.full_like(y, 0, dtype, (*y.shape[: -1 - rank], *size, y.shape[-1]))
     axes = _axes("the output", unpooled, window, stride, padding)
     _, transpose = jax.vjp(functools.partial(_sum_pool, axes=axes), unpooled)
@@ -197,76 +224,123 @@ def avg_unpool(
 def global_max_pool(
     x: Float[Array, "*batch_and_size channels"], *, rank: int | None = None
 ) -> Float[Array, "*batch channels"]:
-    """The largest value of each channel over all pixels; NaN where there is a NaN.
+    """Return the maximum of each channel over all pixels; NaN if there is a NaN.
 
     Args:
-      x: any number of batch axes, then `rank` spatial axes, then channels.
-      rank: number of spatial axes; None is all but one batch axis.
+      x: Images: any number of batch axes, then `rank` spatial axes, then channels.
+      rank: Number of spatial axes. None means that there is one batch axis.
 
     Returns:
-      One value a channel, without spatial axes. Its gradient goes to the first maximum.
+      Array of shape (*batch, channels). The first of equal maxima receives the gradient.
 
     Raises:
-      InputError: for a rank that x does not have, or images without pixels.
+      InputError: x does not have `rank` spatial axes, or has no pixels.
     """
     pixels = _pixels(x, rank)
     best = jnp.max(lax.stop_gradient(pixels), axis=-2, keepdims=True)
-    # Faster on a CPU than `argmax`.
-    places = lax.broadcasted_iota(jnp.int32, pixels.shape, pixels.ndim - 2)
+    # This is faster on a CPU than `argmax`.
+    position = lax.broadcasted_iota(jnp.int32, pixels.shape, pixels.ndim - 2)
     is_best = (pixels == best) | jnp.isnan(pixels)
-    first = jnp.min(jnp.where(is_best, places, pixels.shape[-2]), axis=-2, keepdims=True)
+    first = jnp.min(jnp.where(is_best, position, pixels.shape[-2]), axis=-2, keepdims=True)
     return jnp.take_along_axis(pixels, first, axis=-2)[..., 0, :]
 
 
 def global_avg_pool(
     x: Float[Array, "*batch_and_size channels"], *, rank: int | None = None
 ) -> Float[Array, "*batch channels"]:
-    """The mean of each channel over all pixels, accumulated in float32 or wider.
+    """Return the mean of each channel over all pixels, accumulated in float32 or wider.
 
     Args:
-      x, rank: as for `global_max_pool`.
+      x: As for `global_max_pool`.
+      rank: As for `global_max_pool`.
 
     Returns:
-      One value a channel, without spatial axes.
+      Array of shape (*batch, channels).
 
     Raises:
-      InputError: for a rank that x does not have, or images without pixels.
+      InputError: x does not have `rank` spatial axes, or has no pixels.
     """
     return jnp.mean(_pixels(x, rank), axis=-2, dtype=_accumulator(x)).astype(x.dtype)
 
 
+def blur_pool(
+    x: Float[Array, "*batch height width channels"], stride: int, *, filter_size: int = 3
+) -> Float[Array, "*batch out_height out_width channels"]:
+    """Blur images, and keep every `stride`-th pixel (Zhang, arXiv:1904.11486).
+
+    The blur is a binomial filter, by default (1, 2, 1) / 4 along each axis. The border is mirrored
+    without repeating the border pixel.
+
+    Args:
+      x: Images, larger than `filter_size / 2` pixels.
+      stride: Distance between the pixels to keep, in pixels.
+      filter_size: Number of filter taps along each axis; 1 for no blur.
+
+    Returns:
+      Images of size `ceil(size / stride)`.
+
+    Raises:
+      InputError: `stride` or `filter_size` is below 1, or the images are too small.
+    """
+    at_least("stride", stride, 1)
+    at_least("filter_size", filter_size, 1)
+    row = np.array(
+        [math.comb(filter_size - 1, k) / 2 ** (filter_size - 1) for k in range(filter_size)]
+    )
+    kernel = np.repeat(np.outer(row, row)[:, :, None, None], x.shape[-1], axis=-1)
+    side = ((filter_size - 1) // 2, filter_size // 2)
+    return conv(
+        x,
+        jnp.asarray(kernel, x.dtype),
+        stride=stride,
+        padding=(side, side),
+        padding_mode="reflect",
+        groups=x.shape[-1],
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _Axis:
-    """One spatial axis of a pooling; sizes in pixels."""
+    """One spatial axis of a pooling.
+
+    Attributes:
+      index: Position of the axis in the array.
+      size: Size of the image, in pixels.
+      window: Size of the window, in pixels.
+      stride: Step between windows, in pixels.
+      pad_before: Padding before the image, in pixels.
+      pad_after: Padding after the image, in pixels.
+    """
 
     index: int
     size: int
     window: int
     stride: int
-    before: int
-    after: int
+    pad_before: int
+    pad_after: int
 
     @property
     def output_size(self) -> int:
-        return (self.size + self.before + self.after - self.window) // self.stride + 1
+        """Number of windows."""
+        return (self.size + self.pad_before + self.pad_after - self.window) // self.stride + 1
 
 
 def _taps(x: Array, axis: _Axis, fill: int | float) -> list[Array]:
-    """For each place in the window along one axis, what the windows hold there.
+    """Return, for each offset in the window along one axis, the slice of x at that offset.
 
-    The axis is split into its `stride` phases, each read without stride: the gradient then joins
-    the phases again, where that of a strided slice would add up images dilated with zeros.
+    The axis is split into its `stride` phases, which are then sliced without stride. The gradient
+    interleaves the phases; that of a strided slice would add images dilated with zeros.
     """
     blocks = axis.output_size + (axis.window - 1) // axis.stride
     padding = [(0, 0, 0)] * x.ndim
-    padding[axis.index] = (axis.before, blocks * axis.stride - axis.size - axis.before, 0)
+    padding[axis.index] = (axis.pad_before, blocks * axis.stride - axis.size - axis.pad_before, 0)
     x = lax.pad(x, jnp.array(fill, x.dtype), padding)
     x = x.reshape(*x.shape[: axis.index], blocks, axis.stride, *x.shape[axis.index + 1 :])
     within = axis.index + 1
     phases = [lax.squeeze(phase, (within,)) for phase in lax.split(x, (1,) * axis.stride, within)]
     taps = []
-    for place in range(axis.window):
-        block, phase = divmod(place, axis.stride)
+    for offset in range(axis.window):
+        block, phase = divmod(offset, axis.stride)
         taps.append(
             lax.slice_in_dim(phases[phase], block, block + axis.output_size, axis=axis.index)
         )
@@ -274,29 +348,27 @@ def _taps(x: Array, axis: _Axis, fill: int | float) -> list[Array]:
 
 
 def _window_starts(axis: _Axis, shape: Size) -> Array:
-    """Where along the axis each window begins: negative in the padding before the image."""
-    return lax.broadcasted_iota(jnp.int32, shape, axis.index) * axis.stride - axis.before
+    """Return the first position of each window along an axis; negative in the padding."""
+    return lax.broadcasted_iota(jnp.int32, shape, axis.index) * axis.stride - axis.pad_before
 
 
-# Compiled, as each tap would otherwise be compiled and run by itself outside of `jit`.
+# Without compilation, each tap would be dispatched on its own outside of `jit`.
 @functools.partial(jit, static_argnames="axes")
 def _max_pool(x: Array, axes: tuple[_Axis, ...]) -> tuple[Array, Array]:
     best, switches = x, jnp.zeros(x.shape, jnp.int32)
     pitch = 1
-    # From the last axis to the first: the first of equal rows, at its first column, is the first
-    # in row-major order.
+    # Reducing the last axis first makes the first of equal values in row-major order win.
     for axis in reversed(axes):
         taps = zip(_taps(best, axis, -math.inf), _taps(switches, axis, 0), strict=True)
         best, switches = next(taps)
         position = _window_starts(axis, best.shape)
         switches += pitch * position
-        for tap, place in taps:
+        for tap, switch in taps:
             position += 1
-            # At position 0 the image begins, and what went before was padding: it must not keep the
-            # place when the image itself is -inf.
+            # The image begins at position 0. Its first value replaces padding even if it is -inf.
             better = (tap > best) | jnp.isnan(tap) | (position == 0)
             best = jnp.where(better, tap, best)
-            switches = jnp.where(better, place + pitch * position, switches)
+            switches = jnp.where(better, switch + pitch * position, switches)
         pitch *= axis.size
     return best, switches
 
@@ -313,13 +385,13 @@ def _accumulator(x: Array) -> jnp.dtype:
 
 
 def _pixels(x: Array, rank: int | None) -> Array:
-    """`x` with its spatial axes made one."""
+    """Flatten the spatial axes of x."""
     _check_floating("x", x)
     rank = x.ndim - 2 if rank is None else rank
     if not 1 <= rank < x.ndim:
         raise InputError(
-            f"rank must be from 1 to {x.ndim - 1} for x of shape {x.shape} (None is one batch "
-            f"axis, the spatial axes, then channels); got {rank}"
+            f"rank must be from 1 to {x.ndim - 1} for x of shape {x.shape} (None means one batch "
+            f"axis); got {rank}"
         )
     count = math.prod(x.shape[-1 - rank : -1])
     if not count:
@@ -333,28 +405,27 @@ def _check_floating(name: str, x) -> None:
 
 
 def _rank_of(name: str, per_axis: object, array_name: str, x) -> int:
-    """The number of spatial axes: of a tuple its length, of an int all but one batch axis."""
+    """Return the number of spatial axes: the length of a tuple, or `x.ndim - 2` for an int."""
     rank = len(per_axis) if isinstance(per_axis, tuple | list) else x.ndim - 2
     if rank < 1 or x.ndim <= rank:
         raise InputError(
-            f"{name}={per_axis!r} needs {array_name} with as many spatial axes, then channels, and "
-            f"one batch axis before them where it is an int; got shape {x.shape}"
+            f"{name}={per_axis!r} does not match {array_name}: a tuple must have one entry per "
+            f"spatial axis, and an int requires one batch axis; got shape {x.shape}"
         )
     return rank
 
 
 def _axes(name: str, x, window, stride, padding) -> tuple[_Axis, ...]:
-    """The spatial axes of a pooling of `x`, which messages call `name`."""
+    """Validate the arguments of a pooling of `x`, called `name` in messages; return its axes."""
     rank = _rank_of("window", window, name, x)
     _check_floating(name, x)
     size = x.shape[-1 - rank : -1]
     slides = _window(window, stride, padding, rank)
-    slides.output_size(size)  # raises where the window does not fit into the image
+    slides.output_size(size)  # raises if the window does not fit into the image
     pads = slides.pads(size)
     if any(max(pad) >= w for pad, w in zip(pads, slides.kernel_size, strict=True)):
         raise InputError(
-            f"padding must be smaller than the window {slides.kernel_size}, or a window could lie "
-            f"in it entirely; got {padding!r}"
+            f"padding must be smaller than the window {slides.kernel_size}; got {padding!r}"
         )
     axes = zip(size, slides.kernel_size, slides.stride, pads, strict=True)
     return tuple(

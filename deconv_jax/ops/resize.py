@@ -1,19 +1,17 @@
-"""Changes of resolution: resampling and blurred pooling.
+"""Resizing of images by interpolation.
 
-`resize` follows PyTorch's `interpolate` (half-pixel centres), `imresize` MATLAB's function of that
-name, by which super-resolution is measured, `blur_pool` Zhang, arXiv:1904.11486, and the pixel
-shuffles PyTorch's or TensorFlow's. What a reader would get wrong: there is no such thing as "the"
-bicubic. Keys' cubic has a parameter a, the kernel is widened for shrinking or not, and the border is
-repeated, left out or mirrored; a figure obtained with one choice cannot be compared with another's.
+Note: "bicubic" alone does not define an interpolation. Implementations differ in the parameter a of
+Keys' cubic kernel, in whether they widen the kernel when shrinking (antialiasing), and in how they
+continue the image beyond its border. Numbers obtained with different choices are not comparable.
 
-    function                    a        shrinking       beyond the border
-    resize                      -0.75    aliases         repeats the border pixel
-    resize, antialias=True      -0.5     antialiased     left out, weights renormalised
-    imresize                    -0.5     antialiased     mirrored with the border pixel
+    function                    follows                      a        antialiasing    border
+    resize                      PyTorch's `interpolate`      -0.75    no              border pixel repeated
+    resize, antialias=True      PyTorch's `interpolate`      -0.5     yes             weights renormalized
+    imresize                    MATLAB's `imresize`          -0.5     yes             mirrored
 
-Each is a linear map along each axis, a sparse matrix known before any pixel is: a pixel costs as many
-products as its row has weights. The adjoint gathers pixels by the transposed matrix, where automatic
-transposition would scatter them, slowly, and on a GPU in an order that changes from run to run.
+Interpolation is linear and separable. The sparse matrix of each axis is computed in advance from the
+sizes, and applied by gathering pixels. The adjoint gathers pixels by the transposed matrix: automatic
+transposition would scatter them, which is slow, and not deterministic on a GPU.
 """
 
 import dataclasses
@@ -25,14 +23,11 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from deconv_jax.errors import InputError, at_least, check_choice
-from deconv_jax.ops.conv import conv
-from deconv_jax.ops.conv.primitives import run_compiled
-from deconv_jax.ops.conv.window import broadcast_ints
+from deconv_jax.errors import InputError, check_choice
+from deconv_jax.ops.conv.primitives import LinearMap, apply_linear_map
+from deconv_jax.ops.conv.window import Size, broadcast_ints
 
 ResizeMethod = Literal["nearest", "bilinear", "bicubic"]
 ImresizeMethod = Literal["nearest", "box", "bilinear", "bicubic"]
@@ -45,28 +40,32 @@ def resize(
     method: ResizeMethod = "bilinear",
     antialias: bool = False,
 ) -> Float[Array, "*batch out_height out_width channels"]:
-    """Interpolates images to another size, as `torch.nn.functional.interpolate` does.
+    """Interpolate images to another size, as PyTorch's `interpolate` does.
 
-    That is with `align_corners=False`, where pixel i is the interval from i to i + 1, and "nearest"
-    is what is called "nearest-exact" there. "bicubic" may leave the range of its input.
+    Equal to `torch.nn.functional.interpolate` with `align_corners=False`; "nearest" is PyTorch's
+    "nearest-exact". The result of "bicubic" may leave the range of the input.
 
     Args:
-      x: images.
-      size: height and width to return, in pixels.
+      x: Images.
+      size: Height and width of the output, in pixels.
       method: "nearest", "bilinear" or "bicubic".
-      antialias: average over all the pixels that a smaller image's pixel covers; not for "nearest".
+      antialias: Whether to average over all input pixels that an output pixel covers when shrinking.
+        Not available with "nearest".
 
     Returns:
-      Images of x's type. Half precision is computed in float32 and rounded once.
+      Images of the type of x. Half precision is computed in float32 and rounded once.
 
     Raises:
-      InputError: for a size that is not two positive ints, an unknown method, or "nearest" with
-        `antialias`.
+      InputError: An argument is invalid.
+
+    Example:
+      >>> resize(jnp.ones((1, 64, 64, 3)), (128, 96)).shape
+      (1, 128, 96, 3)
     """
     check_choice("method", method, ResizeMethod)
     check_images("resize", x)
     if antialias and method == "nearest":
-        raise InputError("resize: antialias=True takes bilinear or bicubic; got 'nearest'")
+        raise InputError("resize: antialias=True requires bilinear or bicubic; got 'nearest'")
     sizes = list(zip(x.shape[-3:-1], _checked_size(size), strict=True))
     matrices = [_resize_matrix(n, m, method, antialias) for n, m in sizes]
     return _resample(x, matrices, [m / n for n, m in sizes])
@@ -79,32 +78,38 @@ def imresize(
     size: Sequence[int] | None = None,
     method: ImresizeMethod = "bicubic",
 ) -> Float[Array, "*batch out_height out_width channels"]:
-    """Resizes images exactly as MATLAB's `imresize` does: by it papers make low-resolution images.
+    """Resize images exactly as MATLAB's `imresize` resizes arrays of floats.
 
-    Nothing is rounded or clipped, as in MATLAB for arrays of floats. Given uint8 MATLAB returns
-    uint8: for images in [0, 255] `jnp.clip(jnp.floor(imresize(x, scale) + 0.5), 0, 255)` imitates
-    that but for a gray level here and there, where MATLAB's rounding of one axis before it resizes
-    the other shows.
+    Papers on super-resolution make their low-resolution images this way. Nothing is rounded or
+    clipped.
+
+    Note: MATLAB resizes uint8 images to uint8. For images in [0, 255],
+    `jnp.clip(jnp.floor(imresize(x, scale) + 0.5), 0, 255)` reproduces that up to one gray level, since
+    MATLAB also rounds between the two axes.
 
     Args:
-      x: images.
-      scale: factor of the size, or one for height and one for width; the result has the size
+      x: Images.
+      scale: Ratio of output to input size, or one for height and one for width. The output has size
         `ceil(size * scale)`.
-      size: height and width to return, in pixels, instead of `scale`.
-      method: "bicubic" (a = -0.5), "bilinear" and "box" are antialiased along an axis that shrinks;
-        "nearest" is not.
+      size: Height and width of the output, in pixels, instead of `scale`.
+      method: "bicubic", "bilinear", "box" or "nearest". All but "nearest" are antialiased along an
+        axis that shrinks.
 
     Returns:
-      Images of x's type. Half precision is computed in float32 and rounded once.
+      Images of the type of x. Half precision is computed in float32 and rounded once.
 
     Raises:
-      InputError: unless one of `scale` and `size` is given, or for values out of range.
+      InputError: Both or neither of `scale` and `size` are given, or an argument is invalid.
+
+    Example:
+      >>> imresize(jnp.ones((1, 64, 96, 3)), 1 / 4).shape
+      (1, 16, 24, 3)
     """
     check_choice("method", method, ImresizeMethod)
     check_images("imresize", x)
     if (scale is None) == (size is None):
         raise InputError(
-            f"imresize: give one of scale and size; got scale={scale!r} and size={size!r}"
+            f"imresize: give exactly one of scale and size; got scale={scale!r} and size={size!r}"
         )
     old = x.shape[-3:-1]
     if scale is None:
@@ -117,10 +122,19 @@ def imresize(
     return _resample(x, [_imresize_matrix(n, m, s, method) for n, m, s in axes], scales)
 
 
+def check_images(name: str, x: Array) -> None:
+    """Raise InputError unless x has shape (..., height, width, channels) and at least one pixel."""
+    if x.ndim < 3 or 0 in x.shape[-3:-1]:
+        raise InputError(
+            f"{name}: images must have the axes (..., height, width, channels) and at least one "
+            f"pixel; got shape {x.shape}"
+        )
+
+
 def _checked_size(size) -> tuple[int, int]:
     sides = broadcast_ints(size, 1)
     if len(sides) != 2 or min(sides) < 1:
-        raise InputError(f"size is a height and a width, ints >= 1; got {size!r}")
+        raise InputError(f"size must be a height and a width, ints >= 1; got {size!r}")
     return sides[0], sides[1]
 
 
@@ -128,20 +142,25 @@ def _checked_scale(scale) -> list[float]:
     scales: Any = [scale, scale] if isinstance(scale, numbers.Real) else scale
     pair = isinstance(scales, tuple | list) and len(scales) == 2
     if not pair or not all(isinstance(s, numbers.Real) and 0 < float(s) < math.inf for s in scales):
-        raise InputError(f"scale is a number > 0 or a pair of them; got {scale!r}")
+        raise InputError(f"scale must be a number > 0 or a pair of them; got {scale!r}")
     return [float(s) for s in scales]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
-    """Weight of a pixel as a function of its distance from where the image is looked up."""
+    """An interpolation kernel.
+
+    Attributes:
+      radius: Distance beyond which the weight is zero, in pixels.
+      weight: Weight as a function of the signed distance, in pixels.
+    """
 
     radius: float
     weight: Callable[[np.ndarray], np.ndarray]
 
 
 def _cubic(a: float) -> _Kernel:
-    """Cubic convolution (Keys 1981); a is its slope at distance 1."""
+    """Return the kernel of cubic convolution (Keys 1981) with slope a at distance 1."""
 
     def weight(t):
         t = np.abs(t)
@@ -155,16 +174,21 @@ def _cubic(a: float) -> _Kernel:
 _BOX = _Kernel(0.5, lambda t: np.where((t >= -0.5) & (t < 0.5), 1.0, 0.0))
 _TRIANGLE = _Kernel(1.0, lambda t: np.maximum(1.0 - np.abs(t), 0.0))
 _KERNELS = {"nearest": _BOX, "box": _BOX, "bilinear": _TRIANGLE, "bicubic": _cubic(-0.5)}
-_ALIASING_KERNELS = _KERNELS | {"bicubic": _cubic(-0.75)}
-"""PyTorch's where it does not antialias."""
+_PYTORCH_ALIASED_KERNELS = _KERNELS | {"bicubic": _cubic(-0.75)}
+"""The kernels that PyTorch uses with `antialias=False`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Matrix:
-    """A sparse matrix by its rows: y[i] = sum over k of weights[i, k] * x[indices[i, k]].
+class _SparseMatrix:
+    """A sparse matrix by rows: y[i] = sum over k of weights[i, k] * x[indices[i, k]].
 
-    Rows are filled up to one length with zero weights. Matrices compare by identity, which is what
-    lets `jit` take one as static; the functions that make them are therefore cached.
+    All rows are padded with zero weights to the same length. Matrices compare by identity, so that
+    they are hashable; the functions that make them are cached.
+
+    Attributes:
+      indices: Column of each weight, shape (rows, weights per row).
+      weights: Weights, shape (rows, weights per row).
+      columns: Number of columns.
     """
 
     indices: np.ndarray = dataclasses.field(repr=False)
@@ -172,43 +196,43 @@ class _Matrix:
     columns: int
 
     @classmethod
-    def of(cls, shape: tuple[int, int], row, column, weight) -> "_Matrix":
-        """The matrix with these elements; those of the same row and column add up."""
+    def from_elements(cls, shape: tuple[int, int], row, column, weight) -> "_SparseMatrix":
+        """Return the matrix with these elements; elements of equal row and column are summed."""
         rows, columns = shape
         given = weight != 0
-        place, element = np.unique(row[given] * columns + column[given], return_inverse=True)
-        row, column = np.divmod(place, columns)
-        weight = np.bincount(element, weight[given], len(place))
+        position, element = np.unique(row[given] * columns + column[given], return_inverse=True)
+        row, column = np.divmod(position, columns)
+        weight = np.bincount(element, weight[given], len(position))
         start = np.searchsorted(row, np.arange(rows + 1))
-        position = start[:-1, None] + np.arange(np.max(np.diff(start)))
-        inside = position < start[1:, None]
-        # Filled up from the next row, so that no weight of zero meets a pixel that is far away.
-        position = np.minimum(position, len(place) - 1)
-        return cls(column[position], np.where(inside, weight[position], 0.0), columns)
+        index = start[:-1, None] + np.arange(np.max(np.diff(start)))
+        inside = index < start[1:, None]
+        # Pad with columns of the next row: reading pixels nearby is cheap.
+        index = np.minimum(index, len(position) - 1)
+        return cls(column[index], np.where(inside, weight[index], 0.0), columns)
 
     @functools.cached_property
-    def transposed(self) -> "_Matrix":
-        """The matrix of the adjoint."""
+    def transposed(self) -> "_SparseMatrix":
+        """The transposed matrix."""
         rows = len(self.indices)
         row = np.broadcast_to(np.arange(rows)[:, None], self.indices.shape)
-        return _Matrix.of((self.columns, rows), self.indices, row, self.weights)
+        return _SparseMatrix.from_elements((self.columns, rows), self.indices, row, self.weights)
 
 
 @functools.lru_cache
-def _resize_matrix(old: int, new: int, method: str, antialias: bool) -> _Matrix:
-    # In this order both products are exact: where two pixels are equally near, "nearest" sees it.
+def _resize_matrix(old: int, new: int, method: str, antialias: bool) -> _SparseMatrix:
+    # Multiply before dividing: then half-way centres are exact, and "nearest" breaks ties correctly.
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:
-        return _sampling_matrix(old, centres, _KERNELS[method], new / old, "left out")
-    return _sampling_matrix(old, centres, _ALIASING_KERNELS[method], 1.0, "repeated")
+        return _sampling_matrix(old, centres, _KERNELS[method], new / old, "omit")
+    return _sampling_matrix(old, centres, _PYTORCH_ALIASED_KERNELS[method], 1.0, "repeat")
 
 
 @functools.lru_cache
-def _imresize_matrix(old: int, new: int, scale: float, method: str) -> _Matrix:
-    # MATLAB counts from 1; computed as there, ties and all.
+def _imresize_matrix(old: int, new: int, scale: float, method: str) -> _SparseMatrix:
+    # Count from 1 as MATLAB does, to break ties in the same way.
     centres = np.arange(1, new + 1) / scale + 0.5 * (1 - 1 / scale) - 1
-    shrinking = 1.0 if method == "nearest" else scale
-    return _sampling_matrix(old, centres, _KERNELS[method], shrinking, "mirrored")
+    kernel_scale = 1.0 if method == "nearest" else scale
+    return _sampling_matrix(old, centres, _KERNELS[method], kernel_scale, "mirror")
 
 
 def _sampling_matrix(
@@ -216,107 +240,73 @@ def _sampling_matrix(
     centres: np.ndarray,
     kernel: _Kernel,
     scale: float,
-    border: Literal["repeated", "left out", "mirrored"],
-) -> _Matrix:
-    """Looks an axis of `size` pixels up at `centres`, by a kernel widened by 1 / scale if below 1."""
+    border: Literal["repeat", "omit", "mirror"],
+) -> _SparseMatrix:
+    """Return the matrix that samples an axis of `size` pixels at `centres`.
+
+    Args:
+      size: Number of pixels of the axis.
+      centres: Positions to sample, in pixels; pixel i is at position i.
+      kernel: Interpolation kernel.
+      scale: Ratio of output to input size. Below 1, the kernel is widened by `1 / scale`.
+      border: Treatment of taps outside of the image: repeat the border pixel, omit them and
+        renormalize the weights, or mirror the image including its border pixel.
+    """
     scale = min(scale, 1.0)
     radius = kernel.radius / scale
     taps = np.floor(centres - radius)[:, None] + np.arange(math.ceil(2 * radius) + 2)
     weights = kernel.weight(scale * (centres[:, None] - taps))
     pixels = taps.astype(np.int64)
-    if border == "left out":
+    if border == "omit":
         weights = np.where((pixels >= 0) & (pixels < size), weights, 0.0)
-    if border == "mirrored":
+    if border == "mirror":
         pixels = pixels % (2 * size)
         pixels = np.minimum(pixels, 2 * size - 1 - pixels)
     weights = weights / weights.sum(axis=1, keepdims=True)
     pixels = np.clip(pixels, 0, size - 1)
     row = np.broadcast_to(np.arange(len(centres))[:, None], pixels.shape)
-    return _Matrix.of((len(centres), size), row, pixels, weights)
+    return _SparseMatrix.from_elements((len(centres), size), row, pixels, weights)
 
 
-def _resample(x: Array, matrices: Sequence[_Matrix], scales: Sequence[float]) -> Array:
-    """Applies a matrix each to height and width: first to the one that shrinks more, as MATLAB."""
+@dataclasses.dataclass(frozen=True)
+class _AlongAxis(LinearMap):
+    """The product of a matrix with every vector along an axis.
+
+    Attributes:
+      matrix: Matrix.
+      axis: Axis, counted from the end; negative.
+    """
+
+    matrix: _SparseMatrix
+    axis: int
+
+    def __call__(self, x: Array) -> Array:
+        axis = x.ndim + self.axis
+        shape = [-1 if a == axis else 1 for a in range(x.ndim)]
+        y = jnp.zeros((), x.dtype)
+        # XLA fuses these gathers, one per tap, into the loop over the output, and stores none.
+        for indices, weights in zip(self.matrix.indices.T, self.matrix.weights.T, strict=True):
+            pixels = x.at[(slice(None),) * axis + (indices,)].get(mode="promise_in_bounds")
+            y = y + pixels * weights.astype(x.dtype).reshape(shape)
+        return y
+
+    def output_shape(self, shape: Size) -> Size:
+        axis = len(shape) + self.axis
+        return (*shape[:axis], len(self.matrix.indices), *shape[axis + 1 :])
+
+    @property
+    def adjoint(self) -> "_AlongAxis":
+        return _AlongAxis(self.matrix.transposed, self.axis)
+
+
+def _resample(x: Array, matrices: Sequence[_SparseMatrix], scales: Sequence[float]) -> Array:
+    """Apply one matrix along the height and one along the width.
+
+    As in MATLAB, the axis that shrinks more comes first.
+    """
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"images are resampled as floats; got {x.dtype}: convert them first")
+        raise InputError(f"images must hold floats to be resized; got {x.dtype}")
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     for axis in sorted((0, 1), key=lambda axis: scales[axis]):
-        y = _resample_p.bind(y, matrix=matrices[axis], axis=x.ndim - 3 + axis)
+        y = apply_linear_map(_AlongAxis(matrices[axis], axis - 3), y)
     return y.astype(x.dtype)
-
-
-def _gather(x: Array, *, matrix: _Matrix, axis: int) -> Array:
-    """The product of a matrix with every vector along an axis of x."""
-    shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-    y = jnp.zeros((), x.dtype)
-    # One gather a tap: XLA fuses them into the loop over the output, and stores none.
-    for indices, weights in zip(matrix.indices.T, matrix.weights.T, strict=True):
-        pixels = x.at[(slice(None),) * axis + (indices,)].get(mode="promise_in_bounds")
-        y = y + pixels * weights.astype(x.dtype).reshape(shape)
-    return y
-
-
-def _abstract(x, *, matrix: _Matrix, axis: int):
-    return x.update(shape=(*x.shape[:axis], len(matrix.indices), *x.shape[axis + 1 :]))
-
-
-def _transpose_rule(cotangent, _, *, matrix: _Matrix, axis: int):
-    return [_resample_p.bind(cotangent, matrix=matrix.transposed, axis=axis)]
-
-
-def _batching_rule(operands, dimensions, *, matrix: _Matrix, axis: int):
-    x = jnp.moveaxis(operands[0], dimensions[0], 0)
-    return _resample_p.bind(x, matrix=matrix, axis=axis + 1), 0
-
-
-_resample_p = Primitive("resample")
-_resample_p.def_abstract_eval(_abstract)
-_resample_p.def_impl(run_compiled(_resample_p, ("matrix", "axis")))
-mlir.register_lowering(_resample_p, mlir.lower_fun(_gather, multiple_results=False))
-ad.deflinear2(_resample_p, _transpose_rule)
-batching.primitive_batchers[_resample_p] = _batching_rule
-
-
-def blur_pool(
-    x: Float[Array, "*batch height width channels"], stride: int, *, filter_size: int = 3
-) -> Float[Array, "*batch out_height out_width channels"]:
-    """Keeps every `stride`-th pixel of a blurred image: shift-robust pooling, arXiv:1904.11486.
-
-    The filter is binomial, (1, 2, 1) / 4 along each axis by default; the border is mirrored without
-    its pixel.
-
-    Args:
-      x: images, larger than `filter_size / 2` pixels.
-      stride: distance between the pixels kept.
-      filter_size: taps of the filter along an axis, 1 for none.
-
-    Returns:
-      Images of size `ceil(size / stride)`.
-
-    Raises:
-      InputError: for a stride or filter size below 1, or an image too small to be mirrored.
-    """
-    at_least("stride", stride, 1)
-    at_least("filter_size", filter_size, 1)
-    row = np.array(
-        [math.comb(filter_size - 1, k) / 2 ** (filter_size - 1) for k in range(filter_size)]
-    )
-    kernel = np.repeat(np.outer(row, row)[:, :, None, None], x.shape[-1], axis=-1)
-    side = ((filter_size - 1) // 2, filter_size // 2)
-    return conv(
-        x,
-        jnp.asarray(kernel, x.dtype),
-        stride=stride,
-        padding=(side, side),
-        padding_mode="reflect",
-        groups=x.shape[-1],
-    )
-
-
-def check_images(name: str, x: Array) -> None:
-    """Raise InputError unless x has the axes (..., height, width, channels) and a pixel."""
-    if x.ndim < 3 or 0 in x.shape[-3:-1]:
-        raise InputError(
-            f"{name}: images have the axes (..., height, width, channels) and at least one pixel; "
-            f"got {x.shape}"
-        )

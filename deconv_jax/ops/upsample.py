@@ -1,4 +1,4 @@
-"""Pixel shuffles and learned upsampling."""
+"""Pixel shuffles, and convolutions that enlarge an image."""
 
 import itertools
 import math
@@ -23,36 +23,39 @@ def depth_to_space(
     *,
     channel_order: ChannelOrder = "CRD",
 ) -> Shaped[Array, "*batch_new_size_and_channels"]:
-    """Deals the channels of each pixel out to a block of pixels.
+    """Rearrange the channels of each pixel into a block of pixels ("pixel shuffle").
 
-    In order "CRD" it is PyTorch's `PixelShuffle`, and for blocks of a single channel, where both
-    orders are one, equation 4 of Shi et al., arXiv:1609.05158.
+    "CRD" is PyTorch's `pixel_shuffle`, "DCR" TensorFlow's `depth_to_space`; the names are ONNX's. For
+    one output channel both are equation 4 of Shi et al., arXiv:1609.05158.
 
     Args:
-      x: images (*batch, *size, channels), channels divisible by the pixels of a block.
-      factor: pixels of a block along each axis of space; an int for all axes but the first, the
-        batch, and the last, the channels.
-      channel_order: which of an input's channels share an output channel, in ONNX's names: "CRD"
-        neighbours (PyTorch's `pixel_shuffle`), "DCR" those that are an output's number of channels
-        apart (TensorFlow's `depth_to_space`).
+      x: Images of shape (*batch, *size, channels), with channels divisible by the block's pixels.
+      factor: Size of a block along each spatial axis, in pixels. An int applies to every axis except
+        the first (batch) and the last (channels).
+      channel_order: Input channels that form an output channel: adjacent ones ("CRD"), or ones that
+        are the number of output channels apart ("DCR").
 
     Returns:
-      Images (*batch, *(size * factor), channels / pixels of a block).
+      Images of shape (*batch, *(size * factor), channels / pixels per block).
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: An argument is invalid, or the channels are not divisible.
+
+    Example:
+      >>> depth_to_space(jnp.ones((1, 8, 8, 12)), 2).shape
+      (1, 16, 16, 3)
     """
     check_choice("channel_order", channel_order, ChannelOrder)
     factors, batch, size = _blocks(x, factor)
     channels, rest = divmod(x.shape[-1], math.prod(factors))
     if rest:
         raise InputError(
-            f"depth_to_space: factor {factor!r} takes channels divisible by {math.prod(factors)}; "
-            f"got images {x.shape}"
+            f"depth_to_space: factor {factor!r} requires channels divisible by "
+            f"{math.prod(factors)}; got images {x.shape}"
         )
-    shares = (channels, *factors) if channel_order == "CRD" else (*factors, channels)
+    split = (channels, *factors) if channel_order == "CRD" else (*factors, channels)
     order = _interleaving(len(batch), len(size), channel_order)
-    x = x.reshape(*batch, *size, *shares).transpose(order)
+    x = x.reshape(*batch, *size, *split).transpose(order)
     return x.reshape(*batch, *(n * f for n, f in zip(size, factors, strict=True)), channels)
 
 
@@ -62,26 +65,29 @@ def space_to_depth(
     *,
     channel_order: ChannelOrder = "CRD",
 ) -> Shaped[Array, "*batch_new_size_and_channels"]:
-    """Collects each block of pixels into the channels of one: the inverse of `depth_to_space`.
+    """Rearrange each block of pixels into the channels of one pixel: invert `depth_to_space`.
 
     Args:
-      x: images (*batch, *size, channels), of a size divisible by `factor`.
-      factor: as for `depth_to_space`.
-      channel_order: as for `depth_to_space`; "CRD" is PyTorch's `pixel_unshuffle`, "DCR"
-        TensorFlow's `space_to_depth`.
+      x: Images of shape (*batch, *size, channels), with a size divisible by `factor`.
+      factor: As for `depth_to_space`.
+      channel_order: As for `depth_to_space`. "CRD" is PyTorch's `pixel_unshuffle`, "DCR" TensorFlow's
+        `space_to_depth`.
 
     Returns:
-      Images (*batch, *(size / factor), channels * pixels of a block).
+      Images of shape (*batch, *(size / factor), channels * pixels per block).
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: An argument is invalid, or the size is not divisible.
+
+    Example:
+      >>> space_to_depth(jnp.ones((1, 16, 16, 3)), 2).shape
+      (1, 8, 8, 12)
     """
     check_choice("channel_order", channel_order, ChannelOrder)
     factors, batch, size = _blocks(x, factor)
     if any(n % f for n, f in zip(size, factors, strict=True)):
         raise InputError(
-            f"space_to_depth: factor {factor!r} takes images of a size divisible by it; got images "
-            f"{x.shape}"
+            f"space_to_depth: factor {factor!r} requires a size divisible by it; got images {x.shape}"
         )
     coarse = tuple(n // f for n, f in zip(size, factors, strict=True))
     pairs = itertools.chain(*zip(coarse, factors, strict=True))
@@ -91,25 +97,6 @@ def space_to_depth(
     return x.reshape(*batch, *coarse, channels)
 
 
-def _blocks(x: Array, factor: int | Sequence[int]):
-    """The factors, an axis of space each, and the batch and size of x."""
-    factors = broadcast_ints(factor, x.ndim - 2)
-    if not factors or len(factors) >= x.ndim or min(factors) < 1:
-        raise InputError(
-            "factor is an int >= 1 for images (batch, *size, channels), or one for each axis of "
-            f"space; got {factor!r} and images {x.shape}"
-        )
-    return factors, x.shape[: -len(factors) - 1], x.shape[-len(factors) - 1 : -1]
-
-
-def _interleaving(batch: int, rank: int, channel_order: ChannelOrder) -> list[int]:
-    """Brings the axes (*batch, *size, *shares of the channels) into (*batch, *pairs, channels)."""
-    space = batch + rank
-    channels, first = (space, space + 1) if channel_order == "CRD" else (space + rank, space)
-    pairs = zip(range(batch, space), range(first, first + rank), strict=True)
-    return [*range(batch), *itertools.chain(*pairs), channels]
-
-
 def upsample(
     x: Float[Array, "*batch height width in_channels"],
     kernel: Float[Array, "kernel_height kernel_width _ _"],
@@ -117,30 +104,41 @@ def upsample(
     *,
     method: UpsampleMethod,
 ) -> Float[Array, "*batch out_height out_width out_channels"]:
-    """Convolution to `factor` times the size, in one of the three ways that networks do it.
+    """Enlarge images by a convolution, with "SAME" padding.
+
+    The methods are
+
+        "transposed"   a transposed convolution with stride `factor`
+        "subpixel"     a convolution to `factor**2` times the channels, then `depth_to_space`
+        "resize"       nearest-neighbour interpolation, then a convolution
+
+    Note: a "subpixel" kernel whose groups of `factor**2` adjacent output channels are equal gives the
+    result of a convolution followed by nearest-neighbour interpolation (ICNR, arXiv:1707.02937).
 
     Args:
-      x: images.
-      kernel: weights, of the shape that `upsample_kernel_shape` gives for `method`.
-      factor: of height and width.
-      method: "transposed", the adjoint of a convolution with stride `factor`; "subpixel", a
-        convolution to `factor**2` times the channels, then `depth_to_space` in order "CRD", so that
-        kernels whose neighbouring `factor**2` output channels are equal (ICNR, arXiv:1707.02937)
-        give what the small kernel would, enlarged to the nearest pixel; "resize", a convolution of
-        the image enlarged to the nearest pixel. All pad with "SAME".
+      x: Images.
+      kernel: Weights of the shape that `upsample_kernel_shape` returns.
+      factor: Ratio of output to input size, for both height and width.
+      method: "transposed", "subpixel" or "resize".
 
     Returns:
       Images of size `factor * size`.
 
     Raises:
-      InputError: for a factor below 1, an unknown method, or a kernel that does not fit.
+      InputError: An argument is invalid, or the kernel does not match.
+
+    Example:
+      >>> kernel = jnp.ones(upsample_kernel_shape("subpixel", 3, 16, 8, factor=2))
+      >>> upsample(jnp.ones((1, 32, 32, 16)), kernel, 2, method="subpixel").shape
+      (1, 64, 64, 8)
     """
     check_choice("method", method, UpsampleMethod)
     check_images("upsample", x)
     at_least("factor", factor, 1)
     if kernel.ndim != 4:
         raise InputError(
-            f"upsample: kernel has 4 axes, two of space and two of channels; got {kernel.shape}"
+            "upsample: kernel must have 4 axes, two spatial ones and two of channels; got shape "
+            f"{kernel.shape}"
         )
     if method == "transposed":
         return conv_transpose(x, kernel, stride=factor)
@@ -153,22 +151,23 @@ def upsample(
 def upsample_kernel_shape(
     method: UpsampleMethod, kernel_size: int, in_channels: int, out_channels: int, factor: int
 ) -> tuple[int, int, int, int]:
-    """The shape of the kernel that `upsample` takes.
+    """Return the shape of the kernel that `upsample` takes.
 
     Args:
-      method: as for `upsample`.
-      kernel_size: height and width: pixels of the output for "transposed" and "resize", of the
-        input for "subpixel".
-      in_channels: of the images that `upsample` takes.
-      out_channels: of those it returns.
-      factor: of height and width.
+      method: As for `upsample`.
+      kernel_size: Height and width of the kernel, in output pixels for "transposed" and "resize", in
+        input pixels for "subpixel".
+      in_channels: Number of channels of the images that `upsample` takes.
+      out_channels: Number of channels of the images that `upsample` returns.
+      factor: Ratio of output to input size.
 
     Returns:
-      (kernel_size, kernel_size, then out and in for "transposed", in and out for "resize", in and
-      `factor**2` times out for "subpixel").
+      (kernel_size, kernel_size, a, b), where (a, b) is (out_channels, in_channels) for "transposed",
+      (in_channels, out_channels) for "resize" and (in_channels, out_channels * factor**2) for
+      "subpixel".
 
     Raises:
-      InputError: for an unknown method or a figure below 1.
+      InputError: The method is unknown, or `kernel_size` or `factor` is below 1.
     """
     check_choice("method", method, UpsampleMethod)
     at_least("kernel_size", kernel_size, 1)
@@ -179,3 +178,25 @@ def upsample_kernel_shape(
         "resize": (in_channels, out_channels),
     }
     return kernel_size, kernel_size, *channels[method]
+
+
+def _blocks(x: Array, factor: int | Sequence[int]):
+    """Validate `factor`, and return it per spatial axis, with the batch shape and size of x."""
+    factors = broadcast_ints(factor, x.ndim - 2)
+    if not factors or len(factors) >= x.ndim or min(factors) < 1:
+        raise InputError(
+            "factor must be an int >= 1 for images (batch, *size, channels), or one per spatial "
+            f"axis; got {factor!r} and images {x.shape}"
+        )
+    return factors, x.shape[: -len(factors) - 1], x.shape[-len(factors) - 1 : -1]
+
+
+def _interleaving(batch: int, rank: int, channel_order: ChannelOrder) -> list[int]:
+    """Return the permutation from (*batch, *size, *split channels) to (*batch, *pairs, channels).
+
+    Each pair consists of a spatial axis and the axis of the block's pixels along it.
+    """
+    space = batch + rank
+    channels, first = (space, space + 1) if channel_order == "CRD" else (space + rank, space)
+    pairs = zip(range(batch, space), range(first, first + rank), strict=True)
+    return [*range(batch), *itertools.chain(*pairs), channels]

@@ -175,7 +175,11 @@ def test_output_variance_is_the_gain_at_init_in_1d_and_3d(layer, size, margin):
         (ConvTranspose, {"features": 6, "groups": 3}, ["groups=3", "(4, 4, 2, 4)"]),
         (ConvTranspose, {"features": 6, "stride": 0}, ["stride", "at least 1", "stride=0"]),
         (Conv, {"features": 6, "kernel_size": (3,) * 4}, ["3, 4 or 5 axes", "(3, 3, 3, 3, 4, 6)"]),
-        (Conv, {"features": 6, "kernel_size": (3, 0)}, ["kernel_size is an int >= 1", "(3, 0)"]),
+        (
+            Conv,
+            {"features": 6, "kernel_size": (3, 0)},
+            ["kernel_size must be an int >= 1", "(3, 0)"],
+        ),
         (Upsample, {"features": 6, "factor": 0}, ["factor", "at least 1", "0"]),
         (Upsample, {"features": 6, "kernel_size": 0}, ["kernel_size", "at least 1", "0"]),
         (

@@ -21,7 +21,7 @@ KEY = jax.random.key(0, impl="rbg")
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float32, different for every shape and seed."""
+    """Draw standard normal float32 numbers, different for every shape and seed."""
     random = np.random.default_rng((seed, *shape))
     return jnp.asarray(random.standard_normal(shape, np.float32))
 

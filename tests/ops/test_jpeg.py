@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
-from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
 from deconv_jax import ops
@@ -113,13 +112,7 @@ def test_the_derivative_is_the_subsampling_of_chroma(subsampling):
     np.testing.assert_allclose(through, gray, atol=1e-5)
 
 
-@pytest.fixture
-def as_without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the function, and sees its own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(
     ("channels", "quality", "subsampling", "message"),
     [

@@ -21,12 +21,12 @@ from deconv_jax.ops import conv, conv_transpose, layer_from_keras
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float32, different for every shape and seed."""
+    """Draw standard normal float32 numbers, different for every shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-    """Elementwise, relative to the larger of 1 and the largest element."""
+    """Compare elementwise, relative to the larger of 1 and the largest element."""
     assert actual.shape == expected.shape
     scale = max(1.0, float(np.max(np.abs(expected))))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)

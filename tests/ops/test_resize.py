@@ -1,4 +1,4 @@
-"""Resizing against PyTorch, hand-derived weights, a pixel-by-pixel double and published figures."""
+"""Tests of resizing against PyTorch, weights derived by hand, a dense matrix and published PSNRs."""
 
 import functools
 import itertools
@@ -12,25 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
 from deconv_jax.errors import InputError
-from deconv_jax.ops.resize import blur_pool, imresize, resize
+from deconv_jax.ops.resize import imresize, resize
 
 torch.set_num_threads(1)
-"""The arrays are tiny: threads would only contend with JAX's."""
-
-
-@pytest.fixture
-def double():
-    """Arrays are float64 in the test."""
-    with jax.enable_x64(True):
-        yield
+"""The arrays are tiny: more threads would contend with those of JAX."""
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float64, different for every shape and seed."""
+    """Draw standard normal float64 numbers, different for every shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
@@ -45,11 +37,11 @@ def from_torch(images):
 assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
 
 
-# Resizing as PyTorch does
+# `resize`
 
 SIZES = [((5, 7), (10, 21)), ((9, 8), (3, 2)), ((6, 7), (5, 13)), ((1, 6), (4, 1))]
 TIES = [((14, 18), (9, 21)), ((20, 22), (22, 25)), ((6, 2), (5, 49))]
-"""Sizes for which rounding decides which of two equally near pixels is the nearest."""
+"""Sizes with equally near pixels, where rounding decides which one is the nearest."""
 INTERPOLATIONS = [
     *(("nearest", False, *sizes) for sizes in SIZES + TIES),
     *itertools.chain.from_iterable(
@@ -61,9 +53,9 @@ INTERPOLATIONS = [
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("method", "antialias", "old", "new"), INTERPOLATIONS)
-def test_resize_and_its_gradient_are_pytorchs(method, antialias, old, new):
+def test_resize_and_its_gradient_equal_pytorch(method, antialias, old, new):
     x, cotangent = draw(2, *old, 3), draw(2, *new, 3)
 
     @jax.jit
@@ -81,13 +73,13 @@ def test_resize_and_its_gradient_are_pytorchs(method, antialias, old, new):
     assert_close(gradient, from_torch(theirs.grad))
 
 
-# Resizing as MATLAB does
+# `imresize`
 
 METHODS = ["nearest", "box", "bilinear", "bicubic"]
 
 
 def weights_of_rows(scale, method, size=16):
-    """The matrix that `imresize` applies to columns of `size` pixels."""
+    """Return the matrix that `imresize` applies to columns of `size` pixels."""
     return imresize(jnp.eye(size)[..., None], (scale, 1.0), method=method)[..., 0]
 
 
@@ -99,9 +91,9 @@ def row(start, numerators, denominator, size=16):
 
 BY_HAND = [
     # Keys' kernel at distances 1/4, 3/4, 5/4, 7/4 is (111, 29, -9, -3) / 128. At scale 1/2 it is
-    # halved and stretched to twice the width, and sees pixels 1/2, 3/2, 5/2, 7/2 away.
+    # halved and widened by 2, and covers pixels at distances 1/2, 3/2, 5/2, 7/2.
     ("bicubic", 0.5, 4, row(5, [-3, -9, 29, 111, 111, 29, -9, -3], 256)),
-    # The three taps left of the image fall on its first three pixels.
+    # The three taps left of the image are mirrored onto its first three pixels.
     ("bicubic", 0.5, 0, row(0, [111 + 29, 111 - 9, 29 - 3, -9, -3], 256)),
     ("bicubic", 2.0, 8, row(2, [-3, 29, 111, -9], 128)),
     ("bicubic", 2.0, 0, row(0, [111 + 29, -9 - 3], 128)),
@@ -116,7 +108,7 @@ BY_HAND = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "scale", "index", "expected"), BY_HAND)
-def test_weights_are_those_derived_by_hand(method, scale, index, expected):
+def test_imresize_weights_equal_those_derived_by_hand(method, scale, index, expected):
     np.testing.assert_array_equal(weights_of_rows(scale, method)[index], expected)
 
 
@@ -142,7 +134,7 @@ def mirrored(pixel, size):
 
 
 def dense_matrix(old, new, scale, method):
-    """The definition, element by element: how much of each old pixel there is in each new one."""
+    """Compute the weight of each old pixel in each new one by the definition."""
     width = 1.0 if method == "nearest" or scale > 1 else 1.0 / scale
     matrix = np.zeros((new, old))
     for i in range(new):
@@ -153,7 +145,7 @@ def dense_matrix(old, new, scale, method):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("scale", "size"),
@@ -166,7 +158,7 @@ def dense_matrix(old, new, scale, method):
         (None, (23, 1)),
     ],
 )
-def test_imresize_is_the_dense_matrix_of_its_definition(method, scale, size):
+def test_imresize_equals_the_dense_matrix_of_its_definition(method, scale, size):
     x = draw(11, 14, 2)
     scales = np.divide(size, (11, 14)) if scale is None else np.broadcast_to(scale, 2)
     new = [math.ceil(n * s) for n, s in zip((11, 14), scales, strict=True)] if scale else size
@@ -180,16 +172,16 @@ def test_imresize_is_the_dense_matrix_of_its_definition(method, scale, size):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scale", [(0.3, 0.5), (1.7, 3.0)])
-def test_a_constant_image_stays_constant(method, scale):
+def test_imresize_keeps_a_constant_image(method, scale):
     y = imresize(jnp.full((10, 12, 1), 0.7), scale, method=method)
     np.testing.assert_allclose(y, 0.7, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("method", "degree"), [("bilinear", 1), ("bicubic", 2)])
 @pytest.mark.parametrize("scale", [2.0, 1.3])
-def test_enlarging_reproduces_polynomials_inside(method, degree, scale):
-    """Linear interpolation does so for ramps, Keys' cubic with a = -1/2 for parabolas as well."""
+def test_imresize_reproduces_polynomials_in_the_interior(method, degree, scale):
+    """Linear interpolation is exact for ramps, Keys' cubic with a = -1/2 also for parabolas."""
     size = 12
     new = math.ceil(size * scale)
     centre = (np.arange(new) + 0.5) / scale - 0.5
@@ -204,19 +196,19 @@ def test_enlarging_reproduces_polynomials_inside(method, degree, scale):
     ("old", "scale", "new"),
     [((7, 9), 0.5, (4, 5)), ((7, 9), (0.3, 1.5), (3, 14)), ((255, 256), 1 / 3, (85, 86))],
 )
-def test_the_new_size_is_rounded_up(old, scale, new):
+def test_imresize_rounds_the_size_up(old, scale, new):
     shape = jax.eval_shape(lambda x: imresize(x, scale), jnp.zeros((*old, 1))).shape
     assert shape == (*new, 1)
 
 
-# Published figures
+# Published PSNRs
 
 PUBLISHED = {"set5": (33.66, 30.39, 28.42), "set14": (30.24, 27.54, 26.00)}
-"""PSNR in dB of bicubic enlargement by 2, 3 and 4."""
+"""PSNR in dB of bicubic super-resolution by 2, 3 and 4."""
 
 
 def luminance(path):
-    """MATLAB's `rgb2ycbcr(imread(path))(:, :, 1)`: 8 bits, of which 219 steps are used."""
+    """Return MATLAB's `rgb2ycbcr(imread(path))(:, :, 1)`, in studio range."""
     pixels = np.asarray(Image.open(path), np.float64)
     if pixels.ndim == 2:
         return pixels
@@ -229,9 +221,9 @@ def reduced_and_enlarged(x, factor):
 
 
 def bicubic_psnr(path, factor):
-    """Bicubic enlargement of a bicubic reduction, which is not rounded; the result is, to 8 bits.
+    """Return the PSNR of an image that is reduced and enlarged again by bicubic interpolation.
 
-    That is the protocol of the test code published with arXiv:1501.00092.
+    As in the test code published with arXiv:1501.00092, only the enlarged image is rounded to 8 bits.
     """
     y = luminance(path)
     height, width = (n - n % factor for n in y.shape)
@@ -253,7 +245,7 @@ def test_bicubic_super_resolution_has_the_published_psnr(folder):
     np.testing.assert_allclose(means, PUBLISHED[folder], rtol=0, atol=0.01)
 
 
-# What holds for every linear map here
+# Properties of both
 
 LINEAR = {
     "resize": lambda x: resize(x, (3, 16), method="bicubic"),
@@ -261,14 +253,12 @@ LINEAR = {
     "imresize": lambda x: imresize(x, (0.4, 1.5)),
     "imresize nearest": lambda x: imresize(x, (0.4, 1.5), method="nearest"),
 }
-OPERATORS = LINEAR | {"blur_pool": lambda x: blur_pool(x, 2)}
 linear = pytest.mark.parametrize("operator", LINEAR.values(), ids=LINEAR)
-every = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @linear
-def test_the_linear_transpose_is_the_adjoint(operator):
+def test_linear_transpose_is_the_adjoint(operator):
     x = jnp.asarray(draw(2, 8, 10, 3))
     y = jnp.asarray(draw(*jax.eval_shape(operator, x).shape))
     (adjoint,) = jax.jit(lambda y: jax.linear_transpose(operator, x)(y))(y)
@@ -278,10 +268,10 @@ def test_the_linear_transpose_is_the_adjoint(operator):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @linear
-def test_forward_and_reverse_mode_give_the_same_curvature(operator):
-    """The Hessian of |A x|^2 / 2 is A* A: symmetric, and A* A v along v."""
+def test_forward_and_reverse_mode_give_the_same_hessian(operator):
+    """The Hessian of |A x|^2 / 2 is A* A, so its product with v is the gradient at v."""
     x = jnp.asarray(draw(4, 6, 1))
     v = jnp.asarray(draw(4, 6, 1, seed=1))
     gradient = jax.grad(lambda x: jnp.sum(operator(x) ** 2) / 2)
@@ -292,7 +282,7 @@ def test_forward_and_reverse_mode_give_the_same_curvature(operator):
 
 
 @linear
-def test_the_adjoint_gathers_and_never_scatters(operator):
+def test_adjoint_gathers_and_never_scatters(operator):
     x = jnp.zeros((8, 10, 3))
     y = jax.eval_shape(operator, x)
     lowered = jax.jit(lambda y: jax.linear_transpose(operator, x)(y)).lower(y).as_text()
@@ -301,8 +291,8 @@ def test_the_adjoint_gathers_and_never_scatters(operator):
 
 
 @pytest.mark.slow
-@every
-def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
+@linear
+def test_leading_axes_are_batch_axes_under_jit_and_vmap(operator):
     x = jnp.asarray(draw(2, 3, 6, 8, 4), jnp.float32)
     many = operator(x)
     assert many.shape[:2] == x.shape[:2]
@@ -318,40 +308,11 @@ def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
 
 
 @linear
-def test_half_precision_is_computed_in_float32_and_rounded_once(operator):
+def test_half_precision_is_the_float32_result_rounded_once(operator):
     x = jnp.asarray(draw(8, 10, 3), jnp.bfloat16)
     y = operator(x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, operator(x.astype(jnp.float32)).astype(jnp.bfloat16))
-
-
-# Pooling
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize(
-    ("filter_size", "stride", "taps"),
-    [
-        (1, 2, [1]),
-        (2, 2, [1, 1]),
-        (3, 2, [1, 2, 1]),
-        (3, 1, [1, 2, 1]),
-        (4, 3, [1, 3, 3, 1]),
-        (5, 2, [1, 4, 6, 4, 1]),
-    ],
-)
-def test_blur_pool_is_pytorchs_depthwise_convolution_of_the_mirrored_image(
-    filter_size, stride, taps
-):
-    x = draw(2, 7, 9, 3)
-    before, after = (filter_size - 1) // 2, filter_size // 2
-    padded = torch.nn.functional.pad(to_torch(x), (before, after) * 2, mode="reflect")
-    binomial = torch.tensor(taps, dtype=torch.float64) / sum(taps)
-    weights = torch.outer(binomial, binomial).expand(3, 1, -1, -1)
-    expected = torch.nn.functional.conv2d(padded, weights, stride=stride, groups=3)
-    y = blur_pool(jnp.asarray(x), stride, filter_size=filter_size)
-    assert y.shape == (2, -(-7 // stride), -(-9 // stride), 3)
-    assert_close(y, from_torch(expected))
 
 
 # Errors
@@ -370,19 +331,10 @@ ERRORS = [
     (lambda x: imresize(x, (0.5, math.inf)), X, ["scale", "pair", "(0.5, inf)"]),
     (lambda x: imresize(x, (0.5, 0.5, 1.0)), X, ["scale", "pair", "(0.5, 0.5, 1.0)"]),
     (lambda x: imresize(x, 0.5, method="cubic"), X, ["method", "'cubic'", "'bicubic'"]),
-    (lambda x: blur_pool(x, 0), X, ["stride", "at least 1", "0"]),
-    (lambda x: blur_pool(x, 2, filter_size=0), X, ["filter_size", "at least 1", "0"]),
-    (lambda x: blur_pool(x, 2, filter_size=13), X, ["'reflect'", "at most 5"]),
 ]
 
 
-@pytest.fixture
-def as_without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the operators, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(("operator", "shape", "words"), ERRORS)
 def test_errors_name_the_argument_and_its_value(operator, shape, words):
     with pytest.raises(InputError) as raised:
@@ -391,7 +343,7 @@ def test_errors_name_the_argument_and_its_value(operator, shape, words):
     assert [word for word in words if word not in message] == []
 
 
-def test_uncompiled_it_is_the_same():
+def test_disabling_jit_changes_no_result():
     x = jnp.asarray(np.random.default_rng(0).random((5, 6, 2)), jnp.float32)
     expected = imresize(x, 0.5)
     with jax.disable_jit():
@@ -399,8 +351,8 @@ def test_uncompiled_it_is_the_same():
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 1)])
-def test_what_is_no_image_is_named(monkeypatch, shape):
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("no_type_checks")
+def test_arrays_that_are_no_images_are_refused(shape):
     for function in (functools.partial(resize, size=(2, 2)), functools.partial(imresize, scale=2)):
         with pytest.raises(InputError, match=re.escape(str(shape))):
             function(jnp.ones(shape))

@@ -11,7 +11,6 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops import spectral
@@ -51,7 +50,7 @@ def double_precision():
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float64, different for every shape and seed."""
+    """Draw standard normal float64 numbers, different for every shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
@@ -62,7 +61,7 @@ def draw_psf(*shape):
 
 
 def assert_close(actual, expected, tolerance=1e-10):
-    """Elementwise, relative to the larger of 1 and the largest element."""
+    """Compare elementwise, relative to the larger of 1 and the largest element."""
     scale = max(1.0, float(np.max(np.abs(np.asarray(expected)))))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
@@ -506,13 +505,7 @@ ERRORS = [
 ]
 
 
-@pytest.fixture
-def as_without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the functions, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(("function", "images", "psf", "options", "words"), ERRORS)
 def test_errors_name_the_argument_and_its_value(function, images, psf, options, words):
     with pytest.raises(InputError) as raised:

@@ -1,4 +1,4 @@
-"""Pixel shuffles and learned upsampling against PyTorch, ONNX and their definitions."""
+"""Tests of pixel shuffles and learned upsampling against PyTorch, ONNX and their definitions."""
 
 import functools
 import math
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops.conv import conv
@@ -16,18 +15,11 @@ from deconv_jax.ops.resize import resize
 from deconv_jax.ops.upsample import depth_to_space, space_to_depth, upsample, upsample_kernel_shape
 
 torch.set_num_threads(1)
-"""The arrays are tiny: threads would only contend with JAX's."""
-
-
-@pytest.fixture
-def double():
-    """Arrays are float64 in the test."""
-    with jax.enable_x64(True):
-        yield
+"""The arrays are tiny: more threads would contend with those of JAX."""
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float64, different for every shape and seed."""
+    """Draw standard normal float64 numbers, different for every shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
@@ -43,7 +35,7 @@ assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_channel_major_shuffles_are_pytorchs(factor):
+def test_crd_shuffles_equal_pytorch(factor):
     deep = jnp.asarray(draw(2, 3, 4, 2 * factor**2), jnp.float32)
     wide = depth_to_space(deep, factor)
     shuffled = torch.nn.functional.pixel_shuffle(to_torch(deep), factor)
@@ -53,7 +45,7 @@ def test_channel_major_shuffles_are_pytorchs(factor):
 
 
 @pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
-def test_depth_to_space_follows_onnxs_definition_pixel_by_pixel(channel_order):
+def test_depth_to_space_equals_the_definition_of_onnx(channel_order):
     height, width, channels, rows, columns = 2, 3, 4, 2, 3
     x = jnp.arange(height * width * channels * rows * columns).reshape(height, width, -1)
     y = depth_to_space(x, (rows, columns), channel_order=channel_order)
@@ -68,7 +60,7 @@ def test_depth_to_space_follows_onnxs_definition_pixel_by_pixel(channel_order):
 @pytest.mark.parametrize("channel_order", ["CRD", "DCR"])
 @pytest.mark.parametrize("factors", [(3,), (2, 3), (1, 2, 3)])
 @pytest.mark.parametrize("batch", [(), (2, 3)])
-def test_the_shuffles_are_inverse_for_one_two_and_three_axes(batch, factors, channel_order):
+def test_space_to_depth_inverts_depth_to_space(batch, factors, channel_order):
     size = [2 * f for f in factors]
     x = jnp.asarray(draw(*batch, *size, 5))
     deep = space_to_depth(x, factors, channel_order=channel_order)
@@ -77,14 +69,14 @@ def test_the_shuffles_are_inverse_for_one_two_and_three_axes(batch, factors, cha
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_an_int_is_the_factor_of_all_axes_but_batch_and_channels(rank):
+def test_an_int_factor_applies_to_every_spatial_axis(rank):
     x = jnp.asarray(draw(2, *(4,) * rank, 3))
     np.testing.assert_array_equal(space_to_depth(x, 2), space_to_depth(x, (2,) * rank))
 
 
 @pytest.mark.parametrize("method", ["transposed", "subpixel", "resize"])
 @pytest.mark.parametrize(("kernel_size", "factor"), [(3, 1), (3, 2), (4, 2), (5, 3)])
-def test_every_way_of_upsampling_multiplies_the_size(method, kernel_size, factor):
+def test_upsample_multiplies_the_size_by_the_factor(method, kernel_size, factor):
     kernel = jnp.zeros(upsample_kernel_shape(method, kernel_size, 4, 3, factor))
     y = jax.eval_shape(
         lambda x: upsample(x, kernel, factor, method=method), jnp.zeros((2, 5, 6, 4))
@@ -92,7 +84,7 @@ def test_every_way_of_upsampling_multiplies_the_size(method, kernel_size, factor
     assert y.shape == (2, 5 * factor, 6 * factor, 3)
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 def test_transposed_upsampling_is_the_adjoint_of_a_strided_convolution():
     x, y = draw(2, 4, 5, 4), draw(2, 8, 10, 3)
     kernel = jnp.asarray(draw(*upsample_kernel_shape("transposed", 4, 4, 3, 2)))
@@ -101,8 +93,8 @@ def test_transposed_upsampling_is_the_adjoint_of_a_strided_convolution():
     assert_close(np.vdot(up, y), np.vdot(x, down), atol=1e-10)
 
 
-@pytest.mark.usefixtures("double")
-def test_subpixel_upsampling_is_pytorchs_convolution_and_shuffle():
+@pytest.mark.usefixtures("float64")
+def test_subpixel_upsampling_equals_convolution_and_shuffle_of_pytorch():
     x, kernel = draw(2, 4, 5, 4), draw(*upsample_kernel_shape("subpixel", 3, 4, 3, 2))
     weights = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
     expected = torch.nn.functional.conv2d(to_torch(x), weights, padding=1)
@@ -110,10 +102,10 @@ def test_subpixel_upsampling_is_pytorchs_convolution_and_shuffle():
     assert_close(upsample(jnp.asarray(x), jnp.asarray(kernel), 2, method="subpixel"), expected)
 
 
-@pytest.mark.usefixtures("double")
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("factor", [2, 3])
-def test_subpixel_upsampling_by_a_repeated_kernel_enlarges_to_the_nearest_pixel(factor):
-    """The starting point of arXiv:1707.02937: no checkerboard before training."""
+def test_subpixel_upsampling_with_a_repeated_kernel_is_nearest_neighbour(factor):
+    """ICNR (arXiv:1707.02937) starts with such a kernel, without checkerboard artifacts."""
     x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
     repeated = jnp.repeat(kernel, factor**2, axis=-1)
     y = upsample(x, repeated, factor, method="subpixel")
@@ -122,8 +114,8 @@ def test_subpixel_upsampling_by_a_repeated_kernel_enlarges_to_the_nearest_pixel(
     assert_close(y, small.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-@pytest.mark.usefixtures("double")
-def test_upsampling_by_resizing_convolves_the_repeated_pixels():
+@pytest.mark.usefixtures("float64")
+def test_resize_upsampling_convolves_the_repeated_pixels():
     x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
     expected = conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel)
     assert_close(upsample(x, kernel, 2, method="resize"), expected)
@@ -141,7 +133,7 @@ every = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 
 @pytest.mark.slow
 @every
-def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
+def test_leading_axes_are_batch_axes_under_jit_and_vmap(operator):
     x = jnp.asarray(draw(2, 3, 6, 8, 4), jnp.float32)
     many = operator(x)
     assert many.shape[:2] == x.shape[:2]
@@ -156,7 +148,7 @@ def test_leading_axes_are_a_batch_jitted_and_mapped_or_not(operator):
         np.testing.assert_allclose(y, the_same, rtol=1e-5, atol=1e-5)
 
 
-def test_an_empty_batch_stays_empty():
+def test_empty_batches_stay_empty():
     assert space_to_depth(jnp.ones((0, 4, 4, 1)), 2).shape == (0, 2, 2, 4)
     assert depth_to_space(jnp.ones((0, 2, 2, 4)), 2).shape == (0, 4, 4, 1)
 
@@ -192,13 +184,7 @@ ERRORS = [
 ]
 
 
-@pytest.fixture
-def as_without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the operators, and sees their own errors."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-
-
-@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(("operator", "shape", "words"), ERRORS)
 def test_errors_name_the_argument_and_its_value(operator, shape, words):
     with pytest.raises(InputError) as raised:

@@ -1,15 +1,18 @@
-"""Convolution and its adjoint in 1, 2 or 3 dimensions, after Dumoulin & Visin, arXiv:1603.07285.
+"""Convolution and its adjoint in 1, 2 or 3 dimensions.
 
-One identity holds for every combination of arguments:
+The adjoint identity holds for every combination of arguments:
 
     <conv(x, kernel), y> = <x, conv_transpose(y, kernel)>
 
-Note: `conv_transpose` takes the same kernel and the same arguments as the `conv` it transposes. So
-its kernel is laid out (*kernel size, out channels / groups, in channels).
+Size arithmetic follows Dumoulin & Visin, arXiv:1603.07285. A `conv` maps `stride` consecutive image
+sizes to the same output size, so `conv_transpose` has to choose one of them:
 
-A `conv` maps `stride` consecutive image sizes to one output size, and arguments of `conv_transpose`
-select one of them. With a number as padding that is `output_padding`, as in PyTorch. "SAME" and
-"VALID" select as Keras does. `output_size` names the size.
+    padding             default output size      to choose another
+    pixels              the smallest             output_padding (as PyTorch), output_size
+    "SAME", "VALID"     that of Keras            output_size
+
+Note: `conv_transpose` takes the kernel and the arguments of the `conv` it transposes. Its kernel
+therefore has the shape (*kernel_size, out_channels / groups, in_channels).
 """
 
 import dataclasses
@@ -45,31 +48,46 @@ def conv(
     """Compute a strided, dilated, grouped cross-correlation: the "convolution" of neural networks.
 
     Args:
-      x: images with any number of batch axes, and 1, 2 or 3 spatial axes, as many as the kernel.
-      kernel: weights; the last axis but one holds `in_channels / groups`.
-      stride: step between output positions, in pixels.
-      padding: "SAME" (output size `ceil(size / stride)`, the odd pixel after the image), "VALID"
-        (none), pixels on every side, or pixels (before, after) for each spatial axis.
-      padding_mode: padding value: zeros, the image wrapped around ("circular"), mirrored without
-        its border pixel ("reflect"), or its border pixel repeated ("edge").
-      dilation: distance between kernel taps, in pixels.
-      groups: number of independent channel groups; `in_channels` makes the convolution depthwise.
+      x: Images: any number of batch axes, then 1, 2 or 3 spatial axes, then channels.
+      kernel: Weights of shape (*kernel_size, in_channels / groups, out_channels), with as many
+        spatial axes as the images.
+      stride: Step between output positions, in pixels: an int, or one per spatial axis.
+      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the number
+        of pixels on every side, or a pair (before, after) per spatial axis. If "SAME" needs an odd
+        number of pixels, the extra one goes at the end.
+      padding_mode: Values of the padding: "zeros"; "circular" for the image wrapped around; "reflect"
+        for the image mirrored without repeating its border pixel; "edge" for the border pixel
+        repeated.
+      dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
+        axis.
+      groups: Number of channel groups, each convolved on its own. `groups=in_channels` makes the
+        convolution depthwise.
 
     Returns:
-      Images of the size that `conv_output_size` gives. Half-precision products are summed in
-      float32, and the sum is rounded once.
+      Images of the size that `conv_output_size` returns, in the wider type of x and kernel. Products
+      of half-precision inputs are summed in float32, and the sum is rounded once.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
+
+    Example:
+      >>> x = jnp.ones((1, 32, 32, 3))
+      >>> kernel = jnp.ones((3, 3, 3, 16))
+      >>> conv(x, kernel, stride=2).shape
+      (1, 16, 16, 16)
     """
     x, kernel, rank = _promote("conv", x, kernel, groups)
-    if x.shape[-1] != kernel.shape[-2] * groups or kernel.shape[-1] % groups:
+    if x.shape[-1] != kernel.shape[-2] * groups:
         raise InputError(
-            f"conv: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-2] * groups} "
-            f"input channels and out channels divisible by groups; got images {x.shape}"
+            f"conv: kernel {kernel.shape} with groups={groups} requires images with "
+            f"{kernel.shape[-2] * groups} channels; got images {x.shape}"
+        )
+    if kernel.shape[-1] % groups:
+        raise InputError(
+            f"conv: output channels must be divisible by groups={groups}; got kernel {kernel.shape}"
         )
     dtype = x.dtype
-    x, kernel = _wide_enough(x, kernel, padding_mode)
+    x, kernel = _widen_for_padding(x, kernel, padding_mode)
     batch, size = x.shape[: -rank - 1], x.shape[-rank - 1 : -1]
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     pad, geometry = _split_padding(window, size, padding_mode)
@@ -90,35 +108,57 @@ def conv_transpose(
     output_padding: OnePerAxis | None = None,
     output_size: OnePerAxis | None = None,
 ) -> Float[Array, "*batch_and_output_size out_channels"]:
-    """Compute the adjoint of `conv` with the same arguments: the "deconvolution layer".
+    """Compute a transposed convolution ("deconvolution"): the adjoint of `conv`.
+
+    It is the linear map Aᵀ where A is `conv` with the same kernel and arguments.
 
     Args:
-      y: images of the size and channels that the transposed `conv` returns.
-      kernel: kernel of that `conv`; the last axis but one holds `out_channels / groups`.
-      stride: distance between input pixels in the output, in pixels.
-      padding: as for `conv`; the pixels it adds there are cropped here.
-      padding_mode: as for `conv`; its transpose adds the padding back onto the pixels it came from.
-      dilation: distance between kernel taps, in pixels.
-      groups: number of independent channel groups.
-      output_padding: which of the `stride` possible output sizes to return, counted from the
-        smallest; not with "SAME".
-      output_size: that size itself, in pixels.
+      y: Images of the shape that `conv` returns: any number of batch axes, then 1, 2 or 3 spatial
+        axes, then channels.
+      kernel: Weights of shape (*kernel_size, out_channels / groups, in_channels): the kernel of the
+        `conv` being transposed.
+      stride: Distance in the output between neighbouring input pixels, in pixels: an int, or one per
+        spatial axis.
+      padding: Padding of the `conv` being transposed, as for `conv`. The output is cropped by it.
+      padding_mode: Values of the padding of the `conv` being transposed. Unless "zeros", the cropped
+        pixels are added to the pixels that `conv` would have copied into the padding.
+      dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
+        axis.
+      groups: Number of channel groups, each convolved on its own.
+      output_padding: Pixels to add to the smallest possible output size, from 0 to `stride - 1`: an
+        int, or one per spatial axis. Not available with "SAME".
+      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must be
+        a size that `conv` maps to the size of y.
 
     Returns:
-      Images of the size that `conv_transpose_output_size` gives. Half-precision products are
-      summed in float32, and the sum is rounded once.
+      Images of the size that `conv_transpose_output_size` returns, in the wider type of y and
+      kernel. Products of half-precision inputs are summed in float32, and the sum is rounded once.
 
     Raises:
-      InputError: for arguments that do not fit one another.
+      InputError: The arguments are invalid or do not match.
+
+    Example:
+      >>> y = jnp.ones((1, 16, 16, 16))
+      >>> kernel = jnp.ones((4, 4, 3, 16))
+      >>> x = conv_transpose(y, kernel, stride=2)
+      >>> x.shape
+      (1, 32, 32, 3)
+      >>> conv(x, kernel, stride=2).shape == y.shape
+      True
     """
     y, kernel, rank = _promote("conv_transpose", y, kernel, groups)
-    if y.shape[-1] != kernel.shape[-1] or y.shape[-1] % groups:
+    if y.shape[-1] != kernel.shape[-1]:
         raise InputError(
-            f"conv_transpose: kernel {kernel.shape} with groups={groups} takes {kernel.shape[-1]} "
-            f"input channels, divisible by groups; got images {y.shape}"
+            f"conv_transpose: kernel {kernel.shape} requires images with {kernel.shape[-1]} "
+            f"channels; got images {y.shape}"
+        )
+    if y.shape[-1] % groups:
+        raise InputError(
+            f"conv_transpose: input channels must be divisible by groups={groups}; got images "
+            f"{y.shape}"
         )
     dtype = y.dtype
-    y, kernel = _wide_enough(y, kernel, padding_mode)
+    y, kernel = _widen_for_padding(y, kernel, padding_mode)
     batch, size = y.shape[: -rank - 1], y.shape[-rank - 1 : -1]
     window = Window.of(kernel.shape[:rank], stride, padding, dilation)
     chosen = window.transposed_size(size, output_padding, output_size)
@@ -126,7 +166,7 @@ def conv_transpose(
     y = y.reshape(math.prod(batch), *size, groups, y.shape[-1] // groups)
     x = primitives.conv_transpose(_split_groups(kernel, groups), y, geometry)
     if padding_mode != "zeros":
-        # Made of x, so that it varies over the same devices under `shard_map`.
+        # `full_like` inherits the `shard_map` axes over which x varies.
         unpadded = lax.full_like(x, 0, shape=(x.shape[0], *chosen, *x.shape[-2:]))
         (x,) = jax.vjp(pad, unpadded)[1](x)
     return x.reshape(*batch, *chosen, groups * kernel.shape[-2]).astype(dtype)
@@ -140,13 +180,27 @@ def conv_output_size(
     padding: Padding = "SAME",
     dilation: OnePerAxis = 1,
 ) -> Size:
-    """Return the size of `conv`'s output for images of `size`, in pixels; arguments as for `conv`.
+    """Return the spatial size of the output of `conv`.
 
-    It is `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1` (relationship 6
-    of arXiv:1603.07285, with dilation), which is `ceil(size / stride)` for "SAME".
+    It is `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1` (arXiv:1603.07285,
+    relationship 6, with dilation), which is `ceil(size / stride)` for "SAME".
+
+    Args:
+      size: Spatial size of the images, in pixels.
+      kernel_size: Number of kernel taps along each spatial axis.
+      stride: As for `conv`.
+      padding: As for `conv`.
+      dilation: As for `conv`.
+
+    Returns:
+      Spatial size of the output, in pixels.
 
     Raises:
-      InputError: for a padded image smaller than the kernel, or invalid arguments.
+      InputError: The padded image is smaller than the kernel, or an argument is invalid.
+
+    Example:
+      >>> conv_output_size((32, 32), (3, 3), stride=2)
+      (16, 16)
     """
     return Window.of(kernel_size, stride, padding, dilation).output_size(size)
 
@@ -161,25 +215,46 @@ def conv_transpose_output_size(
     output_padding: OnePerAxis | None = None,
     output_size: OnePerAxis | None = None,
 ) -> Size:
-    """Return the size of `conv_transpose`'s output for images of `size`, in pixels.
+    """Return the spatial size of the output of `conv_transpose`.
 
-    Arguments as for `conv_transpose`. It is one of the sizes that `conv` maps to `size`,
+    The sizes that `conv` maps to `size` are (arXiv:1603.07285, relationship 14, with dilation)
 
         (size - 1) * stride + dilation * (kernel_size - 1) + 1 - padding + a,  0 <= a < stride
 
-    (relationship 14 of arXiv:1603.07285, with dilation): the one with `a = output_padding`, or
-    `output_size` itself. Without either, padding in pixels takes a = 0 as in PyTorch. "SAME" takes
-    `size * stride` as in Keras, and "VALID" the same, or the smallest size if that is larger.
+    `output_padding` gives `a`, and `output_size` gives the size itself. Without either, padding in
+    pixels takes a = 0, as PyTorch does; "SAME" takes `size * stride` and "VALID" the larger of that
+    and a = 0, as Keras does.
+
+    Args:
+      size: Spatial size of the images that `conv_transpose` takes, in pixels.
+      kernel_size: Number of kernel taps along each spatial axis.
+      stride: As for `conv_transpose`.
+      padding: As for `conv_transpose`.
+      dilation: As for `conv_transpose`.
+      output_padding: As for `conv_transpose`.
+      output_size: As for `conv_transpose`.
+
+    Returns:
+      Spatial size of the output, in pixels.
 
     Raises:
-      InputError: for a size that `conv` does not map to `size`, or invalid arguments.
+      InputError: `conv` does not map `output_size` to `size`, or an argument is invalid.
+
+    Example:
+      >>> conv_transpose_output_size((16, 16), (4, 4), stride=2)
+      (32, 32)
     """
     window = Window.of(kernel_size, stride, padding, dilation)
     return window.transposed_size(size, output_padding, output_size)
 
 
 def _split_padding(window: Window, size: Size, mode: PaddingMode):
-    """Return (pad, geometry) of a `conv` of images of `size`; `pad` adds padding other than zeros."""
+    """Split the padding of a `conv` into a function and a geometry.
+
+    Returns:
+      (pad, geometry). `pad` adds padding other than zeros to images of `size`; the geometry is that
+      of a convolution of the padded images.
+    """
     output_size, pads = window.output_size(size), window.pads(size)
     geometry = Geometry(
         size,
@@ -188,29 +263,29 @@ def _split_padding(window: Window, size: Size, mode: PaddingMode):
         window.stride,
         window.dilation,
         tuple(before for before, _ in pads),
-        jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]
+        jax.config.jax_default_matmul_precision,  # type: ignore[attr-defined]  # set at run time
     )
     if mode == "zeros":
         return (lambda x: x), geometry
     if mode not in _NUMPY_PAD_MODE:
         raise InputError(
-            f"padding_mode is one of zeros, {', '.join(_NUMPY_PAD_MODE)}; got {mode!r}"
+            f"padding_mode must be one of zeros, {', '.join(_NUMPY_PAD_MODE)}; got {mode!r}"
         )
     excluded = 1 if mode == "reflect" else 0
     for n, pad in zip(size, pads, strict=True):
         if mode != "edge" and max(pad) > n - excluded:
             raise InputError(
-                f"padding_mode={mode!r} pads at most {n - excluded} pixels of an image of {size}; "
-                f"got padding {pads}"
+                f"padding_mode={mode!r} adds at most {n - excluded} pixels to an image of size "
+                f"{size}; got padding {pads}"
             )
     widths = ((0, 0), *pads, (0, 0), (0, 0))
     padded = tuple(n + sum(pad) for n, pad in zip(size, pads, strict=True))
-    geometry = dataclasses.replace(geometry, input_size=padded, before=(0,) * len(size))
+    geometry = dataclasses.replace(geometry, input_size=padded, pad_before=(0,) * len(size))
     return (lambda x: jnp.pad(x, widths, mode=_NUMPY_PAD_MODE[mode])), geometry
 
 
-def _wide_enough(images: Array, kernel: Array, mode: PaddingMode) -> tuple[Array, Array]:
-    """Cast to at least float32, so that padding is added back before the result is rounded."""
+def _widen_for_padding(images: Array, kernel: Array, mode: PaddingMode) -> tuple[Array, Array]:
+    """Cast to at least float32 unless the padding is zeros, so that its adjoint rounds once."""
     if mode == "zeros":
         return images, kernel
     wide = jnp.promote_types(images.dtype, jnp.float32)
@@ -222,14 +297,19 @@ def _split_groups(kernel: Array, groups: int) -> Array:
 
 
 def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Array, Array, int]:
-    """Return both in the wider of their types, and the number of spatial axes."""
+    """Check images and kernel, and cast both to the wider type.
+
+    Returns:
+      (images, kernel, number of spatial axes).
+    """
     if (as_index(groups) or 0) < 1:
-        raise InputError(f"groups is an int >= 1; got {groups!r}")
+        raise InputError(f"groups must be an int >= 1; got {groups!r}")
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3 or images.ndim < rank + 1:
         raise InputError(
-            f"{name}: a kernel has 1, 2 or 3 spatial axes and 2 of channels, and images have as many "
-            f"spatial axes and channels; got kernel {kernel.shape} and images {images.shape}"
+            f"{name}: a kernel must have 1, 2 or 3 spatial axes and two channel axes, and images as "
+            f"many spatial axes and a channel axis; got kernel {kernel.shape} and images "
+            f"{images.shape}"
         )
     dtype = jnp.promote_types(images.dtype, kernel.dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):

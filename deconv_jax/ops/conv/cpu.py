@@ -1,18 +1,18 @@
-"""Formulations for XLA's CPU backend, where one `lax` convolution does far more work.
+"""Formulations for XLA's CPU backend, for the cases where a `lax` convolution does far more work.
 
 | operator | one `lax` convolution | here |
 | --- | --- | --- |
-| strided transposed convolution | multiplies the zeros that dilate y | one convolution per phase of the stride |
-| the same, to fewer channels than phases | multiplies the zeros that dilate y | one sub-pixel convolution |
-| the same, dilated or with small patches | multiplies the zeros that dilate y | a matrix product, then a sum of overlapping patches |
-| convolution with small patches | multiplies matrices of few columns | a matrix product, then a sum of overlapping patches |
-| depthwise convolution | multiplies matrices of one column | a sum of shifted products |
+| strided transposed convolution | multiplies by the zeros that dilate y | one convolution per phase of the stride |
+| the same, with fewer output channels than phases | multiplies by the zeros that dilate y | one sub-pixel convolution |
+| the same, dilated or with small patches | multiplies by the zeros that dilate y | a matrix product, then overlap-add |
+| convolution with small patches | multiplies matrices with few columns | a matrix product, then overlap-add |
+| depthwise convolution | multiplies matrices with one column | a sum of shifted products |
 | kernel gradient, fewer channels in y than in x | copies patches of x | copies patches of y |
 | kernel gradient with groups | multiplies each group by all others | `feature_group_count` |
 | 3-d convolution and kernel gradient | runs a naive loop nest | 2-d, with the taps of the first axis as channels |
 
-Everything else is the `lax` convolution. The choice depends on shapes only, and no constant was tuned.
-Half precision is computed in float32 and rounded once. Arrays as in `lax`.
+Everything else runs as the `lax` convolution. The choice depends on shapes alone; no threshold is
+tuned. Half precision is computed in float32 and rounded once. Array shapes are those of `lax.py`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from deconv_jax.ops.conv import lax as plain
+from deconv_jax.ops.conv import lax as lax_conv
 from deconv_jax.ops.conv.lax import Geometry, flatten_channels
 
 
@@ -41,34 +41,36 @@ def _in_single_precision(function: Callable) -> Callable:
 
 @_in_single_precision
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return y."""
+    """Compute y from x and the kernel."""
     if _is_depthwise(kernel):
         axes = list(zip(geometry.stride, geometry.output_size, strict=True))
         spans, ones = tuple(s * (m - 1) + 1 for s, m in axes), (1,) * len(axes)
-        dense = plain.flip_geometry(dataclasses.replace(geometry, output_size=spans, stride=ones))
-        y = _sum_of_patches(plain.flip_kernel(kernel), x, dense)
+        dense = lax_conv.flip_geometry(
+            dataclasses.replace(geometry, output_size=spans, stride=ones)
+        )
+        y = _overlap_add(lax_conv.flip_kernel(kernel), x, dense)
         return y[(slice(None), *(slice(None, None, s) for s in geometry.stride))]
     if max(geometry.stride) == 1:
-        flipped = plain.flip(kernel, geometry)
+        flipped = lax_conv.flip(kernel, geometry)
         if _has_small_patches(*flipped):
-            return _sum_of_patches(flipped[0], x, flipped[1])
+            return _overlap_add(flipped[0], x, flipped[1])
     if len(geometry.stride) < 3:
-        return plain.conv(x, kernel, geometry)
+        return lax_conv.conv(x, kernel, geometry)
     taps, *size, inputs, groups, outputs = kernel.shape
     kernel = jnp.moveaxis(kernel, 0, -4).reshape(*size, taps * inputs, groups, outputs)
     folded, rest = _fold_first_axis(x, geometry)
-    y = plain.conv(folded, kernel, rest)
+    y = lax_conv.conv(folded, kernel, rest)
     return y.reshape(x.shape[0], *geometry.output_size, groups, outputs)
 
 
 @_in_single_precision
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Return x."""
+    """Compute x from y and the kernel."""
     if max(geometry.stride) == 1:
-        return conv(y, *plain.flip(kernel, geometry))
+        return conv(y, *lax_conv.flip(kernel, geometry))
     dilated = max(geometry.dilation) > 1
     if dilated or _is_depthwise(kernel) or _has_small_patches(kernel, geometry):
-        return _sum_of_patches(kernel, y, geometry)
+        return _overlap_add(kernel, y, geometry)
     overlapping = all(k >= s for k, s in zip(geometry.kernel_size, geometry.stride, strict=True))
     if overlapping and math.prod(geometry.stride) <= kernel.shape[-3]:
         return _conv_to_each_phase(kernel, y, geometry)
@@ -77,16 +79,16 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 @_in_single_precision
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return the kernel's gradient."""
+    """Compute the gradient of the kernel from x and the gradient of y."""
     inputs, (groups, outputs) = x.shape[-1], y.shape[-2:]
     if max(geometry.stride) == 1 and outputs < inputs:
-        gradient = kernel_gradient(y, x, plain.flip_geometry(geometry))
-        return plain.flip_kernel(gradient)
+        gradient = kernel_gradient(y, x, lax_conv.flip_geometry(geometry))
+        return lax_conv.flip_kernel(gradient)
     image, rest = x, geometry
     if len(geometry.stride) == 3:
         image, rest = _fold_first_axis(x, geometry)
         y = y.reshape(-1, *y.shape[2:])
-    gradient = plain.canonical_conv(
+    gradient = lax_conv.canonical_conv(
         flatten_channels(image.swapaxes(0, -1)),
         flatten_channels(jnp.moveaxis(y, 0, -3)),
         rest,
@@ -95,29 +97,31 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
         rhs_dilation=rest.stride,
         feature_group_count=groups,
     )
-    # The folded taps come before the inputs, and then before the other taps.
+    # Move the folded taps of the first axis in front of the other taps.
     gradient = jnp.moveaxis(gradient, 0, -2)
     gradient = gradient.reshape(*rest.kernel_size, -1, inputs, groups, outputs)
     return jnp.moveaxis(gradient, -4, 0).reshape(*geometry.kernel_size, inputs, groups, outputs)
 
 
 def _is_depthwise(kernel: Array) -> bool:
-    """Whether each output channel has one input channel, and there is no matrix product."""
+    """Return whether each group has one input and one output channel."""
     return kernel.shape[-3] == kernel.shape[-1] == 1 < kernel.shape[-2]
 
 
 def _has_small_patches(kernel: Array, geometry: Geometry) -> bool:
-    """Whether the patches to add take no more memory than y dilated by the stride."""
+    """Return whether the patches to add take no more memory than y dilated by the stride."""
     patch = math.prod(geometry.kernel_size) * kernel.shape[-3]
     return patch <= math.prod(geometry.stride) * kernel.shape[-1]
 
 
 def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
-    """Make a 3-d convolution a 2-d one: its first axis joins the batch, that axis's taps the inputs.
+    """Turn a 3-d convolution into a 2-d one.
+
+    The first spatial axis is merged into the batch axis, and its taps into the input channels.
 
     Returns:
-      Images (batch * first output size, *last two axes, groups, taps * inputs), and the geometry
-      of those axes.
+      Images (batch * first output size, *last two sizes, groups, taps * inputs), and the geometry
+      of the last two axes.
     """
     (low, high), stride, taps = geometry.padding[0], geometry.stride[0], geometry.kernel_size[0]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (low, high, 0), *[(0, 0, 0)] * 4])
@@ -134,18 +138,18 @@ def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
 
 
 def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute each phase of x, its pixels of equal index modulo the stride, by a convolution of y."""
+    """Compute each phase of x (its pixels of equal index modulo the stride) by a convolution of y."""
     axes = zip(geometry.input_size, geometry.stride, strict=True)
     blocks, ones = tuple(-(-n // s) for n, s in axes), (1,) * len(geometry.stride)
 
     def phase(offsets: tuple[int, ...]) -> Array:
-        sums = zip(offsets, geometry.before, geometry.stride, strict=True)
+        sums = zip(offsets, geometry.pad_before, geometry.stride, strict=True)
         above, first = zip(*(divmod(r + before, s) for r, before, s in sums), strict=True)
         taps = kernel[tuple(map(slice, first, geometry.kernel_size, geometry.stride))]
         size = taps.shape[: len(ones)]
         before = tuple(k - 1 - a for k, a in zip(size, above, strict=True))
         finer = Geometry(geometry.output_size, blocks, size, ones, ones, before, geometry.precision)
-        return conv(y, plain.flip_kernel(taps), finer)
+        return conv(y, lax_conv.flip_kernel(taps), finer)
 
     phases = jnp.stack(list(map(phase, itertools.product(*map(range, geometry.stride)))), -2)
     phases = phases.reshape(*phases.shape[:-2], *geometry.stride, phases.shape[-1])
@@ -153,12 +157,12 @@ def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the pixels of a stride by stride block of x as channels of a convolution of y.
+    """Compute the pixels of each block of `stride` pixels of x as channels of a convolution of y.
 
-    After Shi et al., arXiv:1609.07009. Zeros around the kernel make its size a multiple of the stride.
+    After Shi et al., arXiv:1609.07009. The kernel is padded with zeros to a multiple of the stride.
     """
     rank, (inputs, groups, outputs) = len(geometry.stride), kernel.shape[-3:]
-    sizes = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.before)
+    sizes = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.pad_before)
     axes = [_align(*axis) for axis in zip(*sizes, strict=True)]
     taps, blocks, above, cropped, sides = zip(*axes, strict=True)
     kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*sides, *[(0, 0, 0)] * 3])
@@ -175,11 +179,11 @@ def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def _align(size: int, taps: int, stride: int, before: int) -> tuple:
-    """Align the blocks of one axis of x with the kernel, for the fewest products.
+    """Align the blocks of one axis of x with the kernel so that the fewest products are needed.
 
     Returns:
-      Taps and outputs of the convolution of y, its padding before, the pixels of the first block
-      that lie before x, and the padding of the kernel.
+      (taps, outputs, leading padding) of the convolution of y, the number of pixels to crop from
+      its first block, and the padding of the kernel as for `lax.pad`.
     """
 
     def aligned(lead: int) -> tuple:
@@ -191,8 +195,8 @@ def _align(size: int, taps: int, stride: int, before: int) -> tuple:
     return min(map(aligned, range(stride)), key=lambda axis: axis[0] * axis[1])
 
 
-def _sum_of_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Multiply each pixel of y by the kernel, and add these patches of x where they overlap."""
+def _overlap_add(kernel: Array, y: Array, geometry: Geometry) -> Array:
+    """Compute x by overlap-add: multiply each pixel of y by the kernel, and add these patches."""
     rank = len(geometry.stride)
     rows = kernel.reshape(-1, *kernel.shape[-2:])
     product = functools.partial(
@@ -200,18 +204,18 @@ def _sum_of_patches(kernel: Array, y: Array, geometry: Geometry) -> Array:
         dimension_numbers=(((rank + 1,), (1,)), ((), ())),
         precision=geometry.precision,
     )
-    if kernel.shape[-2] == 1:  # a batch axis of length 1 would cost a copy
+    if kernel.shape[-2] == 1:  # avoid the copy that a batch axis of length 1 costs
         patches = jnp.expand_dims(product(y[..., 0, :], rows[:, 0]), -2)
     else:
         patches = jax.vmap(product, -2, -2)(y, rows)
     patches = patches.reshape(*patches.shape[:-1], *geometry.kernel_size, kernel.shape[-3])
     for axis in range(rank):
-        patches = _add_along(patches, axis, geometry)
-    return _interleave(patches, geometry.before, geometry)
+        patches = _overlap_add_axis(patches, axis, geometry)
+    return _interleave(patches, geometry.pad_before, geometry)
 
 
-def _add_along(patches: Array, axis: int, geometry: Geometry) -> Array:
-    """Add patches along one axis: their taps become the pixels of blocks of `stride` pixels."""
+def _overlap_add_axis(patches: Array, axis: int, geometry: Geometry) -> Array:
+    """Overlap-add patches along one axis; the axis of taps becomes one of `stride` phases."""
     pixels, taps = 1 + axis, len(geometry.stride) + 2 + axis
     count, stride = geometry.kernel_size[axis], geometry.stride[axis]
     places = [divmod(geometry.dilation[axis] * tap, stride) for tap in range(count)]
@@ -230,7 +234,7 @@ def _add_along(patches: Array, axis: int, geometry: Geometry) -> Array:
 
 
 def _interleave(phases: Array, before: Sequence[int], geometry: Geometry) -> Array:
-    """Map (batch, *blocks, groups, *stride, inputs) to x, without the pixels `before` it."""
+    """Interleave phases (batch, *blocks, groups, *stride, inputs) to x, cropping `before` pixels."""
     rank = len(geometry.stride)
     within = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
     x = phases.transpose(0, *within, 1 + rank, 2 + 2 * rank)

@@ -1,11 +1,14 @@
-"""A convolution, its adjoint and its kernel gradient: one `lax` convolution each.
+"""A convolution, its adjoint and its kernel gradient as one `lax` convolution each.
 
-GPU and TPU libraries are made for these. The kernel gradient of a transposed convolution is that of
-the convolution, with its images in exchanged roles. It never convolves an image dilated with zeros,
-as automatic transposition would.
+GPU and TPU libraries are optimized for these. A transposed convolution has the kernel gradient of
+the convolution that it transposes, with input and output exchanged. Unlike the result of automatic
+transposition, this kernel gradient never convolves an image dilated with zeros.
 
-Arrays have their channels split into (groups, channels per group): x is (batch, *space, groups,
-inputs), kernel (*space, inputs, groups, outputs), y (batch, *space, groups, outputs).
+Shapes, with the channels split into groups:
+
+    x         (batch, *input_size, groups, inputs)
+    kernel    (*kernel_size, inputs, groups, outputs)
+    y         (batch, *output_size, groups, outputs)
 """
 
 import dataclasses
@@ -19,9 +22,18 @@ from deconv_jax.ops.conv.window import Size, extents
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The static arguments of a zero-padded convolution, one number per spatial axis.
+    """The static arguments of a zero-padded convolution, with one entry per spatial axis.
 
-    Output pixel i meets, through tap t, input pixel `stride * i + dilation * t - before`.
+    Tap t of output pixel i multiplies input pixel `stride * i + dilation * t - pad_before`.
+
+    Attributes:
+      input_size: Size of x, in pixels.
+      output_size: Size of y, in pixels.
+      kernel_size: Number of taps.
+      stride: Step between output positions, in pixels.
+      dilation: Distance between taps, in pixels.
+      pad_before: Padding before the image, in pixels; negative where the image is cropped.
+      precision: Precision of the products, as for `jax.default_matmul_precision`.
     """
 
     input_size: Size
@@ -29,21 +41,20 @@ class Geometry:
     kernel_size: Size
     stride: Size
     dilation: Size
-    before: Size
-    """Pixels of padding before the image; negative if the image is cropped."""
+    pad_before: Size
     precision: str | None = None
-    """Precision of the products, as in `jax.default_matmul_precision`."""
 
     @property
     def padding(self) -> list[tuple[int, int]]:
-        """Pixels of padding before and after the image; negative where the image is cropped."""
+        """Padding (before, after), in pixels; negative where the image is cropped."""
         extent = extents(self.kernel_size, self.dilation)
-        axes = zip(self.input_size, self.output_size, extent, self.stride, self.before, strict=True)
+        sizes = (self.input_size, self.output_size, extent, self.stride, self.pad_before)
+        axes = zip(*sizes, strict=True)
         return [(low, s * (m - 1) + e - n - low) for n, m, e, s, low in axes]
 
 
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return y."""
+    """Compute y from x and the kernel."""
     y = canonical_conv(
         flatten_channels(x),
         flatten_channels(kernel),
@@ -57,7 +68,7 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Return x: the convolution of y, dilated by the stride, with the flipped kernel."""
+    """Compute x: convolve y, dilated by the stride, with the flipped kernel."""
     kernel, flipped = flip(kernel, geometry)
     x = canonical_conv(
         flatten_channels(y),
@@ -73,9 +84,9 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return the kernel's gradient: the convolution of x with y, summed over the batch.
+    """Compute the gradient of the kernel: convolve x with y, and sum over the batch.
 
-    The batch takes the place of the input channels, and x's channels that of the batch.
+    The batch axis is passed as the input channels, and the channels of x as the batch axis.
     """
     gradient = canonical_conv(
         flatten_channels(x).swapaxes(0, -1),
@@ -90,17 +101,17 @@ def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def flip(kernel: Array, geometry: Geometry) -> tuple[Array, Geometry]:
-    """Return kernel and geometry of the convolution with stride 1 that maps y, dilated, to x."""
+    """Return kernel and geometry of the stride-1 convolution that maps the dilated y to x."""
     return flip_kernel(kernel), flip_geometry(geometry)
 
 
 def flip_kernel(kernel: Array) -> Array:
-    """Flip a kernel in space, and exchange its inputs and outputs."""
+    """Flip a kernel along its spatial axes, and exchange its inputs and outputs."""
     return lax.rev(kernel, range(kernel.ndim - 3)).swapaxes(-3, -1)
 
 
 def flip_geometry(geometry: Geometry) -> Geometry:
-    """Return the geometry of the convolution with stride 1 that maps y, dilated, to x."""
+    """Return the geometry of the stride-1 convolution that maps the dilated y to x."""
     extent = extents(geometry.kernel_size, geometry.dilation)
     axes = zip(geometry.stride, geometry.output_size, strict=True)
     return dataclasses.replace(
@@ -108,14 +119,14 @@ def flip_geometry(geometry: Geometry) -> Geometry:
         input_size=tuple(s * (m - 1) + 1 for s, m in axes),
         output_size=geometry.input_size,
         stride=(1,) * len(extent),
-        before=tuple(e - 1 - b for e, b in zip(extent, geometry.before, strict=True)),
+        pad_before=tuple(e - 1 - b for e, b in zip(extent, geometry.pad_before, strict=True)),
     )
 
 
 def canonical_conv(lhs: Array, rhs: Array, geometry: Geometry, **options) -> Array:
-    """Apply `lax.conv_general_dilated` in XLA's canonical layout, channels last.
+    """Apply `lax.conv_general_dilated` in the channels-last layout that XLA calls canonical.
 
-    Within a loop, XLA's CPU backend computes any other layout by a naive loop nest.
+    Inside a loop, XLA's CPU backend runs convolutions of any other layout as a naive loop nest.
     """
     space = "DHW"[3 - len(geometry.kernel_size) :]
     layout = (f"N{space}C", f"{space}IO", f"N{space}C")

@@ -1,25 +1,30 @@
-"""The JAX primitives behind `conv`, its adjoint and their gradients.
+"""JAX primitives whose derivatives of every order and mode are again these primitives.
 
-All three are derivatives of one trilinear form:
+Convolution. `conv`, its adjoint and its kernel gradient are the derivatives of one trilinear form:
 
     T(x, kernel, y) = <conv(x, kernel), y>
     dT/dy = conv(x, kernel)    dT/dx = conv_transpose(kernel, y)    dT/dkernel = kernel_gradient(x, y)
 
-Each of them is bilinear, and its derivatives, forward and reverse, are the other two. So the three
-primitives are closed under differentiation: derivatives of every order run as `lax` and `cpu` state.
-JAX's automatic transposition would instead convolve an image dilated with zeros for the kernel
-gradient of a transposed convolution, which is far slower on a CPU.
+Each is bilinear, and its derivatives are the other two, in forward and reverse mode. So the three
+primitives are closed under differentiation, and derivatives of every order run as written in `lax.py`
+and `cpu.py`. JAX's automatic transposition would instead compute the kernel gradient of a transposed
+convolution by convolving an image dilated with zeros, which is far slower on a CPU.
 
-Public JAX has no rule that does the same: `jax.custom_derivatives.linear_call` has no batching rule,
-and `jax.custom_vjp` has no forward mode.
+Linear maps. `apply_linear_map` differentiates a linear function by an adjoint that the caller
+implements, where automatic transposition would turn a gather into a slow scatter.
 
-Arrays have their channels split into (groups, channels per group), as in `lax`. A dimension that
-`vmap` adds then always merges with one axis: the one shared by exactly the arrays that have it.
+This is the only module that uses JAX internals. Public JAX offers no equivalent:
+`jax.custom_derivatives.linear_call` has no batching rule, and `jax.custom_vjp` has no forward mode.
 
-The primitives work under `jit` and `pmap`, `shard_map`, and over meshes with automatic or explicit
-axes. Over explicit axes the batch may be sharded; the kernel is whole on each device.
+Arrays of a convolution have their channels split into (groups, channels per group), as in `lax.py`.
+An axis added by `vmap` therefore always merges with one existing axis: the one shared by exactly
+those arrays that are batched.
+
+The primitives work under `jit`, `pmap`, `shard_map`, and over meshes with automatic or explicit
+axes. Over explicit axes the batch may be sharded, and the kernel must be replicated.
 """
 
+import abc
 import functools
 from collections.abc import Callable
 from types import ModuleType
@@ -35,8 +40,9 @@ from jaxtyping import Array
 
 from deconv_jax.compilation import jit
 from deconv_jax.ops.conv import cpu
-from deconv_jax.ops.conv import lax as plain
+from deconv_jax.ops.conv import lax as lax_conv
 from deconv_jax.ops.conv.lax import Geometry
+from deconv_jax.ops.conv.window import Size
 
 Role = Literal["x", "kernel", "y"]
 
@@ -53,34 +59,63 @@ _SHARED: dict[frozenset[Role], dict[Role, int]] = {
     frozenset({"kernel", "y"}): {"kernel": -1, "y": -1},
     frozenset({"x", "kernel", "y"}): {"x": -2, "kernel": -2, "y": -2},
 }
-"""The axis that these arrays share: batch, inputs, outputs or groups."""
+"""The axis that only these arrays share: batch, inputs, outputs or groups."""
 
 
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return dT/dy, of y's shape: (batch, *output size, groups, outputs).
+    """Compute dT/dy.
 
     Args:
-      x: (batch, *input size, groups, inputs).
-      kernel: (*kernel size, inputs, groups, outputs), of x's dtype.
-      geometry: sizes, stride, dilation and padding.
+      x: Images of shape (batch, *input_size, groups, inputs).
+      kernel: Weights of shape (*kernel_size, inputs, groups, outputs), of the dtype of x.
+      geometry: Sizes, stride, dilation and padding.
+
+    Returns:
+      Images y of shape (batch, *output_size, groups, outputs).
     """
     return _derivative("y", geometry, x=x, kernel=kernel)
 
 
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Return dT/dx, of x's shape; arguments and shapes as in `conv`."""
+    """Compute dT/dx; arguments and shapes as for `conv`."""
     return _derivative("x", geometry, kernel=kernel, y=y)
 
 
-def run_compiled(primitive: Primitive, static: tuple[str, ...]) -> Callable[..., Array]:
-    """Return an implementation that runs a primitive outside of `jit`, by compiling its lowering.
+class LinearMap(abc.ABC):
+    """A hashable linear function of an array, with its adjoint.
 
-    A primitive has no smaller steps. So it is compiled even where compilation is disabled, by the
-    user or by JAX's search for NaNs.
+    It acts on the trailing axes of its argument, which it counts from the end. All other axes are
+    batch axes.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, x: Array) -> Array:
+        """Apply the map."""
+
+    @abc.abstractmethod
+    def output_shape(self, shape: Size) -> Size:
+        """Return the shape of the result for an argument of `shape`."""
+
+    @property
+    @abc.abstractmethod
+    def adjoint(self) -> "LinearMap":
+        """The adjoint map."""
+
+
+def apply_linear_map(linear_map: LinearMap, x: Array) -> Array:
+    """Compute `linear_map(x)`, with derivatives of every order and mode by `linear_map.adjoint`."""
+    return _LINEAR_MAP.bind(x, linear_map=linear_map)
+
+
+def _run_compiled(primitive: Primitive, static: tuple[str, ...]) -> Callable[..., Array]:
+    """Return an implementation of a primitive outside of `jit`: it compiles the lowering.
+
+    A primitive has no smaller steps, so it is compiled even where compilation is disabled, by the
+    user or by `jax.debug_nans`.
 
     Args:
-      primitive: a primitive with a lowering.
-      static: names of its parameters.
+      primitive: Primitive with a lowering.
+      static: Names of its parameters.
     """
     compiled = jit(primitive.bind, static_argnames=static)
 
@@ -92,16 +127,16 @@ def run_compiled(primitive: Primitive, static: tuple[str, ...]) -> Callable[...,
 
 
 def _derivative(role: Role, geometry: Geometry, **arrays: Array) -> Array:
-    """Return dT/d(role), a function of the two `arrays` that are named by their roles."""
+    """Compute dT/d(role) from the two other arrays, passed by their roles."""
     operands = _equally_varying(*(arrays[operand] for operand in _OPERANDS[role]))
     return _PRIMITIVES[role].bind(*operands, geometry=geometry)
 
 
 def _equally_varying(*arrays: Array) -> list[Array]:
-    """Mark all arrays as varying over the `shard_map` axes that any of them varies over.
+    """Mark all arrays as varying over every `shard_map` axis over which one of them varies.
 
-    Each device applies the shared kernel to its own images. JAX sums the devices' kernel gradients
-    only if that broadcast is explicit.
+    Each device applies the shared kernel to its own images. JAX sums the kernel gradients of the
+    devices only if this broadcast is explicit.
     """
     kinds = [getattr(jax.typeof(array), "manual_axis_type", None) for array in arrays]
     varying = [kind.varying if kind else frozenset() for kind in kinds]
@@ -114,7 +149,7 @@ def _equally_varying(*arrays: Array) -> list[Array]:
 
 
 def _transpose_rule(role: Role, by: Role):
-    """Map a cotangent of dT/d(role) to that of its operand `by`, which is dT/d(by)."""
+    """Return the transpose rule of dT/d(role) with respect to its operand `by`: it is dT/d(by)."""
 
     def rule(cotangent, *operands, geometry):
         (other,) = set(_OPERANDS[role]) - {by}
@@ -143,10 +178,15 @@ def _batching_rule(role: Role):
 
 
 def _merge(array: Array, dimension: int, axis: int) -> tuple[Array, int]:
-    """Merge a batch dimension into the axis that is the `axis`-th without it.
+    """Merge a batch dimension into another axis.
+
+    Args:
+      array: Array with the batch dimension.
+      dimension: Position of the batch dimension.
+      axis: Axis to merge it into, counted without the batch dimension.
 
     Returns:
-      The array, and the length that this axis had.
+      The merged array, and the length of the axis before.
     """
     axis = axis % (array.ndim - 1)
     array = jnp.moveaxis(array, dimension, axis)
@@ -156,9 +196,9 @@ def _merge(array: Array, dimension: int, axis: int) -> tuple[Array, int]:
 
 
 def _formulation(module: ModuleType, name: str, role: Role) -> Callable[..., Array]:
-    """Return a function of a module; within it the axes of an explicit mesh are the compiler's.
+    """Return the function `name` of a module, with explicit mesh axes turned into automatic ones.
 
-    Its result is sharded along the batch as the images are; a kernel gradient is whole everywhere.
+    Its result is sharded along the batch axis like the images; a kernel gradient is replicated.
     """
 
     def formulation(*operands: Array, geometry: Geometry) -> Array:
@@ -173,17 +213,17 @@ def _formulation(module: ModuleType, name: str, role: Role) -> Callable[..., Arr
     return formulation
 
 
-def _primitive(role: Role, name: str) -> Primitive:
-    """Return the primitive of dT/d(role), `name` in `cpu` on a CPU and in `lax` elsewhere."""
+def _convolution_primitive(role: Role, name: str) -> Primitive:
+    """Create the primitive of dT/d(role), lowered as `name` of `cpu` on a CPU, else of `lax_conv`."""
     primitive = Primitive(f"convolution_d{role}")
 
     def abstract(*avals, geometry):
-        function = functools.partial(_formulation(plain, name, role), geometry=geometry)
+        function = functools.partial(_formulation(lax_conv, name, role), geometry=geometry)
         return jax.make_jaxpr(function)(*avals).out_avals[0]
 
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(run_compiled(primitive, ("geometry",)))
-    for module, platform in ((plain, None), (cpu, "cpu")):
+    primitive.def_impl(_run_compiled(primitive, ("geometry",)))
+    for module, platform in ((lax_conv, None), (cpu, "cpu")):
         lowering = mlir.lower_fun(_formulation(module, name, role), multiple_results=False)
         mlir.register_lowering(primitive, lowering, platform=platform)
     first, second = _OPERANDS[role]
@@ -193,7 +233,34 @@ def _primitive(role: Role, name: str) -> Primitive:
 
 
 _PRIMITIVES: dict[Role, Primitive] = {
-    "y": _primitive("y", "conv"),
-    "x": _primitive("x", "conv_transpose"),
-    "kernel": _primitive("kernel", "kernel_gradient"),
+    "y": _convolution_primitive("y", "conv"),
+    "x": _convolution_primitive("x", "conv_transpose"),
+    "kernel": _convolution_primitive("kernel", "kernel_gradient"),
 }
+
+
+def _linear_map_primitive() -> Primitive:
+    """Create the primitive of `apply_linear_map`."""
+    primitive = Primitive("linear_map")
+
+    def abstract(x, *, linear_map):
+        return x.update(shape=linear_map.output_shape(x.shape))
+
+    def transpose(cotangent, _, *, linear_map):
+        return [apply_linear_map(linear_map.adjoint, cotangent)]
+
+    def batch(operands, dimensions, *, linear_map):
+        return apply_linear_map(linear_map, jnp.moveaxis(operands[0], dimensions[0], 0)), 0
+
+    def call(x, *, linear_map):
+        return linear_map(x)
+
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(_run_compiled(primitive, ("linear_map",)))
+    mlir.register_lowering(primitive, mlir.lower_fun(call, multiple_results=False))
+    ad.deflinear2(primitive, transpose)
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+_LINEAR_MAP = _linear_map_primitive()

@@ -1,23 +1,33 @@
-"""Size arithmetic of windows with stride, dilation and padding, after arXiv:1603.07285.
+"""Size arithmetic of sliding windows with stride, dilation and padding, after arXiv:1603.07285.
 
-A window maps `stride` neighbouring image sizes to one output size. `Window.transposed_size` states
-which of them the adjoint returns.
+A window maps `stride` consecutive image sizes to the same output size. `Window.transposed_size`
+chooses the one that the adjoint returns.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from deconv_jax.errors import InputError, as_index
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
+"""Padding of every spatial axis: by rule, in pixels on every side, or (before, after) per axis."""
 OnePerAxis = int | Sequence[int]
+"""An int for every spatial axis, or one per axis."""
 Size = tuple[int, ...]
+"""One int per spatial axis."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The checked arguments of a sliding window: one number per spatial axis."""
+    """The validated arguments of a sliding window, with one entry per spatial axis.
+
+    Attributes:
+      kernel_size: Number of taps.
+      stride: Step between windows, in pixels.
+      dilation: Distance between taps, in pixels.
+      padding: Padding by rule, or pixels (before, after).
+    """
 
     kernel_size: Size
     stride: Size
@@ -32,13 +42,13 @@ class Window:
         padding: Padding,
         dilation: OnePerAxis = 1,
     ) -> "Window":
-        """Check an operator's arguments, and repeat those that are one number for all axes.
+        """Validate an operator's arguments and broadcast them to all spatial axes.
 
         Raises:
-          InputError: for an invalid argument.
+          InputError: An argument is invalid.
         """
         if not isinstance(kernel_size, tuple | list):
-            raise InputError(f"kernel_size is a tuple, one int per axis; got {kernel_size!r}")
+            raise InputError(f"kernel_size must be a tuple, one int per axis; got {kernel_size!r}")
         rank = len(kernel_size)
         return cls(
             per_axis("kernel_size", kernel_size, rank, 1),
@@ -49,7 +59,7 @@ class Window:
 
     @property
     def extent(self) -> Size:
-        """Size of the dilated kernel, in pixels."""
+        """Extent of the dilated kernel, in pixels."""
         return extents(self.kernel_size, self.dilation)
 
     def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
@@ -63,19 +73,19 @@ class Window:
         return tuple((total // 2, total - total // 2) for total in totals)
 
     def output_size(self, size: Sequence[int]) -> Size:
-        """Return the size that `conv` maps `size` to."""
+        """Return the size to which the window maps `size`; raise InputError if it does not fit."""
         size = per_axis("size", size, len(self.kernel_size), 0)
         pads = self.pads(size)
         axes = list(zip(size, pads, self.extent, self.stride, strict=True))
         if any(n + sum(pad) < extent for n, pad, extent, _ in axes):
             raise InputError(
-                f"an image of {size} pixels padded by {pads} is smaller than the dilated "
-                f"kernel or window of {self.extent} pixels"
+                f"an image of {size} pixels, padded by {pads}, is smaller than the dilated kernel "
+                f"or window of {self.extent} pixels"
             )
         return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
     def image_sizes(self, output_size: Size) -> list[range]:
-        """Return all sizes, by axis, that `conv` maps to `output_size` (relationship 14)."""
+        """Return, per axis, the sizes mapped to `output_size` (arXiv:1603.07285, relationship 14)."""
         if self.padding == "SAME":
             lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
         else:
@@ -86,27 +96,32 @@ class Window:
     def transposed_size(
         self, size: Sequence[int], output_padding: OnePerAxis | None, output_size: OnePerAxis | None
     ) -> Size:
-        """Return which of the sizes that `conv` maps to `size` its adjoint returns."""
+        """Return the output size of the adjoint for images of `size`.
+
+        Raises:
+          InputError: `output_padding` or `output_size` is invalid, or the output would be empty.
+        """
         size = per_axis("size", size, len(self.kernel_size), 0)
         sizes = self.image_sizes(size)
         if output_size is not None:
             if output_padding is not None:
                 raise InputError(
                     "output_padding and output_size exclude each other; got "
-                    f"{output_padding!r} and {output_size!r}"
+                    f"output_padding={output_padding!r} and output_size={output_size!r}"
                 )
             chosen = per_axis("output_size", output_size, len(size), 1)
             if any(n not in allowed for n, allowed in zip(chosen, sizes, strict=True)):
                 ranges = ", ".join(f"{allowed[0]} to {allowed[-1]}" for allowed in sizes)
                 raise InputError(
-                    f"output_size {output_size!r} is not mapped to {size} by stride {self.stride}, "
-                    f"kernel {self.kernel_size} and padding {self.padding!r}; valid are {ranges}"
+                    f"output_size {output_size!r} is impossible for an input of size {size} with "
+                    f"stride {self.stride}, kernel {self.kernel_size} and padding {self.padding!r}; "
+                    f"valid: {ranges}"
                 )
         elif output_padding is not None:
             extra = per_axis("output_padding", output_padding, len(size), 0)
             if self.padding == "SAME":
                 raise InputError(
-                    'padding="SAME" returns size * stride, and only output_size changes that; got '
+                    'padding="SAME" takes output_size, not output_padding; got '
                     f"output_padding={output_padding!r}"
                 )
             if any(e >= s for e, s in zip(extra, self.stride, strict=True)):
@@ -122,35 +137,35 @@ class Window:
             chosen = tuple(allowed[0] for allowed in sizes)
         if min(chosen) < 1:
             raise InputError(
-                f"padding {self.padding!r} leaves nothing of the output of a {size} image with "
+                f"padding {self.padding!r} crops the whole output of an input of size {size} with "
                 f"kernel {self.kernel_size} and stride {self.stride}"
             )
         return chosen
 
 
 def extents(kernel_size: Size, dilation: Size) -> Size:
-    """Return the size of a dilated kernel, in pixels."""
+    """Return the extent of a dilated kernel, in pixels."""
     return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
 
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
-    """Return `value`, repeated `rank` times if it is one int; raise InputError below `least`."""
+    """Broadcast the argument `name` to `rank` ints; raise InputError for entries below `least`."""
     values = broadcast_ints(value, rank)
     if len(values) == rank and min(values) >= least:
         return values
-    raise InputError(f"{name} is an int >= {least} or {rank} of them; got {value!r}")
+    raise InputError(f"{name} must be an int >= {least}, or {rank} of them; got {value!r}")
 
 
 def broadcast_ints(value: OnePerAxis, count: int) -> Size:
-    """Return one whole number `count` times, several as they are, and () for anything else."""
+    """Return an int `count` times, a sequence of ints as a tuple, and () for anything else."""
     number = as_index(value)
     if number is not None:
         return (number,) * count
-    if isinstance(value, str):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         return ()
     try:
-        items = tuple(map(as_index, value))  # type: ignore[arg-type]
-    except TypeError:
+        items = tuple(map(as_index, value))
+    except TypeError:  # a NumPy array without axes
         return ()
     numbers = tuple(item for item in items if item is not None)
     return numbers if len(numbers) == len(items) else ()
@@ -162,7 +177,8 @@ def _checked_padding(padding, rank: int):
     sides = padding if as_index(padding) is None else ((padding, padding),) * rank
     if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):
         raise InputError(
-            f'padding is "SAME", "VALID", an int or {rank} pairs (before, after); got {padding!r}'
+            f'padding must be "SAME", "VALID", an int or {rank} pairs (before, after); got '
+            f"{padding!r}"
         )
     return tuple(per_axis("padding", side, 2, 0) for side in sides)
 

@@ -1,4 +1,4 @@
-"""The formulations of a convolution, against the sum over taps and pixels and one another."""
+"""Tests of every formulation of a convolution against the sum over taps and pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconv_jax.ops.conv import cpu
-from deconv_jax.ops.conv import lax as plain
+from deconv_jax.ops.conv import lax as lax_conv
 from deconv_jax.ops.conv.lax import Geometry
 
 NAMES = ("conv", "conv_transpose", "kernel_gradient")
@@ -20,7 +20,7 @@ def draw(*shape, seed=0):
 
 @st.composite
 def problems(draw_one):
-    """Arguments of a Geometry, negative padding included, groups and (batch, inputs, outputs)."""
+    """Draw arguments of a Geometry, groups, and (batch, inputs, outputs)."""
     rank = draw_one(st.integers(1, 3))
 
     def each(values):
@@ -51,7 +51,7 @@ def operands(geometry, groups, sizes):
 
 
 def written_out(name, a, b, geometry):
-    """The trilinear form, tap by tap and pixel by pixel."""
+    """Compute a derivative of the trilinear form, tap by tap and pixel by pixel."""
     if name == "conv":
         result = np.zeros((len(a), *geometry.output_size, *b.shape[-2:]))
     elif name == "conv_transpose":
@@ -60,7 +60,9 @@ def written_out(name, a, b, geometry):
         result = np.zeros((*geometry.kernel_size, a.shape[-1], *b.shape[-2:]))
     for pixel in np.ndindex(*geometry.output_size):
         for tap in np.ndindex(*geometry.kernel_size):
-            axes = zip(geometry.stride, pixel, geometry.dilation, tap, geometry.before, strict=True)
+            axes = zip(
+                geometry.stride, pixel, geometry.dilation, tap, geometry.pad_before, strict=True
+            )
             place = tuple(s * i + d * t - low for s, i, d, t, low in axes)
             if not all(0 <= p < n for p, n in zip(place, geometry.input_size, strict=True)):
                 continue
@@ -92,7 +94,7 @@ def test_formulations_equal_the_sum_over_taps_and_pixels(problem):
         np.testing.assert_allclose(results[name], expected, rtol=0, atol=1e-11)
 
 
-# (geometry, groups, (inputs, outputs)) of each formulation.
+# Cases that select each formulation: (geometry, groups, (inputs, outputs)).
 FORMULATIONS = {
     "sub-pixel": (Geometry((9, 10), (4, 5), (4, 4), (2, 2), (1, 1), (1, 1)), 1, (3, 5)),
     "sub-pixel, odd kernel": (Geometry((8, 9), (4, 5), (5, 3), (2, 2), (1, 1), (1, 1)), 1, (3, 5)),
@@ -137,7 +139,7 @@ FORMULATIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", [cpu, plain], ids=["cpu", "lax"])
+@pytest.mark.parametrize("module", [cpu, lax_conv], ids=["cpu", "lax"])
 @pytest.mark.parametrize("case", FORMULATIONS.values(), ids=FORMULATIONS)
 def test_each_formulation_equals_the_sum_over_taps_and_pixels(case, module):
     geometry, groups, channels = case
@@ -164,8 +166,8 @@ def convolutions(name, case, module=cpu):
 
 @pytest.mark.parametrize("case", FORMULATIONS.values(), ids=FORMULATIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_no_formulation_does_the_work_it_is_there_to_avoid(name, case):
-    """No zeros between pixels, no groups multiplied by one another, no 3-d loop nest."""
+def test_no_formulation_does_the_work_it_avoids(name, case):
+    """No image is dilated, no groups multiply each other, and no convolution is 3-d."""
     for found in convolutions(name, case):
         assert len(found["window_strides"]) < 3
         assert found["batch_group_count"] == 1
@@ -173,21 +175,21 @@ def test_no_formulation_does_the_work_it_is_there_to_avoid(name, case):
 
 
 @pytest.mark.parametrize("case", ["patches", "depthwise, transposed", "patches, stride 1"])
-def test_few_channels_take_a_matrix_product_and_no_convolution(case):
+def test_few_channels_use_a_matrix_product_instead_of_a_convolution(case):
     name = "conv" if case == "patches, stride 1" else "conv_transpose"
     assert convolutions(name, FORMULATIONS[case]) == []
 
 
-def test_an_odd_kernel_takes_no_more_outputs_than_there_are():
-    """5 taps with stride 2 and "SAME" padding: 3 taps on each output pixel, none cropped."""
+def test_odd_kernel_computes_no_output_that_is_cropped():
+    """5 taps with stride 2 and "SAME" padding need 3 taps per output pixel."""
     (found,) = convolutions("conv_transpose", FORMULATIONS["sub-pixel, odd kernel"])
     kernel_size, size = (3, 2), (4, 5)
     pads = [low + high for low, high in found["padding"]]
     assert [n + p - k + 1 for n, p, k in zip((4, 5), pads, kernel_size, strict=True)] == list(size)
 
 
-def test_phases_take_the_taps_of_the_kernel_and_no_more():
-    """5 x 3 taps with stride 2: phases of 3 x 2, 3 x 1, 2 x 2 and 2 x 1 taps."""
+def test_phases_use_each_kernel_tap_once():
+    """With stride 2, 5 x 3 taps split into 3 x 2, 3 x 1, 2 x 2 and 2 x 1 taps."""
     geometry, groups, channels = FORMULATIONS["phases, odd kernel"]
     kernel, y = operands(geometry, groups, (2, *channels))["conv_transpose"]
     traced = jax.make_jaxpr(cpu.conv_transpose, static_argnums=2)(kernel, y, geometry)
@@ -195,6 +197,6 @@ def test_phases_take_the_taps_of_the_kernel_and_no_more():
     assert {e.invars[1].aval.shape[:2] for e in convs} == {(3, 2), (3, 1), (2, 2), (2, 1)}
 
 
-def test_the_kernel_gradient_of_other_platforms_dilates_no_image():
-    (found,) = convolutions("kernel_gradient", FORMULATIONS["sub-pixel"], plain)
+def test_kernel_gradient_in_lax_dilates_no_image():
+    (found,) = convolutions("kernel_gradient", FORMULATIONS["sub-pixel"], lax_conv)
     assert found["lhs_dilation"] == (1, 1)

@@ -1,4 +1,4 @@
-"""Derivatives of the operators, of every order and mode, against JAX's own of plain `lax`."""
+"""Tests of the derivatives of both operators against JAX's derivatives of plain `lax`."""
 
 import functools
 
@@ -15,18 +15,18 @@ from deconv_jax.ops import conv, conv_transpose
 
 
 def draw(*shape, seed=0):
-    """Standard normal numbers, float64, different for every shape and seed."""
+    """Draw standard normal float64 numbers, different for every shape and seed."""
     return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def assert_close(actual, expected, tolerance=1e-10):
-    """Elementwise, relative to the larger of 1 and the largest element."""
+    """Compare elementwise, relative to the larger of 1 and the largest element."""
     scale = max(1.0, float(np.max(np.abs(np.asarray(expected)))))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
 def plain_conv(x, kernel, *, stride=1, padding=1, dilation=1, groups=1):
-    """`conv` in lax alone: what JAX's own derivatives of every order are taken of."""
+    """Compute `conv` by `lax` alone, which JAX differentiates by its own rules."""
     rank = kernel.ndim - 2
     space = "DHW"[3 - rank :]
     return lax.conv_general_dilated(
@@ -41,7 +41,7 @@ def plain_conv(x, kernel, *, stride=1, padding=1, dilation=1, groups=1):
 
 
 def plain_conv_transpose(y, kernel, *, size, groups=1, **options):
-    """`conv_transpose` to images of `size` in lax alone."""
+    """Compute `conv_transpose` to images of `size` by `lax` alone."""
     x = jax.ShapeDtypeStruct((y.shape[0], *size, kernel.shape[-2] * groups), y.dtype)
     transpose = jax.linear_transpose(lambda x: plain_conv(x, kernel, groups=groups, **options), x)
     return transpose(y)[0]
@@ -58,7 +58,7 @@ on_plain = pytest.mark.parametrize("options", PLAIN.values(), ids=PLAIN.keys())
 
 
 def operators(options):
-    """(ours, lax's, arrays) of both operators with the same arguments."""
+    """Return (our operator, the one in plain lax, arrays) by name."""
     options = {"padding": 1, "groups": 1} | options
     inputs, outputs = options.pop("channels", (2, 3))
     size, kernel_size = options.pop("size", (7, 8)), options.pop("kernel_size", (3, 4))
@@ -84,11 +84,11 @@ both_operators = pytest.mark.parametrize("name", ["conv", "conv_transpose"])
 
 
 def compare(derivative, options, name, tolerance=1e-10):
-    """Asserts that a derivative of our operator is the same one of lax's."""
-    ours, plain, arrays = operators(options)[name]
+    """Assert that a derivative of our operator equals that of plain lax."""
+    ours, reference, arrays = operators(options)[name]
     with jax.enable_x64(True):
         arrays = tuple(map(jnp.asarray, arrays))
-        results = [jax.tree.leaves(jax.jit(derivative(f))(*arrays)) for f in (ours, plain)]
+        results = [jax.tree.leaves(jax.jit(derivative(f))(*arrays)) for f in (ours, reference)]
         for mine, native in zip(*results, strict=True):
             assert_close(mine, native, tolerance)
 
@@ -104,7 +104,7 @@ def pulled_back(operator):
 def pushed_forward(operator):
     def derivative(*arrays):
         both = [jax.jvp(operator, arrays, tuple(map(jnp.cos, arrays)))]
-        for i in range(2):  # Each argument alone: the other's tangent is a symbolic zero.
+        for i in range(2):  # one argument alone: the tangent of the other is a symbolic zero
             one = lambda a, i=i: operator(*arrays[:i], a, *arrays[i + 1 :])  # noqa: E731
             both.append(jax.jvp(one, (arrays[i],), (jnp.sin(arrays[i]),)))
         return both
@@ -113,7 +113,7 @@ def pushed_forward(operator):
 
 
 def transposed(operator):
-    """The linear map of each argument, transposed without being differentiated."""
+    """Transpose the operator as a linear map of each argument, without differentiating it."""
 
     def derivative(*arrays):
         cotangent = jnp.cos(operator(*arrays))
@@ -132,10 +132,10 @@ def test_first_derivatives_equal_those_of_lax(options, name, derivative):
 
 
 def gradient_penalty(operator):
-    """(|d critic / d input| - 1)**2 of a two-layer critic, as of WGAN-GP (arXiv:1704.00028).
+    """Return (|d critic / d input| - 1)**2 of a two-layer critic, as in WGAN-GP (arXiv:1704.00028).
 
-    Its gradients by input and kernel take second derivatives of the operator in every pair of its
-    arguments: tanh makes the inner gradient depend on the input as well.
+    Its gradient uses the second derivatives of the operator by every pair of its arguments: tanh
+    makes the inner gradient depend on the input as well.
     """
 
     def critic(a, kernel):
@@ -150,7 +150,7 @@ def gradient_penalty(operator):
 
 
 def kernel_curvature(operator):
-    """A function of the kernel's gradient: differentiates through the gradient by the kernel."""
+    """Return a function of the kernel gradient, to differentiate through that gradient."""
 
     def loss(a, kernel):
         return jnp.sum(jnp.sin(operator(a, kernel)))
@@ -166,7 +166,7 @@ def reverse_over_reverse(through):
 
 
 def hessian_product(operator):
-    """Forward over reverse, along a direction."""
+    """Return the product of the Hessian with a direction, by forward over reverse mode."""
 
     def derivative(*arrays):
         gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(operator(*a))), (0, 1))
@@ -192,7 +192,7 @@ def test_second_derivatives_equal_those_of_lax(options, name, derivative):
 
 
 def primitives(jaxpr):
-    """The names of all primitives in a jaxpr, those of inner jaxprs included."""
+    """Yield the names of all primitives in a jaxpr, including those of inner jaxprs."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         for inner in jaxprs_in_params(equation.params):
@@ -203,20 +203,20 @@ def primitives(jaxpr):
     "derivative", [pulled_back, pushed_forward, *SECOND.values()], ids=lambda d: d.__name__
 )
 @both_operators
-def test_derivatives_consist_of_the_three_primitives_alone(name, derivative):
-    """So each runs as `lax` and `cpu` state, and none as automatic transposition would have it."""
-    ours, plain, arrays = operators({"stride": 2})[name]
+def test_derivatives_use_no_convolution_but_the_three_primitives(name, derivative):
+    """Therefore no derivative is computed by JAX's automatic transposition."""
+    ours, reference, arrays = operators({"stride": 2})[name]
     found = set(primitives(jax.make_jaxpr(derivative(ours))(*map(jnp.float32, arrays)).jaxpr))
     ours_alone = {"convolution_dx", "convolution_dkernel", "convolution_dy"}
     assert found & ours_alone
     assert "conv_general_dilated" not in found
-    found = set(primitives(jax.make_jaxpr(derivative(plain))(*map(jnp.float32, arrays)).jaxpr))
+    found = set(primitives(jax.make_jaxpr(derivative(reference))(*map(jnp.float32, arrays)).jaxpr))
     assert "conv_general_dilated" in found
 
 
 @both_operators
 @pytest.mark.parametrize("transformed", [jax.jit, jax.checkpoint], ids=["jit", "checkpoint"])
-def test_transformations_change_no_gradient(name, transformed):
+def test_jit_and_checkpoint_change_no_gradient(name, transformed):
     ours, _, arrays = operators({"stride": 2, "groups": 2})[name]
     with jax.enable_x64(True):
         arrays = tuple(map(jnp.asarray, arrays))
@@ -230,7 +230,7 @@ def test_transformations_change_no_gradient(name, transformed):
 @pytest.mark.parametrize("out_of", [pulled_back, pushed_forward, lambda f: f])
 @pytest.mark.parametrize("in_axes", [(0, None), (None, 0), (0, 0), (2, -1)])
 def test_vmap_equals_a_loop(name, in_axes, out_of):
-    """Each array batched or not reaches every rule of the three primitives."""
+    """The combinations of batched arrays cover every batching rule of the three primitives."""
     ours, _, arrays = operators({"stride": 2, "groups": 2})[name]
     count = 3
     with jax.enable_x64(True):
@@ -261,7 +261,7 @@ def test_nested_vmap_equals_a_loop(name):
 
 
 @both_operators
-def test_an_empty_batch_has_empty_images_and_a_kernel_gradient_of_zeros(name):
+def test_empty_batch_has_a_zero_kernel_gradient(name):
     ours, _, (images, kernel) = operators({"stride": 2})[name]
     images, kernel = jnp.float32(images[:0]), jnp.float32(kernel)
     value, (by_images, by_kernel) = jax.jit(pulled_back(ours))(images, kernel)
@@ -273,8 +273,8 @@ def test_an_empty_batch_has_empty_images_and_a_kernel_gradient_of_zeros(name):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @both_operators
-def test_other_platforms_get_a_convolution_each_and_one_over_a_spread_image(name, platform):
-    """The transposed convolution itself; a kernel gradient would be the slow one."""
+def test_other_platforms_run_three_convolutions_of_which_one_is_dilated(name, platform):
+    """Only the transposed convolution dilates its image; no kernel gradient does."""
     ours, _, arrays = operators({"stride": 2})[name]
     exported = jax.export.export(jax.jit(pulled_back(ours)), platforms=[platform])(
         *map(jnp.float32, arrays)
@@ -286,7 +286,7 @@ def test_other_platforms_get_a_convolution_each_and_one_over_a_spread_image(name
 
 
 @both_operators
-def test_uncompiled_it_is_the_same(name):
+def test_disabling_jit_changes_no_result(name):
     ours, _, arrays = operators({"stride": 2})[name]
     with jax.enable_x64(True):
         arrays = tuple(map(jnp.asarray, arrays))
@@ -296,7 +296,7 @@ def test_uncompiled_it_is_the_same(name):
 
 
 @both_operators
-def test_the_search_for_nans_names_the_operator(name):
+def test_debug_nans_raises_for_a_nan(name):
     ours, _, (images, kernel) = operators({"stride": 2})[name]
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
         ours(jnp.full(images.shape, jnp.nan), jnp.float32(kernel))
@@ -305,8 +305,8 @@ def test_the_search_for_nans_names_the_operator(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
 @both_operators
-def test_sharded_gradients_are_those_of_the_whole_batch(name, padding_mode):
-    """The kernel is one for all devices: its gradient is the sum of theirs, which JAX must see."""
+def test_sharded_gradients_equal_those_of_the_whole_batch(name, padding_mode):
+    """The devices share the kernel, so its gradient is the sum of their gradients."""
     ours, _, (images, kernel) = operators({"stride": 2})[name]
     ours = functools.partial(ours, padding_mode=padding_mode)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
@@ -339,7 +339,7 @@ def test_explicit_mesh_axes_shard_the_batch_and_replicate_the_kernel(name):
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @both_operators
 @on_plain
-def test_a_symbolic_batch_size_is_exported(options, name, platform):
+def test_symbolic_batch_size_can_be_exported(options, name, platform):
     ours, _, (images, kernel) = operators(options)[name]
     (batch,) = jax.export.symbolic_shape("batch")
     shaped = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
