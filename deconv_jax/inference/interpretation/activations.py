@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import partial_eval
+from jax.extend.core import Literal as JaxprLiteral
 from jaxtyping import Array, Bool, Float, Int
 
 from deconv_jax import ops
@@ -54,6 +54,7 @@ _RETURNED = -1
 """The call of the module itself."""
 _FUNCTIONS = frozenset({"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "selu"})
 _PRIMITIVES = frozenset({"tanh", "logistic", "erf"})
+_LOOPS = frozenset({"scan", "while"})
 _LEAST_MARK = 1e-3
 
 
@@ -304,27 +305,36 @@ def _check_activations(layers: Mapping[str, Layer], rule: Rule) -> None:
 def _check_functions(run: Callable[[Array], Any], images: Any, rule: Rule) -> None:
     """Raises InputError where what is computed has an activation that is no layer."""
     jaxpr = jax.make_jaxpr(run)(jax.ShapeDtypeStruct(images.shape, jnp.float32)).jaxpr
-    # Without what runs after the layers.
-    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    name = next(_activation_functions(used), None)
-    if name is not None:
+    names = _activation_functions(jaxpr, [True] * len(jaxpr.outvars))
+    if names:
         raise InputError(
             f'rule "{rule}" needs every activation to be an `Activation` layer; this network calls '
-            f'the function {name}; take rule "gradient" (--method gradient)'
+            f'the function {names[0]}; take rule "gradient" (--method gradient)'
         )
 
 
-def _activation_functions(jaxpr: Any) -> Iterator[str]:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name.startswith("custom_vjp"):
-            continue  # A ReLU that has the rule.
-        names = {equation.primitive.name} & _PRIMITIVES
-        names |= {equation.params.get("name")} & _FUNCTIONS
-        yield from names
+def _activation_functions(jaxpr: Any, needed: Sequence[bool]) -> list[str]:
+    """Return the activation functions on which the `needed` outputs of a jaxpr depend, in order."""
+    outputs = zip(jaxpr.outvars, needed, strict=True)
+    live = {v for v, is_needed in outputs if is_needed and not isinstance(v, JaxprLiteral)}
+    found: list[str] = []
+    for equation in reversed(jaxpr.eqns):
+        needed = [v in live for v in equation.outvars]
+        if not any(needed):
+            continue
+        live.update(v for v in equation.invars if not isinstance(v, JaxprLiteral))
+        name = equation.primitive.name
+        if name.startswith("custom_vjp"):
+            continue  # a ReLU with the rule
+        names = [*({name} & _PRIMITIVES), *({equation.params.get("name")} & _FUNCTIONS)]
         for parameter in equation.params.values():
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
-                yield from _activation_functions(inner)
+                count = len(inner.outvars)
+                one_to_one = count == len(needed) and name not in _LOOPS
+                names += _activation_functions(inner, needed if one_to_one else [True] * count)
+        found = names + found
+    return found
 
 
 @jax.custom_vjp

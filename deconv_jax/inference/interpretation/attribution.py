@@ -278,10 +278,13 @@ def _mask(target: Target, maps: Array) -> Array:
 
 def _one_hot(name: str, place: ArrayLike, count: int, length: int) -> Array:
     """(count, length) booleans; InputError for a known place that is not there."""
-    if not isinstance(place, jax.core.Tracer):
-        wrong = [int(n) for n in np.asarray(place).ravel() if not 0 <= n < length]
-        if wrong:
-            raise InputError(f"{name} is from 0 to {length - 1}; got {wrong[0]}")
+    try:
+        known = np.asarray(place).ravel()
+    except jax.errors.TracerArrayConversionError:
+        known = np.array([])
+    wrong = [int(n) for n in known if not 0 <= n < length]
+    if wrong:
+        raise InputError(f"{name} is from 0 to {length - 1}; got {wrong[0]}")
     places = jnp.broadcast_to(jnp.asarray(place, jnp.int32), (count,))
     return places[:, None] == jnp.arange(length, dtype=jnp.int32)[None]
 
