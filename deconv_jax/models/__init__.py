@@ -1,4 +1,4 @@
-"""Networks as flax.linen modules, by the name a config gives in `model.name`."""
+"""Networks as Flax modules; `MODELS` maps the `model.name` of a config to its module."""
 
 from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.models.centernet import CenterNet

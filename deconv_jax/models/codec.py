@@ -1,17 +1,21 @@
-"""Image codecs: strided convolutions make latents that are rounded and coded, their adjoints the image.
+"""Learned image codecs: an analysis transform, rounding, an entropy model and a synthesis transform.
 
-Generalised divisive normalisation stands between the layers (Balle et al., arXiv:1511.06281). The
-latents y are coded by a density a channel (`FactorizedCodec`, arXiv:1611.01704), or by a Gaussian each,
-whose means and scales come from side information z, coded first (`HyperpriorCodec`, arXiv:1802.01436 with
-the means of arXiv:1809.02736).
+Strided convolutions map an image to latents y (analysis), which are rounded and entropy coded. Transposed
+convolutions map the rounded latents to the decoded image (synthesis). Generalized divisive normalization
+separates the layers (Balle et al., arXiv:1511.06281). There are two entropy models for y:
 
-The layers start as wavelets of blocks of 16 x 16 pixels, with some noise, and the way back as their
-adjoint (`haar_start`): a codec begins as a transform coder and learns to be a better one.
+- `FactorizedCodec`: a factorized prior, one learned density per channel (arXiv:1611.01704).
+- `HyperpriorCodec`: a hyperprior, one Gaussian per latent (arXiv:1802.01436). Its means and scales are
+  decoded from side information z, the hyper-latents, which are transmitted first (mean-scale hyperprior,
+  arXiv:1809.02736).
 
-What a reader would get wrong: a codec has `levels` of quality in one set of weights. A level scales
-the latents of each channel before they are rounded, and back after (Cui et al., arXiv:2003.02012,
-section 3.1): coarse steps for few bits, fine ones for many. With one level there are no scales, and
-the networks are the papers'.
+The transforms are initialized as a Haar wavelet packet transform of 16 x 16 blocks and its adjoint, plus
+noise (`haar_init`), so that training starts from a working transform codec.
+
+Note: A codec has variable rate. One set of weights serves all quality levels: a level multiplies each
+channel of the latents by a gain before rounding and by an inverse gain after it (Cui et al.,
+arXiv:2003.02012, section 3.1). A larger gain is a finer quantization. With a single level there are no gains,
+and the networks are those of the papers.
 """
 
 from typing import Any, NamedTuple
@@ -37,47 +41,51 @@ Keys = Key[Array, " batch"]
 
 KERNEL_SIZE, STRIDE, STAGES = 5, 2, 4
 LATENT_STRIDE = STRIDE**STAGES
-"""Pixels a latent, along an axis."""
+"""Total downsampling factor of the analysis transform along each axis."""
 HYPER_STRIDE = STRIDE**2
-"""Latents y a latent z, along an axis."""
+"""Downsampling factor from the latents y to the hyper-latents z along each axis."""
 HYPER_UP_STRIDES = (2, 2, 1)
-"""Of the layers from z to the means and scales of y; the last is no transposed convolution."""
+"""Upsampling factors of the hyper-synthesis layers; the last one is a plain convolution."""
 SCALE_OFFSET = 1.0
-"""Of the scales of y: what the side information's network gives, and this."""
+"""Constant added to the output of the hyper-synthesis to give the scales of y."""
 
 _PEDESTAL = 2.0**-36
-_LEAST_BETA = 1e-6
-_FIRST_GAMMA = 0.1
-_STEPS = 40.0
-"""Latents over what the last layer gives. Without, its weights would have to be large, and those that
-undo it so small that a step of Adam, which is as large for all, would shake them."""
-_FIRST_NOISE = 0.02
+_MIN_BETA = 1e-6
+_INITIAL_GAMMA = 0.1
+_LATENT_SCALE = 40.0
+"""Factor from the output of the last analysis layer to the latents.
+
+It keeps the weights of both transforms near 1. Without it, the first synthesis layer would need weights that
+are small compared to Adam's step size.
+"""
+_INITIAL_NOISE = 0.02
 
 
 class GDN(nn.Module):
-    """Generalised divisive normalisation, x_i / sqrt(beta_i + sum_j gamma_ij x_j^2), or its like upwards.
+    """Generalized divisive normalization (GDN), or its approximate inverse (IGDN).
 
-    beta and gamma are squares of what is learnt, less 2^-36, so that they stay positive and their
-    gradients finite (arXiv:1611.01704, appendix).
+    GDN is x_i / sqrt(beta_i + sum_j gamma_ij x_j^2); IGDN multiplies by the root (arXiv:1611.01704). The
+    parameters are sqrt(beta + 2^-36) and sqrt(gamma + 2^-36), bounded from below, so that beta and gamma stay
+    positive and their gradients finite (appendix there).
 
     Attributes:
-      inverse: multiply by the root instead (an approximate inverse, arXiv:1611.01704).
+      inverse: Whether to apply IGDN.
     """
 
     inverse: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """x, normalised."""
+        """Normalize x."""
         channels = x.shape[-1]
 
-        def first_gamma(key: Any, shape: tuple[int, int]) -> Array:
+        def initial_gamma(key: Any, shape: tuple[int, int]) -> Array:
             del key
-            return jnp.sqrt(_FIRST_GAMMA * jnp.eye(shape[0]) + _PEDESTAL)
+            return jnp.sqrt(_INITIAL_GAMMA * jnp.eye(shape[0]) + _PEDESTAL)
 
         ones = nn.initializers.constant((1.0 + _PEDESTAL) ** 0.5)
-        beta = _positive(self.param("beta", ones, (channels,)), _LEAST_BETA)
-        gamma = _positive(self.param("gamma", first_gamma, (channels, channels)), 0.0)
+        beta = _positive(self.param("beta", ones, (channels,)), _MIN_BETA)
+        gamma = _positive(self.param("gamma", initial_gamma, (channels, channels)), 0.0)
         flat = (1,) * (x.ndim - 1) + (channels,)
         power = jnp.square(x) @ gamma.T.astype(x.dtype) + beta.astype(x.dtype).reshape(flat)
         return x * (jnp.sqrt(power) if self.inverse else jax.lax.rsqrt(power))
@@ -88,7 +96,13 @@ def _positive(root: Array, least: float) -> Array:
 
 
 class CodecOutput(NamedTuple):
-    """What comes of images: their decoded copies (not clipped), and bits an image of y and of z."""
+    """The decoded images and the rate.
+
+    Attributes:
+      images: Decoded images, not clipped to [0, 1].
+      bits: Bits for the latents y, per image.
+      side_bits: Bits for the hyper-latents z, per image; 0 without a hyperprior.
+    """
 
     images: Any
     bits: Any
@@ -96,13 +110,13 @@ class CodecOutput(NamedTuple):
 
 
 class FactorizedCodec(nn.Module):
-    """Analysis, rounding, synthesis, with a density for each channel of the latents.
+    """A codec with a factorized prior.
 
     Attributes:
-      channels: of the images, 1 or 3.
-      features: channels between layers.
-      latent_features: channels of the latents.
-      initial_gains: what the latents are multiplied by at first at each level of quality.
+      channels: Number of image channels, 1 or 3.
+      features: Number of channels of the hidden feature maps.
+      latent_features: Number of channels of the latents.
+      initial_gains: Initial gain of the latents at each quality level.
     """
 
     channels: int = 3
@@ -111,10 +125,14 @@ class FactorizedCodec(nn.Module):
     initial_gains: tuple[float, ...] = (1.0,)
 
     multiple = LATENT_STRIDE
-    """Of the sizes of images."""
+    """Required divisor of the image's height and width."""
 
     def setup(self) -> None:
-        """Lays out the layers."""
+        """Define the layers.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         for name in ("channels", "features", "latent_features"):
             at_least(name, getattr(self, name), 1)
         if not self.initial_gains or min(self.initial_gains) <= 0:
@@ -123,13 +141,15 @@ class FactorizedCodec(nn.Module):
             )
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
-        # Means stay about as large as the image, where GDN does next to nothing at first.
+        # Low-pass outputs keep the range of the image, where the initial GDN is close to the identity.
         self.down = [
-            Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_start(kernel, 0.5))
+            Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_noisy_kernel(kernel, 0.5))
             for kernel in kernels
         ]
         self.up = [
-            ConvTranspose(kernel.shape[2], KERNEL_SIZE, STRIDE, kernel_init=_start(kernel, 2.0))
+            ConvTranspose(
+                kernel.shape[2], KERNEL_SIZE, STRIDE, kernel_init=_noisy_kernel(kernel, 2.0)
+            )
             for kernel in reversed(kernels)
         ]
         self.down_norm = [GDN() for _ in range(STAGES - 1)]
@@ -148,27 +168,32 @@ class FactorizedCodec(nn.Module):
 
     @property
     def levels(self) -> int:
-        """Levels of quality."""
+        """Number of quality levels."""
         return len(self.initial_gains)
 
     @property
     def prior_channels(self) -> int:
-        """Of what the prior is of."""
+        """Number of channels of the factorized prior."""
         return self.latent_features
 
     def analyze(self, images: Images, level: QualityLevels) -> Latents:
-        """Images in [0, 1], sizes multiples of `multiple`, to latents that are not rounded yet."""
+        """Map images to latents, before rounding.
+
+        Args:
+          images: Images in [0, 1], with sides that are multiples of `multiple`.
+          level: Quality level of each image.
+        """
         x = 2.0 * images - 1.0
         for number, layer in enumerate(self.down):
             x = layer(x)
             if number < len(self.down_norm):
                 x = self.down_norm[number](x)
-        x = x * _STEPS
+        x = x * _LATENT_SCALE
         return x if self.levels == 1 else x * self._gains(self.log_gain, level, x)
 
     def synthesize(self, latents: Latents, level: QualityLevels) -> Images:
-        """Rounded latents to images, not clipped to [0, 1]."""
-        x = latents / _STEPS
+        """Map rounded latents to decoded images, not clipped to [0, 1]."""
+        x = latents / _LATENT_SCALE
         if self.levels > 1:
             x = x * self._gains(self.log_inverse_gain, level, x)
         for number, layer in enumerate(self.up):
@@ -180,17 +205,18 @@ class FactorizedCodec(nn.Module):
     def __call__(
         self, images: Images, level: QualityLevels, keys: Keys | None = None
     ) -> CodecOutput:
-        """Images in [0, 1] through the codec.
+        """Encode and decode images, without writing a bit stream.
+
+        With keys, as in training, additive uniform noise replaces rounding in the rate, and the decoded
+        images use rounded latents with a straight-through gradient (Minnen & Singh, arXiv:2007.08739).
 
         Args:
-          images: sizes multiples of `multiple`.
-          level: of quality, of each image.
-          keys: an image each, for the noise that stands for rounding in the bits; the images are of
-            rounded latents, as if rounding had slope 1 (Minnen & Singh, arXiv:2007.08739). None rounds
-            in both, as when files are written.
+          images: Images in [0, 1], with sides that are multiples of `multiple`.
+          level: Quality level of each image.
+          keys: PRNG key of each image for the noise. None rounds in both, as when files are written.
         """
         y = self.analyze(images, level)
-        bits = _sum(self.prior(_noisy(y, keys, 0)))
+        bits = _sum_per_image(self.prior(_noisy(y, keys, 0)))
         return CodecOutput(self.synthesize(_rounded(y), level), bits, jnp.zeros_like(bits))
 
     def _gains(self, logs: Array, level: QualityLevels, like: Array) -> Array:
@@ -198,17 +224,20 @@ class FactorizedCodec(nn.Module):
 
 
 class HyperpriorCodec(FactorizedCodec):
-    """Analysis, rounding, synthesis, with a Gaussian for each latent; attributes as `FactorizedCodec`."""
+    """A codec with a mean-scale hyperprior.
+
+    Attributes: See `FactorizedCodec`.
+    """
 
     multiple = LATENT_STRIDE * HYPER_STRIDE
 
     @property
     def prior_channels(self) -> int:
-        """Of the side information."""
+        """Number of channels of the hyper-latents z."""
         return self.features
 
     def setup(self) -> None:
-        """Lays out the layers."""
+        """Define the layers; see `FactorizedCodec.setup`."""
         super().setup()
         wide, between = self.features, 3 * self.latent_features // 2
         self.hyper_down = [
@@ -223,15 +252,18 @@ class HyperpriorCodec(FactorizedCodec):
         ]
 
     def hyper_analyze(self, latents: Latents) -> HyperLatents:
-        """y to z, not rounded yet."""
+        """Map the latents y to the hyper-latents z, before rounding."""
         x = latents
         for number, layer in enumerate(self.hyper_down):
             x = layer(jax.nn.relu(x) if number else x)
         return x
 
-    def hyper_synthesize(self, side: HyperLatents) -> tuple[Latents, Latents]:
-        """Rounded z to the means of y and their scales, of which those below `MIN_SCALE` count as it."""
-        x = side
+    def hyper_synthesize(self, hyper_latents: HyperLatents) -> tuple[Latents, Latents]:
+        """Map rounded hyper-latents z to the means and scales of y.
+
+        The scales are not bounded yet; `gaussian_bits` raises them to `MIN_SCALE`.
+        """
+        x = hyper_latents
         for number, layer in enumerate(self.hyper_up):
             x = layer(jax.nn.relu(x) if number else x)
         mean, scale = jnp.split(x, 2, axis=-1)
@@ -240,35 +272,35 @@ class HyperpriorCodec(FactorizedCodec):
     def __call__(
         self, images: Images, level: QualityLevels, keys: Keys | None = None
     ) -> CodecOutput:
-        """See `FactorizedCodec.__call__`."""
+        """Encode and decode images, see `FactorizedCodec.__call__`."""
         y = self.analyze(images, level)
         z = self.hyper_analyze(y)
         mean, scale = self.hyper_synthesize(_rounded(z))
-        bits = _sum(gaussian_bits(_noisy(y - mean, keys, 0), scale))
-        side_bits = _sum(self.prior(_noisy(z, keys, 1)))
+        bits = _sum_per_image(gaussian_bits(_noisy(y - mean, keys, 0), scale))
+        side_bits = _sum_per_image(self.prior(_noisy(z, keys, 1)))
         return CodecOutput(self.synthesize(_rounded(y - mean) + mean, level), bits, side_bits)
 
 
-def _start(kernel: np.ndarray, scale: float) -> Any:
-    """An initialiser: `scale` times a kernel of 2 x 2 pixels in the middle, and a little noise."""
+def _noisy_kernel(kernel: np.ndarray, scale: float) -> Any:
+    """Return an initializer: `scale` times a 2 x 2 kernel, zero-padded to the center, plus noise."""
 
     def init(key: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         before = (shape[0] - STRIDE) // 2
         after = shape[0] - STRIDE - before
-        placed = np.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
-        deviation = _FIRST_NOISE * scale * np.prod(shape[:3]) ** -0.5
-        return jnp.asarray(scale * placed, dtype) + deviation * jax.random.normal(key, shape, dtype)
+        padded = np.pad(kernel, ((before, after), (before, after), (0, 0), (0, 0)))
+        deviation = _INITIAL_NOISE * scale * np.prod(shape[:3]) ** -0.5
+        return jnp.asarray(scale * padded, dtype) + deviation * jax.random.normal(key, shape, dtype)
 
     return init
 
 
 def _rounded(x: Array) -> Array:
-    """x to whole numbers, with the gradient of x."""
+    """Round x, with a straight-through gradient."""
     return straight_through(x, jnp.round(x))
 
 
 def _noisy(x: Array, keys: Array | None, purpose: int) -> Array:
-    """x and uniform noise between -1/2 and 1/2, or rounded where there are no keys."""
+    """Add uniform noise in [-1/2, 1/2) to x, or round it if there are no keys."""
     if keys is None:
         return jnp.round(x)
 
@@ -278,12 +310,12 @@ def _noisy(x: Array, keys: Array | None, purpose: int) -> Array:
     return x + jax.vmap(noise)(keys)
 
 
-def _sum(of_latents: Array) -> Array:
-    return jnp.sum(of_latents, axis=(1, 2, 3))
+def _sum_per_image(values: Array) -> Array:
+    return jnp.sum(values, axis=(1, 2, 3))
 
 
 def encoder_receptive_field() -> ReceptiveField:
-    """What a latent depends on, in blocks of the 16 x 16 pixels that a latent stands for."""
+    """Return the receptive field of a latent, in units of `LATENT_STRIDE` pixels."""
     tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
         tracker = tracker.conv(KERNEL_SIZE, STRIDE)
@@ -293,7 +325,7 @@ def encoder_receptive_field() -> ReceptiveField:
 
 
 def decoder_receptive_field() -> ReceptiveField:
-    """What a pixel depends on, in latents."""
+    """Return the receptive field of a decoded pixel, in latents."""
     tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
         tracker = tracker.conv_transpose(KERNEL_SIZE, STRIDE)

@@ -1,12 +1,13 @@
-"""The plain restoration network: convolutions A, then transposed convolutions A^T, and the input.
+"""ConvDeconv: a small restoration network of convolutions and transposed convolutions.
 
-Two convolutions and the two transposed convolutions that mirror them: the encoder-decoder of Mao et
-al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric skip
-connections", arXiv:1603.09056, section 2.1, at its smallest, for experiments of a minute. With
-`residual` it estimates what is wrong with the image, as DnCNN does (arXiv:1608.03981, section
-III-B). What a reader would get wrong: kernels are odd and padded by half of them rather than by
-"SAME", whose padding of a strided layer depends on the parity of the image's size; so any size will
-do, and a crop at an even position is restored as it is within the whole.
+Two convolutions are followed by the two transposed convolutions that mirror them. This is the smallest
+encoder-decoder of Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with
+symmetric skip connections", arXiv:1603.09056, section 2.1, for experiments that take a minute. With `residual`
+the network predicts the correction to the image, as DnCNN does (arXiv:1608.03981, section III-B).
+
+Note: Kernels are odd and padded by half their size. "SAME" would pad a strided layer differently for odd and
+even image sizes. With symmetric padding the network accepts any size and is equivariant to shifts by the
+stride.
 """
 
 import functools
@@ -31,12 +32,12 @@ class ConvDeconv(nn.Module):
     """Convolution, convolution, transposed convolution, transposed convolution.
 
     Attributes:
-      channels: of the image.
-      features: channels after the first and the second convolution.
-      kernel_size: of every layer, odd, pixels.
-      stride: of the second convolution and its transpose: 2 works at half the resolution.
-      residual: adds the image to the output.
-      activation: after every layer but the last, by name, see `layers`.
+      channels: Number of image channels.
+      features: Number of channels after the first and the second convolution.
+      kernel_size: Size of all kernels, in pixels; odd.
+      stride: Stride of the second convolution and its transpose.
+      residual: Whether to add the image to the output.
+      activation: Name of the activation after every layer but the last, see `layers.ACTIVATIONS`.
     """
 
     channels: int = 1
@@ -52,10 +53,10 @@ class ConvDeconv(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Images, and maps after their channels if any, to restored images of the same size.
+        """Restore images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, or a field out of range.
+          InputError: Too few channels, or an attribute is out of range.
         """
         del train
         image = take_image_channels(images, self.channels)
@@ -73,7 +74,11 @@ class ConvDeconv(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         size, half = self.kernel_size, self._half_kernel()
         tracker = ReceptiveFieldTracker().conv(size).conv(size, self.stride, padding=half)
         return (

@@ -1,14 +1,13 @@
 """DeconvNet: a mirrored encoder-decoder that unpools with the encoder's switches.
 
-Noh, Hong & Han, "Learning deconvolution network for semantic segmentation", arXiv:1505.04366,
-section 3 and figure 2: blocks of 3x3 convolutions and max pooling that keeps where each maximum was,
-a bottleneck, and the same blocks backwards, each beginning by putting its values back to those
-places and filling the sparse map in by transposed convolutions of stride 1.
+Noh, Hong & Han, "Learning deconvolution network for semantic segmentation", arXiv:1505.04366, section 3 and
+figure 2. The encoder has blocks of 3x3 convolutions and max pooling, which stores the positions of the maxima
+(switches). After a bottleneck the decoder mirrors the blocks. Each one unpools its input to the stored
+positions and fills in the sparse map by transposed convolutions of stride 1.
 
-What a reader would get wrong: the paper's bottleneck is dense, a 7x7 convolution over a map of 7x7
-that leaves one pixel, and a 7x7 transposed one back, which ties the network to images of 224 pixels.
-Here both have padding "SAME", so that any multiple of the poolings fits; the bottleneck sees
-`bottleneck_kernel_size` pixels of the smallest map and not always all of it.
+Note: The bottleneck differs from the paper's, which is dense: a 7x7 convolution of a 7x7 map and its transpose,
+for images of 224 pixels only. Here both have padding "SAME" and `bottleneck_kernel_size`, so the image may
+have any size that the poolings divide.
 """
 
 import flax.linen as nn
@@ -28,15 +27,16 @@ from deconv_jax.models.normalization import Norm, NormName
 
 
 class DeconvNet(nn.Module):
-    """Convolutions and poolings, and their mirror image.
+    """A segmentation network of convolutions and poolings, and their mirror image.
 
     Attributes:
-      num_classes: channels of the logits.
-      features: channels of each block, the full resolution first; each pooling halves it.
-      convs_per_block: convolutions before a pooling, and transposed ones after its unpooling.
-      bottleneck_features: channels of the layers between the last pooling and its unpooling.
-      bottleneck_kernel_size: taps of the first and the last of them; between them is one of 1x1.
-      norm, activation: by name, see `layers`.
+      num_classes: Number of channels of the logits.
+      features: Number of channels of each block, from full resolution down; each pooling halves it.
+      convs_per_block: Number of convolutions before a pooling, and of transposed ones after its unpooling.
+      bottleneck_features: Number of channels of the bottleneck.
+      bottleneck_kernel_size: Kernel size of the first and last bottleneck layers; the middle one is 1x1.
+      norm: Name of the normalization, see `Norm`.
+      activation: Name of the activation, see `layers.ACTIVATIONS`.
     """
 
     num_classes: int = 2
@@ -49,17 +49,17 @@ class DeconvNet(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Of the image's sides."""
+        """Required divisor of the image's height and width."""
         return 2 ** len(self.features)
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width num_classes"]:
-        """Logits of each pixel of images in [0, 1].
+        """Return the logits of each pixel of images in [0, 1].
 
         Raises:
-          InputError: sides that the poolings do not divide, or a field out of range.
+          InputError: The poolings do not divide the image's sides, or an attribute is out of range.
         """
         positive = (
             *self.features,
@@ -70,7 +70,7 @@ class DeconvNet(nn.Module):
         )
         if not self.features or min(positive) < 1:
             raise InputError(
-                "a DeconvNet has one or more positive features, and positive numbers; got "
+                "features must be one or more positive numbers, and the others positive; got "
                 f"features={self.features}, num_classes={self.num_classes}, "
                 f"convs_per_block={self.convs_per_block}, "
                 f"bottleneck_features={self.bottleneck_features} and "
@@ -92,11 +92,11 @@ class DeconvNet(nn.Module):
         for block in range(len(self.features), 0, -1):
             size, switches = unpool.pop()
             x = Unpool(name=f"unpool{block}")(x, size, switches)
-            # The mirror image of the block's convolutions: the last leads to the block before.
+            # The mirror image of the block's convolutions; the last one leads to the block before.
             outputs = [self.features[block - 1]] * (self.convs_per_block - 1)
             outputs.append(self.features[max(block - 2, 0)])
-            for place, features in enumerate(outputs):
-                name = f"deconv{block}_{self.convs_per_block - place}"
+            for i, features in enumerate(outputs):
+                name = f"deconv{block}_{self.convs_per_block - i}"
                 x = self._layer(ConvTranspose(features, 3, **self._options(name)), x, train)
         return Conv(self.num_classes, kernel_size=1, name="to_logits")(x)
 

@@ -1,15 +1,14 @@
-"""DnCNN: a deep stack of convolutions that estimates the noise, which is then subtracted.
+"""DnCNN: a residual denoiser of stacked convolutions.
 
 Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image denoising",
-arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convolution, batch
-normalisation and ReLU, and a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise
-level, has depth 17, DnCNN-B, blind, depth 20 (section IV-A).
+arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convolution, batch normalization and ReLU,
+then a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise level, has depth 17, and the blind
+DnCNN-B depth 20 (section IV-A).
 
-What a reader would get wrong: the network's output is the image *minus* what the layers make of it,
-so the target of the loss is still the clean image. `fold_batch_norm` moves the normalisation into
-the convolutions for use, where it costs time and memory and does nothing else; the published
-weights are of that form. The last layer starts near zero, and so the network as the identity, where
-the paper's starts like the others.
+The module returns the image minus the predicted noise, so the target of the loss is the clean image. Unlike the
+paper's, the last layer is initialized near zero, so that the network starts near the identity.
+`fold_batch_norm` folds the batch normalization into the convolutions for faster inference; published weights
+have this form.
 """
 
 from collections.abc import Mapping
@@ -26,19 +25,19 @@ from deconv_jax.models.normalization import Norm
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BATCH_NORM_EPSILON = 1e-5
-"""What `flax.linen.BatchNorm`, and so `Norm`, adds to the variance."""
+"""Constant that `flax.linen.BatchNorm`, and therefore `Norm`, adds to the variance."""
 
 
 class DnCNN(nn.Module):
-    """The image minus an estimate of its noise.
+    """A denoiser: returns the image minus the predicted noise.
 
     Attributes:
-      channels: of the image.
-      depth: convolutions; 17 for DnCNN-S and 20 for DnCNN-B.
-      features: channels of the layers between.
-      kernel_size: of every layer, odd for an estimate in its place, pixels.
-      norm: "batch" in all layers but the first and the last, or "none": no normalisation, and a
-        bias instead, as `fold_batch_norm` gives.
+      channels: Number of image channels.
+      depth: Number of convolutions; 17 for DnCNN-S and 20 for DnCNN-B.
+      features: Number of channels of the hidden layers.
+      kernel_size: Size of all kernels, in pixels; should be odd, so that the output is aligned to the image.
+      norm: "batch" normalizes all layers but the first and the last. "none" replaces normalization by a bias,
+        as for the parameters of `fold_batch_norm`.
     """
 
     channels: int = 1
@@ -53,10 +52,10 @@ class DnCNN(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Noisy images, and maps after their channels if any, to clean images.
+        """Denoise images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, a field out of range, or an unknown norm.
+          InputError: Too few channels, an attribute is out of range, or an unknown norm.
         """
         at_least("depth", self.depth, 2)
         image = take_image_channels(images, self.channels)
@@ -71,7 +70,11 @@ class DnCNN(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         tracker = ReceptiveFieldTracker()
         for _ in range(self.depth):
             tracker = tracker.conv(self.kernel_size)
@@ -99,22 +102,21 @@ def fold_batch_norm(
     batch_stats: Mapping[str, Any],
     epsilon: float = BATCH_NORM_EPSILON,
 ) -> dict[str, Any]:
-    """Parameters of the same network without its batch normalisation, equal to it in evaluation.
+    """Fold batch normalization into the convolutions before it, for inference.
 
-    A normalisation `Norm_i` after the layer `Conv_i` or `ConvTranspose_i` of the same module is
-    y -> (y - mean) / sqrt(variance + epsilon) * scale + bias, which is linear: the layer's kernel
-    and bias can do it.
+    The normalization `Norm_i` follows `Conv_i` or `ConvTranspose_i` of the same module. In evaluation it is the
+    affine map y -> (y - mean) / sqrt(variance + epsilon) * scale + bias of each channel.
 
     Args:
-      params: of a network with `Norm("batch")` after convolutions.
-      batch_stats: its running statistics.
-      epsilon: that its normalisation adds to the variance.
+      params: Parameters of a network with `Norm("batch")` after convolutions.
+      batch_stats: Running statistics of the network.
+      epsilon: Constant that the normalization adds to the variance.
 
     Returns:
-      Parameters for the network with norm "none", whose layers have a bias there.
+      Parameters of the same network with norm "none", in which the folded layers have a bias.
 
     Raises:
-      InputError: a normalisation without statistics or without a layer before it, or after one
+      InputError: A normalization has no statistics, no layer before it, or follows a transposed convolution
         with groups.
     """
     folded: dict[str, Any] = {}
@@ -131,10 +133,10 @@ def fold_batch_norm(
         norm, statistics = params[name].get("BatchNorm_0"), batch_stats.get(name)
         if layer is None or norm is None or statistics is None:
             raise InputError(
-                f"{name} is no batch normalisation with statistics after one of {layers}: there "
-                f"are {sorted(params)}, statistics of {sorted(batch_stats)}"
+                f"{name} must be a batch normalization with statistics after one of {layers}; got "
+                f"parameters {sorted(params)} and statistics {sorted(batch_stats)}"
             )
-        folded[layer] = _scaled(
+        folded[layer] = _fold(
             folded[layer],
             norm,
             statistics["BatchNorm_0"],
@@ -144,7 +146,7 @@ def fold_batch_norm(
     return folded
 
 
-def _scaled(
+def _fold(
     layer: Mapping[str, ArrayLike],
     norm: Mapping[str, ArrayLike],
     statistics: Mapping[str, ArrayLike],
@@ -152,15 +154,15 @@ def _scaled(
     *,
     transposed: bool,
 ) -> dict[str, Array]:
-    """A convolution's parameters with the normalisation after it inside."""
+    """Return a convolution's parameters with the normalization after it folded in."""
     mean, variance = (jnp.asarray(statistics[name]) for name in ("mean", "var"))
     scale = jnp.asarray(norm["scale"]) / jnp.sqrt(variance + epsilon)
     kernel = jnp.asarray(layer["kernel"])
     outputs = kernel.shape[-2 if transposed else -1]
     if outputs != scale.size:
         raise InputError(
-            f"batch normalisation of {scale.size} channels after a kernel {kernel.shape}: folding "
-            "takes transposed convolutions without groups"
+            "folding supports transposed convolutions without groups only; got batch normalization "
+            f"of {scale.size} channels after a kernel of shape {kernel.shape}"
         )
     shape = (1,) * (kernel.ndim - 2) + ((-1, 1) if transposed else (1, -1))
     bias = jnp.asarray(layer.get("bias", jnp.zeros_like(scale)))

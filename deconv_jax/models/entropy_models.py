@@ -1,9 +1,8 @@
-"""What a rounded number costs: probability models of the latents of an image codec.
+"""Entropy models for the latents of an image codec: a factorized prior and a Gaussian.
 
-In training, rounding is replaced by uniform noise, and the density of a noisy latent, the model's
-convolved with a unit box, is the probability of the rounded one (Balle et al., arXiv:1611.01704). Both
-models therefore give the mass of the interval half a unit to either side of a number, of a whole one
-or any other.
+Both return the rate -log2 P(x - 1/2 < X < x + 1/2). For an integer x, this is the cost of a rounded latent.
+Training replaces rounding by additive uniform noise. The density of a noisy latent is the prior's density
+convolved with a unit box, which is the same expression at any real x (Balle et al., arXiv:1611.01704).
 """
 
 import itertools
@@ -17,30 +16,33 @@ from jaxtyping import Array, Float, Key
 from deconv_jax.ops.straight_through import lower_bound
 
 MIN_LIKELIHOOD = 1e-9
-"""A number costs at most its logarithm; near it the gradient leads out, far beyond there is none."""
-MIN_SCALE = 0.11
-"""Standard deviation at which a Gaussian is all but certain to round to its mean."""
+"""Lower bound of the likelihood, which limits the rate of a latent to 29.9 bits.
 
-_WIDTHS = (3, 3, 3, 3)
-_FIRST_SCALE = 10.0
+At the bound the gradient still increases the likelihood; where the likelihood underflows, it is zero.
+"""
+MIN_SCALE = 0.11
+"""Lower bound of the scales, at which a Gaussian almost surely rounds to its mean."""
+
+_HIDDEN_WIDTHS = (3, 3, 3, 3)
+_INITIAL_SCALE = 10.0
 
 
 class FactorizedPrior(nn.Module):
-    """A density for each channel, learnt without a shape given (arXiv:1802.01436, appendix 6.1).
+    """A factorized prior: a learned non-parametric density per channel (arXiv:1802.01436, appendix 6.1).
 
-    Its distribution function is the sigmoid of a small network that rises with its input: matrices
-    are positive, and the nonlinearity x + a tanh(x) has a slope above 0 as a > -1.
+    The cumulative distribution function (CDF) is the sigmoid of a small monotonic network: its matrices are
+    positive, and its nonlinearity x + a tanh(x) with a > -1 is increasing.
 
     Attributes:
-      channels: of the latents.
+      channels: Number of channels of the latents.
     """
 
     channels: int
 
     def setup(self) -> None:
-        """Makes the parameters; at first the densities are some ten units wide."""
-        widths = (1, *_WIDTHS, 1)
-        scale = _FIRST_SCALE ** (1 / len(widths[1:]))
+        """Define the parameters; the initial densities are about ten units wide."""
+        widths = (1, *_HIDDEN_WIDTHS, 1)
+        scale = _INITIAL_SCALE ** (1 / len(widths[1:]))
         self.layers: Any = [
             {
                 "matrix": self.param(
@@ -57,40 +59,46 @@ class FactorizedPrior(nn.Module):
         ]
 
     def logits(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """What the distribution function is the sigmoid of."""
+        """Return the logits of the CDF at x."""
         values = x[..., None]
         for layer in self.layers:
             values = jnp.einsum("...cj,cij->...ci", values, jax.nn.softplus(layer["matrix"]))
-            values = values + _over(layer["bias"], values)
+            values = values + _expand(layer["bias"], values)
             if layer["factor"] is not None:
-                values = values + _over(jnp.tanh(layer["factor"]), values) * jnp.tanh(values)
+                values = values + _expand(jnp.tanh(layer["factor"]), values) * jnp.tanh(values)
         return values[..., 0]
 
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """-log2 of the mass of [x - 1/2, x + 1/2]."""
+        """Return the rate -log2 P(x - 1/2 < X < x + 1/2), in bits."""
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
-        # Of two numbers close to 1 the difference is nothing; of their complements it is not.
+        # In the upper tail both values are close to 1. Subtracting their complements avoids cancellation.
         sign = jnp.where(jax.lax.stop_gradient(lower + upper) > 0, -1.0, 1.0)
-        mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
-        return _bits(mass)
+        likelihood = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
+        return _bits(likelihood)
 
 
 def gaussian_bits(
     x: Float[Array, "*shape"], scale: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """-log2 of the mass of [x - 1/2, x + 1/2] under N(0, scale^2); scale is at least `MIN_SCALE`."""
+    """Return the rate -log2 P(x - 1/2 < X < x + 1/2) for X ~ N(0, scale^2), in bits.
+
+    Args:
+      x: Latents minus their means.
+      scale: Standard deviations, raised to `MIN_SCALE` with a gradient that can increase them.
+    """
     scale = lower_bound(scale, MIN_SCALE)
     distance = jnp.abs(x)
     upper, lower = (0.5 - distance) / scale, (-0.5 - distance) / scale
     return _bits(jax.scipy.stats.norm.cdf(upper) - jax.scipy.stats.norm.cdf(lower))
 
 
-def _bits(mass: Array) -> Array:
-    return -jnp.log2(lower_bound(mass, MIN_LIKELIHOOD))
+def _bits(likelihood: Array) -> Array:
+    return -jnp.log2(lower_bound(likelihood, MIN_LIKELIHOOD))
 
 
-def _over(of_channels: Array, values: Array) -> Array:
-    return of_channels.reshape((1,) * (values.ndim - 2) + of_channels.shape)
+def _expand(parameter: Array, values: Array) -> Array:
+    """Add leading axes to a parameter (channels, width), for broadcasting against the values."""
+    return parameter.reshape((1,) * (values.ndim - 2) + parameter.shape)
 
 
 def _symmetric_uniform(

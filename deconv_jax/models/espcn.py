@@ -1,12 +1,11 @@
 """ESPCN: super-resolution by convolutions at low resolution and a sub-pixel convolution.
 
-Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
-convolutional neural network", arXiv:1609.05158, section 3.2: layers (f, n) = (5, 64), (3, 32)
-and f = 3 to `scale**2` times the channels, which are dealt out to blocks of pixels. What a reader
-would get wrong: the order of those channels. It is that of PyTorch's `PixelShuffle` ("CRD" in
-`ops.depth_to_space`), which for the one channel that the paper restores is also that of its
-equation 4; TensorFlow's is another for more than one. The paper's activation is tanh, found better
-than ReLU there (section 3.2).
+Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
+network", arXiv:1609.05158, section 3.2: layers (f, n) = (5, 64), (3, 32) and f = 3 to `channels * scale**2`
+channels, then a pixel shuffle. The activation is tanh, which the paper found better than ReLU (section 3.2).
+
+Note: The pixel shuffle uses PyTorch's channel order, "CRD" in `ops.depth_to_space`. For one channel, as in the
+paper, it is that of equation 4. TensorFlow's order differs for several channels.
 """
 
 from typing import Literal
@@ -23,16 +22,17 @@ from deconv_jax.ops.upsample import UpsampleMethod
 
 
 class ESPCN(nn.Module):
-    """ESPCN with a choice of the layer that enlarges; that one has `9 * scale**2` taps in any case.
+    """ESPCN with a choice of upsampling layer.
 
     Attributes:
-      scale: of height and width.
-      channels: of the image; the paper restores luma alone.
-      features: channels of the first two layers.
+      scale: Ratio of output to input height and width.
+      channels: Number of image channels; 1 (luma) in the paper.
+      features: Number of channels of the first two layers.
       activation: "tanh" as in the paper, or "relu".
-      upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution. "transposed" (of kernel size
-        `3 * scale`, the same map with its weights in another order, but for one bias a channel) and
-        "resize" (to the nearest pixel, then a convolution of that kernel size) have as many weights.
+      upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution, with a bias for each pixel of a block.
+        "transposed" has kernel size `3 * scale` and computes the same map with its weights permuted, except
+        that it has one bias per channel. "resize" is nearest-neighbor upsampling and a convolution of kernel
+        size `3 * scale`. All three have the same number of weights.
     """
 
     scale: int = 3
@@ -45,10 +45,10 @@ class ESPCN(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch out_height out_width channels"]:
-        """Images to images `scale` times their size.
+        """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, an unknown upsampling or activation, or a field out of
+          InputError: Too few channels, an unknown upsampling or activation, or an attribute is out of
             range.
         """
         del train
@@ -67,7 +67,11 @@ class ESPCN(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         size = self._upsampling_kernel_size()
         return (
             ReceptiveFieldTracker()
@@ -84,7 +88,7 @@ class ESPCN(nn.Module):
 
 
 class _SubpixelConv(nn.Module):
-    """With a bias for each pixel of a block as in the paper, where `Upsample` has one a channel."""
+    """A sub-pixel convolution with a bias for each pixel of a block, where `Upsample` has one per channel."""
 
     features: int
     factor: int

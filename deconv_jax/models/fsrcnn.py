@@ -1,17 +1,17 @@
 """FSRCNN: super-resolution that works at low resolution and ends in a deconvolution layer.
 
-Dong et al., "Accelerating the super-resolution convolutional neural network", arXiv:1608.00367,
-section 3: feature extraction, shrinking, m mappings, expanding and deconvolution,
-Conv(5, d, 1) - Conv(1, s, d) - m x Conv(3, s, s) - Conv(1, d, s) - DeConv(9, 1, d), with a PReLU
-after every convolution. FSRCNN-s is (d, s, m) = (32, 5, 1).
+Dong et al., "Accelerating the super-resolution convolutional neural network", arXiv:1608.00367, section 3:
+feature extraction, shrinking, m mappings, expanding and deconvolution,
+Conv(5, d, 1) - Conv(1, s, d) - m x Conv(3, s, s) - Conv(1, d, s) - DeConv(9, 1, d), with a PReLU after every
+convolution. FSRCNN-s is (d, s, m) = (32, 5, 1).
 
-What a reader would get wrong: where the output lies. The deconvolution layer has padding 4 and as
-much output padding as makes the size `scale` times the input's (output padding scale - 1), so input
-pixel i is the centre of the kernel that lies about output pixel `scale * i`, the first of its
-block, as in the widely used PyTorch implementation; "SAME" would put it about the block's middle.
-The paper starts the deconvolution from Gaussian weights of deviation 0.001 and gives it a tenth of
-the learning rate. Here it starts small too, from a hundredth of the variance that would keep that of
-the activations: with all of it Adam is much slower to learn. It has no rate of its own.
+Note: The deconvolution has padding 4 and output padding scale - 1, as in the widely used PyTorch implementation.
+The kernel of input pixel i is then centered at output pixel `scale * i`, the first pixel of its block. "SAME"
+would center it in the block.
+
+The deconvolution is initialized with gain 0.01, because Adam learns much slower from gain 1. The paper uses
+Gaussian weights of standard deviation 0.001 and a tenth of the learning rate for this layer; here all layers
+have the same rate.
 """
 
 import flax.linen as nn
@@ -33,19 +33,19 @@ _UPSAMPLING_GAIN = 1e-2
 
 
 class FSRCNN(nn.Module):
-    """FSRCNN(d, s, m), with a choice of the layer that enlarges.
+    """FSRCNN(d, s, m), with a choice of upsampling layer.
 
     Attributes:
-      scale: of height and width.
-      channels: of the image; the paper restores luma alone.
-      d: channels of the features.
-      s: channels after shrinking.
-      m: mapping layers.
-      upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" enlarges to the nearest
-        pixel and has a 9x9 convolution, as many weights. "subpixel" has a convolution of the
-        smallest odd size in which an output pixel depends on as many input pixels as through the
-        deconvolution, `ceil(9 / scale)` an axis: as many weights for scale 3, 100 / 81 of them for
-        2 and 144 / 81 for 4.
+      scale: Ratio of output to input height and width.
+      channels: Number of image channels; 1 (luma) in the paper.
+      d: Number of channels of the features.
+      s: Number of channels after shrinking.
+      m: Number of mapping layers.
+      upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" is nearest-neighbor upsampling and a
+        9x9 convolution, with equally many weights. "subpixel" has the smallest odd kernel in which an
+        output pixel depends on at least `ceil(9 / scale)` input pixels along each axis, as it does with the
+        deconvolution. It has equally many weights for scale 3, 100 / 81 times as many for scale 2, and 144 / 81
+        times for scale 4.
     """
 
     scale: int = 3
@@ -59,19 +59,19 @@ class FSRCNN(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch out_height out_width channels"]:
-        """Images to images `scale` times their size.
+        """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, an unknown upsampling, or a field out of range.
+          InputError: Too few channels, an unknown upsampling, or an attribute is out of range.
         """
         del train
         take_image_channels(images, self.channels)
         self._check()
-        x = _convolved(images, self.d, 5, "extract")
-        x = _convolved(x, self.s, 1, "shrink")
+        x = _conv_prelu(images, self.d, 5, "extract")
+        x = _conv_prelu(x, self.s, 1, "shrink")
         for i in range(self.m):
-            x = _convolved(x, self.s, 3, f"map_{i}")
-        x = _convolved(x, self.d, 1, "expand")
+            x = _conv_prelu(x, self.s, 3, f"map_{i}")
+        x = _conv_prelu(x, self.d, 1, "expand")
         if self.upsampling != "transposed":
             size = self._upsampling_kernel_size()
             return Upsample(
@@ -94,7 +94,11 @@ class FSRCNN(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         self._check()
         tracker = ReceptiveFieldTracker().conv(5)
         for _ in range(self.m):
@@ -116,6 +120,6 @@ class FSRCNN(nn.Module):
         return 9 if self.upsampling == "resize" else -(-9 // self.scale) // 2 * 2 + 1
 
 
-def _convolved(x: Array, features: int, kernel_size: int, name: str) -> Array:
+def _conv_prelu(x: Array, features: int, kernel_size: int, name: str) -> Array:
     x = Conv(features, kernel_size=kernel_size, gain=PRELU_GAIN, name=name)(x)
     return PReLU(name=f"{name}_prelu")(x)

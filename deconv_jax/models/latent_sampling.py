@@ -1,4 +1,4 @@
-"""Latents, the standard normal vectors that a generator makes images of: drawing them, walking between them."""
+"""Sampling and interpolation of a generator's latents, which are standard normal vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from deconv_jax.errors import InputError
 def draw_latents(
     keys: Key[Array, " batch"], latent_dim: int, truncation: float | None = None
 ) -> Float[Array, "batch latent_dim"]:
-    """Standard normal latents, one a key.
+    """Sample standard normal latents, one for each key.
 
     Args:
-      keys: a key each, so that a latent depends on no other.
-      latent_dim: numbers in each.
-      truncation: numbers are drawn from the part of the distribution between plus and minus it (the
-        truncation trick of Brock et al., arXiv:1809.11096, section 3.1): the lower, the less diverse
-        the images; and the more typical, down to where a generator with batch norm, whose statistics
-        are of whole latents, no longer knows them: below some 0.8 its images fade.
+      keys: PRNG key of each latent.
+      latent_dim: Length of a latent.
+      truncation: Bound of the absolute value of a truncated normal distribution (the truncation trick, Brock et
+        al., arXiv:1809.11096, section 3.1). Lower values give less diverse and more typical images. Below
+        about 0.8, generators with batch norm degrade, because their running statistics are those of
+        untruncated latents.
 
     Raises:
-      InputError: a truncation that is not positive.
+      InputError: The truncation is not positive.
     """
     if truncation is not None and not truncation > 0:
         raise InputError(f"truncation must be positive; got {truncation}")
@@ -37,30 +37,35 @@ def draw_latents(
 def interpolate_latents(
     start: Float[Array, "dims"], end: Float[Array, "dims"], steps: int
 ) -> Float[Array, "steps dims"]:
-    """Latents from `start` to just before `end` on a great circle (White, arXiv:1609.04468, section 2.1).
+    """Interpolate latents on a great circle (White, arXiv:1609.04468, section 2.1).
 
-    Between standard normal vectors the straight line passes through shorter ones, which a generator
-    has never seen. Here the length goes evenly from one to the other.
+    The vectors on a straight line between standard normal vectors are shorter than the generator's training
+    latents. Here the length changes linearly.
+
+    Args:
+      start: First latent.
+      end: Latent that the path approaches.
+      steps: Number of latents, from `start` to one step before `end`.
     """
     lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
-    first, last = (_divided(v, n) for v, n in zip((start, end), lengths, strict=True))
-    # Twice, as of nearly opposite vectors rounding leaves as much along the first as across it.
-    across = _rejected(_rejected(last, first), first)
+    first, last = (_divide(v, n) for v, n in zip((start, end), lengths, strict=True))
+    # Orthogonalized twice, because rounding errors dominate the first result for nearly opposite vectors.
+    across = _reject(_reject(last, first), first)
     height = jnp.linalg.norm(across)
-    # Exactly opposite ones have no one way round: any will do.
-    aside = _rejected(jax.nn.one_hot(jnp.argmin(jnp.abs(first)), len(first)), first)
-    across = jnp.where(height > 0, across, aside)
+    # For exactly opposite vectors the great circle is not unique; choose one.
+    other = _reject(jax.nn.one_hot(jnp.argmin(jnp.abs(first)), len(first)), first)
+    across = jnp.where(height > 0, across, other)
     angle = jnp.arctan2(height, jnp.dot(first, last))
-    along = (jnp.arange(steps) / steps)[:, None]
-    turned = jnp.cos(along * angle) * first[None]
-    turned += jnp.sin(along * angle) * _divided(across, jnp.linalg.norm(across))[None]
-    return ((1 - along) * lengths[0] + along * lengths[1]) * turned
+    fraction = (jnp.arange(steps) / steps)[:, None]
+    direction = jnp.cos(fraction * angle) * first[None]
+    direction += jnp.sin(fraction * angle) * _divide(across, jnp.linalg.norm(across))[None]
+    return ((1 - fraction) * lengths[0] + fraction * lengths[1]) * direction
 
 
-def _rejected(vector: Array, direction: Array) -> Array:
-    """Its part perpendicular to a direction of length 1."""
+def _reject(vector: Array, direction: Array) -> Array:
+    """Return the component orthogonal to a unit vector."""
     return vector - jnp.dot(direction, vector) * direction
 
 
-def _divided(vector: Array, length: Array) -> Array:
+def _divide(vector: Array, length: Array) -> Array:
     return vector / jnp.maximum(length, 1e-12)

@@ -1,10 +1,12 @@
-"""Which input pixels an output pixel depends on: the arithmetic behind exact work on tiles.
+"""Receptive fields of networks, computed by interval arithmetic.
 
-A layer of windows maps the pixels that a pixel depends on to an interval along each axis
-(Dumoulin & Visin, arXiv:1603.07285); the intervals of a network's layers compose, and where two
-paths join the wider one counts. What a reader would get wrong: for a network that changes the size
-the interval is not the same for every pixel. It repeats with a period, so a `ReceptiveFieldTracker` carries one
-period of intervals through the network, and the field is their union about the pixel's own place.
+Each pixel of a layer depends on an interval of input pixels along each axis. A layer maps intervals to
+intervals (Dumoulin & Visin, arXiv:1603.07285), layers compose, and the sum of two paths depends on the union
+of their intervals. Tiled inference uses the result to restore crops exactly.
+
+Note: In a network that changes the resolution, the interval relative to the pixel's position is not the same
+for all pixels but repeats periodically. `ReceptiveFieldTracker` therefore tracks one period of intervals, and
+the receptive field is their union relative to the pixel's position.
 """
 
 import dataclasses
@@ -17,16 +19,18 @@ from deconv_jax.ops.upsample import UpsampleMethod
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """What an output pixel depends on, along an axis, in input pixels.
+    """The receptive field of an output pixel along an axis, in input pixels.
 
-    Output pixel o has its own place at input pixel `o // scale`, and depends on no input pixel
-    further than `before` to the left of it (or above it) or `after` to the right (or below).
+    Output pixel o is at input pixel `o // scale`. It depends on at most `before` input pixels to the left of
+    it (or above it) and `after` to the right (or below).
 
     Attributes:
-      before, after: pixels.
-      multiple: a crop of the input whose position is a multiple of it gives the crop of the output
-        beyond `before` and `after` of its cuts; sizes have to be multiples of it too.
-      scale: output pixels an input pixel.
+      before: Extent to the left of, or above, the pixel's position.
+      after: Extent to the right of, or below, the pixel's position.
+      multiple: Alignment of the network. If the position and size of a crop of the input are multiples of it,
+        then the network's output for the crop equals the crop of its output for the whole image, except
+        within `before` and `after` of the cuts.
+      scale: Output size over input size.
     """
 
     before: int
@@ -37,14 +41,15 @@ class ReceptiveField:
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveFieldTracker:
-    """The input pixels that each pixel of a layer depends on; `ReceptiveFieldTracker()` is the input itself.
+    """The input pixels that each pixel of a layer depends on.
 
-    A method is a layer and returns the tracker of its output: `ReceptiveFieldTracker().conv(3).conv(3, stride=2)`.
+    `ReceptiveFieldTracker()` is the input. Every method adds a layer and returns the tracker of its output:
+    `ReceptiveFieldTracker().conv(3).conv(3, stride=2)`.
 
     Attributes:
-      first, last: of a period of the layer's pixels, from pixel 0 on, the first and last input
-        pixel of each.
-      multiple: input pixels that the interval moves by with a period.
+      first_input: First input pixel that each pixel depends on, for one period of pixels from pixel 0.
+      last_input: Last input pixel that each pixel depends on.
+      input_period: Number of input pixels by which the intervals shift from one period to the next.
     """
 
     first_input: tuple[int, ...] = (0,)
@@ -54,74 +59,82 @@ class ReceptiveFieldTracker:
     def conv(
         self, kernel_size: int, stride: int = 1, dilation: int = 1, padding: int | None = None
     ) -> "ReceptiveFieldTracker":
-        """`ops.conv`, or a pooling.
+        """Add a convolution or a pooling.
 
         Args:
-          kernel_size: taps.
-          stride: in pixels.
-          dilation: distance between taps, in pixels.
-          padding: pixels before the image; unless given "SAME" for sizes that `stride` divides.
+          kernel_size: Size of the kernel or pooling window, in pixels.
+          stride: Stride, in pixels.
+          dilation: Distance between the weights of the kernel, in pixels.
+          padding: Pixels before the image. None is "SAME" for sizes that are multiples of `stride`.
 
         Raises:
-          InputError: a figure out of range.
+          InputError: An argument is out of range.
         """
         extent = _extent(kernel_size, stride, dilation)
-        before = _same(extent, stride) if padding is None else padding
-        together = math.lcm(len(self.first_input), stride)
-        starts = [stride * pixel - before for pixel in range(together // stride)]
+        before = _same_padding(extent, stride) if padding is None else padding
+        common = math.lcm(len(self.first_input), stride)
+        starts = [stride * pixel - before for pixel in range(common // stride)]
         return ReceptiveFieldTracker(
-            self._all_first(starts),
-            self._all_last([start + extent - 1 for start in starts]),
-            self.input_period * together // len(self.first_input),
+            self._first_inputs(starts),
+            self._last_inputs([start + extent - 1 for start in starts]),
+            self.input_period * common // len(self.first_input),
         )
 
     def conv_transpose(
         self, kernel_size: int, stride: int = 1, padding: int | None = None
     ) -> "ReceptiveFieldTracker":
-        """`ops.conv_transpose`; arguments as for `conv`.
+        """Add a transposed convolution; for the arguments see `conv`.
 
         Raises:
-          InputError: a figure out of range, or a kernel smaller than the stride, which leaves
-            pixels that depend on none.
+          InputError: An argument is out of range, or the kernel is smaller than the stride, so that some
+            output pixels depend on no input.
         """
         extent = _extent(kernel_size, stride, 1)
         at_least("kernel_size", kernel_size, stride)
-        before = _same(extent, stride) if padding is None else padding
+        before = _same_padding(extent, stride) if padding is None else padding
         pixels = range(before, before + stride * len(self.first_input))
         return ReceptiveFieldTracker(
-            self._all_first([-((extent - 1 - pixel) // stride) for pixel in pixels]),
-            self._all_last([pixel // stride for pixel in pixels]),
+            self._first_inputs([-((extent - 1 - pixel) // stride) for pixel in pixels]),
+            self._last_inputs([pixel // stride for pixel in pixels]),
             self.input_period,
         )
 
     def enlarge(self, factor: int) -> "ReceptiveFieldTracker":
-        """`ops.resize` to the nearest pixel, or `ops.depth_to_space`; raises for a factor below 1."""
+        """Add nearest-neighbor upsampling or `ops.depth_to_space`.
+
+        Raises:
+          InputError: The factor is below 1.
+        """
         at_least("factor", factor, 1)
         pixels = [pixel // factor for pixel in range(factor * len(self.first_input))]
         return ReceptiveFieldTracker(
-            self._all_first(pixels), self._all_last(pixels), self.input_period
+            self._first_inputs(pixels), self._last_inputs(pixels), self.input_period
         )
 
     def bicubic(self, factor: int) -> "ReceptiveFieldTracker":
-        """`ops.imresize` to `factor` times the size; raises InputError for a factor below 1."""
+        """Add bicubic upsampling by `ops.imresize`.
+
+        Raises:
+          InputError: The factor is below 1.
+        """
         at_least("factor", factor, 1)
         first, last = [], []
         for pixel in range(factor * len(self.first_input)):
             left, between = divmod(2 * pixel + 1 - factor, 2 * factor)
-            # On a pixel the cubic is one there and zero at all others.
+            # At an integer position only that pixel has a nonzero weight.
             first.append(left - 1 if between else left)
             last.append(left + 2 if between else left)
         return ReceptiveFieldTracker(
-            self._all_first(first), self._all_last(last), self.input_period
+            self._first_inputs(first), self._last_inputs(last), self.input_period
         )
 
     def upsample(
         self, factor: int, method: UpsampleMethod, kernel_size: int
     ) -> "ReceptiveFieldTracker":
-        """`ops.upsample`.
+        """Add learned upsampling by `ops.upsample`.
 
         Raises:
-          InputError: an unknown method, or a figure out of range.
+          InputError: Unknown method, or an argument is out of range.
         """
         layers = {
             "transposed": lambda: self.conv_transpose(kernel_size, factor),
@@ -133,48 +146,50 @@ class ReceptiveFieldTracker:
         return layers[method]()
 
     def join(self, other: "ReceptiveFieldTracker") -> "ReceptiveFieldTracker":
-        """The sum or concatenation with another path from the same input.
+        """Add or concatenate another path from the same input.
 
         Raises:
-          InputError: the paths have not the same resolution.
+          InputError: The paths have different resolutions.
         """
         if len(self.first_input) * other.input_period != len(other.first_input) * self.input_period:
             raise InputError(
-                f"paths join at one resolution; got {len(self.first_input)} pixels for "
-                f"{self.input_period} of the input and {len(other.first_input)} for {other.input_period}"
+                "joined paths must have the same resolution; got "
+                f"{len(self.first_input)} pixels for {self.input_period} input pixels and "
+                f"{len(other.first_input)} for {other.input_period}"
             )
         pixels = range(math.lcm(len(self.first_input), len(other.first_input)))
-        firsts = zip(self._all_first(pixels), other._all_first(pixels), strict=True)
-        lasts = zip(self._all_last(pixels), other._all_last(pixels), strict=True)
-        multiple = math.lcm(self.input_period, other.input_period)
-        return ReceptiveFieldTracker(tuple(map(min, firsts)), tuple(map(max, lasts)), multiple)
+        firsts = zip(self._first_inputs(pixels), other._first_inputs(pixels), strict=True)
+        lasts = zip(self._last_inputs(pixels), other._last_inputs(pixels), strict=True)
+        input_period = math.lcm(self.input_period, other.input_period)
+        return ReceptiveFieldTracker(tuple(map(min, firsts)), tuple(map(max, lasts)), input_period)
 
     def receptive_field(self) -> ReceptiveField:
-        """Of the network that ends here.
+        """Return the receptive field of the tracked network.
 
         Raises:
-          InputError: the output's size is not a whole multiple of the input's.
+          InputError: The output's size is not an integer multiple of the input's.
         """
         scale, rest = divmod(len(self.first_input), self.input_period)
         if rest:
             raise InputError(
-                "the output of a restoration network is a whole multiple of its input's size; got "
-                f"{len(self.first_input)} pixels for {self.input_period}"
+                "the output size of a restoration network must be an integer multiple of its input "
+                f"size; got {len(self.first_input)} pixels for {self.input_period} input pixels"
             )
-        places = [pixel // scale for pixel in range(len(self.first_input))]
-        before = max(place - first for place, first in zip(places, self.first_input, strict=True))
-        after = max(last - place for place, last in zip(places, self.last_input, strict=True))
+        positions = [pixel // scale for pixel in range(len(self.first_input))]
+        before = max(p - first for p, first in zip(positions, self.first_input, strict=True))
+        after = max(last - p for p, last in zip(positions, self.last_input, strict=True))
         return ReceptiveField(max(before, 0), max(after, 0), self.input_period, scale)
 
-    def _all_first(self, pixels: Sequence[int]) -> tuple[int, ...]:
-        return self._periodic(self.first_input, pixels)
+    def _first_inputs(self, pixels: Sequence[int]) -> tuple[int, ...]:
+        return self._extend(self.first_input, pixels)
 
-    def _all_last(self, pixels: Sequence[int]) -> tuple[int, ...]:
-        return self._periodic(self.last_input, pixels)
+    def _last_inputs(self, pixels: Sequence[int]) -> tuple[int, ...]:
+        return self._extend(self.last_input, pixels)
 
-    def _periodic(self, period: tuple[int, ...], pixels: Sequence[int]) -> tuple[int, ...]:
-        places = [divmod(pixel, len(period)) for pixel in pixels]
-        return tuple(period[phase] + self.input_period * count for count, phase in places)
+    def _extend(self, period: tuple[int, ...], pixels: Sequence[int]) -> tuple[int, ...]:
+        """Look pixels up in the periodic continuation of one period of input pixels."""
+        positions = [divmod(pixel, len(period)) for pixel in pixels]
+        return tuple(period[phase] + self.input_period * count for count, phase in positions)
 
 
 def _extent(kernel_size: int, stride: int, dilation: int) -> int:
@@ -183,6 +198,6 @@ def _extent(kernel_size: int, stride: int, dilation: int) -> int:
     return dilation * (kernel_size - 1) + 1
 
 
-def _same(extent: int, stride: int) -> int:
-    """Pixels before an image that "SAME" adds where the stride divides the size."""
+def _same_padding(extent: int, stride: int) -> int:
+    """Return the pixels that "SAME" adds before an image whose size is a multiple of the stride."""
     return max(extent - stride, 0) // 2

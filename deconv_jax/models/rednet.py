@@ -1,15 +1,16 @@
-"""RED-Net: convolutions, as many transposed convolutions, and skips between those that mirror.
+"""RED-Net: convolutions and transposed convolutions with symmetric skips.
 
-Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric
-skip connections", arXiv:1603.09056, section 2: `depth / 2` convolutions and `depth / 2` transposed
-convolutions, all 3x3 with 64 channels and a ReLU; every second convolution's output is added to
-that of the transposed convolution which mirrors the next one, before its ReLU, and the input to the
-last one's. RED10, RED20 and RED30 are its depths.
+Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric skip
+connections", arXiv:1603.09056, section 2: `depth / 2` convolutions and `depth / 2` transposed convolutions, all
+3x3 with 64 channels and a ReLU. The output of every second convolution is added, before the ReLU, to that of the
+transposed convolution that mirrors the next convolution. The input is added to the output of the last layer. The
+paper's RED10, RED20 and RED30 differ in depth.
 
-What a reader would get wrong: nothing is strided, so every layer sees the whole image and the field
-grows by a pixel a layer; the transposed convolutions are there to undo, not to enlarge. The last
-layer has no ReLU here, which would stop the gradient of what comes out negative, and starts near
-zero, so that the network starts as the identity.
+Note: All layers have stride 1 and work at full resolution, so the receptive field grows by one pixel on each side
+per layer.
+
+Unlike the paper's, the last layer has no ReLU, which would have no gradient for negative corrections, and is
+initialized near zero, so that the network starts near the identity.
 """
 
 from typing import ClassVar
@@ -32,13 +33,13 @@ _KERNEL_SIZE = 3
 
 
 class REDNet(nn.Module):
-    """An encoder-decoder of constant size with symmetric skips.
+    """A restoration network of constant resolution with symmetric skips.
 
     Attributes:
-      channels: of the image.
-      depth: layers, half of them transposed: even; 10, 20 or 30 in the paper.
-      features: channels of the layers between.
-      skip_every: layers from one skip to the next; `depth / 2` or more for that of the image alone.
+      channels: Number of image channels.
+      depth: Number of layers, even; half of them are transposed. 10, 20 or 30 in the paper.
+      features: Number of channels of the hidden layers.
+      skip_every: Number of layers between skips. With `depth / 2` or more, only the image skip remains.
     """
 
     channels: int = 1
@@ -52,10 +53,10 @@ class REDNet(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Degraded images, and maps after their channels if any, to restored images.
+        """Restore images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, or a field out of range.
+          InputError: Too few channels, or an attribute is out of range.
         """
         del train
         self._check()
@@ -85,7 +86,11 @@ class REDNet(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         self._check()
         tracker = ReceptiveFieldTracker()
         for _ in range(self.depth):

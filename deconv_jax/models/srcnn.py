@@ -1,11 +1,13 @@
-"""SRCNN: bicubic enlargement, then three convolutions that sharpen it.
+"""SRCNN: bicubic upsampling followed by three convolutions.
 
-Dong et al., "Image super-resolution using deep convolutional networks", arXiv:1501.00092, section
-3.1: patch extraction, non-linear mapping and reconstruction, "9-1-5" or "9-5-5" with 64 and 32
-channels. What a reader would get wrong: the network takes the *small* image and enlarges it itself,
-by the `imresize` that made it small, so that it is used like the networks that work at low
-resolution. It pads with zeros to keep the size, where the paper's training leaves the border out;
-and it starts from weights that keep the variance of activations, not from a deviation of 0.001.
+Dong et al., "Image super-resolution using deep convolutional networks", arXiv:1501.00092, section 3.1: patch
+extraction, non-linear mapping and reconstruction, "9-1-5" or "9-5-5" with 64 and 32 channels.
+
+Note: The input is the low-resolution image. The network upsamples it by `ops.imresize`, so that it has the same
+interface as networks that work at low resolution.
+
+Unlike the paper's, the convolutions pad with zeros to keep the size, and the initialization preserves the variance
+of activations instead of using a standard deviation of 0.001.
 """
 
 import flax.linen as nn
@@ -17,14 +19,14 @@ from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTrac
 
 
 class SRCNN(nn.Module):
-    """Three convolutions on the image enlarged bicubically.
+    """Three convolutions of the bicubically upsampled image.
 
     Attributes:
-      scale: of height and width; 1 restores images that have their size already.
-      channels: of the image; the paper restores luma alone.
-      features: channels of the first two layers.
-      kernel_sizes: of the three layers, pixels of the large image: (9, 1, 5), or (9, 5, 5) for the
-        paper's largest.
+      scale: Ratio of output to input height and width; 1 for restoration at the same size.
+      channels: Number of image channels; 1 (luma) in the paper.
+      features: Number of channels of the first two layers.
+      kernel_sizes: Kernel sizes of the three layers, in pixels of the output: (9, 1, 5), or (9, 5, 5) for the
+        paper's largest network.
     """
 
     scale: int = 3
@@ -36,10 +38,10 @@ class SRCNN(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch out_height out_width channels"]:
-        """Images to images `scale` times their size.
+        """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: too few channels, or a field out of range.
+          InputError: Too few channels, or an attribute is out of range.
         """
         del train
         take_image_channels(images, self.channels)
@@ -51,7 +53,11 @@ class SRCNN(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         tracker = ReceptiveFieldTracker().bicubic(self.scale)
         for kernel_size in self.kernel_sizes:
             tracker = tracker.conv(kernel_size)

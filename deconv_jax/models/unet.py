@@ -1,15 +1,16 @@
-"""U-Net: convolutions at halving resolutions, and the way back with skips.
+"""U-Net: an encoder-decoder with skips at every resolution.
 
-Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation",
-arXiv:1505.04597, section 2: two 3x3 convolutions a level, max pooling to the next, upsampling and
-concatenation on the way back, a 1x1 convolution at the end. It differs in what restoration needs:
-the size is kept (zero padding, where the paper's convolutions are valid and its skips cropped), the
-output is added to the image unless `residual` is off, and there are three ways to enlarge, of 4x4
-("transposed", 2x2 in the paper) or 3x3 taps. A segmenter is `UNet(channels=classes, residual=False,
-norm="batch")`.
+Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", arXiv:1505.04597, section 2:
+two 3x3 convolutions per level, max pooling in the encoder, upsampling and concatenation in the decoder, and a final
+1x1 convolution.
 
-What a reader would get wrong: sizes have to be multiples of `2**levels`. The network does not pad
-by itself: a tile padded inside would no longer be a crop of the whole, and tiles would show seams.
+It differs from the paper for restoration. The convolutions are zero-padded and keep the size; the paper's are
+valid, with cropped skips. The output is added to the image unless `residual` is off. The upsampling layer is a
+choice, with 4x4 kernels for "transposed" (2x2 in the paper) and 3x3 kernels for the others. For segmentation use
+`UNet(channels=classes, residual=False, norm="batch")`.
+
+Note: The image's sides must be multiples of `multiple`. The network does not pad internally, because padding
+inside a tile would cause seams.
 """
 
 from typing import ClassVar
@@ -37,15 +38,16 @@ _CONVS_PER_LEVEL = 2
 
 
 class UNet(nn.Module):
-    """An encoder-decoder of halving resolutions with skips.
+    """An encoder-decoder with skips, for restoration or segmentation.
 
     Attributes:
-      channels: of the output: those of the image, or the number of classes of a segmenter's logits.
-      features: channels of each level, the full resolution first; each further one halves it.
-      upsampling: see `layers.Upsample`.
-      residual: adds the image to the output.
-      norm, activation: by name, see `layers`; "group" takes statistics of the whole image, so that
-        there is no receptive field.
+      channels: Number of output channels: those of the image, or one per class for segmentation.
+      features: Number of channels of each level, from full resolution down; each level halves it.
+      upsampling: Upsampling method, see `layers.Upsample`.
+      residual: Whether to add the image to the output.
+      norm: Name of the normalization, see `Norm`. With "group", whose statistics cover the whole image, the
+        receptive field is unbounded.
+      activation: Name of the activation, see `layers.ACTIVATIONS`.
     """
 
     channels: int = 1
@@ -59,17 +61,21 @@ class UNet(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Of the image's sides; raises InputError for a field out of range."""
+        """Required divisor of the image's height and width.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         return 2 ** (len(self._levels()) - 1)
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Degraded images, and maps after their channels if any, to restored images; or to logits.
+        """Return restored images, or logits, of images and any conditioning maps after their channels.
 
         Raises:
-          InputError: a size that the poolings do not divide, too few channels for a residual, or an
+          InputError: The poolings do not divide the image's sides, too few channels for `residual`, or an
             unknown name.
         """
         check_sides("U-Net", images, self.multiple)
@@ -92,11 +98,15 @@ class UNet(nn.Module):
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
-        """Of an output pixel; raises InputError for a field out of range, or norm "group"."""
+        """Return the receptive field of an output pixel.
+
+        Raises:
+          InputError: An attribute is out of range, or the norm is "group".
+        """
         if self.norm == "group":
             raise InputError(
-                'norm "group" averages over the whole image: there is no receptive field; take '
-                '"batch", "layer" or "none"'
+                "a bounded receptive field requires norm 'batch', 'layer' or 'none'; got norm='group', "
+                "whose statistics cover the whole image"
             )
         *upper, _ = self._levels()
         tracker, skipped = ReceptiveFieldTracker(), []
