@@ -1,5 +1,6 @@
 """Tables in texts come from results, and a text that says otherwise is noticed."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deconv_jax.cli import load_config
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
+from deconv_jax.experiment import Experiment
+from deconv_jax.io import write_json
 from deconv_jax.notebook_cells import PROJECT, install_cell, repository
-from deconv_jax.records import REQUIRED, RESULTS, TABLES, read_record
+from deconv_jax.records import REQUIRED, RESULTS, TABLES, read_record, stale_records
 from deconv_jax.tables import NOTEBOOKS, render_texts, run_missing, texts
 
 ROOT = Path(__file__).parent.parent
@@ -166,7 +170,80 @@ def test_what_protocols_share_is_said_once():
     assert line(["Blur; x; y", "Blur; x"]) == ["Protocol: x. Some with: y."]
 
 
-# Rows of synthesis
+# Stale records
+
+
+@pytest.fixture
+def fresh(project, monkeypatch):
+    """Return a function that writes the only record of a project, changed by hand, and checks it."""
+    monkeypatch.setattr("deconv_jax.records._has_commit", lambda _, commit: commit == "abc1234")
+    shutil.rmtree(project / RESULTS)
+    shutil.copytree(ROOT / "experiments" / "autoencoding", project / "experiments" / "autoencoding")
+    config = "autoencoding/digits.py"
+    resolved = Experiment.from_dict(load_config(f"{ROOT / 'experiments' / config}")).to_dict()
+    record = dict.fromkeys(REQUIRED, "something") | {
+        "commit": "abc1234",
+        "uncommitted_changes": False,
+        "wall_time_s": 30.0,
+        "metrics": {"mse": 0.01, "psnr": 20.0},
+        "training": {
+            "config_file": config,
+            "config": resolved,
+            "task_version": 1,
+            "wall_time_s": 90.0,
+        },
+    }
+
+    def reasons(change=id, part="digits_autoencoder"):
+        changed = copy.deepcopy(record)
+        change(changed)
+        write_json(project / RESULTS / "runs" / f"{part}.json", changed)
+        return stale_records(project, load_config)
+
+    return reasons
+
+
+def test_record_of_what_the_code_measures_is_not_stale(fresh):
+    assert fresh() == []
+    assert fresh(lambda r: r["training"]["config"]["data"].update(data_dir="elsewhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.pop("protocol"), "it lacks protocol"),
+        (lambda r: r.update(commit=None), "its commit is unknown"),
+        (lambda r: r.update(commit="def5678"), "commit def5678 is not in the history"),
+        (lambda r: r.update(uncommitted_changes=True), "its code had uncommitted changes"),
+        (lambda r: r.update(uncommitted_changes=None), "its code had uncommitted changes"),
+        (lambda r: r.update(table_version=0), "table version 0 is now 1"),
+        (lambda r: r["training"].pop("config_file"), "training lacks config_file"),
+        (lambda r: r["training"].update(task_version=0), "task version 0 is now 1"),
+        (
+            lambda r: r["training"]["config"].update(seed=3),
+            "its config has changed: config.seed: 3 -> 0",
+        ),
+        (lambda r: r["metrics"].update(ssim=0.5), "the task no longer emits ssim"),
+        (
+            lambda r: r["training"].update(config_file="autoencoding/digits.py:size=3"),
+            "its config does not load: unknown config argument 'size'",
+        ),
+    ],
+)
+def test_stale_record_says_why(fresh, change, reason):
+    (stale,) = fresh(change)
+    assert stale.name == "runs/digits_autoencoder"
+    assert stale.seconds == 90.0
+    (said,) = stale.reasons
+    assert said.startswith(reason)
+
+
+def test_record_without_a_part_is_stale(fresh):
+    (stale,) = fresh(part="removed")
+    assert stale.reasons == ("no table has this part",)
+
+
+# Rows of GAN tables
 
 
 def synthesis_record(

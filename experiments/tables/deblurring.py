@@ -62,7 +62,7 @@ def _measure(data: Path, *, method: str) -> dict[str, Any]:
         means = mean_of_rows({n: row[n] for n in ("psnr", "ssim")} for row in rows)
         by_sigma[str(sigma)] = {"images": rows, "mean": means, "count": len(rows)}
     stated = {name: value for name, value in options.items() if name != "denoiser"}
-    return {"sigmas": by_sigma, "options": stated, "seed": 0}
+    return {"sigmas": by_sigma, "options": stated, "protocol": rows[0]["protocol"], "seed": 0}
 
 
 def _restore(
