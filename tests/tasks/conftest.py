@@ -1,10 +1,27 @@
 """A state of a task without compiling its initialization, which takes as long as a step."""
 
 import dataclasses
+import fnmatch
 
 import jax
 import numpy as np
 import pytest
+
+from deconv_jax.tasks import TASKS
+
+
+@pytest.fixture(autouse=True)
+def metrics_are_declared(monkeypatch):
+    """Check that `metric_names` covers every metric that a task emits."""
+    for task in TASKS.values():
+
+        def evaluate(self, *arguments, original=task.evaluate, **options):
+            metrics = original(self, *arguments, **options)
+            for name in metrics:
+                assert any(fnmatch.fnmatchcase(name, pattern) for pattern in self.metric_names)
+            return metrics
+
+        monkeypatch.setattr(task, "evaluate", evaluate)
 
 
 @pytest.fixture(scope="session")
