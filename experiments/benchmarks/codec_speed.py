@@ -75,9 +75,9 @@ def main() -> None:
     paper = "hyperprior 128/192"
     write_record(
         arguments.output,
-        measured="writing or reading the file of a photograph of 768 x 512 pixels in memory",
-        protocol="programs compiled before; Pillow's formats at quality 50, default settings; a turn is "
-        "one call after one that is not timed",
+        measured="encoding or decoding of a photograph of 768 x 512 pixels, in memory",
+        protocol="one timed call per turn after a warm-up call, candidates interleaved; programs compiled "
+        "beforehand; Pillow's formats have quality 50 and default settings",
         times=times,
         ratios=time_ratios(
             times,

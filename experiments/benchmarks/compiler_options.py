@@ -66,9 +66,9 @@ def main() -> None:
     write_record(
         arguments.output,
         measured="one training step, compiled with different options of XLA; float32, CPU",
-        protocol="memory kept between steps as by `deconv-jax train`; median over rounds of the mean of "
-        f"{CALLS} steps after an untimed one, all in turns in one process; an option is added to those "
-        "of deconv_jax",
+        protocol=f"median over rounds of the mean of {CALLS} steps after a warm-up step; candidates interleaved in "
+        "one process; freed memory is kept as by `deconv-jax train`; each option is added to those of "
+        "deconv_jax",
         times=times,
         ratios=ratios,
         cost=cost,

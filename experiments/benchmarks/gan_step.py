@@ -100,11 +100,11 @@ def main() -> None:
         arguments.output,
         measured="one training step of a DCGAN, an update of each network; float32, CPU",
         protocol=f"{STEP_PROTOCOL}, and with both networks {compiled}; "
-        f"median over rounds of the mean of {CALLS} steps after an untimed one, in turns in one "
-        f"process, and after them {FLAX}, {FLAX_ROUNDS} rounds of {FLAX_CALLS} after an untimed one; "
-        "same weights and latents, and agreement of parameter counts, generated images (to "
+        f"median over rounds of the mean of {CALLS} steps after a warm-up step; candidates interleaved "
+        f"in one process, except {FLAX}: {FLAX_ROUNDS} rounds of {FLAX_CALLS} step at the end; same weights "
+        "and latents; parameter counts, generated images (to "
         f"{FORWARD_TOLERANCE:g}), logits (to {LOGIT_TOLERANCE:g}) and both losses of "
-        f"{CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) checked before",
+        f"{CHECKED_STEPS} steps (to {LOSS_TOLERANCE:g}, relative) are checked first",
         times=times,
         ratios=ratios,
         cost=cost,

@@ -58,10 +58,10 @@ def main() -> None:
             times[run].append(step_time(experiment(*runs[run], data_dir), workdir))
     write_record(
         arguments.output,
-        measured="one step of training as the library's loop does it, reading data included",
-        protocol="median over rounds of a run's mean time a step, by the times in metrics.jsonl, "
-        "from the record after log_every steps to the last; no evaluation and no checkpoint "
-        "in between; all in turns in one process, each run in a new workdir",
+        measured="one training step in the training loop, loading included",
+        protocol="median over rounds of the mean time per step of a run, from the first record in "
+        "metrics.jsonl to the last, without evaluations and checkpoints; runs interleaved in one "
+        "process, each with a new workdir",
         times=times,
         ratios=time_ratios(
             times,

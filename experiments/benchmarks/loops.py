@@ -57,10 +57,9 @@ def main() -> None:
     pairs = [(f"{name}, {way}", f"{name}, {SINGLE}") for name in loops for way in (SCAN, UNROLLED)]
     write_record(
         arguments.output,
-        measured=f"one of {STEPS} steps in a lax.scan, in an unrolled one, or dispatched singly",
-        protocol=f"median over rounds of a {STEPS}th of the time of {STEPS} steps, after as many "
-        "untimed ones, all in turns in one process; each step takes a number from the one before; "
-        "float32",
+        measured=f"one of {STEPS} steps in a lax.scan, in an unrolled lax.scan, or dispatched one by one",
+        protocol=f"median over rounds of the time of {STEPS} steps / {STEPS}, after {STEPS} warm-up steps; "
+        "candidates interleaved in one process; each step depends on the previous one; float32",
         times=times,
         ratios=time_ratios(times, *pairs),
         shapes={

@@ -315,9 +315,9 @@ def main() -> None:
         arguments.output,
         measured="output and both gradients of one operator, float32",
         protocol=(
-            f"median over rounds of the mean over 0.1 s of calls after an untimed one, {OURS}, {PLAIN} "
-            f"and {TORCH} in turns in one process; {FLAX} {FLAX_CALLS} calls in a row, after them; "
-            f"results checked equal to {TOLERANCE:g} before; torch eager, channels_last"
+            f"median over rounds of the mean time of calls in 0.1 s after a warm-up call; {OURS}, {PLAIN} and "
+            f"{TORCH} interleaved in one process, then {FLAX_CALLS} calls of {FLAX}; results agree to "
+            f"{TOLERANCE:g}; torch eager, channels_last"
         ),
         times=times,
         ratios={},

@@ -224,10 +224,10 @@ def measure_cases(
     write_record(
         arguments.output,
         measured=measured,
-        protocol=f"{STEP_PROTOCOL}; median over rounds of the mean of {calls} steps after an untimed "
-        "one, all in turns in one process; same weights, and agreement of parameter counts, outputs "
-        f"(to {tolerance:g}) and the losses of {steps} steps (to {LOSS_TOLERANCE:g}, relative) checked "
-        f"before; {protocol}",
+        protocol=f"{STEP_PROTOCOL}; median over rounds of the mean of {calls} steps after a warm-up step; "
+        "candidates interleaved in one process; same weights; parameter counts, outputs (to "
+        f"{tolerance:g}) and the losses of {steps} steps (to {LOSS_TOLERANCE:g}, relative) are checked "
+        f"first; {protocol}",
         times=times,
         ratios=ratios,
         versions={"torch": torch.__version__},

@@ -60,7 +60,7 @@ def main() -> None:
         tolerance=FORWARD_TOLERANCE,
         measured="one training step of recognition networks: uint8 images to floats, forward, "
         "backward, Adam; float32, CPU",
-        protocol="scenes drawn before; heat maps made within the step here and before it in PyTorch",
+        protocol="scenes drawn beforehand; heat maps are part of the step here and precomputed for PyTorch",
     )
 
 

@@ -53,7 +53,7 @@ def main() -> None:
         tolerance=FORWARD_TOLERANCE,
         measured="one training step of restoration networks and of a codec: forward, backward, Adam; "
         "float32, CPU",
-        protocol="degraded images and the codec's noise drawn before, the same for all",
+        protocol="degraded images and the codec's noise drawn beforehand, the same for all candidates",
     )
 
 

@@ -46,10 +46,9 @@ def main() -> None:
     write_record(
         arguments.output,
         measured="command to the end of the first training step on digits",
-        protocol="median over rounds of a first start, its compilation cache empty, and a second "
-        "one in turns, each a process of its own; until the time in the first training record of "
-        "metrics.jsonl; the data set prepared, and an uncounted start, before; the config's model "
-        "and batch with " + " ".join(OVERRIDES),
+        protocol="median over rounds of a first start with an empty compilation cache and a second start, each a "
+        "process of its own, until the time of the first training record in metrics.jsonl; data set "
+        "prepared and one uncounted start beforehand; overrides: " + " ".join(OVERRIDES),
         times=times,
         ratios=time_ratios(times, (FIRST, SECOND)),
         config=str(CONFIG.relative_to(ROOT)),

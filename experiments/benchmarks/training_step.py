@@ -84,10 +84,10 @@ def main() -> None:
         arguments.output,
         measured="one training step: uint8 images to floats, forward, backward, Adam; float32, CPU",
         protocol=f"{STEP_PROTOCOL}; "
-        f"median over rounds of the mean of {CALLS} steps after an untimed one, all "
-        "in turns in one process; same weights, and agreement of parameter counts, "
+        f"median over rounds of the mean of {CALLS} steps after a warm-up step; candidates "
+        "interleaved in one process; same weights; parameter counts, "
         f"reconstructions (to {FORWARD_TOLERANCE:g}) and the losses of {CHECKED_STEPS} steps (to "
-        f"{LOSS_TOLERANCE:g}, relative) checked before",
+        f"{LOSS_TOLERANCE:g}, relative) are checked first",
         times=times,
         ratios=time_ratios(times, (OURS, PLAIN), (OURS, FLAX), (OURS, TORCH)),
         cost=costs(candidates),
