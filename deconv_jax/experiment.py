@@ -1,6 +1,6 @@
-"""An experiment as a value: a task, its data, how long to train, and the optimizer.
+"""An experiment as a dataclass: a task, its data, the length of training, and the optimizer.
 
-`train.train` runs an experiment; `workdir.open_workdir` returns the one that a workdir was trained with.
+`train.train` runs an experiment. `workdir.open_workdir` returns the experiment of a workdir.
 """
 
 import dataclasses
@@ -29,19 +29,21 @@ _CHOICES: schema.Choices = {
     View: VIEWS,
 }
 _SHARED_FIELDS = frozenset({"optimizer", "precision", "seed", "num_steps"})
-"""Task fields that are set by the experiment and are no keys of config.task."""
+"""Task fields that take their values from the experiment, so they are not keys of `config.task`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A task on a data set, for so many steps.
+    """A task, its data and its training.
 
     Attributes:
-      task: what is learned; holds `optimizer`, `precision` and, as it needs them, `seed` and
-        `num_steps`.
-      data: what from.
-      training: for how long.
-      seed: of the initial weights, the order of examples and the task's random numbers.
+      task: Task to train. If it has fields `optimizer`, `precision`, `seed` and `num_steps`, they have the
+        values of the experiment.
+      data: Data set.
+      training: Length of training, and intervals of evaluating, saving and logging.
+      optimizer: Optimizer and learning-rate schedule.
+      precision: Precision of the computation.
+      seed: Seed of the initial weights, the order of examples and the task's random numbers.
     """
 
     task: Task
@@ -62,18 +64,21 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":
-        """Builds an experiment of the keys task, data, training, optimizer, precision, seed.
+        """Return the experiment of a config.
+
+        Args:
+          config: Nested dict with the attributes of this class as keys. Keys with a default may be missing.
 
         Raises:
-          InputError: an unknown, missing or ill-typed key.
+          InputError: A key is unknown or missing, or a value has the wrong type.
         """
         try:
-            return cls._built(config)
+            return cls._build(config)
         except schema.UnknownKey as error:
             raise error.elsewhere(cls._keys(config)) from None
 
     @classmethod
-    def _built(cls, config: Mapping[str, Any]) -> "Experiment":
+    def _build(cls, config: Mapping[str, Any]) -> "Experiment":
         values = dict(config)
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
@@ -99,12 +104,12 @@ class Experiment:
 
     @classmethod
     def _keys(cls, config: Mapping[str, Any]) -> Iterator[str]:
-        """The keys of a config for `from_dict`, with their groups."""
+        """Yield the dotted keys that a config for `from_dict` can have."""
         for key in schema.keys(cls, config, _CHOICES):
             if not any(f"{key}.".startswith(f"config.task.{name}.") for name in _SHARED_FIELDS):
                 yield key
 
     def to_dict(self) -> dict[str, Any]:
-        """The config that `from_dict` makes this of, defaults written out; JSON-able."""
+        """Return the config of this experiment, with defaults, for `from_dict` and JSON."""
         values = schema.to_dict(self, _CHOICES, leave_out=frozenset({"task"}))
         return {"task": schema.to_dict(self.task, _CHOICES, leave_out=_SHARED_FIELDS)} | values

@@ -47,14 +47,14 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """Train an experiment, or resume it from the last checkpoint in its workdir.
 
     The workdir receives checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and,
-    once training has finished, result.json.
+    at the end of training, result.json. A finished run is not trained again.
 
     Returns:
-      The content of result.json. A run that has finished is not trained again.
+      The content of result.json.
 
     Raises:
-      InputError: The config does not fit the data, the devices or the workdir; another process trains
-        there; the disk is full; or the loss became NaN.
+      InputError: The config does not fit the data, the devices or the workdir; another process is using the
+        workdir; the disk is full; or the loss became NaN.
       Interrupted: After SIGTERM or SIGINT, once the state is saved.
     """
     started, origin = time.perf_counter(), provenance()
@@ -64,19 +64,26 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     if finished is not None:
         return finished
     with locked_for_all(workdir):
-        check_workdir(workdir, experiment)  # Another process may have written since.
+        check_workdir(workdir, experiment)  # Another process may have written to it since.
         task, training = experiment.task, experiment.training
+
+        # 1. Devices and data.
         devices = Devices.all(training.compiler)
         devices.check_batch_size(training.batch_size)
         sources = open_splits(experiment.data)
-        stream = open_loop_data(experiment.data, training, experiment.seed, devices, sources)
+        data = open_loop_data(experiment.data, training, experiment.seed, devices, sources)
         example = first_example(sources["train"])
+
+        # 2. Initial state.
         state = devices.init(lambda key: task.init(key, example), jax.random.key(experiment.seed))
         write_description(workdir, experiment, example)
+
         with Checkpoints(
             workdir / CHECKPOINTS, monitor=task.monitor, config=experiment.to_dict()
         ) as checkpoints:
-            state, resumed_at = _restore(checkpoints, experiment, devices, state, stream)
+            # 3. The last checkpoint, if there is one.
+            state, resumed_at = _restore(checkpoints, experiment, devices, state, data)
+
             with RunLog(
                 workdir,
                 resumed_at=resumed_at,
@@ -84,21 +91,27 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
                 batch_size=training.batch_size,
                 writes=jax.process_index() == 0,
             ) as log:
-                shared = _warn_of_overlaps(log, sources)
+                overlapping = _warn_of_overlaps(log, sources)
                 if resumed_at is not None:
-                    log.say(f"continuing from the checkpoint of step {resumed_at}")
+                    log.say(f"resuming from the checkpoint of step {resumed_at}")
+
+                # 4. Train.
                 state = fit(
                     task,
                     state,
-                    stream,
+                    data,
                     training=training,
                     devices=devices,
                     checkpoints=checkpoints,
                     log=log,
                     resumed_at=resumed_at,
                 )
+
+                # 5. Evaluate on the test split.
                 metrics = task.evaluate(state, device_batches(training, devices, sources["test"]))
                 log.evaluation(training.num_steps, "test", metrics)
+
+        # 6. Write the result.
         result = {
             "config": experiment.to_dict(),
             "step": training.num_steps,
@@ -107,7 +120,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             "protocol": task.protocol,
             "counts": {name: len(source) for name, source in sources.items()},
             "data": {name: dict(source.fingerprint) for name, source in sources.items()},
-            "overlapping_splits": shared,
+            "overlapping_splits": overlapping,
             "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
             "seed": experiment.seed,
             "resumed_at_step": resumed_at or 0,
@@ -133,11 +146,11 @@ def evaluate(
       checkpoint: "last", "best" on the validation split, or a step.
       split: Split to evaluate.
       data_dir: Folder of the data, if it has moved since training.
-      plots: Folder for the task's pictures of the first examples and its plots of the whole split, one
-        NAME.png each. Files of the same name are replaced.
+      plots: Folder to write the task's pictures of the first examples and its plots of the whole split to,
+        as NAME.png. Existing files are replaced.
 
     Returns:
-      {"step": step of the checkpoint, "split": ..., "metrics": {...}}
+      {"step": step of the checkpoint, "split": split, "metrics": {name: value}}
 
     Raises:
       InputError: The folder is not the workdir of a run, it has no such checkpoint, or `plots` cannot be
@@ -163,7 +176,7 @@ def evaluate(
 
 
 def _with_splits(experiment: Experiment) -> Experiment:
-    """Split a folder of images at random where the config names no splits, and say so."""
+    """Return the experiment with random splits for a folder of images without any, and print a note."""
     data = experiment.data.with_splits()
     if data != experiment.data and jax.process_index() == 0:
         print(
@@ -176,7 +189,7 @@ def _with_splits(experiment: Experiment) -> Experiment:
 
 
 def _finished_result(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:
-    """Return the result of a run that has finished, and write an inputs.json that is missing."""
+    """Return the result of a finished run, or None; add inputs.json to runs of older versions."""
     result = read_result(workdir)
     if result is not None and jax.process_index() == 0 and kind_of(workdir / INPUTS) is None:
         write_inputs(workdir, first_example(experiment.data.source("train")))
@@ -188,9 +201,9 @@ def _restore(
     experiment: Experiment,
     devices: Devices,
     state: TrainState,
-    stream: LoopData,
+    data: LoopData,
 ) -> tuple[TrainState, int | None]:
-    """Return the state of the last checkpoint and its step, and move the stream there.
+    """Return the state and step of the last checkpoint, and move the data iterator there.
 
     Without a checkpoint, return the initial state and None.
     """
@@ -200,17 +213,16 @@ def _restore(
     if restored.config is not None:
         before = Experiment.from_dict(restored.config)
         check_unchanged(f"the checkpoint of step {restored.step}", before, experiment)
-    stream.train.set_state(restored.data)
+    data.train.set_state(restored.data)
     return restored.state, restored.step
 
 
 def _warn_of_overlaps(log: RunLog, sources: Mapping[str, Source]) -> dict[str, int]:
-    """Return the number of examples that splits share, by pair of splits, and log a warning for each."""
+    """Return the number of examples that splits share, by pair of splits, and log warnings."""
     shared = overlaps({name: source.parts for name, source in sources.items()})
     for pair, count in shared.items():
         log.say(
-            f"warning: splits overlap, {pair}: {count} files or records; set data.train_split, "
-            "data.validation_split and data.test_split to disjoint splits, or the figures are not of "
-            "new images"
+            f"warning: splits overlap, {pair}: {count} files or records, so metrics are not of new images; "
+            "set data.train_split, data.validation_split and data.test_split to disjoint splits"
         )
     return shared

@@ -1,7 +1,7 @@
-"""The folder of a run: opened, checked, locked, loaded, and the provenance of what it holds.
+"""The folder of a run: check, lock, describe, open and load it, and record provenance.
 
-A workdir is self-describing. `config.json` holds the whole experiment, defaults included, and `inputs.json`
-the shapes of its data, so a trained model needs nothing but the path of its workdir.
+A workdir is self-describing. `config.json` holds the whole experiment, including defaults, and `inputs.json`
+the shapes of its data. The path of the workdir is therefore all that a trained model needs.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ from deconv_jax.training.parallel import Devices, any_process, wait_for_all
 from deconv_jax.training.state import TrainState
 
 Checkpoint = Literal["last", "best"] | int
-"""The last checkpoint, the best on the validation split, or that of a step."""
+"""The last checkpoint, the best on the validation split, or the one of a step."""
 
 CONFIG, INPUTS, RESULT, CHECKPOINTS = "config.json", "inputs.json", "result.json", "checkpoints"
 
 _UNCHECKED_DATA_KEYS = frozenset({"data_dir", "workers", "prefetch"})
-"""Keys of config.data that may change when a run is resumed, because no result depends on them."""
+"""Keys of `config.data` that may change when a run resumes, because results do not depend on them."""
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Raise InputError unless an experiment can start or resume in a workdir.
 
-    A workdir without a checkpoint may be given another config.
+    The config may differ from that of the workdir as long as there is no checkpoint.
     """
     kind = kind_of(workdir)
     if kind not in (None, "folder"):
@@ -50,8 +50,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
         others = [name for name in names_in(workdir) if not name.startswith(".")]
         if others:
             raise InputError(
-                f"workdir {workdir} is not empty (it holds {others[0]!r}) and is not the folder of a run: "
-                f"it has no {CONFIG}; use a new or an empty folder"
+                f"workdir {workdir} is not empty (it holds {others[0]!r}) and has no {CONFIG}, so it is "
+                "not the workdir of a run; use a new or empty folder"
             )
         return
     before = open_workdir(workdir)
@@ -62,8 +62,13 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> None:
     """Raise InputError if an experiment differs from the one that a run was started with.
 
-    Paths and the speed of loading may differ. Both experiments are built first, so a setting that is
-    new has its default in both.
+    Data paths and the speed of loading may differ. Comparing experiments rather than configs gives keys that
+    were added since then their default.
+
+    Args:
+      where: Workdir or checkpoint of the run, for the error message.
+      before: Experiment that the run was started with.
+      experiment: Experiment that would resume it.
     """
     old, new = before.to_dict(), experiment.to_dict()
     for values in (old, new):
@@ -71,7 +76,7 @@ def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> N
     changes = list(schema.differences(old, new))
     if changes:
         raise InputError(
-            f"{where} belongs to a run with another config; use another workdir, or undo:\n  "
+            f"{where} belongs to a run with another config; use another workdir or undo:\n  "
             + "\n  ".join(changes)
         )
 
@@ -96,18 +101,18 @@ def write_description(workdir: Path, experiment: Experiment, example: Batch) -> 
 
     Args:
       workdir: Folder of the run.
-      experiment: The experiment to describe.
-      example: A batch of one example of the training data.
+      experiment: Experiment to describe.
+      example: Batch of one training example.
     """
     if jax.process_index() == 0:
-        # The config first: without it, a folder that is not empty is refused.
+        # Write the config first: a folder with other files but no config is refused.
         write_json(workdir / CONFIG, experiment.to_dict())
         write_inputs(workdir, example)
     wait_for_all("config written")
 
 
 def write_inputs(workdir: Path, example: Batch) -> None:
-    """Write inputs.json: shape, without the batch axis, and dtype of each array of a batch."""
+    """Write inputs.json: the shape, without the batch axis, and dtype of each array of a batch."""
     described = {
         name: {"shape": list(array.shape[1:]), "dtype": str(array.dtype)}
         for name, array in example.items()
@@ -135,16 +140,16 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
     if "metrics" not in result:
         raise InputError(
             f"{path} is damaged: it has no metrics; remove it and run the same command again to "
-            "measure the test set again"
+            "evaluate the test split again"
         )
     return result
 
 
 def open_workdir(workdir: Path) -> Experiment:
-    """The experiment that a workdir was trained with.
+    """Return the experiment of a workdir.
 
     Raises:
-      InputError: the folder is not the workdir of a run, or cannot be read.
+      InputError: The folder is not the workdir of a run, or cannot be read.
     """
     path = workdir / CONFIG
     if kind_of(path) is None:
@@ -161,16 +166,16 @@ def open_task(workdir: Path, *kinds: type) -> Any:
 
     Args:
       workdir: Folder of the run.
-      kinds: The task classes that are accepted.
+      kinds: Accepted task classes.
 
     Raises:
-      InputError: The folder is not the workdir of a run, or the run has another kind of task.
+      InputError: The folder is not the workdir of a run, or its task is of another class.
     """
     task = open_workdir(workdir).task
     if not isinstance(task, kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
+        expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(
-            f"{workdir} is a run of {type(task).__name__}; wanted is a run of {wanted}"
+            f"{workdir} is a run of {type(task).__name__}; expected a run of {expected}"
         )
     return task
 
@@ -180,21 +185,20 @@ def load_state(
     checkpoint: Checkpoint,
     init: Callable[[jax.Array], TrainState],
 ) -> tuple[int, TrainState]:
-    """The step and the state of one of a run's checkpoints.
+    """Return the step and the state of a checkpoint of a run.
 
-    Where the last or the best is damaged, a warning is printed and the one before, or the second best,
-    is read.
+    If the last or the best checkpoint is damaged, print a warning and return the one before or the second best.
 
     Args:
-      workdir: of the run.
-      checkpoint: the last, the best on the validation split, or that of a step.
-      init: makes a state of the run of a key; only its shapes matter.
+      workdir: Folder of the run.
+      checkpoint: "last", "best" on the validation split, or a step.
+      init: Function from a key to an initial state of the run; only shapes matter.
 
     Returns:
-      The state is on every device.
+      The step, and the state, replicated over all devices.
 
     Raises:
-      InputError: the workdir is none, or holds no such checkpoint, or it is damaged.
+      InputError: The folder is not the workdir of a run, or the checkpoint is missing or damaged.
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
@@ -204,21 +208,22 @@ def load_state(
     ) as checkpoints:
         restored = checkpoints.restore(like, devices.replicated, checkpoint)
     if restored is None:
-        raise InputError(f"{workdir} holds no checkpoint yet")
+        raise InputError(f"{workdir} has no checkpoint yet")
     return restored.step, restored.state
 
 
 def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and types of a batch of one example of the images that a workdir was trained on.
+    """Return the shapes and dtypes of a batch of one training example of a run.
 
     Raises:
-      InputError: the workdir is none; or does not say, being older than `INPUTS` is, or not of images.
+      InputError: The folder is not the workdir of a run; or it has no inputs.json, because an older version
+        trained it; or the file is damaged.
     """
     open_workdir(workdir)
     if kind_of(workdir / INPUTS) is None:
         raise InputError(
-            f"{workdir} has no {INPUTS}: it was trained by a version that did not write down the "
-            "shapes of its data; give the command that trained it once more, which adds them"
+            f"{workdir} has no {INPUTS}, because it was trained by a version that did not record the "
+            "shapes of its data; run the command that trained it again to add them"
         )
     described = read_json(workdir / INPUTS)
     try:
@@ -230,24 +235,40 @@ def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
             np.dtype(like.dtype).kind in "buif" and all(0 <= n < 2**31 for n in like.shape)
             for like in example.values()
         )
-        of_images = numbers and "index" in example and len(example["image"].shape) == 4
+        valid = numbers and "index" in example and len(example["image"].shape) == 4
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
-        of_images = False
-    if not of_images:
+        valid = False
+    if not valid:
         raise InputError(
-            f"{workdir / INPUTS} is damaged: wanted is a shape and a dtype for each array, among them "
-            f'"image" of three axes and "index"; got {described}'
+            f"{workdir / INPUTS} is damaged: expected a shape and a dtype for each array, among them "
+            f'"image" with three axes and "index"; got {described}'
         )
     return example
 
 
+def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
+    """Return the test split of a run's data.
+
+    Args:
+      workdir: Folder of the run.
+      data_dir: Folder of the data, if it has moved since training.
+
+    Raises:
+      InputError: The folder is not the workdir of a run, or the data cannot be opened.
+    """
+    data = open_workdir(workdir).data
+    if data_dir is not None:
+        data = dataclasses.replace(data, data_dir=data_dir)
+    return data.source("test")
+
+
 def provenance() -> dict[str, Any]:
-    """What else a figure depends on: commit, versions, devices, platform, time."""
+    """Return what a result depends on besides its config: commit, versions, devices, platform, time."""
     root = Path(__file__).parent.parent
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    # What runs write, and what is rendered from it, changes no figure.
-    written = (":!experiments/results", ":!*.md")
-    changes = _git(root, "status", "--porcelain", "--", ".", *written)
+    # Results and the texts rendered from them do not affect results.
+    ignored = (":!experiments/results", ":!*.md")
+    changes = _git(root, "status", "--porcelain", "--", ".", *ignored)
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),
@@ -265,7 +286,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints, or None where the package is in no checkout or there is no git."""
+    """Return the output of a git command, or None without a checkout or without git."""
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), *arguments]
@@ -274,19 +295,3 @@ def _git(root: Path, *arguments: str) -> str | None:
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
-    """The test split of a run's data.
-
-    Args:
-      workdir: of the run.
-      data_dir: where the data is now, if not where the run found it.
-
-    Raises:
-      InputError: the workdir is none, or the data cannot be opened.
-    """
-    data = open_workdir(workdir).data
-    if data_dir is not None:
-        data = dataclasses.replace(data, data_dir=data_dir)
-    return data.source("test")

@@ -8,6 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from deconv_jax.training.orbax_logs import silence_orbax
+
 _MALLOPT = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
 """glibc's M_ARENA_MAX=1, M_MMAP_MAX=0 and M_TRIM_THRESHOLD=max: one heap that never shrinks."""
 
@@ -16,6 +18,7 @@ def configure_output() -> None:
     """Silence third-party logs that repeat an error, and make any file name printable."""
     # orbax, TFDS and grain log internal details as warnings of absl's logger.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    silence_orbax()
     # tifffile and Pillow log damaged files, which our own errors already report.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")

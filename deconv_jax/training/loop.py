@@ -1,9 +1,8 @@
-"""The training loop: one function, for every task.
+"""The training loop, one function for every task.
 
-Its order is fixed: evaluate, save, next batch, step, log. The state that is saved is the state that
-was evaluated; the data iterator is advanced only after a save, so a resumed run sees the batch that
-a run never stopped would have seen; and the scalars of a call are fetched only once the next one
-has been dispatched, so the device never waits for the host.
+Its order is fixed: evaluate, save, next batch, step, log. The saved state is the evaluated state. The data
+iterator advances only after a save, so a resumed run sees the same batches as one that never stopped. The
+scalars of a call are fetched after the next call is dispatched, so the device never waits for the host.
 """
 
 import collections
@@ -27,18 +26,18 @@ from deconv_jax.training.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """The length and rhythm of a run; all `*_every` in steps.
+    """Length of a run, and intervals of evaluating, saving and logging.
+
+    All numbers of steps must be multiples of `steps_per_call`.
 
     Attributes:
-      num_steps: updates.
-      batch_size: examples of an update, over all devices of all processes.
-      eval_batch_size: examples of an evaluation batch; None for `batch_size`.
-      eval_every: validation measures and pictures.
-      save_every: checkpoints; one is always written at the end.
-      log_every: scalars of the step; also how often several processes ask one another whether
-        to stop.
-      steps_per_call: steps in one dispatch; more of them cost less host time. All of the above
-        count in whole calls.
+      num_steps: Number of updates.
+      batch_size: Number of examples per update, over all devices of all processes.
+      eval_batch_size: Number of examples per evaluation batch; None means `batch_size`.
+      eval_every: Steps between evaluations on the validation split, with pictures.
+      save_every: Steps between checkpoints. A checkpoint is always saved at the end.
+      log_every: Steps between log records. Multiple processes also agree on whether to stop at these steps.
+      steps_per_call: Number of steps per dispatch. More steps cost less host time.
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
     """
 
@@ -66,27 +65,27 @@ class TrainingConfig:
         if self.save_every % self.eval_every:
             raise InputError(
                 "training.save_every must be a multiple of training.eval_every "
-                f"({self.eval_every}), so that every checkpoint is measured; got {self.save_every}"
+                f"({self.eval_every}), so that every checkpoint has metrics; got {self.save_every}"
             )
 
 
 class Interrupted(Exception):
-    """The run was told to stop, and has saved; running the same command again continues it."""
+    """The run was told to stop and has saved; the same command resumes it."""
 
 
 class Diverged(InputError):
-    """A loss or gradient was NaN or infinite; the last good checkpoint is intact."""
+    """A loss or gradient norm was NaN or infinite; the last checkpoint is intact."""
 
 
 @dataclasses.dataclass
 class LoopData:
-    """What the loop takes batches from.
+    """The data of the training loop.
 
     Attributes:
-      train: batches on the devices, in groups of `steps_per_call`.
-      cached: whole data set arrays on the devices, or {}.
-      validation: a fresh pass over the validation batches, on the devices.
-      examples: a few validation examples for pictures, whole on every device.
+      train: Iterator over training batches on the devices, in groups of `steps_per_call`.
+      cached: Arrays of the whole training split on the devices, or {}.
+      validation: Function that starts a new pass over the validation batches, on the devices.
+      examples: A few validation examples for pictures, replicated.
     """
 
     train: Prefetched
@@ -98,7 +97,7 @@ class LoopData:
 def fit(
     task: Task,
     state: TrainState,
-    stream: LoopData,
+    data: LoopData,
     *,
     training: TrainingConfig,
     devices: Devices,
@@ -106,62 +105,70 @@ def fit(
     log: RunLog,
     resumed_at: int | None = None,
 ) -> TrainState:
-    """Trains from `state` to `training.num_steps` and returns the final state, saved.
+    """Train from `state` to `training.num_steps`, and return the final state once it is saved.
 
     Args:
-      resumed_at: the step of the checkpoint that `state` is from; None for a new run.
+      task: Task to train.
+      state: State to start from.
+      data: Training and validation data.
+      training: Length and intervals.
+      devices: Devices to compile for.
+      checkpoints: Where to save.
+      log: Where to log.
+      resumed_at: Step of the checkpoint that holds `state`, or None for a new run.
 
     Raises:
-      Interrupted: after SIGTERM or SIGINT, once the current call has ended and been saved.
-      Diverged: loss or gradient norm is NaN or infinite.
-      InputError: a checkpoint or the log cannot be written.
+      Interrupted: After SIGTERM or SIGINT, once the current call has ended and its state is saved.
+      Diverged: The loss or the gradient norm is NaN or infinite.
+      InputError: A checkpoint or the log cannot be written.
     """
     call = devices.compile(task.train_step)
     step = int(state.step)
     pending: tuple[int, Any] | None = None
-    since: dict[str, list[float]] = collections.defaultdict(list)  # the last evaluation
+    # Values of every scalar since the last evaluation.
+    history: dict[str, list[float]] = collections.defaultdict(list)
     stop = False
 
     with _stop_signals() as stop_requested:
         while True:
             done = step >= training.num_steps
-            # A run that resumes has evaluated and saved this state before it stopped.
+            # Before it stopped, a resumed run evaluated and saved this state.
             fresh = step != resumed_at
             metrics = None
 
             evaluates = fresh and (done or step % training.eval_every == 0)
             saves = fresh and (done or stop or step % training.save_every == 0)
             if evaluates or saves:
-                _record(pending, training, log, since)  # Raises if this state came of a NaN.
+                _record(pending, training, log, history)  # Raises if this state is invalid.
                 pending = None
 
-            # 1. Evaluate the state that the save below will write.
+            # 1. Evaluate the state that the save below writes.
             if evaluates:
-                metrics = task.evaluate(state, stream.validation())
+                metrics = task.evaluate(state, data.validation())
                 log.evaluation(step, "validation", metrics)
-                means = {name: float(np.mean(values)) for name, values in since.items()}
+                means = {name: float(np.mean(values)) for name, values in history.items()}
                 for warning in task.warnings(metrics, means) if means else ():
                     log.say(f"warning: {warning}")
-                since.clear()
-                log.pictures(step, task.pictures(state, stream.examples))
+                history.clear()
+                log.pictures(step, task.pictures(state, data.examples))
 
             # 2. Save.
             if saves:
-                checkpoints.save(state, stream.train.get_state(), metrics)
+                checkpoints.save(state, data.train.get_state(), metrics)
             if evaluates or saves:
                 log.start_clock(step)
             if done or stop:
                 checkpoints.wait()
-                # A signal during the last evaluation is obeyed too: what follows takes time.
+                # Also obey a signal during the last evaluation, because evaluating the test split takes time.
                 if stop or _stop_agreed(stop_requested, step, training):
                     raise Interrupted(step)
                 return state
 
-            # 3. Next batches; 4. dispatch the steps on them.
-            state, scalars = call(state, next(stream.train), stream.cached)
+            # 3. Get the next batches. 4. Dispatch the steps on them.
+            state, scalars = call(state, next(data.train), data.cached)
 
-            # 5. Log the call before, while the device works on this one.
-            _record(pending, training, log, since)
+            # 5. Log the previous call while the device works on this one.
+            _record(pending, training, log, history)
             step += training.steps_per_call
             pending = (step, scalars)
             stop = _stop_agreed(stop_requested, step, training)
@@ -171,9 +178,13 @@ def _record(
     pending: tuple[int, Any] | None,
     training: TrainingConfig,
     log: RunLog,
-    since: dict[str, list[float]],
+    history: dict[str, list[float]],
 ) -> None:
-    """Keeps the scalars of a call, and logs them if due; raises Diverged if they are not finite."""
+    """Add the scalars of a call to the history, and log them if due.
+
+    Raises:
+      Diverged: The loss or the gradient norm of a step is not finite.
+    """
     if pending is None:
         return
     step, scalars = pending[0], jax.device_get(pending[1])
@@ -183,17 +194,17 @@ def _record(
         first = int(bad.argmax())
         raise Diverged(
             f"in the update after step {step - len(bad) + first} the loss was {loss[first]} and "
-            f"the gradient norm {norm[first]}; the last checkpoint is of before. Try a smaller "
-            "optimizer.learning_rate, optimizer.clip_norm=1.0 or, with bf16, precision='f32'"
+            f"the gradient norm {norm[first]}; the last checkpoint is from an earlier step. Try a "
+            "smaller optimizer.learning_rate, optimizer.clip_norm=1.0 or, with bf16, precision='f32'"
         )
     for name, values in scalars.items():
-        since[name].extend(values.tolist())
+        history[name].extend(values.tolist())
     if step == training.steps_per_call or step % training.log_every == 0:
         log.train(step, {name: float(v[-1]) for name, v in scalars.items()})
 
 
 def _stop_agreed(requested: Callable[[], bool], step: int, training: TrainingConfig) -> bool:
-    """Whether to stop here; several processes ask one another only where they log."""
+    """Return whether to stop at this step; multiple processes agree only where they log."""
     if jax.process_count() == 1:
         return requested()
     return step % training.log_every == 0 and any_process(requested())
@@ -201,7 +212,11 @@ def _stop_agreed(requested: Callable[[], bool], step: int, training: TrainingCon
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and SIGINT are noted instead of obeyed; a second SIGINT is obeyed."""
+    """Record SIGTERM and SIGINT instead of stopping; a second SIGINT raises KeyboardInterrupt.
+
+    Yields:
+      A function that returns whether a signal was received.
+    """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""The batches of a run: its splits opened, read ahead, and placed on devices."""
+"""The data of a run: open its splits, read batches ahead, and place them on devices."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ from deconv_jax.training.loop import LoopData, TrainingConfig
 from deconv_jax.training.parallel import Devices, any_process, same_on_all_processes, wait_for_all
 
 NUM_PICTURED = 12
-"""Number of validation examples in a picture."""
+"""Number of validation examples in logged pictures."""
 
 
 def open_splits(data: Data) -> dict[str, Source]:
@@ -24,7 +24,7 @@ def open_splits(data: Data) -> dict[str, Source]:
     The first process opens them before the others, because it may have to prepare an embedded data set.
 
     Raises:
-      InputError: A process cannot open the data or sees other examples. Every process raises it.
+      InputError: A process cannot open the data, or processes see different examples. All processes raise it.
     """
     if jax.process_index() != 0:
         wait_for_all("data prepared")
@@ -50,7 +50,7 @@ def open_splits(data: Data) -> dict[str, Source]:
 def open_loop_data(
     data: Data, training: TrainingConfig, seed: int, devices: Devices, sources: Mapping[str, Source]
 ) -> LoopData:
-    """Return the batches that the training loop takes, placed on the devices."""
+    """Return the data of the training loop, placed on the devices."""
     on_device = data.cache == "device"
     batches = training_iterator(
         sources["train"],
@@ -82,12 +82,12 @@ def open_loop_data(
 def device_batches(
     training: TrainingConfig, devices: Devices, source: Source
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yield the batches of a whole split, placed on the devices."""
-    wanted = training.eval_batch_size or training.batch_size
+    """Yield all batches of a split for evaluation, placed on the devices."""
+    batch_size = training.eval_batch_size or training.batch_size
     batches = evaluation_batches(
         source,
         # Padding is masked out, so a batch can be rounded up to any number of devices.
-        batch_size=-(-wanted // devices.mesh.size) * devices.mesh.size,
+        batch_size=-(-batch_size // devices.mesh.size) * devices.mesh.size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -95,13 +95,13 @@ def device_batches(
 
 
 def picture_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
-    """Return the first examples of a split, whole on every device, for pictures."""
-    places = np.arange(min(NUM_PICTURED, len(source)), dtype=np.int32)
-    return devices.replicate(source.gather(places) | {"index": places})
+    """Return the first examples of a split, replicated, for pictures."""
+    indices = np.arange(min(NUM_PICTURED, len(source)), dtype=np.int32)
+    return devices.replicate(source.gather(indices) | {"index": indices})
 
 
 def first_example(source: Source) -> Batch:
-    """Return the first example of a split as a batch of one; InputError for an empty split."""
+    """Return the first example of a split as a batch of one; raise InputError if the split is empty."""
     if len(source) == 0:
         raise InputError("a split of the data set is empty")
     rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, by name, from optax."""
+"""Optimizers and learning-rate schedules of optax, by name."""
 
 import dataclasses
 from typing import Any, Literal
@@ -14,27 +14,28 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How gradients become updates.
+    """An optimizer with a learning-rate schedule, clipping, accumulation and weight averaging.
 
     Attributes:
       name: "adam", "adamw" (decoupled weight decay) or "sgd".
-      learning_rate: at its peak, after the warm-up.
-      schedule: after the warm-up, "constant"; "cosine" or "linear" down to `end_factor` times the
-        peak at `decay_steps`; or "step": times `step_factor` at each of `step_boundaries`.
-      warmup_steps: linear rise from zero.
-      decay_steps: the step where the decay ends, warm-up included; None for the run's last.
-      end_factor: learning rate at the end over the peak.
-      step_boundaries: steps, rising.
-      step_factor: what the rate is multiplied by at each boundary.
-      momentum: first-moment decay (adam's beta 1, sgd's momentum).
-      beta2: second-moment decay of adam and adamw.
-      weight_decay: of adamw, on every parameter of two axes or more.
-      clip_norm: gradients of a larger global norm are scaled down to it; None for never.
-      accumulate_steps: the batch is taken in so many parts, one after the other, and their
-        gradients averaged: the memory of a part, the gradient of the whole (but for batch norm,
-        which sees the parts).
-      ema_decay: of the running average of the weights that evaluation then uses, see `averaged`;
-        None for none.
+      learning_rate: Peak learning rate, after the warm-up.
+      schedule: Learning rate after the warm-up: "constant"; "cosine" or "linear" decay to `end_factor` times
+        the peak at `decay_steps`; or "step", multiplied by `step_factor` at each of `step_boundaries`.
+      warmup_steps: Number of steps of a linear rise from zero.
+      decay_steps: Step at which the decay ends, counted from the start of the run; None means its last step.
+      end_factor: Learning rate at the end of the decay, relative to the peak.
+      step_boundaries: Increasing steps, counted from the start of the run.
+      step_factor: Factor of the learning rate at each boundary.
+      momentum: Decay of the first moment (Adam's beta 1, momentum of SGD).
+      beta2: Decay of the second moment of Adam and AdamW.
+      weight_decay: Weight decay of AdamW, applied to parameters with at least two axes.
+      clip_norm: Largest global norm of the gradients, to which larger ones are scaled down; None disables
+        clipping.
+      accumulate_steps: Number of parts of the batch whose gradients are computed one after the other and
+        averaged. Memory is that of one part, and the gradient is that of the whole batch, except that batch
+        norm sees the parts.
+      ema_decay: Decay of the moving average of the weights, which evaluation then uses (see `update_ema`);
+        None disables averaging.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -55,7 +56,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.weight_decay and self.name != "adamw":
             raise InputError(
-                f"optimizer.weight_decay={self.weight_decay} needs optimizer.name='adamw'; "
+                f"optimizer.weight_decay={self.weight_decay} requires optimizer.name='adamw'; "
                 f"got {self.name!r}"
             )
         at_least("optimizer.accumulate_steps", self.accumulate_steps, 1)
@@ -70,15 +71,15 @@ class Optimizer:
                 f"optimizer.step_boundaries must lie after optimizer.warmup_steps "
                 f"({self.warmup_steps}); got {self.step_boundaries}"
             )
-        decays = self.schedule in ("cosine", "linear") and self.decay_steps is not None
-        if decays and self.decay_steps <= self.warmup_steps:  # type: ignore[operator]
+        decays = self.schedule in ("cosine", "linear")
+        if decays and self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
             raise InputError(
-                f"optimizer.decay_steps ({self.decay_steps}, the run's length unless set) must be "
-                f"larger than optimizer.warmup_steps ({self.warmup_steps})"
+                f"optimizer.decay_steps ({self.decay_steps}, by default the length of the run) must "
+                f"be larger than optimizer.warmup_steps ({self.warmup_steps})"
             )
 
     def scale_schedule(self, factor: int) -> "Optimizer":
-        """The same for one that makes `factor` updates where the schedule counts a step."""
+        """Return this optimizer for `factor` updates per step: the schedule takes `factor` times as long."""
         return dataclasses.replace(
             self,
             warmup_steps=factor * self.warmup_steps,
@@ -87,15 +88,16 @@ class Optimizer:
         )
 
     def update_ema(self, average: Tree, latest: Tree, step: jax.Array) -> Tree:
-        """The running average after an update.
+        """Return the moving average of the weights after an update.
 
-        Its decay is (1 + step) / (10 + step) until that reaches `ema_decay`, so that the first weights,
-        which nothing was learned by, are soon forgotten in a short run too.
+        Its decay is min(`ema_decay`, (1 + step) / (10 + step)), so the initial weights are soon forgotten
+        even in a short run.
 
         Args:
-          average: before it; the first weights at first. Returned as it is where none is kept.
-          latest: the weights after the update.
-          step: updates before this one.
+          average: Average before the update, initially the initial weights. Returned unchanged if
+            `ema_decay` is None.
+          latest: Weights after the update.
+          step: Number of updates before this one.
         """
         if self.ema_decay is None:
             return average
@@ -103,7 +105,7 @@ class Optimizer:
         return optax.incremental_update(latest, average, 1.0 - decay)
 
     def rate(self) -> optax.Schedule:
-        """Learning rate as a function of the step."""
+        """Return the learning rate as a function of the step."""
         peak, end = self.learning_rate, self.learning_rate * self.end_factor
         if self.schedule == "constant":
             main = optax.constant_schedule(peak)
@@ -112,7 +114,7 @@ class Optimizer:
             main = optax.piecewise_constant_schedule(peak, boundaries)
         else:
             if self.decay_steps is None:
-                raise InputError(f"schedule {self.schedule!r} needs optimizer.decay_steps")
+                raise InputError(f"schedule {self.schedule!r} requires optimizer.decay_steps")
             steps = self.decay_steps - self.warmup_steps
             main = (
                 optax.cosine_decay_schedule(peak, steps, alpha=self.end_factor)
@@ -125,7 +127,7 @@ class Optimizer:
         return optax.join_schedules([warmup, main], [self.warmup_steps])
 
     def transform(self) -> optax.GradientTransformation:
-        """Clipping, then the optimizer."""
+        """Return the gradient transformation: clipping, then the optimizer."""
         if self.name == "sgd":
             update = optax.sgd(self.rate(), momentum=self.momentum)
         elif self.name == "adam":
@@ -144,5 +146,5 @@ class Optimizer:
 
 
 def _matrices(params: Any) -> Any:
-    """Which parameters weight decay is for: kernels, not biases and scales."""
+    """Return the mask of parameters with weight decay: kernels, but not biases and scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

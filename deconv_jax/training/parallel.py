@@ -1,8 +1,8 @@
-"""The only file that knows about devices: start-up, mesh, placement, compilation of a step.
+"""Devices: start-up, mesh, placement and compilation of a step. No other file knows about devices.
 
-The state is replicated and the batch is split along one mesh axis, "data". A step is compiled by
-`jax.jit` over that mesh in the global view: batch norm sees the whole batch and gradients average
-themselves. `jax.pmap` compiles the same step once a device; both give the same numbers.
+The state is replicated, and the batch is split along the mesh axis "data". `jax.jit` compiles a step over
+this mesh in the global view: batch norm sees the whole batch, and gradients are averaged implicitly.
+`jax.pmap` compiles the same step per device. Both give the same numbers.
 """
 
 import dataclasses
@@ -27,11 +27,14 @@ Compiler = Literal["jit", "pmap"]
 
 
 def initialize_processes(where: str) -> None:
-    """Joins this process to the others of a run; call before anything else touches a device.
+    """Connect this process to the other processes of a run, before anything else uses a device.
 
     Args:
-      where: "auto" where SLURM, Open MPI, Kubernetes or a TPU pod says who the others are, or
-        "HOST:PORT,INDEX,COUNT" for a coordinator's address and this process's number of how many.
+      where: "auto" to detect SLURM, Open MPI, Kubernetes or a TPU pod, or "HOST:PORT,INDEX,COUNT": the
+        address of the coordinator, the index of this process and the number of processes.
+
+    Raises:
+      InputError: `where` is malformed.
     """
     if where == "auto":
         jax.distributed.initialize()
@@ -41,18 +44,18 @@ def initialize_processes(where: str) -> None:
         process, processes = int(index), int(count)
     except ValueError:
         raise InputError(
-            f"--distributed takes no value or HOST:PORT,INDEX,COUNT; got {where!r}"
+            f"--distributed must have no value or HOST:PORT,INDEX,COUNT; got {where!r}"
         ) from None
     jax.distributed.initialize(address, num_processes=processes, process_id=process)
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Every device of every process, as one mesh axis.
+    """All devices of all processes, as one mesh axis.
 
     Attributes:
-      mesh: its only axis is "data".
-      compiler: what `compile` compiles steps with; "pmap" is for one process.
+      mesh: Mesh whose only axis is "data".
+      compiler: Compiler of steps; "pmap" supports only one process.
     """
 
     mesh: jax.sharding.Mesh
@@ -60,29 +63,29 @@ class Devices:
 
     @classmethod
     def all(cls, compiler: Compiler = "jit") -> "Devices":
-        """All devices there are."""
+        """Return all devices of all processes."""
         if compiler == "pmap" and jax.process_count() > 1:
             raise InputError(
-                f"training.compiler='pmap' runs in one process, this run has "
-                f"{jax.process_count()}; use 'jit'"
+                "training.compiler must be 'jit' for more than one process; got 'pmap' and "
+                f"{jax.process_count()} processes"
             )
         mesh = jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
         return cls(mesh, compiler)
 
     @property
     def replicated(self) -> NamedSharding:
-        """The placement of what every device holds whole."""
+        """Sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Raises InputError unless a global batch divides over the devices."""
+        """Raise InputError unless a global batch divides over the devices."""
         if batch_size < 1 or batch_size % self.mesh.size:
             raise InputError(
                 f"training.batch_size={batch_size} does not divide over {self.mesh.size} devices"
             )
 
     def replicate(self, tree: Tree) -> Tree:
-        """Puts a host tree, the same in every process, whole on every device."""
+        """Replicate a tree of host arrays, equal in all processes, over all devices."""
         return jax.tree.map(
             lambda a: jax.make_array_from_callback(
                 np.shape(a), self.replicated, lambda place: np.asarray(a)[place]
@@ -91,11 +94,11 @@ class Devices:
         )
 
     def put_batch(self, batch: HostBatch) -> dict[str, jax.Array]:
-        """Puts this process's rows of a global batch, split over the devices."""
+        """Place this process's rows of a global batch on the devices, split along the batch axis."""
         return self._put(batch, PartitionSpec(DATA_AXIS))
 
     def put_batches(self, batches: list[HostBatch]) -> dict[str, jax.Array]:
-        """Puts several batches, stacked along a new first axis, for one call of a compiled step."""
+        """Place several batches, stacked along a new first axis, for one call of a compiled step."""
         stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
         if self.compiler == "jit":
             return self._put(stacked, PartitionSpec(None, DATA_AXIS))
@@ -113,16 +116,16 @@ class Devices:
         }
 
     def init(self, function: Callable[..., TrainState], *args: Tree) -> TrainState:
-        """Calls a jitted `function`, leaving its result whole on every device."""
+        """Return the replicated result of a jitted `function`."""
         return jit(function, out_shardings=self.replicated)(*args)
 
     def compile(self, step: StepFunction) -> Callable[[TrainState, Tree, Tree], Any]:
-        """Compiles `step` to run once for each batch of a `put_batches`, all in one dispatch.
+        """Compile a function that runs `step` for each batch of a `put_batches`, in one dispatch.
 
         Returns:
-          call(state, batches, cached) -> (state, scalars), the scalars (steps,) each. `cached`
-          holds whole data set arrays, which batches then name by "index" alone; {} if the batches
-          bring their examples. The state passed in must not be used again.
+          call(state, batches, cached) -> (state, scalars), with scalars of shape (steps,). `cached` holds
+          the arrays of the whole data set if the batches hold only "index", and is {} if they hold the
+          examples. The state argument is donated.
         """
 
         def call(state, batches, cached):
@@ -138,21 +141,21 @@ class Devices:
 
 
 def gather_to_host(array: jax.Array) -> np.ndarray:
-    """All of an array, also where other processes hold parts of it; all must ask at the same place."""
+    """Return a whole array on the host, gathered from all processes, which must all call this."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def any_process(flag: bool) -> bool:
-    """Whether any process says so; every process must ask at the same place."""
+    """Return whether the flag is set in any process. All processes must call this."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def same_on_all_processes(text: str) -> bool:
-    """Whether every process has the same text; every process must ask at the same place."""
+    """Return whether all processes have the same text. All processes must call this."""
     if jax.process_count() == 1:
         return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
@@ -160,6 +163,6 @@ def same_on_all_processes(text: str) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come here."""
+    """Wait until all processes have called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

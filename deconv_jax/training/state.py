@@ -1,7 +1,7 @@
-"""The training state, and the update that every gradient-trained task shares.
+"""The training state, and the gradient-descent update that tasks share.
 
-`gradient_step` is the middle of the system: pure, and compiled elsewhere. It works on the global
-batch under `jit` and on one device's share under `pmap`, where gradients are averaged explicitly.
+`gradient_step` is a pure function, compiled by `Devices.compile`. It works on the global batch under `jit`, and
+on the device's part of the batch under `pmap`, where it averages gradients over devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,20 +21,19 @@ Tree = Any
 Scalars = dict[str, jax.Array]
 Precision = Literal["f32", "bf16"]
 LossFunction = Callable[[Tree, Mapping[str, jax.Array]], tuple[jax.Array, tuple[Scalars, Tree]]]
-"""(variables, batch) -> (loss, (scalars to log, updated batch statistics))."""
+"""(variables, batch) -> (loss, (scalars to log, updated batch statistics))"""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a run's future depends on beside its config and the data's place.
+    """The state of training, except for the config and the position of the data iterator.
 
     Attributes:
-      step: updates done, int32.
-      params: the module's "params", float32.
-      batch_stats: the module's "batch_stats", {} where it has none.
-      opt_state: the optimizer's.
-      ema: running average of `params`, {} where none is kept; of adversarial training that of the
-        generator's variables.
+      step: Number of updates so far, int32.
+      params: "params" of the module, float32.
+      batch_stats: "batch_stats" of the module, or {}.
+      opt_state: State of the optimizer.
+      ema: Moving average of `params`, or {} without averaging. For a GAN, of the generator's variables.
     """
 
     step: jax.Array
@@ -44,7 +43,7 @@ class TrainState:
     ema: Tree
 
     def inference_variables(self) -> dict[str, Tree]:
-        """The variables to evaluate with: averaged weights where they are kept."""
+        """Return the variables for evaluation: averaged weights, if there are any."""
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}
 
 
@@ -56,13 +55,15 @@ def init_state(
     *inputs: jax.Array,
     method: str | None = None,
 ) -> TrainState:
-    """Initialises a module on one image of `image`'s shape, and its optimizer.
+    """Return the initial state of a module and its optimizer.
 
     Args:
-      model, optimizer, key: as named.
-      image: the first of a batch.
-      inputs: what else the method takes.
-      method: that all parameters take part in, `__call__` unless given.
+      model: Module to initialize.
+      optimizer: Optimizer of its parameters.
+      key: Key of the initial parameters.
+      image: Batch of uint8 images; only the shape of one image matters.
+      inputs: Further inputs of the method.
+      method: Method that uses all parameters; None means `__call__`.
     """
     variables = model.init(key, images_in_unit_range(image[:1]), *inputs, method=method)
     params = variables["params"]
@@ -71,13 +72,13 @@ def init_state(
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.transform().init(params),
-        # A copy: the state is donated to the step, and no buffer may be donated twice.
+        # Copied, because the state is donated to the step and no buffer may be donated twice.
         ema={} if optimizer.ema_decay is None else jax.tree.map(jnp.copy, params),
     )
 
 
 def images_in_unit_range(images: jax.Array) -> jax.Array:
-    """uint8 images to float32 in [0, 1]."""
+    """Convert uint8 images to float32 in [0, 1]."""
     return jnp.asarray(images, jnp.float32) / 255.0
 
 
@@ -89,22 +90,21 @@ def apply_model(
     precision: Precision,
     method: str | None = None,
 ) -> tuple[Any, Tree]:
-    """Runs a module on images in [0, 1] and what else it takes; None, such as for labels, is left out.
+    """Apply a module to images in [0, 1] and further inputs, in a precision.
 
-    With "bf16", weights and activations are bfloat16 and so is the computation; parameters,
-    their gradients and the output stay float32.
+    With "bf16", the computation uses bfloat16 weights and activations. Parameters, their gradients and the
+    output stay float32.
 
     Args:
-      model: the module.
-      variables: its "params" and "batch_stats".
-      inputs: of the method, without `train`.
-      train: whether batch statistics are of the batch, and updated.
-      precision: of the computation.
-      method: of the module, its `__call__` unless given.
+      model: Module to apply.
+      variables: Its "params" and "batch_stats".
+      inputs: Inputs of the method; those that are None, such as missing labels, are omitted.
+      train: Whether to use the statistics of the batch, and to update the running ones.
+      precision: Precision of the computation.
+      method: Method of the module; None means `__call__`.
 
     Returns:
-      The output, an array or a tree of them, float32 where it is of floats; and the batch
-      statistics, updated if `train`.
+      The output, a tree of arrays with float32 for floats, and the batch statistics, updated if `train`.
     """
     params, stats = variables["params"], variables["batch_stats"]
     given_inputs = [x for x in inputs if x is not None]
@@ -122,7 +122,7 @@ def apply_model(
 
 
 def _floats_as(dtype: Any) -> Callable[[jax.Array], jax.Array]:
-    """Converts arrays of floats and leaves others."""
+    """Return a function that casts float arrays and leaves others unchanged."""
     return lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
 
 
@@ -132,10 +132,16 @@ def gradient_step(
     loss_function: LossFunction,
     optimizer: Optimizer,
 ) -> tuple[TrainState, Scalars]:
-    """One descent of `loss_function`, a mean over the batch's examples.
+    """Apply one gradient-descent update.
+
+    Args:
+      state: State before the update.
+      batch: Batch of examples.
+      loss_function: Loss to minimize, a mean over the examples of a batch.
+      optimizer: Optimizer of the update.
 
     Returns:
-      The new state and the loss function's scalars with "loss", "grad_norm" (before clipping) and
+      The new state, and the scalars of the loss function with "loss", "grad_norm" (before clipping) and
       "learning_rate".
     """
     loss, scalars, batch_stats, gradients = _accumulated(
@@ -154,7 +160,7 @@ def gradient_step(
 
 
 def _accumulated(state, batch, loss_function, parts):
-    """Loss, scalars, batch statistics and gradients, averaged over `parts` parts of the batch."""
+    """Return loss, scalars, batch statistics and gradients, averaged over `parts` parts of the batch."""
     differentiate = jax.value_and_grad(
         lambda params, stats, part: loss_function({"params": params, "batch_stats": stats}, part),
         has_aux=True,
@@ -184,16 +190,23 @@ def _accumulated(state, batch, loss_function, parts):
 
 
 def split_batch(batch: Mapping[str, jax.Array], parts: int, field: str) -> dict[str, jax.Array]:
-    """A batch in equal parts, stacked along a new first axis.
+    """Return a batch as equal parts, stacked along a new first axis.
 
-    Part i takes rows i, i + parts, ...: some of every device's rows, so that none is moved.
+    Part i takes rows i, i + parts, ..., which are rows of every device, so no row moves between devices.
+
+    Args:
+      batch: Batch with "index".
+      parts: Number of parts.
+      field: Config key of `parts`, for the error message.
 
     Raises:
-      InputError: the parts, which config calls `field`, do not divide the batch.
+      InputError: The size of the batch is not divisible by `parts`.
     """
     size = batch["index"].shape[0]
     if size % parts:
-        raise InputError(f"a batch of {size} examples does not divide into {field}={parts}")
+        raise InputError(
+            f"the batch size must be divisible by {field}={parts}; got a batch of {size}"
+        )
     return {
         name: jnp.moveaxis(array.reshape(size // parts, parts, *array.shape[1:]), 1, 0)
         for name, array in batch.items()

@@ -1,7 +1,7 @@
-"""The protocol between the training loop and an experiment family.
+"""The interface between the training loop and a family of experiments.
 
-A task is a frozen dataclass whose fields are the schema of `config.task`. It knows what is learned
-and nothing of devices, files or flags: its methods are pure, and the loop compiles and feeds them.
+A task is a frozen dataclass whose fields are the schema of `config.task`. It defines the model's loss and
+metrics, and knows nothing about devices, files and flags. Its methods are pure; the loop compiles them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ from deconv_jax.viz.plots import Drawing
 
 
 class Task(Protocol):
-    """What one experiment family learns."""
+    """A family of experiments: initial state, training step, evaluation and sample images."""
 
     version: ClassVar[int] = 1
-    """A number that is raised when a code change may alter figures; older records are then stale."""
+    """Version of the code, increased by changes that may alter results; older records are then stale."""
 
     @property
     def monitor(self) -> str:
@@ -34,48 +34,48 @@ class Task(Protocol):
 
     @property
     def protocol(self) -> str:
-        """How the measures of `evaluate` are defined, in a sentence that a result can carry."""
+        """Definition of the metrics of `evaluate`, in a sentence that is stored with results."""
         ...
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """The state before the first step; only the shapes of `batch` matter."""
+        """Return the initial state; only the shapes of `batch` matter."""
         ...
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """One update. Scalars hold "loss" and "grad_norm", which the loop watches for NaN."""
+        """Return the state after one update, and scalars to log, among them "loss" and "grad_norm"."""
         ...
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Measures over a whole split."""
+        """Return the metrics of a whole split."""
         ...
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """What a person would rather look at than read, by name."""
+        """Return sample images to log, by name."""
         ...
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Measures on `test` of what needs no network, fitted to `train`; {} where there is none."""
+        """Return the metrics on `test` of a baseline without a network, fitted to `train`; may be {}."""
         ...
 
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> Mapping[str, Drawing]:
-        """What of a whole split is better drawn than told, by name; {} where that is nothing.
+        """Return plots that summarize a split, by name.
 
         Args:
-          state: what is looked at.
-          batches: of the split.
-          metrics: what `evaluate` gave of them.
+          state: State to evaluate.
+          batches: Batches of the split.
+          metrics: Metrics of the split, from `evaluate`.
         """
         del state, batches, metrics
         return {}
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
-        """What somebody who watches a run should be told.
+        """Return warnings about the progress of training.
 
         Args:
-          metrics: of the validation split.
-          scalars: of the steps since the validation before, each a mean.
+          metrics: Metrics of the validation split.
+          scalars: Means of the training scalars since the last evaluation.
         """
         del metrics, scalars
         return []

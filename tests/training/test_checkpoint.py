@@ -13,8 +13,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from deconv_jax.errors import InputError
-from deconv_jax.training import checkpoint
+from deconv_jax.training import checkpoint, read_errors
 from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.orbax_logs import silence_orbax
 from deconv_jax.training.state import TrainState
 
 # orbax leaves tasks of a failed read behind, which complain that its event loop has gone.
@@ -270,6 +271,7 @@ def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
     tmp_path, capfd, waits
 ):
     """A file that may grow no further fails to be written just as on a full disk."""
+    silence_orbax()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def save():
@@ -311,7 +313,7 @@ def test_a_folder_inside_that_may_not_be_read_is_not_damage(tmp_path, written, m
     folder = shutil.copytree(written, tmp_path / "c")
     state = folder / "10" / "state"
     (state / "_METADATA").unlink()
-    monkeypatch.setattr(checkpoint.os, "access", lambda path, _: path != state)
+    monkeypatch.setattr(read_errors.os, "access", lambda path, _: path != state)
     for read_only in (True, False):
         with pytest.raises(InputError, match=r"cannot read .*10/state: permission denied"):
             read(folder, read_only=read_only)
@@ -320,7 +322,7 @@ def test_a_folder_inside_that_may_not_be_read_is_not_damage(tmp_path, written, m
 
 def test_only_errors_of_other_tasks_are_logged(caplog):
     """A task of orbax whose error nobody asked for is collected at any time, in no frame of orbax."""
-    checkpoint._silence_orbax()
+    silence_orbax()
     other = ValueError("of another task")
     for error in (ValueError('PERMISSION_DENIED: Error opening "zarr3" driver: ...'), other):
         logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)

@@ -156,5 +156,5 @@ def test_nothing_but_the_schedule_is_stretched():
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_decay_needs_its_end(schedule):
-    with pytest.raises(InputError, match=f"'{schedule}' needs optimizer.decay_steps"):
+    with pytest.raises(InputError, match=f"'{schedule}' requires optimizer.decay_steps"):
         Optimizer(schedule=schedule).rate()

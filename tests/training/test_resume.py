@@ -82,7 +82,7 @@ def test_killed_while_training_while_saving_and_asked_to_stop(
 
     code, _, errors = ended(command(*arguments, broken))
     assert code == 0, errors
-    assert "continuing from the checkpoint of step" in errors
+    assert "resuming from the checkpoint of step" in errors
     (step, state), (whole_step, whole_state) = last_state(broken), last_state(whole)
     assert step == whole_step == STEPS
     assert_trees_equal(state, whole_state)

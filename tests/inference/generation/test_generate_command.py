@@ -352,5 +352,5 @@ def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
 
 def test_a_run_of_another_task_is_refused(small_config, tmp_path):
     write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
-    with pytest.raises(InputError, match="is a run of Autoencoding; wanted is a run of GAN or Var"):
+    with pytest.raises(InputError, match="is a run of Autoencoding; expected a run of GAN or Var"):
         load_generator(tmp_path)

@@ -185,7 +185,7 @@ def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_p
         described | {"image": image | {"dtype": "O"}},
     ):
         write_json(workdir / INPUTS, damaged)
-        with pytest.raises(InputError, match=f"{INPUTS} is damaged: wanted .*; got "):
+        with pytest.raises(InputError, match=f"{INPUTS} is damaged: expected .*; got "):
             load_recognition(workdir)
     (workdir / INPUTS).write_text("[]")
     with pytest.raises(InputError, match=f"{INPUTS}: it holds an array"):
@@ -210,5 +210,5 @@ def test_shapes_of_images_are_no_arrays(saved_run):
 def test_a_run_of_something_else_is_refused(tmp_path, small_config):
     write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
     wanted = "Classification or Segmentation or Detection"
-    with pytest.raises(InputError, match=f"is a run of Autoencoding; wanted is a run of {wanted}"):
+    with pytest.raises(InputError, match=f"is a run of Autoencoding; expected a run of {wanted}"):
         load_predictor(tmp_path)

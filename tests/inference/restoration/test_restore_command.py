@@ -227,7 +227,7 @@ def test_a_run_of_another_task_is_refused(tmp_path, small_config, folder, capsys
     config = Experiment.from_dict(small_config()).to_dict()
     write_json(tmp_path / "run" / CONFIG, config)
     assert run("--workdir", tmp_path / "run", folder, "--output", tmp_path / "out") == 2
-    assert "is a run of Autoencoding; wanted is a run of Restoration" in capsys.readouterr().err
+    assert "is a run of Autoencoding; expected a run of Restoration" in capsys.readouterr().err
 
 
 def test_a_method_inverts_a_known_blur_and_is_measured(tmp_path, capsys):
