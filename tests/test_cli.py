@@ -133,7 +133,10 @@ def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
         ("--config.zzz=1", "known are: data, optimizer, precision, seed, task, training"),
         ("--config.data.name=qqqq", "no data set 'qqqq'; wanted is digits, photographs, folder:"),
         ("--config.optimizer.schedule=cosin", "config.optimizer.schedule must be one of"),
-        ("--config.training.batch_size=12", "batch_size=12 does not divide over 8 devices"),
+        (
+            "--config.training.batch_size=12",
+            "batch_size must be divisible by the number of devices, 8; got 12",
+        ),
         ("--config.training.eval_every=7", "must be a positive multiple of"),
         ("--config.task.model.image_shape=(30,32,1)", "divisible by its total stride 8"),
         ("--config.task.model.image_shape=(64,64,1)", "got (32, 32, 1)"),

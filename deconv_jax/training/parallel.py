@@ -81,7 +81,8 @@ class Devices:
         """Raise InputError unless a global batch divides over the devices."""
         if batch_size < 1 or batch_size % self.mesh.size:
             raise InputError(
-                f"training.batch_size={batch_size} does not divide over {self.mesh.size} devices"
+                f"training.batch_size must be divisible by the number of devices, {self.mesh.size}; "
+                f"got {batch_size}"
             )
 
     def replicate(self, tree: Tree) -> Tree:

@@ -367,7 +367,9 @@ def test_batch_must_divide_into_discriminator_steps():
     task = task_of(discriminator_steps=3)
     batch = {"image": np.zeros((16, *SHAPE), np.uint8), "index": np.arange(16, dtype=np.int32)}
     state = initial_shapes(task, batch)
-    with pytest.raises(InputError, match=r"16 examples .* task.discriminator_steps=3"):
+    with pytest.raises(
+        InputError, match=r"divisible by task.discriminator_steps=3; got a batch of 16"
+    ):
         jax.eval_shape(task.train_step, state, batch)
 
 

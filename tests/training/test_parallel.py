@@ -103,7 +103,7 @@ def test_bfloat16_keeps_float32_state_and_comes_close():
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_both_numbers():
-    with pytest.raises(InputError, match=r"batch_size=12 does not divide over 8 devices"):
+    with pytest.raises(InputError, match="divisible by the number of devices, 8; got 12"):
         Devices.all().check_batch_size(12)
     Devices.all().check_batch_size(16)
 

@@ -191,7 +191,7 @@ def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_p
     with pytest.raises(InputError, match=f"{INPUTS}: it holds an array"):
         load_recognition(workdir)
     (workdir / INPUTS).unlink()
-    with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it once more"):
+    with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it again"):
         load_recognition(workdir)
     with pytest.raises(InputError, match="is not the workdir of a run"):
         read_input_shapes(tmp_path / "nothing")
