@@ -122,7 +122,7 @@ def add_commands(commands: Any) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     _check_flags(arguments)
     enable_compilation_cache()
-    from deconv_jax.inference.generation import sampling
+    from deconv_jax.inference.generation import pictures, sampling
     from deconv_jax.inference.generation.load import load_generator
 
     task, variables = load_generator(arguments.workdir, parse_checkpoint(arguments.checkpoint))
@@ -132,9 +132,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     labels = _labels(arguments.label, task.num_classes, count, walks or traverses)
     animates = _animates(arguments)
     if arguments.output:
-        sampling.check_picture(
+        pictures.check_picture(
             arguments.output,
-            sampling.STILL_FORMATS | (sampling.ANIMATION_FORMATS if walks else {}),
+            pictures.STILL_FORMATS | (pictures.ANIMATION_FORMATS if walks else {}),
             count,
             columns,
             task.image_shape[:2],
@@ -144,7 +144,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if traverses:
         ranked = sampling.rank_dimensions(task.sample, variables, task.latent_dim, arguments.label)
         shown = ranked[: arguments.traverse]
-        latents = sampling.traversal(latents[0], shown, columns)
+        latents = sampling.latent_traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
     batches = sampling.generate(task.sample, variables, latents, labels)
     _write(arguments, batches, len(latents), columns, animates)
@@ -184,7 +184,7 @@ def _draw_latents(
         return draw(1), arguments.traverse * steps, steps
     if arguments.walk is not None:
         steps = _default(arguments.steps, _WALK_STEPS)
-        latents, columns = sampling.walk(draw(arguments.walk), steps), steps
+        latents, columns = sampling.latent_walk(draw(arguments.walk), steps), steps
     else:
         by_class = 0 < num_classes <= _SAMPLES
         default = _SAMPLES // num_classes * num_classes if by_class else _SAMPLES
@@ -203,7 +203,7 @@ def _write(
     """Write batches of `count` images in total to the requested files."""
     import numpy as np
 
-    from deconv_jax.inference.generation import sampling
+    from deconv_jax.inference.generation import pictures
     from deconv_jax.inference.progress import ProgressBar
 
     kept: list[Any] = []
@@ -211,15 +211,15 @@ def _write(
     with ProgressBar("generate", count) as bar:
         for images in batches:
             if arguments.output_dir:
-                sampling.write_each(arguments.output_dir, done, images, arguments.scale)
+                pictures.write_each(arguments.output_dir, done, images, arguments.scale)
             if arguments.output:
                 kept.append(images)
             done += len(images)
             bar.show(done)
     if animates:
-        sampling.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
+        pictures.write_animation(arguments.output, np.concatenate(kept), arguments.scale)
     elif arguments.output:
-        sampling.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
+        pictures.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
 
 
 def _default(value: int | None, default: int) -> int:
@@ -242,6 +242,8 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         for flag, why in _NOT_WITH_TRAVERSE.items():
             if getattr(arguments, flag) is not None:
                 raise InputError(f"--{flag} cannot be combined with --traverse: {why}")
+    if walks:
+        at_least("--walk", arguments.walk, 2)
     if arguments.columns is not None:
         at_least("--columns", arguments.columns, 1)
     at_least("--scale", arguments.scale, 1)
@@ -252,7 +254,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 
 def _animates(arguments: argparse.Namespace) -> bool:
     """Return whether to write an animation; raise InputError if the flags do not allow one."""
-    from deconv_jax.inference.generation.sampling import ANIMATION_FORMATS, STILL_FORMATS
+    from deconv_jax.inference.generation.pictures import ANIMATION_FORMATS, STILL_FORMATS
 
     suffix = arguments.output.suffix.lower() if arguments.output else ""
     if arguments.walk is None:

@@ -1,4 +1,4 @@
-"""The integer tables that a codec's files are written and read by: made once, kept beside the weights."""
+"""Integer tables of a codec, derived once from the trained weights and stored beside them."""
 
 import dataclasses
 import functools
@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from deconv_jax.errors import InputError
 from deconv_jax.inference.compression.entropy_coding import (
-    FixedPointLayer,
     FrequencyTables,
     normal_masses,
     probability_masses,
 )
+from deconv_jax.inference.compression.fixed_point import FixedPointLayer
 from deconv_jax.io import check_regular, kind_of, write_atomically
 from deconv_jax.models.codec import (
     HYPER_UP_STRIDES,
@@ -33,71 +33,85 @@ Latents = Float[np.ndarray, "height width channels"]
 Tree = Any
 
 _SCALES = np.geomspace(MIN_SCALE, 128.0, 128)
-"""Standard deviations that latents have tables for; neighbours differ by 6 %, which costs 0.001 bits."""
+"""Standard deviations with a table; neighbors differ by 6 %, which costs 0.001 bits per latent."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CodingTables:
-    """All that reading the numbers of a file depends on, as integers.
+    """Integers that determine how the payload of a file is decoded.
 
     Attributes:
-      prior: a table for each channel of the side information, or of the latents if there is none.
-      normal: tables of `_SCALES`, None without side information.
-      layers: of the side information's way to means and scales, likewise ().
-      bounds: between the scales of neighbouring tables of `normal`, int32 multiples of 2^-10; or none.
+      prior: A table per channel of the hyperlatents, or of the latents without a hyperprior.
+      normal: A table per standard deviation in `_SCALES`; None without a hyperprior.
+      layers: Layers from hyperlatents to means and scales; () without a hyperprior.
+      bounds: Scales that separate neighboring tables of `normal`, int32 multiples of 2^-10; empty
+        without a hyperprior.
     """
 
     prior: FrequencyTables
     normal: FrequencyTables | None = None
     layers: tuple[FixedPointLayer, ...] = ()
-    bounds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    bounds: Int[np.ndarray, " bounds"] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.int32)
+    )
 
     @classmethod
-    def of(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
-        """FrequencyTables of a trained model; raises InputError for weights that none can be made of."""
+    def from_model(cls, model: FactorizedCodec, variables: Tree) -> "CodingTables":
+        """Return the tables of a trained model.
+
+        Raises:
+          InputError: A prior is too wide for a table, or a weight is out of fixed-point range.
+        """
         logits = functools.partial(_prior_logits, variables["params"]["prior"])
         channels = range(model.prior_channels)
-        prior = FrequencyTables.of_masses(
+        prior = FrequencyTables.from_masses(
             [probability_masses(functools.partial(logits, channel=c)) for c in channels]
         )
         if not isinstance(model, HyperpriorCodec):
             return cls(prior)
         layers = tuple(
-            FixedPointLayer.of(variables["params"][f"hyper_up_{number}"], stride)
+            FixedPointLayer.from_weights(variables["params"][f"hyper_up_{number}"], stride)
             for number, stride in enumerate(HYPER_UP_STRIDES)
         )
         between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
         bounds = np.rint(between * 2**FixedPointLayer.VALUE_BITS).astype(np.int32)
-        normal = FrequencyTables.of_masses([normal_masses(scale) for scale in _SCALES])
+        normal = FrequencyTables.from_masses([normal_masses(scale) for scale in _SCALES])
         return cls(prior, normal, layers, bounds)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As named arrays."""
-        arrays = _arrays_of("prior", self.prior)
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the tables as arrays by name, for a file and for `Codec.digest`."""
+        arrays = _fields_to_arrays("prior", self.prior)
         if self.normal is not None:
-            arrays |= _arrays_of("normal", self.normal) | {"bounds": self.bounds}
+            arrays |= _fields_to_arrays("normal", self.normal) | {"bounds": self.bounds}
         for number, layer in enumerate(self.layers):
-            arrays |= _arrays_of(f"layer{number}", layer)
+            arrays |= _fields_to_arrays(f"layer{number}", layer)
         return arrays
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], model: FactorizedCodec) -> "CodingTables":
-        """The tables that `arrays` gave of this model; raises InputError for others."""
+    def from_arrays(
+        cls, arrays: Mapping[str, np.ndarray], model: FactorizedCodec
+    ) -> "CodingTables":
+        """Return the tables from the result of `to_arrays`.
 
-        def made(kind: Any, name: str) -> Any:
+        Raises:
+          InputError: An array is missing or wrong, or the tables belong to another model.
+        """
+
+        def build(kind: Any, name: str) -> Any:
             fields = [field.name for field in dataclasses.fields(kind)]
-            return kind(**{field: _array(arrays, f"{name}.{field}") for field in fields})
+            return kind(**{field: _get_array(arrays, f"{name}.{field}") for field in fields})
 
-        tables = cls(made(FrequencyTables, "prior"))
+        tables = cls(build(FrequencyTables, "prior"))
         if isinstance(model, HyperpriorCodec):
-            layers = (made(FixedPointLayer, f"layer{n}") for n in range(len(HYPER_UP_STRIDES)))
-            bounds = _array(arrays, "bounds")
-            tables = cls(tables.prior, made(FrequencyTables, "normal"), tuple(layers), bounds)
+            layers = (build(FixedPointLayer, f"layer{n}") for n in range(len(HYPER_UP_STRIDES)))
+            bounds = _get_array(arrays, "bounds")
+            normal = build(FrequencyTables, "normal")
+            tables = cls(tables.prior, normal, tuple(layers), bounds)
         tables.check(model)
         return tables
 
     def check(self, model: FactorizedCodec) -> None:
-        """Raises InputError for tables that are of another model than this one."""
+        """Raise InputError unless the tables fit a model."""
         fits = len(self.prior) == model.prior_channels
         if isinstance(model, HyperpriorCodec):
             strides = tuple(layer.stride for layer in self.layers)
@@ -112,11 +126,11 @@ class CodingTables:
                 and bool(np.all(np.diff(self.bounds) > 0))
             )
         if not fits:
-            raise InputError(f"tables of a codec do not fit its model {type(model).__name__}")
+            raise InputError(f"the tables of the codec do not fit its model {type(model).__name__}")
 
-    def means_and_tables(self, side: Latents) -> tuple[Latents, np.ndarray]:
-        """Means of the latents, multiples of 2^-10, and the place of each one's table."""
-        x: Any = side.astype(np.float64)
+    def means_and_table_indices(self, hyperlatents: Latents) -> tuple[Latents, np.ndarray]:
+        """Return the mean of each latent, a multiple of 2^-10, and its index in `normal`."""
+        x: Any = hyperlatents.astype(np.float64)
         for number, layer in enumerate(self.layers):
             x = layer(np.maximum(x, 0.0) if number else x)
         mean, scale = np.split(x, 2, axis=-1)
@@ -125,10 +139,13 @@ class CodingTables:
 
 
 def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTables | None:
-    """The tables that `save_tables` wrote for these weights; None if there are none, or of others.
+    """Return the tables that `save_tables` wrote for these weights.
+
+    Returns:
+      The tables; None if the file does not exist or holds the tables of other weights.
 
     Raises:
-      InputError: the file is damaged.
+      InputError: The file is damaged.
     """
     if kind_of(path) is None:
         return None
@@ -139,18 +156,19 @@ def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTa
                 return None
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {error}; delete it to have it made anew") from error
-    return CodingTables.of_arrays(arrays, model)
+        raise InputError(f"cannot read {path}: {error}; delete it to create it again") from error
+    return CodingTables.from_arrays(arrays, model)
 
 
 def save_tables(path: Path, tables: CodingTables, variables: Tree) -> None:
-    """Writes tables, with the digest of the weights that they were made of."""
-    data = safetensors.numpy.save(tables.arrays(), {"weights": weights_digest(variables).hex()})
+    """Write tables to a file, with the digest of the weights that they were derived from."""
+    metadata = {"weights": weights_digest(variables).hex()}
+    data = safetensors.numpy.save(tables.to_arrays(), metadata)
     write_atomically(path, lambda file: file.write(data))
 
 
 def weights_digest(variables: Tree) -> bytes:
-    """SHA-256 of a model's weights and their names."""
+    """Return the SHA-256 of a model's weights and their names."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -159,7 +177,7 @@ def weights_digest(variables: Tree) -> bytes:
 
 
 def _prior_logits(parameters: Mapping[str, Any], x: np.ndarray, channel: int) -> np.ndarray:
-    """`FactorizedPrior.logits` of numbers of one channel: in float64, and of lengths no compiler has seen."""
+    """Compute `FactorizedPrior.logits` of one channel in NumPy, in float64 and for any length."""
     values = x[:, None]
     number = 0
     while f"matrix{number}" in parameters:
@@ -175,19 +193,17 @@ def _prior_logits(parameters: Mapping[str, Any], x: np.ndarray, channel: int) ->
     return values[:, 0]
 
 
-def _arrays_of(name: str, value: Any) -> dict[str, np.ndarray]:
+def _fields_to_arrays(name: str, value: Any) -> dict[str, np.ndarray]:
     return {
         f"{name}.{field.name}": np.asarray(getattr(value, field.name), np.int32)
         for field in dataclasses.fields(value)
     }
 
 
-def _array(arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    """An array, or the number that one called stride is."""
+def _get_array(arrays: Mapping[str, np.ndarray], name: str) -> Any:
+    """Return an array by name, or an int if the name ends in "stride"."""
     axes = {"stride": 0, "kernel": 4}.get(name.rpartition(".")[2], 1)
-    found = arrays.get(name)
-    if found is None or found.dtype != np.int32 or found.ndim != axes:
-        raise InputError(
-            f"tables of a codec lack {name!r}, or it is no array of {axes} axes of 32-bit integers"
-        )
-    return found if axes else int(found)
+    array = arrays.get(name)
+    if array is None or array.dtype != np.int32 or array.ndim != axes:
+        raise InputError(f"the tables of the codec lack an int32 array {name!r} with {axes} axes")
+    return array if axes else int(array)

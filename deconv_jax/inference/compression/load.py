@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,29 @@ import jax.numpy as jnp
 from deconv_jax.errors import InputError
 from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.inference.compression.coding_tables import load_tables, save_tables
+from deconv_jax.models.codec import FactorizedCodec
 from deconv_jax.tasks import Compression
 from deconv_jax.workdir import Checkpoint, load_state, open_task
 
 TABLES_FOLDER = "codec"
-"""Folder in a workdir for the tables of the entropy coder."""
+"""Folder of the workdir for the tables of the entropy coder."""
 
 
 def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compression, Codec]:
-    """The task of a run of compression and its codec.
+    """Return the task of a compression run and its codec.
 
-    The tables of the codec are made once and kept in the workdir, so that a copy of it on another
-    machine has the same.
+    The codec's tables are derived once and stored in the workdir, so that a copy of the workdir on
+    another machine has the same tables.
 
-    Args, returns and errors as for `load_restoration`.
+    Args:
+      workdir: Folder of the run.
+      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+
+    Raises:
+      InputError: As for `workdir.load_state`, or the run has another task.
     """
     task = open_task(workdir, Compression)
-    model: Any = task.model
+    model = cast(FactorizedCodec, task.model)
     example = {"image": jnp.zeros((1, task.crop, task.crop, model.channels), jnp.uint8)}
     step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
     variables = jax.device_get(state.inference_variables())
@@ -37,5 +43,5 @@ def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compress
         try:
             save_tables(path, codec.tables, variables)
         except InputError as error:
-            print(f"warning: the codec's tables are not kept: {error}", file=sys.stderr)
+            print(f"warning: cannot save the codec's tables: {error}", file=sys.stderr)
     return task, codec

@@ -13,9 +13,17 @@ from deconv_jax.workdir import Checkpoint, load_state, open_task
 def load_generator(
     workdir: Path, checkpoint: Checkpoint = "last"
 ) -> tuple[GAN | Variational, dict[str, Any]]:
-    """The task of a run that learned to make images, and the variables that it samples with.
+    """Return the task of a GAN or VAE run and the variables that it samples with.
 
-    Args, returns and errors as for `load_restoration`.
+    Args:
+      workdir: Folder of the run.
+      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+
+    Returns:
+      The task, and the variables as NumPy arrays.
+
+    Raises:
+      InputError: As for `workdir.load_state`, or the run has another task.
     """
     task = open_task(workdir, GAN, Variational)
     example = {

@@ -1,4 +1,4 @@
-"""Files of a codec: images come back, bytes do not depend on devices, damage is told and nothing else."""
+"""Compressed files: round trips, device-independent bytes, and one clear error for any damage."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deconv_jax.errors import InputError
-from deconv_jax.inference.compression import codec as module
+from deconv_jax.inference.compression import codec as codec_module
 from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.inference.compression.coding_tables import CodingTables, load_tables, save_tables
 from deconv_jax.models import FactorizedCodec, HyperpriorCodec
@@ -21,8 +21,8 @@ from deconv_jax.models import FactorizedCodec, HyperpriorCodec
 MODELS = {"factorized": FactorizedCodec, "hyperprior": HyperpriorCodec}
 
 
-def made(kind, channels=3, latent_features=6, features=4, **options):
-    """A codec of random weights whose latents are as wide as it takes them to be."""
+def make_codec(kind, channels=3, latent_features=6, features=4, **options):
+    """Return a codec of random weights whose prior is as wide as its latents."""
     model = MODELS[kind](channels, features, latent_features, initial_gains=(0.125, 0.2))
     image = jnp.zeros((1, 64, 64, channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image, jnp.zeros(1, int))
@@ -41,7 +41,7 @@ def made(kind, channels=3, latent_features=6, features=4, **options):
             return (0.1 * np.eye(leaf.shape[0]) ** 0.5).astype(np.float32)
         if "beta" in name or "hyper_up_2" in name:
             return np.ones(leaf.shape, np.float32)
-        if "matrix" in name:  # a prior some tens wide
+        if "matrix" in name:  # Makes the prior tens of integers wide.
             return random.uniform(-1.6, -1.2, leaf.shape).astype(np.float32)
         return random.uniform(-0.5, 0.5, leaf.shape).astype(np.float32)
 
@@ -50,11 +50,11 @@ def made(kind, channels=3, latent_features=6, features=4, **options):
 
 @pytest.fixture(scope="module", params=MODELS)
 def codec(request):
-    return made(request.param)
+    return make_codec(request.param)
 
 
-def picture(height, width, channels=3, seed=0):
-    """Something with edges, slopes and noise."""
+def draw_image(height, width, channels=3, seed=0):
+    """Return an image with edges, gradients and noise."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     waves = [np.sin(rows / 9 + c) + np.cos(columns / (7 + c)) for c in range(channels)]
@@ -68,16 +68,16 @@ def applied(model, variables, *arguments, method):
     return model.apply(variables, *arguments, method=method)
 
 
-def decoded_by_the_model(codec, image, level):
-    """The networks on the whole image, with the means that the tables give."""
-    extended = jnp.asarray(codec._extended(image)[None] / np.float32(255))
+def reconstruct(codec, image, level):
+    """Apply the networks to the whole image, with the means of the codec's tables."""
+    extended = jnp.asarray(codec._pad(image)[None] / np.float32(255))
     levels = jnp.full(1, level)
     apply = functools.partial(applied, codec.model, codec._variables)
     y = apply(extended, levels, method="analyze")
     mean = 0.0
     if codec.tables.normal is not None:
         z = np.rint(apply(y, method="hyper_analyze")[0])
-        mean = codec.tables.means_and_tables(z)[0].astype(np.float32)[None]
+        mean = codec.tables.means_and_table_indices(z)[0].astype(np.float32)[None]
     latents = np.round(np.asarray(y) - mean) + mean
     pixels = apply(latents, levels, method="synthesize")
     return np.asarray(pixels)[0, : image.shape[0], : image.shape[1]]
@@ -85,40 +85,40 @@ def decoded_by_the_model(codec, image, level):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (37, 90), (1, 1), (130, 17)])
-def test_images_of_any_size_come_back_as_the_model_decodes_them(codec, size):
-    image = picture(*size)
+def test_decompressed_images_equal_the_model_output(codec, size):
+    image = draw_image(*size)
     for level in (0, 1):
         decoded = codec.decompress(codec.compress(image, level))
         assert (decoded.shape, decoded.dtype) == (image.shape, np.uint8)
-        expected = 255 * np.clip(decoded_by_the_model(codec, image, level), 0, 1)
+        expected = 255 * np.clip(reconstruct(codec, image, level), 0, 1)
         assert np.abs(decoded - expected).max() <= 0.5 + 0.01
 
 
 @pytest.mark.slow
 def test_gray_images_stay_gray(codec):
-    image = picture(48, 64, 1)
+    image = draw_image(48, 64, 1)
     decoded = codec.decompress(codec.compress(image, 1))
     assert decoded.shape == image.shape
-    of_gray = made("factorized", channels=1)
-    assert of_gray.decompress(of_gray.compress(image, 0)).shape == image.shape
+    gray_codec = make_codec("factorized", channels=1)
+    assert gray_codec.decompress(gray_codec.compress(image, 0)).shape == image.shape
     with pytest.raises(InputError, match="gray"):
-        of_gray.compress(picture(16, 16), 0)
+        gray_codec.compress(draw_image(16, 16), 0)
 
 
 @pytest.mark.slow
-def test_tiles_give_what_the_whole_image_gives(codec, monkeypatch):
-    image = picture(192, 320)
+def test_tiles_equal_the_whole_image(codec, monkeypatch):
+    image = draw_image(192, 320)
     whole = codec.compress(image, 1)
     decoded = codec.decompress(whole)
-    monkeypatch.setattr(module, "_TILE", 8)
+    monkeypatch.setattr(codec_module, "_TILE", 8)
     assert codec.compress(image, 1) == whole
     assert np.abs(codec.decompress(whole).astype(int) - decoded).max() <= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_files_are_as_long_as_the_model_says(kind):
-    image, codec = picture(192, 256), made(kind, latent_features=32)
+def test_file_size_matches_the_model_probabilities(kind):
+    image, codec = draw_image(192, 256), make_codec(kind, latent_features=32)
     for level in (0, 1):
         bits = 8 * len(codec.compress(image, level))
         assert -0.01 < bits / codec.model_bits(image, level) - 1 < 0.01
@@ -128,37 +128,37 @@ _SCRIPT = """
 import sys, hashlib, contextlib
 import jax
 sys.path.insert(0, sys.argv[1])
-from test_codec import made, picture
+from test_codec import draw_image, make_codec
 assert jax.device_count() == int(sys.argv[2])
 with jax.disable_jit() if sys.argv[3] == "eager" else contextlib.nullcontext():
     for kind in ("factorized", "hyperprior"):
-        codec = made(kind, features=64)
-        data = [codec.compress(picture(100, 150, seed=s), level) for s in range(4) for level in (0, 1)]
+        codec = make_codec(kind, features=64)
+        data = [codec.compress(draw_image(100, 150, seed=s), level) for s in range(4) for level in (0, 1)]
         print(hashlib.sha256(b"".join(data)).hexdigest(), len(b"".join(data)))
 """
 
 
 @pytest.mark.slow
-def test_one_device_or_eight_compiled_or_not_the_bytes_are_the_same():
+def test_bytes_do_not_depend_on_devices_or_jit():
     outputs = []
-    for devices, how in ((1, "jit"), (8, "jit"), (1, "eager")):
+    for devices, mode in ((1, "jit"), (8, "jit"), (1, "eager")):
         flags = f"--xla_force_host_platform_device_count={devices}"
-        command = [sys.executable, "-c", _SCRIPT, str(Path(__file__).parent), str(devices), how]
-        done = subprocess.run(
+        command = [sys.executable, "-c", _SCRIPT, str(Path(__file__).parent), str(devices), mode]
+        completed = subprocess.run(
             command,
             env=os.environ | {"XLA_FLAGS": flags},
             capture_output=True,
             text=True,
             check=True,
         )
-        outputs.append(done.stdout)
+        outputs.append(completed.stdout)
     assert outputs[0] == outputs[1] == outputs[2]
     assert len(outputs[0].splitlines()) == 2
 
 
-def test_what_is_no_file_of_this_codec_is_told_so(codec):
-    data = codec.compress(picture(40, 40), 0)
-    other = made("factorized" if isinstance(codec.model, HyperpriorCodec) else "hyperprior")
+def test_files_that_this_codec_did_not_write_are_refused(codec):
+    data = codec.compress(draw_image(40, 40), 0)
+    other = make_codec("factorized" if isinstance(codec.model, HyperpriorCodec) else "hyperprior")
     cases = {
         b"": "not a .djx",
         b"\x89PNG\r\n\x1a\n" + bytes(100): "not a .djx",
@@ -171,12 +171,12 @@ def test_what_is_no_file_of_this_codec_is_told_so(codec):
     for damaged, message in cases.items():
         with pytest.raises(InputError, match=message):
             codec.decompress(damaged)
-    with pytest.raises(InputError, match="another codec"):
+    with pytest.raises(InputError, match="another codec or checkpoint"):
         other.decompress(data)
 
 
 def with_checksum(codec, body):
-    """What somebody would make who wants to do harm."""
+    """Return a file with a valid checksum, as an attacker would."""
     return body + zlib.crc32(body, zlib.crc32(codec.digest)).to_bytes(4, "little")
 
 
@@ -184,14 +184,14 @@ def header(codec, level=0, size=b"\x28\x28"):
     return b"DJX\x01" + codec.digest[:2] + bytes([level]) + size
 
 
-def test_impossible_headers_are_refused_before_anything_is_allocated(codec):
+def test_impossible_headers_are_refused_before_allocation(codec):
     huge = b"\xff\xff\xff\x7f"
     for body, message in {
         header(codec, 2) + bytes(9): "level 2",
         header(codec, size=b"\x00\x28") + bytes(9): "0 x 40",
-        header(codec, size=huge * 2): "pixels here",
-        header(codec, size=b"\x01\x80\x80\x80\x20"): "pixels here",
-        header(codec, size=b"\x80\x80\x80\x20\x01"): "pixels here",
+        header(codec, size=huge * 2): "must have 1 to",
+        header(codec, size=b"\x01\x80\x80\x80\x20"): "must have 1 to",
+        header(codec, size=b"\x80\x80\x80\x20\x01"): "must have 1 to",
         header(codec, size=b"\xff\xff\xff\xff\xff"): "does not end",
         header(codec, size=b"\xff"): "not a .djx|does not end",
         header(codec, size=b"\xc0\x3e\xc0\x3e") + bytes(40): "cannot hold",
@@ -201,7 +201,7 @@ def test_impossible_headers_are_refused_before_anything_is_allocated(codec):
 
 
 def outcome(codec, data):
-    """The image of a file, or what is said of it."""
+    """Return the image of a file and "", or None and the error message."""
     try:
         return codec.decompress(data), ""
     except InputError as error:
@@ -212,12 +212,13 @@ FUZZED = 6_000
 
 
 @pytest.mark.slow
-def test_fuzzed_files_end_in_one_clear_error_or_an_image(codec):
-    """Flipped, cut, lengthened, shuffled and random files, half of them with a checksum that fits."""
+def test_fuzzed_files_give_an_error_or_an_image(codec):
+    """Flip, cut, insert, overwrite and randomize bytes; half of the files get a valid checksum."""
     random = np.random.default_rng(7)
     small = Codec(codec.model, codec._variables, codec.tables, max_pixels=128 * 64)
     files = [
-        small.compress(picture(*size, seed=s), s % 2) for s, size in enumerate([(40, 40), (64, 20)])
+        small.compress(draw_image(*size, seed=s), s % 2)
+        for s, size in enumerate([(40, 40), (64, 20)])
     ]
     refused = decoded = 0
     for number in range(FUZZED // len(MODELS)):
@@ -252,34 +253,34 @@ def test_fuzzed_files_end_in_one_clear_error_or_an_image(codec):
     assert decoded > 0.01 * FUZZED / len(MODELS)
 
 
-def test_images_and_levels_that_do_not_fit_are_refused(codec):
+def test_invalid_images_and_levels_are_refused(codec):
     with pytest.raises(InputError, match="level must be from 0 to 1"):
-        codec.compress(picture(16, 16), 2)
-    for image in (picture(8, 8)[..., 0], picture(8, 8) / 255, np.zeros((8, 8, 2), np.uint8)):
+        codec.compress(draw_image(16, 16), 2)
+    for image in (draw_image(8, 8)[..., 0], draw_image(8, 8) / 255, np.zeros((8, 8, 2), np.uint8)):
         with pytest.raises(InputError, match="uint8"):
             codec.compress(image, 0)
     small = Codec(codec.model, codec._variables, codec.tables, max_pixels=100)
     with pytest.raises(InputError, match="1 to 100 pixels"):
-        small.compress(picture(11, 10), 0)
+        small.compress(draw_image(11, 10), 0)
 
 
 @pytest.mark.slow
-def test_tables_are_kept_and_belong_to_their_weights(codec, tmp_path):
+def test_stored_tables_belong_to_their_weights(codec, tmp_path):
     path = tmp_path / "tables.safetensors"
     assert load_tables(path, codec.model, codec._variables) is None
     save_tables(path, codec.tables, codec._variables)
     again = Codec(codec.model, codec._variables, load_tables(path, codec.model, codec._variables))
     assert again.digest == codec.digest
-    data = codec.compress(picture(30, 30), 0)
+    data = codec.compress(draw_image(30, 30), 0)
     np.testing.assert_array_equal(again.decompress(data), codec.decompress(data))
     others = jax.tree.map(lambda a: a + 1, codec._variables)
     assert load_tables(path, codec.model, others) is None
-    other = made("factorized", channels=1, latent_features=7)
+    other = make_codec("factorized", channels=1, latent_features=7)
     with pytest.raises(InputError, match="do not fit"):
-        CodingTables.of_arrays(codec.tables.arrays(), other.model)
-    for name, array in codec.tables.arrays().items():
+        CodingTables.from_arrays(codec.tables.to_arrays(), other.model)
+    for name, array in codec.tables.to_arrays().items():
         with pytest.raises(InputError, match="lack"):
-            CodingTables.of_arrays(codec.tables.arrays() | {name: array[None]}, codec.model)
+            CodingTables.from_arrays(codec.tables.to_arrays() | {name: array[None]}, codec.model)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="delete it"):
         load_tables(path, codec.model, codec._variables)

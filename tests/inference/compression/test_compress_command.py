@@ -1,4 +1,4 @@
-"""`deconv-jax compress` and `decompress`, as a person would run them."""
+"""The commands `deconv-jax compress` and `deconv-jax decompress`."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.inference.compression.load import TABLES_FOLDER, load_codec
 from deconv_jax.train import train
 
-pytestmark = pytest.mark.slow  # Every test would wait for the trained run.
+pytestmark = pytest.mark.slow  # Every test needs the trained run.
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +55,22 @@ def read(path):
         return np.asarray(image)
 
 
-def test_a_photograph_there_and_back(run, tmp_path, capsys):
+def test_a_photograph_round_trips(run, tmp_path, capsys):
     photo, file, back = (tmp_path / name for name in ("p.png", "out/p.djx", "out/b.png"))
     Image.fromarray(pixels(70, 90)).save(photo)
     assert main(["compress", "--workdir", str(run), str(photo), "-o", str(file)]) == 0
-    said = capsys.readouterr().out
-    assert f"{file.stat().st_size:,} bytes" in said
+    output = capsys.readouterr().out
+    assert f"{file.stat().st_size:,} bytes" in output
     assert main(["decompress", "--workdir", str(run), str(file), "-o", str(back)]) == 0
     codec = load_codec(run)[1]
     assert file.read_bytes() == codec.compress(pixels(70, 90), 1)
     np.testing.assert_array_equal(read(back), codec.decompress(file.read_bytes()))
     error = np.mean((pixels(70, 90) / 255 - read(back) / 255) ** 2)
-    assert f" bits/pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in said
+    assert f" bits/pixel, PSNR {-10 * np.log10(error):.2f} dB\n" in output
     assert (run / TABLES_FOLDER / "0000002.safetensors").is_file()
 
 
-def test_an_output_without_an_ending_is_a_folder(run, tmp_path):
+def test_an_output_without_a_suffix_is_a_folder(run, tmp_path):
     photo = tmp_path / "photo.png"
     Image.fromarray(pixels(40, 40)).save(photo)
     folder = tmp_path / "new"
@@ -78,7 +78,7 @@ def test_an_output_without_an_ending_is_a_folder(run, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["photo.djx"]
 
 
-def test_levels_of_quality_and_kinds_of_files(run, tmp_path):
+def test_levels_gray_and_transparent_images(run, tmp_path):
     gray, alpha = tmp_path / "gray.png", tmp_path / "alpha.png"
     Image.fromarray(pixels(40, 40)[..., 0]).save(gray)
     clear = np.full((40, 40, 1), 0, np.uint8)
@@ -109,8 +109,8 @@ def test_one_bad_file_does_not_stop_the_others(run, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["good.djx"]
 
 
-def test_a_folder_there_and_back(run, tmp_path, capsys):
-    """What is left out of it is named; several frames are one bad file among others."""
+def test_a_folder_round_trips(run, tmp_path, capsys):
+    """Skipped files are named; an animation is one bad file among others."""
     folder, small, back = tmp_path / "in", tmp_path / "small", tmp_path / "back"
     (folder / "deep").mkdir(parents=True)
     for name in ("a.png", "deep/b.png"):
@@ -134,7 +134,7 @@ def test_a_folder_there_and_back(run, tmp_path, capsys):
     np.testing.assert_array_equal(read(back / "a.png"), read(back / "deep" / "b.png"))
 
 
-def test_what_is_wrong_is_said_and_nothing_is_written(run, tmp_path, capsys):
+def test_errors_are_reported_and_write_nothing(run, tmp_path, capsys):
     photo, out = tmp_path / "p.png", tmp_path / "o.djx"
     Image.fromarray(pixels(16, 16)).save(photo)
     start = ["compress", "--workdir", str(run)]

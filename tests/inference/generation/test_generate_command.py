@@ -1,4 +1,4 @@
-"""Samples of a trained generator: the same everywhere, in files, and what is refused."""
+"""The command `deconv-jax generate`, and the samples, walks and traversals that it draws."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from PIL import Image
 from deconv_jax.cli import main
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
-from deconv_jax.inference.generation import sampling as work
+from deconv_jax.inference.generation import sampling
 from deconv_jax.inference.generation.load import load_generator
 from deconv_jax.inference.generation.sampling import (
     generate,
+    latent_traversal,
+    latent_walk,
     latents_from_seed,
     rank_dimensions,
-    traversal,
-    walk,
 )
 from deconv_jax.io import write_json
 from deconv_jax.workdir import CONFIG
@@ -31,7 +31,7 @@ CLASSES = 10
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, write_run):
-    """Makes the workdir of a GAN with classes or without or of a VAE, of random weights, once each."""
+    """Function that returns the workdir of a random GAN (with or without classes) or VAE."""
     made = {}
 
     def task(kind):
@@ -66,17 +66,17 @@ def pixels(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, "vae"])
-def test_samples_are_those_of_averaged_weights_and_of_their_number_alone(run, kind):
+def test_samples_depend_on_averaged_weights_and_their_index_only(run, kind):
     task, variables = load_generator(run(kind))
     latents = latents_from_seed(40, task.latent_dim, seed=3)
     images = np.concatenate(list(generate(task.sample, variables, latents)))
     assert (images.shape, images.dtype) == ((40, 32, 32, 1), np.uint8)
-    direct = jax.jit(task.sample)(variables, latents)
-    assert np.abs(images / 255 - np.asarray(direct)).max() <= 0.5 / 255 + 1e-5
+    expected = jax.jit(task.sample)(variables, latents)
+    assert np.abs(images / 255 - np.asarray(expected)).max() <= 0.5 / 255 + 1e-5
     fewer = latents_from_seed(7, task.latent_dim, seed=3)
     np.testing.assert_array_equal(fewer, latents[:7])
-    of_fewer = np.concatenate(list(generate(task.sample, variables, fewer)))
-    np.testing.assert_array_equal(of_fewer, images[:7])
+    first_images = np.concatenate(list(generate(task.sample, variables, fewer)))
+    np.testing.assert_array_equal(first_images, images[:7])
     assert not np.array_equal(latents_from_seed(7, task.latent_dim, seed=4), fewer)
 
 
@@ -92,9 +92,9 @@ print(jax.device_count())
 
 
 @pytest.mark.slow
-def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
+def test_files_do_not_depend_on_the_number_of_devices(run, tmp_path):
     def commands(count):
-        """Of the files of so many devices: samples of a GAN, and a traversal of a VAE's latents."""
+        """Yield the commands that draw samples of a GAN and a traversal of a VAE."""
         kinds = {"gan": (0, ["--num", "70"]), "vae": ("vae", ["--traverse", "3"])}
         for name, (kind, flags) in kinds.items():
             output = str(tmp_path / f"{name}-{count}.png")
@@ -103,29 +103,31 @@ def test_any_number_of_devices_makes_the_same_file(run, tmp_path):
     for words in commands(8):
         assert main(words) == 0
     for count in (1, 3):
-        # The compiler's other flags stay those of this process, which has 8 devices.
+        # The other compiler flags are those of this process, which has 8 devices.
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
         script = [sys.executable, "-c", _SCRIPT, json.dumps(list(commands(count)))]
         environment = os.environ | {"XLA_FLAGS": flags}
-        done = subprocess.run(script, env=environment, check=True, capture_output=True, text=True)
-        assert done.stdout.splitlines()[-1] == str(count)
+        completed = subprocess.run(
+            script, env=environment, check=True, capture_output=True, text=True
+        )
+        assert completed.stdout.splitlines()[-1] == str(count)
     for name in ("gan", "vae"):
         files = [(tmp_path / f"{name}-{count}.png").read_bytes() for count in (1, 3, 8)]
         assert files[0] == files[1] == files[2]
 
 
-def test_a_walk_is_closed_and_passes_every_latent():
+def test_walk_is_closed_and_passes_every_latent():
     latents = latents_from_seed(3, 6, seed=0)
-    path = walk(latents, 4)
+    path = latent_walk(latents, 4)
     assert path.shape == (12, 6)
     np.testing.assert_allclose(path[::4], latents, atol=1e-5)
     steps = np.linalg.norm(path - np.roll(path, 1, axis=0), axis=1)
     assert steps.max() < 0.6 * np.linalg.norm(latents - np.roll(latents, 1, axis=0), axis=1).max()
 
 
-def test_a_traversal_moves_one_number_and_leaves_the_others():
+def test_traversal_varies_one_dimension_at_a_time():
     latent = latents_from_seed(1, 6, seed=0)[0]
-    moved = traversal(latent, np.array([4, 1]), 5)
+    moved = latent_traversal(latent, np.array([4, 1]), 5)
     assert (moved.shape, moved.dtype) == ((10, 6), np.float32)
     for row, dimension in zip(moved.reshape(2, 5, 6), (4, 1), strict=True):
         np.testing.assert_allclose(row[:, dimension], [-3, -1.5, 0, 1.5, 3])
@@ -133,8 +135,8 @@ def test_a_traversal_moves_one_number_and_leaves_the_others():
         np.testing.assert_array_equal(row[:, others], np.tile(latent[others], (5, 1)))
 
 
-def test_the_numbers_that_change_images_most_are_first():
-    """Of a decoder that is all but linear in each number, with known slopes, one of them 0."""
+def test_dimensions_with_the_largest_effect_are_first():
+    """The decoder is almost linear in each dimension, with known slopes, one of them 0."""
     slopes = jnp.array([0.02, -0.1, 0.0, 0.05])
 
     def decode(variables, latents, labels):
@@ -147,7 +149,7 @@ def test_the_numbers_that_change_images_most_are_first():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flags"), [("vae", []), (CLASSES, ["--class", "3"])])
-def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
+def test_traversal_picture_has_a_row_per_dimension(run, tmp_path, capsys, kind, flags):
     path = tmp_path / "traversal.png"
     words = ["--workdir", str(run(kind)), "--output", str(path), "--seed", "2", *flags]
     assert main(["generate", *words, "--traverse", "3", "--steps", "4"]) == 0
@@ -155,7 +157,7 @@ def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
     label = 3 if flags else None
     rows = rank_dimensions(task.sample, variables, task.latent_dim, label)[:3]
     assert f"rows: latents {rows[0]}, {rows[1]}, {rows[2]}\n" in capsys.readouterr().out
-    latents = traversal(latents_from_seed(1, task.latent_dim, seed=2)[0], rows, 4)
+    latents = latent_traversal(latents_from_seed(1, task.latent_dim, seed=2)[0], rows, 4)
     labels = np.full(12, 3, np.int32) if flags else None
     images = next(generate(task.sample, variables, latents, labels))[..., 0]
     whole = pixels(path)
@@ -164,7 +166,7 @@ def test_a_traversal_has_a_row_a_dimension(run, tmp_path, capsys, kind, flags):
     np.testing.assert_array_equal(tiles, images)
 
 
-def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(run, tmp_path):
+def test_default_traversal_passes_zero_in_the_middle(run, tmp_path):
     path = tmp_path / "traversal.png"
     words = ["--workdir", str(run("vae")), "--output", str(path), "--traverse", "1"]
     assert main(["generate", *words]) == 0
@@ -176,7 +178,7 @@ def test_a_traversal_of_as_many_steps_as_default_passes_the_mean_in_the_middle(r
     np.testing.assert_array_equal(pixels(path)[:, 4 * 33 : 4 * 33 + 32], middle)
 
 
-def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
+def test_picture_and_single_files_show_the_same_samples(run, tmp_path):
     picture, folder = tmp_path / "all.png", tmp_path / "each"
     words = ["--workdir", str(run(CLASSES)), "--output", str(picture)]
     words += ["--output-dir", str(folder), "--num", "6", "--columns", "3", "--scale", "2"]
@@ -188,7 +190,7 @@ def test_a_picture_and_single_files_show_the_same_samples(run, tmp_path):
     np.testing.assert_array_equal(pixels(single[4]), whole[66 : 66 + 64, 66 : 66 + 64])
 
 
-def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
+def test_picture_of_a_conditional_generator_has_a_column_per_class(run, tmp_path):
     path = tmp_path / "all.png"
     assert main(["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]) == 0
     task, variables = load_generator(run(CLASSES))
@@ -202,7 +204,7 @@ def test_a_sheet_of_a_conditional_generator_has_a_column_a_class(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_path):
+def test_samples_have_the_given_class_or_all_classes_in_turn(run, tmp_path):
     task, variables = load_generator(run(CLASSES))
     latents = latents_from_seed(12, task.latent_dim, seed=0)
     for flags, labels in (
@@ -212,13 +214,13 @@ def test_a_class_is_what_all_samples_are_of_and_else_they_take_turns(run, tmp_pa
         folder = tmp_path / "-".join(["each", *flags])
         words = ["--workdir", str(run(CLASSES)), "--output-dir", str(folder), "--num", "12"]
         assert main(["generate", *words, *flags]) == 0
-        wanted = generate(task.sample, variables, latents, labels.astype(np.int32))
+        expected = generate(task.sample, variables, latents, labels.astype(np.int32))
         files = np.stack([pixels(path) for path in sorted(folder.iterdir())])
-        np.testing.assert_array_equal(files, np.concatenate(list(wanted))[..., 0])
+        np.testing.assert_array_equal(files, np.concatenate(list(expected))[..., 0])
 
 
 @pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
-def test_a_walk_as_an_animation(run, tmp_path, name):
+def test_walk_as_an_animation(run, tmp_path, name):
     words = ["--workdir", str(run(0)), "--output", str(tmp_path / name)]
     assert main(["generate", *words, "--walk", "3", "--steps", "4"]) == 0
     with Image.open(tmp_path / name) as animation:
@@ -226,7 +228,7 @@ def test_a_walk_as_an_animation(run, tmp_path, name):
         assert animation.info["loop"] == 0
 
 
-def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
+def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
     path = tmp_path / "walk.png"
     words = ["--workdir", str(run(0)), "--output", str(path), "--walk", "3"]
     assert main(["generate", *words, "--steps", "5", "--truncation", "1"]) == 0
@@ -235,7 +237,7 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         ([], "requires --output FILE or --output-dir DIR"),
         (["--output", "a.png", "--steps", "3"], "--steps requires --walk or --traverse"),
@@ -259,7 +261,10 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
             "--columns cannot be combined with --traverse",
         ),
         (["--output", "a.gif", "--traverse", "2"], "a.gif: an animation requires --walk"),
-        (["--output", "a.png", "--traverse", "2", "--scale", "99"], "wanted are at most 10000"),
+        (
+            ["--output", "a.png", "--traverse", "2", "--scale", "99"],
+            "at most 10000 pixels per side",
+        ),
         (
             ["--output", "a.png", "--num", "3", "--walk", "3"],
             "--num cannot be combined with --interp",
@@ -277,37 +282,35 @@ def test_a_walk_as_a_strip_has_a_row_a_latent(run, tmp_path):
             ["--output", "a.gif", "--walk", "2", "--columns", "3"],
             "--columns cannot be combined with an animation",
         ),
-        (["--output", "a.gif", "--walk", "2", "--scale", "999"], "give a smaller --scale"),
+        (["--output", "a.gif", "--walk", "2", "--scale", "999"], "use a smaller --scale"),
         (["--output", "a"], "a must end in .png"),
         (["--output", "a.mp4", "--walk", "2"], "a.mp4 must end in .png"),
         (["--output", "a.mp4", "--output-dir", "each"], "a.mp4 must end in .png"),
         (["--output", "a.png", "--class", "3"], "--class requires a conditional generator"),
-        (["--output", "a.png", "--num", "400", "--scale", "20"], "wanted are at most 10000"),
+        (["--output", "a.png", "--num", "400", "--scale", "20"], "at most 10000 pixels per side"),
         (["--output", "a.png", "--checkpoint", "7"], "7"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(
-    run, tmp_path, monkeypatch, capsys, flags, words
-):
+def test_invalid_flags_are_one_line_errors(run, tmp_path, monkeypatch, capsys, flags, message):
     workdir = run(0)
-    capsys.readouterr()  # What the training said.
+    capsys.readouterr()  # Discard the output of the fixture.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(work, "generate", lambda *_: pytest.fail("samples were made"))
+    monkeypatch.setattr(sampling, "generate", lambda *_: pytest.fail("samples were generated"))
     assert main(["generate", "--workdir", str(workdir), *flags]) == 2
     errors = capsys.readouterr().err
-    assert words in errors
+    assert message in errors
     assert errors.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
-def test_a_class_that_there_is_not_is_refused(run, tmp_path, capsys):
+def test_unknown_classes_are_refused(run, tmp_path, capsys):
     words = ["--workdir", str(run(CLASSES)), "--output", str(tmp_path / "a.png")]
     assert main(["generate", *words, "--class", "10"]) == 2
     assert "--class must be from 0 to 9; got 10" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys):
+def test_walk_of_a_conditional_generator_has_one_class(run, tmp_path, capsys):
     path = tmp_path / "walk.png"
     words = ["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]
     words += ["--walk", "2", "--steps", "3"]
@@ -318,14 +321,14 @@ def test_a_walk_of_a_conditional_generator_is_of_one_class(run, tmp_path, capsys
     assert not path.exists()
     assert main([*words, "--class", "3"]) == 0
     task, variables = load_generator(run(CLASSES))
-    latents = walk(latents_from_seed(2, task.latent_dim, seed=0), 3)
+    latents = latent_walk(latents_from_seed(2, task.latent_dim, seed=0), 3)
     images = generate(task.sample, variables, latents, np.full(6, 3, np.int32))
     first = next(images)[0, ..., 0]
     np.testing.assert_array_equal(pixels(path)[:32, :32], first)
 
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
-def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
+def test_output_dir_must_be_a_folder(run, tmp_path, capsys, more):
     path = tmp_path / "each"
     path.write_bytes(b"mine")
     words = ["generate", "--workdir", str(run(0)), "--output-dir", str(path), *more]
@@ -334,7 +337,7 @@ def test_a_folder_that_is_a_file_is_refused(run, tmp_path, capsys, more):
     assert path.read_bytes() == b"mine"
 
 
-def test_what_is_there_is_replaced_only_if_asked(run, tmp_path, capsys):
+def test_existing_files_are_kept_without_overwrite(run, tmp_path, capsys):
     path = tmp_path / "a.png"
     path.write_bytes(b"mine")
     words = ["generate", "--workdir", str(run(0)), "--output", str(path), "--num", "2"]
