@@ -1,1 +1,1 @@
-"""Measures, exact over a masked, sharded evaluation set."""
+"""Evaluation metrics, exact over masked, sharded evaluation sets."""

@@ -1,9 +1,10 @@
-"""Measures of classifiers: top-k accuracy and calibration.
+"""Metrics of classifiers: top-k accuracy and calibration error.
 
-Calibration error is that of Guo et al. (arXiv:1706.04599, equation 3) with 15 bins of equal width; the
-bins' sums are added up over a whole set before any difference is taken, so that it is exact, whatever the
-batches. What a reader would get wrong: bins are open at their lower end, (0, 1/15], and so is the formula's;
-the mean of the errors of batches would be another, larger number.
+The expected calibration error is that of Guo et al. (arXiv:1706.04599, equation 3) with 15 bins of equal
+width. It is exact for any batch size, because the sums per bin are accumulated over the whole set first.
+
+Note: Bins exclude their lower edge, as in the paper: (0, 1/15], (1/15, 2/15], ... The mean of the errors
+of batches is larger than the error of the set.
 """
 
 import jax
@@ -14,19 +15,19 @@ from jaxtyping import Array, Float, Int
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.finite import check_finite
 
-BINS = 15
-"""Of confidence, equally wide, as in the paper's tables."""
+CALIBRATION_BINS = 15
+"""Number of confidence bins, as in the paper's tables."""
 
 
-def in_top(
+def in_top_k(
     logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], k: int
 ) -> Float[Array, " batch"]:
-    """1 where the label is among the k classes of the largest logits, else 0; of equal logits the first count.
+    """Return 1 where the label is among the k classes of largest logits, else 0.
 
-    Note: an example with a logit that is infinite or NaN has no order of classes and gives 0.
+    Ties go to the lower class. An example with a non-finite logit gives 0.
     """
     _, best = jax.lax.top_k(logits, k)
-    found = jnp.any(best == labels[:, None], axis=-1) & _finite(logits)
+    found = jnp.any(best == labels[:, None], axis=-1) & _all_finite(logits)
     return found.astype(jnp.float32)
 
 
@@ -35,39 +36,40 @@ def calibration_sums(
     labels: Int[Array, " batch"],
     mask: Float[Array, " batch"],
 ) -> Float[Array, "3 bins"]:
-    """Of each bin of confidence the examples, their confidence and how many are right, over mask 1.
+    """Return the count, the sum of confidences and the number of correct predictions of each bin.
 
-    Confidence is the largest probability. Sums of several batches add up to those of a set. An
-    example with a logit that is infinite or NaN makes the first bin's confidence NaN.
+    Confidence is the largest probability. Only examples with mask 1 count. Sums of batches add up to those
+    of the set. An example with a non-finite logit makes the confidence of the first bin NaN.
     """
     confidence = jnp.max(jax.nn.softmax(logits), axis=-1)
-    confidence = jnp.where(_finite(logits), confidence, jnp.nan)
-    right = jnp.argmax(logits, axis=-1) == labels
-    bins = jnp.nan_to_num(jnp.ceil(confidence * BINS)).astype(jnp.int32)
-    place = jnp.clip(bins - 1, 0, BINS - 1)
+    confidence = jnp.where(_all_finite(logits), confidence, jnp.nan)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    bins = jnp.nan_to_num(jnp.ceil(confidence * CALIBRATION_BINS)).astype(jnp.int32)
+    index = jnp.clip(bins - 1, 0, CALIBRATION_BINS - 1)
     counted = mask > 0
-    values = jnp.stack([jnp.ones_like(confidence), confidence, right.astype(confidence.dtype)])
-    # A filling's value may be anything, NaN included.
+    values = jnp.stack([jnp.ones_like(confidence), confidence, correct.astype(confidence.dtype)])
+    # Padding examples may hold any value, NaN included.
     values = jnp.where(counted[None], values, 0.0)
-    return jnp.zeros((3, BINS)).at[:, jnp.where(counted, place, 0)].add(values)
+    return jnp.zeros((3, CALIBRATION_BINS)).at[:, jnp.where(counted, index, 0)].add(values)
 
 
 def calibration_error(sums: Float[np.ndarray, "3 bins"]) -> float:
-    """Mean over examples of |accuracy - confidence| of the bin each is in, in [0, 1].
+    """Return the expected calibration error, in [0, 1].
+
+    It is the mean of |accuracy - confidence| over the bins, weighted by their number of examples.
 
     Args:
-      sums: of `calibration_sums`, of a whole set.
+      sums: Sums of `calibration_sums` over a whole set.
 
     Raises:
-      InputError: sums of no example, or of logits that are not finite.
+      InputError: There is no example, or a logit was not finite.
     """
     check_finite("confidences", sums)
-    counts, confidence, right = sums
+    counts, confidence, correct = sums
     if not counts.sum() > 0:
-        raise InputError("calibration is of examples; there is none")
-    return float(np.abs(right - confidence).sum() / counts.sum())
+        raise InputError("calibration error requires at least one example; got 0")
+    return float(np.abs(correct - confidence).sum() / counts.sum())
 
 
-def _finite(logits: Array) -> Array:
-    """Which examples have logits that are numbers, all of them."""
+def _all_finite(logits: Array) -> Array:
     return jnp.all(jnp.isfinite(logits), axis=-1)

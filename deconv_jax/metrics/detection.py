@@ -1,15 +1,14 @@
-"""Average precision of detected objects, as COCO (by `pycocotools`) and as Pascal VOC define it.
+"""Average precision of object detection as defined by COCO (through `pycocotools`) and Pascal VOC.
 
 Lin et al., "Microsoft COCO", arXiv:1405.0312, and Everingham et al., "The Pascal visual object classes
-challenge", IJCV 2010, section 4.2. Detections are taken by falling score; one is right if it overlaps an
-object of its image and class, which no detection before it has taken, by at least a given intersection
-over union: for COCO the one of those left that it overlaps most, for VOC the one of all, so that a
-detection is wrong if that is taken already.
+challenge", IJCV 2010, section 4.2. Detections are matched to objects of the same image and class in order
+of falling score. A detection is a true positive if its intersection over union (IoU) with its object
+reaches a threshold. COCO takes the unmatched object with the largest IoU. VOC takes the object with the
+largest IoU, and the detection is a false positive if that object is matched already.
 
-What a reader would get wrong: average precision is of the ranking over all images. It has no threshold on
-the score, so that cutting off low scores can only lower it, and it is no mean of measures of images. Of
-VOC's two variants it is here that of 2007: the mean of the highest precision at recall 0, 0.1, ... 1 or
-more; boxes are measured between edges, where VOC's own code counts the pixels of both.
+Note: Average precision ranks the detections of all images together; it is not a mean over images. It has
+no score threshold, so dropping low scores can only lower it. "voc_map" is the 11-point interpolation of
+VOC 2007. Box sides are right - left and bottom - top, without the 1 that VOC's own code adds.
 """
 
 import contextlib
@@ -24,48 +23,48 @@ from pycocotools.cocoeval import COCOeval
 from deconv_jax.errors import InputError
 from deconv_jax.metrics.finite import check_finite
 
-VOC_OVERLAP = 0.5
-VOC_RECALLS = np.arange(11) / 10
-"""Divided, as a recall is: 3 of 10 is 0.3, and np.linspace's 0.30000000000000004 is more."""
+VOC_IOU_THRESHOLD = 0.5
+VOC_RECALL_LEVELS = np.arange(11) / 10
+"""Quotients like a recall: 3 of 10 is 0.3, where np.linspace gives the larger 0.30000000000000004."""
 
 
 def average_precision(
-    boxes: Float[np.ndarray, "images found 4"],
-    scores: Float[np.ndarray, "images found"],
-    classes: Integer[np.ndarray, "images found"],
+    boxes: Float[np.ndarray, "images detections 4"],
+    scores: Float[np.ndarray, "images detections"],
+    classes: Integer[np.ndarray, "images detections"],
     *,
-    true_boxes: Float[np.ndarray, "images most 4"],
-    true_classes: Integer[np.ndarray, "images most"],
+    true_boxes: Float[np.ndarray, "images objects 4"],
+    true_classes: Integer[np.ndarray, "images objects"],
 ) -> dict[str, float]:
-    """Measures of detections against what is true; each a mean over the classes that have objects.
+    """Compare detections with ground truth; each metric is a mean over the classes that have objects.
 
     Args:
-      boxes: found, top, left, bottom and right edge in pixels.
-      scores: of each.
-      classes: of each, from 0 on; -1 in rows without a detection.
-      true_boxes: of the objects, likewise.
-      true_classes: of the objects, -1 in rows without one.
+      boxes: Top, left, bottom and right edges of detections, in pixels.
+      scores: Score of each detection.
+      classes: Class of each detection from 0, -1 in rows without a detection.
+      true_boxes: Edges of the objects.
+      true_classes: Class of each object, -1 in rows without an object.
 
     Returns:
-      In [0, 1]. "ap" is COCO's: the mean over intersection over union 0.5, 0.55, ... 0.95 of the
-      mean of the highest precision at recall 0, 0.01, ... 1 or more; "ap50" and "ap75" at 0.5 and
-      0.75 alone; "ap_small", "ap_medium" and "ap_large" of objects of an area below 32^2, below 96^2
-      and above, left out where there are none. "ar" is the mean of the recall over the same overlaps.
-      All count at most `found` detections of each class an image. "voc_map" see above, at 0.5.
+      Metrics in [0, 1]. "ap" is COCO's average precision, the mean over IoU thresholds 0.5, 0.55, ... 0.95
+      and recall levels 0, 0.01, ... 1 of the highest precision at that recall or above; "ap50" and "ap75"
+      are those at IoU 0.5 and 0.75. "ap_small", "ap_medium" and "ap_large" are restricted to objects of an
+      area below 32^2, of up to 96^2 and above, and left out where there are none. "ar" is the mean recall over
+      the same thresholds. "voc_map" is VOC 2007's mean average precision at IoU 0.5. The number of
+      detections per class and image is not limited.
 
     Raises:
-      InputError: there is no object in any image; or a box or a score of a row with a class is
-        not finite.
+      InputError: No image has an object, or a box or score of a row with a class is not finite.
     """
     check_finite("boxes", boxes[classes >= 0])
     check_finite("scores", scores[classes >= 0])
     check_finite("true boxes", true_boxes[true_classes >= 0])
-    # Rows without an object may hold anything.
+    # Rows without an object may hold any value.
     boxes = np.where(classes[..., None] >= 0, boxes, 0.0)
     true_boxes = np.where(true_classes[..., None] >= 0, true_boxes, 0.0)
     if not np.any(true_classes >= 0):
-        raise InputError("average precision is of objects; there is none in any image")
-    with contextlib.redirect_stdout(io.StringIO()):  # It tells of every step.
+        raise InputError("average precision requires at least one object; got 0 in all images")
+    with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress.
         evaluation = COCOeval(
             _annotations(true_boxes, true_classes), _annotations(boxes, classes, scores), "bbox"
         )
@@ -73,19 +72,18 @@ def average_precision(
         evaluation.evaluate()
         evaluation.accumulate()
         coco = evaluation.eval
-    overlaps = list(evaluation.params.iouThrs.round(2))
+    thresholds = list(evaluation.params.iouThrs.round(2))
     areas = evaluation.params.areaRngLbl
-    precision = coco["precision"]  # overlap, recall, class, area, most detections
-    every = precision[:, :, :, areas.index("all")]
-    half = overlaps.index(0.5)
+    precision = coco["precision"]  # IoU threshold, recall, class, area, limit of detections
+    all_areas = precision[:, :, :, areas.index("all")]
     by_area = {
         f"ap_{name}": _mean(precision[:, :, :, areas.index(name)])
         for name in ("small", "medium", "large")
     }
     return {
-        "ap": _mean(every),
-        "ap50": _mean(every[half]),
-        "ap75": _mean(every[overlaps.index(0.75)]),
+        "ap": _mean(all_areas),
+        "ap50": _mean(all_areas[thresholds.index(0.5)]),
+        "ap75": _mean(all_areas[thresholds.index(0.75)]),
         **{name: value for name, value in by_area.items() if not np.isnan(value)},
         "ar": _mean(coco["recall"][:, :, areas.index("all")]),
         "voc_map": _voc_map(boxes, scores, classes, true_boxes, true_classes),
@@ -99,51 +97,52 @@ def _voc_map(
     true_boxes: np.ndarray,
     true_classes: np.ndarray,
 ) -> float:
-    """The mean over the classes with objects of VOC's average precision; see `average_precision`."""
-    highest, largest = np.zeros(scores.shape), np.zeros(scores.shape, int)
+    """Return VOC 2007's average precision, mean over the classes that have objects."""
+    best_iou, best_object = np.zeros(scores.shape), np.zeros(scores.shape, int)
     for image, same_class in enumerate(classes[:, :, None] == true_classes[:, None]):
-        overlaps = np.where(same_class, _overlaps(boxes[image], true_boxes[image]), 0.0)
-        highest[image], largest[image] = overlaps.max(axis=1), overlaps.argmax(axis=1)
-    objects = largest + np.arange(len(boxes))[:, None] * true_boxes.shape[1]
-    of_classes = []
+        iou = np.where(same_class, _iou(boxes[image], true_boxes[image]), 0.0)
+        best_iou[image], best_object[image] = iou.max(axis=1), iou.argmax(axis=1)
+    objects = best_object + np.arange(len(boxes))[:, None] * true_boxes.shape[1]
+    class_averages = []
     for number in np.unique(true_classes[true_classes >= 0]):
-        found = classes == number
-        ranked = np.argsort(-scores[found], kind="stable")
-        near = np.flatnonzero(highest[found][ranked] >= VOC_OVERLAP)
-        _, first = np.unique(objects[found][ranked][near], return_index=True)
-        right = np.cumsum(np.isin(np.arange(len(ranked)), near[first]))
-        recall = right / np.sum(true_classes == number)
-        precision = right / np.arange(1, len(right) + 1)
-        points = [np.max(precision[recall >= least], initial=0.0) for least in VOC_RECALLS]
-        of_classes.append(np.mean(points))
-    return float(np.mean(of_classes))
+        detected = classes == number
+        ranking = np.argsort(-scores[detected], kind="stable")
+        matching = np.flatnonzero(best_iou[detected][ranking] >= VOC_IOU_THRESHOLD)
+        # Only the first match of an object is a true positive.
+        _, first = np.unique(objects[detected][ranking][matching], return_index=True)
+        true_positives = np.cumsum(np.isin(np.arange(len(ranking)), matching[first]))
+        recall = true_positives / np.sum(true_classes == number)
+        precision = true_positives / np.arange(1, len(true_positives) + 1)
+        points = [np.max(precision[recall >= level], initial=0.0) for level in VOC_RECALL_LEVELS]
+        class_averages.append(np.mean(points))
+    return float(np.mean(class_averages))
 
 
-def _overlaps(
-    boxes: Float[np.ndarray, "found 4"], others: Float[np.ndarray, "most 4"]
-) -> Float[np.ndarray, "found most"]:
-    """Intersection over union; 0 of boxes without an area."""
+def _iou(
+    boxes: Float[np.ndarray, "detections 4"], others: Float[np.ndarray, "objects 4"]
+) -> Float[np.ndarray, "detections objects"]:
+    """Return intersection over union, 0 where the union has no area."""
     starts = np.maximum(boxes[:, None, :2], others[None, :, :2])
     sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - starts
-    both = np.prod(np.maximum(sides, 0.0), axis=-1)
+    intersection = np.prod(np.maximum(sides, 0.0), axis=-1)
     areas, other_areas = (np.prod(b[:, 2:] - b[:, :2], axis=-1) for b in (boxes, others))
-    union = areas[:, None] + other_areas[None] - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    union = areas[:, None] + other_areas[None] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean over the classes with objects, whose values are not -1; NaN if there is none."""
+    """Return the mean without COCO's -1 for classes without objects; NaN if nothing is left."""
     counted = values[values > -1]
     return float(counted.mean()) if counted.size else float("nan")
 
 
 def _annotations(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None = None) -> COCO:
-    """Rows with a class as `pycocotools` holds them."""
+    """Return the rows with a class as a `pycocotools` data set."""
     annotations: list[dict[str, Any]] = []
     for image, row in np.argwhere(classes >= 0).tolist():
         top, left, bottom, right = boxes[image, row].tolist()
         annotation = {
-            "id": len(annotations) + 1,  # 0 is how a match with nothing is written.
+            "id": len(annotations) + 1,  # COCOeval uses 0 for "no match".
             "image_id": image,
             "category_id": int(classes[image, row]),
             "bbox": [left, top, right - left, bottom - top],

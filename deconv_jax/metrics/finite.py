@@ -1,4 +1,4 @@
-"""The check that a measure is of numbers: infinity and NaN compare as anything, or as nothing."""
+"""A check that metrics are computed from finite numbers, because NaN and infinity would go unnoticed."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,8 +10,8 @@ def check_finite(name: str, values: ArrayLike) -> None:
     """Raise InputError if an array holds infinity or NaN.
 
     Args:
-      name: what the message calls the array, in the plural.
-      values: numbers of any shape, on the host.
+      name: Name of the array in the error message, in the plural.
+      values: Numbers of any shape, on the host.
     """
     array = np.asarray(values)
     wrong = int(np.count_nonzero(~np.isfinite(array)))

@@ -1,17 +1,17 @@
-"""Measures of generative models: of features, labels and class probabilities that others extracted.
+"""Metrics of generative models, computed from extracted features, labels and class probabilities.
 
-The Fréchet distance (Heusel et al. 2017, arXiv:1706.08500), known as FID, and the kernel distance
-(Binkowski et al. 2018, arXiv:1801.01401), known as KID, compare two sets of features as wholes.
-Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et
-al. 2020, arXiv:2002.09797) tell poor samples from missing ones. The inception score (Salimans et
-al. 2016, arXiv:1606.03498) and the counts of modes and classes rest on a classifier, and
-`mean_pairwise_ms_ssim` on the images themselves.
+The Fréchet distance (Heusel et al. 2017, arXiv:1706.08500) and the kernel distance (Binkowski et al. 2018,
+arXiv:1801.01401) compare two sets of features as a whole; for features of InceptionV3 they are the FID and
+the KID. Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et
+al. 2020, arXiv:2002.09797) separate poor samples from missing ones. The classifier score (Salimans et al.
+2016, arXiv:1606.03498), for InceptionV3 the Inception score, and the metrics of modes and classes use a
+classifier. `mean_pairwise_ms_ssim` compares the images themselves.
 
-What a reader would get wrong: such a figure belongs to the extractor, the preparation of its images
-and the number of samples, and compares only with figures that share all three. With more samples
-of the same generator the Fréchet distance falls and neighbours come nearer; only the kernel
-distance keeps its mean, which is why a good one may be negative. All but `mean_pairwise_ms_ssim` is in double
-precision.
+All metrics but `mean_pairwise_ms_ssim` are computed in double precision.
+
+Note: Values are only comparable for the same extractor, preprocessing and number of samples. The Fréchet
+distance falls with more samples of the same generator, and neighbors come closer. Only the kernel distance
+is unbiased, so that of a good generator may be negative.
 """
 
 from collections.abc import Iterator
@@ -22,25 +22,25 @@ from jaxtyping import Array, Float, Integer
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.finite import check_finite
-from deconv_jax.metrics.image import ms_ssim, ms_ssim_scales
+from deconv_jax.metrics.image import max_ms_ssim_scales, ms_ssim
 
 SCORE_SPLITS = 10
-"""Parts that an Inception Score is the mean of, as in the authors' code."""
+"""Number of splits of a classifier score, as in the authors' code of the Inception score."""
 
 _BLOCK = 2**22
-"""Distances held at a time, 32 MB."""
+"""Number of distances in memory at a time, 32 MB."""
 
 _PAIRS = 50
-"""Pairs of images compared at a time."""
+"""Number of image pairs compared at a time."""
 
 _ms_ssim = jit(ms_ssim, static_argnames="scales")
 
 
 class FeatureStatistics:
-    """Number, mean and covariance of rows of features that arrive in batches of any size.
+    """Count, mean and covariance of features, accumulated over batches of any size.
 
-    A batch is merged by its own mean and scatter (Chan et al. 1983, "Algorithms for computing the
-    sample variance"), so that a mean far from 0 costs no digits, as it does in E[xx'] - E[x]E[x]'.
+    Means and scatter matrices of batches are merged as in Chan et al. 1983, "Algorithms for computing the
+    sample variance". Unlike E[xx'] - E[x]E[x]', this keeps its precision for means far from 0.
     """
 
     def __init__(self) -> None:
@@ -50,24 +50,24 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "count dims"]) -> "FeatureStatistics":
-        """The statistics of one array; raises what `update` does."""
+        """Return the statistics of one array; see `update` for errors."""
         statistics = cls()
         statistics.update(features)
         return statistics
 
     def update(self, features: Float[np.ndarray, "count dims"]) -> None:
-        """Adds rows, of which there may be none.
+        """Add rows of features, possibly none.
 
         Raises:
-          InputError: for other than two axes, values that are not finite, or a number of dimensions
-            that differs from that of the rows before.
+          InputError: The array does not have two axes, a value is not finite, or the number of dimensions
+            differs from that of earlier rows.
         """
         features = _rows("features", features, 0)
         added = len(features)
         if not added:
             return
         if self._count:
-            _same_dims("new features", features, "the features before", self.mean[None])
+            _same_dims("new features", features, "earlier features", self.mean[None])
         mean = np.mean(features, axis=0)
         centred = features - mean
         step = mean - self._mean
@@ -79,46 +79,45 @@ class FeatureStatistics:
 
     @property
     def count(self) -> int:
-        """Rows so far."""
+        """Number of rows so far."""
         return self._count
 
     @property
     def mean(self) -> Float[np.ndarray, " dims"]:
-        """Mean row.
+        """Mean of the rows.
 
         Raises:
-          InputError: there is no row.
+          InputError: There is no row.
         """
         at_least("the number of features for a mean", self._count, 1)
         return self._mean
 
     @property
     def covariance(self) -> Float[np.ndarray, "dims dims"]:
-        """Unbiased covariance, the scatter over count - 1.
+        """Unbiased covariance, normalized by count - 1.
 
         Raises:
-          InputError: there are fewer than two rows.
+          InputError: There are fewer than two rows.
         """
         at_least("the number of features for a covariance", self._count, 2)
         return self._scatter / (self._count - 1)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Fréchet distance of two Gaussians, squared as is the custom; equation 6 of arXiv:1706.08500:
+    """Return the squared Fréchet distance of two Gaussians (arXiv:1706.08500, equation 6):
 
         |mean_a - mean_b|^2 + Tr(A + B - 2 (A B)^(1/2))
 
-    A B has no symmetric root, and a general one turns complex in rounding where there are fewer
-    samples than dimensions. The trace is the sum of the roots of the eigenvalues of the symmetric
-    A^(1/2) B A^(1/2), and these roots are the singular values of A^(1/2) B^(1/2), which taken so
-    keep the digits near 0 that their squares lose.
+    Tr (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2). This avoids a general matrix square
+    root, which becomes complex by rounding for fewer samples than dimensions, and it is more accurate near 0
+    than the square roots of eigenvalues.
 
     Returns:
-      At least 0, and 0 for equal moments, to rounding. Samples of one distribution are above 0, by
-      what falls as the inverse of their number.
+      At least 0, and 0 up to rounding for equal moments. For two samples of one distribution it has a
+      positive bias, which falls as 1 / count.
 
     Raises:
-      InputError: for features of different numbers of dimensions, or fewer than two of either.
+      InputError: The features differ in their number of dimensions, or a set has fewer than two rows.
     """
     _same_dims("a", a.mean[None], "b", b.mean[None])
     cross = np.linalg.norm(_factor(a.covariance).T @ _factor(b.covariance), "nuc")
@@ -132,25 +131,24 @@ def kernel_distance(
     *,
     block_size: int = 1000,
 ) -> tuple[float, float]:
-    """Kernel distance: the squared maximum mean discrepancy of blocks of samples, arXiv:1801.01401.
+    """Return the kernel distance and its standard error (arXiv:1801.01401).
 
-    The unbiased estimate with the paper's kernel (x.y / dims + 1)^3, for the first block_size rows
-    of both sets, for the next, and so on. The authors' code draws subsets that overlap; blocks do
-    not, so that their estimates are independent and the standard error is that of their mean. The
-    cost is linear in the number of samples.
+    The distance is the squared maximum mean discrepancy, the mean over consecutive blocks of rows of the unbiased estimate with the paper's kernel
+    (x.y / dims + 1)^3. The authors' code draws overlapping subsets instead. Disjoint blocks give independent
+    estimates, and thus the standard error of the mean, at a cost linear in the number of samples.
 
     Args:
-      real: rows in random order, as sorted ones would make unlike blocks.
-      fake: the same.
-      block_size: rows of a block, at least 2; if either set has fewer, there is one block of as
-        many rows as the smaller set has. Rows that fill no block of both sets are left out.
+      real: Features of real images, in random order.
+      fake: Features of generated images, in random order.
+      block_size: Number of rows of a block, at least 2. If a set has fewer rows, there is one block of the
+        size of the smaller set. Rows that do not fill a block of both sets are left out.
 
     Returns:
-      Mean over blocks, about 0 and as often negative for sets of one distribution, and its standard
-      error, NaN for one block.
+      Mean over blocks, which has expectation 0 for sets of one distribution and may be negative; and its
+      standard error, NaN for a single block.
 
     Raises:
-      InputError: for a block size or a set below two, or features that cannot be compared.
+      InputError: The block size or a set is below two, or the features cannot be compared.
     """
     at_least("block_size", block_size, 2)
     real, fake = _pair(real, fake, 2)
@@ -165,15 +163,14 @@ def kernel_distance(
 def precision_recall(
     real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"], k: int = 3
 ) -> tuple[float, float]:
-    """Precision and recall of arXiv:1904.06991, equations 1 and 2, in [0, 1].
+    """Return precision and recall, in [0, 1] (arXiv:1904.06991, equations 1 and 2).
 
-    A set's manifold is the union of balls about its samples, each of which reaches to the sample's
-    k-th nearest other one. Precision is the share of fake samples on the real manifold, recall that
-    of real samples on the fake one. Balls are closed, and a sample is no neighbour of its own. One
-    outlier's ball may cover much; see `density_coverage`.
+    The manifold of a set is the union of closed balls around its samples, each with the distance to the k-th
+    nearest other sample as its radius. Precision is the fraction of fake samples on the real manifold, recall
+    that of real samples on the fake manifold. The ball of an outlier may be large; see `density_coverage`.
 
     Raises:
-      InputError: for k below 1, sets of not more than k samples, or that cannot be compared.
+      InputError: k is below 1, a set has k samples or fewer, or the features cannot be compared.
     """
     at_least("k", k, 1)
     real, fake = _pair(real, fake, k + 1)
@@ -188,16 +185,16 @@ def precision_recall(
 def density_coverage(
     real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"], k: int = 5
 ) -> tuple[float, float]:
-    """Density and coverage of arXiv:2002.09797, equations 3 and 4.
+    """Return density and coverage (arXiv:2002.09797, equations 3 and 4).
 
-    Both are of the balls of `precision_recall` about real samples. Density, at least 0, is the mean
-    number of balls that a fake sample lies in, over k, so that an outlier's one ball weighs little.
-    Coverage, in [0, 1], is the share of balls with a fake sample in them. Two large samples of one
-    distribution and of one size have 1 and 1 - 2^-k on average, lemmas 1 and 2: 0.969 for k=5.
+    Both use the balls of `precision_recall` around real samples. Density, at least 0, is the mean number of
+    balls that contain a fake sample, divided by k, so that the ball of one outlier has little weight.
+    Coverage, in [0, 1], is the fraction of balls that contain a fake sample. Two large samples of equal size
+    from one distribution have expectations 1 and 1 - 2^-k (lemmas 1 and 2), 0.969 for k=5.
 
     Raises:
-      InputError: for k below 1, not more than k real samples, no fake one, or sets that cannot be
-        compared.
+      InputError: k is below 1, there are k real samples or fewer, there is no fake sample, or the features
+        cannot be compared.
     """
     at_least("k", k, 1)
     real, fake = _pair(real, fake, k + 1, 1)
@@ -211,25 +208,25 @@ def density_coverage(
 
 
 def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"]) -> float:
-    """Share of fake samples, in [0, 1], that repeat another fake one.
+    """Return the fraction of fake samples that nearly repeat another fake sample, in [0, 1].
 
-    Those whose nearest other fake sample is nearer than a tenth of the median distance between a
-    real sample and its nearest other real one. The measure is ours, not a paper's: the real set
-    gives the scale, by a median so that its own duplicates do not, and a tenth is nearer than
-    samples in many dimensions come by chance. A collapsed generator has 1, a healthy one 0; evenly
-    spread points in two dimensions have 1 - 2^(-1/100) = 0.007. Neighbours come nearer in larger
-    sets, so both should be of one size.
+    A sample is a repetition if its nearest other fake sample is closer than a tenth of the median distance
+    between a real sample and its nearest other real sample. This metric is not from a paper. The median is
+    robust to duplicates in the real set, and chance distances below a tenth of it are rare in many
+    dimensions. A collapsed generator has 1 and a healthy one 0; uniform points in two dimensions have
+    1 - 2^(-1/100) = 0.007. Both sets should have one size, because nearest neighbors are closer in larger
+    sets.
 
     Raises:
-      InputError: for sets of fewer than two samples, or that cannot be compared; for a real set
-        more than half of which are duplicates, as it gives no scale.
+      InputError: A set has fewer than two samples, the features cannot be compared, or more than half of the
+        real samples are duplicates.
     """
     real, fake = _pair(real, fake, 2)
     scale = np.median(np.sqrt(_squared_radii(real, 1)))
     if not scale:
         raise InputError(
-            "repetition measures by the median distance of a real sample to the next, which must "
-            "not be 0; got a real set more than half of which are duplicates"
+            "repetition requires a positive median distance between nearest real samples; got a real set "
+            "more than half of which are duplicates"
         )
     return float(np.mean(np.sqrt(_squared_radii(fake, 1)) < scale / 10))
 
@@ -237,20 +234,21 @@ def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fa
 def classifier_score(
     probabilities: Float[np.ndarray, "count classes"], splits: int = SCORE_SPLITS
 ) -> tuple[float, float]:
-    """Inception score of arXiv:1606.03498, section 4: exp(E KL(p(y|x) || p(y))), 1 to `classes`.
+    """Return the classifier score exp(E KL(p(y|x) || p(y))), from 1 to the number of classes.
 
-    It is taken in each of `splits` consecutive parts, with the part's own mean as p(y), as in the
-    authors' code; few samples a part, or rows in the order of their classes, lower it.
+    With InceptionV3 it is the Inception score of arXiv:1606.03498, section 4. As in the authors' code it is
+    computed for each of `splits` consecutive splits, with the mean of the split as p(y). Small splits, or rows
+    sorted by class, lower it.
 
     Args:
-      probabilities: p(y|x), a row a sample, which sums to 1 within 0.001; zeros may occur.
-      splits: at least 1; the parts differ in size by at most one row.
+      probabilities: Class probabilities p(y|x) of each sample, which sum to 1 within 0.001.
+      splits: Number of splits, at least 1. Their sizes differ by at most one row.
 
     Returns:
-      Mean over parts, and standard deviation over parts, that of the parts themselves (ddof 0).
+      Mean over splits, and population standard deviation over splits.
 
     Raises:
-      InputError: for rows that are no distribution, or fewer than `splits` of them.
+      InputError: A row is not a distribution, or there are fewer rows than splits.
     """
     at_least("splits", splits, 1)
     probabilities = _rows("probabilities", probabilities, splits)
@@ -270,34 +268,35 @@ def classifier_score(
 def mode_coverage(
     labels: Integer[np.ndarray, " fake"], reference: Integer[np.ndarray, " real"], num_modes: int
 ) -> tuple[int, float]:
-    """Modes that a generator reaches, and how unevenly, as for stacked MNIST in arXiv:1712.04086.
+    """Return the number of modes that a generator reaches, and the reverse KL divergence of their frequencies.
+
+    The metrics are those of stacked MNIST in arXiv:1712.04086.
 
     Args:
-      labels: a classifier's mode of each fake sample, 0 to num_modes - 1.
-      reference: modes of real samples, best by the same classifier.
-      num_modes: how many there are, 1000 for stacked MNIST.
+      labels: Mode of each fake sample according to a classifier, 0 to num_modes - 1.
+      reference: Modes of real samples, preferably according to the same classifier.
+      num_modes: Number of modes, 1000 for stacked MNIST.
 
     Returns:
-      The number of modes among `labels`, and the reverse divergence KL(fake || real) of the modes'
-      shares, nats. A real one's count is taken to be one more than it is, so that a mode without
-      real samples does not make it infinite. Other real samples, n beside as many, have about
-      (num_modes - 1) / n.
+      Number of distinct modes in `labels`, and KL(fake || real) in nats. Counts of real samples are increased
+      by one, so that the divergence stays finite for a mode without real samples. Its expectation for two
+      sets of n real samples is about (num_modes - 1) / n.
 
     Raises:
-      InputError: for no labels, or others than 0 to num_modes - 1.
+      InputError: There is no label, or a label is out of range.
     """
     fake = _class_counts("labels", labels, num_modes)
     real = _class_counts("reference labels", reference, num_modes)
-    shares = (real + 1) / np.sum(real + 1)
-    divergence = _relative_entropy(fake / np.sum(fake), shares)
+    real_frequencies = (real + 1) / np.sum(real + 1)
+    divergence = _relative_entropy(fake / np.sum(fake), real_frequencies)
     return int(np.count_nonzero(fake)), float(divergence)
 
 
 def class_imbalance(labels: Integer[np.ndarray, " count"], num_classes: int) -> float:
-    """The largest class's share over the smallest's, at least 1; infinite if a class is missing.
+    """Return the ratio of the largest to the smallest class, at least 1; infinite if a class is missing.
 
     Raises:
-      InputError: for no labels, or others than 0 to num_classes - 1.
+      InputError: There is no label, or a label is out of range.
     """
     counts = _class_counts("labels", labels, num_classes)
     return float(np.max(counts) / np.min(counts)) if np.min(counts) else np.inf
@@ -309,52 +308,50 @@ def mean_pairwise_ms_ssim(
     pairs: int = 1000,
     seed: int = 0,
 ) -> float:
-    """Mean MS-SSIM of random pairs of different images, in [0, 1]; the lower, the more diverse.
+    """Return the mean MS-SSIM of random pairs of distinct images, in [0, 1]; lower is more diverse.
 
-    Section 4.2 of Odena et al. 2017, arXiv:1610.09585, which takes the images of one class at a
-    time and compares with real ones of that class: in a mixture a class's collapse hides.
-    Images that are too small for five scales are compared at as many as they have room for.
+    Odena et al. 2017 (arXiv:1610.09585, section 4.2) compute it within each class and compare it with that of
+    real images of the class, because a mixture hides the collapse of a single class. Images too small for five
+    scales are compared at the largest number of scales that fits.
 
     Args:
-      images: in [0, 1].
-      pairs: how many to draw, each of two different images; one pair may be drawn twice.
-      seed: of the draw.
+      images: Images in [0, 1].
+      pairs: Number of pairs to draw, with replacement.
+      seed: Seed of the draw.
 
     Raises:
-      InputError: for fewer than two images, images of less than 11 pixels a side or with values
-        that are not finite, or no pairs.
+      InputError: There are fewer than two images or no pairs, a side is below 11, or a value is not finite.
     """
     at_least("the number of images", len(images), 2)
     at_least("pairs", pairs, 1)
     check_finite("images", images)
-    scales = max(ms_ssim_scales(*images.shape[1:3]), 1)
+    scales = max(max_ms_ssim_scales(*images.shape[1:3]), 1)
     generator = np.random.default_rng(seed)
     first = generator.integers(len(images), size=pairs)
     second = (first + generator.integers(1, len(images), size=pairs)) % len(images)
     parts = [slice(start, start + _PAIRS) for start in range(0, pairs, _PAIRS)]
-    likenesses = [_ms_ssim(images[first[part]], images[second[part]], scales) for part in parts]
-    return float(np.mean(np.concatenate(likenesses), dtype=np.float64))
+    values = [_ms_ssim(images[first[part]], images[second[part]], scales) for part in parts]
+    return float(np.mean(np.concatenate(values), dtype=np.float64))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F with covariance = F F', its root but for a rotation, which singular values do not see."""
+    """Return F with covariance = F F'; it is the square root up to a rotation, which keeps singular values."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def _squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate from as many rows of each; a row's kernel with itself does not count."""
+    """Return the unbiased estimate for sets of equal size, without the kernel of a row with itself."""
     xx, yy, xy = ((a @ b.T / a.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     within = np.sum(xx) - np.trace(xx) + np.sum(yy) - np.trace(yy)
     return within / (len(x) * (len(x) - 1)) - 2 * np.mean(xy)
 
 
 def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances of rows to all columns, in blocks of rows that bound the memory.
+    """Yield squared distances of rows to all columns, in blocks of rows that bound the memory.
 
-    |x|^2 + |y|^2 - 2 x.y is a matrix product and loses digits, fewest about the columns' mean. What
-    is left below 10^-12 of the norms is rounding, of float32 features too, and counts as 0: equal
-    rows are at distance 0.
+    |x|^2 + |y|^2 - 2 x.y is a matrix product but cancels, least around the mean of the columns. Values below
+    10^-12 of the norms are rounding errors and are set to 0, so that equal rows have distance 0.
     """
     origin = np.mean(columns, axis=0)
     columns = columns - origin
@@ -369,9 +366,9 @@ def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[
 
 
 def _squared_radii(features: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each row to the k-th nearest other one.
+    """Return the squared distance of each row to its k-th nearest other row.
 
-    A hair more, so that this neighbour is in the closed ball whatever the rounding.
+    It is increased by a factor of 1 + 1e-9, so that rounding does not exclude this neighbor from the ball.
     """
     radii = np.empty(len(features))
     for block, squared in _squared_distances(features, features):
@@ -382,7 +379,7 @@ def _squared_radii(features: np.ndarray, k: int) -> np.ndarray:
 
 
 def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray | np.float64:
-    """KL(p || q) over the last axis, nats; 0 log 0 = 0, and infinite where only q is 0."""
+    """Return KL(p || q) over the last axis in nats; 0 log 0 = 0, and infinity where only q is 0."""
     with np.errstate(divide="ignore"):
         ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
     return np.sum(p * np.log(ratio), axis=-1)
@@ -391,7 +388,7 @@ def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray | np.float64:
 def _class_counts(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray:
     at_least(f"the number of {name}", labels.size, 1)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{name} are integers on one axis; got {labels.dtype} {labels.shape}")
+        raise InputError(f"{name} must be integers on one axis; got {labels.dtype} {labels.shape}")
     least, most = np.min(labels), np.max(labels)
     if least < 0 or most >= num_classes:
         raise InputError(f"{name} must be from 0 to {num_classes - 1}; got {least} to {most}")
@@ -399,9 +396,9 @@ def _class_counts(name: str, labels: np.ndarray, num_classes: int) -> np.ndarray
 
 
 def _rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
-    """At least `least` finite rows, in double precision."""
+    """Check that there are at least `least` finite rows, and convert them to double precision."""
     if values.ndim != 2:
-        raise InputError(f"{name} are rows, an array of two axes; got shape {values.shape}")
+        raise InputError(f"{name} must be an array of two axes; got shape {values.shape}")
     at_least(f"the number of {name}", len(values), least)
     check_finite(name, values)
     return np.asarray(values, np.float64)
@@ -410,7 +407,7 @@ def _rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
 def _pair(
     real: np.ndarray, fake: np.ndarray, least: int, least_fake: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of features of the same kind, each of at least `least` rows."""
+    """Check two sets of features, and convert them to double precision."""
     real = _rows("real features", real, least)
     fake = _rows("fake features", fake, least if least_fake is None else least_fake)
     _same_dims("real features", real, "fake features", fake)
@@ -420,5 +417,5 @@ def _pair(
 def _same_dims(a_name: str, a: np.ndarray, b_name: str, b: np.ndarray) -> None:
     if a.shape[1] != b.shape[1]:
         raise InputError(
-            f"{a_name} and {b_name} must have as many dimensions; got {a.shape[1]} and {b.shape[1]}"
+            f"{a_name} and {b_name} must have equal dimensions; got {a.shape[1]} and {b.shape[1]}"
         )

@@ -1,15 +1,15 @@
-"""Distances and likenesses of images, one number an image.
+"""PSNR, SSIM and MS-SSIM, one value per image.
 
-PSNR; SSIM of Wang et al. 2004, "Image quality assessment: from error visibility to structural
-similarity", with the window and constants of the authors' `ssim_index.m`; and MS-SSIM of Wang et
-al. 2003, "Multiscale structural similarity for image quality assessment". The trap is SSIM's
-variances: the textbook's E[x^2] - E[x]^2 loses the digits that matter in flat regions in float32,
-and default windows differ between libraries (7 x 7 uniform in scikit-image). A window here is
-Gaussian, lies wholly inside the image, and its variances are sums of squares.
+SSIM is that of Wang et al. 2004, "Image quality assessment: from error visibility to structural
+similarity", with the window and constants of the authors' `ssim_index.m`. MS-SSIM is that of Wang et al.
+2003, "Multiscale structural similarity for image quality assessment".
 
-`size` says how much of each image counts where images of several sizes were extended at the right
-and the bottom to share an array: (height, width) in pixels, from the upper left corner. What lies
-outside may be anything, NaN included.
+Note: Default windows differ between libraries; scikit-image's is uniform, 7 x 7. The window here is
+Gaussian, 11 x 11, and lies inside the image. Variances are computed as sums of squares, because
+E[x^2] - E[x]^2 loses the significant digits of flat regions in float32.
+
+Images of several sizes can share an array, each padded at the bottom and right. `size` is then the height
+and width of each image in pixels, and padding values are ignored, NaN included.
 """
 
 from typing import Any
@@ -29,13 +29,13 @@ _C1 = 0.01**2
 _C2 = 0.03**2
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of MS-SSIM from the finest scale to the coarsest, which observers' answers gave."""
+"""Exponents of MS-SSIM from the finest to the coarsest scale, fitted to human ratings."""
 
-SSIM_LEAST_SIZE = _WINDOW
-"""Pixels that the shorter side of an image needs for `ssim`."""
+SSIM_MIN_SIZE = _WINDOW
+"""Minimum side of an image in pixels for `ssim`."""
 
-MS_SSIM_LEAST_SIZE = _WINDOW * 2 ** (len(_SCALE_WEIGHTS) - 1)
-"""Pixels that the shorter side of an image needs for `ms_ssim`."""
+MS_SSIM_MIN_SIZE = _WINDOW * 2 ** (len(_SCALE_WEIGHTS) - 1)
+"""Minimum side of an image in pixels for `ms_ssim` at all five scales."""
 
 
 def mean_squared_error(
@@ -43,10 +43,10 @@ def mean_squared_error(
     target: Float[Array, "batch height width channels"],
     size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Mean over pixels and channels of the squared difference, an image.
+    """Return the mean squared difference over the pixels and channels of each image.
 
     Raises:
-      InputError: for images of different shapes, or not of floats.
+      InputError: The shapes differ, or an image is not of floats.
     """
     _check("mean_squared_error", prediction, target)
     return _mean(jnp.square(prediction - target), size)
@@ -57,19 +57,19 @@ def psnr(
     target: Float[Array, "batch height width channels"],
     size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Peak signal-to-noise ratio of images in [0, 1], dB: -10 log10(MSE), an image.
+    """Return the peak signal-to-noise ratio of images in [0, 1] in dB, -10 log10(MSE), for each image.
 
-    The field's figure for a set is the mean of this over its images, not the PSNR of the mean
-    error. Equal images give infinity.
+    The PSNR of a set is by convention the mean over its images, not the PSNR of the mean error. Equal
+    images give infinity.
 
     Raises:
-      InputError: for images of different shapes, or not of floats.
+      InputError: The shapes differ, or an image is not of floats.
     """
     return -10.0 * jnp.log10(mean_squared_error(prediction, target, size))
 
 
 def psnr_from_mse(errors: ArrayLike) -> Any:
-    """PSNR of mean squared errors of images in [0, 1], dB, a number or an array; of no error infinity."""
+    """Convert mean squared errors of images in [0, 1], a number or array, to PSNR in dB; 0 gives infinity."""
     with np.errstate(divide="ignore"):
         return -10.0 * np.log10(errors)
 
@@ -79,26 +79,28 @@ def ssim(
     target: Float[Array, "batch height width channels"],
     size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Structural similarity of images in [0, 1], at most 1: the mean over windows and channels of
+    """Return the structural similarity of images in [0, 1], at most 1.
+
+    SSIM is the mean over windows and channels of
 
         (2 mu_p mu_t + C1) (2 cov + C2) / ((mu_p^2 + mu_t^2 + C1) (var_p + var_t + C2))
 
-    with mean, variance and covariance in a Gaussian window of 11 x 11 pixels and sigma 1.5 that
-    lies wholly inside the image, C1 = 0.01^2 and C2 = 0.03^2. This is the authors' value without
-    their optional downsampling; of RGB it is the mean of three, as is the field's custom.
+    with the mean, variance and covariance in a Gaussian window of 11 x 11 pixels and sigma 1.5 inside the
+    image, C1 = 0.01^2 and C2 = 0.03^2. It equals the authors' code without the optional downsampling. For
+    RGB it is by convention the mean over the three channels.
 
     Args:
-      prediction: images.
-      target: images.
-      size: see the module; images of less than 11 pixels have no window, and give NaN.
+      prediction: Images.
+      target: Images to compare with.
+      size: See the module. An image with a side below 11 has no window and gives NaN.
 
     Raises:
-      InputError: for images of different shapes, not of floats, or of less than 11 pixels a side.
+      InputError: The shapes differ, an image is not of floats, or a side of the array is below 11.
     """
-    _check("ssim", prediction, target, SSIM_LEAST_SIZE)
+    _check("ssim", prediction, target, SSIM_MIN_SIZE)
     luminance, structure = _similarities(_planes(prediction), _planes(target))
-    of_windows = jnp.mean(luminance * structure, axis=1)[..., None]
-    return _mean(of_windows, None if size is None else size - (_WINDOW - 1))
+    window_means = jnp.mean(luminance * structure, axis=1)[..., None]
+    return _mean(window_means, None if size is None else size - (_WINDOW - 1))
 
 
 def ms_ssim(
@@ -106,25 +108,24 @@ def ms_ssim(
     target: Float[Array, "batch height width channels"],
     scales: int = len(_SCALE_WEIGHTS),
 ) -> Float[Array, " batch"]:
-    """Multi-scale structural similarity of images in [0, 1], in [0, 1], the mean over channels.
+    """Return the multi-scale structural similarity of images in [0, 1], in [0, 1], mean over channels.
 
-    The product over five scales of the mean of SSIM's second factor, and at the coarsest of all of
-    SSIM, each to the power of its weight. A scale halves the one before by means of 2 x 2 pixels;
-    the last row or column of an odd size counts twice, as in the authors' code. A scale whose mean
-    is negative, which has no real power, counts as 0, and its gradient is 0.
+    MS-SSIM is a product over five scales. The factor of a scale is the mean of SSIM's contrast-structure
+    factor, at the coarsest scale of all of SSIM, to the power of the scale's weight. Each scale is the
+    previous one after 2 x 2 average pooling; the last row or column of an odd size is repeated, as in the
+    authors' code. A scale with a negative mean counts as 0 and has gradient 0.
 
-    Small images have room for fewer scales: the finest, each weight over the sum of theirs. Figures
-    of different numbers of scales do not compare. All five weights are used as published, though
-    they sum to 1.0001.
+    The five weights are used as published, although they sum to 1.0001. With fewer scales, the finest ones
+    are used and their weights normalized. Values for different numbers of scales are not comparable.
 
     Args:
-      prediction: images.
-      target: images.
-      scales: 1 to 5; `ms_ssim_scales` says how many an image has room for.
+      prediction: Images.
+      target: Images to compare with.
+      scales: Number of scales, 1 to 5; see `max_ms_ssim_scales`.
 
     Raises:
-      InputError: for images of different shapes, not of floats, or of less than 11 * 2^(scales - 1)
-        pixels a side, 176 for five scales; for other numbers of scales.
+      InputError: The shapes differ, an image is not of floats, a side is below 11 * 2^(scales - 1) (176 for
+        five scales), or `scales` is out of range.
     """
     if scales not in range(1, len(_SCALE_WEIGHTS) + 1):
         raise InputError(f"scales must be from 1 to {len(_SCALE_WEIGHTS)}; got {scales}")
@@ -140,28 +141,27 @@ def ms_ssim(
         luminance, structure = _similarities(prediction, target)
         last = scale == scales - 1
         mean = jnp.mean(luminance * structure if last else structure, axis=(2, 3))
-        # The inner choice keeps the derivative of the discarded power finite. NaN stays NaN.
+        # The inner `where` keeps the derivative of the discarded power finite. NaN stays NaN.
         power = jnp.where(mean <= 0, 1.0, mean) ** weight
         product = product * jnp.where(mean <= 0, 0.0, power)
     return jnp.mean(product, axis=1)
 
 
-def ms_ssim_scales(height: int, width: int) -> int:
-    """The most scales, 0 to 5, that `ms_ssim` takes for images of `height` x `width` pixels."""
+def max_ms_ssim_scales(height: int, width: int) -> int:
+    """Return the largest number of scales, 0 to 5, of `ms_ssim` for images of `height` x `width` pixels."""
     return min((min(height, width) // _WINDOW).bit_length(), len(_SCALE_WEIGHTS))
 
 
 def _planes(images: Array) -> Array:
-    """Channels before space: on rows without gaps, the CPU's vector units do the windows' sums."""
+    """Move channels before the spatial axes, so that rows are contiguous and window sums vectorize on a CPU."""
     return jnp.moveaxis(images, -1, 1)
 
 
 def _similarities(prediction: Array, target: Array) -> tuple[Array, Array]:
-    """SSIM's two factors, luminance and contrast times structure, in every window.
+    """Return SSIM's luminance factor and contrast-structure factor in every window.
 
-    (2 a b + C) / (a^2 + b^2 + C) = 1 - (a - b)^2 / (a^2 + b^2 + C), of means and of variances
-    alike: the moments of the difference take the place of the covariance, and like images differ
-    from 1 by a small number with all its digits.
+    Both use (2 a b + C) / (a^2 + b^2 + C) = 1 - (a - b)^2 / (a^2 + b^2 + C), for means and for variances.
+    The moments of the difference replace the covariance, which avoids cancellation near SSIM = 1.
     """
     mean, variance = _moments(jnp.stack([prediction, target, prediction - target]))
     (mean_p, mean_t, mean_d), (variance_p, variance_t, variance_d) = mean, variance
@@ -171,9 +171,9 @@ def _similarities(prediction: Array, target: Array) -> tuple[Array, Array]:
 
 
 def _moments(planes: Array) -> tuple[Array, Array]:
-    """Mean and variance in every window over the last two axes.
+    """Return the mean and variance in every window over the last two axes.
 
-    The variance of a window is the mean of its columns' variances and the variance of their means.
+    The variance of a window is the mean of its columns' variances plus the variance of their means.
     """
     mean, variance = planes, jnp.zeros_like(planes)
     for axis in (-2, -1):
@@ -186,7 +186,7 @@ def _moments(planes: Array) -> tuple[Array, Array]:
 
 
 def _shifted(planes: Array, axis: int) -> list[Array]:
-    """For each tap of the window, the pixels that it falls on."""
+    """Return the pixels below each tap of the window."""
     count = planes.shape[axis] - (_WINDOW - 1)
     return [lax.slice_in_dim(planes, k, k + count, axis=axis) for k in range(_WINDOW)]
 
@@ -199,7 +199,7 @@ def _halve(planes: Array) -> Array:
 
 
 def _mean(values: Array, size: Array | None) -> Array:
-    """Mean over the pixels inside `size`, by default all, and over channels."""
+    """Return the mean over channels and the pixels inside `size`, by default all."""
     if size is None:
         return jnp.mean(values, axis=(1, 2, 3))
     _, height, width, channels = values.shape
@@ -211,19 +211,19 @@ def _mean(values: Array, size: Array | None) -> Array:
     return total / (channels * jnp.sum(inside, axis=(1, 2, 3)))
 
 
-def _check(name: str, prediction: Array, target: Array, least_size: int = 1) -> None:
+def _check(name: str, prediction: Array, target: Array, min_size: int = 1) -> None:
     if prediction.shape != target.shape:
         raise InputError(
-            f"{name} compares images of one shape; got prediction {prediction.shape} and target "
+            f"{name} requires images of equal shape; got prediction {prediction.shape} and target "
             f"{target.shape}"
         )
     if not all(jnp.issubdtype(images.dtype, jnp.floating) for images in (prediction, target)):
         raise InputError(
-            f"{name} takes floats in [0, 1]; got {prediction.dtype} and {target.dtype}"
+            f"{name} requires floats in [0, 1]; got {prediction.dtype} and {target.dtype}"
         )
     height, width = prediction.shape[1:3]
-    if min(height, width) < least_size:
+    if min(height, width) < min_size:
         raise InputError(
-            f"{name} needs images of at least {least_size} x {least_size} pixels; got {height} x "
+            f"{name} requires images of at least {min_size} x {min_size} pixels; got {height} x "
             f"{width}"
         )

@@ -1,4 +1,4 @@
-"""Means over an evaluation set that count every example once, whatever the batches and devices."""
+"""Means over an evaluation set that count every example once, for any batch size and device count."""
 
 import collections
 from collections.abc import Callable, Iterable, Mapping
@@ -14,9 +14,9 @@ PerExample = Mapping[str, Float[Array, " batch"]]
 
 
 def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[str, Array]:
-    """Sums over the examples with mask 1, and their number as "count"; float32 scalars.
+    """Return sums over the examples with mask 1, and their number as "count", as float32 scalars.
 
-    A filling's value may be anything, infinity and NaN included.
+    Values of padding examples are ignored, including infinity and NaN.
     """
     sums = {name: jnp.sum(jnp.where(mask > 0, values, 0.0)) for name, values in per_example.items()}
     return sums | {"count": jnp.sum(mask)}
@@ -25,19 +25,19 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
 def accumulate_sums(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> dict[str, Any]:
-    """The sum of each measure over all batches.
+    """Add up the sums of all batches.
 
-    Batches are added up on the host in double precision, each once the next has been dispatched.
+    The host accumulates in double precision, each batch after the next one has been dispatched.
 
     Args:
-      batches: what `sums` takes.
-      sums: gives a batch's `masked_sums`; and arrays, if it likes, summed over the same examples.
+      batches: Arguments of `sums`.
+      sums: Function that returns the `masked_sums` of a batch, and optionally summed arrays.
 
     Returns:
       A float64 scalar or array for each sum, "count" among them.
 
     Raises:
-      InputError: there is no example.
+      InputError: There is no example.
     """
     totals: dict[str, Any] = collections.defaultdict(float)
 
@@ -59,13 +59,16 @@ def accumulate_sums(
 def mean_over(
     batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
 ) -> dict[str, Any]:
-    """The mean of each measure over all examples: `accumulate_sums`, and arguments as there, over "count".
+    """Return the mean of each metric over all examples: `accumulate_sums` divided by "count".
+
+    Args:
+      batches, sums: See `accumulate_sums`.
 
     Returns:
-      A float for each sum that is a scalar, float64 arrays for others.
+      A float for each scalar sum, a float64 array for each summed array.
 
     Raises:
-      InputError: there is no example.
+      InputError: There is no example.
     """
     totals = accumulate_sums(batches, sums)
     count = totals.pop("count")

@@ -1,61 +1,59 @@
-"""What is done to a restored image before it is measured, as a value that every figure can name.
+"""Evaluation protocol of PSNR and SSIM: the preparation of images before they are compared, as a value.
 
-Half a decibel lies between the customs of different papers, so a figure means nothing without its
-protocol. The steps are taken in this order:
+Conventions of different papers differ by half a decibel, so a result needs its protocol. The steps are:
 
-1. the output is clipped to [0, 1] and rounded to 8 bits, halves upwards, in the channels that the
-   network gave; the target is a stored image and is left as it is, so that equal files of 8 bits have
-   no error at all;
-2. RGB of either becomes Y of BT.601 studio range (color="y"); an image of one channel is taken for
-   Y already;
-3. with `round_y`, a Y that was made of RGB is rounded to 8 bits too;
-4. a border is cropped from all sides of both.
+1. Clip the output to [0, 1] and round it to 8 bits, halves up, in the channels of the network. The target is
+   a stored image and is not changed, so equal 8-bit files have no error.
+2. With color="y", convert RGB outputs and targets to Y of BT.601, studio range. Images of one channel are
+   taken to be Y already.
+3. With `round_y`, round a Y that was converted from RGB to 8 bits.
+4. Crop a border from all sides of both.
 
-Evaluation code in Python (BasicSR, KAIR) takes Y of the rounded RGB and leaves it unrounded, the
-default of "y". The MATLAB code published with SRCNN (arXiv:1501.00092) and FSRCNN
-(arXiv:1608.00367) takes `rgb2ycbcr` of the stored 8-bit image, which rounds Y: that is `round_y`,
-for an output that is Y itself and a target that is RGB or its rounded Y. The trap is a gray file in
-a set of colour images: MATLAB's code measures it as it is, in full range, Python's as RGB with
-three equal channels, in studio range.
+Python code (BasicSR, KAIR) converts the rounded RGB and does not round Y, the default of color="y". The
+MATLAB code of SRCNN (arXiv:1501.00092) and FSRCNN (arXiv:1608.00367) applies `rgb2ycbcr` to the stored 8-bit
+image, which rounds Y. That is `round_y`, for a Y output and a target that is RGB or its rounded Y.
+
+Note: A gray file in a set of color images is measured in full range by the MATLAB code, and as RGB with three
+equal channels, in studio range, by the Python code.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.compilation import jit
-from deconv_jax.errors import InputError, at_least, did_you_mean
+from deconv_jax.errors import InputError, at_least, check_choice
 from deconv_jax.metrics.image import mean_squared_error, psnr, ssim
 from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
 
-_ROUNDING = 1e-6
-"""Difference up to which prepared pixels are equal: float32 rounds by less, one level of blue is 4e-4 in Y."""
+_EQUAL_TOLERANCE = 1e-6
+"""Tolerance for equal pixels: above float32 rounding, below one level of blue, which is 4e-4 in Y."""
 
 MeasuredColor = Literal["rgb", "y"]
 Row = dict[str, Any]
-"""An image's figures, "psnr" and "ssim", and its "name"."""
+"""The "name" of an image and its "psnr" and "ssim"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationProtocol:
-    """How outputs and targets, float images in [0, 1], are made comparable; see the module.
+    """Preparation of outputs and targets, float images in [0, 1]; see the module.
 
     Attributes:
-      color: "rgb", all channels as they are, gray images included; or "y".
-      border: pixels cropped from each side; super-resolution crops as many as it enlarges.
-      clip: whether the output is clipped to [0, 1].
-      round_to_8_bits: whether the output is rounded to multiples of 1/255; needs `clip`.
-      round_y: whether Y made of RGB is rounded as well; needs color="y" and 8-bit outputs and
-        targets.
+      color: "rgb" to compare all channels as they are, also of gray images; or "y".
+      border: Pixels cropped from each side. Super-resolution by convention crops the scale factor.
+      clip: Whether to clip the output to [0, 1].
+      round_to_8_bits: Whether to round the output to multiples of 1/255; requires `clip`.
+      round_y: Whether to round Y converted from RGB; requires color="y" and `round_to_8_bits`, and targets
+        of 8 bits.
 
     Raises:
-      InputError: for settings that are no protocol.
+      InputError: The settings are invalid or contradict each other.
     """
 
     color: MeasuredColor = "rgb"
@@ -65,30 +63,27 @@ class EvaluationProtocol:
     round_y: bool = False
 
     def __post_init__(self) -> None:
-        if self.color not in get_args(MeasuredColor):
-            raise InputError(
-                f"no color {self.color!r}; {did_you_mean(self.color, get_args(MeasuredColor))}"
-            )
+        check_choice("color", self.color, MeasuredColor)
         at_least("border", self.border, 0)
         if self.round_to_8_bits and not self.clip:
             raise InputError(
-                "round_to_8_bits needs clip, for 8 bits hold [0, 1] alone; got clip=False"
+                "round_to_8_bits requires clip=True, because 8 bits hold only [0, 1]; got clip=False"
             )
         if self.round_y and not (self.color == "y" and self.round_to_8_bits):
             raise InputError(
-                f"round_y needs color='y' and round_to_8_bits; got color={self.color!r} and "
+                f"round_y requires color='y' and round_to_8_bits=True; got color={self.color!r} and "
                 f"round_to_8_bits={self.round_to_8_bits}"
             )
 
     def prepare(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch cropped_height cropped_width measured_channels"]:
-        """Outputs as they are measured: clipped, rounded, converted and cropped, in that order.
+        """Clip, round, convert and crop outputs, in that order.
 
         Raises:
-          InputError: for images not of floats, or of neither 1 nor 3 channels.
+          InputError: The images are not floats or have neither 1 nor 3 channels.
         """
-        images = _in_full_precision(images)
+        images = _at_least_float32(images)
         if self.clip:
             images = jnp.where(jnp.isfinite(images), jnp.clip(images, 0.0, 1.0), jnp.nan)
         if self.round_to_8_bits:
@@ -98,13 +93,12 @@ class EvaluationProtocol:
     def prepare_target(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch cropped_height cropped_width measured_channels"]:
-        """Targets as they are measured: converted and cropped.
+        """Convert and crop targets.
 
         Raises:
-          InputError: for images not of floats, of neither 1 nor 3 channels, or without anything
-            inside the border.
+          InputError: The images are not floats, have neither 1 nor 3 channels, or are all border.
         """
-        images = _in_full_precision(images)
+        images = _at_least_float32(images)
         _, height, width, channels = images.shape
         if self.color == "y" and channels == 3:
             if self.round_y:
@@ -114,7 +108,7 @@ class EvaluationProtocol:
         border = self.border
         if 2 * border >= min(height, width):
             raise InputError(
-                f"a border of {border} pixels leaves nothing of an image of {height} x {width}"
+                f"a border of {border} pixels leaves nothing of an image of {height} x {width} pixels"
             )
         return images[:, border : height - border, border : width - border]
 
@@ -124,50 +118,49 @@ class EvaluationProtocol:
         target: Float[Array, "batch height width target_channels"],
         size: Int[Array, "batch 2"] | None = None,
     ) -> dict[str, Float[Array, " batch"]]:
-        """ "psnr" in dB and "ssim" of each image, for `masked_sums` or a table's rows.
+        """Return the "psnr" in dB and the "ssim" of each image.
 
-        Equal images of 8 bits have infinite PSNR; an output that holds infinity or NaN has NaN.
+        Equal 8-bit images have infinite PSNR. An output with infinity or NaN has NaN.
 
         Args:
-          output: restored images, not yet clipped or rounded.
-          target: what they should be; for color="y", Y of one channel or RGB as well.
-          size: (height, width) of the images themselves where they were extended at the right and
-            the bottom to share an array; what lies beyond is neither measured nor a border.
+          output: Restored images, neither clipped nor rounded.
+          target: Images to compare with. With color="y", a Y output may have an RGB target.
+          size: Height and width of each image without padding, where images are padded at the bottom and
+            right to share an array. The border is cropped inside it.
 
         Raises:
-          InputError: for images that differ in size, or of less than 11 pixels without the border;
-            for channels that cannot be compared, as RGB outputs and targets of one channel, which
-            would set studio range against full range.
+          InputError: The images differ in size, or have a side below 11 without the border; or their
+            channels cannot be compared, such as RGB outputs with gray targets, which would compare studio
+            range with full range.
         """
         channels = output.shape[-1], target.shape[-1]
         if channels[0] != channels[1] and (self.color, *channels) != ("y", 1, 3):
             raise InputError(
                 f"outputs of {channels[0]} channels cannot be compared with targets of "
-                f"{channels[1]} in color={self.color!r}; give gray images three equal channels"
+                f"{channels[1]} with color={self.color!r}; give gray images three equal channels"
             )
         prepared = self.prepare(output), self.prepare_target(target)
         if size is not None:
             size = size - 2 * self.border
         decibels = psnr(*prepared, size)
         if self.round_to_8_bits:
-            # The last bit of a level / 255, or of its Y, depends on what a compiler fuses.
-            apart = ~(jnp.abs(prepared[0] - prepared[1]) < _ROUNDING)
-            none = jnp.zeros_like(prepared[0])
-            equal = mean_squared_error(apart.astype(none.dtype), none, size) == 0
+            # The last bit of level / 255, or of its Y, depends on what the compiler fuses.
+            different = ~(jnp.abs(prepared[0] - prepared[1]) < _EQUAL_TOLERANCE)
+            zeros = jnp.zeros_like(prepared[0])
+            equal = mean_squared_error(different.astype(zeros.dtype), zeros, size) == 0
             decibels = jnp.where(equal, jnp.inf, decibels)
         return {"psnr": decibels, "ssim": ssim(*prepared, size)}
 
     def measure_all(
         self, pairs: Iterable[tuple[str, Array | np.ndarray, Array | np.ndarray]]
     ) -> list[Row]:
-        """Measures images of any sizes one by one.
+        """Measure images of any size one by one, compiling once per size.
 
         Args:
-          pairs: name, output and target, (height, width, channels) each. A program is compiled for
-            each size.
+          pairs: Name, output and target of each image, the latter two (height, width, channels).
 
         Raises:
-          InputError: as `measure`.
+          InputError: See `measure`.
         """
         rows = []
         for name, output, target in pairs:
@@ -176,7 +169,7 @@ class EvaluationProtocol:
         return rows
 
     def describe(self) -> str:
-        """The protocol in words, for a result file or a table's caption."""
+        """Return the protocol in words, for a record or the caption of a table."""
         channels = {
             "rgb": "all channels",
             "y": "the channel Y of BT.601 in studio range, "
@@ -204,29 +197,29 @@ class EvaluationProtocol:
 
 
 def mean_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of each figure over the rows of `measure_all`, in double precision.
+    """Return the mean of each metric over the rows of `measure_all`, in double precision.
 
     Raises:
-      InputError: there is no row.
+      InputError: There is no row.
     """
     rows = list(rows)
     if not rows:
-        raise InputError("the set to take the mean of has no images")
+        raise InputError("the set to average over has no images")
     names = [name for name in rows[0] if name != "name"]
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def _in_full_precision(images: Array) -> Array:
-    """Images of at least float32, for shorter floats do not hold the levels of 8 bits."""
-    plain = images.ndim == 4 and images.shape[-1] in (1, 3)
-    if not plain or not jnp.issubdtype(images.dtype, jnp.floating):
+def _at_least_float32(images: Array) -> Array:
+    """Convert to at least float32; shorter floats cannot represent all 8-bit levels."""
+    valid = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not valid or not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
-            "a protocol is for floats in [0, 1], (batch, height, width, 1 or 3 channels); got "
+            "an evaluation protocol requires floats in [0, 1], (batch, height, width, 1 or 3 channels); got "
             f"{images.dtype} {images.shape}"
         )
     return images.astype(jnp.promote_types(images.dtype, jnp.float32))
 
 
 def _levels(images: Array) -> Array:
-    """The nearest of the levels 0 to 255 of images in [0, 1], halves upwards as MATLAB's."""
+    """Round images in [0, 1] to levels 0 to 255, halves up like MATLAB."""
     return jnp.floor(255.0 * images + 0.5)

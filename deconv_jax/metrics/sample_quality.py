@@ -174,7 +174,7 @@ def _class_metrics(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
 
 def _image_metrics(images: ImageSetFeatures) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    if images.images is not None and generative.ms_ssim_scales(*images.images.shape[1:3]):
+    if images.images is not None and generative.max_ms_ssim_scales(*images.images.shape[1:3]):
         pixels = (images.images[:_MS_SSIM_IMAGES] / 255).astype(np.float32)
         metrics["pairwise_ms_ssim"] = generative.mean_pairwise_ms_ssim(pixels)
     energy = images.checkerboard_energy

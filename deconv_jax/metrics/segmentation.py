@@ -1,14 +1,12 @@
-"""Measures of a segmentation, exact over a set: counts that add up, and what is made of the sums.
+"""Metrics of segmentations, exact over a set: counts that add up over batches, and ratios of their sums.
 
-The confusion matrix counts pixels by their class in the truth and in the prediction; intersection
-over union, pixel accuracy and Dice follow from it. The boundary F1 is that of Csurka et al., "What is
-a good evaluation measure for semantic segmentation?", BMVC 2013: of each class the pixels where it
-borders on others, a boundary pixel being right if the other boundary is no further than a tolerance.
+Intersection over union (IoU), Dice and pixel accuracy follow from the confusion matrix. The boundary F1 is
+that of Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013. It compares
+the boundary pixels of each class, which match if they are no further apart than a tolerance.
 
-What a reader would get wrong: these are ratios of sums over all pixels of the set, not means of
-ratios an image, which for the boundary F1 the paper takes. And a class that occurs neither in the
-truth nor in the prediction has no ratio: means over classes leave it out, so that they do not depend
-on how many names a data set has for what it does not show.
+Note: All metrics are ratios of sums over the pixels of the set, not means over images. The paper's boundary
+F1 is a mean over images. Means over classes leave out classes that occur neither in the truth nor in the
+prediction, so they do not depend on classes that a data set names but does not show.
 """
 
 import math
@@ -22,34 +20,36 @@ from numpy.typing import ArrayLike
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.finite import check_finite
 
-TOLERANCE = 0.0075
-"""Of the boundary F1, as a part of the image's diagonal (section 3 of the paper)."""
+BOUNDARY_TOLERANCE = 0.0075
+"""Default tolerance of the boundary F1 as a fraction of the image diagonal (section 3 of the paper)."""
 
 Segments = Int[Array, "batch height width"]
 
 
 def one_hot(segments: Segments, num_classes: int) -> Bool[Array, "batch height width num_classes"]:
-    """Whether a pixel has each class; none is that of pixels that are ignored or of others."""
+    """Return a one-hot encoding; pixels of other values, such as ignored ones, are False everywhere."""
     return segments[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
 
 
 def confusion_matrix(
     truth: Segments, prediction: Segments, num_classes: int
 ) -> Int32[Array, "num_classes num_classes"]:
-    """Pixels of each class in the truth (rows) that have each class in the prediction (columns).
+    """Count the pixels of each class in the truth (rows) and the prediction (columns).
 
     Args:
-      truth: classes; pixels that are none of them, such as ignored ones, are not counted.
-      prediction: likewise.
-      num_classes: from 0.
+      truth: Class of each pixel. Pixels of other values, such as ignored ones, are not counted.
+      prediction: Predicted class of each pixel; other values are not counted either.
+      num_classes: Number of classes, numbered from 0.
 
     Raises:
-      InputError: segments of different shapes, or images of more pixels than float32 counts, 2^24.
+      InputError: The shapes differ, or an image has more than 2^24 pixels, which float32 cannot count.
     """
-    _check("confusion_matrix", truth, prediction)
+    _check_shapes("confusion_matrix", truth, prediction)
     if math.prod(truth.shape[1:]) > 2**24:
-        raise InputError(f"confusion_matrix counts up to 2^24 pixels; got images {truth.shape}")
-    # A product of one-hot matrices, exact in float32; a scatter is slow on every device.
+        raise InputError(
+            f"confusion_matrix requires images of up to 2^24 pixels; got shape {truth.shape}"
+        )
+    # A product of one-hot matrices, exact in float32. A scatter is slow on every device.
     rows, columns = (
         one_hot(segments, num_classes).astype(jnp.float32).reshape(len(segments), -1, num_classes)
         for segments in (truth, prediction)
@@ -59,15 +59,16 @@ def confusion_matrix(
 
 
 class SegmentationScores(NamedTuple):
-    """What a confusion matrix says.
+    """Metrics that follow from a confusion matrix.
+
+    TP, FP and FN are the true positive, false positive and false negative pixels of a class.
 
     Attributes:
-      iou: of each class intersection over union, true / (true + wrongly there + missed) pixels; NaN
-        for a class that occurs neither in the truth nor in the prediction.
-      dice: of each class 2 true / (2 true + wrongly there + missed) pixels; NaN likewise.
-      accuracy: of each class the part of its pixels that were found; NaN for one not in the truth.
-      miou, mean_dice, mean_accuracy: means over the classes that are not NaN.
-      pixel_accuracy: the part of all pixels that are right.
+      iou: TP / (TP + FP + FN) of each class; NaN if it occurs neither in the truth nor in the prediction.
+      dice: 2 TP / (2 TP + FP + FN) of each class; NaN as for `iou`.
+      accuracy: TP / (TP + FN) of each class, its recall; NaN if it does not occur in the truth.
+      miou, mean_dice, mean_accuracy: Means over the classes that are not NaN.
+      pixel_accuracy: Fraction of all pixels that are correct.
     """
 
     iou: Float[np.ndarray, " num_classes"]
@@ -80,19 +81,20 @@ class SegmentationScores(NamedTuple):
 
 
 def segmentation_scores(confusion: ArrayLike) -> SegmentationScores:
-    """Of a confusion matrix (num_classes, num_classes), or a multiple of one.
+    """Compute metrics from a confusion matrix (num_classes, num_classes), or a multiple of one.
 
     Raises:
-      InputError: it counts no pixels, or is not finite.
+      InputError: The matrix is zero or not finite.
     """
     check_finite("counts of pixels", confusion)
     confusion = np.asarray(confusion, np.float64)
-    right, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    if not truth.sum() > 0:
-        raise InputError("a segmentation without pixels has no measures: all were ignored")
-    iou = _divided(right, truth + predicted - right)
-    dice = _divided(2 * right, truth + predicted)
-    accuracy = _divided(right, truth)
+    true_positives = np.diag(confusion)
+    in_truth, in_prediction = confusion.sum(axis=1), confusion.sum(axis=0)
+    if not in_truth.sum() > 0:
+        raise InputError("segmentation scores require at least one pixel; all were ignored")
+    iou = _divide(true_positives, in_truth + in_prediction - true_positives)
+    dice = _divide(2 * true_positives, in_truth + in_prediction)
+    accuracy = _divide(true_positives, in_truth)
     return SegmentationScores(
         iou,
         dice,
@@ -100,14 +102,14 @@ def segmentation_scores(confusion: ArrayLike) -> SegmentationScores:
         miou=nan_mean(iou),
         mean_dice=nan_mean(dice),
         mean_accuracy=nan_mean(accuracy),
-        pixel_accuracy=float(right.sum() / truth.sum()),
+        pixel_accuracy=float(true_positives.sum() / in_truth.sum()),
     )
 
 
 def nan_mean(values: Float[np.ndarray, " num_classes"]) -> float:
-    """The mean over classes that are not NaN; NaN where all are."""
-    occurring = values[~np.isnan(values)]
-    return float(occurring.mean()) if len(occurring) else math.nan
+    """Return the mean over classes that are not NaN, or NaN if all are."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else math.nan
 
 
 def boundary_counts(
@@ -116,90 +118,90 @@ def boundary_counts(
     num_classes: int,
     tolerance: float | None = None,
 ) -> Int32[Array, "num_classes 4"]:
-    """What `boundary_f1` is made of, sums over the batch.
+    """Count matching boundary pixels for `boundary_f1`, summed over the batch.
 
-    A boundary pixel of a class is one of it beside (above, below, to the left or right of) a pixel
-    of another; neither the image's edge nor pixels that are ignored make a boundary.
+    A boundary pixel of a class has a pixel of another class above, below, to the left or to the right.
+    Image edges and ignored pixels are no boundaries.
 
     Args:
-      truth: classes; pixels that are none of the classes are ignored, in the prediction too.
-      prediction: likewise.
-      num_classes: from 0.
-      tolerance: the largest distance between the centres of matching pixels; None for 0.75 % of the
-        diagonal of the arrays' images, at least 1.
+      truth: Class of each pixel. Pixels of other values are ignored in the prediction too.
+      prediction: Predicted class of each pixel; other values are ignored too.
+      num_classes: Number of classes, numbered from 0.
+      tolerance: Largest distance between the centers of matching pixels. The default is 0.75 % of the
+        diagonal of the arrays, at least 1.
 
     Returns:
-      Of each class boundary pixels: of the prediction that the truth matches, of the prediction, of
-      the truth that the prediction matches, of the truth.
+      Number of boundary pixels of each class: matched ones of the prediction, all of the prediction,
+      matched ones of the truth, all of the truth.
 
     Raises:
-      InputError: segments of different shapes, or a negative tolerance.
+      InputError: The shapes differ, or the tolerance is negative.
     """
-    _check("boundary_counts", truth, prediction)
+    _check_shapes("boundary_counts", truth, prediction)
     if tolerance is None:
-        tolerance = max(1.0, TOLERANCE * math.hypot(*truth.shape[1:]))
+        tolerance = max(1.0, BOUNDARY_TOLERANCE * math.hypot(*truth.shape[1:]))
     at_least("tolerance", tolerance, 0)
     classes = (one_hot(truth, num_classes), one_hot(prediction, num_classes))
     known = (jnp.any(classes[0], -1) & jnp.any(classes[1], -1))[..., None]
     true, predicted = (_boundaries(each & known, known) for each in classes)
     counted = (
-        predicted & _within(true, tolerance),
+        predicted & _dilate(true, tolerance),
         predicted,
-        true & _within(predicted, tolerance),
+        true & _dilate(predicted, tolerance),
         true,
     )
     return jnp.stack([jnp.sum(c, axis=(0, 1, 2), dtype=jnp.int32) for c in counted], axis=-1)
 
 
 def boundary_f1(counts: ArrayLike) -> Float[np.ndarray, " num_classes"]:
-    """Of sums of `boundary_counts` the boundary F1 of each class, 2 P R / (P + R).
+    """Compute the boundary F1 of each class, 2 P R / (P + R), from summed `boundary_counts`.
 
-    P is the part of the prediction's boundary that is right, R the part of the truth's that was found.
-    A class without boundary in both has NaN, one that has it in one of them alone 0.
+    Precision P is the matched fraction of the predicted boundary, recall R that of the true boundary. The
+    result is NaN for a class without boundary in both, and 0 for one with boundary in only one of them.
 
     Raises:
-      InputError: counts are not finite.
+      InputError: A count is not finite.
     """
     check_finite("counts of boundary pixels", counts)
-    matched, predicted, found, true = np.asarray(counts, np.float64).T
-    precision, recall = _divided(matched, predicted), _divided(found, true)
-    f1 = _divided(2 * precision * recall, precision + recall)
+    matched_predicted, predicted, matched_true, true = np.asarray(counts, np.float64).T
+    precision, recall = _divide(matched_predicted, predicted), _divide(matched_true, true)
+    f1 = _divide(2 * precision * recall, precision + recall)
     return np.where(predicted + true > 0, np.nan_to_num(f1), np.nan)
 
 
 def _boundaries(
-    of_class: Bool[Array, "batch height width num_classes"],
+    in_class: Bool[Array, "batch height width num_classes"],
     known: Bool[Array, "batch height width 1"],
 ) -> Bool[Array, "batch height width num_classes"]:
-    others = known & ~of_class
-    beside = jnp.zeros_like(others)
+    others = known & ~in_class
+    adjacent = jnp.zeros_like(others)
     for axis in (1, 2):
         for step in (-1, 1):
-            beside |= _moved(others, step, axis)
-    return of_class & beside
+            adjacent |= _shift(others, step, axis)
+    return in_class & adjacent
 
 
-def _within(
+def _dilate(
     pixels: Bool[Array, "batch height width num_classes"], distance: float
 ) -> Bool[Array, "batch height width num_classes"]:
-    """Which pixels have one of `pixels` no further than `distance`: dilation by a disc.
+    """Dilate by a disc: True where one of `pixels` is no further than `distance`.
 
-    The disc's rows are as wide as the chord at their height, so a map is widened row by row as the
-    chords grow, and each width moved up and down to where the disc has it.
+    The disc is a stack of rows, each as wide as the chord at its height. Rows are visited from the top, so
+    that the horizontal dilation only grows; each is then shifted up and down to its height.
     """
-    squared = int(distance**2 + 1e-9)  # Squares of distances between pixels are whole numbers.
-    widened, near, half_width = pixels, jnp.zeros_like(pixels), 0
+    squared = int(distance**2 + 1e-9)  # Squared distances between pixels are integers.
+    widened, dilated, half_width = pixels, jnp.zeros_like(pixels), 0
     for height in range(math.isqrt(squared), -1, -1):
         chord = math.isqrt(squared - height**2)
         for step in range(half_width + 1, chord + 1):
-            widened |= _moved(pixels, step, 2) | _moved(pixels, -step, 2)
+            widened |= _shift(pixels, step, 2) | _shift(pixels, -step, 2)
         half_width = chord
-        near |= _moved(widened, height, 1) | _moved(widened, -height, 1)
-    return near
+        dilated |= _shift(widened, height, 1) | _shift(widened, -height, 1)
+    return dilated
 
 
-def _moved(pixels: Bool[Array, "..."], step: int, axis: int) -> Bool[Array, "..."]:
-    """Moved along an axis, False where nothing comes from."""
+def _shift(pixels: Bool[Array, "..."], step: int, axis: int) -> Bool[Array, "..."]:
+    """Shift along an axis, filling with False."""
     count = min(abs(step), pixels.shape[axis])
     kept = pixels.shape[axis] - count
     widths = [(0, 0)] * pixels.ndim
@@ -210,14 +212,14 @@ def _moved(pixels: Bool[Array, "..."], step: int, axis: int) -> Bool[Array, "...
     return jnp.pad(pixels[tuple(index)], widths)
 
 
-def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, NaN where b is not positive."""
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a / b, or NaN where b is not positive."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
 
 
-def _check(name: str, truth: Array, prediction: Array) -> None:
+def _check_shapes(name: str, truth: Array, prediction: Array) -> None:
     if truth.shape != prediction.shape:
         raise InputError(
-            f"{name} compares segments of one shape; got truth {truth.shape} and prediction "
+            f"{name} requires segments of equal shape; got truth {truth.shape} and prediction "
             f"{prediction.shape}"
         )

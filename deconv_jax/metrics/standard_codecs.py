@@ -1,4 +1,4 @@
-"""Image formats in use, as what a learned codec is held against: Pillow's JPEG, WebP and AVIF."""
+"""Standard image formats as baselines for learned codecs: Pillow's JPEG, WebP and AVIF."""
 
 import io
 from typing import Any, Literal
@@ -16,29 +16,29 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"method": 6},
     "AVIF": {"speed": 4},
 }
-"""The slower settings, for smaller files."""
+"""Encoder settings that trade time for smaller files."""
 
 
 def available(codec: StandardCodec) -> bool:
-    """Whether this Pillow has it."""
+    """Return whether the installed Pillow supports a format."""
     return codec == "JPEG" or bool(features.check(codec.lower()))
 
 
 def encode_decode(
     image: UInt8[np.ndarray, "height width channels"], codec: StandardCodec, quality: int
 ) -> tuple[int, UInt8[np.ndarray, "height width channels"]]:
-    """The bytes that an image's file has, headers included, and the image that it decodes to.
+    """Return the file size in bytes, headers included, and the decoded image.
 
     Args:
-      image: gray or RGB.
-      codec: with the format's usual subsampling of colours, and all time it wants.
-      quality: 1 to 100.
+      image: Gray or RGB image.
+      codec: Format, with its default chroma subsampling.
+      quality: Quality from 1 to 100.
 
     Raises:
-      InputError: this Pillow lacks the format.
+      InputError: The installed Pillow does not support the format.
     """
     if not available(codec):
-        raise InputError(f"this Pillow was built without {codec}")
+        raise InputError(f"the installed Pillow was built without {codec}")
     file = io.BytesIO()
     gray = image.shape[-1] == 1
     picture = Image.fromarray(image[..., 0] if gray else image)

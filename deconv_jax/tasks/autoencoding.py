@@ -30,10 +30,10 @@ from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least, did_you_mean
 from deconv_jax.metrics.image import (
-    SSIM_LEAST_SIZE,
+    SSIM_MIN_SIZE,
+    max_ms_ssim_scales,
     mean_squared_error,
     ms_ssim,
-    ms_ssim_scales,
     psnr,
     psnr_from_mse,
 )
@@ -186,10 +186,10 @@ class Autoencoding(Task):
         if not self.ms_ssim:
             return distances
         height, width = clean.shape[1:3]
-        scales = ms_ssim_scales(height, width)
+        scales = max_ms_ssim_scales(height, width)
         if not scales:
             raise InputError(
-                f"task.ms_ssim needs images of at least {SSIM_LEAST_SIZE} x {SSIM_LEAST_SIZE} "
+                f"task.ms_ssim needs images of at least {SSIM_MIN_SIZE} x {SSIM_MIN_SIZE} "
                 f"pixels; got {height} x {width}"
             )
         unlike = 1.0 - ms_ssim(output, clean, scales)

@@ -25,10 +25,10 @@ from deconv_jax.data.preprocessing import Preprocessing, restore
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.classification import (
-    BINS,
+    CALIBRATION_BINS,
     calibration_error,
     calibration_sums,
-    in_top,
+    in_top_k,
 )
 from deconv_jax.metrics.masked_mean import accumulate_sums, masked_sums, mean_over
 from deconv_jax.metrics.segmentation import confusion_matrix
@@ -94,7 +94,7 @@ class Classification(Task):
         return (
             "accuracy is the fraction of images whose largest logit is their label's; one view an "
             f"image, 8-bit images scaled to [0, 1]{top}; cross_entropy in nats, mean over images; "
-            f"calibration_error is the expected one of arXiv:1706.04599 with {BINS} bins of equal width"
+            f"calibration_error is the expected one of arXiv:1706.04599 with {CALIBRATION_BINS} bins of equal width"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
@@ -246,9 +246,9 @@ class Classification(Task):
     def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         _, logits = self._seen(state.inference_variables(), batch)
         labels, mask = batch["label"], batch["mask"]
-        measures = {"accuracy": in_top(logits, labels, 1)}
+        measures = {"accuracy": in_top_k(logits, labels, 1)}
         if self.top_k > 1:
-            measures[f"top{self.top_k}_accuracy"] = in_top(logits, labels, self.top_k)
+            measures[f"top{self.top_k}_accuracy"] = in_top_k(logits, labels, self.top_k)
         measures["cross_entropy"] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         of_bins = calibration_sums(logits, labels, mask)
         return masked_sums(measures, mask) | {"calibration_error": of_bins}

@@ -28,10 +28,10 @@ from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import (
-    MS_SSIM_LEAST_SIZE,
+    MS_SSIM_MIN_SIZE,
+    max_ms_ssim_scales,
     mean_squared_error,
     ms_ssim,
-    ms_ssim_scales,
     psnr,
     psnr_from_mse,
 )
@@ -165,7 +165,7 @@ class Compression(Task):
     def _distortion(self, decoded: Images, images: Images) -> Float[Array, " batch"]:
         if self.distortion == "mse":
             return 255.0**2 * mean_squared_error(decoded, images)
-        return 1.0 - ms_ssim(decoded, images, ms_ssim_scales(*images.shape[1:3]))
+        return 1.0 - ms_ssim(decoded, images, max_ms_ssim_scales(*images.shape[1:3]))
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Gives "bpp_LEVEL", "psnr_LEVEL" (dB), "ms_ssim_LEVEL" where images have room, and "loss"."""
@@ -185,7 +185,7 @@ class Compression(Task):
             rounded = jnp.round(255.0 * jnp.clip(decoded, 0.0, 1.0)) / 255.0
             measures[f"bpp_{level}"] = bpp
             measures[f"psnr_{level}"] = psnr(rounded, images, sizes)
-            if "size" not in batch and min(images.shape[1:3]) >= MS_SSIM_LEAST_SIZE:
+            if "size" not in batch and min(images.shape[1:3]) >= MS_SSIM_MIN_SIZE:
                 measures[f"ms_ssim_{level}"] = ms_ssim(rounded, images)
         return masked_sums(measures, batch["mask"])
 

@@ -1,4 +1,4 @@
-"""Checkerboard energy against patterns that are put there."""
+"""Checkerboard energy against patterns of known power."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,27 +16,27 @@ def noise(count=40, size=(96, 102)):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 3, 4])
-def test_white_noise_has_about_one(stride):
+def test_white_noise_has_energy_of_about_one(stride):
     energy = np.asarray(checkerboard_energy(jnp.asarray(noise(), jnp.float32), stride))
     assert energy.mean() == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4])
-def test_a_pattern_adds_its_power_over_that_of_the_noise(stride):
-    """A cosine of amplitude a has (a/2 * sum of the window)^2 in its bin, noise the sum of squares."""
+def test_pattern_adds_its_power_relative_to_the_noise(stride):
+    """A cosine of amplitude a has power (a/2 * sum of the window)^2 in its bin, noise the sum of squares."""
     size = 96
     amplitude = 0.5
     pattern = amplitude * np.cos(2 * np.pi * np.arange(size) / stride).reshape(1, 1, size, 1)
     images = jnp.asarray(noise(size=(size, size)) + pattern, jnp.float32)
     window = np.outer(*2 * (np.hanning(size + 1)[:-1],))
-    bins = 1 if stride == 2 else 2  # a cosine of period 2 has one bin of its own
+    bins = 1 if stride == 2 else 2  # A cosine of period 2 has a single bin.
     peak = (amplitude * (1 if stride == 2 else 0.5) * window.sum()) ** 2
     expected = 1 + bins * peak / ((stride**2 - 1) * np.square(window).sum())
     measured = np.asarray(checkerboard_energy(images, stride)).mean()
     assert measured == pytest.approx(expected, rel=0.15)
 
 
-def test_patterns_of_other_periods_and_offsets_do_not_count():
+def test_other_periods_and_offsets_have_no_effect():
     images = noise()
     ramp = np.linspace(0, 3, images.shape[2]).reshape(1, 1, -1, 1)
     seven = np.cos(2 * np.pi * np.arange(images.shape[1]) / 7).reshape(1, -1, 1, 1)
@@ -48,7 +48,7 @@ def test_patterns_of_other_periods_and_offsets_do_not_count():
 
 
 @pytest.mark.slow
-def test_channels_count_alike_and_contrast_does_not():
+def test_channels_have_equal_weight_and_contrast_has_no_effect():
     one = jnp.asarray(noise(4), jnp.float32)
     energy = checkerboard_energy(one, 2)
     both = checkerboard_energy(jnp.concatenate([one, one[::-1]], axis=-1), 2)
@@ -57,6 +57,6 @@ def test_channels_count_alike_and_contrast_does_not():
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 96), (4, 55)])
-def test_what_cannot_be_measured_is_refused(stride, size):
+def test_small_strides_and_images_are_errors(stride, size):
     with pytest.raises(InputError):
         checkerboard_energy(jnp.zeros((1, size, size, 1)), stride)

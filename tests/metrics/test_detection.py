@@ -1,4 +1,4 @@
-"""Average precision: by hand, by pycocotools through its own files, and what may not change it."""
+"""Average precision against examples by hand, pycocotools on its own files, and its invariances."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ NOTHING = [0.0, 0.0, 0.0, 0.0]
 
 
 def measured(found, true):
-    """Of lists of (box, score, class) found and (box, class) true, one list an image."""
+    """Return the metrics for lists of detections (box, score, class) and objects (box, class) per image."""
 
     def arrays(rows, absent):
         most = max(1, *map(len, rows))
@@ -30,7 +30,7 @@ def measured(found, true):
 
 
 def boxes_at(*lefts, side=10.0):
-    """Squares beside one another."""
+    """Return squares with these left edges."""
     return [[0.0, left, side, left + side] for left in lefts]
 
 
@@ -38,61 +38,61 @@ A, B, C, D = boxes_at(0, 20, 40, 60)
 FAR = [200.0, 200.0, 210.0, 210.0]
 
 
-def test_every_object_found_and_nothing_else_is_one():
+def test_perfect_detections_score_one():
     true = [[(A, 0), (B, 1)], [(C, 0)]]
     found = [[(box, 0.5, c) for box, c in row] for row in true]
     result = measured(found, true)
     assert result == pytest.approx(dict.fromkeys(result, 1.0))
 
 
-def test_wrong_classes_and_wrong_images_are_not_found():
+def test_detections_of_wrong_class_or_image_do_not_match():
     true = [[(A, 0)], [(B, 1)]]
     assert measured([[(A, 0.9, 1)], [(B, 0.9, 0)]], true)["ap50"] == 0
     assert measured([[(B, 0.9, 1)], [(A, 0.9, 0)]], true)["ap50"] == 0
     assert measured([[], []], true) == dict.fromkeys(measured([[], []], true), 0.0)
 
 
-def test_precision_of_a_ranking_by_hand():
-    """Right, wrong, right, right of four objects: recall 1/4 at precision 1, up to 3/4 at 3/4."""
+def test_precision_equals_a_ranking_by_hand():
+    """TP, FP, TP, TP for four objects: recall 1/4 at precision 1, then up to 3/4 at precision 3/4."""
     true = [[(box, 0) for box in (A, B, C, D)]]
     found = [[(A, 0.9, 0), (FAR, 0.8, 0), (B, 0.7, 0), (C, 0.6, 0)]]
     result = measured(found, true)
-    # Recalls 0 to 0.25, 26 of 101, at 1; to 0.75, 50 of them, at 3/4; none beyond.
+    # Of 101 recall levels, the 26 up to 0.25 have precision 1, the next 50 up to 0.75 have 3/4.
     assert result["ap50"] == pytest.approx((26 * 1 + 50 * 0.75) / 101)
     assert result["ap"] == pytest.approx(result["ap50"])
     assert result["ar"] == pytest.approx(0.75)
-    # Of 0, 0.1, ... 1: three at 1 (0, 0.1, 0.2), five at 3/4 (0.3 to 0.7).
+    # Of 11 recall levels, three (0, 0.1, 0.2) have precision 1, five (0.3 to 0.7) have 3/4.
     assert result["voc_map"] == pytest.approx((3 * 1 + 5 * 0.75) / 11)
 
 
-def test_a_recall_of_three_in_ten_reaches_voc_s_fourth_point():
+def test_recall_of_three_in_ten_reaches_the_fourth_voc_level():
     true = [[(box, 0) for box in boxes_at(*range(0, 200, 20))]]
     found = [[(box, 1.0 - i / 100, 0) for i, (box, _) in enumerate(true[0][:3])]]
     assert measured(found, true)["voc_map"] == pytest.approx(4 / 11)
 
 
-def test_overlaps_decide_at_which_thresholds_a_box_is_right():
-    """A box of 10 x 10 and one of 10 x 8 in it: 0.8 of the union, right at 0.5 to 0.8 of 0.5 to 0.95."""
+def test_iou_decides_the_thresholds_at_which_a_box_matches():
+    """A 10 x 8 box inside a 10 x 10 box has IoU 0.8 and matches at 7 of the 10 thresholds."""
     result = measured([[([0.0, 0.0, 10.0, 8.0], 0.5, 0)]], [[(A, 0)]])
     assert (result["ap50"], result["ap75"]) == pytest.approx((1, 1))
     assert (result["ap"], result["ar"]) == pytest.approx((7 / 10, 7 / 10))
-    shifted = measured([[([0.0, 5.0, 10.0, 15.0], 0.5, 0)]], [[(A, 0)]])  # 50 of 150.
+    shifted = measured([[([0.0, 5.0, 10.0, 15.0], 0.5, 0)]], [[(A, 0)]])  # IoU 50 / 150.
     assert shifted["ap50"] == shifted["ap"] == 0
 
 
-def test_an_object_is_found_once():
+def test_object_is_matched_once():
     twice = [[(A, 0.9, 0), (A, 0.8, 0), (B, 0.7, 0)]]
     result = measured(twice, [[(A, 0), (B, 0)]])
     assert result["ap50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def test_the_mean_is_over_classes_that_have_objects():
+def test_mean_is_over_classes_with_objects():
     true = [[(A, 0), (B, 5)]]
     found = [[(A, 0.9, 0), (C, 0.8, 3), (D, 0.99, 7)]]
     assert measured(found, true)["ap50"] == pytest.approx(0.5)
 
 
-def test_areas_are_told_apart_at_32_and_96_pixels():
+def test_area_ranges_are_bounded_by_32_and_96_pixels_squared():
     small, medium, large = (
         boxes_at(0, side=31.0) + boxes_at(200, side=90.0) + boxes_at(500, side=100.0)
     )
@@ -103,11 +103,11 @@ def test_areas_are_told_apart_at_32_and_96_pixels():
     assert "ap_large" not in measured([[(small, 0.9, 0)]], [[(small, 0)]])
 
 
-# Against pycocotools through its own files, and what may not change anything
+# Against pycocotools on its own files, and invariances
 
 
 def random_scenes(seed, images=12, classes=3):
-    """Objects, and detections that are moved objects, objects of other classes and noise."""
+    """Return objects, and detections that are shifted or misclassified objects and noise."""
     random = np.random.default_rng(seed)
 
     def box():
@@ -129,7 +129,7 @@ def random_scenes(seed, images=12, classes=3):
 
 
 def by_files(folder, found, true):
-    """`COCOeval` on a COCO file of annotations and a file of results."""
+    """Run `COCOeval` on a file of annotations and a file of results."""
 
     def as_coco(box):
         top, left, bottom, right = box
@@ -163,7 +163,7 @@ def by_files(folder, found, true):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_measures_are_those_of_pycocotools(tmp_path, seed):
+def test_metrics_equal_those_of_pycocotools(tmp_path, seed):
     found, true = random_scenes(seed)
     result = measured(found, true)
     stats = by_files(tmp_path, found, true)
@@ -177,11 +177,13 @@ def test_measures_are_those_of_pycocotools(tmp_path, seed):
         "ar": 8,
     }.items():
         assert result.get(name, -1) == pytest.approx(stats[place], abs=1e-9), name
-    assert 0.1 < result["ap"] < result["ap50"] < 1, "the test is of measures in between"
+    assert 0.1 < result["ap"] < result["ap50"] < 1, (
+        "the scenes should be neither trivial nor hopeless"
+    )
 
 
 def voc_2007(found, true, category):
-    """Average precision of a class by the rule of its paper, without a library."""
+    """Compute the average precision of a class from the definition in the paper."""
     ranked = sorted(
         ((s, i, b) for i, row in enumerate(found) for b, s, c in row if c == category),
         key=lambda detection: -detection[0],
@@ -206,14 +208,14 @@ def overlap_of(a, b):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_voc_s_measure_is_that_of_its_rule(seed):
+def test_voc_map_equals_its_definition(seed):
     found, true = random_scenes(seed + 10)
     by_class = [voc_2007(found, true, c) for c in {c for row in true for _, c in row}]
     assert measured(found, true)["voc_map"] == pytest.approx(np.mean(by_class))
 
 
-def test_voc_counts_a_detection_wrong_whose_nearest_object_is_taken_and_coco_does_not():
-    """The second is nearer to the first object, 0.90, than to the second, 0.6."""
+def test_voc_rejects_a_detection_of_a_matched_object_and_coco_matches_another():
+    """The second detection has IoU 0.90 with the first object and 0.6 with the second."""
     true = [[([0.0, 0.0, 100.0, 100.0], 0), ([0.0, 30.0, 100.0, 130.0], 0)]]
     found = [[([0.0, 0.0, 100.0, 100.0], 0.9, 0), ([0.0, 5.0, 100.0, 105.0], 0.8, 0)]]
     result = measured(found, true)
@@ -221,7 +223,7 @@ def test_voc_counts_a_detection_wrong_whose_nearest_object_is_taken_and_coco_doe
     assert result["ap50"] == pytest.approx(1)
 
 
-def test_the_order_of_images_and_rows_and_the_scale_of_scores_do_not_matter():
+def test_order_and_monotonic_rescaling_of_scores_have_no_effect():
     found, true = random_scenes(5)
     plain = measured(found, true)
     order = np.random.default_rng(0).permutation(len(true))
@@ -233,7 +235,7 @@ def test_the_order_of_images_and_rows_and_the_scale_of_scores_do_not_matter():
     assert measured(squared, true) == pytest.approx(plain)
 
 
-def test_boxes_of_other_units_have_the_same_measures_but_those_by_area():
+def test_scaling_all_boxes_changes_only_metrics_by_area():
     found, true = random_scenes(6)
     twice = [
         [[(tuple(2 * e for e in b), *rest) for b, *rest in row] for row in rows]
@@ -244,13 +246,13 @@ def test_boxes_of_other_units_have_the_same_measures_but_those_by_area():
         assert scaled[name] == pytest.approx(plain[name])
 
 
-def test_a_split_without_objects_has_no_precision():
-    with pytest.raises(InputError, match="there is none in any image"):
+def test_no_objects_is_an_error():
+    with pytest.raises(InputError, match="at least one object; got 0 in all images"):
         measured([[(A, 0.9, 0)]], [[]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_objects_without_numbers_are_refused(value):
+def test_non_finite_detections_and_objects_are_errors(value):
     wrong = [0.0, 0.0, value, 10.0]
     for found, true, named in (
         ((wrong, 0.9, 0), (A, 0), "boxes"),
@@ -261,7 +263,7 @@ def test_objects_without_numbers_are_refused(value):
             measured([[found]], [[true]])
 
 
-def test_rows_without_an_object_may_hold_anything():
+def test_rows_without_an_object_are_ignored():
     nothing = ([np.nan] * 4, np.nan, -1)
     result = measured([[(A, 0.9, 0), nothing]], [[(A, 0), ([np.inf] * 4, -1)]])
     assert result["ap"] == pytest.approx(1.0)

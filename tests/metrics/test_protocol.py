@@ -1,4 +1,4 @@
-"""Protocols against the field's evaluation code, written out in NumPy, and published figures."""
+"""Evaluation protocols against reference evaluation code in NumPy and published results."""
 
 import math
 import os
@@ -25,46 +25,46 @@ STORED = RANDOM.integers(0, 256, (3, 24, 28, 3), np.uint8)
 TARGET = jnp.asarray(STORED / 255, jnp.float32)
 OUTPUT = TARGET + jnp.asarray(0.2 * RANDOM.standard_normal(TARGET.shape), jnp.float32)
 PIXELS = np.clip(np.floor(255 * np.asarray(OUTPUT, np.float64) + 0.5), 0, 255)
-"""The output as a file of 8 bits has it."""
+"""The output as an 8-bit file stores it."""
 
 
-def figures_255(a, b):
-    """PSNR and SSIM of arrays in [0, 255], as the field's code has them."""
+def psnr_ssim_255(a, b):
+    """Compute PSNR and SSIM of arrays in [0, 255] as common evaluation code does."""
     a, b = (np.float64(x).reshape(*x.shape[:2], -1) for x in (a, b))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    _, of_windows = structural_similarity(
+    _, window_values = structural_similarity(
         a, b, data_range=255, channel_axis=-1, full=True, **options
     )
-    decibels = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
-    return decibels, of_windows[5:-5, 5:-5].mean()
+    psnr = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
+    return psnr, window_values[5:-5, 5:-5].mean()
 
 
 def assert_measured(protocol, output, target, expected):
-    figures = jax.jit(protocol.measure)(output, target)
-    assert sorted(figures) == ["psnr", "ssim"]
-    decibels, likeness = np.transpose(list(expected))
-    np.testing.assert_allclose(figures["psnr"], decibels, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(figures["ssim"], likeness, rtol=0, atol=1e-5)
+    measured = jax.jit(protocol.measure)(output, target)
+    assert sorted(measured) == ["psnr", "ssim"]
+    psnr, ssim = np.transpose(list(expected))
+    np.testing.assert_allclose(measured["psnr"], psnr, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(measured["ssim"], ssim, rtol=0, atol=1e-5)
 
 
-def test_rgb_is_measured_as_stored_in_8_bits():
-    expected = map(figures_255, PIXELS, STORED)
+def test_rgb_is_measured_after_rounding_to_8_bits():
+    expected = map(psnr_ssim_255, PIXELS, STORED)
     assert_measured(EvaluationProtocol(), OUTPUT, TARGET, expected)
 
 
-def test_y_is_taken_of_8_bit_rgb_and_not_rounded():
-    """The order of BasicSR and of KAIR: round, crop and convert."""
+def test_y_is_converted_from_8_bit_rgb_and_not_rounded():
+    """BasicSR and KAIR round, crop and convert in this order."""
     crop = slice(4, -4)
     pairs = zip(PIXELS[:, crop, crop], STORED[:, crop, crop], strict=True)
-    expected = [figures_255(*(rgb2ycbcr(x / 255)[..., 0] for x in pair)) for pair in pairs]
+    expected = [psnr_ssim_255(*(rgb2ycbcr(x / 255)[..., 0] for x in pair)) for pair in pairs]
     assert_measured(EvaluationProtocol(color="y", border=4), OUTPUT, TARGET, expected)
 
 
 @pytest.mark.parametrize(
     ("output_is_y", "target_is_y"), [(True, True), (True, False), (False, False)]
 )
-def test_round_y_is_matlabs_conversion_of_8_bit_images(output_is_y, target_is_y):
-    """As SRCNN's code: both Y in 8 bits, borders cropped."""
+def test_round_y_equals_matlab_on_8_bit_images(output_is_y, target_is_y):
+    """SRCNN's code compares both Y in 8 bits with cropped borders."""
     stored_y, crop = rgb_to_y_uint8(STORED), slice(3, -3)
     if output_is_y:
         output = OUTPUT[..., 1:2]
@@ -72,18 +72,18 @@ def test_round_y_is_matlabs_conversion_of_8_bit_images(output_is_y, target_is_y)
     else:
         output, output_y = OUTPUT, rgb_to_y_uint8(PIXELS.astype(np.uint8))
     target = jnp.asarray(stored_y / 255, jnp.float32) if target_is_y else TARGET
-    expected = map(figures_255, output_y[:, crop, crop], stored_y[:, crop, crop])
+    expected = map(psnr_ssim_255, output_y[:, crop, crop], stored_y[:, crop, crop])
     assert_measured(EvaluationProtocol(color="y", border=3, round_y=True), output, target, expected)
 
 
-def test_rounding_y_again_changes_nothing_and_without_it_y_has_fractions():
+def test_round_y_gives_integer_levels_and_the_default_does_not():
     prepared = 255 * EvaluationProtocol(color="y", round_y=True).prepare(OUTPUT)
     np.testing.assert_allclose(prepared, np.round(prepared), rtol=0, atol=1e-4)
     fractions = 255 * EvaluationProtocol(color="y").prepare(OUTPUT)
     assert np.abs(fractions - np.round(fractions)).max() > 0.4
 
 
-def test_without_clipping_and_rounding_the_output_is_measured_as_it_is():
+def test_output_is_unchanged_without_clipping_and_rounding():
     protocol = EvaluationProtocol(clip=False, round_to_8_bits=False)
     np.testing.assert_array_equal(protocol.prepare(OUTPUT), OUTPUT)
     np.testing.assert_array_equal(protocol.prepare_target(TARGET), TARGET)
@@ -94,7 +94,7 @@ def test_without_clipping_and_rounding_the_output_is_measured_as_it_is():
 @pytest.mark.parametrize(
     "protocol", [EvaluationProtocol(), EvaluationProtocol(color="y"), EvaluationProtocol(border=2)]
 )
-def test_equal_images_of_8_bits_have_no_error(protocol):
+def test_equal_8_bit_images_have_infinite_psnr(protocol):
     every_level = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
     stored = (every_level / np.float32(255)).astype(np.float32)
     (row,) = protocol.measure_all([("same", stored[0], stored[0])])
@@ -116,59 +116,59 @@ def multiplied(levels):
     ("protocol", "channels"),
     [(EvaluationProtocol(), 3), (EvaluationProtocol(), 1), (EvaluationProtocol(color="y"), 3)],
 )
-def test_psnr_of_equal_levels_is_infinite_however_they_were_made(protocol, channels):
+def test_psnr_of_equal_levels_is_infinite_for_any_conversion_to_float(protocol, channels):
     levels = STORED[..., :channels].copy()
     target = divided(levels)
     levels[1, 5, 6, -1] ^= 1
-    figures = jax.jit(protocol.measure)(multiplied(levels), target)["psnr"]
-    np.testing.assert_array_equal(np.isinf(figures), [True, False, True])
-    assert 60 < figures[1] < 100
+    psnr = jax.jit(protocol.measure)(multiplied(levels), target)["psnr"]
+    np.testing.assert_array_equal(np.isinf(psnr), [True, False, True])
+    assert 60 < psnr[1] < 100
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_output_without_numbers_has_no_figures(value):
-    figures = jax.jit(EvaluationProtocol().measure)(OUTPUT.at[1, 5, 6, 0].set(value), TARGET)
-    for values in figures.values():
+def test_output_with_infinity_or_nan_has_nan_metrics(value):
+    measured = jax.jit(EvaluationProtocol().measure)(OUTPUT.at[1, 5, 6, 0].set(value), TARGET)
+    for values in measured.values():
         np.testing.assert_array_equal(np.isnan(values), [False, True, False])
 
 
-def test_targets_of_16_bits_keep_their_own_values():
+def test_16_bit_targets_are_not_rounded():
     target = jnp.arange(30_000, 30_256).reshape(1, 16, 16, 1) / jnp.float32(65535)
     np.testing.assert_allclose(EvaluationProtocol().prepare_target(target), target, rtol=1e-7)
 
 
-def test_halves_are_rounded_upwards_and_the_target_is_not_rounded():
+def test_halves_are_rounded_up_and_targets_are_not_rounded():
     levels = jnp.array([-3.0, 0.5, 1.5, 2.5, 254.5, 300.0]).reshape(1, 6, 1, 1) / 255
     prepared = 255 * EvaluationProtocol().prepare(levels)
     np.testing.assert_allclose(prepared.ravel(), [0, 1, 2, 3, 255, 255], atol=1e-4)
     np.testing.assert_array_equal(EvaluationProtocol().prepare_target(levels), levels)
     quarter = jnp.full(TARGET.shape, 100.25 / 255)
-    decibels = jax.jit(EvaluationProtocol().measure)(quarter, quarter)["psnr"]
-    np.testing.assert_allclose(decibels, 20 * np.log10(255 / 0.25), rtol=0, atol=1e-3)
+    psnr = jax.jit(EvaluationProtocol().measure)(quarter, quarter)["psnr"]
+    np.testing.assert_allclose(psnr, 20 * np.log10(255 / 0.25), rtol=0, atol=1e-3)
 
 
-def test_short_floats_are_measured_in_float32():
+def test_bfloat16_is_measured_in_float32():
     prepared = EvaluationProtocol().prepare(OUTPUT.astype(jnp.bfloat16))
     assert prepared.dtype == jnp.float32
     np.testing.assert_allclose(255 * prepared, np.round(255 * prepared), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("color", ["rgb", "y"])
-def test_an_image_on_a_larger_canvas_has_its_own_figures(color):
-    """The border is cropped from the image, not from the canvas."""
+def test_padded_image_has_the_metrics_of_the_image(color):
+    """The border is cropped from the image, not from the padded array."""
     protocol = EvaluationProtocol(color=color, border=2)
     measure = jax.jit(protocol.measure)
     alone = measure(OUTPUT, TARGET)
     edges = ((0, 0), (0, 9), (0, 5), (0, 0))
-    canvas = (jnp.pad(OUTPUT, edges), jnp.pad(TARGET, edges, constant_values=1))
+    padded = (jnp.pad(OUTPUT, edges), jnp.pad(TARGET, edges, constant_values=1))
     size = jnp.tile(jnp.array([[24, 28]]), (3, 1))
-    together = measure(*canvas, size)
+    together = measure(*padded, size)
     for name, values in alone.items():
         np.testing.assert_allclose(together[name], values, rtol=1e-5)
 
 
-def test_every_way_to_a_mean_gives_the_same():
-    """Rows image by image, of any size; masked batches over a mesh of devices; and a vmap."""
+def test_rows_sharded_batches_and_vmap_have_the_same_mean():
+    """Compare single images of any size, masked batches over a mesh of devices, and a vmap."""
     protocol = EvaluationProtocol(color="y", border=1)
     names = ["first", "second", "third"]
     rows = protocol.measure_all(zip(names, np.asarray(OUTPUT), np.asarray(TARGET), strict=True))
@@ -178,7 +178,7 @@ def test_every_way_to_a_mean_gives_the_same():
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    filled = {
+    padded = {
         "output": np.pad(OUTPUT, ((0, 5), *[(0, 0)] * 3)),
         "target": np.pad(TARGET, ((0, 5), *[(0, 0)] * 3)),
         "mask": np.array([1.0] * 3 + [0.0] * 5, np.float32),
@@ -188,17 +188,17 @@ def test_every_way_to_a_mean_gives_the_same():
     def sums(batch):
         return masked_sums(protocol.measure(batch["output"], batch["target"]), batch["mask"])
 
-    assert mean_over([jax.device_put(filled, split)], sums) == pytest.approx(expected, rel=1e-5)
+    assert mean_over([jax.device_put(padded, split)], sums) == pytest.approx(expected, rel=1e-5)
     mapped = jax.jit(jax.vmap(protocol.measure))(OUTPUT[:, None], TARGET[:, None])
     assert {k: float(v.mean()) for k, v in mapped.items()} == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_mean_over_no_rows_is_refused():
+def test_mean_of_no_rows_is_an_error():
     with pytest.raises(InputError, match="no images"):
         mean_of_rows([])
 
 
-def test_a_protocol_is_a_value_and_says_what_it_is():
+def test_protocol_is_hashable_and_described_in_words():
     assert {EvaluationProtocol(color="y", border=3): 1}[
         EvaluationProtocol(color="y", border=3)
     ] == 1
@@ -224,18 +224,18 @@ def test_a_protocol_is_a_value_and_says_what_it_is():
     [
         ({"color": "Y"}, "no color 'Y'; known are: rgb, y"),
         ({"border": -1}, "border must be at least 0; got -1"),
-        ({"clip": False}, "round_to_8_bits needs clip"),
+        ({"clip": False}, "round_to_8_bits requires clip"),
         ({"round_y": True}, "got color='rgb' and round_to_8_bits=True"),
         ({"color": "y", "round_y": True, "round_to_8_bits": False}, "round_to_8_bits=False"),
     ],
 )
-def test_settings_that_are_no_protocol(settings, words, monkeypatch):
+def test_invalid_settings_are_errors(settings, words, monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match=re.escape(words)):
         EvaluationProtocol(**settings)
 
 
-def test_images_that_a_protocol_cannot_compare(monkeypatch):
+def test_images_that_cannot_be_compared_are_errors(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     gray = TARGET[..., :1]
     for protocol, output, target, words in (
@@ -259,11 +259,11 @@ def test_images_that_a_protocol_cannot_compare(monkeypatch):
             protocol.measure(output, target)
 
 
-# Published figures
+# Published results
 
 
 def bicubic(path, factor):
-    """Name, bicubic enlargement of Y's bicubic reduction, and the image it should be."""
+    """Return the name, the bicubic upscaling of the bicubically downscaled Y, and the target."""
     pixels = np.asarray(Image.open(path))
     pixels = pixels[: len(pixels) // factor * factor, : pixels.shape[1] // factor * factor]
     target = jnp.asarray(pixels / 255, jnp.float32)
@@ -273,8 +273,8 @@ def bicubic(path, factor):
 
 @pytest.mark.slow
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
-def test_bicubic_enlargement_of_set5_has_the_published_figures():
-    """30.39 dB and 0.8682 at factor 3, as VDSR's paper has them, arXiv:1511.04587."""
+def test_bicubic_upscaling_of_set5_has_the_published_psnr_and_ssim():
+    """The paper of VDSR (arXiv:1511.04587) reports 30.39 dB and 0.8682 at factor 3."""
     paths = sorted(Path(os.environ["DECONV_JAX_DATA"], "set5").glob("*.bmp"))
     assert len(paths) == 5
     protocol = EvaluationProtocol(color="y", border=3, round_y=True)

@@ -1,4 +1,4 @@
-"""All measures of samples at once: what is gathered, what is reported, and what real images score."""
+"""All metrics of samples: concatenation of batches, the metrics reported, and those of real images."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from deconv_jax.metrics.sample_quality import (
 )
 
 RNG = np.random.default_rng(0)
-OF_FEATURES = {
+FEATURE_METRICS = {
     "frechet_distance",
     "kernel_distance",
     "precision",
@@ -27,7 +27,7 @@ OF_FEATURES = {
 
 
 def batches_of(arrays, sizes, masks):
-    """(arrays, mask) of consecutive batches."""
+    """Split arrays into consecutive batches, each with its mask."""
     ends = np.cumsum(sizes)
     return [
         ({name: a[end - size : end] for name, a in arrays.items()}, np.asarray(mask, np.float32))
@@ -35,7 +35,7 @@ def batches_of(arrays, sizes, masks):
     ]
 
 
-def test_rows_of_mask_zero_are_left_out():
+def test_rows_with_mask_zero_are_left_out():
     arrays = {
         "features": RNG.normal(size=(7, 4)),
         "probabilities": RNG.random((7, 1, 3)),
@@ -44,30 +44,30 @@ def test_rows_of_mask_zero_are_left_out():
     }
     masks = [[1, 0, 1], [1, 1, 0, 0]]
     kept = np.concatenate(masks) > 0
-    seen = concatenate_batches(batches_of(arrays, (3, 4), masks))
+    data = concatenate_batches(batches_of(arrays, (3, 4), masks))
     for name, array in arrays.items():
-        np.testing.assert_array_equal(getattr(seen, name), array[kept])
+        np.testing.assert_array_equal(getattr(data, name), array[kept])
 
 
-def test_what_was_not_seen_is_none():
-    seen = concatenate_batches(
+def test_missing_arrays_are_none():
+    data = concatenate_batches(
         batches_of({"features": RNG.normal(size=(4, 2))}, (4,), [[1, 1, 1, 0]])
     )
-    assert seen.features.shape == (3, 2)
-    assert (seen.probabilities, seen.images, seen.checkerboard_energy) == (None, None, None)
+    assert data.features.shape == (3, 2)
+    assert (data.probabilities, data.images, data.checkerboard_energy) == (None, None, None)
 
 
-def test_all_images_are_kept_and_in_8_bits():
+def test_all_images_are_kept_as_uint8():
     images = RNG.integers(0, 256, (2400, 1, 1, 1)).astype(np.uint8)
     arrays = {"features": np.zeros((2400, 1)), "images": images}
-    seen = concatenate_batches(batches_of(arrays, (600,) * 4, np.ones((4, 600))))
-    assert len(seen.features) == 2400
-    assert seen.images.dtype == np.uint8
-    np.testing.assert_array_equal(seen.images, images)
+    data = concatenate_batches(batches_of(arrays, (600,) * 4, np.ones((4, 600))))
+    assert len(data.features) == 2400
+    assert data.images.dtype == np.uint8
+    np.testing.assert_array_equal(data.images, images)
 
 
 @pytest.mark.parametrize("batches", [[], [({"features": np.zeros((2, 1))}, np.zeros(2))]])
-def test_a_split_without_examples_is_refused(batches):
+def test_no_examples_is_an_error(batches):
     with pytest.raises(InputError, match="no examples"):
         concatenate_batches(batches)
 
@@ -76,7 +76,7 @@ def one_hot(digits, classes=10):
     return np.eye(classes)[np.asarray(digits)]
 
 
-def test_the_class_of_several_planes_is_the_number_that_they_spell():
+def test_classes_of_planes_are_digits_of_the_combined_class():
     digits = np.array([[0, 0, 0], [0, 0, 7], [1, 2, 3], [9, 9, 9], [4, 0, 5]])
     blurred = 0.6 * one_hot(digits) + 0.04
     np.testing.assert_array_equal(predicted_class(blurred), [0, 7, 123, 999, 405])
@@ -87,8 +87,8 @@ def test_the_class_of_several_planes_is_the_number_that_they_spell():
         predicted_class(blurred)
 
 
-def seen_of(count, *, planes=0, classes=10, checkerboard_energy=False, images=0, seed=0):
-    """Random; images of so many pixels a side."""
+def random_data(count, *, planes=0, classes=10, checkerboard_energy=False, images=0, seed=0):
+    """Return random data; `images` is the side of its images in pixels."""
     random = np.random.default_rng(seed)
     return ImageSetFeatures(
         random.normal(size=(count, 4)),
@@ -107,39 +107,39 @@ def seen_of(count, *, planes=0, classes=10, checkerboard_energy=False, images=0,
             {"modes", "reverse_kl", "classifier_score", "classifier_score_deviation"},
         ),
         ({"planes": 3}, {"modes", "reverse_kl"}),
-        # More classes than would be modes of the data.
+        # There are too many classes to be modes of the data.
         ({"planes": 1, "classes": 1008}, {"classifier_score", "classifier_score_deviation"}),
         ({"planes": 3, "classes": 11}, set()),
         ({"checkerboard_energy": True}, {"checkerboard_energy", "real_checkerboard_energy"}),
         ({"images": 16}, {"pairwise_ms_ssim", "real_pairwise_ms_ssim"}),
-        # MS-SSIM has windows of 11 pixels.
+        # The window of MS-SSIM has 11 pixels.
         ({"images": 11}, {"pairwise_ms_ssim", "real_pairwise_ms_ssim"}),
         ({"images": 10}, set()),
     ],
 )
-def test_measures_are_those_that_what_was_seen_permits(options, more):
-    real, fake = seen_of(60, **options), seen_of(60, seed=1, **options)
-    measures = sample_quality(real, fake)
-    assert set(measures) == OF_FEATURES | more
-    assert all(np.isfinite(value) for value in measures.values())
-    assert measures["frechet_distance"] == pytest.approx(
+def test_metrics_are_those_that_the_data_permits(options, more):
+    real, fake = random_data(60, **options), random_data(60, seed=1, **options)
+    metrics = sample_quality(real, fake)
+    assert set(metrics) == FEATURE_METRICS | more
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["frechet_distance"] == pytest.approx(
         generative.frechet_distance(
             *(generative.FeatureStatistics.of(s.features) for s in (real, fake))
         )
     )
-    for prefix, seen in (("real_", real), ("", fake)):
+    for prefix, data in (("real_", real), ("", fake)):
         if "checkerboard_energy" in more:
-            assert measures[f"{prefix}checkerboard_energy"] == np.median(seen.checkerboard_energy)
+            assert metrics[f"{prefix}checkerboard_energy"] == np.median(data.checkerboard_energy)
         if "pairwise_ms_ssim" in more:
             every_pair = generative.mean_pairwise_ms_ssim(
-                (seen.images / 255).astype(np.float32), pairs=4000
+                (data.images / 255).astype(np.float32), pairs=4000
             )
-            assert measures[f"{prefix}pairwise_ms_ssim"] == pytest.approx(every_pair, abs=0.01)
+            assert metrics[f"{prefix}pairwise_ms_ssim"] == pytest.approx(every_pair, abs=0.01)
 
 
 @pytest.mark.parametrize("options", [{}, {"planes": 1, "images": 16, "checkerboard_energy": True}])
 def test_inception_features_give_the_same_values_under_established_names(options):
-    pair = seen_of(2000, **options), seen_of(2000, seed=1, **options)
+    pair = random_data(2000, **options), random_data(2000, seed=1, **options)
     metrics, of_inception = (sample_quality(*pair, inception=flag) for flag in (False, True))
     assert list(metrics.values()) == list(of_inception.values())
     assert {"fid", "kid", "kid_standard_error"} <= set(of_inception)
@@ -148,15 +148,15 @@ def test_inception_features_give_the_same_values_under_established_names(options
     assert set(of_inception) <= set(metric_names(inception=True))
 
 
-def test_the_score_of_classes_needs_a_sample_a_part():
-    for count, there in ((9, False), (10, True)):
-        measures = sample_quality(*(seen_of(count, planes=1, seed=seed) for seed in range(2)))
-        assert ("classifier_score" in measures) == there
-        assert "modes" in measures
+def test_classifier_score_requires_a_sample_per_split():
+    for count, present in ((9, False), (10, True)):
+        metrics = sample_quality(*(random_data(count, planes=1, seed=seed) for seed in range(2)))
+        assert ("classifier_score" in metrics) == present
+        assert "modes" in metrics
 
 
-def of_classes(count):
-    """All that can be seen of images of ten classes far apart, in their order."""
+def sorted_classes(count):
+    """Return all data of images of ten well separated classes, sorted by class."""
     random = np.random.default_rng(2)
     labels = np.arange(count) * 10 // count
     dark = (labels[:, None, None, None] * 20 + random.integers(0, 50, (count, 12, 12, 1))) % 256
@@ -168,25 +168,25 @@ def of_classes(count):
     )
 
 
-def in_order(seen, order):
+def reordered(data, order):
     return ImageSetFeatures(
         *(
             array[order]
-            for array in (seen.features, seen.probabilities, seen.images, seen.checkerboard_energy)
+            for array in (data.features, data.probabilities, data.images, data.checkerboard_energy)
         )
     )
 
 
 @pytest.mark.slow
-def test_the_order_of_the_data_makes_no_difference():
-    """Data sets are often sorted by class, of which blocks and parts of neighbours would be."""
+def test_metrics_do_not_depend_on_the_order_of_the_data():
+    """Data sets are often sorted by class; blocks and splits of sorted rows would not be representative."""
     count = 3000
-    real = of_classes(count)
+    real = sorted_classes(count)
     fake = ImageSetFeatures(
         real.features + 0.1, real.probabilities, real.images, real.checkerboard_energy
     )
     rng = np.random.default_rng(3)
-    mixed = [in_order(seen, rng.permutation(count)) for seen in (real, fake)]
+    mixed = [reordered(data, rng.permutation(count)) for data in (real, fake)]
     expected = sample_quality(*mixed)
     within = {
         "kernel_distance": 4 * expected["kernel_distance_standard_error"],
@@ -197,73 +197,75 @@ def test_the_order_of_the_data_makes_no_difference():
         "real_pairwise_ms_ssim": 0.01,
     }
     for pair in ((real, mixed[1]), (mixed[0], fake)):
-        measures = sample_quality(*pair)
-        assert set(measures) == set(expected)
-        for name, value in measures.items():
+        metrics = sample_quality(*pair)
+        assert set(metrics) == set(expected)
+        for name, value in metrics.items():
             assert value == pytest.approx(expected[name], rel=1e-6, abs=within.get(name, 0)), name
-    # What the blocks and parts of sorted rows would have said.
-    kid, _ = generative.kernel_distance(real.features, mixed[1].features)
-    assert abs(kid - expected["kernel_distance"]) > 10 * within["kernel_distance"]
+    # Without shuffling, blocks and splits of sorted rows give other values.
+    distance, _ = generative.kernel_distance(real.features, mixed[1].features)
+    assert abs(distance - expected["kernel_distance"]) > 10 * within["kernel_distance"]
     score, _ = generative.classifier_score(fake.probabilities[:, 0])
     assert score < expected["classifier_score"] - 1
 
 
-def test_the_same_rows_have_the_same_bits():
-    real, fake = of_classes(300), in_order(of_classes(300), slice(None, None, -1))
+def test_metrics_are_deterministic():
+    real, fake = sorted_classes(300), reordered(sorted_classes(300), slice(None, None, -1))
     assert sample_quality(real, fake) == sample_quality(real, fake)
 
 
 @pytest.mark.slow
-def test_diversity_is_of_the_whole_set_and_not_of_its_first_thousand():
-    """The first 1,000 images are one image, the other 3,000 are noise."""
+def test_pairwise_ms_ssim_samples_the_whole_set():
+    """The first 1,000 images are equal, the other 3,000 are noise."""
     images = np.random.default_rng(4).integers(0, 256, (4000, 12, 12, 1)).astype(np.uint8)
     images[:1000] = images[0]
-    seen = ImageSetFeatures(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
-    measures = sample_quality(seen, seen)
-    # A sixteenth of the pairs are of the same image.
+    data = ImageSetFeatures(np.random.default_rng(5).normal(size=(4000, 3)), images=images)
+    metrics = sample_quality(data, data)
+    # A sixteenth of the pairs are of equal images.
     for name in ("pairwise_ms_ssim", "real_pairwise_ms_ssim"):
-        assert measures[name] < 0.15
+        assert metrics[name] < 0.15
 
 
-def test_a_kid_of_several_blocks_has_a_standard_error():
-    assert "kernel_distance_standard_error" not in sample_quality(seen_of(60), seen_of(60, seed=1))
-    measures = sample_quality(seen_of(2000), seen_of(2000, seed=1))
-    assert 0 < measures["kernel_distance_standard_error"] < 0.1
+def test_kernel_distance_of_several_blocks_has_a_standard_error():
+    assert "kernel_distance_standard_error" not in sample_quality(
+        random_data(60), random_data(60, seed=1)
+    )
+    metrics = sample_quality(random_data(2000), random_data(2000, seed=1))
+    assert 0 < metrics["kernel_distance_standard_error"] < 0.1
 
 
-def test_one_measure_sees_what_another_set_would_not():
-    """Modes: of three planes out of a thousand, in the samples alone."""
-    real, fake = seen_of(60, planes=3), seen_of(60)
+def test_modes_are_counted_among_the_samples_only():
+    """Three planes have a thousand modes, of which the samples have two."""
+    real, fake = random_data(60, planes=3), random_data(60)
     few = one_hot(np.tile([[1, 2, 3], [4, 5, 6]], (30, 1)))
     reference = np.concatenate([few[:2], real.probabilities[2:]])
-    measures = sample_quality(
+    metrics = sample_quality(
         ImageSetFeatures(real.features, reference),
         ImageSetFeatures(fake.features, few.astype(np.float64)),
     )
-    assert measures["modes"] == 2
-    # Two of the 60 real images are of these modes, and all samples; 1,000 counts are one more.
-    assert measures["reverse_kl"] == pytest.approx(np.log(0.5 / (2 / 1060)), rel=1e-6)
+    assert metrics["modes"] == 2
+    # Two of the 60 real images and all samples have these modes; 1,000 counts are increased by one.
+    assert metrics["reverse_kl"] == pytest.approx(np.log(0.5 / (2 / 1060)), rel=1e-6)
 
 
-def test_an_energy_that_is_not_known_counts_for_nothing():
+def test_nan_energies_are_ignored():
     energy = np.array([1.0, np.nan, 3.0, 2.0, np.nan, 2.0])
-    seen = ImageSetFeatures(RNG.normal(size=(6, 2)), checkerboard_energy=energy)
-    assert sample_quality(seen, seen)["checkerboard_energy"] == 2.0
+    data = ImageSetFeatures(RNG.normal(size=(6, 2)), checkerboard_energy=energy)
+    assert sample_quality(data, data)["checkerboard_energy"] == 2.0
 
 
-def test_samples_of_one_colour_each_have_no_energy_to_report():
+def test_energy_is_left_out_if_all_are_nan():
     features = RNG.normal(size=(20, 3))
     real, fake = (
         ImageSetFeatures(features, checkerboard_energy=np.full(20, energy))
         for energy in (1.0, np.nan)
     )
-    measures = sample_quality(real, fake)
-    assert measures["real_checkerboard_energy"] == 1.0
-    assert "checkerboard_energy" not in measures
+    metrics = sample_quality(real, fake)
+    assert metrics["real_checkerboard_energy"] == 1.0
+    assert "checkerboard_energy" not in metrics
 
 
-def test_other_real_images_score_well_and_noise_does_not(digits_dir):
-    """Halves of the embedded digits, as pixels at 8 x 8: what they were before they were enlarged."""
+def test_real_images_score_well_and_noise_does_not(digits_dir):
+    """The features are the 8 x 8 pixels that the embedded digits were upscaled from."""
     train = load("digits", "train", digits_dir)
     images = train.gather(np.arange(1200))["image"] / 255.0
     features = images.reshape(1200, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(1200, -1)

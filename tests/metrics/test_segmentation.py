@@ -1,4 +1,4 @@
-"""Measures of segmentations against a count by numpy and SciPy's distance transform."""
+"""Segmentation metrics against counts by NumPy and SciPy's distance transform."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ CLASSES = 3
 
 
 def blobs(count, height, width):
-    """Segments of few large areas: thresholds of coarse noise, enlarged."""
+    """Return segments of a few large areas: upscaled coarse noise."""
     coarse = RNG.integers(0, CLASSES, (count, -(-height // 5), -(-width // 5)))
     return coarse.repeat(5, axis=1).repeat(5, axis=2)[:, :height, :width].astype(np.int32)
 
@@ -42,14 +42,14 @@ def boundaries(truth, prediction, tolerance=None):
     return np.asarray(count(truth, prediction, CLASSES, tolerance))
 
 
-def test_the_confusion_matrix_counts_pairs_of_classes():
+def test_confusion_matrix_counts_pairs_of_classes():
     expected = np.zeros((CLASSES, CLASSES), int)
     known = TRUTH != IGNORED
     np.add.at(expected, (TRUTH[known], PREDICTION[known]), 1)
     np.testing.assert_array_equal(confusion(TRUTH, PREDICTION), expected)
 
 
-def test_ratios_are_those_of_sets_of_pixels():
+def test_scores_equal_ratios_of_pixel_sets():
     known = TRUTH != IGNORED
     measured = segmentation_scores(confusion(TRUTH, PREDICTION))
     for label in range(CLASSES):
@@ -58,15 +58,15 @@ def test_ratios_are_those_of_sets_of_pixels():
         assert measured.iou[label] == pytest.approx(both / (true | found).sum())
         assert measured.dice[label] == pytest.approx(2 * both / (true.sum() + found.sum()))
         assert measured.accuracy[label] == pytest.approx(both / true.sum())
-        # Of the same two sets, one follows of the other.
+        # Dice is a function of IoU.
         iou, dice = measured.iou[label], measured.dice[label]
         assert dice == pytest.approx(2 * iou / (1 + iou))
     assert measured.miou == pytest.approx(measured.iou.mean())
     assert measured.pixel_accuracy == pytest.approx((TRUTH == PREDICTION)[known].mean())
 
 
-def test_ratios_by_hand_and_classes_that_do_not_occur():
-    """Class 2 occurs nowhere, class 3 in the prediction alone."""
+def test_scores_equal_an_example_with_missing_classes():
+    """Class 2 occurs nowhere, class 3 only in the prediction."""
     measured = segmentation_scores([[6, 1, 0, 1], [2, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(measured.iou, [6 / 10, 4 / 7, np.nan, 0])
     np.testing.assert_allclose(measured.dice, [12 / 16, 8 / 11, np.nan, 0])
@@ -79,7 +79,7 @@ def test_ratios_by_hand_and_classes_that_do_not_occur():
 
 
 def boundary_by_distances(truth, prediction, tolerance):
-    """The four counts of `boundary_counts`, image by image, class by class."""
+    """Compute `boundary_counts` for each image and class."""
     counts = np.zeros((CLASSES, 4), int)
     for true, predicted in zip(truth, prediction, strict=True):
         known = (true != IGNORED) & (predicted != IGNORED)
@@ -102,7 +102,7 @@ def boundary_by_distances(truth, prediction, tolerance):
 
 
 def outline(segments, label, known):
-    """Pixels of a class that have one of another above, below, to the left or to the right."""
+    """Return the pixels of a class that have a 4-neighbor of another class."""
     edge = np.zeros(segments.shape, bool)
     height, width = segments.shape
     for row, column in np.argwhere((segments == label) & known):
@@ -113,14 +113,14 @@ def outline(segments, label, known):
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, 1.5, 2.3, 5.0])
-def test_boundary_counts_equal_those_by_a_distance_transform(tolerance):
+def test_boundary_counts_equal_those_of_a_distance_transform(tolerance):
     expected = boundary_by_distances(TRUTH, PREDICTION, tolerance)
     assert (expected > 0).all()
     np.testing.assert_array_equal(boundaries(TRUTH, PREDICTION, tolerance), expected)
 
 
-def test_the_tolerance_unless_given_is_a_part_of_the_diagonal():
-    """200 x 150 pixels have a diagonal of 250, of which 0.75 % is 1.875: squares up to 3.5."""
+def test_default_tolerance_is_a_fraction_of_the_diagonal():
+    """200 x 150 pixels have a diagonal of 250; 0.75 % of it is 1.875, whose square is 3.5."""
     square = np.zeros((1, 150, 200), np.int32)
     square[:, 40:90, 60:120] = 1
     for move, within in (((0, 1), True), ((1, 1), True), ((0, 2), False)):
@@ -131,50 +131,50 @@ def test_the_tolerance_unless_given_is_a_part_of_the_diagonal():
             boundaries(square, moved), boundaries(square, moved, 250 * 0.0075)
         )
     small = square[:, 35:95, 55:125]
-    assert boundary_f1(boundaries(small, np.roll(small, 1, axis=2)))[1] == 1  # At least a pixel.
+    assert boundary_f1(boundaries(small, np.roll(small, 1, axis=2)))[1] == 1  # The minimum is 1.
 
 
-def test_boundary_f1_by_hand():
-    """Precision 3/4 and recall 1/2; all wrong; in one of the two alone; in none."""
+def test_boundary_f1_equals_examples_by_hand():
+    """Precision 3/4 and recall 1/2; nothing matched; boundary in only one of the two; in neither."""
     f1 = boundary_f1([[3, 4, 5, 10], [0, 4, 0, 10], [0, 4, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(f1, [2 * 0.75 * 0.5 / 1.25, 0, 0, np.nan])
 
 
-def test_equal_segments_are_right_whatever_is_ignored():
+def test_equal_segments_are_perfect_for_any_prediction_of_ignored_pixels():
     measured = segmentation_scores(confusion(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH)))
     assert measured.miou == measured.mean_dice == measured.pixel_accuracy == 1
     f1 = boundary_f1(boundaries(TRUTH, np.where(TRUTH == IGNORED, 1, TRUTH), 0.0))
     np.testing.assert_array_equal(f1, 1)
 
 
-@pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: a.swapaxes(1, 2)])
-def test_counts_do_not_depend_on_the_orientation(turn):
-    turned = turn(TRUTH), turn(PREDICTION)
+@pytest.mark.parametrize("transform", [lambda a: a[:, ::-1], lambda a: a.swapaxes(1, 2)])
+def test_counts_are_invariant_to_orientation(transform):
+    turned = transform(TRUTH), transform(PREDICTION)
     np.testing.assert_array_equal(confusion(*turned), confusion(TRUTH, PREDICTION))
     np.testing.assert_array_equal(boundaries(*turned, 2.0), boundaries(TRUTH, PREDICTION, 2.0))
 
 
-def test_truth_and_prediction_change_places():
+def test_swapping_truth_and_prediction_transposes_counts():
     np.testing.assert_array_equal(
         confusion(PREDICTION, TRUTH), np.transpose(confusion(TRUTH, PREDICTION))
     )
-    here, there = boundaries(TRUTH, PREDICTION, 2.0), boundaries(PREDICTION, TRUTH, 2.0)
-    np.testing.assert_array_equal(there, here[:, [2, 3, 0, 1]])
+    counts, swapped = boundaries(TRUTH, PREDICTION, 2.0), boundaries(PREDICTION, TRUTH, 2.0)
+    np.testing.assert_array_equal(swapped, counts[:, [2, 3, 0, 1]])
 
 
-def test_sums_of_batches_are_those_of_the_whole():
+def test_counts_of_batches_add_up_to_those_of_the_set():
     for count in (confusion, boundaries):
         whole = count(TRUTH, PREDICTION)
         parts = [count(TRUTH[rows], PREDICTION[rows]) for rows in (slice(0, 2), slice(2, 5))]
         np.testing.assert_array_equal(sum(map(np.asarray, parts)), whole)
 
 
-def test_bad_input_is_named(monkeypatch):
+def test_invalid_input_is_an_error(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     truth, prediction = jnp.asarray(TRUTH), jnp.asarray(PREDICTION)
     with pytest.raises(InputError, match=r"truth \(5, 17, 23\) and prediction \(4, 17, 23\)"):
         confusion_matrix(truth, prediction[:4], CLASSES)
-    with pytest.raises(InputError, match="boundary_counts compares segments of one shape"):
+    with pytest.raises(InputError, match="boundary_counts requires segments of equal shape"):
         boundary_counts(truth, prediction[:, :4], CLASSES)
     with pytest.raises(InputError, match="tolerance"):
         boundary_counts(truth, prediction, CLASSES, -1.0)

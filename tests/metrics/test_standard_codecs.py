@@ -1,4 +1,4 @@
-"""Files of formats in use: their sizes are those of files, and what is read is what was written."""
+"""Standard codecs report the size of the file and the image that it decodes to."""
 
 import io
 
@@ -14,7 +14,7 @@ from deconv_jax.metrics.standard_codecs import available, encode_decode
 
 @pytest.mark.parametrize("codec", [c for c in ("JPEG", "WEBP", "AVIF") if available(c)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_more_quality_more_bytes_less_error(codec, channels):
+def test_higher_quality_gives_more_bytes_and_less_error(codec, channels):
     image = skimage.data.chelsea()[:96, :128, :channels]
     sizes, errors = [], []
     for quality in (10, 50, 90):
@@ -26,7 +26,7 @@ def test_more_quality_more_bytes_less_error(codec, channels):
     assert errors == sorted(errors, reverse=True)
 
 
-def test_bytes_are_those_of_the_file():
+def test_size_and_image_equal_those_of_the_file():
     image = skimage.data.chelsea()[:64, :64]
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=40, optimize=True)
@@ -35,7 +35,7 @@ def test_bytes_are_those_of_the_file():
     np.testing.assert_array_equal(decoded, np.asarray(Image.open(file)))
 
 
-def test_a_format_that_is_missing_is_told(monkeypatch):
+def test_unsupported_format_is_an_error(monkeypatch):
     monkeypatch.setattr(standard_codecs.features, "check", {}.get)
     with pytest.raises(InputError, match="without AVIF"):
         encode_decode(np.zeros((8, 8, 3), np.uint8), "AVIF", 50)

@@ -12,7 +12,7 @@ from deconv_jax.data.augment import example_keys, random_translate
 from deconv_jax.data.preprocessing import Preprocessing
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.classification import BINS
+from deconv_jax.metrics.classification import CALIBRATION_BINS
 from deconv_jax.models import Classifier
 from deconv_jax.tasks import Classification
 from deconv_jax.training.optimizer import Optimizer
@@ -87,8 +87,10 @@ def gaps(logits, labels):
     """Of each bin of confidence that is filled the examples, mean confidence and accuracy."""
     confidence = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
     right = logits.argmax(axis=1) == labels
-    for number in range(BINS):
-        within = (confidence > number / BINS) & (confidence <= (number + 1) / BINS)
+    for number in range(CALIBRATION_BINS):
+        within = (confidence > number / CALIBRATION_BINS) & (
+            confidence <= (number + 1) / CALIBRATION_BINS
+        )
         if within.any():
             yield within.sum(), confidence[within].mean(), right[within].mean()
 

@@ -14,7 +14,7 @@ from deconv_jax.data.images import read_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import Pixels
 from deconv_jax.io import kind_of
-from deconv_jax.metrics.image import SSIM_LEAST_SIZE
+from deconv_jax.metrics.image import SSIM_MIN_SIZE
 from deconv_jax.metrics.protocol import EvaluationProtocol, Row
 
 BAND_PIXELS = 2**20
@@ -70,7 +70,7 @@ def measure_in_bands(protocol: EvaluationProtocol, output: Pixels, target: Pixel
     border, protocol = protocol.border, dataclasses.replace(protocol, border=0)
     height, width = (n - 2 * border for n in output.shape[:2])
     inner = slice(border, border + height), slice(border, border + width)
-    overlap = SSIM_LEAST_SIZE - 1
+    overlap = SSIM_MIN_SIZE - 1
     windows = height - overlap
     step = math.ceil(windows / math.ceil(windows * width / BAND_PIXELS))
     squared_error = similarity = 0.0
