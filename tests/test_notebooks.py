@@ -1,8 +1,10 @@
-"""Every notebook runs from top to bottom, draws what it says it draws, and warns of nothing.
+"""Every notebook runs from top to bottom, draws its figures and prints no warning.
 
-A kernel is a process of its own: what the strict test run sets up for itself (8 devices, shape
-checks) does not reach it, and the notebook sees the package as a reader does, but for less training
-and a compiler that is told to hurry.
+A kernel is a separate process, which the settings of the test run (8 devices, shape checks) do not reach. It
+differs from a user's by shorter training and by a compiler with less optimization.
+
+If the environment variable DECONV_JAX_NOTEBOOKS names a folder, the executed notebooks are written there, for the
+documentation site.
 """
 
 import os
@@ -14,12 +16,13 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from deconv_jax.tables import install_cell, repository
+from deconv_jax.notebook_cells import install_cell, repository
 
 FOLDER = Path(__file__).parents[1] / "colab"
 NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
 SECONDS_PER_CELL = 300
-# What a notebook claims has to hold after as little training as this, too.
+EXECUTED = "DECONV_JAX_NOTEBOOKS"
+# The assertions of the notebooks hold after this much training, too.
 SMALL = {
     "autoencoders": {
         "FEATURES": (8, 16, 32),
@@ -44,7 +47,7 @@ SMALL = {
 
 
 def draws(cell):
-    """Whether running the cell, not just calling what it defines, shows a figure."""
+    """Return whether running the cell shows a figure; a call inside a function does not count."""
     return any(line.startswith("plt.show()") for line in cell.source.splitlines())
 
 
@@ -52,12 +55,12 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_there_are_notebooks():
+def test_notebooks_exist():
     assert NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_committed_without_outputs(path):
+def test_has_no_outputs(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5), "cells have no ids"
@@ -68,7 +71,7 @@ def test_is_committed_without_outputs(path):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Runs the cell that installs where the package is missing; gives what it asks pip for."""
+    """Run the cell that installs the package, and return its calls of pip."""
     monkeypatch.chdir(tmp_path)
 
     def run(address="", *, missing=True, has=()):
@@ -88,7 +91,7 @@ def installed(tmp_path, monkeypatch):
     return run
 
 
-def test_the_first_cell_installs_from_the_address(installed, tmp_path):
+def test_first_cell_installs_from_repository(installed, tmp_path):
     (tmp_path / "deconv_jax-0.1.0-py3-none-any.whl").touch()
     address = "https://example.org/deconv_jax"
     assert installed(address) == [
@@ -100,9 +103,7 @@ def test_the_first_cell_installs_from_the_address(installed, tmp_path):
 @pytest.mark.parametrize(
     "name", ["deconv_jax-0.1.0-py3-none-any.whl", "deconv_jax-0.1.0.tar.gz", "deconv-jax-main.zip"]
 )
-def test_without_an_address_an_archive_beside_the_notebook_is_installed(
-    installed, tmp_path, capsys, name
-):
+def test_first_cell_installs_archive_without_repository(installed, tmp_path, capsys, name):
     (tmp_path / "deconv_jax_notes.txt").touch()
     (tmp_path / name).touch()
     (asked,) = installed(has=("nvidia-smi",))
@@ -113,20 +114,20 @@ def test_without_an_address_an_archive_beside_the_notebook_is_installed(
     assert capsys.readouterr().out == f"installing {name}, found beside this notebook\n"
 
 
-def test_without_an_address_and_an_archive_it_says_what_to_do(installed, tmp_path):
+def test_first_cell_explains_missing_archive(installed, tmp_path):
     with pytest.raises(RuntimeError, match=f"wheel.* or a source archive into {tmp_path}"):
         installed()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_installs_first_and_leaves_the_device_to_jax(path):
+def test_installs_first_and_leaves_device_to_jax(path):
     cells = code_cells(nbformat.read(path, as_version=nbformat.NO_CONVERT))
     assert cells[0].source == install_cell(repository(FOLDER.parent))
     assert not any("jax_platforms" in cell.source for cell in cells)
 
 
 def with_parameters(notebook, values):
-    """Replaces values of the cell that is tagged "parameters", as papermill does."""
+    """Replace values of the cell tagged "parameters", as papermill does."""
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     lines = cell.source.splitlines()
     names = {line.split(" = ")[0] for line in lines if " = " in line}
@@ -134,7 +135,7 @@ def with_parameters(notebook, values):
     cell.source = "\n".join([*lines, *(f"{name} = {value!r}" for name, value in values.items())])
 
 
-def test_every_notebook_has_its_small_parameters():
+def test_every_notebook_has_small_parameters():
     assert SMALL.keys() == {path.stem for path in NOTEBOOKS}
     for path in NOTEBOOKS:
         with_parameters(nbformat.read(path, as_version=nbformat.NO_CONVERT), SMALL[path.stem])
@@ -154,6 +155,8 @@ def test_runs(path, tmp_path, monkeypatch):
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     ).execute()
+    if EXECUTED in os.environ:
+        nbformat.write(notebook, Path(os.environ[EXECUTED], path.name))
 
     assert any(draws(cell) for cell in code_cells(notebook))
     for cell in code_cells(notebook):
