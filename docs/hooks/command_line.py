@@ -42,7 +42,8 @@ def page() -> str:
     lines = [_INTRODUCTION]
     for name, parser in command_parsers().items():
         usage = parser.format_usage().removeprefix("usage: ")
-        lines += [f"## {name}", "", *_description(parser.description or "")]
+        description = parser.description or ""
+        lines += [f"## {name}", "", *_description(f"{description[:1].upper()}{description[1:]}")]
         lines += ["", "```text", inspect.cleandoc(usage), "```", ""]
         for group in parser._action_groups:
             actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
@@ -76,7 +77,7 @@ def _flag(action: argparse.Action) -> str:
 
 def _help(action: argparse.Action) -> str:
     text = re.sub(r"\s+", " ", (action.help or "").replace("%%", "%")).strip()
-    return _escape(text) or "&nbsp;"
+    return _escape(f"{text[:1].upper()}{text[1:]}") or "&nbsp;"
 
 
 def _escape(text: str) -> str:

@@ -11,7 +11,7 @@ import denoising
 import jpeg
 import super_resolution
 import vae_mnist
-from _common import budget
+from _common import training_summary
 
 from deconv_jax.io import read_json
 from deconv_jax.records import record_path
@@ -57,6 +57,6 @@ def _record(table: str, part: str) -> dict[str, Any]:
 def _row(
     task: str, name: str, record: Mapping[str, Any], metric: str, paper: float, here: float
 ) -> list[str]:
-    training = budget(record["training"]) if "training" in record else PUBLISHED_WEIGHTS
+    training = training_summary(record["training"]) if "training" in record else PUBLISHED_WEIGHTS
     figures = [f"{paper:.2f}", f"{here:.2f}", f"{here - paper:+.2f}"]
     return [task, f"{name}, {training}", metric, *figures]
