@@ -1,7 +1,7 @@
-"""Averages over the data-parallel axis for steps that are compiled once per device.
+"""Reductions over the data-parallel axis of a step that also compiles without one.
 
-Under `jax.jit` a step sees the global batch and needs none of this; under `jax.pmap` it sees one
-device's share. Asking whether the axis is bound lets one step be compiled both ways.
+Under `jax.jit` a step sees the global batch and needs no reduction. Under `jax.pmap` it sees the batch
+of one device. These functions do nothing in the first case, so the same step compiles both ways.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ DATA_AXIS = "data"
 
 
 def bound_data_axis() -> str | None:
-    """`DATA_AXIS` while tracing under `pmap` over it, else None."""
+    """Return `DATA_AXIS` while tracing under a `pmap` over it, else None."""
     try:
         jax.lax.axis_size(DATA_AXIS)
     except NameError:
@@ -21,18 +21,18 @@ def bound_data_axis() -> str | None:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """The mean of each leaf over the devices of `pmap`; the tree itself under `jit`."""
+    """Average each leaf over the devices of `pmap`; return the tree itself under `jit`."""
     axis = bound_data_axis()
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
 def gather_over_devices(array: jax.Array) -> jax.Array:
-    """The parts of all devices of `pmap` one after the other; the array itself under `jit`."""
+    """Concatenate the arrays of all devices of `pmap`; return the array itself under `jit`."""
     axis = bound_data_axis()
     return array if axis is None else jax.lax.all_gather(array, axis, tiled=True)
 
 
 def number_of_devices() -> int:
-    """Of `pmap`; 1 under `jit`."""
+    """Return the number of devices of `pmap`; 1 under `jit`."""
     axis = bound_data_axis()
     return 1 if axis is None else jax.lax.axis_size(axis)

@@ -1,9 +1,10 @@
-"""RGB to YCbCr and to gray by the weights of ITU-R BT.601, as restoration papers measure it.
+"""Conversion of RGB to YCbCr and to gray by ITU-R BT.601.
 
-YCbCr is in studio range, that of MATLAB's `rgb2ycbcr`: of 256 levels Y uses 16 to 235, Cb and Cr 16
-to 240. This is not the luma of JPEG or of Pillow's modes "L" and "YCbCr", which use all 256 and are
-what `rgb_to_gray_uint8` gives: errors in studio range are 219/255 of those, so a PSNR is 1.32 dB
-higher. RGB is as stored, with its gamma.
+YCbCr has the studio range of MATLAB's `rgb2ycbcr`: Y uses the levels 16 to 235 of 256, and Cb and Cr
+use 16 to 240. RGB values are gamma-encoded, as image files store them.
+
+Note: JPEG, Pillow's modes "L" and "YCbCr", and `rgb_to_gray_uint8` use full-range luma instead.
+Studio-range errors are 219/255 of full-range errors, so a PSNR on Y is 1.32 dB higher.
 """
 
 import jax.numpy as jnp
@@ -12,9 +13,9 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 _LUMA = np.array([299, 587, 114])
-"""Thousandths of red, green and blue in luma."""
+"""Weights of red, green and blue in luma, times 1000."""
 _STUDIO = np.array([219 * _LUMA, [-37797, -74203, 112000], [112000, -93786, -18214]]) / 1000
-"""Levels of Y, Cb and Cr that the whole range of red, green and blue contributes."""
+"""Matrix from RGB in [0, 1] to 8-bit levels of Y, Cb and Cr, without the offsets."""
 _OFFSETS = np.array([16.0, 128.0, 128.0])
 
 RGBUInt8 = UInt8[Array, "*batch 3"] | UInt8[np.ndarray, "*batch 3"]
@@ -22,52 +23,71 @@ GrayUInt8 = UInt8[Array, "*batch 1"] | UInt8[np.ndarray, "*batch 1"]
 
 
 def rgb_to_ycbcr(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """Y in [16/255, 235/255] and Cb, Cr in [16/255, 240/255] of RGB in [0, 1], not rounded.
+    """Convert RGB in [0, 1] to YCbCr, without rounding.
 
-    It is MATLAB's `rgb2ycbcr` of floats, and `skimage.color.rgb2ycbcr` divided by 255.
+    Equal to MATLAB's `rgb2ycbcr` of floats, and to `skimage.color.rgb2ycbcr` divided by 255.
+
+    Args:
+      images: RGB images in [0, 1].
+
+    Returns:
+      Images with Y in [16/255, 235/255], and Cb and Cr in [16/255, 240/255].
     """
     return _mix(images, _STUDIO / 255) + _offsets(images)
 
 
 def ycbcr_to_rgb(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """The inverse of `rgb_to_ycbcr`, not clipped: some YCbCr are no RGB in [0, 1]."""
+    """Convert YCbCr to RGB without clipping; invert `rgb_to_ycbcr`.
+
+    Args:
+      images: YCbCr images in the range of `rgb_to_ycbcr`.
+
+    Returns:
+      RGB images. Some YCbCr colours lie outside of [0, 1].
+    """
     return _mix(images - _offsets(images), np.linalg.inv(_STUDIO / 255))
 
 
 def rgb_to_y(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 1"]:
-    """The channel Y of `rgb_to_ycbcr`, in [16/255, 235/255], not rounded."""
+    """Convert RGB in [0, 1] to the Y channel of `rgb_to_ycbcr`, in [16/255, 235/255]."""
     return _mix(images, _STUDIO[:1] / 255) + 16 / 255
 
 
 def rgb_to_y_uint8(images: RGBUInt8) -> GrayUInt8:
-    """Y of 8-bit RGB, rounded to 8 bits as MATLAB's `rgb2ycbcr` does: 16 to 235, halves upwards.
+    """Convert 8-bit RGB to 8-bit Y from 16 to 235, as MATLAB's `rgb2ycbcr` of uint8 does.
 
-    Integers throughout, so the levels are exact: those of NumPy arrays and of JAX's are the same.
+    Halves are rounded up. The arithmetic is exact, and equal for NumPy and JAX arrays.
     """
-    return (_luma(images, 219, 255) + 16).astype("uint8")
+    return (_scaled_luma(images, 219, 255) + 16).astype("uint8")
 
 
 def rgb_to_gray_uint8(images: RGBUInt8) -> GrayUInt8:
-    """Luma 0.299 R + 0.587 G + 0.114 B of 8-bit RGB, rounded to 0 to 255, halves upwards.
+    """Convert 8-bit RGB to 8-bit luma 0.299 R + 0.587 G + 0.114 B, from 0 to 255.
 
-    Exact, as `rgb_to_y_uint8` is. It is within a level of Pillow's mode "L" and of MATLAB's
-    `rgb2gray`, which have the same weights to about four digits.
+    Halves are rounded up. The arithmetic is exact, and equal for NumPy and JAX arrays. Pillow's mode
+    "L" and MATLAB's `rgb2gray` round the same weights to about four digits, and differ by at most one
+    level.
     """
-    return _luma(images, 1, 1).astype("uint8")
+    return _scaled_luma(images, 1, 1).astype("uint8")
 
 
-def _luma(images: Array | np.ndarray, levels: int, of: int) -> Array | np.ndarray:
-    """Luma of 8-bit RGB times levels / of, rounded, as int32: the largest sum fits in 26 bits."""
+def _scaled_luma(
+    images: Array | np.ndarray, numerator: int, denominator: int
+) -> Array | np.ndarray:
+    """Return the luma of 8-bit RGB, scaled by a fraction and rounded, as int32.
+
+    The largest intermediate sum fits in 26 bits.
+    """
     red, green, blue = (
-        (int(weight) * levels) * images[..., c : c + 1].astype("int32")
+        (int(weight) * numerator) * images[..., c : c + 1].astype("int32")
         for c, weight in enumerate(_LUMA)
     )
-    whole = 1000 * of
-    return (red + green + blue + whole // 2) // whole
+    divisor = 1000 * denominator
+    return (red + green + blue + divisor // 2) // divisor
 
 
 def _mix(images: Array, weights: np.ndarray) -> Array:
-    """New channels, each a weighted sum of the old ones; accelerators round the factors otherwise."""
+    """Multiply the channels by a matrix, at the highest precision of an accelerator."""
     matrix = jnp.asarray(weights, images.dtype)
     return jnp.einsum("...i,oi->...o", images, matrix, precision=lax.Precision.HIGHEST)
 

@@ -1,21 +1,21 @@
-"""Initialisers of kernels that know what a kernel's pixels are connected to.
+"""Kernel initializers with the correct fan-in and fan-out of transposed convolutions.
 
-The trap they avoid: an initialiser that reads the fans off a kernel's shape is wrong for every
-transposed convolution. An output pixel of one with stride 2 meets only every second tap of an axis,
-a quarter of a 2-D kernel; and its kernel is stored in the layout of the convolution it transposes.
-Each function here returns an initialiser of Flax's kind, `init(key, shape, dtype) -> kernel`.
+Initializers that derive the fans from the kernel's shape alone are wrong for transposed convolutions.
+With stride 2, an output pixel sums over only every second tap of each axis, a quarter of a 2-D kernel,
+and the kernel has the layout of the convolution being transposed. The initializers here are functions
+`init(key, shape, dtype) -> kernel`, as in Flax.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from deconv_jax.errors import InputError, did_you_mean
+from deconv_jax.errors import InputError, check_choice
 from deconv_jax.ops.conv.window import broadcast_ints
 
 Initializer = Callable[..., Array]
@@ -30,24 +30,28 @@ def fans(
     stride: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> tuple[float, float]:
-    """The weights that an output pixel sums over, and those that an input pixel goes through.
+    """Return fan-in and fan-out of a convolution or a transposed convolution.
 
-    Exact in the interior where the stride divides the kernel size, the mean over the phases of the
-    stride elsewhere.
+    Fan-in is the number of weights that an output pixel sums over, and fan-out the number of weights
+    that multiply an input pixel, away from the border. If the stride does not divide the kernel size,
+    these numbers are means over the phases of the stride.
 
     Args:
-      shape: of the kernel: (*kernel size, in / groups, out), or (*kernel size, out / groups, in) of
-        a transposed convolution.
-      transposed: whether it is one.
-      stride: of every axis of space, or one each.
-      groups: number of channel groups.
+      shape: Shape of the kernel: (*kernel_size, in_channels / groups, out_channels) of a convolution,
+        (*kernel_size, out_channels / groups, in_channels) of a transposed convolution.
+      transposed: Whether the kernel is that of a transposed convolution.
+      stride: Stride: an int, or one per spatial axis.
+      groups: Number of channel groups.
 
     Returns:
-      (fan in, fan out).
+      (fan_in, fan_out).
 
     Raises:
-      InputError: a shape without 3, 4 or 5 axes, channels that the groups do not divide, or a
-        length, stride or number of groups below 1.
+      InputError: The shape is not that of a kernel, or an argument is invalid.
+
+    Example:
+      >>> fans((4, 4, 32, 64), transposed=True, stride=2)  # 2 * 2 * 64, 4 * 4 * 32
+      (256.0, 512.0)
     """
     rank = len(shape) - 2
     strides = broadcast_ints(stride, rank)
@@ -58,13 +62,13 @@ def fans(
         or shape[-1] % groups
     ):
         raise InputError(
-            "a kernel has 3, 4 or 5 axes, the last divisible by groups, and a stride or one for "
-            f"each axis of space, all at least 1; got shape {tuple(shape)}, stride={stride!r} and "
-            f"groups={groups}"
+            "a kernel must have 3, 4 or 5 axes, the last divisible by groups, and stride must be an "
+            f"int or one per spatial axis, all at least 1; got shape {tuple(shape)}, "
+            f"stride={stride!r} and groups={groups}"
         )
     *kernel_size, first, second = shape
     taps = math.prod(kernel_size)
-    # Of the convolution: its outputs are `stride` pixels apart, so an input pixel meets the fewer.
+    # These are the fans of the convolution; a larger stride reduces the outputs of each input pixel.
     fan_in, fan_out = float(taps * first), taps * (second // groups) / math.prod(strides)
     return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
@@ -78,32 +82,34 @@ def variance_scaling(
     stride: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Initializer:
-    """Weights of variance gain / fan: `gain=2` is He's (arXiv:1502.01852), "fan_avg" Glorot's.
+    """Return an initializer of random weights with mean zero and variance `gain / fan`.
+
+    `gain=2` with "fan_in" is He initialization (arXiv:1502.01852), and `gain=1` with "fan_avg" is
+    Glorot initialization.
 
     Args:
-      gain: of the variance; 2 before a ReLU, which zeroes half of what it gets.
-      mode: the fan, or the mean of both.
-      distribution: of the weights, with mean zero; the normal one is cut at two deviations in
-        "truncated_normal".
-      transposed: as for `fans`.
-      stride: as for `fans`.
-      groups: as for `fans`.
+      gain: Factor of the variance; 2 for a layer followed by a ReLU.
+      mode: Fan to divide by: "fan_in", "fan_out", or "fan_avg" for their mean.
+      distribution: Distribution of the weights: "truncated_normal" (at two standard deviations),
+        "normal" or "uniform".
+      transposed: As for `fans`.
+      stride: As for `fans`.
+      groups: As for `fans`.
+
+    Returns:
+      Initializer. It raises InputError as `fans` does.
 
     Raises:
-      InputError: for an unknown mode or distribution; from the initialiser, as `fans`.
+      InputError: The mode or the distribution is unknown.
     """
-    for name, value, known in (
-        ("mode", mode, get_args(FanMode)),
-        ("distribution", distribution, get_args(Distribution)),
-    ):
-        if value not in known:
-            raise InputError(f"no {name} {value!r}; {did_you_mean(value, known)}")
+    check_choice("mode", mode, FanMode)
+    check_choice("distribution", distribution, Distribution)
 
     def init(key, shape, dtype=jnp.float32):
         fan_in, fan_out = fans(shape, transposed=transposed, stride=stride, groups=groups)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-        as_read = math.prod(shape[:-1])
-        scale = gain * as_read / fan
+        fan_in_of_shape = math.prod(shape[:-1])  # the fan-in that JAX derives from the shape
+        scale = gain * fan_in_of_shape / fan
         return jax.nn.initializers.variance_scaling(scale, "fan_in", distribution)(
             key, shape, dtype
         )
@@ -112,18 +118,19 @@ def variance_scaling(
 
 
 def bilinear(stride: int, *, groups: int = 1) -> Initializer:
-    """The transposed convolution that enlarges each channel `stride` times by linear interpolation.
+    """Return an initializer of a transposed convolution that interpolates linearly.
 
-    After Long et al., arXiv:1411.4038, section 3.3; in one dimension linear, in three trilinear. It
-    is exact in the interior, with padding "SAME"; channel i of the input goes to channel i of the
-    output. Kernel size: `2 * stride - stride % 2`.
+    The transposed convolution enlarges each channel by `stride`: linearly in 1-d, bilinearly in 2-d
+    and trilinearly in 3-d (Long et al., arXiv:1411.4038, section 3.3). It is exact away from the
+    border, with padding "SAME". The kernel size must be `2 * stride - stride % 2`.
 
     Args:
-      stride: of the transposed convolution.
-      groups: its channel groups; as many as channels for a depthwise one.
+      stride: Stride of the transposed convolution.
+      groups: Number of channel groups; the number of channels for a depthwise one.
 
-    Raises:
-      InputError: from the initialiser, for another kernel size or unequal channels.
+    Returns:
+      Initializer. It raises InputError for another kernel size, or if the numbers of input and output
+      channels differ.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -132,8 +139,9 @@ def bilinear(stride: int, *, groups: int = 1) -> Initializer:
         taps = 2 * stride - stride % 2
         if any(k != taps for k in kernel_size) or outputs * groups != inputs:
             raise InputError(
-                f"bilinear interpolation of stride {stride} has {taps} taps an axis, and as many "
-                f"outputs as inputs; got a kernel of shape {tuple(shape)} with groups={groups}"
+                f"bilinear interpolation with stride {stride} requires {taps} taps per axis and "
+                f"equal numbers of input and output channels; got a kernel of shape {tuple(shape)} "
+                f"with groups={groups}"
             )
         tent = 1 - np.abs(np.arange(taps) - (taps - 1) / 2) / stride
         window = np.ones(())
@@ -146,30 +154,28 @@ def bilinear(stride: int, *, groups: int = 1) -> Initializer:
 
 
 def icnr(init: Initializer, factor: int) -> Initializer:
-    """A sub-pixel convolution that starts as one followed by nearest-neighbour resizing.
+    """Return an initializer of a sub-pixel convolution without checkerboard artifacts (ICNR).
 
-    After Aitken et al., arXiv:1707.02937: the kernels of the `factor**rank` pixels that a channel
-    is rearranged into start equal, so that no checkerboard is there to be unlearnt.
+    The convolution starts equal to a smaller one followed by nearest-neighbour interpolation: the
+    kernels of the `factor**rank` pixels of each block are copies (Aitken et al., arXiv:1707.02937).
 
     Args:
-      init: of the kernel (*kernel size, in, out) of that convolution, its fans as if alone.
-      factor: of the enlargement, each axis.
+      init: Initializer of the smaller kernel, of shape (*kernel_size, in_channels, out_channels).
+      factor: Ratio of output to input size along each spatial axis.
 
     Returns:
-      Initialiser of a kernel (*kernel size, in, out * factor**rank), its outputs in the order of
-      `upsample(..., method="subpixel")`.
-
-    Raises:
-      InputError: from the initialiser, for outputs that `factor**rank` does not divide.
+      Initializer of a kernel of shape (*kernel_size, in_channels, out_channels * factor**rank), with
+      outputs in the order of `upsample(..., method="subpixel")`. It raises InputError if `factor**rank`
+      does not divide the number of outputs.
     """
 
-    def copies(key, shape, dtype=jnp.float32):
+    def repeated(key, shape, dtype=jnp.float32):
         count = factor ** (len(shape) - 2)
         if shape[-1] % count:
             raise InputError(
-                f"the outputs of a sub-pixel convolution of factor {factor} are a multiple of "
-                f"{count}; got a kernel of shape {tuple(shape)}"
+                f"the output channels of a sub-pixel convolution with factor {factor} must be a "
+                f"multiple of {count}; got a kernel of shape {tuple(shape)}"
             )
         return jnp.repeat(init(key, (*shape[:-1], shape[-1] // count), dtype), count, axis=-1)
 
-    return copies
+    return repeated

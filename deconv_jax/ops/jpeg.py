@@ -1,15 +1,14 @@
-"""JPEG compression and decompression of images, to the bit as libjpeg does it, on the device.
+"""Lossy JPEG compression of images on the device, bit-exact with libjpeg.
 
-After ITU-T T.81 (the DCT, the quantisation, the example tables of annex K) and JFIF 1.02 (the
-colours), with the choices that those leave open made as libjpeg 6b and libjpeg-turbo, which Pillow
-uses, make them by default: the scaling of the tables by a quality from 1 to 100, the accurate integer
-DCT, the alternate rounding of averaged chroma, and the triangle filter that enlarges chroma again.
-Entropy coding loses nothing and is left out: there is no file and no number of bytes here.
+DCT, quantization and the tables of annex K follow ITU-T T.81, and the colour conversion follows JFIF
+1.02. Choices that these standards leave open follow the defaults of libjpeg 6b and libjpeg-turbo, and
+so of Pillow: scaling of the tables by a quality from 1 to 100, the accurate integer DCT, the
+alternating rounding of averaged chroma, and chroma upsampling by a triangle filter. Entropy coding is
+lossless and left out, so there is no file size.
 
-What a reader would get wrong: the derivative. That of a rounded, clipped value is zero almost
-everywhere; here it is that of the same steps without any rounding or clipping (the straight-through
-estimator of Bengio et al., arXiv:1308.3432). The DCT and its inverse then cancel: the derivative is
-the identity, but for chroma, which goes through the reduction and enlargement of the subsampling.
+Note: the derivative is that of the same steps without rounding and clipping (the straight-through
+estimator, arXiv:1308.3432), since the true one is zero almost everywhere. DCT and inverse DCT then
+cancel, so that the derivative is the identity, except for the subsampling of chroma.
 """
 
 import functools
@@ -25,10 +24,10 @@ from jaxtyping import Array, Float, Int, Int32
 from deconv_jax.errors import InputError
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
-"""Chroma at full resolution, at half the columns, or at half the columns and rows."""
+"""Resolution of chroma: full, half the columns, or half the columns and rows."""
 
 _REDUCTION = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2)}
-"""Rows and columns of pixels that share a chroma sample."""
+"""Rows and columns of pixels per chroma sample."""
 
 _LUMINANCE = np.array(
     [
@@ -43,10 +42,10 @@ _LUMINANCE = np.array(
     ],
     np.int32,
 )
-"""Table K.1: the quantiser's step at each frequency (rows: vertical) at quality 50."""
+"""Table K.1: quantization step of each frequency at quality 50; the first axis is vertical."""
 
 _CHROMINANCE = np.full((8, 8), 99, np.int32)
-"""Table K.2."""
+"""Table K.2, for chrominance."""
 _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 _HALF_DCT = np.array(
@@ -62,24 +61,25 @@ _HALF_DCT = np.array(
     ],
     np.int32,
 )
-"""The DCT of 8 pixels times sqrt(8), in units of 2^-13: row k is the wave of frequency k over the
-first 4 pixels. A few entries are one off the nearest integer: such are the sums of the rounded
-factors by which libjpeg multiplies.
+"""DCT matrix of 8 pixels times sqrt(8), in units of 2^-13: rows are frequencies, columns the first 4
+pixels. Some entries differ by 1 from the nearest integer, since libjpeg sums rounded constants.
 """
 
 _SIGN = np.array([[1], [-1]] * 4, np.int32)
 _DCT = np.concatenate([_HALF_DCT, _SIGN * _HALF_DCT[:, ::-1]], axis=1)
-"""Even frequencies are symmetric about the middle of the 8 pixels, odd ones antisymmetric."""
+"""Full DCT matrix: even frequencies are symmetric about the middle of the 8 pixels, odd ones
+antisymmetric.
+"""
 
 _ALONG_ROWS = "kn,bhiwn->bhiwk"
 _ALONG_COLUMNS = "kn,bhnwj->bhkwj"
-"""One pass of the two over blocks (batch, rows of blocks, 8, columns of blocks, 8)."""
+"""Einsum specifications of the two 1-d DCT passes over blocks of shape (batch, rows, 8, columns, 8)."""
 
 _COLOR_BITS = 16
 _TO_YCBCR = np.array(
     [[19595, 38470, 7471], [-11059, -21709, 32768], [32768, -27439, -5329]], np.int32
 )
-"""RGB to YCbCr, JFIF 1.02 section 7, in units of 2^-16."""
+"""Matrix from RGB to YCbCr (JFIF 1.02, section 7), in units of 2^-16."""
 _HALF = 2 ** (_COLOR_BITS - 1)
 _CHROMA_OFFSET = (128 << _COLOR_BITS) + _HALF - 1
 _TO_YCBCR_OFFSET = (_HALF, _CHROMA_OFFSET, _CHROMA_OFFSET)
@@ -94,46 +94,54 @@ def jpeg(
     *,
     subsampling: Subsampling = "4:2:0",
 ) -> Float[Array, "batch height width channels"]:
-    """Images as they come back from a JPEG file.
+    """Compress images as JPEG and decompress them.
 
     Args:
-      x: gray images (1 channel) or RGB (3), in [0, 1], of any size; clipped and rounded to 8 bits.
-      quality: 1 (worst) to 100, one for all or one an example; arrays are clipped to that range.
-      subsampling: of chroma; gray images have none.
+      x: Gray images (1 channel) or RGB images (3 channels) in [0, 1]; clipped and rounded to 8 bits.
+      quality: Quality from 1 (worst) to 100: one for all images, or one per image. Values of arrays
+        are clipped to this range.
+      subsampling: Resolution of chroma; ignored for gray images.
 
     Returns:
-      Images of x's shape and type, multiples of 1 / 255 in [0, 1].
+      Images of the shape and type of x, with values that are multiples of 1/255 in [0, 1].
 
     Raises:
-      InputError: for another number of channels, or values out of range.
+      InputError: The number of channels or an argument is invalid.
+
+    Example:
+      >>> jpeg(jnp.full((1, 16, 16, 3), 0.4), quality=50).shape
+      (1, 16, 16, 3)
     """
     check_subsampling(subsampling)
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
         raise InputError(
-            f"jpeg takes images (batch, height, width, channels) of 1 or 3 channels; got {x.shape}"
+            "jpeg: images must have the axes (batch, height, width, channels) and 1 or 3 channels; "
+            f"got shape {x.shape}"
         )
     if isinstance(quality, numbers.Integral) and not 1 <= quality <= 100:
-        raise InputError(f"quality is an integer from 1 to 100; got {quality}")
+        raise InputError(f"quality must be an integer from 1 to 100; got {quality}")
     each = jnp.broadcast_to(jnp.clip(jnp.asarray(quality, jnp.int32), 1, 100), x.shape[:1])
     return _straight_through(subsampling, x, each)
 
 
 def check_subsampling(subsampling: str) -> None:
-    """Raises InputError for another name than those of `Subsampling`."""
+    """Raise InputError unless `subsampling` is one of the names of `Subsampling`."""
     if subsampling not in _REDUCTION:
-        raise InputError(f"subsampling is one of {', '.join(_REDUCTION)}; got {subsampling!r}")
+        raise InputError(f"subsampling must be one of {', '.join(_REDUCTION)}; got {subsampling!r}")
 
 
 def quantization_tables(
     quality: Int[Array, "*batch"],
 ) -> tuple[Int32[Array, "*batch 8 8"], Int32[Array, "*batch 8 8"]]:
-    """Tables for luminance and chrominance at a quality: those of annex K, scaled by libjpeg.
+    """Return the quantization tables of annex K, scaled to a quality as libjpeg does.
 
     Args:
-      quality: 1 to 100; at 50 the tables are those of the standard, at 100 all steps are 1.
+      quality: Quality from 1 to 100. At 50 the tables are those of the standard, and at 100 all steps
+        are 1.
 
     Returns:
-      Steps of the quantiser, 1 to 255, first axis vertical frequency.
+      (luminance, chrominance): quantization steps from 1 to 255. The first axis of a table is vertical
+      frequency, the second horizontal frequency.
     """
     percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality).astype(jnp.int32)
     percent = percent.reshape(*quality.shape, 1, 1)
@@ -148,17 +156,17 @@ def quantization_tables(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _straight_through(subsampling: Subsampling, x: Array, quality: Array) -> Array:
-    """The value to the bit, in int32 throughout; the derivative of `_without_rounding`."""
+    """Compute the exact value in int32, with the derivative of `_without_rounding`."""
     levels = jnp.clip(jnp.round(x * 255), 0, 255).astype(jnp.int32)
     luminance, chrominance = quantization_tables(quality)
     if x.shape[-1] == 1:
-        decoded = _coded(levels[..., 0], luminance)[..., None]
+        decoded = _encode_decode(levels[..., 0], luminance)[..., None]
     else:
         luma, *chroma = _ycbcr_levels(levels)
-        code_chroma = functools.partial(_coded, table=chrominance)
+        code_chroma = functools.partial(_encode_decode, table=chrominance)
         planes = [
-            _coded(luma, luminance),
-            *(_through_subsampling(c, subsampling, code_chroma, _shifted) for c in chroma),
+            _encode_decode(luma, luminance),
+            *(_encode_subsampled(c, subsampling, code_chroma, _divide_rounded) for c in chroma),
         ]
         decoded = _rgb_levels(*planes)
     return decoded.astype(x.dtype) / 255
@@ -171,12 +179,12 @@ def _straight_through_jvp(subsampling, primals, tangents):
 
 
 def _without_rounding(x: Array, subsampling: Subsampling) -> Array:
-    """JPEG without rounding, clipping or quantisation, which is linear in the image."""
+    """Apply JPEG without rounding, clipping and quantization, which is linear in the image."""
     if x.shape[-1] == 1 or _REDUCTION[subsampling] == (1, 1):
         return x
     to_ycbcr = (_TO_YCBCR / 2**_COLOR_BITS).astype(x.dtype)
     luma, *chroma = _planes(jnp.einsum("kc,bhwc->bhwk", to_ycbcr, x, precision="highest"))
-    seen = [_through_subsampling(c, subsampling, lambda c: c, _divided) for c in chroma]
+    seen = [_encode_subsampled(c, subsampling, lambda c: c, _divide_exactly) for c in chroma]
     to_rgb = np.linalg.inv(_TO_YCBCR / 2**_COLOR_BITS).astype(x.dtype)
     ycbcr = jnp.stack([luma, *seen], axis=-1)
     return jnp.einsum("kc,bhwc->bhwk", to_rgb, ycbcr, precision="highest")
@@ -187,7 +195,7 @@ def _planes(images: Array) -> list[Array]:
 
 
 def _ycbcr_levels(levels: Array) -> list[Array]:
-    """Planes of Y, Cb and Cr of RGB, all 0 to 255."""
+    """Convert RGB to planes of Y, Cb and Cr, all from 0 to 255."""
     rgb = _planes(levels)
     return [
         (sum(int(w) * c for w, c in zip(weights, rgb, strict=True)) + offset) >> _COLOR_BITS
@@ -196,7 +204,7 @@ def _ycbcr_levels(levels: Array) -> list[Array]:
 
 
 def _rgb_levels(luma: Array, blue: Array, red: Array) -> Array:
-    """RGB of Y, Cb and Cr, clipped to 0 to 255; JFIF's factors in units of 2^-16."""
+    """Convert Y, Cb and Cr to RGB clipped to 0 to 255, with JFIF's factors in units of 2^-16."""
     blue, red = blue - 128, red - 128
     rgb = [
         luma + ((91881 * red + _HALF) >> _COLOR_BITS),
@@ -206,12 +214,12 @@ def _rgb_levels(luma: Array, blue: Array, red: Array) -> Array:
     return jnp.clip(jnp.stack(rgb, axis=-1), 0, 255)
 
 
-def _coded(plane: Array, table: Array) -> Array:
-    """A plane (batch, height, width) of levels after DCT, quantisation and back, 0 to 255."""
+def _encode_decode(plane: Array, table: Array) -> Array:
+    """Quantize the DCT coefficients of a plane (batch, height, width) of levels, and decode it."""
     height, width = plane.shape[1:]
-    padded = _padded(plane, 8, 8)
+    padded = _pad_to_multiples(plane, 8, 8)
     blocks = padded.reshape(len(plane), padded.shape[1] // 8, 8, padded.shape[2] // 8, 8) - 128
-    # The two passes of the DCT leave 8 times the coefficients of T.81.
+    # The two passes of the DCT return 8 times the coefficients of T.81.
     frequencies = _pass(_pass(blocks, _DCT, _ALONG_ROWS, 11), _DCT, _ALONG_COLUMNS, 15)
     step = table.reshape(len(plane), 1, 8, 1, 8)
     index = jnp.sign(frequencies) * ((jnp.abs(frequencies) + 4 * step) // (8 * step))
@@ -221,45 +229,45 @@ def _coded(plane: Array, table: Array) -> Array:
 
 
 def _pass(blocks: Array, matrix: np.ndarray, axes: str, bits: int) -> Array:
-    """A fixed-point matrix product along an axis of the blocks, then `bits` fewer, rounded."""
+    """Apply a fixed-point matrix along an axis of the blocks, then shift right by `bits`, rounding."""
     return (jnp.einsum(axes, matrix, blocks) + (1 << (bits - 1))) >> bits
 
 
-def _padded(plane: Array, rows: int, columns: int) -> Array:
-    """The plane with its last row and column repeated up to multiples."""
+def _pad_to_multiples(plane: Array, rows: int, columns: int) -> Array:
+    """Repeat the last row and column of a plane up to multiples of `rows` and `columns`."""
     height, width = plane.shape[1:]
     return jnp.pad(plane, ((0, 0), (0, -height % rows), (0, -width % columns)), mode="edge")
 
 
-def _through_subsampling(
+def _encode_subsampled(
     plane: Array, subsampling: Subsampling, code: _Plane, divide: _Division
 ) -> Array:
-    """A plane of chroma averaged, coded, and enlarged to its old size."""
+    """Average a chroma plane, encode and decode it, and enlarge it to its old size."""
     rows, columns = _REDUCTION[subsampling]
     if rows * columns == 1:
         return code(plane)
     height, width = plane.shape[1:]
-    # libjpeg repeats columns of pixels up to whole blocks, but rows of averages.
-    padded = _padded(plane, rows, 8 * columns)
+    # libjpeg pads columns to whole blocks before averaging, and rows after it (in `_encode_decode`).
+    padded = _pad_to_multiples(plane, rows, 8 * columns)
     split = padded.reshape(-1, padded.shape[1] // rows, rows, padded.shape[2] // columns, columns)
     biases = (1, 2) if rows == 2 else (0, 1)
-    # A sum of 2 pixels, or of 4: as many bits as rows.
+    # Divide the sum of 2 or 4 pixels by a shift of 1 or 2 bits, which is the number of rows.
     reduced = code(divide(jnp.sum(split, axis=(2, 4)), rows, biases))
     reduced = reduced[:, : -(-height // rows), : -(-width // columns)]
-    return _enlarged(reduced, rows, columns, divide)[:, :height, :width]
+    return _enlarge(reduced, rows, columns, divide)[:, :height, :width]
 
 
-def _enlarged(plane: Array, rows: int, columns: int, divide: _Division) -> Array:
-    """A plane enlarged by a triangle filter, the plain copy of samples for two columns or fewer."""
+def _enlarge(plane: Array, rows: int, columns: int, divide: _Division) -> Array:
+    """Enlarge a plane by a triangle filter; repeat its samples if it has at most two columns."""
     if plane.shape[2] <= 2:
         return jnp.repeat(jnp.repeat(plane, rows, axis=1), columns, axis=2)
     if rows == 1:
-        return divide(_triangle(plane, 2), 2, (1, 2))
-    return divide(_triangle(_triangle(plane, 1), 2), 4, (8, 7))
+        return divide(_upsample_triangle(plane, 2), 2, (1, 2))
+    return divide(_upsample_triangle(_upsample_triangle(plane, 1), 2), 4, (8, 7))
 
 
-def _triangle(plane: Array, axis: int) -> Array:
-    """Twice the samples along an axis, times 4: 3 parts the nearest sample, 1 part the next one."""
+def _upsample_triangle(plane: Array, axis: int) -> Array:
+    """Upsample an axis by 2 with weights 3 (nearest sample) and 1 (next one), which sum to 4."""
     n = plane.shape[axis]
     before = jnp.take(plane, np.maximum(np.arange(n) - 1, 0), axis)
     after = jnp.take(plane, np.minimum(np.arange(n) + 1, n - 1), axis)
@@ -267,13 +275,13 @@ def _triangle(plane: Array, axis: int) -> Array:
     return pairs.reshape(*plane.shape[:axis], 2 * n, *plane.shape[axis + 1 :])
 
 
-def _shifted(total: Array, bits: int, biases: tuple[int, int]) -> Array:
-    """total / 2^bits, rounded by what libjpeg adds in even and in odd columns."""
+def _divide_rounded(total: Array, bits: int, biases: tuple[int, int]) -> Array:
+    """Return total / 2^bits, rounded by libjpeg's biases of even and odd columns."""
     bias = np.resize(np.array(biases, np.int32), (1, 1, total.shape[2]))
     return (total + bias) >> bits
 
 
-def _divided(total: Array, bits: int, biases: tuple[int, int]) -> Array:
-    """total / 2^bits."""
+def _divide_exactly(total: Array, bits: int, biases: tuple[int, int]) -> Array:
+    """Return total / 2^bits without rounding."""
     del biases
     return total / 2**bits

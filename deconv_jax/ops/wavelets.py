@@ -1,17 +1,15 @@
-"""Orthogonal changes of basis in which photographs are sparse: periodic wavelets, DCT of blocks.
+"""Orthonormal transforms in which photographs are sparse: periodic wavelets and block DCT.
 
-A wavelet transform (Mallat, IEEE Trans. PAMI 11, 674-693, 1989) is a strided convolution of the
-image, wrapped around at its borders, with a scaling filter h and its mirror: a quarter of the
-coefficients is a coarser image, which is transformed again. The filters are Daubechies' (Comm. Pure
-Appl. Math. 41, 909-996, 1988), factored here from the polynomial that defines them. The basis is
-orthonormal, so the inverse is the adjoint, the transposed convolution.
+A wavelet transform (Mallat, IEEE Trans. PAMI 11, 674-693, 1989) convolves the image with a scaling
+filter h and its mirror g, with stride 2 and circular padding. A quarter of the coefficients forms a
+coarser image, which is transformed again. The filters are those of Daubechies (Comm. Pure Appl. Math.
+41, 909-996, 1988). The basis is orthonormal, so the inverse is the adjoint.
 
-What a reader would get wrong: the coefficients have the shape of the image, coarse ones at the top
-left. Only that corner is an image; a threshold there changes the brightness of whole regions, so
-methods that shrink coefficients leave it alone (`coarse_mask`).
+Images have the shape (*batch, height, width, channels), and each channel is transformed on its own.
+Coefficients have the shape of the image, in a pyramid layout with the coarse image at the top left.
 
-Images are (..., height, width, channels), any number of axes before height; channels are
-transformed alone.
+Note: do not threshold the coarse image (`coarse_mask`), which would change the brightness of whole
+regions.
 """
 
 import functools
@@ -29,28 +27,29 @@ from jaxtyping import Array, Float
 from deconv_jax.errors import InputError, at_least
 
 _MOMENTS = {"db": range(1, 11), "sym": range(2, 10)}
+"""Available numbers of vanishing moments of each family."""
 
 
 @functools.cache
 def scaling_filter(wavelet: str) -> Float[np.ndarray, " taps"]:
-    """The scaling filter h of an orthogonal wavelet: orthogonal to its shifts by 2, of sum sqrt(2).
+    """Return the scaling filter h of an orthogonal wavelet.
 
-    The wavelet with N vanishing moments has 2 N taps, and |h|^2 has the spectrum
+    It is orthogonal to its shifts by 2, and sums to sqrt(2). The wavelet with N vanishing moments has
+    2 N taps, and its power spectrum is
 
-        2 cos(w/2)^(2 N) P(sin(w/2)^2),    P(y) = sum over k < N of binomial(N - 1 + k, k) y^k.
+        |H(w)|^2 = 2 cos(w/2)^(2 N) P(sin(w/2)^2),    P(y) = sum over k < N of binomial(N - 1 + k, k) y^k.
 
-    Of the filters with this spectrum "db" has every zero inside the unit circle, so most of its
-    energy comes first; "sym" is the one whose phase is nearest to a straight line, which is
-    nearest to symmetric.
+    Among the filters with this spectrum, "db" is the minimum-phase one, and "sym" is the one closest
+    to linear phase, and so to symmetry.
 
     Args:
       wavelet: "haar", which is "db1"; "dbN" with N from 1 to 10; or "symN" with N from 2 to 9.
 
     Returns:
-      2 N taps, float64, read-only.
+      Read-only float64 array of 2 N taps.
 
     Raises:
-      InputError: for another name.
+      InputError: The wavelet is unknown.
     """
     named = re.fullmatch(r"(db|sym)([1-9]\d*)", "db1" if wavelet == "haar" else wavelet)
     if not named or int(named[2]) not in _MOMENTS[named[1]]:
@@ -60,7 +59,7 @@ def scaling_filter(wavelet: str) -> Float[np.ndarray, " taps"]:
     if named[1] == "db":
         taps = _filter_with_zeros(moments, groups)
     else:
-        # The first group stays inside: all groups reflected give the same filter in reverse.
+        # Keep the first group inside: reflecting all groups only reverses the filter in time.
         choices = itertools.product((False, True), repeat=len(groups) - 1)
         taps = min(
             (_filter_with_zeros(moments, groups, (False, *outside)) for outside in choices),
@@ -71,7 +70,10 @@ def scaling_filter(wavelet: str) -> Float[np.ndarray, " taps"]:
 
 
 def _zeros_inside(moments: int) -> list[np.ndarray]:
-    """The zeros of z^(N - 1) P((2 - z - 1/z) / 4) inside the unit circle, conjugates together."""
+    """Return the zeros of z^(N - 1) P((2 - z - 1/z) / 4) inside the unit circle.
+
+    Each entry holds a real zero or a pair of conjugate zeros.
+    """
     polynomial = [math.comb(moments - 1 + k, k) for k in reversed(range(moments))]
     groups = []
     for y in np.roots(polynomial):
@@ -87,7 +89,13 @@ def _zeros_inside(moments: int) -> list[np.ndarray]:
 def _filter_with_zeros(
     moments: int, groups: list[np.ndarray], outside: tuple[bool, ...] = ()
 ) -> np.ndarray:
-    """The filter with N zeros at -1 and one of each pair of reciprocal zeros: which ones `outside`."""
+    """Return the filter with N zeros at -1 and one zero of each reciprocal pair.
+
+    Args:
+      moments: N.
+      groups: Zeros inside the unit circle, grouped as by `_zeros_inside`.
+      outside: Whether to use the reciprocals of each group, outside of the unit circle; default none.
+    """
     outside = outside or (False,) * len(groups)
     zeros = [1.0 / zeros if out else zeros for zeros, out in zip(groups, outside, strict=True)]
     taps = np.poly(np.concatenate([-np.ones(moments), *zeros])).real
@@ -95,7 +103,7 @@ def _filter_with_zeros(
 
 
 def _phase_nonlinearity(taps: np.ndarray) -> float:
-    """How far the phase of a filter's response is from a straight line, in the pass band."""
+    """Return the squared deviation of a filter's phase from a linear fit, in the pass band."""
     frequencies = np.linspace(0.0, 0.9 * np.pi, 64)
     response = np.exp(-1j * np.outer(frequencies, np.arange(len(taps)))) @ taps
     phase = np.unwrap(np.angle(response))
@@ -106,33 +114,36 @@ def _phase_nonlinearity(taps: np.ndarray) -> float:
 def wavelet_transform(
     x: Float[Array, "*batch height width channels"], wavelet: str = "db4", *, levels: int = 4
 ) -> Float[Array, "*batch height width channels"]:
-    """The coefficients of images in the orthonormal wavelet basis: sum(c^2) = sum(x^2).
+    """Compute the coefficients of images in an orthonormal periodic wavelet basis.
 
-    A level turns the coarse image into quarters: coarser at the top left, then detail along the
-    width (top right), along the height (bottom left) and along both. With h the scaling filter of
-    2 N taps and g[k] = (-1)^k h[2 N - 1 - k], coefficient n of an axis is the sum over k of
-    h[k] x[2 n + k - (N - 1)] or of g[k] in h's place, indices wrapped around.
+    Each level splits the coarse image into quarters: the coarser image (top left), and details along
+    the width (top right), along the height (bottom left) and along both. Along an axis, with the
+    scaling filter h of 2 N taps and g[k] = (-1)^k h[2 N - 1 - k],
+
+        coarse[n] = sum over k of h[k] x[2 n + k - (N - 1)],    detail[n] likewise with g
+
+    where indices wrap around.
 
     Args:
-      x: images; `2**levels` divides height and width.
-      wavelet: as for `scaling_filter`.
-      levels: times that the coarse image is halved, at least 0.
+      x: Images with height and width divisible by `2**levels`.
+      wavelet: Wavelet, as for `scaling_filter`.
+      levels: Number of levels, at least 0.
 
     Returns:
-      Coefficients of x's shape and dtype.
+      Coefficients of the shape and type of x.
 
     Raises:
-      InputError: for an unknown wavelet, or a size that cannot be halved so often.
+      InputError: The wavelet is unknown, or the size is not divisible by `2**levels`.
     """
     _check_levels(x.shape, levels)
     if not levels:
         return x
     rows, columns = x.ndim - 3, x.ndim - 2
-    top, bottom = _analyse(x, wavelet, rows)
-    coarse, right = _analyse(top, wavelet, columns)
+    top, bottom = _analyze(x, wavelet, rows)
+    coarse, right = _analyze(top, wavelet, columns)
     coarse = wavelet_transform(coarse, wavelet, levels=levels - 1)
     top = jnp.concatenate([coarse, right], columns)
-    bottom = jnp.concatenate(_analyse(bottom, wavelet, columns), columns)
+    bottom = jnp.concatenate(_analyze(bottom, wavelet, columns), columns)
     return jnp.concatenate([top, bottom], rows)
 
 
@@ -142,18 +153,18 @@ def inverse_wavelet_transform(
     *,
     levels: int = 4,
 ) -> Float[Array, "*batch height width channels"]:
-    """The images with these coefficients: inverse and adjoint of `wavelet_transform`.
+    """Compute images from their wavelet coefficients: the inverse and adjoint of `wavelet_transform`.
 
     Args:
-      coefficients: as `wavelet_transform` lays them out.
-      wavelet: the same.
-      levels: the same.
+      coefficients: Coefficients in the layout of `wavelet_transform`.
+      wavelet: As for `wavelet_transform`.
+      levels: As for `wavelet_transform`.
 
     Returns:
-      Images of the coefficients' shape and dtype.
+      Images of the shape and type of the coefficients.
 
     Raises:
-      InputError: as `wavelet_transform`.
+      InputError: The wavelet is unknown, or the size is not divisible by `2**levels`.
     """
     _check_levels(coefficients.shape, levels)
     if not levels:
@@ -162,21 +173,21 @@ def inverse_wavelet_transform(
     top, bottom = jnp.split(coefficients, 2, rows)
     coarse, right = jnp.split(top, 2, columns)
     coarse = inverse_wavelet_transform(coarse, wavelet, levels=levels - 1)
-    top = _synthesise(coarse, right, wavelet, columns)
+    top = _synthesize(coarse, right, wavelet, columns)
     left, both = jnp.split(bottom, 2, columns)
-    bottom = _synthesise(left, both, wavelet, columns)
-    return _synthesise(top, bottom, wavelet, rows)
+    bottom = _synthesize(left, both, wavelet, columns)
+    return _synthesize(top, bottom, wavelet, rows)
 
 
 def coarse_mask(size: tuple[int, int], levels: int) -> np.ndarray:
-    """Which of the coefficients of `wavelet_transform` are the coarse image.
+    """Return the mask of the coefficients of `wavelet_transform` that form the coarse image.
 
     Args:
-      size: (height, width) of the image, pixels.
-      levels: of the transform.
+      size: Height and width of the image, in pixels.
+      levels: Number of levels of the transform.
 
     Returns:
-      bool (height, width), True at the top left.
+      Boolean array of shape `size`, True at the top left.
     """
     height, width = size
     coarse = np.zeros(size, bool)
@@ -187,17 +198,18 @@ def coarse_mask(size: tuple[int, int], levels: int) -> np.ndarray:
 def block_dct(
     x: Float[Array, "*batch height width channels"], block: int = 8
 ) -> Float[Array, "*batch height width channels"]:
-    """The orthonormal cosine transform (DCT-II) of each `block` x `block` pixels, as in JPEG.
+    """Compute the orthonormal DCT-II of each block of pixels, as in JPEG.
 
     Args:
-      x: images; `block` divides height and width.
-      block: pixels.
+      x: Images with height and width divisible by `block`.
+      block: Height and width of a block, in pixels.
 
     Returns:
-      Coefficients of x's shape, each block's in its place, frequency 0 at its top left.
+      Coefficients of the shape of x. Each block holds its own coefficients, with frequency 0 at its
+      top left.
 
     Raises:
-      InputError: for a size that is no multiple of `block`.
+      InputError: The size is not divisible by `block`.
     """
     return _over_blocks(jax.scipy.fft.dctn, x, block)
 
@@ -205,17 +217,17 @@ def block_dct(
 def inverse_block_dct(
     coefficients: Float[Array, "*batch height width channels"], block: int = 8
 ) -> Float[Array, "*batch height width channels"]:
-    """The images with these coefficients: inverse and adjoint of `block_dct`.
+    """Compute images from their block DCT coefficients: the inverse and adjoint of `block_dct`.
 
     Args:
-      coefficients: as `block_dct` lays them out.
-      block: the same.
+      coefficients: Coefficients in the layout of `block_dct`.
+      block: As for `block_dct`.
 
     Returns:
-      Images of the coefficients' shape.
+      Images of the shape of the coefficients.
 
     Raises:
-      InputError: as `block_dct`.
+      InputError: The size is not divisible by `block`.
     """
     return _over_blocks(jax.scipy.fft.idctn, coefficients, block)
 
@@ -225,7 +237,8 @@ def _over_blocks(transform, x: Array, block: int) -> Array:
     *batch, height, width, channels = x.shape
     if height % block or width % block:
         raise InputError(
-            f"block divides height and width; got block={block} and {height} x {width} pixels"
+            "height and width must be divisible by block; got "
+            f"block={block} and {height} x {width} pixels"
         )
     blocks = x.reshape(*batch, height // block, block, width // block, block, channels)
     return transform(blocks, norm="ortho", axes=(-4, -2)).reshape(x.shape)
@@ -236,41 +249,42 @@ def _check_levels(shape: tuple[int, ...], levels: int) -> None:
     height, width = shape[-3:-1]
     if height % 2**levels or width % 2**levels:
         raise InputError(
-            f"2**levels divides height and width; got levels={levels} and {height} x {width} pixels"
+            "height and width must be divisible by 2**levels; got "
+            f"levels={levels} and {height} x {width} pixels"
         )
 
 
 def _filters(wavelet: str) -> tuple[np.ndarray, np.ndarray]:
-    """The scaling filter h and its mirror g."""
+    """Return the scaling filter h and its mirror g."""
     low = scaling_filter(wavelet)
     return low, low[::-1] * (-1.0) ** np.arange(len(low))
 
 
-def _analyse(x: Array, wavelet: str, axis: int) -> tuple[Array, Array]:
-    """The coarse and the detail coefficients along an axis, each of half its length."""
+def _analyze(x: Array, wavelet: str, axis: int) -> tuple[Array, Array]:
+    """Return the coarse and the detail coefficients along an axis, each of half its length."""
     n = x.shape[axis]
     filters = _filters(wavelet)
     margin = len(filters[0]) // 2 - 1
     x = _wrap(x, margin, axis)
-    met = [lax.slice_in_dim(x, k, k + n - 1, 2, axis) for k in range(len(filters[0]))]
-    coarse, detail = (_weighted_sum(taps, met) for taps in filters)
+    slices = [lax.slice_in_dim(x, k, k + n - 1, 2, axis) for k in range(len(filters[0]))]
+    coarse, detail = (_weighted_sum(taps, slices) for taps in filters)
     return coarse, detail
 
 
-def _synthesise(coarse: Array, detail: Array, wavelet: str, axis: int) -> Array:
-    """The adjoint of `_analyse`, its inverse: even and odd places by every second tap each."""
+def _synthesize(coarse: Array, detail: Array, wavelet: str, axis: int) -> Array:
+    """Invert `_analyze` by its adjoint: even and odd samples each use every second tap."""
     n = coarse.shape[axis]
     filters = _filters(wavelet)
     moments = len(filters[0]) // 2
     parts = [_wrap(part, moments // 2, axis) for part in (coarse, detail)]
 
-    def places(parity: int) -> Array:
+    def samples(parity: int) -> Array:
         taps = range((parity + moments - 1) % 2, 2 * moments, 2)
         starts = [moments // 2 + (parity + moments - 1 - k) // 2 for k in taps]
-        met = [lax.slice_in_dim(part, s, s + n, 1, axis) for part in parts for s in starts]
-        return _weighted_sum([taps_of[k] for taps_of in filters for k in taps], met)
+        slices = [lax.slice_in_dim(part, s, s + n, 1, axis) for part in parts for s in starts]
+        return _weighted_sum([filter_[k] for filter_ in filters for k in taps], slices)
 
-    both = jnp.stack([places(0), places(1)], axis=axis + 1)
+    both = jnp.stack([samples(0), samples(1)], axis=axis + 1)
     return both.reshape(*coarse.shape[:axis], 2 * n, *coarse.shape[axis + 1 :])
 
 
@@ -280,5 +294,5 @@ def _weighted_sum(weights: Iterable[float], images: Iterable[Array]) -> Array:
 
 
 def _wrap(x: Array, margin: int, axis: int) -> Array:
-    """x continued periodically by `margin` places on each side of an axis."""
+    """Pad x periodically by `margin` samples on each side of an axis."""
     return jnp.pad(x, [(margin, margin) if i == axis else (0, 0) for i in range(x.ndim)], "wrap")

@@ -1,4 +1,4 @@
-"""Colours against scikit-image, Pillow, exact fractions, and what holds for gray."""
+"""Tests of colour conversion against scikit-image, Pillow and exact fractions."""
 
 from fractions import Fraction
 
@@ -21,19 +21,19 @@ CORNERS = np.stack(np.meshgrid(*[np.array([0, 255], np.uint8)] * 3, indexing="ij
 IMAGES = jnp.asarray(PIXELS / 255, jnp.float32)
 
 
-def test_ycbcr_is_scikit_images():
+def test_ycbcr_equals_scikit_image():
     expected = skimage.color.rgb2ycbcr(PIXELS / 255) / 255
     np.testing.assert_allclose(rgb_to_ycbcr(IMAGES), expected, rtol=0, atol=3e-7)
     np.testing.assert_allclose(rgb_to_y(IMAGES), expected[..., :1], rtol=0, atol=3e-7)
 
 
-def test_the_corners_of_the_colour_cube_fill_studio_range():
+def test_corners_of_the_colour_cube_span_the_studio_range():
     ycbcr = 255 * np.asarray(rgb_to_ycbcr(jnp.asarray(CORNERS / 255, jnp.float32))).reshape(-1, 3)
     np.testing.assert_allclose(ycbcr.min(axis=0), [16, 16, 16], atol=1e-4)
     np.testing.assert_allclose(ycbcr.max(axis=0), [235, 240, 240], atol=1e-4)
 
 
-def test_rgb_comes_back():
+def test_ycbcr_to_rgb_inverts_rgb_to_ycbcr():
     np.testing.assert_allclose(ycbcr_to_rgb(rgb_to_ycbcr(IMAGES)), IMAGES, rtol=0, atol=1e-6)
 
 
@@ -45,12 +45,12 @@ def test_gray_has_no_chroma_and_keeps_its_luma():
 
 
 def rounded(value):
-    """A fraction, halves upwards."""
+    """Round a fraction, halves up."""
     return int(value + Fraction(1, 2))
 
 
 def exact_y(red, green, blue):
-    """MATLAB's formula without any rounding but its last."""
+    """Return Y by MATLAB's formula, rounded only at the end."""
     return rounded(Fraction(65481 * red + 128553 * green + 24966 * blue, 255_000) + 16)
 
 
@@ -59,13 +59,13 @@ def exact_gray(red, green, blue):
 
 
 TIES = np.array([[0, 204, 68], [1, 173, 225], [255, 51, 187], [0, 4, 168], [3, 1, 44]], np.uint8)
-"""Colours whose Y (the first three) or luma (the others) lies in the middle of two levels."""
+"""Colours whose Y (the first three) or luma (the others) lies half-way between two levels."""
 
 
 @pytest.mark.parametrize(
     ("convert", "exact"), [(rgb_to_y_uint8, exact_y), (rgb_to_gray_uint8, exact_gray)]
 )
-def test_8_bit_luma_is_the_rounded_formula_for_every_kind_of_array(convert, exact):
+def test_8_bit_luma_equals_the_rounded_formula_for_numpy_and_jax_arrays(convert, exact):
     colours = np.concatenate([PIXELS.reshape(-1, 3)[:500], CORNERS.reshape(-1, 3), TIES])
     expected = np.array([[exact(*map(int, colour))] for colour in colours])
     luma = convert(colours)
@@ -75,15 +75,15 @@ def test_8_bit_luma_is_the_rounded_formula_for_every_kind_of_array(convert, exac
     np.testing.assert_array_equal(convert(jnp.asarray(colours)), expected)
 
 
-def test_8_bit_luma_of_gray_is_in_studio_range_or_the_gray_itself():
+def test_8_bit_luma_of_gray_is_the_gray_level():
     levels = np.arange(256, dtype=np.uint8).reshape(-1, 1)
     gray = np.repeat(levels, 3, axis=1)
     np.testing.assert_array_equal(rgb_to_y_uint8(gray), np.floor(16 + levels * (219 / 255) + 0.5))
     np.testing.assert_array_equal(rgb_to_gray_uint8(gray), levels)
 
 
-def test_8_bit_gray_is_pillows_but_for_rare_halves():
-    """Pillow's weights have 16 bits, so the two may fall on different sides of a half."""
+def test_8_bit_gray_differs_from_pillow_by_at_most_one_level():
+    """Pillow's weights have 16 bits, so the two may round differently near a half."""
     pillow = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in PIXELS])
     difference = np.abs(rgb_to_gray_uint8(PIXELS)[..., 0].astype(int) - pillow)
     assert difference.max() <= 1

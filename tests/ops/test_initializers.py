@@ -1,4 +1,4 @@
-"""Initialisers against weights that are counted, variances that are measured and exact ramps."""
+"""Tests of initializers against counted weights, measured variances and exact interpolation."""
 
 import dataclasses
 import functools
@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops import conv, conv_transpose, depth_to_space, resize, upsample
 from deconv_jax.ops.initializers import bilinear, fans, icnr, variance_scaling
 
 KEY = jax.random.key(0, impl="rbg")
-"""Of the generator that compiles ten times faster than the default one on a CPU."""
+"""A key of the generator that compiles ten times faster than the default one on a CPU."""
 
 
 def draw(*shape, seed=0):
@@ -28,14 +27,18 @@ def draw(*shape, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A layer whose fans are to be counted."""
+    """A layer whose fans are counted.
+
+    Attributes:
+      channels: Input and output channels of each group of the convolution; of the transposed
+        convolution, output and input channels.
+    """
 
     kernel_size: tuple[int, ...]
     stride: int | tuple[int, ...] = 1
     dilation: int = 1
     groups: int = 1
     channels: tuple[int, int] = (2, 3)
-    """Of the convolution's input and output, in each group; the transposed one has them swapped."""
     transposed: bool = False
 
     @property
@@ -55,12 +58,12 @@ class Case:
         return fans(self.shape, transposed=self.transposed, **geometry)
 
     def connections(self):
-        """Whether (*input size, input channel) goes into (*output size, output channel).
+        """Return whether each input (*size, channel) affects each output (*size, channel).
 
-        Each input pixel alone, as a batch, through a layer of ones without padding.
+        A layer of ones without padding is applied to a batch of impulses, one per input.
         """
         reach = np.multiply(self.dilation, np.array(self.kernel_size) - 1)
-        # Of the larger image: what reaches over its border on both sides, and two whole periods.
+        # The larger image has a border of the kernel's extent and two whole periods of the stride.
         size = 2 * reach + 3 * self.strides
         channels = self.channels[0] * self.groups
         if self.transposed:
@@ -79,9 +82,9 @@ class Case:
         return responses.reshape(*inputs, *responses.shape[1:]) > 0.5
 
     def counted_fans(self):
-        """(fan in, fan out), means over the interior of the larger image, whole periods of it.
+        """Count (fan_in, fan_out), averaged over whole periods in the interior of the larger image.
 
-        Without padding, the pixels of the smaller image are all connected alike.
+        Without padding, all pixels of the smaller image have equally many connections.
         """
         connections = self.connections()
         image = tuple(range(self.rank + 1))
@@ -126,13 +129,13 @@ def named(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True], ids=["conv", "conv_transpose"])
 @pytest.mark.parametrize("case", LAYERS, ids=named)
-def test_fans_are_the_weights_that_a_pixel_meets(case, transposed):
+def test_fans_equal_the_counted_weights(case, transposed):
     case = dataclasses.replace(case, transposed=transposed)
     assert case.fans() == pytest.approx(case.counted_fans(), rel=1e-6)
 
 
-def test_fans_of_a_strided_transposed_convolution_in_figures():
-    """A 4 x 4 kernel from 64 to 32 channels with stride 2: of an axis a pixel meets two taps."""
+def test_fans_of_a_strided_transposed_convolution():
+    """With a 4 x 4 kernel and stride 2, an output pixel sums over two taps per axis."""
     assert fans((4, 4, 32, 64), transposed=True, stride=2) == (2 * 2 * 64, 4 * 4 * 32)
     assert fans((4, 4, 32, 64)) == (4 * 4 * 32, 4 * 4 * 64)
 
@@ -144,8 +147,8 @@ def test_fans_of_a_strided_transposed_convolution_in_figures():
     [{}, {"transposed": True, "stride": (2, 3), "groups": 4}],
     ids=["conv", "conv_transpose"],
 )
-def test_weights_have_the_variance_of_the_gain_over_the_fan(geometry, distribution, mode):
-    """4 * 6 * 16 * 64 = 24576 weights: a relative standard error of less than 1%."""
+def test_variance_of_the_weights_is_the_gain_over_the_fan(geometry, distribution, mode):
+    """The relative standard error of 4 * 6 * 16 * 64 weights is below 1%."""
     shape = (4, 6, 16, 64)
     init = variance_scaling(3.0, mode, distribution, **geometry)
     weights = np.asarray(init(KEY, shape), np.float64)
@@ -154,9 +157,9 @@ def test_weights_have_the_variance_of_the_gain_over_the_fan(geometry, distributi
     variance = 3.0 / fan
     assert np.var(weights) == pytest.approx(variance, rel=0.04)
     assert abs(np.mean(weights)) < 4 * math.sqrt(variance / weights.size)
-    # And the distribution is the one asked for: in deviations, how far do the largest reach?
+    # The largest weight, in standard deviations, identifies the distribution.
     largest = np.max(np.abs(weights)) / math.sqrt(variance)
-    # A normal number cut at 2 has the deviation 0.8796.
+    # A normal distribution truncated at 2 has the standard deviation 0.8796.
     low, high = {
         "uniform": (1.72, math.sqrt(3)),
         "truncated_normal": (2.2, 2 / 0.8796),
@@ -165,7 +168,7 @@ def test_weights_have_the_variance_of_the_gain_over_the_fan(geometry, distributi
     assert low < largest < high * 1.0001
 
 
-def test_of_a_plain_convolution_it_is_what_jax_calls_he_and_glorot():
+def test_variance_scaling_of_a_convolution_equals_he_and_glorot_of_jax():
     """arXiv:1502.01852, equation 10, and Glorot & Bengio (2010), equation 16."""
     shape = (3, 3, 8, 16)
     he, glorot = variance_scaling(2.0), variance_scaling(1.0, "fan_avg", "uniform")
@@ -182,13 +185,12 @@ FLAXS = nn.linear.default_kernel_init
     [(OURS, True, 1.0), (FLAXS, True, 16 / 64 / 2**2), (FLAXS, False, 1 / 2**2)],
     ids=["ours", "Flax's", "Flax's in its own layout"],
 )
-def test_flaxs_conv_transpose_keeps_the_variance_with_our_initialiser_and_not_with_its_own(
+def test_conv_transpose_of_flax_keeps_the_variance_only_with_our_initializer(
     kernel_init, transpose_kernel, variance
 ):
-    """16 -> 64 channels, stride 2: its default overlooks the stride, and here mistakes out for in.
+    """The default initializer ignores the stride, and with `transpose_kernel` exchanges the fans.
 
-    The kernel has 4 * 4 * 16 * 64 = 16384 weights and the noise as many numbers: 10% is far more
-    than the standard error of a mean of so many squares, 1.1%.
+    With 16384 weights and inputs, the standard error of the variance is 1.1%.
     """
     layer = nn.ConvTranspose(
         64,
@@ -215,9 +217,10 @@ enlargements = [
 
 
 def enlarged(x, stride, groups):
-    """By the transposed convolution with the bilinear kernel, and where no border is met.
+    """Enlarge x by a transposed convolution with the bilinear kernel.
 
-    There an output pixel lies between the centres of two input pixels along each axis.
+    Returns:
+      (output, interior). The centres of interior pixels lie between those of two input pixels.
     """
     rank, channels = x.ndim - 2, x.shape[-1]
     taps = 2 * stride - stride % 2
@@ -231,8 +234,8 @@ def enlarged(x, stride, groups):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stride", "groups", "rank"), enlargements)
-def test_bilinear_continues_a_linear_ramp_at_pixel_centres(stride, groups, rank):
-    """Pixel i of the image is centred at i + 1/2, pixel p of the output at (p + 1/2) / stride."""
+def test_bilinear_reproduces_a_linear_ramp(stride, groups, rank):
+    """Input pixel i has its centre at i + 1/2, and output pixel p at (p + 1/2) / stride."""
     slopes, offset = draw(rank, CHANNELS), draw(CHANNELS)
 
     def ramp(size, pitch):
@@ -262,7 +265,7 @@ def test_bilinear_equals_resize_in_the_interior(stride, groups, rank):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_icnr_starts_as_the_small_convolution_enlarged_to_the_nearest_pixel(factor, rank):
+def test_icnr_equals_a_convolution_and_nearest_neighbour_interpolation(factor, rank):
     x, shape = draw(2, *(4, 5, 3)[:rank], 3), (*(3,) * rank, 3, 2 * factor**rank)
     small = variance_scaling(2.0)
 
@@ -291,7 +294,7 @@ def test_icnr_starts_as_the_small_convolution_enlarged_to_the_nearest_pixel(fact
     ],
     ids=["variance_scaling", "bilinear", "icnr"],
 )
-def test_initialisers_return_the_shape_and_type_they_are_asked_for(init, shape, dtype):
+def test_initializers_return_the_requested_shape_and_type(init, shape, dtype):
     kernel = jax.eval_shape(lambda: init(KEY, shape, dtype))
     assert (kernel.shape, kernel.dtype) == (shape, dtype)
 
@@ -306,7 +309,7 @@ ERRORS = [
     (lambda: fans((3, 3, 2, 4), groups=3), ["divisible by groups", "(3, 3, 2, 4)", "groups=3"]),
     (lambda: fans((3, 3, 2, 4), groups=0), ["at least 1", "groups=0"]),
     (lambda: fans((3, 3, 2, 4), stride=0), ["at least 1", "stride=0"]),
-    (lambda: fans((3, 3, 2, 4), stride=(2,)), ["one for each axis", "stride=(2,)"]),
+    (lambda: fans((3, 3, 2, 4), stride=(2,)), ["one per spatial axis", "stride=(2,)"]),
     (lambda: fans((3, 0, 2, 4)), ["at least 1", "(3, 0, 2, 4)"]),
     (initialise(variance_scaling(), (3, 3)), ["3, 4 or 5 axes", "(3, 3)"]),
     (lambda: variance_scaling(mode="fan_on"), ["mode 'fan_on'; did you mean 'fan_in'"]),
@@ -316,13 +319,16 @@ ERRORS = [
     ),
     (
         initialise(bilinear(2), (3, 3, 4, 4)),
-        ["stride 2", "4 taps an axis", "(3, 3, 4, 4)", "groups=1"],
+        ["stride 2", "4 taps per axis", "(3, 3, 4, 4)", "groups=1"],
     ),
-    (initialise(bilinear(3), (5, 6, 4, 4)), ["stride 3", "5 taps an axis", "(5, 6, 4, 4)"]),
-    (initialise(bilinear(2), (4, 4, 3, 4)), ["as many outputs as inputs", "(4, 4, 3, 4)"]),
+    (initialise(bilinear(3), (5, 6, 4, 4)), ["stride 3", "5 taps per axis", "(5, 6, 4, 4)"]),
+    (
+        initialise(bilinear(2), (4, 4, 3, 4)),
+        ["equal numbers of input and output channels", "(4, 4, 3, 4)"],
+    ),
     (
         initialise(bilinear(2, groups=2), (4, 4, 4, 4)),
-        ["as many outputs as inputs", "(4, 4, 4, 4)", "groups=2"],
+        ["equal numbers of input and output channels", "(4, 4, 4, 4)", "groups=2"],
     ),
     (
         initialise(icnr(variance_scaling(), 2), (3, 3, 4, 6)),
@@ -331,10 +337,9 @@ ERRORS = [
 ]
 
 
+@pytest.mark.usefixtures("no_type_checks")
 @pytest.mark.parametrize(("call", "words"), ERRORS)
-def test_errors_name_the_argument_and_its_value(monkeypatch, call, words):
-    """As a user sees them, who has no run-time type checker in front of the functions."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+def test_errors_name_the_argument_and_its_value(call, words):
     with pytest.raises(InputError) as raised:
         call()
     assert [word for word in words if word not in str(raised.value)] == []

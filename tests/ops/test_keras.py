@@ -1,7 +1,7 @@
-"""Padding by the words "SAME" and "VALID" against Keras's layers, and against their definition.
+"""Tests of "SAME" and "VALID" padding against layers of Keras and the definition of TensorFlow.
 
-Keras runs on its JAX backend, which is no TensorFlow: so the transposed layers, whose odd pixels
-are easily put on the wrong side, are also held to TensorFlow's definition, written out with loops.
+Keras runs on its JAX backend here. Transposed layers, in which the side of the extra pixel matters, are
+therefore also compared to TensorFlow's definition, written with loops.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Arguments of a layer with the size of the images it is applied to."""
+    """Arguments of a layer and the size of its images."""
 
     size: tuple[int, ...]
     kernel_size: tuple[int, ...]
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def fits(self):
-        """Whether a convolution has an output: else its kernel is larger than the image."""
+        """Return whether the kernel fits into the image."""
         return self.padding == "SAME" or all(np.greater_equal(self.size, self.extent))
 
     def __str__(self):
@@ -76,7 +76,7 @@ KERNEL_SIZES = {
     2: [(k, k) for k in (1, 2, 3, 4, 5)] + [(2, 3)],
     3: [(2, 2, 2), (3, 2, 4)],
 }
-# Keras refuses a stride together with a dilation.
+# Keras does not support stride and dilation together.
 STRIDES_AND_DILATIONS = {
     1: [(1, 1), (2, 1), (3, 1), (1, 2)],
     2: [(1, 1), (2, 1), (3, 1), (1, 2)],
@@ -97,7 +97,7 @@ def test_the_grid_has_150_cases():
 
 
 def test_keras_runs_on_jax():
-    """Another backend cannot be compiled along with ours."""
+    """Layers of another backend cannot be compiled together with ours."""
     assert keras.config.backend() == "jax"
 
 
@@ -105,7 +105,7 @@ INPUTS, OUTPUTS = 2, 3
 
 
 def keras_layer(kind, case, **options):
-    """A layer with random weights: its own initialisers would take longer than all the rest."""
+    """Build a layer with random weights, without running its slow initializers."""
     rank = len(case.size)
     kernel = "depthwise" if "Depthwise" in kind else "kernel"
     options |= {f"{kernel}_initializer": "zeros", "dtype": "float32"}
@@ -117,17 +117,17 @@ def keras_layer(kind, case, **options):
 
 
 def weights_of(layer):
-    """As `layer.get_weights()`, which numpy warns of."""
+    """Return `layer.get_weights()` without its warning from NumPy."""
     return [keras.ops.convert_to_numpy(weight.value) for weight in layer.weights]
 
 
 def theirs(layer):
-    """The layer as a function of its weights and images."""
+    """Return a layer of Keras as a function of its weights and images."""
     return lambda weights, x: layer.stateless_call(weights, [], x)[0]
 
 
 def ours(operator, case, **options):
-    """An operator with a bias as a function of a layer's parameters and images."""
+    """Return an operator and a bias as a function of parameters and images."""
 
     def apply(parameters, x):
         y = operator(x, parameters["kernel"], **case.options, **options)
@@ -137,12 +137,12 @@ def ours(operator, case, **options):
 
 
 def compiled(function, *arguments):
-    """Compiled once for all that it does: the operations one by one would take twice as long."""
+    """Compile and run a function."""
     return jax.tree.map(np.asarray, jax.jit(function)(*arguments))
 
 
 def both(operator, case, layer, *, depthwise=False):
-    """What Keras's layer and the operator with the ported weights make of random images."""
+    """Apply a layer of Keras, and the operator with its converted weights, to random images."""
     options = {"groups": INPUTS} if depthwise else {}
     weights, x = weights_of(layer), draw(2, *case.size, INPUTS, seed=2)
     parameters = layer_from_keras(weights, depthwise=depthwise)
@@ -165,11 +165,10 @@ def test_conv_equals_keras(case):
 
 
 def tensorflows_conv_transpose(case, y, kernel, bias):
-    """By definition the gradient of a convolution, of an image whose size these words choose.
+    """Compute TensorFlow's transposed convolution: the gradient of a convolution.
 
-    "SAME" `size * stride`, the convolution's odd pixel of padding after it; "VALID"
-    `size * stride + max(extent - stride, 0)`, of which a stride larger than the kernel leaves some
-    pixels untouched. Each input pixel adds its copy of the kernel.
+    The output has the size `size * stride` for "SAME" and `size * stride + max(extent - stride, 0)` for
+    "VALID". Each input pixel adds a multiple of the kernel.
     """
     overhang = np.maximum(np.subtract(case.extent, case.stride), 0)
     size = np.multiply(case.size, case.stride)
@@ -221,7 +220,7 @@ def test_depthwise_conv_equals_keras(case, multiplier):
 )
 @pytest.mark.parametrize("operator", [conv, conv_transpose], ids=["conv", "conv_transpose"])
 def test_gradients_equal_keras(operator, case):
-    """By the images and by the weights."""
+    """Compare the gradients by images and by weights."""
     layer = keras_layer(
         "Conv{}D" if operator is conv else "Conv{}DTranspose", case, filters=OUTPUTS
     )

@@ -1,4 +1,4 @@
-"""Wavelets and block cosine transforms against their defining equations and SciPy."""
+"""Tests of wavelet and block DCT transforms against their definitions and SciPy."""
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,12 @@ block_dct = jax.jit(wavelets.block_dct, static_argnames="block")
 inverse_block_dct = jax.jit(wavelets.inverse_block_dct, static_argnames="block")
 inverse = jax.jit(wavelets.inverse_wavelet_transform, static_argnames=("wavelet", "levels"))
 
-# The basis functions of db4 on 4 and 8 pixels overlap themselves.
+# On 4 and 8 pixels, the basis functions of db4 wrap around onto themselves.
 BASES = [("haar", 3), ("db2", 1), ("db4", 3), ("sym5", 2)]
 on_bases = pytest.mark.parametrize(("wavelet", "levels"), BASES)
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def draw(*shape, seed=0):
@@ -36,7 +33,7 @@ def moments_of(wavelet):
 
 
 @pytest.mark.parametrize("wavelet", NAMES)
-def test_a_scaling_filter_is_orthogonal_to_its_shifts_and_annihilates_polynomials(wavelet):
+def test_scaling_filter_is_orthogonal_to_its_shifts_and_has_vanishing_moments(wavelet):
     h = wavelets.scaling_filter(wavelet)
     count = moments_of(wavelet)
     assert len(h) == 2 * count
@@ -44,7 +41,7 @@ def test_a_scaling_filter_is_orthogonal_to_its_shifts_and_annihilates_polynomial
     np.testing.assert_allclose(shifted, np.eye(count)[0], atol=1e-12)
     assert np.sum(h) == pytest.approx(np.sqrt(2))
     mirror = h[::-1] * (-1.0) ** np.arange(len(h))
-    # About the middle of the filter, where powers stay small.
+    # Moments about the middle of the filter, where powers stay small.
     places = np.linspace(-1, 1, len(h))
     powers = [mirror @ places**p for p in range(count)]
     np.testing.assert_allclose(powers, np.zeros(count), atol=1e-9)
@@ -55,7 +52,7 @@ def test_known_scaling_filters():
     expected = np.array([1 + root, 3 + root, 3 - root, 1 - root]) / (4 * np.sqrt(2))
     np.testing.assert_allclose(wavelets.scaling_filter("db2"), expected, atol=1e-14)
     np.testing.assert_allclose(wavelets.scaling_filter("haar"), 2 * [np.sqrt(0.5)], atol=1e-15)
-    # The coefficients that Daubechies prints for N = 4: extremal phase, then least asymmetric.
+    # Published by Daubechies for N = 4: extremal phase, then least asymmetric.
     db4 = [0.23037781, 0.71484657, 0.63088077, -0.02798377]
     np.testing.assert_allclose(wavelets.scaling_filter("db4")[:4], db4, atol=1e-8)
     sym4 = sorted([0.03222310, -0.01260397, -0.09921954, 0.29785780])
@@ -64,9 +61,9 @@ def test_known_scaling_filters():
     np.testing.assert_allclose(sorted(ends[:4]), sym4, atol=1e-8)
 
 
-def test_sym_filters_have_the_spectrum_of_db_filters_and_are_more_symmetric():
+def test_sym_filters_have_the_spectrum_of_db_filters_and_a_flatter_group_delay():
     def asymmetry(h):
-        """Spread of the group delay, pixels."""
+        """Return the standard deviation of the group delay, in pixels."""
         frequencies = np.linspace(0, np.pi / 2, 200)
         response = np.exp(-1j * np.outer(frequencies, np.arange(len(h)))) @ h
         return np.std(np.diff(np.unwrap(np.angle(response))) / np.diff(frequencies))
@@ -80,7 +77,7 @@ def test_sym_filters_have_the_spectrum_of_db_filters_and_are_more_symmetric():
 
 
 def by_the_definition(x, wavelet, axis):
-    """One level along an axis: coarse coefficients, then details."""
+    """Transform one level along an axis: coarse coefficients, then details."""
     h = wavelets.scaling_filter(wavelet)
     g = h[::-1] * (-1.0) ** np.arange(len(h))
     n, offset = x.shape[axis], len(h) // 2 - 1
@@ -96,7 +93,7 @@ def by_the_definition(x, wavelet, axis):
 
 
 @on_bases
-def test_coefficients_are_those_of_the_definition(wavelet, levels):
+def test_coefficients_equal_the_definition(wavelet, levels):
     x = draw(2, 16, 24, 3)
     expected = x.copy()
     for level in range(levels):
@@ -109,7 +106,7 @@ def test_coefficients_are_those_of_the_definition(wavelet, levels):
 
 @pytest.mark.slow
 @on_bases
-def test_the_inverse_is_the_inverse_and_the_adjoint(wavelet, levels):
+def test_inverse_wavelet_transform_is_the_inverse_and_the_adjoint(wavelet, levels):
     x, c = draw(2, 16, 24, 1), draw(2, 16, 24, 1, seed=1)
     forward = np.asarray(transform(x, wavelet, levels=levels))
     np.testing.assert_allclose(inverse(forward, wavelet, levels=levels), x, atol=1e-11)
@@ -118,7 +115,7 @@ def test_the_inverse_is_the_inverse_and_the_adjoint(wavelet, levels):
     np.testing.assert_allclose(transform(back, wavelet, levels=levels), c, atol=1e-11)
 
 
-def test_details_of_a_linear_ramp_vanish_away_from_the_seam_and_coarse_is_a_smaller_image():
+def test_details_of_a_linear_ramp_vanish_away_from_the_border():
     ramp = np.broadcast_to(np.arange(32.0)[:, None], (32, 32))[None, ..., None]
     c = np.asarray(transform(ramp, "db2", levels=1))[0, ..., 0]
     np.testing.assert_allclose(c[:16, 16:], 0, atol=1e-12)
@@ -130,14 +127,14 @@ def test_details_of_a_linear_ramp_vanish_away_from_the_seam_and_coarse_is_a_smal
     assert np.sum(coarse) == 16
 
 
-def test_no_levels_is_no_change_and_float32_stays():
+def test_zero_levels_return_the_image_and_float32_is_kept():
     x = draw(8, 8, 1).astype("float32")
     np.testing.assert_array_equal(transform(x, levels=0), x)
     assert transform(x, levels=2).dtype == inverse(x, levels=2).dtype == np.float32
 
 
 @pytest.mark.parametrize("block", [2, 8])
-def test_block_dct_is_that_of_scipy_block_by_block(block):
+def test_block_dct_equals_scipy_on_each_block(block):
     x = draw(2, 16, 24, 3)
     c = np.asarray(block_dct(x, block))
     for rows in range(0, 16, block):
@@ -154,7 +151,7 @@ def test_unknown_wavelets_are_refused(name):
         wavelets.scaling_filter(name)
 
 
-def test_sizes_that_do_not_divide_are_refused():
+def test_indivisible_sizes_are_refused():
     x = jnp.asarray(draw(12, 8, 1))
     for function in (wavelets.wavelet_transform, wavelets.inverse_wavelet_transform):
         with pytest.raises(InputError, match=r"levels=3 and 12 x 8 pixels"):

@@ -1,6 +1,6 @@
-"""Ported weights give the outputs they gave at home, and come back bit for bit.
+"""Tests that converted weights give equal outputs in both libraries.
 
-Layers of PyTorch, of Flax and the functions of `jax.lax` run here; those of Keras in `test_keras`.
+This file covers PyTorch, Flax and `jax.lax`; `test_keras.py` covers Keras.
 """
 
 import dataclasses
@@ -57,15 +57,19 @@ on_ranks = pytest.mark.parametrize("rank", [1, 2, 3], ids="{}d".format)
 
 @dataclasses.dataclass(frozen=True)
 class TorchCase:
-    """Arguments that PyTorch's layers and ours both have, and mean alike."""
+    """Arguments of a layer of PyTorch and of ours.
+
+    Attributes:
+      kernel_size: Kernel size of a 3-d layer; layers of lower rank use its first entries. No two are
+        equal, so that exchanged axes are detected.
+      channels: Number of input and output channels.
+      options: Other arguments. Tuples have one entry per axis, like `kernel_size`.
+    """
 
     kernel_size: tuple[int, int, int]
-    """Of the first axes as many as there are; no two alike, so that none is taken for another."""
     channels: tuple[int, int]
-    """Of the layer's input and output."""
     use_bias: bool
     options: dict[str, Any]
-    """What has a value for each axis is a tuple, as the kernel size."""
 
     @classmethod
     def of(cls, kernel_size=(3, 2, 4), channels=(4, 6), use_bias=True, **options):
@@ -102,7 +106,7 @@ CONVS = {
     "groups": TorchCase.of(groups=2),
     "depthwise": TorchCase.of(channels=(3, 6), groups=3),
     "all": TorchCase.of((4, 2, 3), **BUSY),
-    "one an axis": TorchCase.of(stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1)),
+    "one per axis": TorchCase.of(stride=(2, 1, 3), padding=(1, 0, 2), dilation=(1, 2, 1)),
 }
 TRANSPOSED = CONVS | {
     "output padding": TorchCase.of(stride=2, padding=1, output_padding=1),
@@ -111,8 +115,8 @@ TRANSPOSED = CONVS | {
 }
 
 
-IN_THREE_DIMENSIONS = {"default", "groups", "all", "one an axis", "output padding", "strides"}
-"""What suffices in three dimensions, where everything takes twice as long to compile."""
+CASES_IN_3D = {"default", "groups", "all", "one per axis", "output padding", "strides"}
+"""Cases to run in 3-d, where compilation takes twice as long."""
 
 
 def assert_equal_to_pytorch(module, layer, parameters, rank):
@@ -130,10 +134,10 @@ def assert_equal_to_pytorch(module, layer, parameters, rank):
         for kind, cases in (("Conv", CONVS), ("ConvTranspose", TRANSPOSED))
         for name, case in cases.items()
         for rank in (1, 2, 3)
-        if rank < 3 or name in IN_THREE_DIMENSIONS
+        if rank < 3 or name in CASES_IN_3D
     ],
 )
-def test_a_layer_of_pytorch_computes_the_same_here(kind, case, rank):
+def test_converted_layer_of_pytorch_computes_the_same_here(kind, case, rank):
     module = case.module(kind, rank)
     parameters = layer_from_torch(module.state_dict())
     assert set(parameters) == ({"kernel", "bias"} if case.use_bias else {"kernel"})
@@ -141,7 +145,7 @@ def test_a_layer_of_pytorch_computes_the_same_here(kind, case, rank):
 
 
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
-def test_a_layer_of_ours_computes_the_same_in_pytorch(kind):
+def test_converted_layer_computes_the_same_in_pytorch(kind):
     case, rank = CONVS["groups"], 2
     layer, module = case.layer(kind, rank), case.module(kind, rank)
     x = jax.ShapeDtypeStruct((1, *SIZES[rank], case.channels[0]), jnp.float32)
@@ -153,8 +157,8 @@ def test_a_layer_of_ours_computes_the_same_in_pytorch(kind):
 
 
 @pytest.mark.parametrize("taps", [1, 3])
-def test_training_in_pytorch_goes_on_without_changing_what_was_ported(taps):
-    """No memory is shared, also where a kernel of one tap has the same order in both layouts."""
+def test_training_in_pytorch_does_not_change_converted_weights(taps):
+    """No memory is shared, even if a kernel of one tap has the same order in both layouts."""
     module = torch.nn.Conv1d(64, 1, taps)
     parameters = layer_from_torch(module.state_dict())
     before = {name: np.array(leaf) for name, leaf in parameters.items()}
@@ -169,7 +173,7 @@ def test_training_in_pytorch_goes_on_without_changing_what_was_ported(taps):
 
 
 def random_parameters(layer, x):
-    """Flax's, without compiling its initialisers."""
+    """Draw parameters of a layer of Flax, without compiling its initializers."""
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
     return {name: draw(*leaf.shape, seed=1) for name, leaf in shapes.items()}
 
@@ -187,7 +191,7 @@ TO_OURS = {"strides": "stride", "kernel_dilation": "dilation", "feature_group_co
 
 
 def assert_equal_to_flax(make_ours, theirs, options, **which):
-    """The layer of Flax and ours, of the same arguments by their names in Flax."""
+    """Compare a layer of Flax with ours; `options` has the names of Flax."""
     rank = len(theirs.kernel_size)
     x = draw(2, *SIZES[rank], 4)
     parameters = random_parameters(theirs, x)
@@ -210,10 +214,10 @@ def assert_equal_to_flax(make_ours, theirs, options, **which):
         pytest.param(options, rank, id=f"{name}-{rank}d")
         for name, options in FLAX_CONVS.items()
         for rank in (1, 2, 3)
-        if rank < 3 or name in IN_THREE_DIMENSIONS
+        if rank < 3 or name in CASES_IN_3D
     ],
 )
-def test_a_conv_of_flax_computes_the_same_here(options, rank):
+def test_converted_conv_of_flax_computes_the_same_here(options, rank):
     assert_equal_to_flax(Conv, nn.Conv(6, (4, 3, 2)[:rank], **options), options)
 
 
@@ -233,10 +237,10 @@ def test_a_conv_of_flax_computes_the_same_here(options, rank):
         ((2, 3, 4), {"strides": 2}),
     ],
 )
-def test_a_conv_transpose_of_flax_computes_the_same_here(
+def test_converted_conv_transpose_of_flax_computes_the_same_here(
     kernel_size, options, padding, transpose_kernel
 ):
-    """Its strides are one an axis, never an int."""
+    """The transposed layer of Flax requires one stride per axis."""
     options = options | {"padding": padding}
     strides = (options.get("strides", 1),) * len(kernel_size)
     theirs = nn.ConvTranspose(
@@ -261,7 +265,7 @@ DIMENSIONS = {
     ("rank", "stride", "dilation"),
     [(1, 1, 1), (1, 2, 1), (1, 3, 2), (2, 1, 1), (2, 2, 1), (2, 3, 2), (3, 3, 2)],
 )
-def test_laxs_conv_transpose_computes_the_same_here(
+def test_converted_kernel_of_lax_conv_transpose_computes_the_same_here(
     rank, stride, dilation, padding, transpose_kernel
 ):
     y, channels = draw(2, *SIZES[rank], 3), (2, 3) if transpose_kernel else (3, 2)
@@ -283,7 +287,7 @@ def test_laxs_conv_transpose_computes_the_same_here(
 
 
 @on_ranks
-def test_laxs_convolution_computes_the_same_here(rank):
+def test_converted_kernel_of_lax_convolution_computes_the_same_here(rank):
     x, kernel = draw(2, *SIZES[rank], 4), draw(*(3, 2, 4)[:rank], 2, 6)
     expected = lax.conv_general_dilated(
         x, kernel, (2,) * rank, "SAME", dimension_numbers=DIMENSIONS[rank], feature_group_count=2
@@ -295,8 +299,8 @@ def test_laxs_convolution_computes_the_same_here(rank):
 @pytest.mark.slow
 @pytest.mark.parametrize("multiplier", [1, 2])
 @pytest.mark.parametrize("rank", [1, 2])
-def test_a_depthwise_kernel_of_keras_filters_each_channel_by_itself(rank, multiplier):
-    """Output channel `channel * multiplier + m` is channel `channel` by kernel (channel, m)."""
+def test_depthwise_kernel_of_keras_filters_each_channel_on_its_own(rank, multiplier):
+    """Output channel `channel * multiplier + m` is input `channel` filtered by (channel, m)."""
     x, kernel = jnp.asarray(draw(2, *SIZES[rank], 3)), draw(*(3, 2)[:rank], 3, multiplier)
     y = conv(x, kernel_from_keras(kernel, depthwise=True), groups=3)
     for channel, m in itertools.product(range(3), range(multiplier)):
@@ -305,113 +309,10 @@ def test_a_depthwise_kernel_of_keras_filters_each_channel_by_itself(rank, multip
         assert_close(y[..., channel * multiplier + m], alone[..., 0])
 
 
-@dataclasses.dataclass(frozen=True)
-class Library:
-    """The functions from and to one library, with the arguments that one kind of layer needs."""
-
-    name: str
-    to_ours: dict[str, Any] = dataclasses.field(default_factory=dict)
-    to_theirs: dict[str, Any] | None = None
-    """Unless the same."""
-
-    def _function(self, what, direction):
-        functions = {
-            "torch": (kernel_from_torch, kernel_to_torch, layer_from_torch, layer_to_torch),
-            "keras": (kernel_from_keras, kernel_to_keras, layer_from_keras, layer_to_keras),
-            "lax": (kernel_from_lax, kernel_to_lax, layer_from_lax, layer_to_lax),
-        }
-        index = 2 * ("kernel", "layer").index(what) + ("from", "to").index(direction)
-        changed = direction == "to" and self.to_theirs is not None
-        options = self.to_theirs if changed else self.to_ours
-        return functools.partial(functions[self.name][index], **options)
-
-    def both(self, what):
-        """From and to the library, for "kernel" or "layer"."""
-        return self._function(what, "from"), self._function(what, "to")
-
-    def weights(self, kernel, bias):
-        """A layer's weights as the library holds them."""
-        if self.name == "keras":
-            return [kernel] if bias is None else [kernel, bias]
-        name = {"torch": "weight", "lax": "kernel"}[self.name]
-        return {name: kernel} | ({} if bias is None else {"bias": bias})
-
-
-LIBRARIES = {
-    "torch": Library("torch"),
-    "keras": Library("keras"),
-    "keras, depthwise": Library("keras", {"depthwise": True}, {"depthwise_inputs": 3}),
-    "lax": Library("lax"),
-    "lax, transposed": Library("lax", {"transposed": True}),
-    "lax, transpose_kernel": Library("lax", {"transposed": True, "transpose_kernel": True}),
-}
-on_libraries = pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
-
-
-def random_bits(*shape, dtype="float32"):
-    """Random bits as numbers: infinities, zeros of both signs and what is no number among them."""
-    dtype = jnp.dtype(dtype)
-    raw = np.random.default_rng(shape).bytes(dtype.itemsize * int(np.prod(shape)))
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def assert_same_bits(a, b):
-    """Of every leaf of two trees."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert (x.dtype, x.shape) == (y.dtype, y.shape)
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-SPACE = (4, 2, 3)
-
-
-def kernel_shape(library, rank):
-    """In the library's layout."""
-    return (2, 3, *SPACE[:rank]) if library.name == "torch" else (*SPACE[:rank], 3, 2)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@on_ranks
-@on_libraries
-def test_a_kernel_comes_back_bit_for_bit(library, rank, dtype):
-    to_ours, to_theirs = library.both("kernel")
-    weight = random_bits(*kernel_shape(library, rank), dtype=dtype)
-    assert_same_bits(to_theirs(to_ours(weight)), weight)
-    channels = (1, 6) if library.to_theirs else (3, 2)
-    kernel = jnp.asarray(random_bits(*SPACE[:rank], *channels, dtype=dtype))
-    assert_same_bits(to_ours(to_theirs(kernel)), kernel)
-
-
-@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
-@on_libraries
-def test_a_layer_comes_back_bit_for_bit(library, use_bias):
-    to_ours, to_theirs = library.both("layer")
-    bias = random_bits(5) if use_bias else None
-    weights = library.weights(random_bits(*kernel_shape(library, 2)), bias)
-    ported = to_ours(weights)
-    assert set(ported) == ({"kernel", "bias"} if use_bias else {"kernel"})
-    assert all(isinstance(leaf, jax.Array) for leaf in ported.values())
-    assert_same_bits(to_theirs(ported), weights)
-    assert_same_bits(to_ours(to_theirs(ported)), ported)
-
-
-@on_libraries
-def test_what_goes_to_another_library_is_its_own_to_change(library):
-    """JAX's arrays never change: of their memory nothing may be given away."""
-    to_ours, to_theirs = library.both("layer")
-    weights = library.weights(random_bits(*kernel_shape(library, 1)), random_bits(2))
-    ported = to_ours(weights)
-    for leaf in jax.tree.leaves(to_theirs(ported)):
-        assert leaf.flags.c_contiguous
-        leaf[...] = 0.0
-    assert_same_bits(to_theirs(ported), weights)
-
-
 ONE, TWO, SIX = np.zeros(3), np.zeros((3, 3)), np.zeros((1,) * 6)
 KERNEL = np.zeros((3, 3, 2, 4))
 DEPTHWISE = np.zeros((3, 3, 1, 4))
-AXES = "3, 4 or 5 axes: 1, 2 or 3 of space and two of channels"
+AXES = "3, 4 or 5 axes: 1, 2 or 3 spatial ones and two of channels"
 ERRORS = [
     (lambda: kernel_from_torch(TWO), ["weight", AXES, "(3, 3)"]),
     (lambda: kernel_to_torch(SIX), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
@@ -420,7 +321,7 @@ ERRORS = [
     (lambda: kernel_to_keras(TWO), ["kernel", AXES, "(3, 3)"]),
     (
         lambda: kernel_to_keras(KERNEL, depthwise_inputs=2),
-        ["depthwise kernel for 2 inputs", "one channel a group", "(3, 3, 2, 4)"],
+        ["depthwise kernel for 2 inputs", "one channel per group", "(3, 3, 2, 4)"],
     ),
     (
         lambda: kernel_to_keras(DEPTHWISE, depthwise_inputs=3),
@@ -432,14 +333,17 @@ ERRORS = [
     ),
     (lambda: kernel_from_lax(TWO), ["kernel", AXES, "(3, 3)"]),
     (lambda: kernel_to_lax(SIX, transposed=True), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
-    (lambda: layer_from_torch({"kernel": KERNEL}), ['a layer of PyTorch has a "weight"', "kernel"]),
+    (
+        lambda: layer_from_torch({"kernel": KERNEL}),
+        ['a layer of PyTorch must have a "weight"', "kernel"],
+    ),
     (lambda: layer_from_torch({"weight": TWO}), ["weight", AXES]),
-    (lambda: layer_to_torch({"weight": KERNEL}), ['a layer has a "kernel"', "['weight']"]),
+    (lambda: layer_to_torch({"weight": KERNEL}), ['a layer must have a "kernel"', "['weight']"]),
     (lambda: layer_from_keras([]), ["a kernel and at most a bias", "0 arrays"]),
     (lambda: layer_from_keras([KERNEL] * 3), ["a kernel and at most a bias", "3 arrays"]),
-    (lambda: layer_to_keras({"bias": ONE}), ['a layer has a "kernel"', "['bias']"]),
-    (lambda: layer_from_lax({"scale": ONE}), ['a layer has a "kernel"', "['scale']"]),
-    (lambda: layer_to_lax({}), ['a layer has a "kernel"', "[]"]),
+    (lambda: layer_to_keras({"bias": ONE}), ['a layer must have a "kernel"', "['bias']"]),
+    (lambda: layer_from_lax({"scale": ONE}), ['a layer must have a "kernel"', "['scale']"]),
+    (lambda: layer_to_lax({}), ['a layer must have a "kernel"', "[]"]),
 ]
 
 
