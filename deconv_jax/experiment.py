@@ -10,11 +10,11 @@ from typing import Any
 import flax.linen as nn
 
 from deconv_jax import schema
+from deconv_jax.data.config import Data
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
-from deconv_jax.data.pipeline import Data
-from deconv_jax.data.sources import STACKED
-from deconv_jax.data.views import VIEWS, DigitScenes, View
-from deconv_jax.errors import InputError, at_least
+from deconv_jax.data.source_configs import SOURCE_CHOICES
+from deconv_jax.data.views import VIEWS, View
+from deconv_jax.errors import at_least
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
 from deconv_jax.training.loop import TrainingConfig
@@ -27,6 +27,7 @@ _CHOICES: schema.Choices = {
     Task: TASKS,
     Degradation: DEGRADATIONS,
     View: VIEWS,
+    **SOURCE_CHOICES,
 }
 _SHARED_FIELDS = frozenset({"optimizer", "precision", "seed", "num_steps"})
 """Task fields that take their values from the experiment, so they are not keys of `config.task`."""
@@ -55,12 +56,6 @@ class Experiment:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
-        scenes = isinstance(getattr(self.task, "view", None), DigitScenes)
-        if scenes and not self.data.name.startswith(STACKED):
-            raise InputError(
-                f"the view digit_scenes is of stacked digits, a data.name that begins with {STACKED!r}; "
-                f"got {self.data.name!r}"
-            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":
@@ -84,6 +79,7 @@ class Experiment:
         for key in values:
             if key not in known:
                 raise schema.UnknownKey("config", key, known)
+        Data.check_keys(values.get("data"))
         task_values = values.pop("task", None)
         task_class, task_fields = schema.choose(TASKS, task_values, "config.task")
         outer = schema.build(cls, {"optimizer": {}} | values, _CHOICES, task=None)

@@ -115,7 +115,7 @@ def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset(
 
 
 def keys(cls: type, values: Any, choices: Choices, path: str = "config") -> Iterator[str]:
-    """The keys of a dict for `build`, those of its groups included: "config.data.name", ...
+    """The keys of a dict for `build`, those of its groups included: "config.data.cache", ...
 
     Args:
       cls: a dataclass.

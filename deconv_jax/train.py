@@ -163,7 +163,7 @@ def evaluate(
         data = dataclasses.replace(experiment.data, data_dir=data_dir)
         experiment = dataclasses.replace(experiment, data=data)
     task, training, devices = experiment.task, experiment.training, Devices.all()
-    source = experiment.data.source(split)
+    source = experiment.data.open(split)
     example = first_example(source)
     step, state = load_state(workdir, checkpoint, lambda key: task.init(key, example))
     metrics = task.evaluate(state, device_batches(training, devices, source))
@@ -180,7 +180,7 @@ def _with_splits(experiment: Experiment) -> Experiment:
     data = experiment.data.with_splits()
     if data != experiment.data and jax.process_index() == 0:
         print(
-            f"note: {data.name} has no subfolders train, validation and test; its files are split at "
+            f"note: {data.source} has no subfolders train, validation and test; its files are split at "
             f"random: data.train_split={data.train_split!r}, "
             f"data.validation_split={data.validation_split!r}, data.test_split={data.test_split!r}",
             file=sys.stderr,
@@ -192,7 +192,7 @@ def _finished_result(workdir: Path, experiment: Experiment) -> dict[str, Any] | 
     """Return the result of a finished run, or None; add inputs.json to runs of older versions."""
     result = read_result(workdir)
     if result is not None and jax.process_index() == 0 and kind_of(workdir / INPUTS) is None:
-        write_inputs(workdir, first_example(experiment.data.source("train")))
+        write_inputs(workdir, first_example(experiment.data.open("train")))
     return result
 
 
@@ -219,7 +219,7 @@ def _restore(
 
 def _warn_of_overlaps(log: RunLog, sources: Mapping[str, Source]) -> dict[str, int]:
     """Return the number of examples that splits share, by pair of splits, and log warnings."""
-    shared = overlaps({name: source.parts for name, source in sources.items()})
+    shared = overlaps({name: source.files for name, source in sources.items()})
     for pair, count in shared.items():
         log.say(
             f"warning: splits overlap, {pair}: {count} files or records, so metrics are not of new images; "

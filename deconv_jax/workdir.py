@@ -259,7 +259,7 @@ def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
     data = open_workdir(workdir).data
     if data_dir is not None:
         data = dataclasses.replace(data, data_dir=data_dir)
-    return data.source("test")
+    return data.open("test")
 
 
 def provenance() -> dict[str, Any]:

@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deconv_jax.data.sources import prepare
+from deconv_jax.data.source_configs import Digits
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
 from deconv_jax.training.checkpoint import Checkpoints
@@ -62,7 +62,7 @@ def small_heap():
 def digits_dir(tmp_path_factory):
     """A TFDS data directory with the embedded digits."""
     folder = tmp_path_factory.mktemp("tfds")
-    prepare("digits", str(folder))
+    Digits().prepare(str(folder))
     return str(folder)
 
 
@@ -74,7 +74,7 @@ def small_config(digits_dir):
         model = {"name": "autoencoder", "image_shape": (32, 32, 1), "features": (4, 8)}
         values = {
             "task": {"name": "autoencoding", "model": model | {"latent_dim": 6}},
-            "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
+            "data": {"source": {"name": "digits"}, "data_dir": digits_dir, "cache": "memory"},
             "optimizer": {"learning_rate": 3e-3},
             "training": {
                 "num_steps": 8,
@@ -150,7 +150,7 @@ def saved_run(tmp_path):
     """
 
     def save(task, example, *, name="run", data=None, metrics=None):
-        values = {"task": task, "data": {"name": "digits"} | (data or {})}
+        values = {"task": task, "data": {"source": {"name": "digits"}} | (data or {})}
         values["training"] = {"num_steps": 10, "batch_size": 8, "eval_every": 5, "save_every": 5}
         experiment = Experiment.from_dict(values)
         batch = {k: jax.ShapeDtypeStruct((1, *shape), t) for k, (shape, t) in example.items()}

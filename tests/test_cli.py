@@ -90,18 +90,36 @@ def test_other_overrides_change_nothing_else(config_file, capsys, overrides):
 
 
 def test_the_splits_of_another_data_set_are_left_out(config_file, capsys):
-    data = {"name": "mnist", "train_split": "train[:9]", "test_split": "test"}
+    mnist = {"name": "tfds", "dataset": "mnist", "canvas": 8}
+    data = {"source": mnist, "train_split": "train[:9]", "test_split": "test"}
     file = str(config_file({"data": data}))
-    assert load_config(file, ["--config.data.name=fashion_mnist"])["data"] == data | {
-        "name": "fashion_mnist"
-    }
+    other = load_config(file, ["--config.data.source=fashion_mnist"])["data"]
+    assert other == data | {"source": mnist | {"dataset": "fashion_mnist"}}
+    assert load_config(file, ["--config.data.source.canvas=9"])["data"]["test_split"] == "test"
     assert capsys.readouterr().err == ""
-    moved = load_config(file, ["--config.data.name=folder:x"])
-    assert moved["data"] == {"name": "folder:x"}
-    assert "data.test_split='test', data.train_split='train[:9]'" in capsys.readouterr().err
-    words = ["--config.data.name=folder:x", "--config.data.test_split=all[:1]"]
-    given = {"name": "folder:x", "train_split": "train[:9]", "test_split": "all[:1]"}
+    folder = {"name": "folder", "path": "x", "tile": None, "color": "rgb"}
+    moved = load_config(file, ["--config.data.source=folder:x"])
+    assert moved["data"] == {"source": folder}
+    assert capsys.readouterr().err == (
+        "note: another data.source drops data.source.canvas=8, data.test_split='test', "
+        "data.train_split='train[:9]'\n"
+    )
+    words = ["--config.data.source=folder:x", "--config.data.test_split=all[:1]"]
+    given = {"source": folder, "train_split": "train[:9]", "test_split": "all[:1]"}
     assert load_config(file, words)["data"] == given
+
+
+def test_a_short_data_source_keeps_the_settings_that_it_can_have(config_file):
+    photographs = {"name": "photographs", "tile": 96, "color": "gray"}
+    file = str(config_file({"data": {"source": photographs}}))
+    words = ["--config.data.source=folder:x"]
+    folder = {"name": "folder", "path": "x", "tile": 96, "color": "gray"}
+    assert load_config(file, words)["data"]["source"] == folder
+    words.append("--config.data.source.tile=32")
+    assert load_config(file, words)["data"]["source"] == folder | {"tile": 32}
+    stacked = {"name": "stacked", "base": {"name": "digits"}}
+    words = ["--config.data.source=stacked_digits"]
+    assert load_config(file, words)["data"]["source"] == stacked
 
 
 def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
@@ -131,7 +149,7 @@ def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
         ("--config.task.num_steps=4", "did you mean config.training.num_steps?"),
         ("--config.data.lerning_rate=1", "did you mean config.optimizer.learning_rate?"),
         ("--config.zzz=1", "known are: data, optimizer, precision, seed, task, training"),
-        ("--config.data.name=qqqq", "no data set 'qqqq'; wanted is digits, photographs, folder:"),
+        ("--config.data.source=qqqq", "no data set 'qqqq'; valid are digits, photographs, folder:"),
         ("--config.optimizer.schedule=cosin", "config.optimizer.schedule must be one of"),
         (
             "--config.training.batch_size=12",
@@ -140,7 +158,10 @@ def test_a_warm_up_that_is_given_is_kept_in_a_shorter_run(config_file):
         ("--config.training.eval_every=7", "must be a positive multiple of"),
         ("--config.task.model.image_shape=(30,32,1)", "divisible by its total stride 8"),
         ("--config.task.model.image_shape=(64,64,1)", "got (32, 32, 1)"),
-        ("--config.data.name=minst", "no data set 'minst'; did you mean 'mnist'"),
+        ("--config.data.source=minst", "no data set 'minst'; did you mean 'mnist'"),
+        ("--config.data.name=mnist", "config.data.name='mnist' is the format of an older version"),
+        ("--config.data.source=folder:", "data.source.path must not be empty"),
+        ("--config.data.source.name=mnist", "config.data.source.name: no 'mnist'; "),
         ("--config.data.test_split=tset", "no split 'tset', or it is empty; it has"),
         ("--config.training.steps_per_call=0", "training.steps_per_call must be at least 1; got 0"),
         ("--config.training.eval_batch_size=-5", "eval_batch_size must be at least 1; got -5"),

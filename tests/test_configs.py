@@ -11,6 +11,7 @@ import pytest
 
 from deconv_jax.cli import load_config
 from deconv_jax.config_arguments import load_module
+from deconv_jax.data.source_configs import Stacked
 from deconv_jax.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -59,14 +60,16 @@ def example_batch(experiment, size):
     data = experiment.data
     model = getattr(experiment.task, "model", None) or experiment.task.generator
     height, width, channels = getattr(model, "image_shape", (28, 28, 1))
-    if data.tile is not None:
-        height, width, channels = data.tile, data.tile, model.channels
+    tile = getattr(data.source, "tile", None)
+    if tile is not None:
+        height, width, channels = tile, tile, model.channels
     batch = {"label": jnp.zeros(size, jnp.int32), "index": jnp.arange(size, dtype=jnp.int32)}
-    if data.name.startswith("stacked_") and hasattr(experiment.task, "view"):
+    if isinstance(data.source, Stacked) and hasattr(experiment.task, "view"):
         height, width, channels = 32, 32, 3
+        batch["digits"] = jnp.zeros((size, 3), jnp.int32)
     elif hasattr(experiment.task, "view"):
-        height = width = data.canvas or 512
-        channels = 1 if data.color == "gray" else 3
+        height = width = data.source.canvas or 512
+        channels = 1 if data.source.color == "gray" else 3
         batch |= {
             "segments": jnp.zeros((size, height, width), jnp.uint8),
             "boxes": jnp.zeros((size, 5, 4), jnp.float32),

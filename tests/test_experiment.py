@@ -48,7 +48,10 @@ def test_a_split_by_chance_is_printed_and_recorded(tmp_path, small_config, capsy
     (tmp_path / "images").mkdir()
     for i in range(10):
         Image.new("L", (32, 32), 25 * i).save(tmp_path / "images" / f"{i}.png")
-    data = {"name": f"folder:{tmp_path / 'images'}", "color": "gray", "cache": "memory"}
+    data = {
+        "source": {"name": "folder", "path": str(tmp_path / "images"), "color": "gray"},
+        "cache": "memory",
+    }
     result = train(Experiment.from_dict(small_config(data=data)), tmp_path / "run")
     assert result["counts"] == {"train": 8, "validation": 1, "test": 1}
     splits = ["all@0[:-2]", "all@0[-2:-1]", "all@0[-1:]"]
@@ -94,7 +97,7 @@ def test_pictures_show_the_images_and_their_reconstructions(finished, small_conf
     names = sorted(p.name for p in (workdir / "pictures").iterdir())
     assert names == [f"reconstructions_{step:07d}.png" for step in (0, 4, 8)]
     picture = np.asarray(Image.open(workdir / "pictures" / names[-1]))
-    first = Experiment.from_dict(small_config()).data.source("validation").gather(np.arange(1))
+    first = Experiment.from_dict(small_config()).data.open("validation").gather(np.arange(1))
     # Caption 22 pixels, gap 4, each pixel drawn 2x2.
     original = picture[22 : 22 + 64 : 2, 4 : 4 + 64 : 2, 0]
     np.testing.assert_array_equal(original, first["image"][0, ..., 0])
@@ -173,7 +176,7 @@ def folder_config(tmp_path, small_config):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 32), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     splits = {"train_split": "all[:4]", "validation_split": "all[4:5]", "test_split": "all[5:]"}
-    data = {"name": f"folder:{folder}", "color": "gray", **splits}
+    data = {"source": {"name": "folder", "path": str(folder), "color": "gray"}, **splits}
     return small_config(data=data, training__batch_size=8)
 
 
@@ -291,16 +294,11 @@ def test_a_workdir_without_a_checkpoint_may_be_given_another_config(
         train(broken, tmp_path / "run")
 
 
-def test_scenes_are_refused_of_other_data_than_stacked_digits():
-    config = {
-        "task": {
-            "name": "segmentation",
-            "model": {"name": "unet", "channels": 11, "residual": False},
-            "view": {"name": "digit_scenes"},
-        },
-        "data": {"name": "stacked_mnist"},
-        "training": {"num_steps": 1, "batch_size": 1},
-    }
-    assert Experiment.from_dict(config).data.name == "stacked_mnist"
-    with pytest.raises(InputError, match=r"digit_scenes is of stacked digits, .*; got 'cifar10'"):
-        Experiment.from_dict(config | {"data": {"name": "cifar10"}})
+def test_the_config_of_an_older_version_says_what_to_write(small_config):
+    for name in ("mnist", "folder:images"):
+        with pytest.raises(InputError) as raised:
+            Experiment.from_dict(small_config(data={"name": name, "tile": 8}))
+        message = str(raised.value)
+        assert message.startswith(f"config.data.name={name!r} is the format of an older version")
+        assert "--config.data.source=folder:PATH" in message
+        assert len(message.splitlines()) == 1

@@ -1,6 +1,7 @@
 """Config files and their overrides: `--config FILE.py:ARGUMENT --config.KEY=VALUE`."""
 
 import ast
+import copy
 import math
 import sys
 from collections.abc import Iterator, Sequence, Set
@@ -18,6 +19,9 @@ _MILESTONES = ("decay_steps", "step_boundaries")
 Warm-ups are rounded down and milestones up, so a milestone stays after the warm-up.
 """
 
+_SOURCE_IDENTITY = ("name", "path", "dataset", "base")
+"""Settings of `config.data.source` that say which data set it is."""
+
 
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config of a file's `get_config`, with overrides, as a dict.
@@ -29,6 +33,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     Args:
       path_and_argument: "FILE.py" or "FILE.py:ARGUMENT".
       overrides: "--config.KEY.KEY=VALUE" strings. A value that is not a Python literal is a string.
+        `config.data.source` also accepts the short form of a data set; see `parse_source`.
 
     Raises:
       InputError: The file does not exist or has no `get_config`, or an override is malformed.
@@ -38,12 +43,12 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     if not hasattr(module, "get_config"):
         raise InputError(f"config file {name!r} has no get_config(arg)")
     config = module.get_config(argument).to_dict()
-    num_steps, data_set = _num_steps(config), _get(config, "data", "name")
+    num_steps, source = _num_steps(config), copy.deepcopy(_get(config, "data", "source"))
     overridden = {_apply(config, word) for word in overrides}
-    if _get(config, "data", "name") != data_set:
-        dropped = list(_drop_splits(config["data"], overridden))
+    if _identity(_get(config, "data", "source")) != _identity(source):
+        dropped = [*_dropped_keys(config, source), *_drop_splits(config["data"], overridden)]
         if dropped:
-            print(f"note: another data.name drops {', '.join(dropped)}", file=sys.stderr)
+            print(f"note: another data.source drops {', '.join(dropped)}", file=sys.stderr)
     new_num_steps = _num_steps(config)
     if num_steps and new_num_steps and new_num_steps < num_steps:
         scaled = list(_scale_steps(config, Fraction(new_num_steps, num_steps), overridden))
@@ -75,7 +80,10 @@ def _apply(config: dict[str, Any], override: str) -> str:
         group = group.setdefault(key, {})
         if not isinstance(group, dict):
             raise InputError(f"{override!r}: config.{key} is a value, not a group of keys")
-    group[last] = literal(text)
+    value = literal(text)
+    if dotted == "data.source" and isinstance(value, str):
+        value = _source_settings(value, group.get(last))
+    group[last] = value
     return dotted
 
 
@@ -91,12 +99,41 @@ def _num_steps(config: dict[str, Any]) -> int | None:
     return steps if type(steps) is int and steps > 0 else None
 
 
+def _source_settings(text: str, before: Any) -> dict[str, Any]:
+    """Return the settings of `config.data.source` for a short form such as "folder:PATH" or "mnist".
+
+    No other part of a config accepts short forms. Settings of the source before, such as tile and color,
+    are kept if the new source has them too.
+    """
+    from deconv_jax import schema
+    from deconv_jax.data.source_configs import SOURCE_CHOICES, parse_source
+
+    settings = schema.to_dict(parse_source(text), SOURCE_CHOICES)
+    kept = {
+        key: value
+        for key, value in (before if isinstance(before, dict) else {}).items()
+        if key in settings and key not in _SOURCE_IDENTITY
+    }
+    return settings | kept
+
+
+def _identity(source: Any) -> dict[str, Any]:
+    """Return the settings of a source that say which data set it is."""
+    settings = source if isinstance(source, dict) else {}
+    return {key: value for key, value in settings.items() if key in _SOURCE_IDENTITY}
+
+
+def _dropped_keys(config: dict[str, Any], before: Any) -> Iterator[str]:
+    """Yield "KEY=VALUE" for each setting of the source before that the new source cannot have."""
+    after = _get(config, "data", "source")
+    for key, value in (before if isinstance(before, dict) else {}).items():
+        if key not in _SOURCE_IDENTITY and isinstance(after, dict) and key not in after:
+            yield f"data.source.{key}={value!r}"
+
+
 def _drop_splits(data: dict[str, Any], overridden: Set[str]) -> Iterator[str]:
     """Remove the splits of a folder of images unless one is overridden; yield "KEY=VALUE" for each."""
-    from deconv_jax.data.annotated_folders import ANNOTATED
-    from deconv_jax.data.folders import FOLDER
-
-    if not str(data["name"]).startswith((FOLDER, *ANNOTATED)):
+    if "path" not in _identity(data["source"]):
         return
     splits = [key for key in data if key.endswith("_split")]
     if any(f"data.{key}" in overridden for key in splits):

@@ -54,9 +54,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from deconv_jax.data.sources import prepare
+    from deconv_jax.data.source_configs import parse_source
 
-    print(f"prepared: {prepare(arguments.name, arguments.data_dir)}")
+    print(f"prepared: {parse_source(arguments.name).prepare(arguments.data_dir)}")
     return 0
 
 

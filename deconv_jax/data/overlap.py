@@ -1,6 +1,7 @@
-"""Which examples splits of a data set share, by the files and records that they are made of.
+"""Count the examples that the splits of a data set share.
 
-Copies of a file under another name count as different examples.
+Examples are compared by the files and records that they come from. Copies of a file under another name
+count as different examples.
 """
 
 import collections
@@ -9,29 +10,29 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-Part = tuple[str, range]
-"""A file, and the places of records in it: range(1) for a file that is an example itself."""
+FileRecords = tuple[str, range]
+"""A file and the positions of records in it; range(1) for a file that is one example."""
 
 
-def parts_of_files(paths: Iterable[Path]) -> tuple[Part, ...]:
-    """Return each file as a part; links are followed."""
+def whole_files(paths: Iterable[Path]) -> tuple[FileRecords, ...]:
+    """Return the `FileRecords` of image files. Links are resolved."""
     return tuple((os.path.realpath(path), range(1)) for path in paths)
 
 
-def overlaps(splits: Mapping[str, Iterable[Part]]) -> dict[str, int]:
-    """Count the files or records that each split shares with each of those before it.
+def overlaps(splits: Mapping[str, Iterable[FileRecords]]) -> dict[str, int]:
+    """Count the files or records that each split shares with each earlier split.
 
     Args:
-      splits: the parts of each split, by its name.
+      splits: Files and records of each split, by its name.
 
     Returns:
-      The number by "LATER in EARLIER", such as {"test in train": 400}; without pairs that share none.
+      The counts by "LATER in EARLIER", such as {"test in train": 400}. Disjoint pairs are left out.
     """
     places: dict[str, dict[str, set[int]]] = {}
-    for name, parts in splits.items():
+    for name, files in splits.items():
         places[name] = collections.defaultdict(set)
-        for file, of_file in parts:
-            places[name][file].update(of_file)
+        for file, records in files:
+            places[name][file].update(records)
     counts = {
         f"{later} in {earlier}": sum(
             len(found & places[earlier][file])

@@ -7,133 +7,17 @@ another number of processes and still see the same batches.
 """
 
 import collections
-import contextlib
-import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
-from deconv_jax.data.annotated_folders import AnnotatedSource
 from deconv_jax.data.batch import HostBatch
-from deconv_jax.data.folders import FolderSource, seeded_splits
-from deconv_jax.data.images import Color
-from deconv_jax.data.sources import (
-    ArraySource,
-    Fingerprint,
-    Source,
-    image_files,
-    in_memory,
-    load,
-)
-from deconv_jax.errors import InputError, at_least, printable
-from deconv_jax.io import kind_of
-
-Split = Literal["train", "validation", "test"]
-_SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Which data set, and how it is held.
-
-    Attributes:
-      name: an embedded set ("digits", "photographs"), a folder of images ("folder:PATH") or of
-        annotated ones ("penn_fudan:PATH", "image_label:PATH", "dark_lines:PATH", see `annotated`),
-        or a TFDS name ("mnist").
-      data_dir: where TFDS sets are, or a folder whose path is not absolute; see `sources.load`.
-      train_split, validation_split, test_split: TFDS split expressions, or those of
-        `folders.find_files`; see `with_splits` for folders without such subfolders. Validation is looked at while training (and picks the best
-        checkpoint); test only once, at the end.
-      tile: pixels a side of the overlapping parts of an image file that the training split's
-        examples are; None for whole images.
-      color: what image files are turned into, see `images.read_pixels`.
-      canvas: pixels a side of the square that whole images of annotated sets and of TFDS are resized
-        to fit with their annotations, at its top left; None leaves their size.
-      cache: "none" decodes examples as they are needed; "memory" decodes each split once, into
-        host memory; "device" then also keeps the training split on every device, so that a step
-        takes only indices from the host.
-      workers: processes that read and decode ahead; 0 uses threads of this process.
-      prefetch: batches on their way to the device ahead of the step.
-    """
-
-    name: str
-    data_dir: str | None = None
-    train_split: str = "train"
-    validation_split: str = "validation"
-    test_split: str = "test"
-    tile: int | None = None
-    color: Color = "rgb"
-    canvas: int | None = None
-    cache: Literal["none", "memory", "device"] = "none"
-    workers: int = 0
-    prefetch: int = 2
-
-    def __post_init__(self) -> None:
-        at_least("data.workers", self.workers, 0)
-        at_least("data.prefetch", self.prefetch, 0)
-        if self.tile is not None:
-            at_least("data.tile", self.tile, 1)
-        if self.canvas is not None:
-            at_least("data.canvas", self.canvas, 1)
-
-    def with_splits(self) -> "Data":
-        """The same with a split of the files by chance, if this is a folder that nothing splits.
-
-        That is one without the subfolders train, validation and test, where the config names no others.
-
-        Raises:
-          InputError: there is no such folder, or there are too few files in it.
-        """
-        splits = [f"{split}_split" for split in _SPLITS]
-        if any(getattr(self, split) != getattr(Data, split) for split in splits):
-            return self
-        with self._naming("name"):
-            files = image_files(self.name, "all", self.data_dir)
-            if files is None or any(kind_of(files.root / split) == "folder" for split in _SPLITS):
-                return self
-            made = seeded_splits(files)
-        return dataclasses.replace(
-            self,
-            train_split=made["train"],
-            validation_split=made["validation"],
-            test_split=made["test"],
-        )
-
-    def source(self, split: Split) -> Source:
-        """Opens a split, held as `cache` says; names image files left out on standard error."""
-        key = f"{split}_split"
-        tile = self.tile if split == "train" else None
-        with self._naming("name", key):
-            source = load(
-                self.name,
-                getattr(self, key),
-                self.data_dir,
-                tile=tile,
-                color=self.color,
-                canvas=self.canvas,
-            )
-        if isinstance(source, FolderSource | AnnotatedSource) and source.skipped:
-            print(
-                f"warning: image files left out of the {split} split: {len(source.skipped)}",
-                *map(printable, source.skipped),
-                sep="\n  ",
-                file=sys.stderr,
-            )
-        return source if self.cache == "none" else in_memory(source)
-
-    @contextlib.contextmanager
-    def _naming(self, *keys: str) -> Iterator[None]:
-        """Has errors begin with the settings that they are about."""
-        try:
-            yield
-        except InputError as error:
-            named = ", ".join(f"config.data.{key}={getattr(self, key)!r}" for key in keys)
-            raise InputError(f"{named}: {error}") from error
+from deconv_jax.data.sources import ArraySource, Fingerprint, Source
+from deconv_jax.errors import InputError
 
 
 class _GlobalOrder:

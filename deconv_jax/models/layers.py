@@ -373,7 +373,7 @@ def check_sides(
     if height % multiple or width % multiple:
         raise InputError(
             f"images of {height}x{width} pixels do not fit this {network}: both sides must be "
-            f"multiples of {multiple}; pad or crop them (in a config by data.canvas or a view's crop)"
+            f"multiples of {multiple}; pad or crop them (in a config by data.source.canvas or a view's crop)"
         )
 
 

@@ -101,7 +101,7 @@ class Classification(Task):
         """A state for images of the batch's shape."""
         if "label" not in batch:
             raise InputError(
-                "recognition needs labelled data: a data.name that has labels, as folders of images have "
+                "recognition needs labelled data: a data.source that has labels, as folders of images have "
                 f"not; the batch has {sorted(batch)}"
             )
         image = batch["image"][:1]

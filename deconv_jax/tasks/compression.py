@@ -255,7 +255,7 @@ class Compression(Task):
         if images.shape[-1] != self._channels:
             raise InputError(
                 f"task.model.channels is {self._channels}, and the data's images have "
-                f"{images.shape[-1]}; set data.color or task.model.channels"
+                f"{images.shape[-1]}; set data.source.color or task.model.channels"
             )
 
 

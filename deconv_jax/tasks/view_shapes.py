@@ -34,7 +34,7 @@ def view_shapes(
         if wanted not in seen:
             raise InputError(
                 f"this task needs images with {wanted}; task.view gives {sorted(seen)} of a batch of "
-                f"{sorted(batch)}, which data.name has"
+                f"{sorted(batch)}, which data.source has"
             )
         if hasattr(model, "multiple"):
             check_sides(type(model).__name__, seen["image"], model.multiple)

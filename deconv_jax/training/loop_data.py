@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax.data.batch import Batch
-from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
+from deconv_jax.data.config import Data
+from deconv_jax.data.pipeline import Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError
 from deconv_jax.io import json_text
@@ -31,17 +32,17 @@ def open_splits(data: Data) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     error = None
     try:
-        sources = {split: data.source(split) for split in ("train", "validation", "test")}
+        sources = {split: data.open(split) for split in ("train", "validation", "test")}
     except InputError as raised:
         error = raised
     if jax.process_index() == 0:
         wait_for_all("data prepared")
     if any_process(error is not None):
-        raise error or InputError(f"another process cannot open data set {data.name!r}")
+        raise error or InputError(f"another process cannot open data set {str(data.source)!r}")
     seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
     if not same_on_all_processes(seen):
         raise InputError(
-            f"the processes see different examples of data set {data.name!r}; process "
+            f"the processes see different examples of data set {str(data.source)!r}; process "
             f"{jax.process_index()} has {seen.strip()}"
         )
     return sources

@@ -39,7 +39,9 @@ def experiment(
     """
     config = ml_collections.ConfigDict()
     config.task = task
-    config.data = dict(name=data, cache="device") | (_TFDS_SPLITS if data != "digits" else {})
+    embedded = data == "digits"
+    source = dict(name="digits") if embedded else dict(name="tfds", dataset=data)
+    config.data = dict(source=source, cache="device") | ({} if embedded else _TFDS_SPLITS)
     config.optimizer = dict(name="adam", schedule="cosine", warmup_steps=steps // 40) | optimizer
     config.training = dict(
         num_steps=steps,

@@ -37,11 +37,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config = experiment(**args, learning_rate=1e-4)
     config.data = dict(
-        name="folder:$DECONV_JAX_IMAGES",
+        source=dict(name="folder", path="$DECONV_JAX_IMAGES", tile=512),
         train_split="all[:99%]",
         validation_split="all[99%:]",
         test_split="all[99%:]",
-        tile=512,
         workers=8,
     )
     config.task.crop = 256

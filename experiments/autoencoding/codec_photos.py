@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = codec.experiment(
         **args, latent_features=48, levels=4, batch_size=8, learning_rate=2e-3
     )
-    config.data = dict(name="photographs", tile=192, cache="device")
+    config.data = dict(source=dict(name="photographs", tile=192), cache="device")
     return config

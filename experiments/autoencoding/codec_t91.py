@@ -31,12 +31,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config = codec.experiment(**args, levels=5, batch_size=8, learning_rate=1e-3)
     config.data = dict(
-        name="folder:.",
+        source=dict(name="folder", path=".", tile=180),
         data_dir="$DECONV_JAX_DATA",
         train_split="t91+train400",
         validation_split="set5",
         test_split="set14",
-        tile=180,
         cache="device",
     )
     return config

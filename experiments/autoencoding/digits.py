@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             latent_dim=args["latent"],
         ),
     )
-    config.data = dict(name="digits", cache="device")
+    config.data = dict(source=dict(name="digits"), cache="device")
     config.optimizer = dict(
         name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     )

@@ -13,5 +13,5 @@ import mnist
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: latent=32, the size of the code."""
     config = mnist.get_config(arg)
-    config.data.name = "fashion_mnist"
+    config.data.source.dataset = "fashion_mnist"
     return config

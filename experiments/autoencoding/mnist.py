@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
     )
     config.data = dict(
-        name="mnist",
+        source=dict(name="tfds", dataset="mnist"),
         train_split="train[:55000]",
         validation_split="train[55000:]",
         test_split="test",

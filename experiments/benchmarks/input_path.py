@@ -21,7 +21,7 @@ import numpy as np
 from timing import ROOT, interleaved_order, parse_arguments, time_ratios, write_record
 
 from deconv_jax.cli import load_config
-from deconv_jax.data.sources import prepare
+from deconv_jax.data.source_configs import Digits
 from deconv_jax.experiment import Experiment
 from deconv_jax.train import train
 from deconv_jax.training.run_log import METRICS, read_metrics
@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data_dir = folder / "data"
-        prepare("digits", str(data_dir))
+        Digits().prepare(str(data_dir))
         # The runs of a round compile the same programs as those of the one before.
         jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

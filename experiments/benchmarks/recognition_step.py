@@ -26,7 +26,6 @@ from torch.nn import functional
 from deconv_jax.cli import load_config
 from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
-from deconv_jax.data.sources import load
 from deconv_jax.data.views import AnnotatedView, evaluation_view
 from deconv_jax.experiment import Experiment
 from deconv_jax.models.centernet import HEAT_BIAS
@@ -166,7 +165,7 @@ def scenes(config: str) -> Batch:
     """Return a batch drawn by a config's view, as 8-bit images with annotations."""
     experiment = Experiment.from_dict(load_config(str(CONFIGS / config)))
     with tempfile.TemporaryDirectory() as folder:
-        digits = load(experiment.data.name, "train", folder)
+        digits = experiment.data.source.open("train", folder)
         drawn_of = digits.gather(np.arange(experiment.training.batch_size))
     indexed = jax.tree.map(jnp.asarray, dict(drawn_of))
     indexed["index"] = jnp.arange(experiment.training.batch_size, dtype=jnp.int32)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from timing import ROOT, parse_arguments, time_ratios, write_record
 
-from deconv_jax.data.sources import prepare
+from deconv_jax.data.source_configs import Digits
 from deconv_jax.training.run_log import METRICS, read_metrics
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "digits.py"
@@ -38,7 +38,7 @@ def main() -> None:
     times: dict[str, list[float]] = {FIRST: [], SECOND: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare("digits", str(folder / "data"))
+        Digits().prepare(str(folder / "data"))
         start(folder / "uncounted", folder / "data")
         for number in range(arguments.rounds):
             for which in times:

@@ -36,11 +36,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
     )
     config.data = dict(
-        name="coco/2017",
+        source=dict(name="tfds", dataset="coco/2017", canvas=512),
         train_split="train[:99%]",
         validation_split="train[99%:]",
         test_split="validation",
-        canvas=512,
         workers=8,
     )
     config.optimizer = dict(

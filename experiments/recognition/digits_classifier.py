@@ -13,7 +13,7 @@ import mnist_classifier
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: those of `mnist_classifier.py`."""
     config = mnist_classifier.get_config(arg)
-    config.data = dict(name="digits", cache="device")
+    config.data = dict(source=dict(name="digits"), cache="device")
     config.optimizer.warmup_steps = 50
     config.training.update(num_steps=600, eval_every=200, save_every=200)
     return config

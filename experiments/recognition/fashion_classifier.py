@@ -26,6 +26,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "bag",
         "ankle boot",
     )
-    config.data.name = "fashion_mnist"
+    config.data.source.dataset = "fashion_mnist"
     config.training.num_steps = 4000
     return config

@@ -37,13 +37,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         dice=0.5,
     )
     config.data = dict(
-        name="dark_lines:em_membrane",
+        source=dict(name="image_label", path="em_membrane", color="gray", dark_foreground=True),
         data_dir="$DECONV_JAX_DATA",
         # Sorted by name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. Validation repeats training slices.
         train_split="all[:24]",
         validation_split="all[:2]",
         test_split="all[24:]",
-        color="gray",
         cache="device",
     )
     config.optimizer = dict(

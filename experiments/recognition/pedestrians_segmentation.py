@@ -33,13 +33,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         dice=0.5,
     )
     config.data = dict(
-        name="penn_fudan:pennfudan_subset",
+        source=dict(name="penn_fudan", path="pennfudan_subset", canvas=256),
         data_dir="$DECONV_JAX_DATA",
         # Sorted by name: 20 files FudanPed, then 20 PennPed. Validation repeats training photographs.
         train_split="all[5:20]+all[25:40]",
         validation_split="all[5:10]+all[25:30]",
         test_split="all[:5]+all[20:25]",
-        canvas=256,
         cache="device",
     )
     config.optimizer = dict(

@@ -38,11 +38,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         dice=0.5,
     )
     config.data = dict(
-        name="oxford_iiit_pet",
+        source=dict(name="tfds", dataset="oxford_iiit_pet", canvas=256),
         train_split="train[:95%]",
         validation_split="train[95%:]",
         test_split="test",
-        canvas=256,
         cache="memory",
     )
     config.optimizer = dict(

@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         view=dict(name="digit_scenes", size=96),
         class_names=CLASSES,
     )
-    config.data = dict(name="stacked_digits", cache="device")
+    config.data = dict(source=dict(name="stacked", base=dict(name="digits")), cache="device")
     config.optimizer = dict(
         name="adamw",
         learning_rate=3e-3,

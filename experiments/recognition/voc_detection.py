@@ -42,11 +42,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         class_names=CLASSES,
     )
     config.data = dict(
-        name="voc/2007",
+        source=dict(name="tfds", dataset="voc/2007", canvas=384),
         train_split="train",
         validation_split="validation",
         test_split="test",
-        canvas=384,
         cache="memory",
     )
     config.optimizer = dict(

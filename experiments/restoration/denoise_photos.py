@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
         crop=48,
     )
-    config.data = dict(name="photographs", color="gray", tile=96, cache="device")
+    config.data = dict(source=dict(name="photographs", color="gray", tile=96), cache="device")
     config.optimizer = dict(
         name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
     )

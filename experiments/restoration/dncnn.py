@@ -31,13 +31,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         reduction="half_sum",
     )
     config.data = dict(
-        name="folder:train400",
+        source=dict(name="folder", path="train400", tile=180, color="gray"),
         data_dir="$DECONV_JAX_DATA",
         train_split="all",
         validation_split="folder:bsd68[:8]",
         test_split="folder:set12",
-        color="gray",
-        tile=180,
         cache="device",
     )
     config.optimizer = dict(

@@ -37,13 +37,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         border=scale,
     )
     config.data = dict(
-        name="folder:t91",
+        source=dict(name="folder", path="t91", tile=40 * scale, color="y"),
         data_dir="$DECONV_JAX_DATA",
         train_split="all",
         validation_split="folder:bsd68[:8]",
         test_split="folder:set5",
-        color="y",
-        tile=40 * scale,
         cache="device",
     )
     config.optimizer = dict(

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="pixels",
     )
     config.data = dict(
-        name="celeb_a",
+        source=dict(name="tfds", dataset="celeb_a"),
         train_split="train",
         validation_split="validation[:10000]",
         test_split="test",

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="pixels",
     )
     config.data = dict(
-        name="cifar10",
+        source=dict(name="tfds", dataset="cifar10"),
         train_split="train[:45000]",
         validation_split="train[45000:]",
         test_split="test",

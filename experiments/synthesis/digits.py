@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         augment=("translation",),
         extractor="digits",
     )
-    config.data = dict(name="digits", cache="device")
+    config.data = dict(source=dict(name="digits"), cache="device")
     config.optimizer = dict(
         name="adam", learning_rate=2e-3, momentum=0.5, beta2=0.99, ema_decay=0.99
     )

@@ -39,9 +39,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="pixels",
     )
     config.data = dict(
-        name="folder:att_faces",
+        source=dict(name="folder", path="att_faces", color="gray"),
         data_dir="$DECONV_JAX_DATA",
-        color="gray",
         train_split="all",
         validation_split="all",
         test_split="all",

@@ -14,6 +14,6 @@ import mnist
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: those of `mnist.py`."""
     config = mnist.get_config(arg)
-    config.data.name = "fashion_mnist"
+    config.data.source.dataset = "fashion_mnist"
     config.task.extractor = "fashion"
     return config

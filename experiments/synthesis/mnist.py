@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="mnist",
     )
     config.data = dict(
-        name="mnist",
+        source=dict(name="tfds", dataset="mnist"),
         train_split="train[:58000]",
         validation_split="train[58000:]",
         test_split="test",

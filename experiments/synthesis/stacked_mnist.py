@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     remedy = dict(REMEDIES[args["remedy"]])
     config.task.discriminator.update(remedy.pop("discriminator", {}))
     config.task.update(remedy)
-    config.data.name = "stacked_mnist"
+    config.data.source = dict(name="stacked", base=dict(name="tfds", dataset="mnist"))
     # Both splits are large enough to contain all 1,000 modes.
     config.data.train_split = "train[:50000]"
     config.data.validation_split = "train[50000:]"

@@ -32,7 +32,7 @@ CLASSES, AT_A_TIME = 10, 500
 def _judge(data: Path) -> dict[str, Any]:
     workdir, judged_by, judge_training = finished_run(JUDGE, data / "tfds")
     judge: Any = open_workdir(workdir).task
-    test = in_memory(open_workdir(workdir).data.source("test")).arrays
+    test = in_memory(open_workdir(workdir).data.open("test")).arrays
     example = {name: jnp.asarray(array[:1]) for name, array in test.items()}
     _, state = load_state(workdir, "last", lambda key: judge.init(key, example))
 

@@ -38,7 +38,7 @@ def _vae(data: Path) -> dict[str, Any]:
     experiment = open_workdir(workdir)
     task: Any = dataclasses.replace(experiment.task, iwae_samples=SAMPLES)  # type: ignore[type-var]
     # The data may have moved since the run.
-    source = dataclasses.replace(experiment.data, data_dir=str(data / "tfds")).source("test")
+    source = dataclasses.replace(experiment.data, data_dir=str(data / "tfds")).open("test")
     batches = (
         jax.tree.map(jax.numpy.asarray, batch)
         for batch in evaluation_batches(source, batch_size=AT_A_TIME)

@@ -35,7 +35,7 @@ def main() -> None:
     record = read_json(arguments.workdir / RESULT)
     experiment = open_workdir(arguments.workdir)
     task: Any = experiment.task
-    data = in_memory(experiment.data.source("train")).arrays
+    data = in_memory(experiment.data.open("train")).arrays
     example = {name: jnp.asarray(array[:1]) for name, array in data.items()}
     example["index"] = jnp.zeros(1, jnp.int32)
     _, state = load_state(arguments.workdir, "last", lambda key: task.init(key, example))

@@ -1,4 +1,4 @@
-"""AnnotatedBatch images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
+"""Annotated images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
 
 import os
 import pickle
@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconv_jax.data.annotated_folders import Example, on_canvas, read_penn_fudan, resized
+from deconv_jax.data.annotated_folders import read_penn_fudan
+from deconv_jax.data.annotations import Example, pad_to_batch, resize_example
+from deconv_jax.data.config import Data
 from deconv_jax.data.images import read_labels
-from deconv_jax.data.pipeline import Data, evaluation_batches, training_iterator
-from deconv_jax.data.sources import RecordSource, in_memory, load, prepare
+from deconv_jax.data.pipeline import evaluation_batches, training_iterator
+from deconv_jax.data.source_configs import ImageLabel, PennFudan, parse_source
+from deconv_jax.data.sources import in_memory
+from deconv_jax.data.tfds_source import RecordSource
 from deconv_jax.data.views import IGNORED, AnnotatedView, evaluation_view
 from deconv_jax.errors import InputError
 
@@ -68,7 +72,7 @@ def people(tmp_path):
     return tmp_path / "people"
 
 
-def write_labels(root, labels, size=(12, 10), folder="label", kind="image_label"):
+def write_labels(root, labels, size=(12, 10), folder="label"):
     """Images of one gray each, with label files of the given arrays or of one value."""
     for number, (name, label) in enumerate(labels.items()):
         for part, pixels in (("image", np.full(size, 10 * number, np.uint8)), (folder, label)):
@@ -76,7 +80,7 @@ def write_labels(root, labels, size=(12, 10), folder="label", kind="image_label"
             path.parent.mkdir(parents=True, exist_ok=True)
             array = np.broadcast_to(np.asarray(pixels, np.uint8), size)
             Image.fromarray(array.copy()).save(path)
-    return f"{kind}:{root}"
+    return str(root)
 
 
 def message_of(call, *arguments, **options):
@@ -89,7 +93,7 @@ def message_of(call, *arguments, **options):
 
 
 def test_pedestrians_have_masks_and_boxes_of_their_own_size(people):
-    source = load(f"penn_fudan:{people}", "all")
+    source = PennFudan(str(people)).open("all")
     batch = source.gather(np.arange(3))
     described = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert described == {
@@ -118,8 +122,8 @@ def test_pedestrians_have_masks_and_boxes_of_their_own_size(people):
 
 
 def test_splits_are_slices_of_the_images(people):
-    first, last = load(f"penn_fudan:{people}", "all[:1]"), load(f"penn_fudan:{people}", "all[1:]")
-    both = load("penn_fudan:people", "all[2:]+all[:1]", str(people.parent))
+    first, last = PennFudan(str(people)).open("all[:1]"), PennFudan(str(people)).open("all[1:]")
+    both = PennFudan("people").open("all[2:]+all[:1]", str(people.parent))
     assert (len(first), len(last), len(both)) == (1, 2, 2)
     assert both.gather(np.arange(2))["size"].tolist() == [[16, 10], [20, 30]]
     assert len({str(source.fingerprint) for source in (first, last, both)}) == 3
@@ -127,7 +131,7 @@ def test_splits_are_slices_of_the_images(people):
 
 def test_on_a_canvas_all_annotations_are_resized_alike(people):
     """Where a box is, nearly all pixels are those of the object and of its mask."""
-    source = load(f"penn_fudan:{people}", "all", canvas=80)
+    source = PennFudan(str(people), canvas=80).open("all")
     batch = source.gather(np.arange(3))
     assert batch["image"].shape == (3, 80, 80, 3)
     np.testing.assert_array_equal(batch["size"], [[53, 80], [80, 48], [80, 50]])
@@ -180,7 +184,7 @@ def test_boxes_of_the_annotation_files_are_the_bounds_of_the_masks():
         ),
         (
             lambda root: shutil.copy(root / "Annotation/a.txt", root / "Annotation/b.txt"),
-            ["b.txt is of 30 x 20 pixels", "b.png has 24 x 40"],
+            ["b.txt is for 30 x 20 pixels", "b.png has 24 x 40"],
         ),
         (
             lambda root: shutil.copy(root / "PedMasks/a_mask.png", root / "PedMasks/b_mask.png"),
@@ -202,9 +206,9 @@ def test_boxes_of_the_annotation_files_are_the_bounds_of_the_masks():
 )
 def test_files_that_do_not_fit_are_named_with_the_reason(people, damage, words):
     damage(people)
-    message = message_of(load, f"penn_fudan:{people}", "all")
+    message = message_of(PennFudan(str(people)).open, "all")
     assert all(word in message for word in words), message
-    load(f"penn_fudan:{people}", "all[:1]")
+    PennFudan(str(people)).open("all[:1]")
 
 
 # Images and labels
@@ -215,15 +219,15 @@ def test_black_lines_on_white_are_class_1_in_every_split(tmp_path):
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
     labels = {"0.png": lines, "1.png": 255, "2.png": 0}
-    name = write_labels(tmp_path, labels, kind="dark_lines")
-    batch = load(name, "all", color="gray").gather(np.arange(3))
+    source = ImageLabel(write_labels(tmp_path, labels), color="gray", dark_foreground=True)
+    batch = source.open("all").gather(np.arange(3))
     assert batch["image"].shape == (3, 16, 16, 1)
     np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines == 0)
     assert not batch["segments"][1, :12, :10].any()
     assert (batch["segments"][2, :12, :10] == 1).all()
     assert (batch["segments"][:, 12:] == IGNORED).all()
     for place in range(3):
-        alone = load(name, f"all[{place}:{place + 1}]", color="gray").gather(np.arange(1))
+        alone = source.open(f"all[{place}:{place + 1}]").gather(np.arange(1))
         np.testing.assert_array_equal(alone["segments"][0], batch["segments"][place])
 
 
@@ -231,12 +235,12 @@ def test_black_and_white_labels_have_to_say_which_is_which(tmp_path):
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
     name = write_labels(tmp_path, {"0.png": lines, "1.png": 255})
-    assert "black lines on white, class 1, are dark_lines:PATH" in message_of(load, name, "all")
+    assert "dark_foreground=True if black is class 1" in message_of(ImageLabel(name).open, "all")
     # Numbers of classes in another split: this one has class 0 and pixels that are IGNORED.
     write_labels(tmp_path, {"1.png": 2})
-    batch = load(name, "all[:1]").gather(np.arange(1))
+    batch = ImageLabel(name).open("all[:1]").gather(np.arange(1))
     np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines)
-    message = message_of(load, f"dark_lines:{tmp_path}", "all")
+    message = message_of(ImageLabel(name, dark_foreground=True).open, "all")
     assert "1.png has other pixels than 0 and 255" in message
 
 
@@ -244,11 +248,11 @@ def test_other_labels_are_numbers_of_classes_and_255_is_ignored(tmp_path):
     label = np.arange(120).reshape(12, 10) % 4
     label[0] = 255
     name = write_labels(tmp_path, {"0.png": label, "more/1.png": 255})
-    batch = load(name, "all").gather(np.arange(2))
+    batch = ImageLabel(name).open("all").gather(np.arange(2))
     np.testing.assert_array_equal(batch["segments"][0, :12, :10], label)
     assert (batch["segments"][1] == IGNORED).all()
     assert set(batch) == {"image", "size", "segments"}
-    assert len(load(name, "more")) == 1
+    assert len(ImageLabel(name).open("more")) == 1
 
 
 def test_labels_with_a_palette_are_the_places_in_it(tmp_path):
@@ -258,7 +262,7 @@ def test_labels_with_a_palette_are_the_places_in_it(tmp_path):
     painted.putdata(label.ravel())
     painted.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
     painted.save(tmp_path / "label" / "0.png")
-    batch = load(name, "all").gather(np.arange(1))
+    batch = ImageLabel(name).open("all").gather(np.arange(1))
     np.testing.assert_array_equal(batch["segments"][0, :12, :10], label)
     bits = Image.fromarray(255 * (label > 0).astype(np.uint8)).convert("1")
     bits.save(tmp_path / "bits.png")
@@ -269,7 +273,7 @@ def test_images_and_labels_may_have_other_endings(tmp_path):
     name = write_labels(tmp_path, {"0.png": 1})
     Image.open(tmp_path / "image/0.png").save(tmp_path / "image/0.bmp")
     (tmp_path / "image/0.png").unlink()
-    assert len(load(name, "all")) == 1
+    assert len(ImageLabel(name).open("all")) == 1
 
 
 @pytest.mark.parametrize(
@@ -291,14 +295,16 @@ def test_images_and_labels_may_have_other_endings(tmp_path):
 def test_labels_that_do_not_fit_are_named_with_the_reason(tmp_path, damage, words):
     name = write_labels(tmp_path, {"0.png": 1, "1.png": 2})
     damage(tmp_path)
-    message = message_of(load, name, "all")
+    message = message_of(ImageLabel(name).open, "all")
     assert all(word in message for word in words), message
 
 
 @pytest.mark.skipif(not MEMBRANES.is_dir(), reason="DECONV_JAX_DATA has no em_membrane")
 def test_membranes_are_the_dark_fifth_of_the_published_labels():
-    data = Data(name=f"dark_lines:{MEMBRANES}", test_split="all[24:]", color="gray")
-    batch = data.source("test").gather(np.arange(6))
+    data = Data(
+        ImageLabel(str(MEMBRANES), color="gray", dark_foreground=True), test_split="all[24:]"
+    )
+    batch = data.open("test").gather(np.arange(6))
     assert batch["image"].shape == (6, 512, 512, 1)
     segments = batch["segments"]
     assert set(np.unique(segments)) == {0, 1}
@@ -315,25 +321,25 @@ def test_resizing_keeps_the_aspect_and_every_class():
     segments = random.choice(np.array([3, 9, 255], np.uint8), (30, 50))
     boxes = np.array([[3, 5, 30, 50]], np.float32)
     example = Example(image, segments, boxes, np.array([4], np.int32))
-    same = resized(example, 50)
+    same = resize_example(example, 50)
     for found, expected in zip(same, example, strict=True):
         np.testing.assert_array_equal(found, expected)
-    large = resized(example, 100)
+    large = resize_example(example, 100)
     np.testing.assert_array_equal(large.segments, segments.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(large.boxes, 2 * boxes)
-    small = resized(example, 25)
+    small = resize_example(example, 25)
     assert small.image.shape == (15, 25, 1)
     assert set(np.unique(small.segments)) == {3, 9, 255}
     # Antialiased: a mean of about four pixels, with a third of the deviation of one.
     assert small.image.std() < 0.6 * image.std()
-    assert resized(Example(np.zeros((2, 400, 3), np.uint8)), 40).image.shape == (1, 40, 3)
+    assert resize_example(Example(np.zeros((2, 400, 3), np.uint8)), 40).image.shape == (1, 40, 3)
 
 
 def test_of_more_boxes_than_there_are_rows_the_largest_stay_in_their_order():
     sides = np.array([3, 1, 5, 2, 4], np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
     example = Example(np.zeros((8, 8, 3), np.uint8), None, boxes, np.arange(5, dtype=np.int32))
-    batch = on_canvas([example], (8, 8), 3)
+    batch = pad_to_batch([example], (8, 8), 3)
     np.testing.assert_array_equal(batch["box_class"], [[0, 2, 4]])
     np.testing.assert_array_equal(batch["boxes"][0], boxes[[0, 2, 4]])
 
@@ -375,7 +381,7 @@ def test_objects_of_tfds_become_boxes_in_pixels():
             record((40, 30)),
         ]
     )
-    batch = RecordSource(records, canvas=20, most_boxes=2).gather(np.arange(2))
+    batch = RecordSource(records, canvas=20, max_boxes=2).gather(np.arange(2))
     np.testing.assert_allclose(batch["boxes"][0], [[1, 10, 6, 20], [0, 0, 0, 0]], atol=1e-5)
     np.testing.assert_array_equal(batch["box_class"], [[7, -1], [-1, -1]])
     np.testing.assert_array_equal(batch["size"], [[10, 20], [20, 15]])
@@ -391,20 +397,19 @@ def test_objects_of_tfds_become_boxes_in_pixels():
 @pytest.mark.parametrize("cache", ["none", "memory", "device"])
 def test_annotated_sets_may_be_cached(people, cache):
     data = Data(
-        name=f"penn_fudan:{people}",
+        source=PennFudan(str(people), canvas=32),
         train_split="all[:2]",
         validation_split="all[2:]",
-        canvas=32,
         cache=cache,
     )
-    source = data.source("train")
-    expected = load(data.name, "all[:2]", canvas=32).gather(np.arange(2))
+    source = data.open("train")
+    expected = data.source.open("all[:2]").gather(np.arange(2))
     held = in_memory(source)
     assert held.fingerprint == source.fingerprint
     batch = next(training_iterator(held, batch_size=2, batches=1, seed=0))
     for name, array in expected.items():
         np.testing.assert_array_equal(batch[name], array[batch["index"]])
-    (last,) = evaluation_batches(data.source("validation"), batch_size=2)
+    (last,) = evaluation_batches(data.open("validation"), batch_size=2)
     assert last["mask"].tolist() == [1, 0]
     seen = evaluation_view(AnnotatedView(), jax.tree.map(jax.numpy.asarray, last))
     assert (np.asarray(seen["segments"])[:, :, 20:] == IGNORED).all()
@@ -413,7 +418,7 @@ def test_annotated_sets_may_be_cached(people, cache):
 @pytest.mark.parametrize("kind", ["penn_fudan", "image_label"])
 def test_a_source_may_be_sent_to_another_process(people, tmp_path, kind):
     labels = write_labels(tmp_path / "labels", {"0.png": 1})
-    source = load(f"penn_fudan:{people}" if kind == "penn_fudan" else labels, "all")
+    source = (PennFudan(str(people)) if kind == "penn_fudan" else ImageLabel(labels)).open("all")
     sent = pickle.loads(pickle.dumps(source))
     indices = np.arange(len(source))
     jax.tree.map(np.testing.assert_array_equal, sent.gather(indices), source.gather(indices))
@@ -421,7 +426,7 @@ def test_a_source_may_be_sent_to_another_process(people, tmp_path, kind):
 
 def test_fingerprints_tell_annotations_canvases_and_colours_apart(people):
     def fingerprint(**options):
-        return str(load(f"penn_fudan:{people}", "all", **options).fingerprint)
+        return str(PennFudan(str(people), **options).open("all").fingerprint)
 
     found = [
         fingerprint(),
@@ -436,25 +441,20 @@ def test_fingerprints_tell_annotations_canvases_and_colours_apart(people):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "words"),
     [
-        ("stacked_digits", {"canvas": 64}, "canvas is for annotated images"),
-        ("folder:x", {"canvas": 64}, "got canvas=64 for data set 'folder:x'"),
-        ("photographs", {"canvas": 64}, "canvas is for annotated images"),
-        ("penn_fudan:x", {"tile": 8}, "tile is for image files without annotations"),
-        ("penn_fudan:", {}, "names no folder; wanted is penn_fudan:PATH"),
-        ("image_label:nowhere", {}, "no folder nowhere/image"),
-        ("image_label:$NO_SUCH_SET/x", {}, "NO_SUCH_SET is not set"),
+        ("image_label:nowhere", "no folder nowhere/image"),
+        ("image_label:$NO_SUCH_SET/x", "NO_SUCH_SET is not set"),
+        ("penn_fudan:nowhere", "no folder nowhere/PNGImages"),
     ],
 )
-def test_settings_that_do_not_apply_are_refused(name, options, words):
-    assert words in message_of(load, name, "all", **options)
+def test_a_folder_that_does_not_exist_is_named(name, words):
+    assert words in message_of(parse_source(name).open, "all")
 
 
 def test_a_split_of_another_folder_is_refused(people):
-    assert "another folder" in message_of(load, f"penn_fudan:{people}", "folder:elsewhere")
+    assert "another folder" in message_of(PennFudan(str(people)).open, "folder:elsewhere")
 
 
-def test_a_canvas_has_a_pixel_and_folders_need_no_preparation(people):
-    assert "data.canvas must be at least 1; got 0" in message_of(Data, name="mnist", canvas=0)
-    assert "needs no preparation" in message_of(prepare, f"penn_fudan:{people}")
+def test_annotated_folders_need_no_preparation(people):
+    assert "needs no preparation" in message_of(PennFudan(str(people)).prepare)

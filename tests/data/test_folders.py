@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deconv_jax.data import folders
+from deconv_jax.data import file_splits, folders
+from deconv_jax.data.config import Data
 from deconv_jax.data.embedded import photographs
-from deconv_jax.data.folders import Files, FolderSource, extended, find_files, tile_starts
+from deconv_jax.data.file_splits import Files, find_files
+from deconv_jax.data.folders import FolderSource, pad_reflect, tile_starts
 from deconv_jax.data.images import list_images, read_pixels
-from deconv_jax.data.pipeline import Data, evaluation_batches, training_iterator
-from deconv_jax.data.sources import in_memory, load, prepare
+from deconv_jax.data.pipeline import evaluation_batches, training_iterator
+from deconv_jax.data.source_configs import Digits, Folder, Photographs
+from deconv_jax.data.sources import in_memory
 from deconv_jax.errors import InputError
 
 SIZES = {"a.png": (20, 31), "b.png": (9, 40), "more/c.png": (33, 17), "more/d.png": (5, 6)}
@@ -65,7 +68,7 @@ def source_of(folder, **options):
     ],
 )
 def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):
-    found = names(f"folder:{folder}", split)
+    found = names(str(folder), split)
     assert "".join(name.removesuffix(".png")[-1] for name in found) == expected
 
 
@@ -74,9 +77,9 @@ def test_a_folder_without_splits_is_split_by_chance(tmp_path, count):
     paths = [tmp_path / f"{i:02}.png" for i in range(count)]
     for path in paths:
         Image.new("L", (2, 2)).save(path)
-    data = Data(f"folder:{tmp_path}", color="gray").with_splits()
+    data = Data(Folder(str(tmp_path), color="gray")).with_splits()
     splits = [
-        names(data.name, split)
+        names(data.source.path, split)
         for split in (data.train_split, data.validation_split, data.test_split)
     ]
     assert sorted(itertools.chain(*splits)) == [path.name for path in paths]
@@ -84,112 +87,114 @@ def test_a_folder_without_splits_is_split_by_chance(tmp_path, count):
     assert [len(split) for split in splits] == [count - 2 * held_out, held_out, held_out]
     assert data.with_splits() == data
     # A file more moves no other one past its neighbours.
-    before = names(data.name, "all@0")
-    assert names(data.name, "all@1") != before or count < 5
+    before = names(data.source.path, "all@0")
+    assert names(data.source.path, "all@1") != before or count < 5
     Image.new("L", (2, 2)).save(tmp_path / "new.png")
-    assert [name for name in names(data.name, "all@0") if name != "new.png"] == before
+    assert [name for name in names(data.source.path, "all@0") if name != "new.png"] == before
 
 
 def test_the_random_order_is_the_same_everywhere(folder):
     """That of `printf 0/NAME | sha256sum`."""
-    assert names(f"folder:{folder}", "all@0") == ["more/c.png", "b.png", "a.png", "more/d.png"]
+    assert names(str(folder), "all@0") == ["more/c.png", "b.png", "a.png", "more/d.png"]
 
 
 def test_splits_that_are_named_or_there_are_left_alone(folder, tmp_path):
-    named = Data(f"folder:{folder}", test_split="all[:1]")
+    named = Data(Folder(str(folder)), test_split="all[:1]")
     assert named.with_splits() == named
-    assert Data("digits").with_splits() == Data("digits")
+    assert Data(Digits()).with_splits() == Data(Digits())
     (folder / "test").mkdir()
-    with_folders = Data(f"folder:{folder}")
+    with_folders = Data(Folder(str(folder)))
     assert with_folders.with_splits() == with_folders
     shutil.copytree(folder, tmp_path / "set@1")
-    assert names(f"folder:{tmp_path}", "set@1[:1]") == ["set@1/a.png"]
+    assert names(str(tmp_path), "set@1[:1]") == ["set@1/a.png"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder:missing", r"^config\.data\.name='folder:missing': .*no folder"),
-        ("folder:images/more", r"^config\.data\.name=.* has 2 image files; a training, "),
+        ("missing", r"^config\.data\.source='folder:missing': .*no folder"),
+        ("images/more", r"^config\.data\.source=.*a training, .* has 2"),
     ],
 )
 def test_a_folder_that_cannot_be_split_names_the_key(folder, name, message):
     with pytest.raises(InputError, match=message):
-        Data(name, str(folder.parent)).with_splits()
+        Data(Folder(name), str(folder.parent)).with_splits()
 
 
 def test_errors_of_a_split_name_its_key(folder):
-    data = Data(f"folder:{folder}", validation_split="val")
+    data = Data(Folder(str(folder)), validation_split="val")
     with pytest.raises(InputError, match=r"config\.data\.validation_split='val': .*no split 'val'"):
-        data.source("validation")
+        data.open("validation")
 
 
 @settings(deadline=None, derandomize=True)
 @given(count=st.integers(2, 40), percent=st.integers(0, 100), place=st.integers(0, 40))
 def test_slices_that_meet_leave_no_file_out_and_share_none(count, percent, place):
-    files = Files(folders.Path("/"), tuple(folders.Path(f"/{i}.png") for i in range(count)))
+    files = Files(file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count)))
     for end in (f"{percent}%", str(min(place, count)), f"-{min(place, count)}", f"-{percent}%"):
         parts = []
         for ends in (("", end), (end, "")):
             with contextlib.suppress(InputError):  # It is empty.
-                parts += folders.sliced(files, "", ends).paths
+                parts += file_splits.slice_files(files, "", ends).paths
         assert tuple(parts) == files.paths
 
 
 def test_a_percentage_is_one_place_from_either_end():
     """Of 15 files [:90%] is 14: [-10%:] must be one file, not the two that 1.5 is rounded to."""
     for count in range(1, 51):
-        files = Files(folders.Path("/"), tuple(folders.Path(f"/{i}.png") for i in range(count)))
+        files = Files(
+            file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count))
+        )
         for percent in (1, 5, 10, 15, 25, 30, 50, 70, 75, 90, 99):
             parts = []
             for ends in (("", f"{percent}%"), (f"-{100 - percent}%", "")):
                 with contextlib.suppress(InputError):  # It is empty.
-                    parts += folders.sliced(files, "", ends).paths
+                    parts += file_splits.slice_files(files, "", ends).paths
             assert tuple(parts) == files.paths, (count, percent)
 
 
 def test_where_a_folder_is(folder, tmp_path, monkeypatch):
-    expected = names(f"folder:{folder}", "all")
+    expected = names(str(folder), "all")
     monkeypatch.setenv("SOME_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for name, data_dir in [
-        ("folder:images", str(tmp_path)),
-        ("folder:images", "$SOME_DATA"),
-        ("folder:images", None),
-        ("folder:~/images", "/elsewhere"),
-        ("folder:$SOME_DATA/images", "/elsewhere"),
+        ("images", str(tmp_path)),
+        ("images", "$SOME_DATA"),
+        ("images", None),
+        ("~/images", "/elsewhere"),
+        ("$SOME_DATA/images", "/elsewhere"),
     ]:
         assert names(name, "all", data_dir) == expected
-    assert names("folder:/elsewhere", "folder:images[:1]", str(tmp_path)) == ["a.png"]
+    assert names("/elsewhere", "folder:images[:1]", str(tmp_path)) == ["a.png"]
 
 
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("folder:missing", "all", "no folder .*missing"),
-        ("folder:images", "train", "no split 'train'.*\"all\""),
-        ("folder:images", "folder:missing", "no folder .*missing"),
-        ("folder:", "all", "'folder:' names no folder; wanted is folder:PATH"),
-        ("folder:images", "folder:[:2]", "'folder:' names no folder"),
-        ("folder:images", "../images", "'../images' is no folder in .*images; .* folder:PATH"),
-        ("folder:images", "more/../..", "'more/../..' is no folder in"),
-        ("folder:images", "/tmp[:1]", r"'/tmp\[:1\]' is no folder in .*images; .* folder:PATH"),
-        ("folder:$NOWHERE_1/a", "all", r"NOWHERE_1/a; .* variable NOWHERE_1 is not set$"),
-        ("folder:images", "folder:${NOWHERE_2}", "variable NOWHERE_2 is not set$"),
-        ("folder:images", "all[5:]", "5 is beyond the 4 files"),
-        ("folder:images", "all[:-101%]", "-101% is beyond the 4 files"),
-        ("folder:images", "all[2:2]", "is empty"),
-        ("folder:images", "empty", "is empty.* 0 image files"),
-        ("folder:images", "all[x:]", "ill-formed"),
-        ("folder:images", "all[1]", "ill-formed"),
-        ("folder:images", "all[1:2", "ill-formed"),
+        ("missing", "all", "no folder .*missing"),
+        ("images", "train", "no split 'train'.*\"all\""),
+        ("images", "folder:missing", "no folder .*missing"),
+        ("", "all", "path of a folder must not be empty"),
+        ("images", "folder:[:2]", "path of a folder must not be empty"),
+        ("images", "../images", "'../images' is not a folder in .*images; .* folder:PATH"),
+        ("images", "more/../..", "'more/../..' is not a folder in"),
+        ("images", "/tmp[:1]", r"'/tmp\[:1\]' is not a folder in .*images; .* folder:PATH"),
+        ("$NOWHERE_1/a", "all", r"NOWHERE_1/a; .* variable NOWHERE_1 is not set$"),
+        ("images", "folder:${NOWHERE_2}", "variable NOWHERE_2 is not set$"),
+        ("images", "all[5:]", "5 is beyond the 4 files"),
+        ("images", "all[:-101%]", "-101% is beyond the 4 files"),
+        ("images", "all[2:2]", "is empty"),
+        ("images", "empty", "is empty.* 0 image files"),
+        ("images", "all[x:]", "ill-formed"),
+        ("images", "all[1]", "ill-formed"),
+        ("images", "all[1:2", "ill-formed"),
     ],
 )
 def test_splits_that_are_none_are_refused(folder, tmp_path, name, split, message):
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match=message):
-        load(name, split, str(tmp_path))
+        find_files(name, split, str(tmp_path))
 
 
 @settings(deadline=None, derandomize=True)
@@ -232,8 +237,8 @@ def test_images_are_mirrored_about_their_last_row_and_column():
     """[1 2 3] goes on 2 1 2 3 2: the border pixel is not repeated, and small images fold again."""
     image = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[..., None]
     expected = np.array([[1, 2, 3, 2, 1, 2, 3, 2], [4, 5, 6, 5, 4, 5, 6, 5]])[[0, 1, 0, 1]]
-    np.testing.assert_array_equal(extended(image, 4, 8)[..., 0], expected)
-    assert (extended(image[:1, :1], 3, 2) == 1).all()
+    np.testing.assert_array_equal(pad_reflect(image, 4, 8)[..., 0], expected)
+    assert (pad_reflect(image[:1, :1], 3, 2) == 1).all()
 
 
 def test_an_example_of_evaluation_is_a_whole_image_on_the_common_canvas(folder):
@@ -247,7 +252,7 @@ def test_an_example_of_evaluation_is_a_whole_image_on_the_common_canvas(folder):
     for index, image, (height, width) in zip(order, batch["image"], batch["size"], strict=True):
         true = read_pixels(folder / source.names[index])
         np.testing.assert_array_equal(image[:height, :width], true)
-        np.testing.assert_array_equal(image, extended(true, 48, 48))
+        np.testing.assert_array_equal(image, pad_reflect(true, 48, 48))
 
 
 def test_a_folder_in_memory_is_the_folder(folder):
@@ -264,24 +269,24 @@ def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
     """The slice of validation starts at the third file whether or not the first can be read."""
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-30])
     (folder / "more" / "d.png").write_bytes(b"")
-    data = Data(f"folder:{folder}", train_split="all[:2]", validation_split="all[2:]", tile=4)
-    assert data.source("train").names == ("b.png",)
+    data = Data(Folder(str(folder), tile=4), train_split="all[:2]", validation_split="all[2:]")
+    assert data.open("train").names == ("b.png",)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "warning: image files left out of the train split: 1"
     assert len(said) == 2
     assert f"cannot read image {folder / 'a.png'}: " in said[1]
-    validation = data.source("validation")
+    validation = data.open("validation")
     assert validation.names == ("more/c.png",)
     assert len(validation.skipped) == 1
     with pytest.raises(InputError, match="no image file that can be read: cannot read image"):
-        load(f"folder:{folder}", "all[:1]")
+        Folder(str(folder)).open("all[:1]")
 
 
 def test_pipes_and_links_to_folders_are_left_out_and_named(folder, tmp_path, capsys):
     os.mkfifo(folder / "e.png")
     (folder / "more" / "link").symlink_to(tmp_path)
     for split, count in (("all", 4), ("all[:3]", 2), ("all[:2]+all[3:]", 4)):
-        source = Data(f"folder:{folder}", train_split=split).source("train")
+        source = Data(Folder(str(folder)), train_split=split).open("train")
         assert len(source.names) == count
         said = capsys.readouterr().err
         assert said.count(f"{folder}/more/link is a link to a folder, not followed") == 1
@@ -398,47 +403,38 @@ def test_batches_of_a_folder(folder):
 
 def test_tiles_are_for_training_alone(folder):
     split = {"train_split": "all", "validation_split": "all[:1]", "test_split": "more"}
-    data = Data(f"folder:{folder}", tile=8, color="gray", **split)
-    assert data.source("train").gather(np.array([0]))["image"].shape == (1, 8, 8, 1)
-    assert data.source("validation").gather(np.array([0]))["image"].shape == (1, 32, 32, 1)
-    assert data.source("test").gather(np.array([0]))["image"].shape == (1, 48, 32, 1)
-
-
-def test_tiles_and_colours_are_for_image_files_alone(digits_dir):
-    for options in ({"tile": 8}, {"color": "gray"}):
-        with pytest.raises(InputError, match=r"tile and color are for image files.*'digits'"):
-            Data("digits", data_dir=digits_dir, **options).source("train")
-    for tile in (0, -3):
-        with pytest.raises(InputError, match="tile must be at least 1"):
-            Data("digits", tile=tile)
+    data = Data(Folder(str(folder), tile=8, color="gray"), **split)
+    assert data.open("train").gather(np.array([0]))["image"].shape == (1, 8, 8, 1)
+    assert data.open("validation").gather(np.array([0]))["image"].shape == (1, 32, 32, 1)
+    assert data.open("test").gather(np.array([0]))["image"].shape == (1, 48, 32, 1)
 
 
 def test_the_photographs_are_there_each_in_one_split():
     """Without network: scikit-image's wheel holds them."""
-    data = Data("photographs", tile=96, color="gray")
-    splits = {split: data.source(split) for split in ("train", "validation", "test")}
+    data = Data(Photographs(tile=96, color="gray"))
+    splits = {split: data.open(split) for split in ("train", "validation", "test")}
     files = [set(source.names) for source in splits.values()]
     assert sum(map(len, files)) == len(set.union(*files)) == 12
     for source in splits.values():
         assert source.skipped == ()
     assert splits["train"].gather(np.array([0]))["image"].shape == (1, 96, 96, 1)
-    every = load("photographs", "all")
+    every = Photographs().open("all")
     assert set(every.names) == set.union(*files)
-    assert load("photographs", "test[1:2]").names == ("camera.png",)
+    assert Photographs().open("test[1:2]").names == ("camera.png",)
 
 
 def test_photographs_that_are_not_there_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no split 'tests'; did you mean 'test'"):
-        load("photographs", "tests")
+        Photographs().open("tests")
     monkeypatch.setattr(photographs.resources, "files", lambda _: tmp_path)
     with pytest.raises(InputError, match=r"lacks gravel\.png, rocket\.jpg; install scikit-image"):
-        load("photographs", "validation")
+        Photographs().open("validation")
 
 
 def test_image_files_need_no_preparation():
-    for name in ("photographs", "folder:anywhere"):
+    for source in (Photographs(), Folder("anywhere")):
         with pytest.raises(InputError, match="needs no preparation"):
-            prepare(name)
+            source.prepare()
 
 
 def test_a_folder_elsewhere_may_be_named_like_a_shuffled_split(tmp_path):
@@ -446,5 +442,5 @@ def test_a_folder_elsewhere_may_be_named_like_a_shuffled_split(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / f"of_{name}.png")
     for chosen in ("set", "set@2024"):
-        found = find_files(f"folder:{tmp_path}/set", f"folder:{tmp_path}/{chosen}", None)
+        found = find_files(f"{tmp_path}/set", f"folder:{tmp_path}/{chosen}", None)
         assert [path.name for path in found.paths] == [f"of_{chosen}.png"]

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from deconv_jax.data.overlap import overlaps
-from deconv_jax.data.sources import in_memory, load
+from deconv_jax.data.source_configs import parse_source
+from deconv_jax.data.sources import in_memory
 
 
 @pytest.fixture
@@ -17,8 +18,8 @@ def folder(tmp_path):
 
 
 def _shared(name, data_dir=None, **splits):
-    sources = {split: load(name, words, data_dir) for split, words in splits.items()}
-    return overlaps({split: source.parts for split, source in sources.items()})
+    sources = {split: parse_source(name).open(words, data_dir) for split, words in splits.items()}
+    return overlaps({split: source.files for split, source in sources.items()})
 
 
 def test_shared_files_are_counted_once(folder, tmp_path):
@@ -41,7 +42,7 @@ def test_shared_records_are_counted(digits_dir, name):
     assert _shared(name, digits_dir, train="train", test="test") == {}
 
 
-def test_a_source_in_memory_keeps_its_parts(folder):
-    source = load(folder, "all[3:]")
-    assert in_memory(source).parts == source.parts
-    assert len(source.parts) == 7
+def test_a_source_in_memory_keeps_its_files(folder):
+    source = parse_source(folder).open("all[3:]")
+    assert in_memory(source).files == source.files
+    assert len(source.files) == 7

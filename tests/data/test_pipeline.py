@@ -9,8 +9,10 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deconv_jax.data.pipeline import Data, Prefetched, evaluation_batches, training_iterator
-from deconv_jax.data.sources import ArraySource, load
+from deconv_jax.data.config import Data
+from deconv_jax.data.pipeline import Prefetched, evaluation_batches, training_iterator
+from deconv_jax.data.source_configs import Digits
+from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
 
 many = settings(max_examples=60, deadline=None, derandomize=True)
@@ -205,17 +207,17 @@ def test_a_run_may_be_continued_by_another_number_of_processes():
 
 @pytest.mark.parametrize("cache", ["none", "memory", "device"])
 def test_a_split_is_the_same_however_it_is_held(digits_dir, cache):
-    data = Data("digits", data_dir=digits_dir, validation_split="test[:20]", cache=cache)
-    source = data.source("validation")
+    data = Data(Digits(), data_dir=digits_dir, validation_split="test[:20]", cache=cache)
+    source = data.open("validation")
     assert isinstance(source, ArraySource) == (cache != "none")
-    expected = load("digits", "test[:20]", digits_dir).gather(np.arange(20))
+    expected = Digits().open("test[:20]", digits_dir).gather(np.arange(20))
     for name, array in source.gather(np.arange(20)).items():
         np.testing.assert_array_equal(array, expected[name])
 
 
 def test_reading_threads_keep_the_order(digits_dir):
     """Records are read by threads; arrays are not."""
-    source = load("digits", "validation", digits_dir)
+    source = Digits().open("validation", digits_dir)
     batches = list(training(source=source, batch_size=50, batches=6))
     np.testing.assert_array_equal(
         [batch["index"] for batch in batches], order(len(source), batch_size=50, batches=6)
@@ -228,7 +230,7 @@ def test_reading_threads_keep_the_order(digits_dir):
 def test_worker_processes_give_the_same_batches_and_resume_exactly(digits_dir):
     """On records, as a real run has them, and in a program that is not started by absl."""
     flags.FLAGS.unparse_flags()
-    source = load("digits", "validation", digits_dir)
+    source = Digits().open("validation", digits_dir)
     options = {"source": source, "batch_size": 5, "batches": 7}
 
     def batches_of(**more):

@@ -11,16 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconv_jax.data import sources
+from deconv_jax import schema
+from deconv_jax.data import tfds_source
 from deconv_jax.data.embedded.digits import SPLITS
-from deconv_jax.data.sources import (
-    ArraySource,
-    RecordSource,
-    StackedSource,
-    in_memory,
-    load,
-    prepare,
+from deconv_jax.data.source_configs import (
+    SOURCE_CHOICES,
+    SOURCES,
+    Digits,
+    Folder,
+    ImageLabel,
+    PennFudan,
+    Photographs,
+    Stacked,
+    Tfds,
+    parse_source,
 )
+from deconv_jax.data.sources import ArraySource, StackedSource, in_memory
+from deconv_jax.data.tfds_source import RecordSource
 from deconv_jax.errors import InputError
 
 
@@ -36,7 +43,7 @@ def archive():
     ("split", "count"), [("train", 1257), ("validation", 180), ("test", 360), ("train[:5]", 5)]
 )
 def test_digits_have_their_counts_shapes_and_types(digits_dir, split, count):
-    source = load("digits", split, digits_dir)
+    source = Digits().open(split, digits_dir)
     batch = source.gather(np.array([0, count - 1]))
     assert len(source) == count
     assert set(batch) == {"image", "label"}
@@ -51,7 +58,7 @@ def test_digits_are_those_of_the_archive_enlarged_four_times(digits_dir, archive
     The archive's gray levels are 0 to 16; the enlargement is done here again, image by image.
     """
     start, stop = SPLITS[split]
-    made = in_memory(load("digits", split, digits_dir)).arrays
+    made = in_memory(Digits().open(split, digits_dir)).arrays
     expected = [
         Image.fromarray(np.round(image * 255.0 / 16).astype(np.uint8)).resize((32, 32), 3)
         for image in archive["images"][start:stop]
@@ -74,8 +81,8 @@ def test_digits_are_prepared_and_read_without_tensorflow_and_without_a_word(tmp_
     program = (
         "import sys\n"
         "import numpy as np\n"
-        "from deconv_jax.data.sources import load\n"
-        f"batch = load('digits', 'test', {str(tmp_path)!r}).gather(np.arange(3))\n"
+        "from deconv_jax.data.source_configs import Digits\n"
+        f"batch = Digits().open('test', {str(tmp_path)!r}).gather(np.arange(3))\n"
         "print(batch['image'].shape, 'tensorflow' in sys.modules)\n"
     )
     done = subprocess.run(
@@ -85,15 +92,15 @@ def test_digits_are_prepared_and_read_without_tensorflow_and_without_a_word(tmp_
 
 
 def test_a_prepared_set_is_left_as_it_is(digits_dir):
-    folder = prepare("digits", digits_dir)
+    folder = Digits().prepare(digits_dir)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert prepare("digits", digits_dir) == folder
+    assert Digits().prepare(digits_dir) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert any("array_record" in path.name for path in before)
 
 
 def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
-    source = load("digits", "validation", digits_dir)
+    source = Digits().open("validation", digits_dir)
     order = np.array([7, 0, 7, 179])
     batch, everything = source.gather(order), in_memory(source)
     for name, array in everything.arrays.items():
@@ -123,15 +130,15 @@ def test_a_tfds_set_is_found_where_it_is(tmp_path, monkeypatch, held_in, data_di
     monkeypatch.setenv("HOME", "home")
     for folder in held_in:
         (tmp_path / folder / "mnist").mkdir(parents=True)
-    assert sources._tfds_folder("mnist:3.0.1", data_dir) == Path(expected)
+    assert tfds_source._tfds_folder("mnist:3.0.1", data_dir) == Path(expected)
 
 
 def test_without_an_own_folder_of_tfds_the_folder_of_all_data_is_used(monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("DECONV_JAX_DATA", "/nowhere")
     monkeypatch.setenv("HOME", "/home/nobody")
-    assert sources._tfds_folder("mnist", None) == Path("/nowhere/tfds")
-    assert sources._tfds_folder("digits", None) == Path("/home/nobody/tensorflow_datasets")
+    assert tfds_source._tfds_folder("mnist", None) == Path("/nowhere/tfds")
+    assert tfds_source._tfds_folder("digits", None) == Path("/home/nobody/tensorflow_datasets")
 
 
 def message_of(call, *args):
@@ -144,13 +151,13 @@ def message_of(call, *args):
     ("name", "meant"), [("digit", "digits"), ("mnits", "mnist"), ("cifar_10:3.0.2", "cifar10")]
 )
 def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
-    message = message_of(load, name, "train", str(tmp_path))
+    message = message_of(Tfds(name).open, "train", str(tmp_path))
     assert message == f"no data set {name!r}; did you mean {meant!r}?"
 
 
 def test_a_name_longer_than_any_file_has_is_unknown(tmp_path):
     name = "a" * 300
-    assert message_of(load, name, "train", str(tmp_path)).startswith(f"no data set {name!r}; ")
+    assert message_of(Tfds(name).open, "train", str(tmp_path)).startswith(f"no data set {name!r}; ")
 
 
 @pytest.mark.parametrize(
@@ -164,34 +171,37 @@ def test_a_name_longer_than_any_file_has_is_unknown(tmp_path):
     ],
 )
 def test_an_unusable_name_is_named_with_the_reason(tmp_path, name, reason):
-    message = message_of(load, name, "train", str(tmp_path))
+    message = message_of(Tfds(name).open, "train", str(tmp_path))
     assert message.startswith(f"no data set {name!r}: ")
     assert reason in message
     assert len(message.splitlines()) == 1
 
 
 def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path):
-    message = message_of(load, "mnist", "train", str(tmp_path))
+    message = message_of(Tfds("mnist").open, "train", str(tmp_path))
     assert message.startswith(f"data set 'mnist' is not prepared in {tmp_path}")
     assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
 
 
-@pytest.mark.parametrize("call", [load, prepare])
-def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path, call):
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path, opens):
     """The digits as if they had been prepared in TFDS's default format."""
     old = tmp_path / "digits" / "1.0.0"
-    shutil.copytree(prepare("digits", digits_dir), old)
+    shutil.copytree(Digits().prepare(digits_dir), old)
     for path in old.glob("*.json"):
         path.write_text(path.read_text().replace("array_record", "tfrecord"))
-    arguments = ("digits", "train", str(tmp_path)) if call is load else ("digits", str(tmp_path))
-    message = message_of(call, *arguments)
+    folder = str(tmp_path)
+    if opens:
+        message = message_of(Digits().open, "train", folder)
+    else:
+        message = message_of(Digits().prepare, folder)
     assert "is stored as tfrecord" in message
     assert message.endswith("with: deconv-jax prepare digits --data-dir DIR")
 
 
 @pytest.mark.parametrize("split", ["training", "train[:5", "train+nothing"])
 def test_an_unknown_split_names_those_there_are(digits_dir, split):
-    message = message_of(load, "digits", split, digits_dir)
+    message = message_of(Digits().open, split, digits_dir)
     assert f"{split!r}" in message
     assert all(name in message for name in SPLITS)
 
@@ -224,8 +234,8 @@ def test_a_set_without_labels_gives_images_alone():
 @pytest.fixture(scope="module")
 def stacked(digits_dir):
     """The embedded digits in threes, and the digits themselves."""
-    base = in_memory(load("digits", "validation", digits_dir)).arrays
-    return load("stacked_digits", "validation", digits_dir), base
+    base = in_memory(Digits().open("validation", digits_dir)).arrays
+    return Stacked(Digits()).open("validation", digits_dir), base
 
 
 def test_channels_of_a_stacked_image_are_of_the_set_and_its_label_spells_theirs(stacked):
@@ -235,11 +245,14 @@ def test_channels_of_a_stacked_image_are_of_the_set_and_its_label_spells_theirs(
     batch = source.gather(np.arange(len(source)))
     assert (batch["image"].shape, batch["image"].dtype) == ((180, 32, 32, 3), np.uint8)
     assert (batch["label"].shape, batch["label"].dtype) == ((180,), np.int32)
+    assert (batch["digits"].shape, batch["digits"].dtype) == ((180, 3), np.int32)
     digit_of = {
         image.tobytes(): label for image, label in zip(base["image"], base["label"], strict=True)
     }
-    for image, label in zip(batch["image"], batch["label"], strict=True):
-        digits = [digit_of[image[..., channel].tobytes()] for channel in range(3)]
+    rows = zip(batch["image"], batch["label"], batch["digits"], strict=True)
+    for image, label, digits in rows:
+        expected = [digit_of[image[..., channel].tobytes()] for channel in range(3)]
+        assert digits.tolist() == expected
         assert f"{label:03d}" == "".join(map(str, digits))
 
 
@@ -259,7 +272,7 @@ def test_stacked_images_are_drawn_evenly_and_apart(stacked):
 
 def test_stacked_examples_are_the_same_each_time_and_in_any_order(stacked, digits_dir):
     source, _ = stacked
-    again = load("stacked_digits", "validation", digits_dir)
+    again = Stacked(Digits()).open("validation", digits_dir)
     order = np.array([179, 0, 179, 77])
     batch, everything = source.gather(order), again.gather(np.arange(len(again)))
     for name, array in everything.items():
@@ -279,14 +292,16 @@ def test_stacked_examples_are_the_same_each_time_and_in_any_order(stacked, digit
 )
 def test_only_gray_images_of_ten_classes_are_stacked(arrays, words):
     message = message_of(StackedSource.of, ArraySource(arrays))
-    assert message.startswith("stacked sets are of gray images in ten classes; got images")
+    assert message.startswith(
+        "a stacked source requires unpadded gray images in ten classes; got images"
+    )
     assert [word for word in words if word not in message] == []
 
 
 def test_a_stacked_set_needs_the_set_that_it_is_of(tmp_path):
-    message = message_of(load, "stacked_mnist", "train", str(tmp_path))
+    message = message_of(Stacked(Tfds("mnist")).open, "train", str(tmp_path))
     assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
-    message = message_of(load, "stacked_mnits", "train", str(tmp_path))
+    message = message_of(parse_source("stacked_mnits").open, "train", str(tmp_path))
     assert message == "no data set 'mnits'; did you mean 'mnist'?"
 
 
@@ -301,7 +316,7 @@ def mnist_dir():
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
 def test_mnist_has_its_counts_and_its_first_images(split, count):
-    source = load("mnist", split, str(mnist_dir()))
+    source = Tfds("mnist").open(split, str(mnist_dir()))
     assert len(source) == count
     batch = source.gather(np.arange(0, count, count // 500))
     assert (batch["image"].shape[1:], batch["image"].dtype) == ((28, 28, 1), np.uint8)
@@ -309,3 +324,51 @@ def test_mnist_has_its_counts_and_its_first_images(split, count):
     assert (np.abs(np.bincount(batch["label"], minlength=10) - 50) < 34).all()
     # LeCun's digits were centred in a 28x28 field with a margin of 4 pixels around 20x20, by mass.
     assert (batch["image"][:, 0] == 0).mean() > 0.99
+
+
+# Short forms
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("digits", Digits()),
+        ("photographs", Photographs()),
+        ("mnist", Tfds("mnist")),
+        ("cifar10:3.0.2", Tfds("cifar10:3.0.2")),
+        ("stacked_digits", Stacked(Digits())),
+        ("stacked_mnist", Stacked(Tfds("mnist"))),
+        ("folder:a:b", Folder("a:b")),
+        ("penn_fudan:people", PennFudan("people")),
+        ("image_label:cells", ImageLabel("cells")),
+    ],
+)
+def test_a_short_form_names_a_data_set(text, expected):
+    source = parse_source(text)
+    assert source == expected
+    assert str(source) == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "tfds"}, "source.dataset is missing"),
+        ({"name": "digits", "tile": 8}, "unknown key source.tile"),
+        ({"name": "photographs", "canvas": 8}, "unknown key source.canvas"),
+        ({"name": "penn_fudan", "path": "x", "tile": 8}, "unknown key source.tile"),
+        ({"name": "folder", "path": ""}, "data.source.path must not be empty"),
+        ({"name": "folder", "path": "x", "tile": 0}, "data.source.tile must be at least 1; got 0"),
+        ({"name": "tfds", "dataset": "x", "canvas": 0}, "data.source.canvas must be at least 1"),
+        (
+            {"name": "stacked", "base": {"name": "photographs"}},
+            "source.base.name: no 'photographs'",
+        ),
+        ({"name": "mnist"}, "source.name: no 'mnist'"),
+    ],
+)
+def test_settings_that_a_data_set_cannot_have_are_refused(settings, words):
+    def build():
+        cls, fields = schema.choose(SOURCES, settings, "source")
+        return schema.build(cls, fields, SOURCE_CHOICES, "source")
+
+    assert words in message_of(build)

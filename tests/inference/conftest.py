@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from deconv_jax.data.source_configs import Stacked
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
 from deconv_jax.training.checkpoint import Checkpoints
@@ -56,6 +57,8 @@ def write_run():
             "label": {"shape": [], "dtype": "int32"},
             "index": {"shape": [], "dtype": "int32"},
         }
+        if isinstance(experiment.data.source, Stacked):
+            described["digits"] = {"shape": [3], "dtype": "int32"}
         batch = {
             name: jax.ShapeDtypeStruct((1, *like["shape"]), like["dtype"])
             for name, like in described.items()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from deconv_jax.data.sources import load
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.metrics.sample_quality import (
@@ -266,7 +265,7 @@ def test_energy_is_left_out_if_all_are_nan():
 
 def test_real_images_score_well_and_noise_does_not(digits_dir):
     """The features are the 8 x 8 pixels that the embedded digits were upscaled from."""
-    train = load("digits", "train", digits_dir)
+    train = Digits().open("train", digits_dir)
     images = train.gather(np.arange(1200))["image"] / 255.0
     features = images.reshape(1200, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(1200, -1)
     halves = [ImageSetFeatures(half) for half in np.split(features, 2)]

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from deconv_jax.data.augment import center_resize
-from deconv_jax.data.sources import load
+from deconv_jax.data.source_configs import Digits, Tfds
 from deconv_jax.errors import InputError
 from deconv_jax.models import extractors
 from deconv_jax.models.extractors import (
@@ -88,7 +88,7 @@ def test_features_and_probabilities_have_their_shapes(name):
 
 
 def test_the_digits_are_told_as_well_as_the_record_says(digits_dir):
-    test = load("digits", "test", digits_dir)
+    test = Digits().open("test", digits_dir)
     batch = test.gather(np.arange(len(test)))
     assert accuracy("digits", batch) == pytest.approx(
         record_of("digits")["metrics"]["test"]["accuracy"], abs=1e-9
@@ -96,7 +96,7 @@ def test_the_digits_are_told_as_well_as_the_record_says(digits_dir):
 
 
 def test_features_have_mean_square_1_on_the_images_of_the_training(digits_dir):
-    train = load("digits", "train", digits_dir)
+    train = Digits().open("train", digits_dir)
     features, _ = seen("digits", train.gather(np.arange(len(train)))["image"] / np.float32(255))
     assert np.mean(np.square(features, dtype=np.float64)) == pytest.approx(1.0, rel=1e-3)
 
@@ -106,7 +106,7 @@ def test_features_have_mean_square_1_on_the_images_of_the_training(digits_dir):
 @pytest.mark.parametrize(("name", "data"), [("mnist", "mnist"), ("fashion", "fashion_mnist")])
 def test_other_sets_are_told_nearly_as_well(name, data):
     """1,000 of the 10,000 test images; three standard errors of the share below the record."""
-    test = load(data, "test", str(Path(os.environ["DECONV_JAX_DATA"]) / "tfds"))
+    test = Tfds(data).open("test", str(Path(os.environ["DECONV_JAX_DATA"]) / "tfds"))
     share = record_of(name)["metrics"]["test"]["accuracy"]
     measured = accuracy(name, test.gather(np.arange(1000)))
     assert abs(measured - share) < 3.5 * (share * (1 - share) / 1000) ** 0.5
@@ -114,7 +114,7 @@ def test_other_sets_are_told_nearly_as_well(name, data):
 
 
 def test_stacked_planes_are_looked_at_one_by_one(digits_dir):
-    images = load("digits", "test", digits_dir).gather(np.arange(12))["image"] / np.float32(255)
+    images = Digits().open("test", digits_dir).gather(np.arange(12))["image"] / np.float32(255)
     features, probabilities = seen("digits", images)
     stacked = images.reshape(4, 3, *images.shape[1:3]).transpose(0, 2, 3, 1)
     of_planes, by_plane = seen("digits", stacked)

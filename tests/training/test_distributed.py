@@ -61,7 +61,7 @@ def test_processes_that_see_different_files_all_stop(
             image = Image.new("L", (32, 32), 40 * i)
             image.save(tmp_path / str(process) / "images" / f"{i}.png")
     splits = {"train_split": "all[2:]", "validation_split": "all[:1]", "test_split": "all[1:2]"}
-    data = {"name": "folder:images", "color": "gray", **splits}
+    data = {"source": {"name": "folder", "path": "images", "color": "gray"}, **splits}
     each = [[f"--config.data.data_dir={tmp_path / str(process)}"] for process in range(2)]
     config = config_file(small_config(data=data))
     processes = together("train", "--config", config, "--workdir", tmp_path / "run", each=each)

@@ -1,9 +1,9 @@
-"""UCI "Optical Recognition of Handwritten Digits", its test partition, as a TFDS data set.
+"""The test partition of UCI "Optical Recognition of Handwritten Digits" as a TFDS data set.
 
-1,797 digits written by 13 people, scanned to 8x8 pixels of 17 gray levels (Alpaydin & Kaynak, 1998,
-doi:10.24432/C50P49, CC BY 4.0), the copy that scikit-learn distributes as `load_digits`. They are
-enlarged to 32x32 once, when the set is prepared. The image is a Tensor feature, not an Image, so
-that neither preparing nor reading it needs TensorFlow.
+1,797 digits written by 13 people, scanned to 8 x 8 pixels of 17 gray levels (Alpaydin & Kaynak, 1998,
+doi:10.24432/C50P49, CC BY 4.0), as distributed by scikit-learn's `load_digits`. They are enlarged to 32 x 32
+when the data set is prepared. The image is a Tensor feature and not an Image feature, so that neither
+preparing nor reading it requires TensorFlow.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from PIL import Image
 SIZE = 32
 LEVELS = 16
 SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
-"""In file order, so that validation and test are (mostly) other writers than train."""
+"""Positions in file order, so that most writers of validation and test are not in train."""
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Handwritten digits, (32, 32, 1) uint8, with their class; no download."""
+    """Handwritten digits, uint8 (32, 32, 1), with their class. Needs no download."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,14 +1,14 @@
-"""Twelve photographs that ship inside scikit-image's wheel, a small set for restoration.
+"""Twelve photographs from scikit-image's wheel, a small data set for restoration.
 
-Portraits, still lifes, textures and a landscape, gray and colour, 300 to 741 pixels a side; the two
-views of a stereo pair (motorcycle) are both for training. What scikit-image would have to download
-is not used, nor its drawings, text and microscopy.
+Portraits, still lifes, textures and a landscape, gray and colour, 300 to 741 pixels a side. Both views of a
+stereo pair (motorcycle) are in the training split. Images that scikit-image would have to download are not
+used, nor are its drawings, text and microscopy.
 """
 
 from importlib import resources
 from pathlib import Path
 
-from deconv_jax.data.folders import Files, parse_split, sliced
+from deconv_jax.data.file_splits import Files, parse_split, slice_files
 from deconv_jax.errors import InputError, did_you_mean
 
 NAME = "photographs"
@@ -28,10 +28,10 @@ SPLITS = {
 
 
 def find_files(split: str) -> Files:
-    """The files of "train", "validation", "test" or "all", or of a slice such as "train[:2]".
+    """Return the files of "train", "validation", "test" or "all", or a slice such as "train[:2]".
 
     Raises:
-      InputError: no such split, or scikit-image was installed without its photographs.
+      InputError: The split does not exist, or scikit-image was installed without its photographs.
     """
     chosen, ends = parse_split(split)
     splits = SPLITS | {"all": tuple(name for names in SPLITS.values() for name in names)}
@@ -47,4 +47,4 @@ def find_files(split: str) -> Files:
             f"data set {NAME!r}: {root} lacks {', '.join(missing)}; install scikit-image from its "
             "wheel"
         )
-    return sliced(Files(root, paths), split, ends)
+    return slice_files(Files(root, paths), split, ends)

@@ -1,10 +1,12 @@
-"""Scenes of handwritten digits, drawn on the device: exact masks and boxes, without an end.
+"""Scenes of handwritten digits with exact masks and boxes, drawn on the device.
 
-An example is a stack of gray digits, as `data.sources.StackedSource` makes them; each is enlarged,
-narrowed, turned, and laid on a canvas where it overlaps none of those before, brighter than the
-background by at least a known contrast. What a reader would get wrong: the mask is not the pixels
-that look bright but where the enlarged ink is at least half, before noise, and the box is the bounds
-of that mask; a digit for which no free place was found among a few that were tried is left out.
+An example is a stack of gray digits from a `StackedSource`. Each digit is enlarged, narrowed, rotated and
+placed on a canvas where it overlaps no earlier digit, brighter than the background by a given contrast. A
+digit is left out if none of a few random places is free.
+
+Note:
+  The mask of a digit is where its opacity is at least 0.5 before noise is added, not where pixels look
+  bright. The box is the bounds of the mask.
 """
 
 import dataclasses
@@ -19,40 +21,39 @@ from deconv_jax.data.views.view import AnnotatedBatch
 from deconv_jax.data.warp import sample_bilinear
 from deconv_jax.errors import InputError, at_least
 
-_MOST_DIGITS = 9
-"""Whose classes an int32 label can spell."""
 _TRIES = 32
+"""Random places that are tried for each digit."""
 _GAP = 2
-"""Free pixels between boxes, so that the soft edges of two digits do not mix."""
+"""Minimum distance between boxes in pixels, so that the soft edges of two digits do not mix."""
 _NARROWEST = 0.8
-"""Of a digit's width, as a part of its height."""
+"""Minimum ratio of a digit's width to its height."""
 _STEEPNESS = 4.0
-"""Opacity gained per ink: the edge of an embedded digit, 8 pixels enlarged, is then 1 to 2 pixels wide."""
+"""Slope of opacity over ink. The edge of an embedded digit, enlarged 8 times, becomes 1 to 2 pixels wide."""
 _BRIGHTEST_BACKGROUND = 0.5
 _TILT = 0.2
-"""Most that a background's level changes from one side of the canvas to the other."""
+"""Maximum change of the background's level from one side of the canvas to the other."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DigitScenes:
-    """A `View` of stacked digits: up to one a channel on a square canvas, none over another.
+    """A `View` that draws each channel of a stacked image as a digit, without overlap.
 
-    Gives "image" (batch, size, size, 1), "segments" of 0 for background and 1 + digit, and "boxes"
-    with "box_class" 0 to 9, in the order of the channels. The same for training and evaluation.
+    Returns "image" (batch, size, size, 1), "segments" with 0 for background and 1 + digit, and "boxes" with
+    "box_class" 0 to 9, in the order of the channels. Training and evaluation use the same distribution.
 
     Attributes:
-      size: of the canvas, pixels a side.
-      least, most: height of a digit's whole image on the canvas, pixels; uniform between them. The
-        width is 0.8 to 1 times that.
-      turn: most that a digit is turned either way, degrees.
-      contrast: least difference of a digit's brightness and the brightest of the background's, which
-        is at most 0.5.
-      noise: standard deviation of Gaussian noise, in units of [0, 1].
+      size: Side of the canvas in pixels.
+      min_height, max_height: Range of the height of a digit's image in pixels, uniform. Its width is 0.8 to 1
+        times the height.
+      turn: Maximum angle of rotation to either side, in degrees.
+      contrast: Minimum difference between a digit's brightness and the maximum of the background, which is
+        at most 0.5.
+      noise: Standard deviation of Gaussian noise, in units of [0, 1].
     """
 
     size: int = 96
-    least: float = 36.0
-    most: float = 56.0
+    min_height: float = 36.0
+    max_height: float = 56.0
     turn: float = 10.0
     contrast: float = 0.35
     noise: float = 0.05
@@ -60,45 +61,47 @@ class DigitScenes:
     def __post_init__(self) -> None:
         at_least("size of digit_scenes", self.size, 1)
         at_least("noise of digit_scenes", self.noise, 0)
-        if not 0 < self.least <= self.most:
+        if not 0 < self.min_height <= self.max_height:
             raise InputError(
-                "least and most of digit_scenes are sizes in pixels, least first; got "
-                f"{self.least} and {self.most}"
+                "digit_scenes requires 0 < min_height <= max_height; got "
+                f"min_height={self.min_height} and max_height={self.max_height}"
             )
         if not 0 <= self.turn <= 45:
-            raise InputError(f"turn of digit_scenes is 0 to 45 degrees; got {self.turn}")
+            raise InputError(f"turn of digit_scenes must be 0 to 45 degrees; got {self.turn}")
         if not 0 < self.contrast <= 1 - _BRIGHTEST_BACKGROUND:
             raise InputError(
-                f"contrast of digit_scenes is above 0 and up to {1 - _BRIGHTEST_BACKGROUND}; got "
+                f"contrast of digit_scenes must be above 0 and at most {1 - _BRIGHTEST_BACKGROUND}; got "
                 f"{self.contrast}"
             )
         if self._reach > self.size:
             raise InputError(
-                f"a digit of {self.most} pixels turned by {self.turn} degrees takes up to "
-                f"{self._reach:.0f}, more than the canvas of {self.size}: make most smaller"
+                f"a digit of {self.max_height} pixels rotated by {self.turn} degrees is up to "
+                f"{self._reach:.0f} pixels high, more than the canvas of {self.size}; reduce max_height"
             )
 
     @property
     def _reach(self) -> float:
-        """Height and width that the largest digit may take when it is turned."""
+        """Maximum height and width of a rotated digit."""
         angle = math.radians(self.turn)
-        return self.most * (math.cos(angle) + math.sin(angle))
+        return self.max_height * (math.cos(angle) + math.sin(angle))
 
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
     ) -> AnnotatedBatch:
-        """See `View`: of uint8 "image" (batch, height, width, digits) and "label", the number they spell."""
+        """See `View`. Requires "image" (batch, height, width, channels) and "digits" (batch, channels)."""
         del train
-        if "label" not in batch:
+        if "digits" not in batch:
             raise InputError(
-                'digit_scenes needs images with labels, such as those of data.name="stacked_digits"'
+                "digit_scenes requires the class of each channel, as stacked data has it; set "
+                "config.data.source=dict(name='stacked', base=dict(name='digits'))"
             )
-        digits = batch["image"].shape[-1]
-        if digits > _MOST_DIGITS:
-            raise InputError(f"digit_scenes takes up to {_MOST_DIGITS} digits; got {digits}")
+        if batch["digits"].shape[-1] != batch["image"].shape[-1]:
+            raise InputError(
+                "digit_scenes requires one class per channel; got "
+                f"{batch['digits'].shape[-1]} for {batch['image'].shape[-1]} channels"
+            )
         ink = batch["image"].astype(jnp.float32) / 255.0
-        powers = jnp.array([[10**n for n in reversed(range(digits))]])
-        classes = batch["label"][:, None].astype(jnp.int32) // powers % 10
+        classes = batch["digits"].astype(jnp.int32)
         return jax.vmap(self._scene)(keys, ink, classes)
 
     def _scene(
@@ -132,7 +135,7 @@ class DigitScenes:
         }
 
     def _background(self, key: Key[Array, ""]) -> Float[Array, "size size"]:
-        """A level that changes steadily in some direction, from 0 to 0.5."""
+        """Draw a linear gradient in a random direction, with levels from 0 to 0.5."""
         level, tilt, angle = jax.random.uniform(key, (3,))
         angle = 2 * jnp.pi * angle
         along = (jnp.arange(self.size) + 0.5) / self.size - 0.5
@@ -144,9 +147,9 @@ class DigitScenes:
     def _drawn(
         self, key: Key[Array, ""], ink: Float[Array, "height width"]
     ) -> Float[Array, "patch patch"]:
-        """The opacity of a digit in the middle of a patch that it fits in, however it is turned."""
+        """Draw the opacity of a digit in the centre of a patch, which it fits into at any rotation."""
         size, narrow, turn = jax.random.uniform(key, (3,))
-        height = self.least + size * (self.most - self.least)
+        height = self.min_height + size * (self.max_height - self.min_height)
         width = height * (_NARROWEST + narrow * (1 - _NARROWEST))
         angle = math.radians(self.turn) * (2 * turn - 1)
         patch = math.ceil(self._reach) + 2
@@ -154,7 +157,7 @@ class DigitScenes:
         down, across = from_middle[:, None], from_middle[None]
         rows = (jnp.cos(angle) * down - jnp.sin(angle) * across) * ink.shape[0] / height
         columns = (jnp.sin(angle) * down + jnp.cos(angle) * across) * ink.shape[1] / width
-        blank = jnp.pad(ink, 1)  # What is beyond the digit's image has no ink.
+        blank = jnp.pad(ink, 1)  # There is no ink outside the digit's image.
         points = jnp.stack([rows + blank.shape[0] / 2, columns + blank.shape[1] / 2], axis=-1)
         sampled = sample_bilinear(blank[..., None], points)[..., 0]
         return jnp.clip((sampled - 0.5) * _STEEPNESS + 0.5, 0.0, 1.0)
@@ -166,7 +169,7 @@ class DigitScenes:
         boxes: Int[Array, "earlier 4"],
         shown: Array,
     ) -> tuple[Int[Array, " 2"], Int[Array, " 4"], Array]:
-        """Where a patch's corner goes, the box of its mask there, and whether that is a free place."""
+        """Return the corner of a patch on the canvas, the box of its mask there, and whether that place is free."""
         starts, stops = zip(*(_bounds(jnp.any(mask, axis)) for axis in (1, 0)), strict=True)
         start, extent = jnp.stack(starts), jnp.stack(stops) - jnp.stack(starts)
         room = (self.size - extent + 1)[None].astype(jnp.float32)
@@ -183,11 +186,11 @@ class DigitScenes:
     def _on_canvas(
         self, patch: Float[Array, "patch patch"], corner: Int[Array, " 2"]
     ) -> Float[Array, "size size"]:
-        """A canvas that is 0 but for a patch, of which parts may be outside."""
+        """Place a patch on an empty canvas. Parts of it may lie outside."""
         padded = jnp.pad(patch, self.size)
         return jax.lax.dynamic_slice(padded, self.size - corner, (self.size, self.size))
 
 
 def _bounds(found: Array) -> tuple[Array, Array]:
-    """The first place of True, and the one after the last."""
+    """Return the first index that is True, and the index after the last one."""
     return jnp.argmax(found), len(found) - jnp.argmax(found[::-1])

@@ -38,7 +38,7 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
     Raises:
       InputError: as for `load_recognition`; or the run learned neither to recognise nor to restore.
     """
-    color = open_workdir(workdir).data.color
+    color = open_workdir(workdir).data.source.color
     kind = open_task(workdir, Classification, Segmentation, Detection, Restoration)
     if isinstance(kind, Restoration):
         return _restoration_subject(*load_restoration(workdir, checkpoint), color)

@@ -56,8 +56,8 @@ def load_predictor(
         raise InputError(f"threshold is for a run of Detection; got one of {type(task).__name__}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold is in [0, 1]; got {threshold}")
-    data, example = open_workdir(workdir).data, read_input_shapes(workdir)
-    size, canvas, multiple = None, data.canvas, 1
+    source, example = open_workdir(workdir).data.source, read_input_shapes(workdir)
+    size, canvas, multiple = None, source.canvas, 1
     if isinstance(task, Classification):
         height, width, channels = example["image"].shape[1:]
         side = task.preprocessing.resize or (height, width)
@@ -68,7 +68,7 @@ def load_predictor(
         channels = shown["image"].shape[-1]
         multiple = task.model.multiple  # type: ignore[attr-defined]
         side = (multiple, multiple)
-    color = image_color(channels, data.color)
+    color = image_color(channels, source.color)
     if isinstance(task, Detection):
         classes = task.num_classes
     else:

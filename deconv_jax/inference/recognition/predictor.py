@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.annotated_folders import Example, resized
+from deconv_jax.data.annotations import Example, resize_example
 from deconv_jax.data.images import Color
 from deconv_jax.errors import InputError
 from deconv_jax.inference.memory import free_memory, working_bytes
@@ -228,7 +228,9 @@ class Predictor:
             return ClassProbabilities(
                 self._outputs(center_resize_pixels(pixels, self.size))["probabilities"][0]
             )
-        small = pixels if self.canvas is None else resized(Example(pixels), self.canvas).image
+        small = (
+            pixels if self.canvas is None else resize_example(Example(pixels), self.canvas).image
+        )
         rows, columns = small.shape[:2]
         outputs = self._outputs(self._extended(small))
         if "boxes" in outputs:

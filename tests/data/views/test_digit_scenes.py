@@ -5,19 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.data.sources import load
+from deconv_jax.data.source_configs import Digits, Stacked
 from deconv_jax.data.views import DigitScenes, evaluation_view, training_view
 from deconv_jax.errors import InputError
 
 COUNT = 24
-VIEW = DigitScenes(size=64, least=24, most=36)
+VIEW = DigitScenes(size=64, min_height=24, max_height=36)
 
 
 @pytest.fixture(scope="module")
 def batch(digits_dir):
     """Stacked digits and their places."""
     places = np.arange(COUNT, dtype=np.int32)
-    return load("stacked_digits", "train", digits_dir).gather(places) | {"index": places}
+    return Stacked(Digits()).open("train", digits_dir).gather(places) | {"index": places}
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +108,11 @@ def test_the_mask_is_the_enlarged_ink_cut_at_half():
     ink = np.round(ink * 255)
     batch = {
         "image": jnp.array(ink, jnp.uint8)[None, ..., None],
-        "label": jnp.array([7]),
+        "digits": jnp.array([[7]]),
         "index": jnp.array([0]),
     }
     side = 24.0
-    view = DigitScenes(size=40, least=side, most=side, turn=0.0, noise=0.0)
+    view = DigitScenes(size=40, min_height=side, max_height=side, turn=0.0, noise=0.0)
     scene = jax.device_get(jax.jit(lambda batch: evaluation_view(view, batch))(batch))
     mask = scene["segments"][0] == 8
     top, left, bottom, right = scene["boxes"][0, 0].astype(int)
@@ -149,7 +149,7 @@ def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
     """Of one digit each, as the rest is the same again."""
     one = {
         "image": jnp.asarray(batch["image"][:2, ..., :1]),
-        "label": jnp.asarray(batch["label"][:2] // 100),
+        "digits": jnp.asarray(batch["digits"][:2, :1]),
         "index": jnp.arange(2),
     }
     seen = jax.device_get(jax.jit(lambda one: evaluation_view(VIEW, one))(one))
@@ -161,10 +161,10 @@ def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
 def test_a_blank_image_is_no_digit():
     batch = {
         "image": jnp.zeros((1, 8, 8, 1), jnp.uint8),
-        "label": jnp.array([3]),
+        "digits": jnp.array([[3]]),
         "index": jnp.array([0]),
     }
-    view = DigitScenes(size=24, least=8, most=12)
+    view = DigitScenes(size=24, min_height=8, max_height=12)
     scene = jax.jit(lambda batch: evaluation_view(view, batch))(batch)
     assert (scene["box_class"] == -1).all()
     assert not scene["segments"].any()
@@ -175,11 +175,11 @@ def test_a_blank_image_is_no_digit():
     ("fields", "words"),
     [
         ({"size": 0}, "size of digit_scenes"),
-        ({"least": 50, "most": 40}, "least first"),
+        ({"min_height": 50, "max_height": 40}, "0 < min_height <= max_height"),
         ({"turn": 60}, "0 to 45 degrees"),
         ({"contrast": 0.6}, "contrast of digit_scenes"),
         ({"noise": -0.1}, "noise of digit_scenes"),
-        ({"size": 64}, "takes up to 65, more than the canvas of 64"),
+        ({"size": 64}, "up to 65 pixels high, more than the canvas of 64"),
     ],
 )
 def test_scenes_that_cannot_be_drawn_are_refused(fields, words):
@@ -190,14 +190,14 @@ def test_scenes_that_cannot_be_drawn_are_refused(fields, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"label": None}, "stacked_digits"),
-        ({"image": jnp.zeros((1, 8, 8, 10))}, "9 digits; got 10"),
+        ({"digits": None}, "name='stacked'"),
+        ({"image": jnp.zeros((1, 8, 8, 10))}, "one class per channel; got 3 for 10"),
     ],
 )
 def test_batches_that_are_no_digits_are_refused(change, words):
     batch = {
         "image": jnp.zeros((1, 8, 8, 3)),
-        "label": jnp.zeros(1, int),
+        "digits": jnp.zeros((1, 3), int),
         "index": jnp.zeros(1, int),
     }
     batch = {name: array for name, array in (batch | change).items() if array is not None}

@@ -29,11 +29,10 @@ def run(tmp_path_factory):
             "crop": 64,
         },
         "data": {
-            "name": f"folder:{folder}",
+            "source": {"name": "folder", "path": str(folder), "tile": 64},
             "train_split": "all[:1]",
             "validation_split": "all[1:2]",
             "test_split": "all[2:]",
-            "tile": 64,
         },
         "optimizer": {"learning_rate": 1e-3},
         "training": {"num_steps": 2, "batch_size": 8, "eval_batch_size": 1}

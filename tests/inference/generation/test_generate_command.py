@@ -51,7 +51,7 @@ def run(tmp_path_factory, write_run):
             made[kind] = write_run(
                 tmp_path_factory.mktemp("run"),
                 task(kind),
-                {"name": "digits"},
+                {"source": {"name": "digits"}},
                 optimizer={"learning_rate": 0.01, "ema_decay": 0.5},
             )
         return made[kind]

@@ -52,7 +52,7 @@ def classifier(tmp_path_factory, digits_dir, write_run):
         "preprocessing": {"resize": (16, 20), "standardize": True},
         "class_names": tuple("abcdefghij"),
     }
-    data = {"name": "digits", "data_dir": digits_dir, "cache": "memory"}
+    data = {"source": {"name": "digits"}, "data_dir": digits_dir, "cache": "memory"}
     return write_run(tmp_path_factory.mktemp("runs") / "classifier", task, data)
 
 
@@ -150,9 +150,9 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
         {
             "name": "segmentation",
             "model": {"name": "unet", "channels": 11, "features": (3, 4), "residual": False},
-            "view": {"name": "digit_scenes", "size": 32, "least": 12, "most": 16},
+            "view": {"name": "digit_scenes", "size": 32, "min_height": 12, "max_height": 16},
         },
-        {"name": "stacked_digits"} | data,
+        {"source": {"name": "stacked", "base": {"name": "digits"}}} | data,
         (32, 32, 3),
     )
     output = tmp_path / "segmentation.png"
@@ -171,7 +171,7 @@ def test_a_segmentation_and_a_restoration_are_looked_into(
             "model": {"name": "dncnn", "depth": 3, "features": 2},
             "degradation": {"name": "gaussian_noise", "sigma": 25.0},
         },
-        {"name": "digits"} | data,
+        {"source": {"name": "digits"}} | data,
     )
     arguments = ["--workdir", restoration, "--output", tmp_path / "restoration.png"]
     assert run(*arguments, "--layer", "conv2") == 0

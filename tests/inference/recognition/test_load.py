@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.data.sources import load
+from deconv_jax.data.source_configs import Digits
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.recognition.load import load_predictor, load_recognition
@@ -43,7 +43,7 @@ DETECTED = {
     "size": ((2,), "int32"),
     "index": ((), "int32"),
 }
-CANVAS = {"name": "penn_fudan:somewhere", "canvas": 48}
+CANVAS = {"source": {"name": "penn_fudan", "path": "somewhere", "canvas": 48}}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_trained_classifier_gives_the_same_logits_without_its_data(
     tmp_path, classifier_config, digits_dir, last_state, assert_trees_equal
 ):
     train(Experiment.from_dict(classifier_config), tmp_path / "run")
-    source = load("digits", "train", digits_dir)
+    source = Digits().open("train", digits_dir)
     first = source.gather(np.arange(1)) | {"index": np.arange(1, dtype=np.int32)}
     example = read_input_shapes(tmp_path / "run")
     assert set(example) == set(first)
@@ -121,14 +121,14 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_said(saved_run, assert_
         (
             CLASSIFIER | {"preprocessing": {}},
             DIGIT | {"image": ((40, 40, 3), "uint8"), "size": ((2,), "int32")},
-            {"canvas": 40},
+            {"source": {"name": "tfds", "dataset": "mnist", "canvas": 40}},
             {"size": None, "canvas": 40, "color": "rgb"},
         ),
         (SEGMENTER, SEGMENTED, CANVAS, {"size": None, "canvas": 48, "multiple": 2}),
         (
             SEGMENTER,
             SEGMENTED | {"image": ((48, 48, 1), "uint8")},
-            {"name": "image_label:somewhere", "color": "y"},
+            {"source": {"name": "image_label", "path": "somewhere", "color": "y"}},
             {"canvas": None, "color": "y", "class_names": ("sky", "sea", "land", "ship")},
         ),
         (

@@ -240,7 +240,9 @@ def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, f
 
 @pytest.mark.slow
 def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
-    workdir, _ = saved_run(SEGMENTER, SEGMENTED, data={"name": "image_label:gone"})
+    workdir, _ = saved_run(
+        SEGMENTER, SEGMENTED, data={"source": {"name": "image_label", "path": "gone"}}
+    )
     out = tmp_path / "out"
     assert run("--workdir", workdir, folder / "z", "--output", out) == 0
     pixels = read_pixels(folder / "z" / "c.jpg")
@@ -254,7 +256,9 @@ def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
 
 @pytest.mark.slow
 def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
-    workdir, _ = saved_run(DETECTOR, DETECTED, data={"name": "penn_fudan:gone", "canvas": 24})
+    workdir, _ = saved_run(
+        DETECTOR, DETECTED, data={"source": {"name": "penn_fudan", "path": "gone", "canvas": 24}}
+    )
 
     def found(*flags):
         arguments = ["--workdir", workdir, folder / "a.png", "--output", tmp_path / "out"]

@@ -10,7 +10,7 @@ import pycocotools.mask
 import pytest
 from pycocotools.coco import COCO
 
-from deconv_jax.data.annotated_folders import Example, resized
+from deconv_jax.data.annotations import Example, resize_example
 from deconv_jax.data.augment import center_resize
 from deconv_jax.errors import InputError
 from deconv_jax.inference.recognition import predictor as predict
@@ -82,7 +82,7 @@ def test_a_classifier_of_a_canvas_sees_its_image_at_the_top_left_of_it():
     flat = predictor(lambda x: {"probabilities": x.reshape(len(x), -1)}, canvas=16)
     pixels = pixels_of(80, 40, 1)
     expected = np.zeros((16, 16, 1), np.float32)
-    expected[:, :8] = resized(Example(pixels), 16).image / np.float32(255)
+    expected[:, :8] = resize_example(Example(pixels), 16).image / np.float32(255)
     np.testing.assert_array_equal(flat(pixels).probabilities, expected.ravel())
 
 
@@ -146,7 +146,7 @@ def test_boxes_come_back_from_the_canvas_to_the_whole_image(shape):
     boxes = np.concatenate([corners.min(axis=0), corners.max(axis=0)], axis=1)
     boxes = np.concatenate([boxes, [[0, 0, height, width]]])
     pixels = pixels_of(height, width, 1)
-    canvas = resized(Example(pixels, boxes=boxes.astype(np.float32)), 20)
+    canvas = resize_example(Example(pixels, boxes=boxes.astype(np.float32)), 20)
     found = predictor(says(canvas.boxes), canvas=20)(pixels)
     assert isinstance(found, Detections)
     np.testing.assert_allclose(found.boxes, boxes, atol=1e-4)

@@ -187,7 +187,7 @@ def test_a_run_restores_with_its_weights(tmp_path, folder, digits_dir, draw, cap
             "degradation": {"name": "gaussian_noise", "sigma": 25.0},
             "crop": 16,
         },
-        "data": {"name": "digits", "data_dir": digits_dir, "cache": "memory"},
+        "data": {"source": {"name": "digits"}, "data_dir": digits_dir, "cache": "memory"},
         "optimizer": {"learning_rate": 1e-3},
         "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2},
     }

@@ -1,0 +1,107 @@
+"""The data of an experiment: a source, its splits, and how examples are loaded."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+from deconv_jax.data.annotated_folders import AnnotatedSource
+from deconv_jax.data.file_splits import random_splits
+from deconv_jax.data.folders import FolderSource
+from deconv_jax.data.source_configs import SourceConfig
+from deconv_jax.data.sources import Source, in_memory
+from deconv_jax.errors import InputError, at_least, printable
+from deconv_jax.io import kind_of
+
+Split = Literal["train", "validation", "test"]
+_SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set with its splits, and how examples are loaded.
+
+    Attributes:
+      source: The data set; see `source_configs`.
+      data_dir: Folder of TFDS data sets, or the folder that a relative path is relative to; see
+        `SourceConfig.open`.
+      train_split, validation_split, test_split: Split expressions; see `SourceConfig.open`, and
+        `with_splits` for folders without such subfolders. The validation split is evaluated during
+        training and selects the best checkpoint; the test split is evaluated once, at the end.
+      cache: "none" decodes examples on demand. "memory" decodes each split once, into host memory.
+        "device" also keeps the training split on every device, so that a step transfers only indices.
+      workers: Number of processes that load examples; 0 loads them in threads of this process.
+      prefetch: Number of batches that are transferred to the device ahead of the step.
+    """
+
+    source: SourceConfig
+    data_dir: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    test_split: str = "test"
+    cache: Literal["none", "memory", "device"] = "none"
+    workers: int = 0
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("data.workers", self.workers, 0)
+        at_least("data.prefetch", self.prefetch, 0)
+
+    @staticmethod
+    def check_keys(settings: Any) -> None:
+        """Raise InputError for the settings of an older version, which named a data set by `data.name`."""
+        if isinstance(settings, Mapping) and "name" in settings:
+            raise InputError(
+                f"config.data.name={settings['name']!r} is the format of an older version; write a "
+                "config.data.source such as dict(name='folder', path=..., tile=..., color=...) or "
+                "dict(name='tfds', dataset='mnist'), or give --config.data.source=folder:PATH"
+            )
+
+    def with_splits(self) -> "Data":
+        """Return the data with random splits if it is a folder for which no splits are defined.
+
+        That is a folder without a subfolder train, validation or test, for which the config names no
+        splits.
+
+        Raises:
+          InputError: The folder does not exist, or has too few files.
+        """
+        splits = [f"{split}_split" for split in _SPLITS]
+        if any(getattr(self, split) != getattr(Data, split) for split in splits):
+            return self
+        with self._naming_keys("source"):
+            files = self.source.find_files("all", self.data_dir)
+            if files is None or any(kind_of(files.root / split) == "folder" for split in _SPLITS):
+                return self
+            chosen = random_splits(files)
+        return dataclasses.replace(
+            self,
+            train_split=chosen["train"],
+            validation_split=chosen["validation"],
+            test_split=chosen["test"],
+        )
+
+    def open(self, split: Split) -> Source:
+        """Open a split, in memory if `cache` says so. Prints image files that are left out on stderr."""
+        key = f"{split}_split"
+        with self._naming_keys("source", key):
+            config = self.source if split == "train" else self.source.untiled()
+            source = config.open(getattr(self, key), self.data_dir)
+        if isinstance(source, FolderSource | AnnotatedSource) and source.skipped:
+            print(
+                f"warning: image files left out of the {split} split: {len(source.skipped)}",
+                *map(printable, source.skipped),
+                sep="\n  ",
+                file=sys.stderr,
+            )
+        return source if self.cache == "none" else in_memory(source)
+
+    @contextlib.contextmanager
+    def _naming_keys(self, *keys: str) -> Iterator[None]:
+        """Prefix errors with the settings that they are about."""
+        try:
+            yield
+        except InputError as error:
+            named = ", ".join(f"config.data.{key}={str(getattr(self, key))!r}" for key in keys)
+            raise InputError(f"{named}: {error}") from error

@@ -1,0 +1,336 @@
+"""The data sets that a config can name, as values of `config.data.source`.
+
+    dict(name="digits")                                   embedded handwritten digits, 32 x 32, gray
+    dict(name="photographs", tile=96)                     twelve photographs of scikit-image
+    dict(name="folder", path="images", tile=96)           a folder of image files
+    dict(name="tfds", dataset="cifar10")                  a prepared TFDS data set
+    dict(name="stacked", base=dict(name="digits"))        three gray images as channels of one
+    dict(name="penn_fudan", path="people", canvas=256)    a folder of pedestrians with masks and boxes
+    dict(name="image_label", path="cells")                a folder of images with label files
+
+A relative `path` is relative to `config.data.data_dir`. On the command line, `parse_source` accepts a
+short form of these.
+"""
+
+import abc
+import dataclasses
+import os
+from pathlib import Path
+
+from deconv_jax import schema
+from deconv_jax.data.annotated_folders import (
+    LABELLED_IMAGES,
+    PENN_FUDAN_IMAGES,
+    AnnotatedSource,
+    LabelFiles,
+    find_annotated,
+    penn_fudan_files,
+    read_penn_fudan,
+)
+from deconv_jax.data.embedded import photographs
+from deconv_jax.data.file_splits import Files, find_files
+from deconv_jax.data.folders import FolderSource
+from deconv_jax.data.images import Color
+from deconv_jax.data.sources import Source, StackedSource
+from deconv_jax.data.tfds_source import DIGITS, open_tfds, prepare_tfds
+from deconv_jax.errors import InputError, at_least
+
+
+class SourceConfig(abc.ABC):
+    """A data set. The fields of a subclass are the settings of `config.data.source`."""
+
+    @property
+    def color(self) -> Color:
+        """Channels that image files are converted to."""
+        return "rgb"
+
+    @property
+    def canvas(self) -> int | None:
+        """Side in pixels of the square that images are resized to fit, or None to keep their size."""
+        return None
+
+    def untiled(self) -> "SourceConfig":
+        """Return the data set with whole images as examples, instead of tiles."""
+        return self
+
+    @abc.abstractmethod
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """Open a split.
+
+        Args:
+          split: TFDS split expression, or for folders one of `file_splits`.
+          data_dir: Folder of TFDS data sets (see `open_tfds`), or the folder of relative paths.
+
+        Raises:
+          InputError: The data set or the split does not exist, or the data set is not prepared.
+        """
+
+    def find_files(self, split: str, data_dir: str | None = None) -> Files | None:
+        """Return the image files of a split of a user's folder, or None for other data sets."""
+        del split, data_dir
+        return None
+
+    def prepare(self, data_dir: str | None = None) -> Path:
+        """Download and prepare the data set, and return its folder.
+
+        Raises:
+          InputError: The data set cannot be prepared, or needs no preparation.
+        """
+        del data_dir
+        raise InputError(f"data set {str(self)!r} needs no preparation")
+
+
+class LabelledSourceConfig(SourceConfig):
+    """A data set with one label per image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Digits(LabelledSourceConfig):
+    """The embedded UCI digits, prepared on first use."""
+
+    def __str__(self) -> str:
+        return DIGITS
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        return open_tfds(DIGITS, split, data_dir)
+
+    def prepare(self, data_dir: str | None = None) -> Path:
+        """See `SourceConfig.prepare`."""
+        return prepare_tfds(DIGITS, data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tfds(LabelledSourceConfig):
+    """A TFDS data set.
+
+    Attributes:
+      dataset: Name in the TFDS catalogue, such as "mnist" or "cifar10:3.0.2".
+      canvas: Side in pixels of the square that images and annotations are resized to fit; see
+        `RecordSource`.
+    """
+
+    dataset: str
+    canvas: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_side("canvas", self.canvas)
+
+    def __str__(self) -> str:
+        return self.dataset
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        return open_tfds(self.dataset, split, data_dir, canvas=self.canvas)
+
+    def prepare(self, data_dir: str | None = None) -> Path:
+        """See `SourceConfig.prepare`."""
+        return prepare_tfds(self.dataset, data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked(SourceConfig):
+    """Three random gray images of a data set as the channels of one image; see `StackedSource`.
+
+    Attributes:
+      base: The data set of gray images with labels 0 to 9.
+    """
+
+    base: LabelledSourceConfig
+
+    def __str__(self) -> str:
+        return f"stacked_{self.base}"
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        return StackedSource.of(self.base.open(split, data_dir))
+
+    def prepare(self, data_dir: str | None = None) -> Path:
+        """See `SourceConfig.prepare`; prepares the base."""
+        return self.base.prepare(data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs(SourceConfig):
+    """Twelve photographs that scikit-image includes.
+
+    Attributes:
+      tile: Side in pixels of the tiles that training examples are; None for whole images.
+      color: Channels of the images; see `read_pixels`.
+    """
+
+    tile: int | None = None
+    color: Color = "rgb"
+
+    def __post_init__(self) -> None:
+        _check_side("tile", self.tile)
+
+    def __str__(self) -> str:
+        return photographs.NAME
+
+    def untiled(self) -> SourceConfig:
+        """See `SourceConfig.untiled`."""
+        return dataclasses.replace(self, tile=None)
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        del data_dir
+        files = photographs.find_files(split)
+        return FolderSource(files, tile=self.tile, color=self.color)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(SourceConfig):
+    """A folder of image files.
+
+    Attributes:
+      path: Path of the folder; see `find_files`.
+      tile: Side in pixels of the tiles that training examples are; None for whole images.
+      color: Channels of the images; see `read_pixels`.
+    """
+
+    path: str
+    tile: int | None = None
+    color: Color = "rgb"
+
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        _check_side("tile", self.tile)
+
+    def __str__(self) -> str:
+        return f"folder:{self.path}"
+
+    def untiled(self) -> SourceConfig:
+        """See `SourceConfig.untiled`."""
+        return dataclasses.replace(self, tile=None)
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        files = self.find_files(split, data_dir)
+        return FolderSource(files, tile=self.tile, color=self.color)
+
+    def find_files(self, split: str, data_dir: str | None = None) -> Files:
+        """See `SourceConfig.find_files`."""
+        return find_files(self.path, split, data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class PennFudan(SourceConfig):
+    """A folder of pedestrians with masks and boxes; see `annotated_folders`.
+
+    Attributes:
+      path: Path of the folder; see `find_files`.
+      canvas: Side in pixels of the square that images are resized to fit; see `AnnotatedSource`.
+      color: Channels of the images; see `read_pixels`.
+    """
+
+    path: str
+    canvas: int | None = None
+    color: Color = "rgb"
+
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        _check_side("canvas", self.canvas)
+
+    def __str__(self) -> str:
+        return f"penn_fudan:{self.path}"
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        return AnnotatedSource(
+            self.find_files(split, data_dir),
+            read_penn_fudan,
+            penn_fudan_files,
+            canvas=self.canvas,
+            color=self.color,
+        )
+
+    def find_files(self, split: str, data_dir: str | None = None) -> Files:
+        """See `SourceConfig.find_files`."""
+        return find_annotated(os.path.join(self.path, PENN_FUDAN_IMAGES), split, data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLabel(SourceConfig):
+    """A folder of images with label files; see `annotated_folders`.
+
+    Attributes:
+      path: Path of the folder; see `find_files`.
+      canvas: Side in pixels of the square that images are resized to fit; see `AnnotatedSource`.
+      color: Channels of the images; see `read_pixels`.
+      dark_foreground: Whether the label files are black and white, with class 1 black.
+    """
+
+    path: str
+    canvas: int | None = None
+    color: Color = "rgb"
+    dark_foreground: bool = False
+
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        _check_side("canvas", self.canvas)
+
+    def __str__(self) -> str:
+        return f"image_label:{self.path}"
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """See `SourceConfig.open`."""
+        images = self.find_files(split, data_dir)
+        labels = LabelFiles.beside(images.root, dark_foreground=self.dark_foreground)
+        source = AnnotatedSource(
+            images, labels.read, labels.of_image, canvas=self.canvas, color=self.color
+        )
+        labels.check_ambiguity()
+        return source
+
+    def find_files(self, split: str, data_dir: str | None = None) -> Files:
+        """See `SourceConfig.find_files`."""
+        return find_annotated(os.path.join(self.path, LABELLED_IMAGES), split, data_dir)
+
+
+LABELLED_SOURCES: dict[str, type] = {"digits": Digits, "tfds": Tfds}
+SOURCES: dict[str, type] = LABELLED_SOURCES | {
+    "photographs": Photographs,
+    "folder": Folder,
+    "stacked": Stacked,
+    "penn_fudan": PennFudan,
+    "image_label": ImageLabel,
+}
+SOURCE_CHOICES: schema.Choices = {
+    SourceConfig: SOURCES,
+    LabelledSourceConfig: LABELLED_SOURCES,
+}
+
+
+def parse_source(text: str) -> SourceConfig:
+    """Return the data set that a short form stands for. Only the command line accepts short forms.
+
+    The short form of a source is also its `str`:
+
+        digits, photographs
+        folder:PATH, penn_fudan:PATH, image_label:PATH
+        stacked_NAME    three images of digits or of a TFDS data set, such as stacked_mnist
+        NAME            a TFDS data set, such as mnist
+    """
+    kind, _, path = text.partition(":")
+    if kind in ("folder", "penn_fudan", "image_label"):
+        return SOURCES[kind](path)
+    if text == photographs.NAME:
+        return Photographs()
+    if text.startswith("stacked_"):
+        return Stacked(_parse_labelled(text.removeprefix("stacked_")))
+    return _parse_labelled(text)
+
+
+def _parse_labelled(text: str) -> LabelledSourceConfig:
+    return Digits() if text == DIGITS else Tfds(text)
+
+
+def _check_path(path: str) -> None:
+    if not path:
+        raise InputError("data.source.path must not be empty")
+
+
+def _check_side(name: str, side: int | None) -> None:
+    if side is not None:
+        at_least(f"data.source.{name}", side, 1)
