@@ -75,6 +75,8 @@ def test_getting_started_runs(tmp_path, monkeypatch):
     Path("experiments").symlink_to(ROOT / "experiments")
     Image.fromarray(skimage.data.astronaut()[:96, :96]).save("photo.jpg")
     for words in commands(ROOT / "docs" / "getting_started.md"):
+        if any(word.endswith(".py:latent=16") for word in words):
+            continue  # Trained above with another argument.
         extra = FEW_STEPS if words[0] == "train" else []
         with contextlib.redirect_stdout(io.StringIO()):
             assert cli.main([*words, *extra]) == 0, shlex.join(words)
