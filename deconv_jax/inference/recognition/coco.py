@@ -1,8 +1,8 @@
-"""Predictions in files: a picture an image, and one JSON file in the format of COCO's annotations.
+"""Predictions written to files: a picture per image, and one JSON file in COCO's annotation format.
 
-https://cocodataset.org/#format-data; `pycocotools.coco.COCO` reads it. What a reader would get wrong: a
-category's id is the number of the class in the run, from 0 on, and annotations are numbered from 1 on, as
-0 would mean "none" to the evaluation there; those of a classifier have a score and no place.
+See https://cocodataset.org/#format-data; `pycocotools.coco.COCO` reads the file. A category id is the
+number of the class in the run, from 0. Image and annotation ids start at 1, because COCO's evaluation
+reads 0 as "no match". Annotations of a classifier have a score but no box or mask.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ PREDICTIONS_FILE = "predictions.json"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PredictedImage:
-    """An image and what was found in it.
+    """The predictions of an image, without their arrays, which would fill the memory for many images.
 
     Attributes:
-      file_name: of the image, with the folders below the input that it was found in.
-      size: height and width, pixels.
-      annotations, summary: of what was found, see `Prediction`; without its arrays, for there may be many.
-        The summary also has what reading the image left out or converted.
+      file_name: Path of the image relative to the input that it was found in.
+      size: Height and width, in pixels.
+      annotations: Predictions in COCO's format, see `Prediction.coco_annotations`.
+      summary: Short description of the predictions, and of conversions when the file was read.
     """
 
     file_name: str
@@ -42,36 +42,36 @@ class PredictedImage:
 def predict_file(
     predictor: Predictor, job: Job, output: Path, *, overwrite: bool = False
 ) -> PredictedImage:
-    """Reads an image, looks at it and writes a picture of what was found; whole or not at all.
+    """Predict for one image and write a picture; the picture is written completely or not at all.
 
     Args:
-      predictor: the network.
-      job: what to read and write.
-      output: the folder of all results.
-      overwrite: whether a picture that is there already is replaced.
+      predictor: Network to apply.
+      job: File to read and picture to write.
+      output: Folder of all results.
+      overwrite: Whether to replace an existing picture.
 
     Raises:
-      InputError: whatever is wrong with this file, too little memory for it included.
+      InputError: The file cannot be processed, or there is too little memory.
     """
     check_unused(job.output, overwrite=overwrite)
     with catch_out_of_memory(f"{job.source}: not enough memory"):
-        pixels, lost = read_8bit(job.source, predictor.color)
+        pixels, notes = read_8bit(job.source, predictor.color)
         try:
             prediction = predictor(pixels)
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
-        picture = prediction.picture(pixels, predictor.class_names)
-        annotations = prediction.annotations()
-        words = f" ({', '.join(lost)})" if lost else ""
-        summary = prediction.summary(predictor.class_names) + words
+        picture = prediction.draw(pixels, predictor.class_names)
+        annotations = prediction.coco_annotations()
+        conversions = f" ({', '.join(notes)})" if notes else ""
+        summary = prediction.summary(predictor.class_names) + conversions
         write_png(job.output, Image.fromarray(picture))
-    place = job.output.relative_to(output).with_name(job.source.name)
+    relative = job.output.relative_to(output).with_name(job.source.name)
     height, width = pixels.shape[:2]
-    return PredictedImage(place.as_posix(), (height, width), annotations, summary)
+    return PredictedImage(relative.as_posix(), (height, width), annotations, summary)
 
 
 def coco_dict(images: Sequence[PredictedImage], class_names: Sequence[str]) -> dict[str, Any]:
-    """All that was found, in COCO's format."""
+    """Return the predictions of all images in COCO's format."""
     annotations = [
         annotation | {"image_id": number}
         for number, image in enumerate(images, 1)

@@ -1,7 +1,7 @@
 """Classifiers, segmentation networks and detectors loaded from the workdir of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from deconv_jax.data.images import Color
 from deconv_jax.data.views import evaluation_view
 from deconv_jax.errors import InputError
 from deconv_jax.inference.recognition.predictor import Predictor
+from deconv_jax.models.interfaces import HasMultiple
 from deconv_jax.tasks import Classification, Detection, Segmentation
 from deconv_jax.tasks.detection import MIN_SCORE
+from deconv_jax.training.state import TrainState
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, read_input_shapes
 
@@ -19,17 +21,23 @@ from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, 
 def load_recognition(
     workdir: Path, checkpoint: Checkpoint = "last"
 ) -> tuple[Classification | Segmentation | Detection, dict[str, Any]]:
-    """The task of a run that learned to recognise, and the variables that it predicts with.
+    """Return the task of a recognition run and the variables of its network.
 
-    Args and returns as for `load_restoration`.
+    Args:
+      workdir: Folder of the run.
+      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+
+    Returns:
+      The task, and the variables as NumPy arrays.
 
     Raises:
-      InputError: as for `load_restoration`, or as `workdir.read_input_shapes`.
+      InputError: As for `workdir.load_state` and `workdir.read_input_shapes`, or the run has another
+        task.
     """
     task = open_task(workdir, Classification, Segmentation, Detection)
     example = read_input_shapes(workdir)
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> TrainState:
         zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
         return task.init(key, zeros)
 
@@ -40,22 +48,22 @@ def load_recognition(
 def load_predictor(
     workdir: Path, checkpoint: Checkpoint = "last", threshold: float | None = None
 ) -> Predictor:
-    """A run that learned to recognise, ready for images of any size.
+    """Return the network of a recognition run as a function of images of any size.
 
     Args:
-      workdir, checkpoint: as for `load_restoration`.
-      threshold: least score of a box, in [0, 1]; None for `MIN_SCORE`.
+      workdir: Folder of the run.
+      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      threshold: Minimum score of a box, in [0, 1], for a detector; None for `MIN_SCORE`.
 
     Raises:
-      InputError: as for `load_recognition`; or a threshold that is out of range or for a run that is of
-        no detection; or a network of images that files do not have.
+      InputError: As for `load_recognition`; the threshold is out of range or the run is not of
+        detection; or the network expects other than 1 or 3 channels.
     """
     task, variables = load_recognition(workdir, checkpoint)
-    detects = isinstance(task, Detection)
-    if threshold is not None and not detects:
-        raise InputError(f"threshold is for a run of Detection; got one of {type(task).__name__}")
+    if threshold is not None and not isinstance(task, Detection):
+        raise InputError(f"threshold requires a run of Detection; got {type(task).__name__}")
     if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold is in [0, 1]; got {threshold}")
+        raise InputError(f"threshold must be in [0, 1]; got {threshold}")
     source, example = open_workdir(workdir).data.source, read_input_shapes(workdir)
     size, canvas, multiple = None, source.canvas, 1
     if isinstance(task, Classification):
@@ -64,22 +72,21 @@ def load_predictor(
         if task.preprocessing.resize or canvas is None:
             size, canvas = side, None
     else:
-        shown = jax.eval_shape(lambda batch: evaluation_view(task.view, batch), example)
-        channels = shown["image"].shape[-1]
-        multiple = task.model.multiple  # type: ignore[attr-defined]
+        view = jax.eval_shape(lambda batch: evaluation_view(task.view, batch), example)
+        channels = view["image"].shape[-1]
+        multiple = cast(HasMultiple, task.model).multiple
         side = (multiple, multiple)
     color = image_color(channels, source.color)
     if isinstance(task, Detection):
-        classes = task.num_classes
+        num_classes = task.num_classes
     else:
         image = jax.ShapeDtypeStruct((1, *side, channels), jnp.float32)
-        classes = jax.eval_shape(task.predict, variables, image)["probabilities"].shape[-1]
+        num_classes = jax.eval_shape(task.predict, variables, image)["probabilities"].shape[-1]
     return Predictor(
         task.predict,
-        # Once, and not with every image.
-        jax.device_put(variables),
+        jax.device_put(variables),  # Once, rather than with every image.
         color,
-        tuple(class_name(number, task.class_names) for number in range(classes)),
+        tuple(class_name(number, task.class_names) for number in range(num_classes)),
         size=size,
         canvas=canvas,
         multiple=multiple,
@@ -87,8 +94,16 @@ def load_predictor(
     )
 
 
-def image_color(channels: int, of_data: Color) -> Color:
-    """What image files are read as for a network of so many channels."""
+def image_color(channels: int, data_color: Color) -> Color:
+    """Return the color mode in which to read image files for a network.
+
+    Args:
+      channels: Number of channels that the network expects.
+      data_color: Color mode of the network's training data.
+
+    Raises:
+      InputError: The network expects other than 1 or 3 channels.
+    """
     if channels not in (1, 3):
-        raise InputError(f"files have images of 1 or 3 channels; this network takes {channels}")
-    return "rgb" if channels == 3 else "y" if of_data == "y" else "gray"
+        raise InputError(f"image files have 1 or 3 channels; the network expects {channels}")
+    return "rgb" if channels == 3 else "y" if data_color == "y" else "gray"

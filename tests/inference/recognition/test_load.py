@@ -1,4 +1,4 @@
-"""What a run of recognition leaves in its folder is enough to work with what it learned."""
+"""Recognition networks load from their workdir alone."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def classifier_config(small_config):
 
 
 @pytest.mark.slow
-def test_a_trained_classifier_gives_the_same_logits_without_its_data(
+def test_a_classifier_predicts_the_same_without_its_data(
     tmp_path, classifier_config, digits_dir, last_state, assert_trees_equal
 ):
     train(Experiment.from_dict(classifier_config), tmp_path / "run")
@@ -71,15 +71,15 @@ def test_a_trained_classifier_gives_the_same_logits_without_its_data(
     assert step == 8
     assert_trees_equal(variables, state.inference_variables())
     images = jnp.asarray(source.gather(np.arange(5))["image"] / np.float32(255))
-    said, trained = (
+    loaded, trained = (
         task.predict(v, images)["probabilities"] for v in (variables, state.inference_variables())
     )
-    np.testing.assert_array_equal(said, trained)
+    np.testing.assert_array_equal(loaded, trained)
     predictor = load_predictor(tmp_path / "run")
     assert predictor.size == (9, 8)
 
 
-def test_the_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal):
+def test_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal):
     workdir, state = saved_run(CLASSIFIER, DIGIT)
     task, variables = load_recognition(workdir, 0)
     assert_trees_equal(variables, jax.device_get(state.inference_variables()))
@@ -92,7 +92,9 @@ def test_the_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal
 
 
 @pytest.mark.slow
-def test_the_checkpoint_before_a_damaged_one_is_used_and_said(saved_run, assert_trees_equal, capfd):
+def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(
+    saved_run, assert_trees_equal, capfd
+):
     """By `experiment.load_state`, through which every command reads a run."""
     workdir, state = saved_run(CLASSIFIER, DIGIT)
     with Checkpoints(workdir / CHECKPOINTS, monitor="accuracy") as checkpoints:
@@ -140,36 +142,36 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_said(saved_run, assert_
     ],
     ids=["resized", "whole", "on a canvas", "segmenter", "gray segmenter", "detector"],
 )
-def test_images_are_brought_to_what_the_network_learnt_from(
-    saved_run, task, example, data, expected
-):
+def test_predictor_matches_the_training_data(saved_run, task, example, data, expected):
     workdir, _ = saved_run(task, example, data=data)
     predictor = load_predictor(workdir)
     assert {name: getattr(predictor, name) for name in expected} == expected
 
 
 @pytest.mark.slow
-def test_a_threshold_is_a_score(saved_run):
+def test_threshold_must_be_in_the_unit_interval(saved_run):
     workdir, _ = saved_run(DETECTOR, DETECTED, data=CANVAS)
     for threshold in (-0.1, 1.5, float("nan")):
-        with pytest.raises(InputError, match=r"threshold is in \[0, 1\]; got"):
+        with pytest.raises(InputError, match=r"threshold must be in \[0, 1\]; got"):
             load_predictor(workdir, threshold=threshold)
     assert load_predictor(workdir, threshold=0.75).threshold == 0.75
 
 
-def test_a_threshold_is_for_detectors(saved_run):
+def test_threshold_requires_a_detector(saved_run):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
-    with pytest.raises(InputError, match=r"for a run of Detection; got one of Classification"):
+    with pytest.raises(
+        InputError, match="threshold requires a run of Detection; got Classification"
+    ):
         load_predictor(workdir, threshold=0.5)
 
 
-def test_images_that_no_file_has_are_refused(saved_run):
+def test_other_than_one_or_three_channels_are_refused(saved_run):
     workdir, _ = saved_run(CLASSIFIER, DIGIT | {"image": ((32, 32, 2), "uint8")})
-    with pytest.raises(InputError, match="1 or 3 channels; this network takes 2"):
+    with pytest.raises(InputError, match="1 or 3 channels; the network expects 2"):
         load_predictor(workdir)
 
 
-def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_path):
+def test_missing_or_damaged_input_shapes_are_refused(saved_run, tmp_path):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
     described = read_json(workdir / INPUTS)
     image = described["image"]
@@ -197,8 +199,8 @@ def test_a_folder_that_does_not_say_what_the_run_saw_is_refused(saved_run, tmp_p
         read_input_shapes(tmp_path / "nothing")
 
 
-def test_shapes_of_images_are_no_arrays(saved_run):
-    """Of ten million pixels a side there is no memory."""
+def test_input_shapes_allocate_nothing(saved_run):
+    """An image of ten million pixels per side would not fit the memory."""
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
     described = read_json(workdir / INPUTS)
     described["image"]["shape"] = [10**7, 10**7, 1]
@@ -207,7 +209,7 @@ def test_shapes_of_images_are_no_arrays(saved_run):
     assert load_predictor(workdir).size == (9, 8)
 
 
-def test_a_run_of_something_else_is_refused(tmp_path, small_config):
+def test_a_run_of_another_task_is_refused(tmp_path, small_config):
     write_json(tmp_path / CONFIG, Experiment.from_dict(small_config()).to_dict())
     wanted = "Classification or Segmentation or Detection"
     with pytest.raises(InputError, match=f"is a run of Autoencoding; expected a run of {wanted}"):

@@ -1,4 +1,4 @@
-"""`deconv-jax predict` as a person uses it."""
+"""The command `deconv-jax predict`."""
 
 import errno
 import json
@@ -75,7 +75,7 @@ def files_of(folder):
 
 
 @pytest.mark.slow
-def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier, folder, capsys):
+def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     arguments = ["--workdir", classifier, folder, "--output", out]
     assert run(*arguments) == 1
@@ -95,11 +95,11 @@ def test_a_damaged_file_is_left_out_and_the_others_are_done(tmp_path, classifier
         expected = predictor(read_pixels(folder / name))
         said = [a for a in found["annotations"] if a["image_id"] == number]
         assert [(a["category_id"], a["score"]) for a in said] == [
-            (a["category_id"], a["score"]) for a in expected.annotations()
+            (a["category_id"], a["score"]) for a in expected.coco_annotations()
         ]
         assert sum(a["score"] for a in said) == pytest.approx(1, abs=1e-5)
         picture = np.asarray(Image.open(out / name.replace("jpg", "png")))
-        wanted = expected.picture(read_pixels(folder / name), predictor.class_names)
+        wanted = expected.draw(read_pixels(folder / name), predictor.class_names)
         np.testing.assert_array_equal(picture, wanted)
         summary = expected.summary(("ant", "bee", "cat"))
         assert lines[number - 1] == (
@@ -120,7 +120,7 @@ def test_help_says_what_a_score_is(capsys):
     )
 
 
-def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folder, capsys):
+def test_existing_files_are_kept_without_overwrite(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     (folder / "b.png").unlink()
     arguments = ["--workdir", classifier, folder, "--output", out]
@@ -139,8 +139,8 @@ def test_what_is_there_is_replaced_only_when_told_to(tmp_path, classifier, folde
     assert all((out / name).stat().st_mtime_ns > time for name, time in before.items())
 
 
-def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, capsys):
-    """So is what reading a file converted, in its own line; a record of strange names is JSON."""
+def test_skipped_files_are_named(tmp_path, classifier, folder, capsys):
+    """Conversions are reported in the line of their file, and odd names are valid JSON."""
     out = tmp_path / "out"
     (folder / "b.png").unlink()
     (folder / "z" / "c.jpg").unlink()
@@ -161,14 +161,14 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, classifier, folder, cap
     assert [image["file_name"] for image in found["images"]] == ["a.png", name]
 
 
-def test_of_damaged_files_alone_nothing_is_written(tmp_path, classifier, folder, capsys):
+def test_only_damaged_files_write_nothing(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     assert run("--workdir", classifier, folder / "b.png", "--output", out) == 1
     assert "1 of 1 files failed" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_of_an_interrupted_run_there_is_a_record(tmp_path, classifier, folder, monkeypatch):
+def test_an_interrupted_command_writes_its_predictions(tmp_path, classifier, folder, monkeypatch):
     out = tmp_path / "out"
     write = coco.write_png
 
@@ -185,24 +185,22 @@ def test_of_an_interrupted_run_there_is_a_record(tmp_path, classifier, folder, m
     assert len(found["annotations"]) == 3
 
 
-def test_too_little_memory_to_describe_an_image_leaves_it_out(
-    tmp_path, classifier, folder, monkeypatch, capsys
-):
+def test_out_of_memory_fails_only_that_image(tmp_path, classifier, folder, monkeypatch, capsys):
     def full(_):
         raise MemoryError
 
     monkeypatch.setattr(
-        "deconv_jax.inference.recognition.predictor.ClassProbabilities.annotations", full
+        "deconv_jax.inference.recognition.predictions.ClassProbabilities.coco_annotations", full
     )
     assert run("--workdir", classifier, folder / "a.png", "--output", tmp_path / "out") == 1
     assert "a.png: not enough memory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_predictions_are_written_whole_or_not_at_all(
+def test_predictions_are_written_completely_or_not_at_all(
     tmp_path, classifier, folder, monkeypatch, capsys
 ):
-    """The disk fills up between the picture and them."""
+    """The disk fills up between the picture and the predictions."""
     out = tmp_path / "out"
     arguments = ["--workdir", classifier, folder / "a.png", "--output", out]
     assert run(*arguments) == 0
@@ -225,13 +223,13 @@ def test_predictions_are_written_whole_or_not_at_all(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--threshold", "0.5"], "for a run of Detection; got one of Classification"),
+        (["--threshold", "0.5"], "threshold requires a run of Detection; got Classification"),
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
         (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
         (["--workdir", "nowhere"], "nowhere is not the workdir of a run"),
     ],
 )
-def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, flags, said):
+def test_invalid_flags_are_reported(tmp_path, classifier, folder, capsys, flags, said):
     out = tmp_path / "out"
     assert run("--workdir", classifier, folder, "--output", out, *flags) == 2
     assert said in capsys.readouterr().err
@@ -239,7 +237,7 @@ def test_flags_that_do_not_fit_are_named(tmp_path, classifier, folder, capsys, f
 
 
 @pytest.mark.slow
-def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
+def test_masks_cover_the_image(tmp_path, saved_run, folder):
     workdir, _ = saved_run(
         SEGMENTER, SEGMENTED, data={"source": {"name": "image_label", "path": "gone"}}
     )
@@ -255,7 +253,7 @@ def test_masks_of_a_segmenter_cover_the_image(tmp_path, saved_run, folder):
 
 
 @pytest.mark.slow
-def test_boxes_of_a_detector_have_the_least_score(tmp_path, saved_run, folder):
+def test_boxes_have_the_minimum_score(tmp_path, saved_run, folder):
     workdir, _ = saved_run(
         DETECTOR, DETECTED, data={"source": {"name": "penn_fudan", "path": "gone", "canvas": 24}}
     )
