@@ -1,8 +1,8 @@
-"""Compilation of the functions of this package: `jax.jit` with XLA options for fast convolutions.
+"""`jit` with XLA options for fast convolutions, with which this package compiles its functions.
 
-XLA's CPU backend hands convolutions to YNNPACK. On some processors that is slower than XLA's own
-kernels; on others both take the same time: `experiments/benchmarks/compiler_options.py`. To compile
-your own functions in the same way, pass the options to the outermost `jax.jit`:
+XLA's CPU backend delegates convolutions to YNNPACK. On some processors that is slower than XLA's own
+kernels, and on others equally fast (`experiments/benchmarks/compiler_options.py`). To compile your own
+functions in the same way, pass the options to the outermost `jax.jit`:
 
     jax.jit(jax.grad(function), compiler_options=deconv_jax.compiler_options())
 """
@@ -20,34 +20,37 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def compiler_options() -> dict[str, str]:
-    """Return XLA options for fast convolutions on the default backend.
+    """Return the XLA options for fast convolutions on the default backend.
 
     Returns:
-      Options for `compiler_options` of `jax.jit`. Empty on GPU and TPU, and where jaxlib does not
-      know them.
+      Value for the argument `compiler_options` of `jax.jit`. It is empty on GPU and TPU, and if jaxlib
+      does not support the options.
     """
     return dict(_CPU_OPTIONS) if _backend_knows_options() else {}
 
 
 def jit(function: Callable, **options: Any) -> "Jitted":
-    """Compile `function` as `jax.jit` does, with `compiler_options`.
+    """Compile a function like `jax.jit`, with `compiler_options()`.
 
-    A function that is called while another one is traced becomes part of that one, and is compiled
-    with its options. Under `jax.grad` or `jax.vmap` outside of `jit` it gets JAX's default options.
+    Inside another compiled function, the options of the outer function apply. Under `jax.grad` or
+    `jax.vmap` outside of `jit`, JAX's default options apply.
 
     Args:
-      function: a function or a method.
-      **options: other arguments of `jax.jit`.
+      function: Function or method to compile.
+      **options: Other arguments of `jax.jit`.
+
+    Returns:
+      Compiled function.
     """
     return Jitted(function, options)
 
 
 class Jitted:
-    """A compiled function or method; see `jit`."""
+    """A compiled function or method, as `jit` returns."""
 
     def __init__(self, function: Callable, options: Mapping[str, Any]):
-        """See `jit`."""
-        # JAX copies the attributes of a function onto what it compiles. So there is none named `lower`.
+        """Compile `function` with arguments of `jax.jit`."""
+        # `updated=()` keeps attributes of the function, such as a `lower`, off this object.
         functools.update_wrapper(self, function, updated=())
         self._nested = jax.jit(function, **options)
         self._arguments = function, options
@@ -57,11 +60,11 @@ class Jitted:
         return (self._nested if _is_tracing() else self._outermost)(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind a method."""
+        """Bind the method to an instance."""
         return self if instance is None else MethodType(self, instance)
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
-        """Lower the function for the given arguments, as `jax.jit` does."""
+        """Lower the function for these arguments, like `jax.jit(function).lower`."""
         return self._outermost.lower(*args, **kwargs)
 
     @functools.cached_property
@@ -84,11 +87,12 @@ def _backend_knows_options() -> bool:
 
 
 def _is_tracing() -> bool:
-    """Whether this is called while JAX traces a function."""
-    return get_opaque_trace_state() != _state_outside()
+    """Return whether JAX is tracing a function in this thread."""
+    return get_opaque_trace_state() != _untraced_state()
 
 
 @functools.cache
-def _state_outside() -> Any:
-    with ThreadPoolExecutor(1) as new_thread:  # where nothing is being traced
+def _untraced_state() -> Any:
+    """Return the trace state outside of any transformation."""
+    with ThreadPoolExecutor(1) as new_thread:  # nothing is being traced in a new thread
         return new_thread.submit(get_opaque_trace_state).result()

@@ -1,4 +1,4 @@
-"""Config files as Python modules, and their argument, `FILE.py:latent=16,norm=group`."""
+"""Loading of config files, and parsing of their arguments as in `FILE.py:latent=16,norm=group`."""
 
 import importlib.util
 import sys
@@ -11,10 +11,21 @@ from deconv_jax.io import kind_of
 
 
 def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
-    """Values of "NAME=VALUE,NAME=VALUE", each of its default's type.
+    """Parse the arguments of a config file.
+
+    Args:
+      argument: Text "NAME=VALUE,NAME=VALUE,...", possibly empty.
+      **defaults: Default value of every valid name.
+
+    Returns:
+      Value by name. Values have the type of their defaults, and missing names have their defaults.
 
     Raises:
-      InputError: an unknown name or a value of another type.
+      InputError: A name is unknown, or a value does not have the type of its default.
+
+    Example:
+      >>> config_arguments("latent=16", latent=8, norm="batch")
+      {'latent': 16, 'norm': 'batch'}
     """
     values = dict(defaults)
     for part in filter(None, argument.split(",")):
@@ -23,7 +34,7 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
             raise InputError(f"unknown config argument {name!r}; {did_you_mean(name, defaults)}")
         kind = type(defaults[name])
         try:
-            # bool("False") is True.
+            # Not `bool(text)`: bool("False") is True.
             values[name] = {"True": True, "False": False}[text] if kind is bool else kind(text)
         except (ValueError, KeyError):
             raise InputError(
@@ -33,10 +44,13 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Runs a Python file; it may import files beside it.
+    """Run a Python file and return it as a module. It may import files from its own folder.
+
+    Args:
+      path: Path of the file.
 
     Raises:
-      InputError: there is none.
+      InputError: The file does not exist, or is not a Python file.
     """
     if kind_of(path) != "file":
         raise InputError(f"no config file {str(path)!r}")
@@ -50,7 +64,7 @@ def load_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-        # Files of the same name in another folder are other modules.
+        # Forget modules of this folder: another folder may have files of the same name.
         for name in set(sys.modules) - known:
             file = getattr(sys.modules[name], "__file__", None)
             if file and Path(file).parent == path.parent:

@@ -1,37 +1,39 @@
-"""The one exception that means "the input was wrong, not the program".
+"""`InputError`, the exception for unusable input, and helpers to check values and word messages.
 
-Everything below the command line raises `InputError` for what a person can mend (a config key, a
-path, an image size); the command line prints its message as one line and exits with code 2.
-Anything else is a defect and keeps its traceback.
+Code below the command line raises `InputError` for what a user can correct, such as a config key, a
+path or an image size. The command line prints its message and exits with code 2. Any other exception
+is a bug and keeps its traceback.
 """
 
 import difflib
 import operator
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any, SupportsIndex, get_args
 
 
 class InputError(ValueError):
-    """A value given from outside is unusable; the message says what, what it was, what is wanted."""
+    """Unusable input. The message states the problem, the value received, and what is valid."""
 
 
-def as_index(value: object) -> int | None:
-    """Return a whole number of any type, NumPy's included, as an int; None for anything else."""
+def as_int(value: object) -> int | None:
+    """Return an integer of any type, such as NumPy's, as an int; None for anything else."""
+    if not isinstance(value, SupportsIndex):
+        return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+        return operator.index(value)
+    except TypeError:  # an array with axes
         return None
 
 
-def printable(text: str) -> str:
-    """Return a line of text with everything escaped that a terminal would act on or cannot show.
+def escape_unprintable(text: str) -> str:
+    """Escape every character that a terminal would act on or cannot show.
 
-    File names may contain line ends, escape sequences and bytes that are no UTF-8.
+    File names may contain line breaks, escape sequences and bytes that are not UTF-8.
     """
     return "".join(
         character
         if character.isprintable()
-        # Python's stand-in for a byte that is no UTF-8.
+        # Python represents a byte that is not UTF-8 by such a surrogate.
         else f"\\x{ord(character) - 0xDC00:02x}"
         if 0xDC80 <= ord(character) <= 0xDCFF
         else character.encode("unicode_escape").decode()
@@ -40,22 +42,9 @@ def printable(text: str) -> str:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raises InputError unless `value` is a number from `least` on."""
+    """Raise InputError unless `value` is a number >= `least`."""
     if not value >= least:
         raise InputError(f"{name} must be at least {least}; got {value}")
-
-
-def closest_match(word: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `word`, None if none is like it."""
-    matches = difflib.get_close_matches(word, sorted(choices), n=1)
-    return matches[0] if matches else None
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The choice most like `word` as the end of an error message, or the list of all choices."""
-    choices = sorted(choices)
-    match = closest_match(word, choices)
-    return f"did you mean {match!r}?" if match else f"known are: {', '.join(choices)}"
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
@@ -63,3 +52,16 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     known = get_args(choices)
     if value not in known:
         raise InputError(f"no {name} {value!r}; {did_you_mean(value, known)}")
+
+
+def closest_match(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is most similar to `word`, or None if no choice is similar."""
+    matches = difflib.get_close_matches(word, sorted(choices), n=1)
+    return matches[0] if matches else None
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return the end of an error message: the choice similar to `word`, or else all choices."""
+    choices = sorted(choices)
+    match = closest_match(word, choices)
+    return f"did you mean {match!r}?" if match else f"known are: {', '.join(choices)}"

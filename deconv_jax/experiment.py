@@ -70,7 +70,7 @@ class Experiment:
         try:
             return cls._build(config)
         except schema.UnknownKey as error:
-            raise error.elsewhere(cls._keys(config)) from None
+            raise error.with_suggestion(cls._keys(config)) from None
 
     @classmethod
     def _build(cls, config: Mapping[str, Any]) -> "Experiment":
@@ -81,7 +81,7 @@ class Experiment:
                 raise schema.UnknownKey("config", key, known)
         Data.check_keys(values.get("data"))
         task_values = values.pop("task", None)
-        task_class, task_fields = schema.choose(TASKS, task_values, "config.task")
+        task_class, task_fields = schema.choose_class(TASKS, task_values, "config.task")
         outer = schema.build(cls, {"optimizer": {}} | values, _CHOICES, task=None)
         optimizer = outer.optimizer
         if optimizer.decay_steps is None:
@@ -101,11 +101,11 @@ class Experiment:
     @classmethod
     def _keys(cls, config: Mapping[str, Any]) -> Iterator[str]:
         """Yield the dotted keys that a config for `from_dict` can have."""
-        for key in schema.keys(cls, config, _CHOICES):
+        for key in schema.key_paths(cls, config, _CHOICES):
             if not any(f"{key}.".startswith(f"config.task.{name}.") for name in _SHARED_FIELDS):
                 yield key
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config of this experiment, with defaults, for `from_dict` and JSON."""
-        values = schema.to_dict(self, _CHOICES, leave_out=frozenset({"task"}))
-        return {"task": schema.to_dict(self.task, _CHOICES, leave_out=_SHARED_FIELDS)} | values
+        values = schema.to_dict(self, _CHOICES, exclude=frozenset({"task"}))
+        return {"task": schema.to_dict(self.task, _CHOICES, exclude=_SHARED_FIELDS)} | values

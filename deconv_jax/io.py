@@ -1,6 +1,7 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed.
+"""Reading and atomic writing of files, with errors for the user.
 
-Only regular files are read. To open a pipe or a device may wait forever or have effects of its own.
+Files are written under a temporary name and then renamed, so they are either complete or missing. Only
+regular files are read: opening a pipe or a device may block or have side effects.
 """
 
 import contextlib
@@ -24,10 +25,12 @@ NOT_REGULAR = "not a regular file"
 
 
 def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
-    """Return what is at a path, links followed; None for nothing, "other" for a pipe or a device.
+    """Return the kind of file at a path, following links; None if nothing exists there.
+
+    Pipes, sockets and devices are "other".
 
     Raises:
-      InputError: it cannot be found out, for example without permission.
+      InputError: The path cannot be accessed, for example without permission.
     """
     try:
         mode = path.stat().st_mode
@@ -42,7 +45,7 @@ def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether there is a folder at a path, False if that cannot be found out."""
+    """Return whether a path is a folder; False if it cannot be accessed."""
     try:
         return kind_of(path) == "folder"
     except InputError:
@@ -50,27 +53,27 @@ def is_folder(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Raise InputError for what is there and is no regular file."""
+    """Raise InputError if a path is a pipe, a socket or a device, or cannot be accessed."""
     if kind_of(path) == "other":
         raise InputError(f"cannot read {path}: {NOT_REGULAR}")
 
 
-def check_unused(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError unless a file may be written here.
+def check_output_path(path: Path, *, overwrite: bool) -> None:
+    """Raise InputError if writing to a path would replace something that it should not.
 
     Args:
-      path: where a result goes.
-      overwrite: whether a regular file that is there may be replaced.
+      path: Path of the output file.
+      overwrite: Whether an existing regular file may be replaced.
     """
     kind = kind_of(path)
     if kind in ("folder", "other"):
-        raise InputError(f"cannot write {path}: it is there and {NOT_REGULAR}")
+        raise InputError(f"cannot write {path}: it exists and is {NOT_REGULAR}")
     if kind == "file" and not overwrite:
-        raise InputError(f"{path} is there already; give --overwrite to replace it")
+        raise InputError(f"{path} exists; give --overwrite to replace it")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raises OSError for anything else, which is not opened."""
+    """Open a regular file for reading; raise OSError, without opening it, for anything else."""
     if not stat.S_ISREG(path.stat().st_mode):
         kind = errno.EISDIR if path.is_dir() else errno.EINVAL
         raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else NOT_REGULAR, str(path))
@@ -78,14 +81,19 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Creates or replaces `path` with what `write` puts into the file it is given.
+    """Create or replace a file atomically.
+
+    Args:
+      path: Path of the file. Missing parent folders are created.
+      write: Function that writes the content to a binary file.
 
     Raises:
-      InputError: the file cannot be written, or what is there is no regular file; it is untouched.
+      InputError: The file cannot be written, or the path exists and is not a regular file. The path
+        is then unchanged.
     """
     if kind_of(path) == "other":
-        raise InputError(f"cannot write {path}: it is there and {NOT_REGULAR}")
-    # Not of the file's own name, which may be as long as a name can be.
+        raise InputError(f"cannot write {path}: it exists and is {NOT_REGULAR}")
+    # The temporary name does not contain that of the file, which may have the maximal length.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,37 +103,37 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # Renamed, or its folder could not be made.
+        with contextlib.suppress(OSError):  # already renamed, or the folder was not created
             temporary.unlink()
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Writes a picture as PNG, atomically."""
+    """Write an image as PNG, atomically."""
     write_atomically(path, functools.partial(picture.save, format="PNG"))
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder, unless it is there; raises InputError where that cannot be."""
+    """Create a folder if it is missing; raise InputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, atomically."""
+    """Write UTF-8 text, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; see `json_text`."""
-    write_text(path, json_text(value, indent=2))
+    """Write a value as indented JSON (`to_json`), atomically."""
+    write_text(path, to_json(value, indent=2))
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON with a line end; infinity and NaN, which JSON has no word for, as null."""
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON with a final line break; infinity and NaN become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
 
 
@@ -137,8 +145,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def names_in(folder: Path) -> list[str]:
-    """Return the sorted names of what is in a folder, none if it is missing; InputError if unreadable."""
+def list_names(folder: Path) -> list[str]:
+    """Return the sorted names in a folder, none if it is missing; raise InputError if unreadable."""
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -148,7 +156,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Reads the UTF-8 text of a regular file; raises InputError where that cannot be."""
+    """Read the UTF-8 text of a regular file; raise InputError if that fails."""
     check_regular(path)
     try:
         return path.read_text(encoding="utf-8")
@@ -157,23 +165,23 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads the object that a JSON file holds.
+    """Read a JSON file that contains an object.
 
     Raises:
-      InputError: it is missing, unreadable, not JSON or another value than an object.
+      InputError: The file is missing or unreadable, or does not contain a JSON object.
     """
     text = read_text(path)
     try:
-        return json_object(text)
+        return parse_json_object(text)
     except ValueError as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Parses a JSON object.
+def parse_json_object(text: str) -> dict[str, Any]:
+    """Parse a JSON object.
 
     Raises:
-      ValueError: the text is not JSON, too deeply nested, or of another value than an object.
+      ValueError: The text is not JSON, is nested too deeply, or is another value than an object.
     """
     try:
         value = json.loads(text)
@@ -186,8 +194,8 @@ def json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def cannot_write(path: Path, error: Exception) -> InputError:
-    """The error to show a person when `path` could not be written."""
+def write_error(path: Path, error: Exception) -> InputError:
+    """Return the InputError for a failure to write `path`."""
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     hint = " (free some space and run the same command again)" if full else ""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""An exclusive lock on a folder, which the kernel releases when its holder ends, however that is."""
+"""An exclusive lock on a folder, which the kernel releases even if its holder is killed."""
 
 import contextlib
 import fcntl
@@ -11,30 +11,34 @@ from pathlib import Path
 from typing import BinaryIO
 
 from deconv_jax.errors import InputError
-from deconv_jax.io import cannot_write, kind_of
+from deconv_jax.io import kind_of, write_error
 
 LOCK = ".lock"
-"""File in a locked folder; it says who holds the lock."""
+"""Name of the file in a locked folder that identifies the holder of the lock."""
 _TRIES = 100
-"""Times that a file is opened which other processes remove meanwhile."""
+"""Number of times to open a lock file that other processes keep removing."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which is created where it is missing.
+    """Hold the lock of a folder in a `with` block; create the folder if it is missing.
 
-    The lock's file is removed at the end, and so are folders that were created and stayed empty. Where
-    the file system has no locks, a warning is printed and the folder is used without one.
+    The lock file is removed at the end, and so are folders that were created and stayed empty. If the
+    file system does not support locks, a warning is printed and the folder is used without a lock.
+
+    Args:
+      folder: Folder to lock.
 
     Raises:
-      InputError: another process holds the lock, which the message names; or the folder cannot be written.
+      InputError: Another process, named in the message, holds the lock, or the folder cannot be
+        written.
     """
     created = [path for path in (folder, *folder.parents) if kind_of(path) is None]
     path = folder / LOCK
     try:
         with _locked_file(path) as file:
             holder = f"process {os.getpid()} on {platform.node()} since {time.ctime()}"
-            with contextlib.suppress(OSError):  # The disk is full: the lock is held all the same.
+            with contextlib.suppress(OSError):  # the disk is full, but the lock is held
                 file.truncate(0)
                 file.write(holder.encode())
             try:
@@ -43,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     path.unlink()
     finally:
-        with contextlib.suppress(OSError):  # Another file is in it.
+        with contextlib.suppress(OSError):  # the folder contains other files
             for path in created:
                 path.rmdir()
 
@@ -54,9 +58,9 @@ def _locked_file(path: Path) -> BinaryIO:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab+", buffering=0)
         except FileNotFoundError:
-            continue  # The holder before has just removed the folder.
+            continue  # the previous holder has just removed the folder
         except OSError as error:
-            raise cannot_write(path, error) from error
+            raise write_error(path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,14 +68,14 @@ def _locked_file(path: Path) -> BinaryIO:
                 file.seek(0)
                 holder = file.read(200).decode(errors="replace") or "another process"
             raise InputError(
-                f"{path.parent} is in use by {holder}; wait until it has ended or use another folder"
+                f"{path.parent} is in use by {holder}; wait until it ends or use another folder"
             ) from None
         except OSError as error:
             print(f"warning: {path.parent} is not locked: {error.strerror}", file=sys.stderr)
             return file
-        # The holder before may have removed the file since it was opened.
+        # The previous holder may have removed the file since it was opened.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
-    raise InputError(f"cannot write {path}: it vanishes as soon as it is opened")
+    raise InputError(f"cannot write {path}: other processes keep removing it")

@@ -1,9 +1,9 @@
-"""Nested dicts to frozen dataclasses and back, with errors that name the key and the nearest one.
+"""Conversion between nested dicts and frozen dataclasses, with errors that suggest the correct key.
 
-The fields of the dataclasses are the schema: there is no other list of valid keys. A field whose
-annotation is a key of `choices` (a base class or protocol) takes a dict with a "name" that picks
-the class, and that class's own fields beside it. An array is given as nested sequences of numbers and
-becomes a float32 one of NumPy.
+The fields of the dataclasses are the schema; there is no other list of valid keys. A field annotated
+with a key of `choices` (a base class or protocol) takes a dict whose "name" selects the class, and
+whose other keys are the fields of that class. Arrays are written as nested sequences of numbers and
+become float32 NumPy arrays.
 """
 
 import dataclasses
@@ -19,27 +19,29 @@ import numpy as np
 from deconv_jax.errors import InputError, closest_match, did_you_mean
 
 Choices = Mapping[Any, Mapping[str, type]]
+"""Classes that a "name" can select, by annotation and name."""
 
 
 class UnknownKey(InputError):
-    """A dict has a key that its dataclass lacks.
+    """A key of a dict that its dataclass does not have.
 
     Attributes:
-      path: of the group that has the key, e.g. "config.data".
-      key: the key.
+      path: Path of the dict with the key, such as "config.data".
+      key: Unknown key.
     """
 
     def __init__(self, path: str, key: str, known: Iterable[str]):
         self.path, self.key, self._known = path, key, tuple(known)
         super().__init__(f"unknown key {path}.{key}; {did_you_mean(key, self._known)}")
 
-    def elsewhere(self, keys: Iterable[str]) -> InputError:
-        """The error with the key of another group that was meant, if there is one of this name.
+    def with_suggestion(self, keys: Iterable[str]) -> InputError:
+        """Return this error, or one that suggests a key of another group.
 
-        A key of the same group with a similar name comes next, then one of another group.
+        Suggestions are, in this order: the same key in another group, a similar key in the same group
+        (the message of this error), and a similar key in another group.
 
         Args:
-          keys: all keys of the config, with their groups: "config.training.batch_size".
+          keys: Paths of all keys of the config, such as "config.training.batch_size".
         """
         groups: dict[str, list[str]] = {}
         for key in sorted(keys):
@@ -54,17 +56,20 @@ class UnknownKey(InputError):
 
 
 def build(cls: type, values: Any, choices: Choices, path: str = "config", **given: Any) -> Any:
-    """Makes a `cls` of a dict.
+    """Build a dataclass from a dict.
 
     Args:
-      cls: a dataclass.
-      values: its fields; nested dataclasses as dicts.
-      choices: annotation -> name -> class, for fields whose class the dict names.
-      path: what to call `values` in an error.
-      given: fields that are not the dict's to set; those that `cls` lacks are ignored.
+      cls: Dataclass to build.
+      values: Fields by name; nested dataclasses are dicts.
+      choices: Classes that a "name" in the dict can select.
+      path: Name of `values` in error messages.
+      **given: Fields that the dict must not set. Those that `cls` does not have are ignored.
+
+    Returns:
+      Instance of `cls`.
 
     Raises:
-      InputError: an unknown, missing or ill-typed key.
+      InputError: A key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path} must be a group of settings; got {values!r}")
@@ -86,8 +91,22 @@ def build(cls: type, values: Any, choices: Choices, path: str = "config", **give
     return cls(**made, **given)
 
 
-def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, dict[str, Any]]:
-    """The class that `values["name"]` picks from `options`, and the other values."""
+def choose_class(
+    options: Mapping[str, type], values: Any, path: str
+) -> tuple[type, dict[str, Any]]:
+    """Select a class by the "name" of a dict.
+
+    Args:
+      options: Classes by name.
+      values: Dict with a "name".
+      path: Name of `values` in error messages.
+
+    Returns:
+      (class, values without "name").
+
+    Raises:
+      InputError: The name is missing or unknown.
+    """
     if not isinstance(values, Mapping) or "name" not in values:
         raise InputError(f"{path}.name is missing; {did_you_mean('', options)}")
     rest = dict(values)
@@ -97,8 +116,16 @@ def choose(options: Mapping[str, type], values: Any, path: str) -> tuple[type, d
     return options[name], rest
 
 
-def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset()) -> Any:
-    """The dict that `build` makes `value` of, defaults written out; tuples and arrays become lists."""
+def to_dict(value: Any, choices: Choices, exclude: frozenset[str] = frozenset()) -> Any:
+    """Convert a dataclass to a dict from which `build` restores it.
+
+    Defaults are written out, and tuples and arrays become lists.
+
+    Args:
+      value: Dataclass, or a value of one of its fields.
+      choices: As for `build`.
+      exclude: Fields of `value` to leave out.
+    """
     if isinstance(value, tuple):
         return [to_dict(v, choices) for v in value]
     if isinstance(value, np.ndarray):
@@ -110,17 +137,18 @@ def to_dict(value: Any, choices: Choices, leave_out: frozenset[str] = frozenset(
     return named | {
         field.name: to_dict(getattr(value, field.name), choices)
         for field in _fields(type(value))
-        if field.name not in leave_out
+        if field.name not in exclude
     }
 
 
-def keys(cls: type, values: Any, choices: Choices, path: str = "config") -> Iterator[str]:
-    """The keys of a dict for `build`, those of its groups included: "config.data.cache", ...
+def key_paths(cls: type, values: Any, choices: Choices, path: str = "config") -> Iterator[str]:
+    """Yield the paths of all valid keys, including those of nested dataclasses.
 
     Args:
-      cls: a dataclass.
-      values: the dict, which may be wrong; groups are those of the classes that it names.
-      choices, path: as for `build`.
+      cls: Dataclass.
+      values: Dict for `build`, possibly invalid. Its names select the nested dataclasses.
+      choices: As for `build`.
+      path: Prefix of the paths.
     """
     given = values if isinstance(values, Mapping) else {}
     hints = typing.get_type_hints(cls)
@@ -134,11 +162,11 @@ def keys(cls: type, values: Any, choices: Choices, path: str = "config") -> Iter
             yield f"{name}.name"
         yield name
         if dataclasses.is_dataclass(hint):
-            yield from keys(typing.cast(type, hint), value, choices, name)
+            yield from key_paths(typing.cast(type, hint), value, choices, name)
 
 
 def differences(old: Any, new: Any, path: str = "config") -> Iterator[str]:
-    """A line "path: old -> new" for every place where two nested dicts differ."""
+    """Yield "path: old -> new" for every value that differs between two nested dicts."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}")
@@ -153,7 +181,7 @@ def _fields(cls: type) -> list[Any]:
 
 def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
     if hint in choices:
-        cls, rest = choose(choices[hint], value, path)
+        cls, rest = choose_class(choices[hint], value, path)
         return build(cls, rest, choices, path)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, choices, path)
@@ -183,7 +211,9 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
         try:
             value = float(value)
         except OverflowError:
-            raise InputError(f"{path} must be finite; got an integer beyond all floats") from None
+            raise InputError(
+                f"{path} must be finite; got an integer that no float can represent"
+            ) from None
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{path} must be finite; got {value}")
     if hint is type(None):
@@ -194,7 +224,7 @@ def _value(hint: Any, value: Any, choices: Choices, path: str) -> Any:
 
 
 def _is_group(hint: Any, choices: Choices) -> bool:
-    """Whether the values of an annotation are written as dicts."""
+    """Return whether values with this annotation are written as dicts."""
     return hint in choices or dataclasses.is_dataclass(hint)
 
 
@@ -202,9 +232,7 @@ def _array(value: Any, path: str) -> np.ndarray:
     try:
         return np.array(value, np.float32)
     except (OverflowError, TypeError, ValueError):
-        raise InputError(
-            f"{path} must be an array, nested sequences of numbers; got {value!r}"
-        ) from None
+        raise InputError(f"{path} must be nested sequences of numbers; got {value!r}") from None
 
 
 def _union(hints: tuple[Any, ...], value: Any, choices: Choices, path: str) -> Any:

@@ -23,7 +23,7 @@ from deconv_jax.data.batch import Batch
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
-from deconv_jax.io import kind_of, names_in, read_json, write_json
+from deconv_jax.io import kind_of, list_names, read_json, write_json
 from deconv_jax.lock import locked
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices, any_process, wait_for_all
@@ -47,7 +47,7 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
     if kind not in (None, "folder"):
         raise InputError(f"workdir {workdir} is not a folder")
     if kind_of(workdir / CONFIG) is None:
-        others = [name for name in names_in(workdir) if not name.startswith(".")]
+        others = [name for name in list_names(workdir) if not name.startswith(".")]
         if others:
             raise InputError(
                 f"workdir {workdir} is not empty (it holds {others[0]!r}) and has no {CONFIG}, so it is "
@@ -55,7 +55,7 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
             )
         return
     before = open_workdir(workdir)
-    if kind_of(workdir / RESULT) or names_in(workdir / CHECKPOINTS):
+    if kind_of(workdir / RESULT) or list_names(workdir / CHECKPOINTS):
         check_unchanged(f"workdir {workdir}", before, experiment)
 
 

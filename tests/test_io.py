@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError, escape_unprintable
 from deconv_jax.io import (
-    cannot_write,
+    check_output_path,
     check_regular,
-    check_unused,
     kind_of,
-    names_in,
+    list_names,
     open_regular,
     read_json,
     write_atomically,
+    write_error,
     write_json,
 )
 
@@ -98,7 +98,7 @@ def test_a_folder_that_is_a_file_is_an_input_error(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_says_what_to_do(tmp_path, number):
-    message = str(cannot_write(tmp_path / "x", OSError(number, "reason")))
+    message = str(write_error(tmp_path / "x", OSError(number, "reason")))
     assert message.startswith(f"cannot write {tmp_path / 'x'}: ")
     assert message.endswith("(free some space and run the same command again)")
 
@@ -112,7 +112,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, number):
     ],
 )
 def test_other_reasons_are_one_line(tmp_path, error, reason):
-    assert str(cannot_write(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
+    assert str(write_error(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
     for name in "cab":
         (tmp_path / name).touch()
-    assert names_in(tmp_path) == ["a", "b", "c"]
-    assert names_in(tmp_path / "missing") == []
+    assert list_names(tmp_path) == ["a", "b", "c"]
+    assert list_names(tmp_path / "missing") == []
     with pytest.raises(InputError, match=r"cannot read .*a: Not a directory"):
-        names_in(tmp_path / "a")
+        list_names(tmp_path / "a")
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_file_that_may_not_be_looked_at_is_an_input_error(kinds, monkeypatch):
         with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
             look(kinds / "file")
     with pytest.raises(InputError, match=r"cannot access .*file: Permission denied"):
-        check_unused(kinds / "file", overwrite=True)
+        check_output_path(kinds / "file", overwrite=True)
 
 
 def test_only_regular_files_are_opened(kinds):
@@ -206,11 +206,11 @@ def test_only_regular_files_are_replaced(kinds):
         with pytest.raises(InputError, match=f"cannot write .*{name}: .*not a regular file"):
             write_atomically(kinds / name, lambda file: file.write(b"new"))
         with pytest.raises(InputError, match="not a regular file"):
-            check_unused(kinds / name, overwrite=True)
-    check_unused(kinds / "nothing", overwrite=False)
-    check_unused(kinds / "file", overwrite=True)
-    with pytest.raises(InputError, match="is there already; give --overwrite"):
-        check_unused(kinds / "file", overwrite=False)
+            check_output_path(kinds / name, overwrite=True)
+    check_output_path(kinds / "nothing", overwrite=False)
+    check_output_path(kinds / "file", overwrite=True)
+    with pytest.raises(InputError, match="exists; give --overwrite"):
+        check_output_path(kinds / "file", overwrite=False)
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
@@ -223,6 +223,6 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
 
 
 def test_lines_show_what_a_terminal_would_act_on():
-    assert printable("photo ä.png") == "photo ä.png"
-    assert printable("a\nb\x1b[31m\u202e\x7f") == r"a\nb\x1b[31m\u202e\x7f"
-    assert printable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"
+    assert escape_unprintable("photo ä.png") == "photo ä.png"
+    assert escape_unprintable("a\nb\x1b[31m\u202e\x7f") == r"a\nb\x1b[31m\u202e\x7f"
+    assert escape_unprintable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"

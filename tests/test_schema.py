@@ -110,7 +110,7 @@ def test_to_dict_writes_names_and_defaults_out_and_makes_lists_of_tuples():
 
 
 def test_to_dict_leaves_out_what_it_is_told():
-    values = schema.to_dict(build(), CHOICES, leave_out=frozenset({"net", "sizes"}))
+    values = schema.to_dict(build(), CHOICES, exclude=frozenset({"net", "sizes"}))
     assert set(schema.to_dict(build(), CHOICES)) - set(values) == {"net", "sizes"}
 
 

@@ -10,7 +10,7 @@ from deconv_jax.cli import compress, generate, predict, restore, tables, train, 
 from deconv_jax.cli.config import load_config
 from deconv_jax.cli.exit_codes import EXIT_INPUT_ERROR, EXIT_INTERRUPTED, EXIT_KEYBOARD
 from deconv_jax.cli.process import configure_output
-from deconv_jax.errors import InputError, closest_match, did_you_mean, printable
+from deconv_jax.errors import InputError, closest_match, did_you_mean, escape_unprintable
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except InputError as error:
         # Split before escaping: a list in a message has indented lines, a file name may have line ends.
-        lines = map(printable, f"deconv-jax: error: {error}".split("\n  "))
+        lines = map(escape_unprintable, f"deconv-jax: error: {error}".split("\n  "))
         print("\n  ".join(lines), file=sys.stderr)
         return EXIT_INPUT_ERROR
     except KeyboardInterrupt:

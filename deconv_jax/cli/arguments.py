@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError, escape_unprintable
 
 
 def add_parser(commands: Any, name: str, description: str, **options: Any) -> Any:
@@ -117,5 +117,5 @@ def refuse(arguments: argparse.Namespace, flags: Sequence[str], other: str) -> N
 def report_skipped(found: Any) -> int:
     """Print which files a `FoundFiles` left out, and return the exit code that follows from it alone."""
     for line in found.summary():
-        print(printable(f"deconv-jax: {line}"), file=sys.stderr)
+        print(escape_unprintable(f"deconv-jax: {line}"), file=sys.stderr)
     return 0 if found.complete else EXIT_SOME_FAILED

@@ -136,7 +136,7 @@ def _plan(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[
     Raises:
       InputError: Two outputs have the same path, or an output exists or is an input.
     """
-    from deconv_jax.io import check_unused, kind_of
+    from deconv_jax.io import check_output_path, kind_of
 
     kind, count = kind_of(output), len(found.files)
     folder = count > 1 or kind == "folder" or not output.suffix
@@ -154,7 +154,7 @@ def _plan(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[
             raise InputError(f"{other} and {source} would both be written to {target}")
         if os.path.realpath(target) in sources:
             raise InputError(f"{target} is an input; give another --output")
-        check_unused(target, overwrite=overwrite)
+        check_output_path(target, overwrite=overwrite)
     return jobs
 
 

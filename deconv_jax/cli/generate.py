@@ -15,7 +15,7 @@ from deconv_jax.cli.arguments import (
     parse_checkpoint,
 )
 from deconv_jax.cli.process import enable_compilation_cache
-from deconv_jax.errors import InputError, at_least, printable
+from deconv_jax.errors import InputError, at_least, escape_unprintable
 
 _SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
 _GENERATE = """\
@@ -149,7 +149,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     batches = sampling.generate(task.sample, variables, latents, labels)
     _write(arguments, batches, len(latents), columns, animates)
     for written in filter(None, (arguments.output, arguments.output_dir)):
-        print(printable(f"written: {written}"))
+        print(escape_unprintable(f"written: {written}"))
     return 0
 
 
@@ -228,7 +228,7 @@ def _default(value: int | None, default: int) -> int:
 
 def _check_flags(arguments: argparse.Namespace) -> None:
     """Raise InputError for flags that contradict each other and for outputs that exist."""
-    from deconv_jax.io import check_unused
+    from deconv_jax.io import check_output_path
 
     output, folder = arguments.output, arguments.output_dir
     if output is None and folder is None:
@@ -249,7 +249,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     at_least("--scale", arguments.scale, 1)
     check_folder("--output-dir", folder, overwrite=arguments.overwrite)
     if output is not None:
-        check_unused(output, overwrite=arguments.overwrite)
+        check_output_path(output, overwrite=arguments.overwrite)
 
 
 def _animates(arguments: argparse.Namespace) -> bool:

@@ -15,7 +15,7 @@ from deconv_jax.cli.arguments import (
 )
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
 from deconv_jax.cli.process import enable_compilation_cache
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError, escape_unprintable
 
 _PREDICT = """\
 classify, segment or detect objects in images
@@ -64,13 +64,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.progress import ProgressBar
     from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE, coco_dict, predict_file
     from deconv_jax.inference.recognition.load import load_predictor
-    from deconv_jax.io import check_unused, write_json
+    from deconv_jax.io import check_output_path, write_json
 
     output = arguments.output
     plan = plan_jobs(arguments.inputs, output, suffix=".png")
     jobs = plan.jobs
     record = output / PREDICTIONS_FILE
-    check_unused(record, overwrite=arguments.overwrite)
+    check_output_path(record, overwrite=arguments.overwrite)
     predictor = load_predictor(
         arguments.workdir, parse_checkpoint(arguments.checkpoint), arguments.threshold
     )
@@ -89,7 +89,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     finally:
         if predictions:
             write_json(record, coco_dict(predictions, predictor.class_names))
-            print(printable(f"written: {record}"))
+            print(escape_unprintable(f"written: {record}"))
     failed = len(jobs) - len(predictions)
     if failed:
         print(f"deconv-jax: {failed} of {len(jobs)} files failed", file=sys.stderr)

@@ -14,7 +14,7 @@ from deconv_jax.cli.arguments import (
     report_skipped,
 )
 from deconv_jax.cli.process import enable_compilation_cache
-from deconv_jax.errors import InputError, printable
+from deconv_jax.errors import InputError, escape_unprintable
 
 _VISUALIZE = """\
 show what the layers of a trained network respond to
@@ -104,10 +104,10 @@ def _visualize(arguments: argparse.Namespace) -> int:
     )
     from deconv_jax.inference.interpretation.load import load_interpretable_model
     from deconv_jax.inference.memory import catch_out_of_memory
-    from deconv_jax.io import check_unused, write_png
+    from deconv_jax.io import check_output_path, write_png
     from deconv_jax.workdir import open_test_split
 
-    check_unused(output, overwrite=arguments.overwrite)
+    check_output_path(output, overwrite=arguments.overwrite)
     method, layers = arguments.method, arguments.layers
     found = find_images(arguments.inputs, output)
     files = [file for file, _ in found.files]
@@ -125,13 +125,13 @@ def _visualize(arguments: argparse.Namespace) -> int:
             picture = draw_attributions(
                 model,
                 model.read_images(files),
-                [printable(file.name) for file in files],
+                [escape_unprintable(file.name) for file in files],
                 method,
                 layers=layers,
                 class_number=arguments.class_number,
             )
         write_png(output, picture)
-    print(printable(f"written: {output}"))
+    print(escape_unprintable(f"written: {output}"))
     return report_skipped(found)
 
 

@@ -11,7 +11,7 @@ from deconv_jax.data.file_splits import random_splits
 from deconv_jax.data.folders import FolderSource
 from deconv_jax.data.source_configs import SourceConfig
 from deconv_jax.data.sources import Source, in_memory
-from deconv_jax.errors import InputError, at_least, printable
+from deconv_jax.errors import InputError, at_least, escape_unprintable
 from deconv_jax.io import kind_of
 
 Split = Literal["train", "validation", "test"]
@@ -91,7 +91,7 @@ class Data:
         if isinstance(source, FolderSource | AnnotatedSource) and source.skipped:
             print(
                 f"warning: image files left out of the {split} split: {len(source.skipped)}",
-                *map(printable, source.skipped),
+                *map(escape_unprintable, source.skipped),
                 sep="\n  ",
                 file=sys.stderr,
             )

@@ -8,7 +8,7 @@ from typing import Self, TextIO
 
 from tqdm import tqdm
 
-from deconv_jax.errors import printable
+from deconv_jax.errors import escape_unprintable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ProgressBar:
     def write(self, line: str, file: TextIO | None = None) -> None:
         """Print a line above the bar, to stdout by default, with unprintable characters escaped."""
         file = sys.stdout if file is None else file
-        self._bar.write(printable(line), file=file)
+        self._bar.write(escape_unprintable(line), file=file)
         file.flush()
 
     def __enter__(self) -> Self:

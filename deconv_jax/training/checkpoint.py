@@ -26,7 +26,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
-from deconv_jax.io import cannot_write, kind_of, names_in, read_json
+from deconv_jax.io import kind_of, list_names, read_json, write_error
 from deconv_jax.training.parallel import any_process, wait_for_all
 from deconv_jax.training.read_errors import READ_ERRORS, refuse_if_forbidden, root_reason
 from deconv_jax.training.state import TrainState
@@ -103,7 +103,7 @@ class Checkpoints:
         Raises:
           InputError: The folder cannot be read.
         """
-        names = names_in(self.directory)
+        names = list_names(self.directory)
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     def best_step(self) -> int | None:
@@ -219,7 +219,7 @@ class Checkpoints:
                 errors.append(error)
         if errors and not already_raised:
             first = errors[0]
-            raise first if isinstance(first, InputError) else cannot_write(self.directory, first)
+            raise first if isinstance(first, InputError) else write_error(self.directory, first)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -261,7 +261,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         except OSError as error:
-            raise cannot_write(self.directory, error) from error
+            raise write_error(self.directory, error) from error
         except ValueError as error:
             raise InputError(f"cannot read {self.directory}: {root_reason(error)}") from error
 
@@ -372,7 +372,7 @@ class Checkpoints:
                 try:
                     folder.rename(aside)
                 except OSError as error:
-                    raise cannot_write(folder, error) from error
+                    raise write_error(folder, error) from error
         wait_for_all("damaged checkpoints set aside")
         self._report_all(damaged, "renamed to STEP.damaged")
 
@@ -389,7 +389,7 @@ class Checkpoints:
         number = re.search(r"os_error_code='(\d+)'", str(error))
         if number:
             error = OSError(int(number[1]), os.strerror(int(number[1])))
-        message = cannot_write(self.directory / str(step), error)
+        message = write_error(self.directory / str(step), error)
         intact = [s for s in self.steps() if s != step]
         kept = (
             f"the checkpoint of step {intact[-1]} is intact" if intact else "none was written yet"

@@ -11,7 +11,7 @@ from deconv_jax.data.config import Data
 from deconv_jax.data.pipeline import Prefetched, evaluation_batches, training_iterator
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError
-from deconv_jax.io import json_text
+from deconv_jax.io import to_json
 from deconv_jax.training.loop import LoopData, TrainingConfig
 from deconv_jax.training.parallel import Devices, any_process, same_on_all_processes, wait_for_all
 
@@ -39,7 +39,7 @@ def open_splits(data: Data) -> dict[str, Source]:
         wait_for_all("data prepared")
     if any_process(error is not None):
         raise error or InputError(f"another process cannot open data set {str(data.source)!r}")
-    seen = json_text({split: dict(source.fingerprint) for split, source in sources.items()})
+    seen = to_json({split: dict(source.fingerprint) for split, source in sources.items()})
     if not same_on_all_processes(seen):
         raise InputError(
             f"the processes see different examples of data set {str(data.source)!r}; process "

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from deconv_jax.errors import InputError
 from deconv_jax.io import (
-    cannot_write,
-    json_object,
-    json_text,
     kind_of,
+    parse_json_object,
     read_text,
+    to_json,
+    write_error,
     write_png,
     write_text,
 )
@@ -68,7 +68,7 @@ class RunLog:
         try:
             self._file = self._path.open("a", buffering=1, encoding="utf-8")
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
         self._events = EventWriter(workdir / EVENTS, 0 if resumed_at is None else resumed_at + 1)
         self._pictures = workdir / PICTURES
         self._bar = tqdm(
@@ -142,7 +142,7 @@ class RunLog:
         try:
             self._file.close()
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
         finally:
             self._events.close()
 
@@ -161,9 +161,9 @@ class RunLog:
     def _record(self, step: int, split: str, values: Mapping[str, float]) -> None:
         record = {"step": step, "split": split, "time": time.time(), **values}
         try:
-            self._file.write(json_text(record))
+            self._file.write(to_json(record))
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise write_error(self._path, error) from error
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._events.add_scalars({f"{split}/{name}": value for name, value in finite.items()}, step)
 
@@ -180,7 +180,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json_object(line)
+            record = parse_json_object(line)
         except ValueError as error:
             raise InputError(f"{path}, line {number}: not a record ({error})") from error
         if type(record.get("step")) is not int:
@@ -194,7 +194,7 @@ def _is_truncated(line: str) -> bool:
     if line[0] not in "{\0":
         return False
     try:
-        json_object(line)
+        parse_json_object(line)
     except ValueError:
         return True
     return False
@@ -215,4 +215,4 @@ def _drop_records(path: Path, resumed_at: int | None) -> None:
             for record in read_metrics(path)
             if record["step"] <= resumed_at and record.get("split") != "test"
         ]
-    write_text(path, "".join(map(json_text, kept)))
+    write_text(path, "".join(map(to_json, kept)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deconv_jax.io import cannot_write, make_folder
+from deconv_jax.io import make_folder, write_error
 
 FLUSH_SECONDS = 30
 """Seconds after which an event reaches the disk at the latest, as long as further events follow."""
@@ -34,7 +34,7 @@ class EventWriter:
         try:
             self._writer = EventsWriter(str(folder / "events"))
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise write_error(folder, error) from error
         self._flushed = time.time()
         self._write(start)
 
@@ -67,4 +67,4 @@ class EventWriter:
         try:
             function(*arguments)
         except OSError as error:
-            raise cannot_write(self._folder, error) from error
+            raise write_error(self._folder, error) from error

@@ -17,7 +17,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.recognition.predictor import Predictor
-from deconv_jax.io import check_unused, write_png
+from deconv_jax.io import check_output_path, write_png
 
 PREDICTIONS_FILE = "predictions.json"
 
@@ -53,7 +53,7 @@ def predict_file(
     Raises:
       InputError: The file cannot be processed, or there is too little memory.
     """
-    check_unused(job.output, overwrite=overwrite)
+    check_output_path(job.output, overwrite=overwrite)
     with catch_out_of_memory(f"{job.source}: not enough memory"):
         pixels, notes = read_8bit(job.source, predictor.color)
         try:

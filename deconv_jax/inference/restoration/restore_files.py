@@ -24,7 +24,7 @@ from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.progress import ProgressBar, ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
 from deconv_jax.inference.restoration.measurement import measure_file, read_reference
-from deconv_jax.io import check_unused, write_png
+from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
 
@@ -144,7 +144,7 @@ def restore_file(
             f"no image format for {job.output}; {did_you_mean(job.output.suffix, FORMATS)}"
         )
     for path in filter(None, (job.output, job.comparison)):
-        check_unused(path, overwrite=overwrite)
+        check_output_path(path, overwrite=overwrite)
     with catch_out_of_memory(
         f"{job.source}: not enough memory; a network needs less with a smaller tile"
     ):

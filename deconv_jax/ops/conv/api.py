@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from deconv_jax.errors import InputError, as_index
+from deconv_jax.errors import InputError, as_int
 from deconv_jax.ops.conv import primitives
 from deconv_jax.ops.conv.lax import Geometry
 from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window
@@ -302,7 +302,7 @@ def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Arra
     Returns:
       (images, kernel, number of spatial axes).
     """
-    if (as_index(groups) or 0) < 1:
+    if (as_int(groups) or 0) < 1:
         raise InputError(f"groups must be an int >= 1; got {groups!r}")
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3 or images.ndim < rank + 1:

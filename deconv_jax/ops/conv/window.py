@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from deconv_jax.errors import InputError, as_index
+from deconv_jax.errors import InputError, as_int
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 """Padding of every spatial axis: by rule, in pixels on every side, or (before, after) per axis."""
@@ -158,13 +158,13 @@ def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
 
 def broadcast_ints(value: OnePerAxis, count: int) -> Size:
     """Return an int `count` times, a sequence of ints as a tuple, and () for anything else."""
-    number = as_index(value)
+    number = as_int(value)
     if number is not None:
         return (number,) * count
     if isinstance(value, str) or not isinstance(value, Iterable):
         return ()
     try:
-        items = tuple(map(as_index, value))
+        items = tuple(map(as_int, value))
     except TypeError:  # a NumPy array without axes
         return ()
     numbers = tuple(item for item in items if item is not None)
@@ -174,7 +174,7 @@ def broadcast_ints(value: OnePerAxis, count: int) -> Size:
 def _checked_padding(padding, rank: int):
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return padding
-    sides = padding if as_index(padding) is None else ((padding, padding),) * rank
+    sides = padding if as_int(padding) is None else ((padding, padding),) * rank
     if not _is_row(sides, rank) or not all(_is_row(side, 2) for side in sides):
         raise InputError(
             f'padding must be "SAME", "VALID", an int or {rank} pairs (before, after); got '

@@ -342,7 +342,7 @@ def test_existing_files_are_kept_without_overwrite(run, tmp_path, capsys):
     path.write_bytes(b"mine")
     words = ["generate", "--workdir", str(run(0)), "--output", str(path), "--num", "2"]
     assert main(words) == 2
-    assert "is there already; give --overwrite" in capsys.readouterr().err
+    assert "exists; give --overwrite" in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
     assert main([*words, "--overwrite"]) == 0
     assert pixels(path).shape == (32, 65)

@@ -84,7 +84,7 @@ def test_patches_of_the_test_split_beside_their_projections(classifier, tmp_path
     assert (two < 128).any()
 
     assert run(*arguments) == 2
-    assert "is there already; give --overwrite to replace it" in capsys.readouterr().err
+    assert "exists; give --overwrite to replace it" in capsys.readouterr().err
     np.testing.assert_array_equal(pixels_of(output), two)
     assert run(*arguments, "--overwrite", "--method", "guided") == 0
     assert pixels_of(output).shape[0] < two.shape[0]

@@ -128,10 +128,10 @@ def test_existing_files_are_kept_without_overwrite(tmp_path, classifier, folder,
     before = {name: (out / name).stat().st_mtime_ns for name in files_of(out)}
     assert run(*arguments) == 2
     said = capsys.readouterr().err
-    assert f"{out / PREDICTIONS_FILE} is there already; give --overwrite to replace it" in said
+    assert f"{out / PREDICTIONS_FILE} exists; give --overwrite to replace it" in said
     (out / PREDICTIONS_FILE).unlink()
     assert run(*arguments) == 1
-    assert capsys.readouterr().err.count("is there already; give --overwrite to replace it") == 2
+    assert capsys.readouterr().err.count("exists; give --overwrite to replace it") == 2
     assert {name: (out / name).stat().st_mtime_ns for name in files_of(out)} == {
         name: time for name, time in before.items() if name != PREDICTIONS_FILE
     }

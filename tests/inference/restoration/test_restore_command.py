@@ -74,7 +74,7 @@ def test_a_damaged_file_is_reported_and_the_others_are_restored(tmp_path, weight
     (folder / "b.png").unlink()
     before = (out / "a.png").stat().st_mtime_ns
     assert run(*arguments) == 1
-    assert capsys.readouterr().err.count("is there already; give --overwrite to replace it") == 2
+    assert capsys.readouterr().err.count("exists; give --overwrite to replace it") == 2
     assert (out / "a.png").stat().st_mtime_ns == before
     assert run(*arguments, "--overwrite", "--tile", "8", "--self-ensemble") == 0
     assert (out / "a.png").stat().st_mtime_ns > before
@@ -175,7 +175,7 @@ def test_weights_and_outputs_must_be_regular_files(tmp_path, weights, folder, ca
     os.mkfifo(out / "a.png")
     inputs = ["--weights", weights, folder / "a.png", "--output", out, "--overwrite"]
     assert run(*inputs) == 1
-    assert "a.png: it is there and not a regular file" in capsys.readouterr().err
+    assert "a.png: it exists and is not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -173,7 +173,7 @@ def test_existing_results_are_kept_without_overwrite(tmp_path, draw):
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     job = Job(tmp_path / "a.png", tmp_path / "b.png")
     job.output.write_text("mine")
-    with pytest.raises(InputError, match=r"b.png is there already; give --overwrite"):
+    with pytest.raises(InputError, match=r"b.png exists; give --overwrite"):
         restore_file(Scaled(), job, QUIET)
     assert job.output.read_text() == "mine"
     restore_file(Scaled(), job, QUIET, overwrite=True)
