@@ -1,10 +1,10 @@
-"""Symmetric convolutional autoencoder: encode with strided convolutions, decode with their adjoints.
+"""Convolutional autoencoder with a symmetric decoder of transposed convolutions.
 
-Each encoder stage halves the image with `Conv`, each decoder stage doubles it with `ConvTranspose`
-of the same kernel size and stride, so the decoder's layers are the transposes of the encoder's in
-reverse order (with weights of their own). After Masci et al., "Stacked convolutional auto-encoders
-for hierarchical feature extraction", ICANN 2011, with strides in place of pooling as in
-arXiv:1412.6806. The decoder ends in a sigmoid: images are in [0, 1] on both sides.
+Each encoder stage downsamples by a strided `Conv`, and each decoder stage upsamples by a
+`ConvTranspose` of the same kernel size and stride. The decoder's layers are the transposes of the
+encoder's in reverse order, with weights of their own. After Masci et al., "Stacked convolutional
+auto-encoders for hierarchical feature extraction", ICANN 2011, with strides in place of pooling as
+in arXiv:1412.6806. Images are in [0, 1]; the decoder ends in a sigmoid.
 """
 
 import math
@@ -20,21 +20,24 @@ from deconv_jax.models.normalization import Norm, NormName
 
 
 class EncoderDecoder(nn.Module):
-    """What plain, variational and vector-quantised autoencoders share: everything but the code.
+    """Base class of the plain, variational and vector-quantized autoencoders.
 
     Attributes:
-      image_shape: (height, width, channels) of the images; both sizes divisible by the total
-        stride, `stride ** len(features)`.
-      features: channels of each encoder stage; the decoder mirrors them.
-      latent: "vector" (a dense layer to `latent_dim` numbers an image) or "map" (a 1x1
-        convolution to `latent_dim` channels at 1 / total stride of the resolution; any image size
-        divisible by it is accepted then).
-      latent_dim: numbers in the code vector, or channels of the code map.
-      kernel_size, stride: of every stage, pixels.
-      residual_blocks: after every stage but the last of the decoder, so many of two 3x3
-        convolutions whose sum with their input goes on.
-      norm, activation: by name, see `layers`.
-      remat: recompute each stage in the backward pass instead of storing its activations.
+      image_shape: Shape (height, width, channels) of the images. Height and width must be multiples
+        of the total stride, `stride ** len(features)`.
+      features: Number of channels of each encoder stage; the decoder mirrors them.
+      latent: "vector" is a dense layer to `latent_dim` numbers. "map" is a 1x1 convolution to a
+        feature map with `latent_dim` channels at the lowest resolution; images may then have any
+        size that is a multiple of the total stride.
+      latent_dim: Length of the latent vector, or number of channels of the latent map.
+      kernel_size: Kernel size of every stage, in pixels.
+      stride: Stride of every stage.
+      residual_blocks: Number of residual blocks of two 3x3 convolutions after each stage, except
+        the last of the decoder.
+      norm: Name of the normalization, see `Norm`.
+      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      remat: Whether to recompute each stage in the backward pass instead of storing its
+        activations.
     """
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
@@ -49,10 +52,15 @@ class EncoderDecoder(nn.Module):
     remat: bool = False
 
     outputs_per_latent: ClassVar[int] = 1
-    """Numbers that the encoder gives for each of the code's."""
+    """Number of encoder outputs for each latent dimension."""
 
     def setup(self) -> None:
-        """Lays out the stages; raises InputError for an `image_shape` that does not fit them."""
+        """Define the stages.
+
+        Raises:
+          InputError: An attribute is out of range, or the total stride does not divide
+            `image_shape`.
+        """
         for name in ("stride", "kernel_size", "latent_dim"):
             at_least(name, getattr(self, name), 1)
         at_least("residual_blocks", self.residual_blocks, 0)
@@ -62,8 +70,8 @@ class EncoderDecoder(nn.Module):
         height, width, channels = self.image_shape
         if height % total or width % total:
             raise InputError(
-                f"images of {height}x{width} pixels do not fit this autoencoder: both sides must "
-                f"be divisible by its total stride {total} ({self.stride}^{len(self.features)})"
+                f"images of {height}x{width} pixels do not fit this autoencoder: both sides must be "
+                f"multiples of its total stride {total} ({self.stride}^{len(self.features)})"
             )
         self.down = [self._stage(_Down, f) for f in self.features]
         self.to_code: nn.Module
@@ -93,7 +101,7 @@ class EncoderDecoder(nn.Module):
     def _encoded(
         self, images: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch *code"]:
-        """Images in [0, 1] to `outputs_per_latent` times as many numbers as a code has."""
+        """Return the encoder's raw outputs, `outputs_per_latent` for each latent dimension."""
         total = self.stride ** len(self.features)
         expected = self.image_shape
         fits = images.shape[1:] == expected
@@ -104,7 +112,7 @@ class EncoderDecoder(nn.Module):
         if not fits:
             raise InputError(
                 f"this autoencoder takes images of shape {expected}"
-                + (f" or other sizes divisible by {total}" if self.latent == "map" else "")
+                + (f" or other sizes that are multiples of {total}" if self.latent == "map" else "")
                 + f"; got {images.shape[1:]} (set task.model.image_shape)"
             )
         x = images
@@ -115,7 +123,7 @@ class EncoderDecoder(nn.Module):
     def _logits(
         self, code: Float[Array, "batch *code"], train: bool
     ) -> Float[Array, "batch height width channels"]:
-        """Codes to what a sigmoid makes images in [0, 1] of."""
+        """Decode latents to logits of images in [0, 1]."""
         x = self.from_code(code)
         if self.latent == "vector":
             x = x.reshape(x.shape[0], *self.base)
@@ -126,43 +134,46 @@ class EncoderDecoder(nn.Module):
 
 
 class Autoencoder(EncoderDecoder):
-    """Convolutional autoencoder with a vector or a map for a code; attributes: see `EncoderDecoder`."""
+    """A convolutional autoencoder with a latent vector or map.
+
+    Attributes: See `EncoderDecoder`.
+    """
 
     def encode(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch *code"]:
-        """Images in [0, 1] to codes: (batch, latent_dim), or a map with `latent_dim` channels."""
+        """Encode images in [0, 1] to vectors (batch, latent_dim), or to maps with `latent_dim` channels."""
         return self._encoded(images, train)
 
     def decode(
         self, code: Float[Array, "batch *code"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Codes to images in [0, 1]."""
+        """Decode latents to images in [0, 1]."""
         return jax.nn.sigmoid(self._logits(code, train))
 
     def reconstruct_with_code(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
-        """Images in [0, 1] to their reconstructions in [0, 1], and the codes between."""
+        """Return the reconstructions in [0, 1] of images in [0, 1], and their latents."""
         logits, code = self.logits_and_code(images, train)
         return jax.nn.sigmoid(logits), code
 
     def logits_and_code(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> tuple[Float[Array, "batch height width channels"], Float[Array, "batch *code"]]:
-        """Images in [0, 1] to what a sigmoid makes their reconstructions of, and the codes between."""
+        """Return the logits of the reconstructions of images in [0, 1], and their latents."""
         code = self.encode(images, train)
         return self._logits(code, train), code
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Images in [0, 1] to their reconstructions in [0, 1]."""
+        """Reconstruct images in [0, 1]."""
         return self.reconstruct_with_code(images, train)[0]
 
 
 class _Stage(nn.Module):
-    """A strided layer, its normalisation and activation; the subclass says which layer."""
+    """A strided layer of the subclass's type, its normalization and activation, and residual blocks."""
 
     features: int
     kernel_size: int
@@ -184,11 +195,11 @@ class _Stage(nn.Module):
         )(x)
         x = Activation(self.activation)(Norm(self.norm, train=train)(x))
         for _ in range(self.residual_blocks):
-            x = x + self._change(x, train)
+            x = x + self._residual_branch(x, train)
         return x
 
-    def _change(self, x: Array, train: bool) -> Array:
-        """What a residual block adds: nothing at first (He et al., arXiv:1603.05027, order of layers)."""
+    def _residual_branch(self, x: Array, train: bool) -> Array:
+        """Apply a pre-activation residual branch (He et al., arXiv:1603.05027), near zero at initialization."""
         for gain in (RELU_GAIN, RESIDUAL_GAIN):
             x = Activation(self.activation)(Norm(self.norm, train=train)(x))
             x = Conv(self.features, kernel_size=3, gain=gain)(x)

@@ -1,9 +1,9 @@
-"""Small convolutional classifier: blocks of convolution and pooling, then a dense softmax.
+"""Small convolutional classifier: blocks of convolutions and pooling, then two dense layers.
 
 The LeNet pattern (LeCun et al., "Gradient-based learning applied to document recognition", Proc.
-IEEE 1998) with two 3x3 convolutions a block, batch normalisation and ReLU. With `up_features`, transposed
-convolutions enlarge what the blocks have made before the dense layers see it: conv, deconv, dense. `embed`
-gives the penultimate activations; a distance between those of two sets of images compares the sets.
+IEEE 1998) with two 3x3 convolutions per block, batch normalization and ReLU. With `up_features`,
+transposed convolutions upsample the feature map before the dense layers. The penultimate
+activations, `embed`, serve as features for comparing sets of images.
 """
 
 import flax.linen as nn
@@ -15,17 +15,20 @@ from deconv_jax.models.normalization import Norm, NormName
 
 
 class Classifier(nn.Module):
-    """Convolutional classifier.
+    """A convolutional classifier.
 
     Attributes:
-      num_classes: number of classes.
-      features: channels of each block; a block halves the image, odd sizes rounded down.
-      convs_per_block: 3x3 convolutions before each pooling.
-      up_features: channels of each step of the way up between the blocks and the dense layers, a 4x4
-        transposed convolution that doubles height and width.
-      embedding_dim: width of the dense layer before the logits.
-      norm, activation: by name, see `layers`.
-      remat: recompute each block, and each step of the way up, in the backward pass instead of storing its activations.
+      num_classes: Number of classes.
+      features: Number of channels of each block; a block halves the image and rounds odd sizes
+        down.
+      convs_per_block: Number of 3x3 convolutions before each pooling.
+      up_features: Number of channels of each upsampling block between the pooling blocks and the
+        dense layers: a 4x4 transposed convolution that doubles height and width.
+      embedding_dim: Width of the dense layer before the logits.
+      norm: Name of the normalization, see `Norm`.
+      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      remat: Whether to recompute each block in the backward pass instead of storing its
+        activations.
     """
 
     num_classes: int = 10
@@ -38,13 +41,17 @@ class Classifier(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Lays out the blocks."""
+        """Define the blocks."""
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
-        rise = nn.remat(_Rise, static_argnums=(2,)) if self.remat else _Rise
+        up_block = nn.remat(_UpBlock, static_argnums=(2,)) if self.remat else _UpBlock
         self.blocks = [
             block(f, self.convs_per_block, self.norm, self.activation) for f in self.features
         ]
-        self.rises = [rise(f, self.norm, self.activation) for f in self.up_features]
+        # The names are those of existing checkpoints.
+        self.up_blocks = [
+            up_block(f, self.norm, self.activation, name=f"rises_{i}")
+            for i, f in enumerate(self.up_features)
+        ]
         self.to_embedding = nn.Dense(self.embedding_dim)
         self.activate = Activation(self.activation)
         self.to_logits = nn.Dense(self.num_classes)
@@ -52,22 +59,26 @@ class Classifier(nn.Module):
     def embed(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch embedding_dim"]:
-        """Penultimate activations of images in [0, 1]."""
+        """Return the penultimate activations of images in [0, 1].
+
+        Raises:
+          InputError: The images are too small for the number of blocks.
+        """
         halvings = 2 ** len(self.features)
         if min(images.shape[1:3]) < halvings:
             raise InputError(
                 f"images of {images.shape[1]}x{images.shape[2]} pixels do not fit this "
-                f"classifier: its {len(self.features)} blocks need at least {halvings} pixels a side"
+                f"classifier: its {len(self.features)} blocks require sides of at least {halvings} pixels"
             )
         x = images
-        for part in (*self.blocks, *self.rises):
+        for part in (*self.blocks, *self.up_blocks):
             x = part(x, train)
         return self.activate(self.to_embedding(x.reshape(x.shape[0], -1)))
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch num_classes"]:
-        """Logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]."""
         return self.to_logits(self.embed(images, train))
 
 
@@ -85,14 +96,15 @@ class _Block(nn.Module):
         return Pool()(x)
 
 
-class _Rise(nn.Module):
+class _UpBlock(nn.Module):
     features: int
     norm: NormName
     activation: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        # The kernel is twice the stride, so that every output pixel sees as many taps.
-        plain = self.norm == "none"
-        x = ConvTranspose(self.features, 4, stride=2, use_bias=plain, gain=RELU_GAIN)(x)
+        # The kernel size is a multiple of the stride, so every output pixel sees equally many
+        # weights.
+        use_bias = self.norm == "none"
+        x = ConvTranspose(self.features, 4, stride=2, use_bias=use_bias, gain=RELU_GAIN)(x)
         return Activation(self.activation)(Norm(self.norm, train=train)(x))

@@ -1,21 +1,22 @@
 """Learned image codecs: an analysis transform, rounding, an entropy model and a synthesis transform.
 
-Strided convolutions map an image to latents y (analysis), which are rounded and entropy coded. Transposed
-convolutions map the rounded latents to the decoded image (synthesis). Generalized divisive normalization
-separates the layers (Balle et al., arXiv:1511.06281). There are two entropy models for y:
+Strided convolutions map an image to latents y (analysis), which are rounded and entropy coded.
+Transposed convolutions map the rounded latents to the decoded image (synthesis). Generalized
+divisive normalization separates the layers (Balle et al., arXiv:1511.06281). There are two entropy
+models for y:
 
 - `FactorizedCodec`: a factorized prior, one learned density per channel (arXiv:1611.01704).
-- `HyperpriorCodec`: a hyperprior, one Gaussian per latent (arXiv:1802.01436). Its means and scales are
-  decoded from side information z, the hyper-latents, which are transmitted first (mean-scale hyperprior,
-  arXiv:1809.02736).
+- `HyperpriorCodec`: a hyperprior, one Gaussian per latent (arXiv:1802.01436). Its means and scales
+  are decoded from side information z, the hyper-latents, which are transmitted first (mean-scale
+  hyperprior, arXiv:1809.02736).
 
-The transforms are initialized as a Haar wavelet packet transform of 16 x 16 blocks and its adjoint, plus
-noise (`haar_init`), so that training starts from a working transform codec.
+The transforms are initialized as a Haar wavelet packet transform of 16 x 16 blocks and its adjoint,
+plus noise (`haar_init`), so that training starts from a working transform codec.
 
-Note: A codec has variable rate. One set of weights serves all quality levels: a level multiplies each
-channel of the latents by a gain before rounding and by an inverse gain after it (Cui et al.,
-arXiv:2003.02012, section 3.1). A larger gain is a finer quantization. With a single level there are no gains,
-and the networks are those of the papers.
+Note: A codec has variable rate. One set of weights serves all quality levels: a level multiplies
+each channel of the latents by a gain before rounding and by an inverse gain after it (Cui et al.,
+arXiv:2003.02012, section 3.1). A larger gain is a finer quantization. With a single level there are
+no gains, and the networks are those of the papers.
 """
 
 from typing import Any, NamedTuple
@@ -55,8 +56,8 @@ _INITIAL_GAMMA = 0.1
 _LATENT_SCALE = 40.0
 """Factor from the output of the last analysis layer to the latents.
 
-It keeps the weights of both transforms near 1. Without it, the first synthesis layer would need weights that
-are small compared to Adam's step size.
+It keeps the weights of both transforms near 1. Without it, the first synthesis layer would need
+weights that are small compared to Adam's step size.
 """
 _INITIAL_NOISE = 0.02
 
@@ -64,9 +65,9 @@ _INITIAL_NOISE = 0.02
 class GDN(nn.Module):
     """Generalized divisive normalization (GDN), or its approximate inverse (IGDN).
 
-    GDN is x_i / sqrt(beta_i + sum_j gamma_ij x_j^2); IGDN multiplies by the root (arXiv:1611.01704). The
-    parameters are sqrt(beta + 2^-36) and sqrt(gamma + 2^-36), bounded from below, so that beta and gamma stay
-    positive and their gradients finite (appendix there).
+    GDN is x_i / sqrt(beta_i + sum_j gamma_ij x_j^2); IGDN multiplies by the root
+    (arXiv:1611.01704). The parameters are sqrt(beta + 2^-36) and sqrt(gamma + 2^-36), bounded from
+    below, so that beta and gamma stay positive and their gradients finite (appendix there).
 
     Attributes:
       inverse: Whether to apply IGDN.
@@ -141,7 +142,8 @@ class FactorizedCodec(nn.Module):
             )
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
-        # Low-pass outputs keep the range of the image, where the initial GDN is close to the identity.
+        # Low-pass outputs keep the range of the image, where the initial GDN is close to the
+        # identity.
         self.down = [
             Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_noisy_kernel(kernel, 0.5))
             for kernel in kernels
@@ -207,13 +209,15 @@ class FactorizedCodec(nn.Module):
     ) -> CodecOutput:
         """Encode and decode images, without writing a bit stream.
 
-        With keys, as in training, additive uniform noise replaces rounding in the rate, and the decoded
-        images use rounded latents with a straight-through gradient (Minnen & Singh, arXiv:2007.08739).
+        With keys, as in training, additive uniform noise replaces rounding in the rate, and the
+        decoded images use rounded latents with a straight-through gradient (Minnen & Singh,
+        arXiv:2007.08739).
 
         Args:
           images: Images in [0, 1], with sides that are multiples of `multiple`.
           level: Quality level of each image.
-          keys: PRNG key of each image for the noise. None rounds in both, as when files are written.
+          keys: PRNG key of each image for the noise. None rounds in both, as when files are
+            written.
         """
         y = self.analyze(images, level)
         bits = _sum_per_image(self.prior(_noisy(y, keys, 0)))

@@ -1,13 +1,14 @@
 """ConvDeconv: a small restoration network of convolutions and transposed convolutions.
 
-Two convolutions are followed by the two transposed convolutions that mirror them. This is the smallest
-encoder-decoder of Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with
-symmetric skip connections", arXiv:1603.09056, section 2.1, for experiments that take a minute. With `residual`
-the network predicts the correction to the image, as DnCNN does (arXiv:1608.03981, section III-B).
+Two convolutions are followed by the two transposed convolutions that mirror them. This is the
+smallest encoder-decoder of Mao et al., "Image restoration using very deep convolutional
+encoder-decoder networks with symmetric skip connections", arXiv:1603.09056, section 2.1, for
+experiments that take a minute. With `residual` the network predicts the correction to the image, as
+DnCNN does (arXiv:1608.03981, section III-B).
 
-Note: Kernels are odd and padded by half their size. "SAME" would pad a strided layer differently for odd and
-even image sizes. With symmetric padding the network accepts any size and is equivariant to shifts by the
-stride.
+Note: Kernels are odd and padded by half their size. "SAME" would pad a strided layer differently
+for odd and even image sizes. With symmetric padding the network accepts any size and is equivariant
+to shifts by the stride.
 """
 
 import functools

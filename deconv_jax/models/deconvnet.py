@@ -1,13 +1,14 @@
 """DeconvNet: a mirrored encoder-decoder that unpools with the encoder's switches.
 
-Noh, Hong & Han, "Learning deconvolution network for semantic segmentation", arXiv:1505.04366, section 3 and
-figure 2. The encoder has blocks of 3x3 convolutions and max pooling, which stores the positions of the maxima
-(switches). After a bottleneck the decoder mirrors the blocks. Each one unpools its input to the stored
-positions and fills in the sparse map by transposed convolutions of stride 1.
+Noh, Hong & Han, "Learning deconvolution network for semantic segmentation", arXiv:1505.04366,
+section 3 and figure 2. The encoder has blocks of 3x3 convolutions and max pooling, which stores the
+positions of the maxima (switches). After a bottleneck the decoder mirrors the blocks. Each one
+unpools its input to the stored positions and fills in the sparse map by transposed convolutions of
+stride 1.
 
-Note: The bottleneck differs from the paper's, which is dense: a 7x7 convolution of a 7x7 map and its transpose,
-for images of 224 pixels only. Here both have padding "SAME" and `bottleneck_kernel_size`, so the image may
-have any size that the poolings divide.
+Note: The bottleneck differs from the paper's, which is dense: a 7x7 convolution of a 7x7 map and
+its transpose, for images of 224 pixels only. Here both have padding "SAME" and
+`bottleneck_kernel_size`, so the image may have any size that the poolings divide.
 """
 
 import flax.linen as nn
@@ -32,9 +33,11 @@ class DeconvNet(nn.Module):
     Attributes:
       num_classes: Number of channels of the logits.
       features: Number of channels of each block, from full resolution down; each pooling halves it.
-      convs_per_block: Number of convolutions before a pooling, and of transposed ones after its unpooling.
+      convs_per_block: Number of convolutions before a pooling, and of transposed ones after its
+        unpooling.
       bottleneck_features: Number of channels of the bottleneck.
-      bottleneck_kernel_size: Kernel size of the first and last bottleneck layers; the middle one is 1x1.
+      bottleneck_kernel_size: Kernel size of the first and last bottleneck layers; the middle one is
+        1x1.
       norm: Name of the normalization, see `Norm`.
       activation: Name of the activation, see `layers.ACTIVATIONS`.
     """

@@ -1,14 +1,14 @@
 """DnCNN: a residual denoiser of stacked convolutions.
 
 Zhang et al., "Beyond a Gaussian denoiser: residual learning of deep CNN for image denoising",
-arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convolution, batch normalization and ReLU,
-then a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise level, has depth 17, and the blind
-DnCNN-B depth 20 (section IV-A).
+arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convolution, batch
+normalization and ReLU, then a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise
+level, has depth 17, and the blind DnCNN-B depth 20 (section IV-A).
 
-The module returns the image minus the predicted noise, so the target of the loss is the clean image. Unlike the
-paper's, the last layer is initialized near zero, so that the network starts near the identity.
-`fold_batch_norm` folds the batch normalization into the convolutions for faster inference; published weights
-have this form.
+The module returns the image minus the predicted noise, so the target of the loss is the clean
+image. Unlike the paper's, the last layer is initialized near zero, so that the network starts near
+the identity. `fold_batch_norm` folds the batch normalization into the convolutions for faster
+inference; published weights have this form.
 """
 
 from collections.abc import Mapping
@@ -35,9 +35,10 @@ class DnCNN(nn.Module):
       channels: Number of image channels.
       depth: Number of convolutions; 17 for DnCNN-S and 20 for DnCNN-B.
       features: Number of channels of the hidden layers.
-      kernel_size: Size of all kernels, in pixels; should be odd, so that the output is aligned to the image.
-      norm: "batch" normalizes all layers but the first and the last. "none" replaces normalization by a bias,
-        as for the parameters of `fold_batch_norm`.
+      kernel_size: Size of all kernels, in pixels; should be odd, so that the output is aligned to
+        the image.
+      norm: "batch" normalizes all layers but the first and the last. "none" replaces normalization
+        by a bias, as for the parameters of `fold_batch_norm`.
     """
 
     channels: int = 1
@@ -104,8 +105,9 @@ def fold_batch_norm(
 ) -> dict[str, Any]:
     """Fold batch normalization into the convolutions before it, for inference.
 
-    The normalization `Norm_i` follows `Conv_i` or `ConvTranspose_i` of the same module. In evaluation it is the
-    affine map y -> (y - mean) / sqrt(variance + epsilon) * scale + bias of each channel.
+    The normalization `Norm_i` follows `Conv_i` or `ConvTranspose_i` of the same module. In
+    evaluation it is the affine map y -> (y - mean) / sqrt(variance + epsilon) * scale + bias of
+    each channel.
 
     Args:
       params: Parameters of a network with `Norm("batch")` after convolutions.
@@ -116,8 +118,8 @@ def fold_batch_norm(
       Parameters of the same network with norm "none", in which the folded layers have a bias.
 
     Raises:
-      InputError: A normalization has no statistics, no layer before it, or follows a transposed convolution
-        with groups.
+      InputError: A normalization has no statistics, no layer before it, or follows a transposed
+        convolution with groups.
     """
     folded: dict[str, Any] = {}
     for name, value in params.items():

@@ -1,8 +1,9 @@
 """Entropy models for the latents of an image codec: a factorized prior and a Gaussian.
 
-Both return the rate -log2 P(x - 1/2 < X < x + 1/2). For an integer x, this is the cost of a rounded latent.
-Training replaces rounding by additive uniform noise. The density of a noisy latent is the prior's density
-convolved with a unit box, which is the same expression at any real x (Balle et al., arXiv:1611.01704).
+Both return the rate -log2 P(x - 1/2 < X < x + 1/2). For an integer x, this is the cost of a rounded
+latent. Training replaces rounding by additive uniform noise. The density of a noisy latent is the
+prior's density convolved with a unit box, which is the same expression at any real x (Balle et al.,
+arXiv:1611.01704).
 """
 
 import itertools
@@ -18,7 +19,8 @@ from deconv_jax.ops.straight_through import lower_bound
 MIN_LIKELIHOOD = 1e-9
 """Lower bound of the likelihood, which limits the rate of a latent to 29.9 bits.
 
-At the bound the gradient still increases the likelihood; where the likelihood underflows, it is zero.
+At the bound the gradient still increases the likelihood; where the likelihood underflows, it is
+zero.
 """
 MIN_SCALE = 0.11
 """Lower bound of the scales, at which a Gaussian almost surely rounds to its mean."""
@@ -30,8 +32,8 @@ _INITIAL_SCALE = 10.0
 class FactorizedPrior(nn.Module):
     """A factorized prior: a learned non-parametric density per channel (arXiv:1802.01436, appendix 6.1).
 
-    The cumulative distribution function (CDF) is the sigmoid of a small monotonic network: its matrices are
-    positive, and its nonlinearity x + a tanh(x) with a > -1 is increasing.
+    The cumulative distribution function (CDF) is the sigmoid of a small monotonic network: its
+    matrices are positive, and its nonlinearity x + a tanh(x) with a > -1 is increasing.
 
     Attributes:
       channels: Number of channels of the latents.
@@ -71,7 +73,8 @@ class FactorizedPrior(nn.Module):
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
         """Return the rate -log2 P(x - 1/2 < X < x + 1/2), in bits."""
         lower, upper = self.logits(x - 0.5), self.logits(x + 0.5)
-        # In the upper tail both values are close to 1. Subtracting their complements avoids cancellation.
+        # In the upper tail both values are close to 1. Subtracting their complements avoids
+        # cancellation.
         sign = jnp.where(jax.lax.stop_gradient(lower + upper) > 0, -1.0, 1.0)
         likelihood = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
         return _bits(likelihood)

@@ -1,11 +1,12 @@
 """ESPCN: super-resolution by convolutions at low resolution and a sub-pixel convolution.
 
-Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
-network", arXiv:1609.05158, section 3.2: layers (f, n) = (5, 64), (3, 32) and f = 3 to `channels * scale**2`
-channels, then a pixel shuffle. The activation is tanh, which the paper found better than ReLU (section 3.2).
+Shi et al., "Real-time single image and video super-resolution using an efficient sub-pixel
+convolutional neural network", arXiv:1609.05158, section 3.2: layers (f, n) = (5, 64), (3, 32) and f
+= 3 to `channels * scale**2` channels, then a pixel shuffle. The activation is tanh, which the paper
+found better than ReLU (section 3.2).
 
-Note: The pixel shuffle uses PyTorch's channel order, "CRD" in `ops.depth_to_space`. For one channel, as in the
-paper, it is that of equation 4. TensorFlow's order differs for several channels.
+Note: The pixel shuffle uses PyTorch's channel order, "CRD" in `ops.depth_to_space`. For one
+channel, as in the paper, it is that of equation 4. TensorFlow's order differs for several channels.
 """
 
 from typing import Literal
@@ -29,10 +30,10 @@ class ESPCN(nn.Module):
       channels: Number of image channels; 1 (luma) in the paper.
       features: Number of channels of the first two layers.
       activation: "tanh" as in the paper, or "relu".
-      upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution, with a bias for each pixel of a block.
-        "transposed" has kernel size `3 * scale` and computes the same map with its weights permuted, except
-        that it has one bias per channel. "resize" is nearest-neighbor upsampling and a convolution of kernel
-        size `3 * scale`. All three have the same number of weights.
+      upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution, with a bias for each pixel of
+        a block. "transposed" has kernel size `3 * scale` and computes the same map with its weights
+        permuted, except that it has one bias per channel. "resize" is nearest-neighbor upsampling
+        and a convolution of kernel size `3 * scale`. All three have the same number of weights.
     """
 
     scale: int = 3
@@ -48,8 +49,8 @@ class ESPCN(nn.Module):
         """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
-          InputError: Too few channels, an unknown upsampling or activation, or an attribute is out of
-            range.
+          InputError: Too few channels, an unknown upsampling or activation, or an attribute is out
+            of range.
         """
         del train
         take_image_channels(images, self.channels)

@@ -1,15 +1,16 @@
-"""Named feature extractors: what a measure of generated images looks at them with.
+"""Named feature extractors for metrics of generated images.
 
-A Fréchet distance is a figure only together with the network whose features it compares. Three small
-classifiers come with the package, trained by configs of this project, each with the record of its
-training (`pretrained/NAME.json`): "mnist", "fashion" (Fashion-MNIST) and "digits" (the embedded
-ones). Their features are the 64 penultimate activations, over a constant that makes their mean
-square 1 on the images that they were trained on. "inception" and "inception-clean" are the network of
-the field's FID, with two ways to resize; the user's copy of its weights is the file that
-$DECONV_JAX_INCEPTION names. "pixels" needs no weights and means little: the image at 8 x 8 pixels.
+- "mnist", "fashion" (Fashion-MNIST) and "digits" (the embedded digits) are small classifiers that
+  come with the package. They were trained by configs of this project, and `pretrained/NAME.json`
+  records their training. Their features are the 64 penultimate activations, divided by their root
+  mean square on the training images.
+- "inception" and "inception-clean" are the InceptionV3 of FID with two ways of resizing. Their
+  weights are read from the file that $DECONV_JAX_INCEPTION names.
+- "pixels" is the image at 8 x 8 pixels. It needs no weights, and distances of its features say
+  little.
 
-What a reader would get wrong: figures of different extractors, or of different numbers of images,
-cannot be compared, and those of the small classifiers are not the FID of papers.
+Note: Metrics computed with different extractors, or from different numbers of images, are not
+comparable. Those of the small classifiers are not the FID of papers.
 """
 
 import dataclasses
@@ -39,10 +40,10 @@ from deconv_jax.models.inception import InceptionResize, load_inception, resize_
 
 Tree = Any
 BUNDLED_CLASSIFIERS = {"mnist": 28, "fashion": 28, "digits": 32}
-"""Classifiers in the package, and the sides in pixels of the images that they were trained on."""
+"""Classifiers in the package, each with the side in pixels of its training images."""
 INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
 INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
-"""The environment variable that names the file of the Inception weights."""
+"""Environment variable with the path of the Inception weights."""
 
 _PIXELS = (8, 8)
 _SCALE = "feature_scale"
@@ -50,15 +51,15 @@ _SCALE = "feature_scale"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network as a measure's eye.
+    """A feature extractor.
 
     Attributes:
-      name: as a record gives it.
-      description: what a record's protocol says of it.
-      variables: of the network, to be handed to `apply`.
-      apply: (variables, images (batch, height, width, channels) in [0, 1]) ->
-        (features (batch, dims), probabilities (batch, planes, classes)). Classifiers of gray images
-        look at each channel by itself, a plane; `planes` and `classes` are 0 where there are none.
+      name: Identifier in configs and result records.
+      description: Description in result records.
+      variables: Variables of the network, the first argument of `apply`.
+      apply: Function (variables, images (batch, height, width, channels) in [0, 1]) -> (features
+        (batch, dims), probabilities (batch, planes, classes)). Classifiers of gray images treat
+        every channel as a plane of its own. Without a classifier, `planes` and `classes` are 0.
     """
 
     name: str
@@ -69,10 +70,10 @@ class Extractor:
 
 @functools.cache
 def load_extractor(name: str) -> Extractor:
-    """The extractor called `name`, see the module.
+    """Return an extractor by name, see the module docstring.
 
     Raises:
-      InputError: no such extractor, or the file of its weights is missing or damaged.
+      InputError: Unknown name, or a missing or damaged file of weights.
     """
     if name in INCEPTION:
         return _inception(name)
@@ -99,18 +100,18 @@ def load_extractor(name: str) -> Extractor:
         f"{module.embedding_dim} penultimate activations over their root mean square",
         variables,
         functools.partial(
-            _classified, module, (BUNDLED_CLASSIFIERS[name], BUNDLED_CLASSIFIERS[name]), scale
+            _apply_classifier, module, (BUNDLED_CLASSIFIERS[name], BUNDLED_CLASSIFIERS[name]), scale
         ),
     )
 
 
 def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> None:
-    """Writes a classifier as a safetensors file that `load_extractor` reads.
+    """Save a classifier as a safetensors file that `load_extractor` reads.
 
     Args:
-      path: of the file.
-      variables: of the classifier.
-      scale: root mean square of its penultimate activations.
+      path: File to write.
+      variables: Variables of the classifier.
+      scale: Root mean square of its penultimate activations on the training images.
     """
     flat = flatten_dict({**variables, _SCALE: scale}, sep="/")
     data = safetensors.numpy.save({k: np.asarray(v, np.float32) for k, v in flat.items()})
@@ -123,7 +124,7 @@ def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:
     return small.reshape(len(images), -1), jnp.zeros((len(images), 0, 0))
 
 
-def _classified(
+def _apply_classifier(
     module: Classifier, size: tuple[int, int], scale: float, variables: Tree, images: Array
 ) -> tuple[Array, Array]:
     if images.shape[1:3] != size:
@@ -140,10 +141,8 @@ def _classified(
     return features.reshape(count, -1) / scale, probabilities.reshape(count, channels, -1)
 
 
-def _apply(
-    module: nn.Module, variables: Tree, images: Array, **options: Any
-) -> tuple[Array, Array]:
-    return module.apply(variables, images, **options)  # type: ignore[return-value]
+def _apply(module: nn.Module, variables: Tree, images: Array, **options: Any) -> Any:
+    return module.apply(variables, images, **options)
 
 
 def _inception(name: str) -> Extractor:
@@ -156,7 +155,7 @@ def _inception(name: str) -> Extractor:
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
         features, _ = _apply(module, variables, resize_for_inception(images, INCEPTION[name]))
-        # The Inception Score's code leaves the bias of the logits out.
+        # The code of the Inception Score leaves out the bias of the logits.
         with jax.default_matmul_precision("highest"):
             logits = features @ variables["params"]["fc"]["kernel"]
         return features, jax.nn.softmax(logits)[:, None]

@@ -1,18 +1,20 @@
-"""FCN-32s, 16s and 8s: a classifier's convolutions, then learned upsampling of class scores.
+"""FCN-32s, FCN-16s and FCN-8s: convolutional class scores and learned upsampling.
 
 Long, Shelhamer & Darrell, "Fully convolutional networks for semantic segmentation",
 arXiv:1411.4038, section 4 and figure 3: five blocks of convolutions and max pooling as in VGG, two
-more layers in place of the dense ones, and 1x1 convolutions that score the classes. Scores of the
-last and of earlier poolings are enlarged two times, added, and enlarged by the stride to the image.
-The transposed convolutions that enlarge start as bilinear interpolation, the score layers at zero, as
-in section 4.2. All are learnt, where the paper keeps the last interpolation as it is; and there is
-batch norm unless `norm` says otherwise, and no dropout, where the paper has the opposite.
+convolutions in place of the dense layers, and 1x1 convolutions that score the classes. The scores
+are upsampled by 2 and added to those of an earlier pooling, repeatedly, and finally upsampled to
+the image. The transposed convolutions are initialized as bilinear interpolation and the score
+layers as zero (section 4.2).
 
-What a reader would get wrong: the paper pads the image by 100 pixels and crops every skip and the
-output, as its first dense layer of 7x7 is not padded. Here that layer is 3x3, every layer has
-padding "SAME" and sides are multiples of 32, so that nothing is cropped and all is aligned. Within
-half a stride of the image's border the interpolation then shrinks scores, to about a half at an edge
-and a quarter in a corner, which changes no largest score of a single resolution.
+It differs from the paper in three ways. All upsampling layers are learned; the paper's last one is
+fixed. There is batch norm by default and no dropout. Every layer has padding "SAME", the first
+convolution after the blocks is 3x3 and the image's sides are multiples of 32; the paper has an
+unpadded 7x7 convolution, pads the image by 100 pixels and crops every skip and the output.
+
+Note: Within half a stride of the border, upsampling attenuates the scores, to about one half at an
+edge and one quarter in a corner. With a single resolution (stride 32) this does not change the
+predicted class.
 """
 
 from typing import Literal
@@ -30,16 +32,17 @@ _BLOCKS = 5
 
 
 class FCN(nn.Module):
-    """Fully convolutional network of class scores, refined by skips down to a stride.
+    """A fully convolutional segmentation network.
 
     Attributes:
-      num_classes: channels of the logits.
-      stride: of the finest scores in the image: 32 of the top alone, 16 with the fourth pooling's,
-        8 with the third's too.
-      features: channels of each of the five blocks; a block halves the image.
-      convs_per_block: 3x3 convolutions before each pooling.
-      top_features: channels of the two layers above the last pooling, 3x3 and 1x1.
-      norm, activation: by name, see `layers`.
+      num_classes: Number of channels of the logits.
+      stride: Stride of the finest scores: 32 (FCN-32s), 16 (with a skip from the fourth pooling) or
+        8 (with another skip from the third).
+      features: Number of channels of each of the five blocks; a block halves the image.
+      convs_per_block: Number of 3x3 convolutions before each pooling.
+      top_features: Number of channels of the 3x3 and 1x1 convolutions after the last pooling.
+      norm: Name of the normalization, see `Norm`.
+      activation: Name of the activation, see `layers.ACTIVATIONS`.
     """
 
     num_classes: int = 2
@@ -52,17 +55,17 @@ class FCN(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Of the image's sides."""
+        """Required divisor of the image's height and width."""
         return 2**_BLOCKS
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch height width num_classes"]:
-        """Logits of each pixel of images in [0, 1].
+        """Return the logits of each pixel of images in [0, 1].
 
         Raises:
-          InputError: sides that are no multiples of 32, or a field out of range.
+          InputError: The sides are not multiples of 32, or an attribute is out of range.
         """
         positive = (
             *self.features,
@@ -72,8 +75,8 @@ class FCN(nn.Module):
         )
         if len(self.features) != _BLOCKS or self.stride not in (32, 16, 8) or min(positive) < 1:
             raise InputError(
-                f"an FCN has {_BLOCKS} features, one a block, stride 32, 16 or 8, and positive "
-                f"numbers; got features={self.features}, stride={self.stride}, "
+                f"an FCN must have {_BLOCKS} features, one per block, stride 32, 16 or 8, and "
+                f"positive numbers; got features={self.features}, stride={self.stride}, "
                 f"num_classes={self.num_classes}, convs_per_block={self.convs_per_block} and "
                 f"top_features={self.top_features}"
             )
@@ -88,9 +91,9 @@ class FCN(nn.Module):
         x = self._layer(x, self.top_features, 1, "conv7", train)
         scores, stride = self._score("score_top", x), 2**_BLOCKS
         while stride > self.stride:
-            scores, stride = self._enlarged("enlarge", scores, 2, stride), stride // 2
+            scores, stride = self._upsample(scores, 2, stride), stride // 2
             scores = scores + self._score(f"score_stride{stride}", pooled[stride])
-        return self._enlarged("enlarge", scores, stride, stride)
+        return self._upsample(scores, stride, stride)
 
     @nn.nowrap
     def _layer(self, x: Array, features: int, kernel_size: int, name: str, train: bool) -> Array:
@@ -106,13 +109,13 @@ class FCN(nn.Module):
         return Conv(self.num_classes, kernel_size=1, kernel_init=zeros, name=name)(x)
 
     @nn.nowrap
-    def _enlarged(self, name: str, scores: Array, factor: int, stride: int) -> Array:
-        enlarge = ConvTranspose(
+    def _upsample(self, scores: Array, factor: int, stride: int) -> Array:
+        upsample = ConvTranspose(
             self.num_classes,
             kernel_size=2 * factor,
             stride=factor,
             use_bias=False,
             kernel_init=bilinear(factor),
-            name=f"{name}_stride{stride}",
+            name=f"enlarge_stride{stride}",
         )
-        return enlarge(scores)
+        return upsample(scores)

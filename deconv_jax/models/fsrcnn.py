@@ -1,17 +1,17 @@
 """FSRCNN: super-resolution that works at low resolution and ends in a deconvolution layer.
 
-Dong et al., "Accelerating the super-resolution convolutional neural network", arXiv:1608.00367, section 3:
-feature extraction, shrinking, m mappings, expanding and deconvolution,
-Conv(5, d, 1) - Conv(1, s, d) - m x Conv(3, s, s) - Conv(1, d, s) - DeConv(9, 1, d), with a PReLU after every
+Dong et al., "Accelerating the super-resolution convolutional neural network", arXiv:1608.00367,
+section 3: feature extraction, shrinking, m mappings, expanding and deconvolution, Conv(5, d, 1) -
+Conv(1, s, d) - m x Conv(3, s, s) - Conv(1, d, s) - DeConv(9, 1, d), with a PReLU after every
 convolution. FSRCNN-s is (d, s, m) = (32, 5, 1).
 
-Note: The deconvolution has padding 4 and output padding scale - 1, as in the widely used PyTorch implementation.
-The kernel of input pixel i is then centered at output pixel `scale * i`, the first pixel of its block. "SAME"
-would center it in the block.
+Note: The deconvolution has padding 4 and output padding scale - 1, as in the widely used PyTorch
+implementation. The kernel of input pixel i is then centered at output pixel `scale * i`, the first
+pixel of its block. "SAME" would center it in the block.
 
-The deconvolution is initialized with gain 0.01, because Adam learns much slower from gain 1. The paper uses
-Gaussian weights of standard deviation 0.001 and a tenth of the learning rate for this layer; here all layers
-have the same rate.
+The deconvolution is initialized with gain 0.01, because Adam learns much slower from gain 1. The
+paper uses Gaussian weights of standard deviation 0.001 and a tenth of the learning rate for this
+layer; here all layers have the same rate.
 """
 
 import flax.linen as nn
@@ -41,11 +41,11 @@ class FSRCNN(nn.Module):
       d: Number of channels of the features.
       s: Number of channels after shrinking.
       m: Number of mapping layers.
-      upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" is nearest-neighbor upsampling and a
-        9x9 convolution, with equally many weights. "subpixel" has the smallest odd kernel in which an
-        output pixel depends on at least `ceil(9 / scale)` input pixels along each axis, as it does with the
-        deconvolution. It has equally many weights for scale 3, 100 / 81 times as many for scale 2, and 144 / 81
-        times for scale 4.
+      upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" is nearest-neighbor
+        upsampling and a 9x9 convolution, with equally many weights. "subpixel" has the smallest odd
+        kernel in which an output pixel depends on at least `ceil(9 / scale)` input pixels along
+        each axis, as it does with the deconvolution. It has equally many weights for scale 3, 100 /
+        81 times as many for scale 2, and 144 / 81 times for scale 4.
     """
 
     scale: int = 3

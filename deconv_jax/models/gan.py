@@ -1,17 +1,17 @@
-"""Generators and discriminators: DCGAN, the SNGAN networks, and their class-conditional forms.
+"""Generators and discriminators of GANs: DCGAN and SNGAN networks, optionally class-conditional.
 
-A generator maps latents, standard normal vectors, to images by enlarging a small map; what enlarges
-is a choice, and `transposed` is the classic one. A discriminator maps images to one logit each.
-DCGAN is Radford et al., arXiv:1511.06434 (there with uniform latents and 5x5 kernels); the
-convolutional and residual networks with spectral normalisation are tables 3 and 4 of Miyato et al.,
-arXiv:1802.05957, at any width.
+A generator maps standard normal latents to images by upsampling a small feature map; the upsampling
+method is a choice, and transposed convolution the classic one. A discriminator maps each image to a
+logit. DCGAN is Radford et al., arXiv:1511.06434 (there with uniform latents and 5x5 kernels). The
+convolutional and residual networks with spectral normalization are those of tables 3 and 4 of
+Miyato et al., arXiv:1802.05957, at any width.
 
-Given classes, a generator normalises by the class (conditional batch norm) and a discriminator adds
-the projection of its features on the class's vector (Miyato & Koyama, arXiv:1802.05637, equation 3).
+With classes, a generator uses conditional batch norm, and a discriminator adds the projection of
+its features on a class embedding (Miyato & Koyama, arXiv:1802.05637, equation 3).
 
-What a reader would get wrong: images are in [0, 1] on the outside, as everywhere here; both kinds
-convert to and from [-1, 1] at their own door. And with batch norm a discriminator has to be shown
-real and generated images in batches of their own.
+Note: Images are in [0, 1]. The networks convert to and from [-1, 1] internally.
+
+Note: A discriminator with batch norm requires real and generated images in separate batches.
 """
 
 from collections.abc import Sequence
@@ -28,26 +28,26 @@ from deconv_jax.models.layers import RELU_GAIN, Conv, Dense, Upsample
 from deconv_jax.models.normalization import ConditionalNorm, Norm, NormName, check_labels
 from deconv_jax.ops.upsample import UpsampleMethod
 
-_SMALLEST = 7
-"""Pixels: the largest side of the map that a generator starts from."""
-_SMALLEST_RESIDUAL = 8
-"""The same of the map that a residual discriminator ends with."""
+_MAX_BASE_SIDE = 7
+"""Largest side of the feature map that a generator starts from, and a discriminator ends with, in pixels."""
+_MAX_RESIDUAL_BASE_SIDE = 8
+"""Largest side of the feature map that a residual discriminator ends with, in pixels."""
 
 
 class DCGANGenerator(nn.Module):
-    """Enlarges a map of at most 7 x 7 to an image, doubling its sides and halving its channels.
+    """A generator that upsamples a map of at most 7x7 pixels, doubling its sides and halving its channels.
 
     Attributes:
-      image_shape: (height, width, channels); each side at most 7 times a power of two, the same
-        for both: 28, 32, 64, 96 x 80, ...
-      latent_dim: numbers in a latent.
-      width: channels of the largest hidden map; every smaller one has twice as many.
-      num_classes: of a conditional generator; 0 for none.
-      upsampling: what doubles the sides, see `layers.Upsample`.
-      kernel_size: of what doubles them; None for its default.
-      norm: of the hidden maps, conditional if there are classes.
-      final_conv: end with a 3x3 convolution at full size, as the SNGAN generator does, instead of with
-        the last enlargement.
+      image_shape: Shape (height, width, channels) of the images. The sides must be divisible by a
+        common power of two with quotients of at most 7: 28, 32, 64, 96x80, ...
+      latent_dim: Length of a latent.
+      width: Number of channels of the largest hidden map; every smaller one has twice as many.
+      num_classes: Number of classes of a conditional generator; 0 for none.
+      upsampling: Upsampling method, see `layers.Upsample`.
+      kernel_size: Kernel size of the upsampling layers; None for the default of the method.
+      norm: Normalization of the hidden maps, conditional if there are classes.
+      final_conv: Whether to end with a 3x3 convolution at full resolution, as the SNGAN generator
+        does, instead of the last upsampling layer.
     """
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
@@ -68,22 +68,32 @@ class DCGANGenerator(nn.Module):
         labels: Int32[Array, " batch"] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
-        """Latents to images in [0, 1]; raises InputError for shapes or labels that do not fit."""
-        stages = _halvings(self.image_shape, _SMALLEST)
+        """Generate images in [0, 1].
+
+        Args:
+          latents: Standard normal latents.
+          labels: Classes; required for a conditional generator, and not allowed otherwise.
+          train: Whether batch norm uses and updates the statistics of the batch.
+
+        Raises:
+          InputError: The image shape is not supported, or latents or labels do not match the
+            generator.
+        """
+        stages = _halvings(self.image_shape, _MAX_BASE_SIDE)
         channels = self.image_shape[-1]
         widths = [self.width * 2**i for i in reversed(range(stages))]
         if self.final_conv:
             widths = [2 * widths[0], *widths]
-        # A norm has an offset of its own, here and below.
-        plain = self.norm == "none"
-        x = _first_map(latents, self.latent_dim, self.image_shape, stages, widths[0], plain)
+        # A norm has its own offset, so the layer before it needs no bias.
+        use_bias = self.norm == "none"
+        x = _base_map(latents, self.latent_dim, self.image_shape, stages, widths[0], use_bias)
         x = self._hidden(x, labels, train)
         for features in widths[1:]:
-            x = self._enlarge(features, gain=RELU_GAIN, use_bias=plain)(x)
+            x = self._upsample(features, gain=RELU_GAIN, use_bias=use_bias)(x)
             x = self._hidden(x, labels, train)
-        return _to_unit_range((Conv(channels) if self.final_conv else self._enlarge(channels))(x))
+        return _to_unit_range((Conv(channels) if self.final_conv else self._upsample(channels))(x))
 
-    def _enlarge(self, features: int, gain: float = 1.0, use_bias: bool = True) -> Upsample:
+    def _upsample(self, features: int, gain: float = 1.0, use_bias: bool = True) -> Upsample:
         return Upsample(
             features,
             method=self.upsampling,
@@ -97,17 +107,18 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Halves an image by strided convolutions down to at most 7 x 7, and gives it a logit.
+    """A discriminator of strided convolutions, which halve the image to at most 7x7 pixels.
 
     Attributes:
-      width: channels of the first map; every smaller one has twice as many.
-      num_classes: of a conditional discriminator; 0 for none.
-      kernel_size: of the convolutions.
-      norm: of all maps but the first, as in the paper.
-      spectral_norm: of every kernel.
-      minibatch_std_group: images in a group whose mean standard deviation is one more feature before
-        the logit (after Karras et al., arXiv:1710.10196, section 3, who add it as a map before the
-        last convolution); 0 for none. It divides the batch.
+      width: Number of channels of the first map; every smaller one has twice as many.
+      num_classes: Number of classes of a conditional discriminator; 0 for none.
+      kernel_size: Kernel size of the convolutions.
+      norm: Normalization of all maps but the first, as in the paper.
+      spectral_norm: Whether to apply spectral normalization to every kernel.
+      minibatch_std_group: Group size of the minibatch standard deviation feature, see
+        `minibatch_deviation`; 0 for none. It must divide the batch. The feature is added before the
+        logit; Karras et al., arXiv:1710.10196, section 3, add it as a map before the last
+        convolution.
     """
 
     width: int = 64
@@ -126,19 +137,30 @@ class DCGANDiscriminator(nn.Module):
         labels: Int32[Array, " batch"] | None = None,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        """Logits of images in [0, 1]: the higher, the more they look real."""
-        stages = range(_halvings(images.shape[1:], _SMALLEST))
+        """Return one logit per image; higher means more likely real.
+
+        Args:
+          images: Images in [0, 1].
+          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
+          train: Whether batch norm and spectral normalization update their statistics.
+
+        Raises:
+          InputError: The image size is not supported, or labels or the batch size do not match.
+        """
+        stages = range(_halvings(images.shape[1:], _MAX_BASE_SIDE))
         layers = [
             (self.width * 2**i, self.kernel_size, 2, self.norm if i else "none") for i in stages
         ]
-        x = _convolved(self, images, layers, 0.2, train)
+        x = _conv_stack(self, images, layers, 0.2, train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
 class SNGANDiscriminator(nn.Module):
-    """The convolutional discriminator of arXiv:1802.05957, table 3: 3x3, then 4x4 with stride 2.
+    """The convolutional discriminator of arXiv:1802.05957, table 3.
 
-    Attributes: as for `DCGANDiscriminator`; the paper's has width 64 and spectral normalisation.
+    It alternates 3x3 convolutions and 4x4 convolutions with stride 2.
+
+    Attributes: See `DCGANDiscriminator`; the paper has width 64 and spectral normalization.
     """
 
     width: int = 64
@@ -156,21 +178,30 @@ class SNGANDiscriminator(nn.Module):
         labels: Int32[Array, " batch"] | None = None,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        """Logits of images in [0, 1]: the higher, the more they look real."""
-        stages = _halvings(images.shape[1:], _SMALLEST)
+        """Return one logit per image; higher means more likely real.
+
+        Args:
+          images: Images in [0, 1].
+          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
+          train: Whether batch norm and spectral normalization update their statistics.
+
+        Raises:
+          InputError: The image size is not supported, or labels or the batch size do not match.
+        """
+        stages = _halvings(images.shape[1:], _MAX_BASE_SIDE)
         layers = [
             (self.width * 2**i, kernel_size, stride, self.norm)
             for i in range(stages + 1)
             for kernel_size, stride in ((3, 1), (4, 2))
         ]
-        x = _convolved(self, images, layers[:-1], 0.1, train)
+        x = _conv_stack(self, images, layers[:-1], 0.1, train)
         return _logits(self, x.reshape(len(x), -1), x, labels, train)
 
 
 class ResNetGenerator(nn.Module):
     """The residual generator of arXiv:1802.05957, table 4, at any width and size.
 
-    Attributes: as for `DCGANGenerator`; every map has `width` channels, 256 in the paper.
+    Attributes: See `DCGANGenerator`; every map has `width` channels, 256 in the paper.
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -190,13 +221,23 @@ class ResNetGenerator(nn.Module):
         labels: Int32[Array, " batch"] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
-        """Latents to images in [0, 1]; raises InputError for shapes or labels that do not fit."""
-        stages = _halvings(self.image_shape, _SMALLEST)
+        """Generate images in [0, 1].
+
+        Args:
+          latents: Standard normal latents.
+          labels: Classes; required for a conditional generator, and not allowed otherwise.
+          train: Whether batch norm uses and updates the statistics of the batch.
+
+        Raises:
+          InputError: The image shape is not supported, or latents or labels do not match the
+            generator.
+        """
+        stages = _halvings(self.image_shape, _MAX_BASE_SIDE)
 
         def hidden(x: Array) -> Array:
             return jax.nn.relu(ConditionalNorm(self.num_classes, self.norm, train=train)(x, labels))
 
-        x = _first_map(latents, self.latent_dim, self.image_shape, stages, self.width)
+        x = _base_map(latents, self.latent_dim, self.image_shape, stages, self.width)
         for _ in range(stages):
             size = [2 * n for n in x.shape[1:3]]
             branch = Upsample(
@@ -207,7 +248,7 @@ class ResNetGenerator(nn.Module):
                 gain=RELU_GAIN,
             )(hidden(x))
             branch = Conv(self.width, gain=RELU_GAIN)(hidden(branch))
-            # Both orders are the same, and this one the cheaper.
+            # A 1x1 convolution commutes with nearest-neighbor upsampling, and is cheaper before it.
             x = ops.resize(Conv(self.width, kernel_size=1)(x), size, method="nearest") + branch
         return _to_unit_range(Conv(self.image_shape[-1])(hidden(x)))
 
@@ -215,10 +256,10 @@ class ResNetGenerator(nn.Module):
 class ResNetDiscriminator(nn.Module):
     """The residual discriminator of arXiv:1802.05957, table 4, at any width and size.
 
-    Blocks halve the image down to at most 8 x 8, two more keep the size, and the sum over all places
-    gives the logit.
+    Blocks halve the image to at most 8x8 pixels, and two more keep the size. The features are
+    summed over all positions before the logit.
 
-    Attributes: as for `DCGANDiscriminator`; every map has `width` channels, 128 in the paper.
+    Attributes: See `DCGANDiscriminator`; every map has `width` channels, 128 in the paper.
     """
 
     width: int = 128
@@ -235,11 +276,20 @@ class ResNetDiscriminator(nn.Module):
         labels: Int32[Array, " batch"] | None = None,
         train: bool = False,
     ) -> Float[Array, " batch"]:
-        """Logits of images in [0, 1]: the higher, the more they look real."""
+        """Return one logit per image; higher means more likely real.
+
+        Args:
+          images: Images in [0, 1].
+          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
+          train: Whether batch norm and spectral normalization update their statistics.
+
+        Raises:
+          InputError: The image size is not supported, or labels or the batch size do not match.
+        """
         x = _to_signed_range(images)
-        halvings = _halvings(images.shape[1:], _SMALLEST_RESIDUAL)
+        halvings = _halvings(images.shape[1:], _MAX_RESIDUAL_BASE_SIDE)
         for i in range(halvings + 2):
-            # The first block sees pixels, which no activation may cut.
+            # The first block has no activation before it, because its input is the image.
             branch = _conv(self, self.width, 3, 1, train)(jax.nn.relu(x) if i else x)
             branch = _conv(self, self.width, 3, 1, train)(jax.nn.relu(branch))
             if i < halvings:
@@ -257,38 +307,41 @@ Discriminator = DCGANDiscriminator | SNGANDiscriminator | ResNetDiscriminator
 def minibatch_deviation(
     x: Float[Array, "batch height width channels"], group: int
 ) -> Float[Array, "batch"]:
-    """The standard deviation within a group of images, mean over all places, for each image.
+    """Return the standard deviation within each image's group, averaged over positions and channels.
 
     Args:
-      x: features; neighbouring rows make a group.
-      group: images in a group.
+      x: Feature maps; a group consists of consecutive images.
+      group: Number of images in a group.
 
     Raises:
-      InputError: the group does not divide the batch.
+      InputError: The group size is below 2 or does not divide the batch.
     """
     at_least("minibatch_std_group", group, 2)
     if len(x) % group:
-        raise InputError(f"minibatch_std_group={group} does not divide a batch of {len(x)} images")
+        raise InputError(
+            f"minibatch_std_group must divide the batch; got minibatch_std_group={group} for a batch of "
+            f"{len(x)} images"
+        )
     groups = x.reshape(-1, group, *x.shape[1:])
     deviation = jnp.mean(jnp.sqrt(jnp.var(groups, axis=1) + 1e-8), axis=(1, 2, 3))
     return jnp.repeat(deviation, group)
 
 
-def _halvings(image_shape: tuple[int, ...], largest: int) -> int:
-    """How often the sides of an image are halved until neither exceeds `largest`."""
+def _halvings(image_shape: tuple[int, ...], max_side: int) -> int:
+    """Return how often to halve an image until neither side exceeds `max_side`."""
     height, width = image_shape[:2]
     halvings = 0
-    while max(height, width) >> halvings > largest:
+    while max(height, width) >> halvings > max_side:
         halvings += 1
     if halvings < 1 or height % 2**halvings or width % 2**halvings:
         raise InputError(
-            f"images of {height} x {width} pixels do not fit this network: both sides must be "
-            f"halved alike, without rest, until they are at most {largest} (28, 32, 64, 96 x 80)"
+            f"images of {height}x{width} pixels do not fit this network: both sides must be divisible by "
+            f"the same power of two with quotients of at most {max_side} (28, 32, 64, 96x80, ...)"
         )
     return halvings
 
 
-def _first_map(
+def _base_map(
     latents: Array,
     latent_dim: int,
     image_shape: tuple[int, ...],
@@ -296,9 +349,11 @@ def _first_map(
     features: int,
     use_bias: bool = True,
 ) -> Array:
-    """A latent as the small map that a generator starts from."""
+    """Map latents to the small feature map that a generator starts from."""
     if latents.shape[-1] != latent_dim:
-        raise InputError(f"this generator takes latents of {latent_dim}; got {latents.shape}")
+        raise InputError(
+            f"latents must have length {latent_dim} for this generator; got shape {latents.shape}"
+        )
     height, width = (n >> stages for n in image_shape[:2])
     x = Dense(height * width * features, use_bias=use_bias, gain=RELU_GAIN)(latents)
     return x.reshape(len(latents), height, width, features)
@@ -323,16 +378,21 @@ def _conv(
     )
 
 
-def _convolved(
+def _conv_stack(
     discriminator: Discriminator,
     images: Array,
     layers: Sequence[tuple[int, int, int, NormName]],
     slope: float,
     train: bool,
 ) -> Array:
-    """Features of images in [0, 1] by layers of (features, kernel size, stride, norm).
+    """Return the features of images in [0, 1] after convolutions, each with a norm and a leaky ReLU.
 
-    Negative values are multiplied by `slope` after each.
+    Args:
+      discriminator: Module that owns the layers.
+      images: Images in [0, 1].
+      layers: Options (features, kernel size, stride, norm) of each layer.
+      slope: Slope of the leaky ReLU for negative values.
+      train: See `Norm`.
     """
     x = _to_signed_range(images)
     for features, kernel_size, stride, norm in layers:
@@ -344,19 +404,27 @@ def _convolved(
 def _logits(
     discriminator: Discriminator, features: Array, map_: Array, labels: Array | None, train: bool
 ) -> Array:
-    """Logits (batch,) of features (batch, dims), a dense layer and the projection on the class."""
+    """Return the logits (batch,) of features (batch, dims): a dense layer, and the class projection if any.
+
+    Args:
+      discriminator: Module that owns the layers.
+      features: Flattened or summed features.
+      map_: Feature map for the minibatch standard deviation.
+      labels: Classes, if any.
+      train: Whether spectral normalization updates its estimate.
+    """
     check_labels(discriminator.num_classes, labels)
     options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
-    seen = features
+    inputs = features
     if discriminator.minibatch_std_group:
         deviation = minibatch_deviation(map_, discriminator.minibatch_std_group)
-        seen = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
-    logits = Dense(1, **options)(seen)[:, 0]
+        inputs = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
+    logits = Dense(1, **options)(inputs)[:, 0]
     if labels is None:
         return logits
     one_hot = jax.nn.one_hot(labels, discriminator.num_classes, dtype=features.dtype)
-    vectors = Dense(features.shape[-1], use_bias=False, **options)(one_hot)
-    return logits + jnp.sum(vectors * features, axis=-1)
+    embedding = Dense(features.shape[-1], use_bias=False, **options)(one_hot)
+    return logits + jnp.sum(embedding * features, axis=-1)
 
 
 def _to_signed_range(images: Array) -> Array:

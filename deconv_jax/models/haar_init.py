@@ -1,10 +1,10 @@
 """Initialization of strided convolutions as a Haar wavelet packet transform.
 
-Each layer splits every input channel into the four Haar subbands of 2 x 2 blocks (Haar, 1910; wavelet packets:
-Coifman & Wickerhauser, 1992). It keeps as many subbands as it has output channels, in order of their expected
-energy in natural images, whose power spectra fall with the square of the frequency. The kernels are
-orthonormal, so the transposed convolutions with the same kernels reconstruct the image up to the dropped
-subbands.
+Each layer splits every input channel into the four Haar subbands of 2 x 2 blocks (Haar, 1910;
+wavelet packets: Coifman & Wickerhauser, 1992). It keeps as many subbands as it has output channels,
+in order of their expected energy in natural images, whose power spectra fall with the square of the
+frequency. The kernels are orthonormal, so the transposed convolutions with the same kernels
+reconstruct the image up to the dropped subbands.
 """
 
 import itertools
@@ -41,7 +41,8 @@ def haar_kernels(
 ) -> list[Float[np.ndarray, "2 2 inputs outputs"]]:
     """Return the kernels of a stack of convolutions with stride 2.
 
-    The kernel of each output channel has norm 1. Output channels beyond the number of subbands are 0.
+    The kernel of each output channel has norm 1. Output channels beyond the number of subbands are
+    0.
 
     Args:
       channels: Number of image channels; three are taken as RGB and mixed to luma and chroma first.
@@ -72,8 +73,8 @@ def haar_kernels(
 def _split(channel: _Channel, band: int) -> _Channel:
     """Return one of the four subbands of a channel.
 
-    Low-pass filtering multiplies the energy of a pure low-pass channel by 4 and keeps that of any other. A
-    detail subband has less energy than its channel, the diagonal one least.
+    Low-pass filtering multiplies the energy of a pure low-pass channel by 4 and keeps that of any
+    other. A detail subband has less energy than its channel, the diagonal one least.
     """
     if band == 0:
         return _Channel(channel.log2_energy + 2.0 * channel.low_pass, channel.low_pass)

@@ -1,14 +1,16 @@
-"""The InceptionV3 by whose features FID compares images, and the two ways to its 299x299 pixels.
+"""The InceptionV3 of the Fréchet Inception Distance (FID), and its two image resizers.
 
-The network is that of Szegedy et al., arXiv:1512.00567, in the TensorFlow graph of 2015-12-05, by
-which Heusel et al., arXiv:1706.08500, define the distance. Layers and published weights have the
+The network is that of Szegedy et al., arXiv:1512.00567, in the TensorFlow graph of 2015-12-05,
+which Heusel et al., arXiv:1706.08500, use to define FID. Layers and published weights have the
 names of torchvision's InceptionV3.
 
-What a reader would get wrong: it is not torchvision's network. Average pooling leaves the padding
-out, the last block pools by the maximum, there are 1008 classes, and white is 127 / 128, not 1: the
-graph computes (x - 128) / 128 of gray levels, where pytorch-fid, which published the weights for
-PyTorch, brings white to 1. Nor does "resized to 299x299" name a resizing: the original one aliases,
-and a figure can only be compared with one obtained alike (Parmar et al., arXiv:2104.11222).
+Note: The network differs from torchvision's. Average pooling excludes the padding, the last block
+uses max pooling, and there are 1008 classes. The input is (x - 128) / 128 for gray levels x, so
+that white is 127 / 128. pytorch-fid, which published the weights for PyTorch, maps white to 1
+instead.
+
+Note: FID depends on how images are resized to 299x299 pixels (Parmar et al., arXiv:2104.11222). The
+original resizer aliases. Only values obtained with the same resizer are comparable.
 """
 
 import functools
@@ -31,12 +33,12 @@ from deconv_jax.ops.conv.window import OnePerAxis, Padding
 from deconv_jax.ops.weight_layouts import layer_from_torch
 
 SIZE = 299
-"""Height and width of the images that the network takes, pixels."""
+"""Height and width of the network's input, in pixels."""
 
 CLASSES = 1008
 
 WEIGHTS_FILENAME = "pt_inception-2015-12-05-6726825d.pth"
-"""Name under which the pytorch-fid project releases the weights."""
+"""Name of the file of weights in the releases of pytorch-fid."""
 
 InceptionResize = Literal["legacy", "clean"]
 
@@ -46,7 +48,7 @@ _DENSE_TENSORS = ("weight", "bias")
 
 
 class _Conv(NamedTuple):
-    """A convolution, its normalisation folded into it, and ReLU: what `layers.Conv` takes."""
+    """Arguments of a `layers.Conv` with folded normalization, which is followed by a ReLU."""
 
     features: int
     kernel_size: OnePerAxis
@@ -56,11 +58,11 @@ class _Conv(NamedTuple):
 
 _Pool = Callable[[Array], Array]
 _Fork = list[_Conv]
-"""Convolutions of the same image, side by side."""
+"""Parallel convolutions of the same input; their outputs are concatenated."""
 
 _Step = _Pool | _Conv | _Fork
 _Block = dict[str, Sequence[_Step]]
-"""Branches by name; their channels are joined in this order."""
+"""Branches by name; their outputs are concatenated in this order."""
 
 _halve: _Pool = functools.partial(ops.max_pool, window=3, stride=2)
 _mean: _Pool = functools.partial(
@@ -80,7 +82,7 @@ _STEM: dict[str, _Step] = {
 
 
 def _block_35(pooled: int) -> _Block:
-    """At 35x35 pixels, figure 5 of the paper; the 5x5 convolution is left whole."""
+    """Return a block at 35x35 pixels (figure 5 of the paper), with its 5x5 convolution not factorized."""
     return {
         "branch1x1": [_Conv(64, 1)],
         "branch5x5": [_Conv(48, 1), _Conv(64, 5)],
@@ -90,7 +92,7 @@ def _block_35(pooled: int) -> _Block:
 
 
 def _block_17(inner: int) -> _Block:
-    """At 17x17 pixels, figure 6."""
+    """Return a block at 17x17 pixels (figure 6)."""
     across, down = _Conv(inner, (1, 7)), _Conv(inner, (7, 1))
     last_across, last_down = _Conv(192, (1, 7)), _Conv(192, (7, 1))
     return {
@@ -102,7 +104,7 @@ def _block_17(inner: int) -> _Block:
 
 
 def _block_8(pool: _Pool) -> _Block:
-    """At 8x8 pixels, figure 7."""
+    """Return a block at 8x8 pixels (figure 7)."""
     fork = [_Conv(384, (1, 3)), _Conv(384, (3, 1))]
     return {
         "branch1x1": [_Conv(320, 1)],
@@ -141,27 +143,27 @@ _BLOCKS: dict[str, _Block] = {
 
 
 class InceptionV3(nn.Module):
-    """Features and logits of images, for use alone: normalisation is part of the convolutions."""
+    """InceptionV3 for inference only, with batch normalization folded into the convolutions."""
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width 3"]
     ) -> tuple[Float[Array, "batch 2048"], Float[Array, "batch 1008"]]:
-        """The features that FID compares and the logits of the classes.
+        """Return the features for FID and the logits of the classes.
 
         Args:
-          images: colour in [0, 1], of 299x299 pixels: see `resize_for_inception`.
+          images: RGB images in [0, 1] of 299x299 pixels, see `resize_for_inception`.
 
         Raises:
-          InputError: images of another size.
+          InputError: The images have another shape.
         """
         if images.shape[1:] != (SIZE, SIZE, 3):
             raise InputError(
-                f"InceptionV3 takes images (batch, {SIZE}, {SIZE}, 3), as resize_for_inception "
-                f"makes them; got {images.shape}"
+                f"InceptionV3 takes images of shape (batch, {SIZE}, {SIZE}, 3), as returned by "
+                f"resize_for_inception; got {images.shape}"
             )
         x = (255 * images - 128) / 128
-        # A distance between features is not to depend on what a device does to float32 products.
+        # FID should not depend on the device, so float32 products use full precision (no TF32).
         with jax.default_matmul_precision("highest"):
             for name, step in _STEM.items():
                 x = _branch(x, name, [step])
@@ -173,40 +175,41 @@ class InceptionV3(nn.Module):
 
 
 def _branch(x: Array, name: str, steps: Sequence[_Step]) -> Array:
-    """One step after the other, the convolutions numbered if there are several."""
+    """Apply the steps in sequence; several convolutions are numbered in their names."""
     convs = sum(not callable(step) for step in steps)
     names = iter([name] if convs == 1 else [f"{name}_{i + 1}" for i in range(convs)])
     for step in steps:
-        x = step(x) if callable(step) else _convolved(x, next(names), step)
+        x = step(x) if callable(step) else _conv_relu(x, next(names), step)
     return x
 
 
-def _convolved(x: Array, name: str, conv: _Conv | _Fork) -> Array:
+def _conv_relu(x: Array, name: str, conv: _Conv | _Fork) -> Array:
     if isinstance(conv, _Conv):
         return jax.nn.relu(Conv(*conv, gain=RELU_GAIN, name=name)(x))
-    sides = [_convolved(x, name + letter, side) for letter, side in zip("ab", conv, strict=True)]
+    sides = [_conv_relu(x, name + letter, side) for letter, side in zip("ab", conv, strict=True)]
     return jnp.concatenate(sides, axis=-1)
 
 
 def resize_for_inception(
     images: Float[Array, "batch height width channels"], how: InceptionResize
 ) -> Float[Array, "batch 299 299 3"]:
-    """Images as `InceptionV3` takes them, in float32.
+    """Resize images for `InceptionV3`, in float32.
 
     Args:
-      images: gray or colour, in [0, 1].
-      how: "legacy", as in the graph by which FID is defined: TensorFlow 1's bilinear interpolation,
-        which looks output pixel i up at i * old / new, not at pixel centres, and aliases; "clean"
-        (arXiv:2104.11222): Pillow's antialiased bicubic, in floats, clipped to [0, 1].
+      images: Gray or RGB images in [0, 1].
+      how: "legacy" is the resizer of the original FID: TensorFlow 1's bilinear interpolation, which
+        aliases and samples output pixel i at position i * old / new (no half-pixel centers).
+        "clean" (arXiv:2104.11222) is Pillow's antialiased bicubic interpolation in floats, clipped
+        to [0, 1].
 
     Raises:
-      InputError: an unknown `how`, or images of other than 1 or 3 channels.
+      InputError: Unknown `how`, or images with other than 1 or 3 channels.
     """
     if images.shape[-1] not in (1, 3):
-        raise InputError(f"InceptionV3 is for images of 1 or 3 channels; got {images.shape}")
+        raise InputError(f"InceptionV3 takes images with 1 or 3 channels; got shape {images.shape}")
     x = images.astype(jnp.float32)
     if how == "legacy":
-        x = _interpolated(_interpolated(x, axis=2), axis=1)
+        x = _resize_legacy(_resize_legacy(x, axis=2), axis=1)
     elif how == "clean":
         x = jnp.clip(ops.resize(x, (SIZE, SIZE), method="bicubic", antialias=True), 0, 1)
     else:
@@ -214,38 +217,39 @@ def resize_for_inception(
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
 
-def _interpolated(x: Array, axis: int) -> Array:
-    """x at `SIZE` places along an axis, computed as TensorFlow 1 does, float32 and all."""
+def _resize_legacy(x: Array, axis: int) -> Array:
+    """Resize an axis to `SIZE` as TensorFlow 1 does, including its float32 arithmetic."""
     old = x.shape[axis]
-    places = np.arange(SIZE, dtype=np.float32) * np.float32(old / SIZE)
-    before = places.astype(np.int32)
+    positions = np.arange(SIZE, dtype=np.float32) * np.float32(old / SIZE)
+    before = positions.astype(np.int32)
     after = np.minimum(before + 1, old - 1)
-    weights = (places - before).astype(np.float32)
+    weights = (positions - before).astype(np.float32)
     weights = np.expand_dims(weights, [other for other in range(x.ndim) if other != axis])
     first, second = jnp.take(x, before, axis), jnp.take(x, after, axis)
     return first + (second - first) * weights
 
 
 def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
-    """The network and its variables from the published weights.
+    """Load the network and its variables from the published weights.
 
     Args:
-      path: a `.pth` file, for which PyTorch is needed, or a `.safetensors` file of the same names:
+      path: A `.pth` file, which requires PyTorch, or a `.safetensors` file with the same names:
         "Conv2d_1a_3x3.conv.weight", "Conv2d_1a_3x3.bn.weight", ..., "fc.bias". The auxiliary
-        classifier, "AuxLogits", is left out.
+        classifier "AuxLogits" is ignored.
 
     Returns:
-      The module and {"params": ...} in float32, batch normalisation folded into the convolutions.
+      The module and {"params": ...} in float32, with batch normalization folded into the
+      convolutions.
 
     Raises:
-      InputError: there is no such file, `weight_files.read_tensors` cannot read it, or its tensors are
-        not this network's.
+      InputError: The file does not exist, `weight_files.read_tensors` cannot read it, or its
+        tensors do not match the network.
     """
     path = Path(path)
     if kind_of(path) is None:
         raise InputError(
-            f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS_FILENAME}, which the "
-            'project mseitzer/pytorch-fid on GitHub has among its releases as "fid_weights"'
+            f"no weights of InceptionV3 at {path}: give the path of {WEIGHTS_FILENAME}, from the "
+            'release "fid_weights" of mseitzer/pytorch-fid on GitHub'
         )
     tensors, _ = read_tensors(path)
     tensors = {
@@ -256,22 +260,22 @@ def load_inception(path: str | Path) -> tuple[InceptionV3, dict[str, Any]]:
     try:
         check_tensors(tensors, _published_shapes())
     except InputError as error:
-        raise InputError(f"{path} is no InceptionV3 of FID: {error}") from error
-    params = {name: _folded(tensors, name) for name in _kernel_shapes() if name != "fc"}
+        raise InputError(f"{path} does not contain the InceptionV3 of FID: {error}") from error
+    params = {name: _fold(tensors, name) for name in _kernel_shapes() if name != "fc"}
     fc = {"kernel": jnp.asarray(tensors["fc.weight"].T), "bias": jnp.asarray(tensors["fc.bias"])}
     return InceptionV3(), {"params": params | {"fc": fc}}
 
 
 @functools.cache
 def _kernel_shapes() -> Mapping[str, tuple[int, ...]]:
-    """The shape of each layer's kernel, by the layer's name."""
+    """Return the shape of each layer's kernel, by the layer's name."""
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     params = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
     return {name: layer["kernel"].shape for name, layer in params.items()}
 
 
 def _published_shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor that a file of weights has."""
+    """Return the shape of each tensor in a file of weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (*size, inputs, outputs) in _kernel_shapes().items():
         kernel, *vectors = _DENSE_TENSORS if name == "fc" else _CONV_TENSORS
@@ -280,8 +284,8 @@ def _published_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _folded(tensors: Tensors, name: str) -> dict[str, Array]:
-    """The parameters of a convolution that is its own normalisation."""
+def _fold(tensors: Tensors, name: str) -> dict[str, Array]:
+    """Return the parameters of a convolution with its batch normalization folded in."""
     weight, gain, bias, mean, variance = (tensors[f"{name}.{kind}"] for kind in _CONV_TENSORS)
     scale = gain / np.sqrt(variance + _BATCH_NORM_EPSILON)
     return layer_from_torch(

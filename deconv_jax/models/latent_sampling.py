@@ -15,10 +15,10 @@ def draw_latents(
     Args:
       keys: PRNG key of each latent.
       latent_dim: Length of a latent.
-      truncation: Bound of the absolute value of a truncated normal distribution (the truncation trick, Brock et
-        al., arXiv:1809.11096, section 3.1). Lower values give less diverse and more typical images. Below
-        about 0.8, generators with batch norm degrade, because their running statistics are those of
-        untruncated latents.
+      truncation: Bound of the absolute value of a truncated normal distribution (the truncation
+        trick, Brock et al., arXiv:1809.11096, section 3.1). Lower values give less diverse and more
+        typical images. Below about 0.8, generators with batch norm degrade, because their running
+        statistics are those of untruncated latents.
 
     Raises:
       InputError: The truncation is not positive.
@@ -39,8 +39,8 @@ def interpolate_latents(
 ) -> Float[Array, "steps dims"]:
     """Interpolate latents on a great circle (White, arXiv:1609.04468, section 2.1).
 
-    The vectors on a straight line between standard normal vectors are shorter than the generator's training
-    latents. Here the length changes linearly.
+    The vectors on a straight line between standard normal vectors are shorter than the generator's
+    training latents. Here the length changes linearly.
 
     Args:
       start: First latent.
@@ -49,7 +49,8 @@ def interpolate_latents(
     """
     lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
     first, last = (_divide(v, n) for v, n in zip((start, end), lengths, strict=True))
-    # Orthogonalized twice, because rounding errors dominate the first result for nearly opposite vectors.
+    # Orthogonalized twice, because rounding errors dominate the first result for nearly opposite
+    # vectors.
     across = _reject(_reject(last, first), first)
     height = jnp.linalg.norm(across)
     # For exactly opposite vectors the great circle is not unique; choose one.

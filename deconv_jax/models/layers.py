@@ -1,9 +1,9 @@
 """The layers that all networks are built from: thin Flax modules over `deconv_jax.ops`.
 
 `Conv` and `ConvTranspose` keep the variance of activations at initialization. An output pixel of a
-transposed convolution sees `in * kernel area / stride**2` weights, and its kernel is stored in the layout
-of the convolution it transposes. Initializers that read the fan-in off the kernel's shape, as Flax's do,
-get both wrong.
+transposed convolution sees `in * kernel area / stride**2` weights, and its kernel is stored in the
+layout of the convolution it transposes. Initializers that read the fan-in off the kernel's shape,
+as Flax's do, get both wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -130,8 +130,8 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """A transposed convolution layer: `ops.conv_transpose` with a learned kernel and bias.
 
-    The fan-in of an output pixel is `kernel area * in / (groups * stride**rank)`. This is exact if the
-    stride divides the kernel size, and otherwise the mean over the phases of the stride.
+    The fan-in of an output pixel is `kernel area * in / (groups * stride**rank)`. This is exact if
+    the stride divides the kernel size, and otherwise the mean over the phases of the stride.
 
     Attributes:
       output_padding, output_size: See `ops.conv_transpose`.
@@ -183,8 +183,8 @@ class Upsample(nn.Module):
       features: Number of output channels.
       factor: Ratio of output to input height and width.
       method: "transposed", "subpixel" (with ICNR initialization) or "resize", see `ops.upsample`.
-      kernel_size: Kernel height and width. By default `2 * factor` for "transposed", so that every output
-        pixel sees equally many weights, and 3 for the others.
+      kernel_size: Kernel height and width. By default `2 * factor` for "transposed", so that every
+        output pixel sees equally many weights, and 3 for the others.
       use_bias: Whether to add a learned bias to each channel.
       gain: Ratio of output to input variance at initialization.
     """
@@ -345,7 +345,8 @@ def take_image_channels(
     """Return the image from the input of a restoration network, without its conditioning maps.
 
     Args:
-      images: Images, followed along the channel axis by any conditioning maps, such as a noise level.
+      images: Images, followed along the channel axis by any conditioning maps, such as a noise
+        level.
       channels: Number of image channels.
 
     Raises:

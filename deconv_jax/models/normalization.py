@@ -1,7 +1,7 @@
 """Normalization of activations and of kernels.
 
-`Norm` and `ConditionalNorm` normalize activations. `normalize_kernel` and `spectral_norm` normalize the
-weights of a layer in every call; the layers of `layers.py` use them.
+`Norm` and `ConditionalNorm` normalize activations. `normalize_kernel` and `spectral_norm` normalize
+the weights of a layer in every call; the layers of `layers.py` use them.
 """
 
 import math
@@ -22,8 +22,8 @@ KernelNorm = Literal["none", "spectral", "standardized"]
 """Normalization of a kernel, seen as a matrix (fan-in, output channels).
 
 "spectral" divides the kernel by its largest singular value (Miyato et al., arXiv:1802.05957).
-"standardized" gives the weights of each output channel mean 0 and variance gain / fan-in (scaled weight
-standardization, Brock et al., arXiv:2101.08692, equation 1).
+"standardized" gives the weights of each output channel mean 0 and variance gain / fan-in (scaled
+weight standardization, Brock et al., arXiv:2101.08692, equation 1).
 """
 
 _MIN_DEVIATION = 1e-6
@@ -35,10 +35,10 @@ class Norm(nn.Module):
 
     Attributes:
       kind: "batch" (over the global batch), "group", "layer" or "none".
-      train: Whether "batch" uses the batch's statistics and updates the running ones. Otherwise it uses
-        the running ones.
-      groups: Number of channel groups for "group"; reduced to its greatest common divisor with the number
-        of channels.
+      train: Whether "batch" uses the batch's statistics and updates the running ones. Otherwise it
+        uses the running ones.
+      groups: Number of channel groups for "group"; reduced to its greatest common divisor with the
+        number of channels.
       affine: Whether to learn a scale and an offset for each channel.
     """
 

@@ -1,12 +1,12 @@
 """Receptive fields of networks, computed by interval arithmetic.
 
-Each pixel of a layer depends on an interval of input pixels along each axis. A layer maps intervals to
-intervals (Dumoulin & Visin, arXiv:1603.07285), layers compose, and the sum of two paths depends on the union
-of their intervals. Tiled inference uses the result to restore crops exactly.
+Each pixel of a layer depends on an interval of input pixels along each axis. A layer maps intervals
+to intervals (Dumoulin & Visin, arXiv:1603.07285), layers compose, and the sum of two paths depends
+on the union of their intervals. Tiled inference uses the result to restore crops exactly.
 
-Note: In a network that changes the resolution, the interval relative to the pixel's position is not the same
-for all pixels but repeats periodically. `ReceptiveFieldTracker` therefore tracks one period of intervals, and
-the receptive field is their union relative to the pixel's position.
+Note: In a network that changes the resolution, the interval relative to the pixel's position is not
+the same for all pixels but repeats periodically. `ReceptiveFieldTracker` therefore tracks one
+period of intervals, and the receptive field is their union relative to the pixel's position.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from deconv_jax.ops.upsample import UpsampleMethod
 class ReceptiveField:
     """The receptive field of an output pixel along an axis, in input pixels.
 
-    Output pixel o is at input pixel `o // scale`. It depends on at most `before` input pixels to the left of
-    it (or above it) and `after` to the right (or below).
+    Output pixel o is at input pixel `o // scale`. It depends on at most `before` input pixels to
+    the left of it (or above it) and `after` to the right (or below).
 
     Attributes:
       before: Extent to the left of, or above, the pixel's position.
       after: Extent to the right of, or below, the pixel's position.
-      multiple: Alignment of the network. If the position and size of a crop of the input are multiples of it,
-        then the network's output for the crop equals the crop of its output for the whole image, except
-        within `before` and `after` of the cuts.
+      multiple: Alignment of the network. If the position and size of a crop of the input are
+        multiples of it, then the network's output for the crop equals the crop of its output for
+        the whole image, except within `before` and `after` of the cuts.
       scale: Output size over input size.
     """
 
@@ -43,11 +43,12 @@ class ReceptiveField:
 class ReceptiveFieldTracker:
     """The input pixels that each pixel of a layer depends on.
 
-    `ReceptiveFieldTracker()` is the input. Every method adds a layer and returns the tracker of its output:
-    `ReceptiveFieldTracker().conv(3).conv(3, stride=2)`.
+    `ReceptiveFieldTracker()` is the input. Every method adds a layer and returns the tracker of its
+    output: `ReceptiveFieldTracker().conv(3).conv(3, stride=2)`.
 
     Attributes:
-      first_input: First input pixel that each pixel depends on, for one period of pixels from pixel 0.
+      first_input: First input pixel that each pixel depends on, for one period of pixels from pixel
+        0.
       last_input: Last input pixel that each pixel depends on.
       input_period: Number of input pixels by which the intervals shift from one period to the next.
     """
@@ -86,8 +87,8 @@ class ReceptiveFieldTracker:
         """Add a transposed convolution; for the arguments see `conv`.
 
         Raises:
-          InputError: An argument is out of range, or the kernel is smaller than the stride, so that some
-            output pixels depend on no input.
+          InputError: An argument is out of range, or the kernel is smaller than the stride, so that
+            some output pixels depend on no input.
         """
         extent = _extent(kernel_size, stride, 1)
         at_least("kernel_size", kernel_size, stride)

@@ -1,16 +1,16 @@
 """RED-Net: convolutions and transposed convolutions with symmetric skips.
 
-Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric skip
-connections", arXiv:1603.09056, section 2: `depth / 2` convolutions and `depth / 2` transposed convolutions, all
-3x3 with 64 channels and a ReLU. The output of every second convolution is added, before the ReLU, to that of the
-transposed convolution that mirrors the next convolution. The input is added to the output of the last layer. The
-paper's RED10, RED20 and RED30 differ in depth.
+Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric
+skip connections", arXiv:1603.09056, section 2: `depth / 2` convolutions and `depth / 2` transposed
+convolutions, all 3x3 with 64 channels and a ReLU. The output of every second convolution is added,
+before the ReLU, to that of the transposed convolution that mirrors the next convolution. The input
+is added to the output of the last layer. The paper's RED10, RED20 and RED30 differ in depth.
 
-Note: All layers have stride 1 and work at full resolution, so the receptive field grows by one pixel on each side
-per layer.
+Note: All layers have stride 1 and work at full resolution, so the receptive field grows by one
+pixel on each side per layer.
 
-Unlike the paper's, the last layer has no ReLU, which would have no gradient for negative corrections, and is
-initialized near zero, so that the network starts near the identity.
+Unlike the paper's, the last layer has no ReLU, which would have no gradient for negative
+corrections, and is initialized near zero, so that the network starts near the identity.
 """
 
 from typing import ClassVar
@@ -39,7 +39,8 @@ class REDNet(nn.Module):
       channels: Number of image channels.
       depth: Number of layers, even; half of them are transposed. 10, 20 or 30 in the paper.
       features: Number of channels of the hidden layers.
-      skip_every: Number of layers between skips. With `depth / 2` or more, only the image skip remains.
+      skip_every: Number of layers between skips. With `depth / 2` or more, only the image skip
+        remains.
     """
 
     channels: int = 1

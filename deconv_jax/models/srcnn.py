@@ -1,13 +1,14 @@
 """SRCNN: bicubic upsampling followed by three convolutions.
 
-Dong et al., "Image super-resolution using deep convolutional networks", arXiv:1501.00092, section 3.1: patch
-extraction, non-linear mapping and reconstruction, "9-1-5" or "9-5-5" with 64 and 32 channels.
+Dong et al., "Image super-resolution using deep convolutional networks", arXiv:1501.00092, section
+3.1: patch extraction, non-linear mapping and reconstruction, "9-1-5" or "9-5-5" with 64 and 32
+channels.
 
-Note: The input is the low-resolution image. The network upsamples it by `ops.imresize`, so that it has the same
-interface as networks that work at low resolution.
+Note: The input is the low-resolution image. The network upsamples it by `ops.imresize`, so that it
+has the same interface as networks that work at low resolution.
 
-Unlike the paper's, the convolutions pad with zeros to keep the size, and the initialization preserves the variance
-of activations instead of using a standard deviation of 0.001.
+Unlike the paper's, the convolutions pad with zeros to keep the size, and the initialization
+preserves the variance of activations instead of using a standard deviation of 0.001.
 """
 
 import flax.linen as nn
@@ -25,8 +26,8 @@ class SRCNN(nn.Module):
       scale: Ratio of output to input height and width; 1 for restoration at the same size.
       channels: Number of image channels; 1 (luma) in the paper.
       features: Number of channels of the first two layers.
-      kernel_sizes: Kernel sizes of the three layers, in pixels of the output: (9, 1, 5), or (9, 5, 5) for the
-        paper's largest network.
+      kernel_sizes: Kernel sizes of the three layers, in pixels of the output: (9, 1, 5), or (9, 5,
+        5) for the paper's largest network.
     """
 
     scale: int = 3

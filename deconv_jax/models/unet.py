@@ -1,16 +1,16 @@
 """U-Net: an encoder-decoder with skips at every resolution.
 
-Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation", arXiv:1505.04597, section 2:
-two 3x3 convolutions per level, max pooling in the encoder, upsampling and concatenation in the decoder, and a final
-1x1 convolution.
+Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation",
+arXiv:1505.04597, section 2: two 3x3 convolutions per level, max pooling in the encoder, upsampling
+and concatenation in the decoder, and a final 1x1 convolution.
 
-It differs from the paper for restoration. The convolutions are zero-padded and keep the size; the paper's are
-valid, with cropped skips. The output is added to the image unless `residual` is off. The upsampling layer is a
-choice, with 4x4 kernels for "transposed" (2x2 in the paper) and 3x3 kernels for the others. For segmentation use
-`UNet(channels=classes, residual=False, norm="batch")`.
+It differs from the paper for restoration. The convolutions are zero-padded and keep the size; the
+paper's are valid, with cropped skips. The output is added to the image unless `residual` is off.
+The upsampling layer is a choice, with 4x4 kernels for "transposed" (2x2 in the paper) and 3x3
+kernels for the others. For segmentation use `UNet(channels=classes, residual=False, norm="batch")`.
 
-Note: The image's sides must be multiples of `multiple`. The network does not pad internally, because padding
-inside a tile would cause seams.
+Note: The image's sides must be multiples of `multiple`. The network does not pad internally,
+because padding inside a tile would cause seams.
 """
 
 from typing import ClassVar
@@ -45,8 +45,8 @@ class UNet(nn.Module):
       features: Number of channels of each level, from full resolution down; each level halves it.
       upsampling: Upsampling method, see `layers.Upsample`.
       residual: Whether to add the image to the output.
-      norm: Name of the normalization, see `Norm`. With "group", whose statistics cover the whole image, the
-        receptive field is unbounded.
+      norm: Name of the normalization, see `Norm`. With "group", whose statistics cover the whole
+        image, the receptive field is unbounded.
       activation: Name of the activation, see `layers.ACTIVATIONS`.
     """
 
@@ -75,8 +75,8 @@ class UNet(nn.Module):
         """Return restored images, or logits, of images and any conditioning maps after their channels.
 
         Raises:
-          InputError: The poolings do not divide the image's sides, too few channels for `residual`, or an
-            unknown name.
+          InputError: The poolings do not divide the image's sides, too few channels for `residual`,
+            or an unknown name.
         """
         check_sides("U-Net", images, self.multiple)
         *upper, lowest = self._levels()

@@ -1,10 +1,14 @@
-"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114) of convolutions and their adjoints.
+"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114) with a convolutional encoder and decoder.
 
-The prior is N(0, I), and the encoder's q(z|x) is N(mean, diag(exp(log variance))). What a reader would
-get wrong is what log p(x|z) is *of*. "bernoulli" takes an image's numbers in [0, 1] as probabilities or, if
-they are 0 and 1, as draws, and only of the latter is it a log-likelihood. "gaussian" is a density, of
-images in [0, 1]. "discretized_logistic" is a probability of 8-bit levels (Salimans et al.,
-arXiv:1701.05517, equations 1 and 2 with one component).
+The prior is N(0, I), and the encoder's q(z|x) is N(mean, diag(exp(log variance))). There are three
+likelihoods p(x|z):
+
+- "bernoulli": the binary cross-entropy. It is a log-likelihood only for images of zeros and ones.
+- "gaussian": a density over images in [0, 1].
+- "discretized_logistic": a probability mass over 8-bit levels (Salimans et al., arXiv:1701.05517,
+  equations 1 and 2 with one component).
+
+Note: Values of different likelihoods are not comparable.
 """
 
 from typing import Any, ClassVar, Literal
@@ -20,18 +24,18 @@ from deconv_jax.models.autoencoder import EncoderDecoder
 Images = Float[Array, "batch height width channels"]
 Likelihood = Literal["bernoulli", "gaussian", "discretized_logistic"]
 
-_FIRST_SCALE = 0.1
-"""Of the two likelihoods that learn one, in units of images in [0, 1]."""
-_LEVELS = 255
+_INITIAL_SCALE = 0.1
+"""Initial scale of the Gaussian and the logistic likelihood, for images in [0, 1]."""
+_MAX_LEVEL = 255
 
 
 class VAE(EncoderDecoder):
-    """Convolutional variational autoencoder.
+    """A convolutional variational autoencoder.
 
     Attributes:
-      likelihood: of an image given its latents, see the module. "gaussian" learns a standard
-        deviation a channel, "discretized_logistic" a scale.
-      Others: see `EncoderDecoder`; `latent` is "vector".
+      likelihood: Likelihood of an image given its latents, see the module docstring. "gaussian"
+        learns a standard deviation for each channel, and "discretized_logistic" a scale.
+      Others: See `EncoderDecoder`; `latent` must be "vector".
     """
 
     likelihood: Likelihood = "bernoulli"
@@ -39,29 +43,33 @@ class VAE(EncoderDecoder):
     outputs_per_latent: ClassVar[int] = 2
 
     def setup(self) -> None:
-        """See `EncoderDecoder.setup`; raises InputError for a map of latents."""
+        """Define the stages and the scale, see `EncoderDecoder.setup`.
+
+        Raises:
+          InputError: `latent` is not "vector", or see `EncoderDecoder.setup`.
+        """
         if self.latent != "vector":
-            raise InputError(f'a VAE has latent="vector"; got {self.latent!r}')
+            raise InputError(f"a VAE requires latent='vector'; got {self.latent!r}")
         super().setup()
         if self.likelihood != "bernoulli":
-            init = nn.initializers.constant(jnp.log(_FIRST_SCALE))
+            init = nn.initializers.constant(jnp.log(_INITIAL_SCALE))
             self.log_scale: Any = self.param("log_scale", init, (self.image_shape[-1],))
 
     def encode(
         self, images: Images, train: bool = False
     ) -> tuple[Float[Array, "batch latent_dim"], Float[Array, "batch latent_dim"]]:
-        """Mean and log variance of q(z|x) of images in [0, 1]."""
+        """Return the mean and log variance of q(z|x) for images in [0, 1]."""
         mean, log_variance = jnp.split(self._encoded(images, train), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, latents: Float[Array, "batch latent_dim"], train: bool = False) -> Images:
-        """The mean of p(x|z), in [0, 1]; its location where it is a discretised logistic."""
+        """Return the mean of p(x|z), or the location of a discretized logistic, in [0, 1]."""
         return jax.nn.sigmoid(self._logits(latents, train))
 
     def log_likelihood(
         self, images: Images, latents: Float[Array, "batch latent_dim"], train: bool = False
     ) -> Float[Array, " batch"]:
-        """log p(x|z), nats an image; float32 whatever the computation's precision."""
+        """Return log p(x|z) of each image in nats, computed in float32 regardless of the precision."""
         x = images.astype(jnp.float32)
         logits = self._logits(latents, train).astype(jnp.float32)
         if self.likelihood == "bernoulli":
@@ -81,12 +89,13 @@ class VAE(EncoderDecoder):
         Float[Array, "batch latent_dim"],
         Float[Array, "batch latent_dim"],
     ]:
-        """log p(x|z) at z = mean + exp(log variance / 2) * noise; mean and log variance of q(z|x).
+        """Return log p(x|z) at a sample z, and the mean and log variance of q(z|x).
 
         Args:
-          images: in [0, 1].
-          noise: standard normal.
-          train: see `Norm`.
+          images: Images in [0, 1].
+          noise: Standard normal noise of the reparameterization z = mean + exp(log variance / 2) *
+            noise.
+          train: See `Norm`.
         """
         mean, log_variance = self.encode(images, train)
         latents = mean + jnp.exp(0.5 * log_variance) * noise
@@ -96,7 +105,7 @@ class VAE(EncoderDecoder):
 def gaussian_kl(
     mean: Float[Array, "*batch latent_dim"], log_variance: Float[Array, "*batch latent_dim"]
 ) -> Float[Array, "*batch latent_dim"]:
-    """KL(N(mean, exp(log variance)) || N(0, 1)) of each latent, nats (arXiv:1312.6114, appendix B)."""
+    """Return KL(N(mean, exp(log variance)) || N(0, 1)) of each latent in nats (arXiv:1312.6114, appendix B)."""
     return 0.5 * (jnp.exp(log_variance) + jnp.square(mean) - 1.0 - log_variance)
 
 
@@ -107,11 +116,11 @@ def _log_normal(x: Array, mean: Array, log_scale: Array) -> Array:
 
 
 def _log_discretized_logistic(x: Array, mean: Array, log_scale: Array) -> Array:
-    """log of the logistic distribution's mass within half a level of x; all beyond at both ends."""
-    half = 0.5 / _LEVELS
+    """Return the log probability of the 8-bit level of x; the end levels include the tails."""
+    half = 0.5 / _MAX_LEVEL
     inverse = jnp.exp(-log_scale)
     upper, lower = (x - mean + half) * inverse, (x - mean - half) * inverse
-    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), of which no digit is lost.
+    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), without cancellation.
     width = 2.0 * half * inverse
     inside = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + jnp.log(-jnp.expm1(-width))
     below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)

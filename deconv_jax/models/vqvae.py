@@ -1,10 +1,11 @@
-"""Vector-quantised autoencoder (van den Oord et al., arXiv:1711.00937): the code is a map of whole numbers.
+"""Vector-quantized autoencoder (VQ-VAE, van den Oord et al., arXiv:1711.00937).
 
-Each output of the encoder is replaced by the nearest of a codebook's vectors, and the gradient of what
-replaces it is passed straight through to it (section 3.2). What a reader would get wrong: the codebook has no
-gradient. Its vectors are running means of the outputs that were nearest to them (appendix A.1), so they
-are variables of the collection "batch_stats" and move in every call with `train`, at a learning rate of
-zero too.
+Each encoder output is replaced by the nearest vector of a codebook, with a straight-through
+gradient (section 3.2).
+
+Note: The codebook has no gradient. Its vectors are exponential moving averages of the encoder
+outputs assigned to them (appendix A.1). They are variables of the collection "batch_stats" and
+change in every call with `train`, even at learning rate 0.
 """
 
 from typing import Any, Literal
@@ -23,24 +24,29 @@ Images = Float[Array, "batch height width channels"]
 Indices = Int32[Array, "batch rows columns"]
 
 _SMOOTHING = 1e-5
-"""Added to each code's usage, in units of the mean one (1e-5 vectors in DeepMind's Sonnet)."""
+"""Laplace smoothing of the usage, relative to the mean usage (1e-5 counts in DeepMind's Sonnet)."""
 
 
 class Codebook(nn.Module):
-    """Vectors that follow the means of what is nearest to them; numbers are float32 throughout.
+    """A codebook updated by exponential moving averages (EMA), in float32.
 
-    Restarts are drawn by a key of their own, whatever a run's seed. Its variables are `vectors`
-    (size, dim); `usage` (size,), the running mean of the share of positions that a code is nearest to,
-    times `size`, so that 1 is its fair share; `sums` (size, dim), that of the sum of the outputs there, in
-    the same units; and `updates`, which counts them.
+    Its variables are:
+
+    - `vectors` (size, dim): the codes' vectors.
+    - `usage` (size,): EMA of the fraction of outputs assigned to each code, times `size`; 1 is
+      uniform usage.
+    - `sums` (size, dim): EMA of the sum of the outputs assigned to each code, in the same units.
+    - `updates` (): number of updates.
+
+    Random restarts use a fixed PRNG key, independent of the run's seed.
 
     Attributes:
-      size: number of codes.
-      dim: numbers in each vector.
-      decay: of the running means, gamma of appendix A.1 of arXiv:1711.00937.
-      restart_below: a code of less usage is dead and starts anew at an output of the encoder
-        ("random restarts", Dhariwal et al., arXiv:2005.00341) with just this usage: a place where it
-        is not needed is given up at the next update.
+      size: Number of codes.
+      dim: Length of each vector.
+      decay: Decay of the moving averages, gamma of appendix A.1 of arXiv:1711.00937.
+      restart_below: Usage below which a code is dead. Dead codes are re-initialized at random
+        encoder outputs (random restarts, Dhariwal et al., arXiv:2005.00341) with this usage, so
+        that a code that remains unused restarts again at the next update.
     """
 
     size: int
@@ -49,7 +55,7 @@ class Codebook(nn.Module):
     restart_below: float
 
     def setup(self) -> None:
-        """Lays out the variables: all zero until the first update, at which most codes are dead."""
+        """Define the variables; they are zero until the first update, which restarts unused codes."""
 
         def zeros(name: str, *shape: int, dtype: Any = jnp.float32) -> nn.Variable:
             return self.variable("batch_stats", name, jnp.zeros, shape, dtype)
@@ -60,43 +66,44 @@ class Codebook(nn.Module):
         self.updates = zeros("updates", dtype=jnp.int32)
 
     def nearest(self, outputs: Float[Array, "*shape dim"]) -> Int32[Array, "*shape"]:
-        """The code at the least squared distance from each output, the first of equals."""
+        """Return the index of the nearest vector to each output; ties go to the lowest index."""
         vectors = self.vectors.value
-        inner = _product(outputs.astype(jnp.float32), vectors.T)
+        inner = _matmul(outputs.astype(jnp.float32), vectors.T)
         squares = jnp.sum(jnp.square(vectors), axis=-1).reshape((1,) * (inner.ndim - 1) + (-1,))
-        # |z - e|^2 without |z|^2, which is the same for every e.
+        # |z - e|^2 without |z|^2, which does not depend on e.
         return jnp.argmin(squares - 2 * inner, axis=-1).astype(jnp.int32)
 
     def lookup(self, indices: Int[Array, "*shape"]) -> Float[Array, "*shape dim"]:
-        """The vectors of codes, each from 0 to size - 1."""
+        """Return the vectors of codes in 0..size - 1."""
         return self.vectors.value[indices]
 
     def update(
         self, outputs: Float[Array, "positions dim"], indices: Int32[Array, " positions"]
     ) -> None:
-        """Moves the codebook: the running means of arXiv:1711.00937, appendix A.1, then restarts.
+        """Update the moving averages (arXiv:1711.00937, appendix A.1), then restart dead codes.
 
         Args:
-          outputs: of the encoder.
-          indices: the code nearest to each.
+          outputs: Encoder outputs.
+          indices: Index of the nearest vector to each.
         """
         outputs = jax.lax.stop_gradient(outputs).astype(jnp.float32)
-        nearest = jax.nn.one_hot(indices, self.size)
-        share = self.size / len(outputs)
-        now = (share * jnp.sum(nearest, axis=0), share * _product(nearest.T, outputs))
+        assignment = jax.nn.one_hot(indices, self.size)
+        unit = self.size / len(outputs)
+        batch = (unit * jnp.sum(assignment, axis=0), unit * _matmul(assignment.T, outputs))
         usage, sums = jax.tree.map(
             lambda old, new: self.decay * old + (1 - self.decay) * new,
             (self.usage.value, self.sums.value),
-            mean_over_devices(now),
+            mean_over_devices(batch),
         )
         total = jnp.sum(usage)
         smoothed = (usage + _SMOOTHING) * total / (total + self.size * _SMOOTHING)
 
         dead = usage < self.restart_below
-        everywhere = gather_over_devices(outputs)
-        # Drawn, as evenly spaced places fall on the same few of an image; the same on every device.
+        all_outputs = gather_over_devices(outputs)
+        # Random positions, because evenly spaced ones repeat the same few positions of the images.
+        # The key, and so the choice, is the same on all devices.
         key = jax.random.fold_in(jax.random.key(0), self.updates.value)
-        fresh = everywhere[jax.random.randint(key, (self.size,), 0, len(everywhere))]
+        fresh = all_outputs[jax.random.randint(key, (self.size,), 0, len(all_outputs))]
         self.vectors.value = jnp.where(dead[:, None], fresh, sums / smoothed[:, None])
         self.usage.value = jnp.where(dead, self.restart_below, usage)
         self.sums.value = jnp.where(dead[:, None], self.restart_below * fresh, sums)
@@ -104,12 +111,12 @@ class Codebook(nn.Module):
 
 
 class VQVAE(EncoderDecoder):
-    """Convolutional autoencoder whose code is a map of indices into a codebook.
+    """A convolutional autoencoder whose latent is a map of codebook indices.
 
     Attributes:
-      codebook_size: number of codes.
-      codebook_decay, restart_below: see `Codebook`.
-      Others: see `EncoderDecoder`; `latent` is "map".
+      codebook_size: Number of codes.
+      codebook_decay, restart_below: See `Codebook`.
+      Others: See `EncoderDecoder`; `latent` must be "map".
     """
 
     latent: Literal["vector", "map"] = "map"
@@ -118,15 +125,20 @@ class VQVAE(EncoderDecoder):
     restart_below: float = 0.05
 
     def setup(self) -> None:
-        """See `EncoderDecoder.setup`; raises InputError for settings that fit no codebook."""
+        """Define the stages and the codebook, see `EncoderDecoder.setup`.
+
+        Raises:
+          InputError: `latent` is not "map", an attribute is out of range, or see
+            `EncoderDecoder.setup`.
+        """
         if self.latent != "map":
-            raise InputError(f'a VQVAE has latent="map"; got {self.latent!r}')
+            raise InputError(f"a VQVAE requires latent='map'; got {self.latent!r}")
         at_least("codebook_size", self.codebook_size, 2)
         if not 0 <= self.codebook_decay < 1:
             raise InputError(f"codebook_decay must be in [0, 1); got {self.codebook_decay}")
         if not 0 < self.restart_below < 1:
             raise InputError(
-                f"restart_below is a share of the mean usage, in (0, 1); got {self.restart_below}"
+                f"restart_below must be a fraction of the mean usage in (0, 1); got {self.restart_below}"
             )
         super().setup()
         self.codebook = Codebook(
@@ -134,26 +146,26 @@ class VQVAE(EncoderDecoder):
         )
 
     def encode(self, images: Images, train: bool = False) -> Indices:
-        """Images in [0, 1] to maps of codes at 1 / total stride of the resolution."""
+        """Encode images in [0, 1] to maps of indices at 1 / total stride of the resolution."""
         return self.codebook.nearest(self._encoded(images, train))
 
     def decode(self, indices: Indices, train: bool = False) -> Images:
-        """Maps of codes, each from 0 to `codebook_size` - 1, to images in [0, 1]."""
+        """Decode maps of indices in 0..codebook_size - 1 to images in [0, 1]."""
         return jax.nn.sigmoid(self._logits(self.codebook.lookup(indices), train))
 
     def __call__(
         self, images: Images, train: bool = False
     ) -> tuple[Images, Float[Array, " batch"], Indices]:
-        """Images in [0, 1] to reconstructions in [0, 1], distances to the codebook, and codes.
+        """Reconstruct images.
 
         Args:
-          images: in [0, 1].
-          train: whether the codebook is updated, after use; and see `Norm`.
+          images: Images in [0, 1].
+          train: Whether to update the codebook after its use, and see `Norm`.
 
         Returns:
-          The reconstructions; of each image the mean square of the differences between the
-          encoder's outputs and the vectors that replace them, the last term of equation 3; the
-          codes.
+          The reconstructions in [0, 1]; the commitment loss of each image, the mean squared
+          difference of the encoder outputs and the vectors that replace them (last term of equation
+          3); and the indices.
         """
         outputs = self._encoded(images, train)
         indices = self.codebook.nearest(outputs)
@@ -162,15 +174,15 @@ class VQVAE(EncoderDecoder):
         distance = jnp.mean(jnp.square(wide - vectors), axis=(1, 2, 3))
         if train:
             self.codebook.update(outputs.reshape(-1, self.latent_dim), indices.reshape(-1))
-        quantised = straight_through(wide, vectors).astype(outputs.dtype)
-        return jax.nn.sigmoid(self._logits(quantised, train)), distance, indices
+        quantized = straight_through(wide, vectors).astype(outputs.dtype)
+        return jax.nn.sigmoid(self._logits(quantized, train)), distance, indices
 
 
 def perplexity(counts: Float[Array, " codes"]) -> Float[Array, ""]:
-    """exp of the entropy of how often each code is used: how many equally frequent ones that is."""
+    """Return the codebook perplexity: exp of the entropy of the code frequencies."""
     return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.sum(counts))))
 
 
-def _product(a: Array, b: Array) -> Array:
-    """a @ b in float32, also where a device's matrix units would round their inputs to less."""
+def _matmul(a: Array, b: Array) -> Array:
+    """Return a @ b in full float32 precision on every device."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

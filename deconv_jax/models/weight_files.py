@@ -1,7 +1,7 @@
 """Tensors of PyTorch weight files (`.safetensors`, `.pth`, `.pt`), read safely and checked.
 
-Unpickling a file can execute arbitrary code. `.pth` and `.pt` files are read by PyTorch's restricted
-unpickler (`weights_only=True`), which creates only tensors and containers.
+Unpickling a file can execute arbitrary code. `.pth` and `.pt` files are read by PyTorch's
+restricted unpickler (`weights_only=True`), which creates only tensors and containers.
 """
 
 import re
@@ -35,8 +35,8 @@ _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I64": "int64"}
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Read the tensors of a file.
 
-    The weights may be nested under "state_dict", "params" or similar keys. Prefixes that all names share,
-    such as "module.", are removed.
+    The weights may be nested under "state_dict", "params" or similar keys. Prefixes that all names
+    share, such as "module.", are removed.
 
     Args:
       path: A `.safetensors`, `.pth` or `.pt` file.

@@ -1,21 +1,21 @@
 """Import and export of published PyTorch weights for DnCNN, FSRCNN and ESPCN.
 
-The tensor names are those of the implementations that most published files come from: K. Zhang's DnCNN
-(`model.0.weight`, ...), with or without batch normalization, and J. Yeo's FSRCNN and ESPCN
-(`first_part.0.weight`, `mid_part.0.weight`, `last_part.weight`, ...). The network and its attributes are
-inferred from the names and shapes.
+The tensor names are those of the implementations that most published files come from: K. Zhang's
+DnCNN (`model.0.weight`, ...), with or without batch normalization, and J. Yeo's FSRCNN and ESPCN
+(`first_part.0.weight`, `mid_part.0.weight`, `last_part.weight`, ...). The network and its
+attributes are inferred from the names and shapes.
 
-Note: Some attributes are in neither. The scale of an FSRCNN must be given, unless the file was written by
-`save_torch_weights`. The epsilon of a DnCNN's batch normalization follows from the code that wrote the
-file, which the names identify:
+Note: Some attributes are in neither. The scale of an FSRCNN must be given, unless the file was
+written by `save_torch_weights`. The epsilon of a DnCNN's batch normalization follows from the code
+that wrote the file, which the names identify:
 
     names                                 code                              epsilon
     model.0.weight, model.0.bias          K. Zhang's KAIR                   1e-4
     dncnn.0.weight, dncnn.0.bias          K. Zhang's training code          1e-4
     dncnn.0.weight without a bias         SaoYan's DnCNN-PyTorch            1e-5, PyTorch's default
 
-IRCNN, which has seven dilated layers, has the same names and shapes as a DnCNN of depth 7. Such files are
-an error.
+IRCNN, which has seven dilated layers, has the same names and shapes as a DnCNN of depth 7. Such
+files are an error.
 """
 
 import math
@@ -71,16 +71,17 @@ def load_torch_weights(
       path: A `.safetensors` file, or a `.pth` or `.pt` file, which requires PyTorch. See
         `weight_files.read_tensors`.
       scale: Scale of the network; required for an FSRCNN.
-      batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance. By default it is
-        inferred from the names, see the module docstring.
+      batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance. By
+        default it is inferred from the names, see the module docstring.
       report: Callback for a sentence about an inferred epsilon.
 
     Returns:
-      The module and {"params": ...} in float32. Batch normalization is folded into the convolutions.
+      The module and {"params": ...} in float32. Batch normalization is folded into the
+      convolutions.
 
     Raises:
-      InputError: The file cannot be read, does not contain a supported network, or contradicts `scale`
-        or `batch_norm_epsilon`.
+      InputError: The file cannot be read, does not contain a supported network, or contradicts
+        `scale` or `batch_norm_epsilon`.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
@@ -116,8 +117,8 @@ def save_torch_weights(path: str | Path, module: nn.Module, params: Mapping[str,
 
     Args:
       path: File to create or replace.
-      module: A DnCNN with norm "none" (see `fold_batch_norm`), an FSRCNN with upsampling "transposed", or
-        an ESPCN with upsampling "subpixel" and activation "tanh".
+      module: A DnCNN with norm "none" (see `fold_batch_norm`), an FSRCNN with upsampling
+        "transposed", or an ESPCN with upsampling "subpixel" and activation "tanh".
       params: Parameters of the module.
 
     Raises:

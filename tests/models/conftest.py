@@ -1,4 +1,4 @@
-"""Variables of a model without compiling its initialisation, which takes longer than using them."""
+"""Random variables of a model, without compiling its initialization, which is slower than using them."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def random_variables():
-    """Random parameters, and running statistics, of the shapes that `model.init` gives."""
+    """Makes random parameters and running statistics with the shapes of `model.init`."""
 
     def make(model, x):
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -28,7 +28,7 @@ def random_variables():
 
 @pytest.fixture
 def apply():
-    """`model.apply` or another method of it, compiled."""
+    """Calls `model.apply`, or another method, under `jit`."""
 
     def call(model, variables, *inputs, method=None):
         return jax.jit(lambda v, x: model.apply(v, *x, method=method))(variables, inputs)

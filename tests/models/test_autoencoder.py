@@ -1,4 +1,4 @@
-"""The autoencoder: shapes, symmetry, range, and that options change cost but not results."""
+"""The autoencoder: shapes, symmetry, output range, and that `remat` does not change results."""
 
 import functools
 
@@ -24,8 +24,8 @@ def small(**fields):
 
 
 @pytest.fixture
-def initialised(random_variables):
-    """Makes a model, its variables and images for it."""
+def initialized(random_variables):
+    """Makes a model, its variables and matching images."""
 
     def make(**fields):
         model = small(**fields)
@@ -47,7 +47,7 @@ def initialised(random_variables):
         ({"norm": "group", "latent": "map"}, (2, 3, 5)),
     ],
 )
-def test_codes_and_images_have_the_stated_shapes(fields, code):
+def test_codes_and_reconstructions_have_the_expected_shapes(fields, code):
     model = small(**fields)
     x = jax.ShapeDtypeStruct((3, *model.image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, KEY, x)
@@ -59,27 +59,24 @@ def test_codes_and_images_have_the_stated_shapes(fields, code):
 
 
 @pytest.mark.parametrize("latent", ["vector", "map"])
-def test_a_reconstruction_is_the_decoded_code(initialised, apply, latent):
-    model, variables, x = initialised(latent=latent)
+def test_reconstruction_equals_decoded_code(initialized, apply, latent):
+    model, variables, x = initialized(latent=latent)
     code = apply(model, variables, x, method=model.encode)
     decoded = apply(model, variables, code, method=model.decode)
     np.testing.assert_allclose(apply(model, variables, x), decoded, atol=1e-6)
 
 
 @pytest.mark.parametrize("latent", ["vector", "map"])
-def test_logits_are_of_the_reconstruction_and_come_with_the_code(initialised, apply, latent):
-    model, variables, x = initialised(latent=latent)
+def test_logits_and_code_match_reconstruction_and_encoding(initialized, apply, latent):
+    model, variables, x = initialized(latent=latent)
     logits, code = apply(model, variables, x, method=model.logits_and_code)
     np.testing.assert_allclose(apply(model, variables, x), jax.nn.sigmoid(logits), atol=1e-6)
     np.testing.assert_allclose(apply(model, variables, x, method=model.encode), code, atol=1e-5)
 
 
-def test_the_decoders_layers_are_the_transposes_of_the_encoders(initialised):
-    """A transposed convolution stores the kernel of the convolution it transposes.
-
-    So the decoder's kernels have the encoder's shapes, in reverse order.
-    """
-    _, variables, _ = initialised(image_shape=(8, 16, 3), features=(4, 5, 6))
+def test_decoder_kernels_mirror_the_encoder_kernels(initialized):
+    """A transposed convolution stores the kernel in the layout of the convolution it transposes."""
+    _, variables, _ = initialized(image_shape=(8, 16, 3), features=(4, 5, 6))
     params = variables["params"]
     down = [params[f"down_{i}"]["Conv_0"]["kernel"].shape for i in range(3)]
     up = [params[f"up_{i}"]["ConvTranspose_0"]["kernel"].shape for i in range(2)]
@@ -88,25 +85,25 @@ def test_the_decoders_layers_are_the_transposes_of_the_encoders(initialised):
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_reconstructions_are_in_the_unit_interval(initialised, apply, scale):
-    """Whatever the weights: they are scaled up until the sigmoid saturates."""
-    model, variables, x = initialised()
+def test_reconstructions_are_in_the_unit_interval(initialized, apply, scale):
+    """Also for large weights, which saturate the sigmoid."""
+    model, variables, x = initialized()
     params = jax.tree.map(lambda p: scale * p, variables["params"])
     y = apply(model, variables | {"params": params}, x)
     assert 0.0 <= jnp.min(y) < jnp.max(y) <= 1.0
 
 
 @pytest.mark.parametrize("latent", ["vector", "map"])
-def test_an_image_is_evaluated_alike_in_any_batch(initialised, apply, latent):
-    model, variables, x = initialised(latent=latent)
+def test_evaluation_is_independent_of_the_batch(initialized, apply, latent):
+    model, variables, x = initialized(latent=latent)
     alone = jnp.concatenate([apply(model, variables, x[i : i + 1]) for i in range(len(x))])
     np.testing.assert_allclose(apply(model, variables, x), alone, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_remat_changes_no_gradient(initialised, assert_trees_equal, norm):
-    _, variables, x = initialised(norm=norm)
+def test_remat_keeps_gradients_and_statistics(initialized, assert_trees_equal, norm):
+    _, variables, x = initialized(norm=norm)
 
     def loss(model, params):
         y, updated = model.apply(
@@ -121,24 +118,23 @@ def test_remat_changes_no_gradient(initialised, assert_trees_equal, norm):
     (plain_loss, plain_stats), plain = step(False)(variables["params"])
     (remat_loss, remat_stats), remat = step(True)(variables["params"])
     assert remat_loss == pytest.approx(float(plain_loss), rel=1e-6)
-    # A bias before a batch norm would have gradient 0 and no relative error; there is none.
+    # No layer before a batch norm has a bias, whose gradient of 0 would have no relative error.
     assert_trees_equal(remat, plain, relative=1e-4)
     assert_trees_equal(remat_stats, plain_stats, relative=1e-5)
 
 
-def test_remat_stores_less(initialised):
-    """Its backward pass runs the stages' convolutions again."""
+def test_remat_recomputes_convolutions(initialized):
 
     def convolutions(remat):
-        model, variables, x = initialised(norm="none", remat=remat)
+        model, variables, x = initialized(norm="none", remat=remat)
         gradient = jax.grad(lambda v: jnp.sum(model.apply(v, x)))
         return str(jax.make_jaxpr(gradient)(variables)).count("convolution_d")
 
     assert convolutions(remat=True) > convolutions(remat=False)
 
 
-def test_a_code_map_follows_the_image_size(initialised, apply):
-    model, variables, _ = initialised(latent="map")
+def test_code_map_scales_with_the_image_size(initialized, apply):
+    model, variables, _ = initialized(latent="map")
     x = images(2, 16, 20, 2)
     assert apply(model, variables, x, method=model.encode).shape == (2, 4, 5, 5)
     assert apply(model, variables, x).shape == x.shape
@@ -151,7 +147,7 @@ def message_of(call):
 
 
 @pytest.mark.parametrize("size", [(9, 12), (8, 14)])
-def test_sizes_that_the_stride_does_not_divide_are_named(size):
+def test_indivisible_image_shapes_are_refused(size):
     model = small(image_shape=(*size, 2))
     message = message_of(lambda: model.init(KEY, images(1, *size, 2)))
     assert f"{size[0]}x{size[1]}" in message
@@ -163,12 +159,12 @@ def test_sizes_that_the_stride_does_not_divide_are_named(size):
     [
         ("vector", (16, 12, 2), ""),
         ("vector", (8, 12, 1), ""),
-        ("map", (8, 10, 2), "other sizes divisible by 4"),
-        ("map", (8, 12, 3), "other sizes divisible by 4"),
+        ("map", (8, 10, 2), "other sizes that are multiples of 4"),
+        ("map", (8, 12, 3), "other sizes that are multiples of 4"),
     ],
 )
-def test_images_that_do_not_fit_are_named(initialised, latent, shape, also):
-    model, variables, _ = initialised(latent=latent)
+def test_images_of_another_shape_are_refused(initialized, latent, shape, also):
+    model, variables, _ = initialized(latent=latent)
     message = message_of(lambda: model.apply(variables, images(1, *shape)))
     assert "(8, 12, 2)" in message
     assert f"got {shape}" in message

@@ -1,4 +1,4 @@
-"""CenterNet: its wiring, by a network of PyTorch's functions; what options and shifts may not change."""
+"""CenterNet: equality with PyTorch, shapes, initialization and shift equivariance."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def images(*shape):
 
 
 def in_torch(variables, x, *, levels=2, skips=True):
-    """The network with one block a level and a way back to stride 2, of PyTorch's functions."""
+    """The network with one block per level and output stride 2, in PyTorch's functions."""
     as_tensor = lambda leaf: torch.tensor(np.asarray(leaf))  # noqa: E731
     params, stats = (jax.tree.map(as_tensor, variables[n]) for n in ("params", "batch_stats"))
     convs, norms = iter(range(100)), iter(range(100))
@@ -26,7 +26,7 @@ def in_torch(variables, x, *, levels=2, skips=True):
     def conv(x, name=None, stride=1):
         layer = params[name or f"Conv_{next(convs)}"]
         kernel = layer["kernel"].permute(3, 2, 0, 1)
-        # Of even sides "SAME" pads at the far edges alone where the stride is 2.
+        # For even sizes and stride 2, "SAME" pads only after the image.
         edges = (0, 1, 0, 1) if stride == 2 else (kernel.shape[-1] // 2,) * 4
         return F.conv2d(F.pad(x, edges), kernel, layer.get("bias"), stride)
 
@@ -56,7 +56,7 @@ def in_torch(variables, x, *, levels=2, skips=True):
 @pytest.mark.slow
 @pytest.mark.parametrize("skips", [True, False])
 @pytest.mark.parametrize("features", [(4, 8), (3, 4, 6)])
-def test_the_maps_are_those_of_the_same_layers_in_pytorch(random_variables, apply, features, skips):
+def test_maps_equal_pytorch(random_variables, apply, features, skips):
     model = SMALL.clone(features=features, skips=skips)
     x = images(2, 24, 16, 3)
     variables = random_variables(model, x)
@@ -68,7 +68,7 @@ def test_the_maps_are_those_of_the_same_layers_in_pytorch(random_variables, appl
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
 @pytest.mark.parametrize("blocks", [0, 2])
-def test_maps_have_a_cell_for_every_so_many_pixels(stride, blocks):
+def test_output_stride_sets_the_grid_and_the_decoder_depth(stride, blocks):
     model = CenterNet(7, features=(4, 8, 8), blocks=blocks, output_stride=stride, head_features=4)
     x = jax.ShapeDtypeStruct((2, 48, 32, 1), jnp.float32)
     maps, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), x)
@@ -81,7 +81,7 @@ def test_maps_have_a_cell_for_every_so_many_pixels(stride, blocks):
 
 
 @pytest.mark.slow
-def test_a_new_network_finds_one_place_in_ten_an_object_of_a_cell():
+def test_initial_heat_is_the_prior_and_sizes_are_near_one_cell():
     x = images(2, 32, 32, 3)
     model = SMALL.clone(num_classes=10)
     maps, _ = jax.jit(model.init_with_output)(jax.random.key(0), x)
@@ -90,26 +90,26 @@ def test_a_new_network_finds_one_place_in_ten_an_object_of_a_cell():
         assert np.abs(each).max() < 0.5
 
 
-def test_an_image_moved_by_the_coarsest_stride_moves_the_maps(random_variables, apply):
+def test_maps_are_equivariant_to_shifts_by_the_coarsest_stride(random_variables, apply):
     whole = images(1, 100, 100, 1)
     seen, moved = whole[:, :96, :96], whole[:, 4:, 4:]
     variables = random_variables(SMALL, seen)
     for here, there in zip(
         apply(SMALL, variables, seen), apply(SMALL, variables, moved), strict=True
     ):
-        inner = slice(16, -16)  # Cells of 2 pixels that no image's edge reaches.
+        inner = slice(16, -16)  # Cells that depend on no border.
         np.testing.assert_allclose(
             here[:, 2:, 2:][:, inner, inner], there[:, :-2, :-2][:, inner, inner], atol=1e-4
         )
 
 
 @pytest.mark.slow
-def test_only_training_changes_the_statistics_and_uses_the_batch_s():
+def test_training_uses_and_updates_batch_statistics():
     x = images(4, 16, 16, 3)
     variables = jax.jit(SMALL.init)(jax.random.key(0), x)
     train = jax.jit(lambda v, x: SMALL.apply(v, x, train=True, mutable=["batch_stats"]))
     maps, changed = train(variables, x)
-    scaled, _ = train(variables, 3 * x)  # Without biases, what follows a batch's norm is the same.
+    scaled, _ = train(variables, 3 * x)  # Batch norm cancels the scale.
     np.testing.assert_allclose(scaled.heat, maps.heat, rtol=1e-3, atol=1e-3)
     before, after = (jax.tree.leaves(v["batch_stats"]) for v in (variables, changed))
     assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
@@ -118,7 +118,7 @@ def test_only_training_changes_the_statistics_and_uses_the_batch_s():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"output_stride": 8}, "output_stride of 2 levels must be one of 2, 4; got 8"),
+        ({"output_stride": 8}, "output_stride for 2 levels must be one of 2, 4; got 8"),
         ({"output_stride": 1}, "must be one of 2, 4; got 1"),
         ({"features": ()}, "features must be one or more positive numbers"),
         ({"features": (4, 0)}, "features must be one or more positive numbers"),
@@ -133,7 +133,7 @@ def test_attributes_out_of_range_are_refused(fields, message):
         jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), images(1, 16, 16, 3))
 
 
-def test_sides_that_do_not_divide_are_refused():
+def test_indivisible_sides_are_refused():
     with pytest.raises(InputError, match="4") as error:
         jax.eval_shape(SMALL.init, jax.random.key(0), images(1, 16, 18, 3))
     assert "18" in str(error.value)

@@ -1,4 +1,4 @@
-"""The classifier: its outputs, the sizes it takes, parity with PyTorch; and remat changes no gradient."""
+"""The classifier: shapes, equality with PyTorch, and that `remat` does not change gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def images(*shape, seed=1):
 
 
 @pytest.mark.parametrize(("size", "convs"), [((4, 4), 1), ((9, 7), 2)])
-def test_logits_are_an_affine_map_of_the_embedding(random_variables, apply, size, convs):
+def test_logits_are_a_dense_layer_of_the_embedding(random_variables, apply, size, convs):
     model, x = small(convs_per_block=convs), images(5, *size, 1)
     variables = random_variables(model, x)
     embedding = apply(model, variables, x, method=model.embed)
@@ -32,21 +32,21 @@ def test_logits_are_an_affine_map_of_the_embedding(random_variables, apply, size
     np.testing.assert_allclose(apply(model, variables, x), logits, rtol=1e-5, atol=1e-6)
 
 
-def test_a_block_halves_the_image_and_rounds_down():
-    """13x9 -> 6x4 -> 3x2, so the dense layer sees 3 * 2 * 6 numbers."""
+def test_blocks_halve_the_image_rounding_down():
+    """13x9 -> 6x4 -> 3x2, so the dense layer has 3 * 2 * 6 inputs."""
     params = jax.eval_shape(small().init, KEY, images(1, 13, 9, 1))["params"]
     assert params["to_embedding"]["kernel"].shape == (3 * 2 * 6, 7)
 
 
-def test_an_image_is_evaluated_alike_in_any_batch(random_variables, apply):
+def test_evaluation_is_independent_of_the_batch(random_variables, apply):
     model, x = small(), images(4, 8, 8, 2)
     variables = random_variables(model, x)
     alone = jnp.concatenate([apply(model, variables, x[i : i + 1]) for i in range(len(x))])
     np.testing.assert_allclose(apply(model, variables, x), alone, atol=1e-5)
 
 
-def test_the_way_up_doubles_the_image_at_each_step():
-    """13x9 -> 6x4 -> 3x2 by the blocks, -> 6x4 -> 12x8 by the steps of 5 and 3 channels."""
+def test_up_blocks_double_the_feature_map():
+    """13x9 -> 6x4 -> 3x2 by the blocks, -> 6x4 -> 12x8 by the up blocks with 5 and 3 channels."""
     model = small(up_features=(5, 3))
     params = jax.eval_shape(model.init, KEY, images(1, 13, 9, 1))["params"]
     assert params["rises_0"]["ConvTranspose_0"]["kernel"].shape == (4, 4, 5, 6)
@@ -57,7 +57,7 @@ def test_the_way_up_doubles_the_image_at_each_step():
 
 
 class TorchClassifier(torch.nn.Module):
-    """Convolution and pooling, transposed convolution, two dense layers; height and width before channels."""
+    """Convolution, pooling, transposed convolution and two dense layers on channels-last features."""
 
     def __init__(self, norm):
         super().__init__()
@@ -78,7 +78,7 @@ class TorchClassifier(torch.nn.Module):
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("train", [False, True])
-def test_conv_deconv_dense_is_pytorchs(norm, train):
+def test_logits_equal_pytorch(norm, train):
     torch.manual_seed(0)
     peer = TorchClassifier(norm == "batch").train(train)
     params = {
@@ -87,16 +87,16 @@ def test_conv_deconv_dense_is_pytorchs(norm, train):
     }
     stats = {}
     if norm == "batch":
-        for place, layer in (("blocks_0", peer.conv_norm), ("rises_0", peer.deconv_norm)):
+        for name, layer in (("blocks_0", peer.conv_norm), ("rises_0", peer.deconv_norm)):
             for tensor, least in ((layer.weight, 0.5), (layer.bias, -1), (layer.running_mean, -1)):
                 torch.nn.init.uniform_(tensor, least, 1.5)
             torch.nn.init.uniform_(layer.running_var, 0.5, 2)
-            learnt = {"scale": layer.weight, "bias": layer.bias}
-            learnt = {name: tensor.detach().numpy().copy() for name, tensor in learnt.items()}
+            affine = {"scale": layer.weight, "bias": layer.bias}
+            affine = {key: tensor.detach().numpy().copy() for key, tensor in affine.items()}
             running = {"mean": layer.running_mean.numpy().copy()}
             running["var"] = layer.running_var.numpy().copy()
-            params[place]["Norm_0"] = {"BatchNorm_0": learnt}
-            stats[place] = {"Norm_0": {"BatchNorm_0": running}}
+            params[name]["Norm_0"] = {"BatchNorm_0": affine}
+            stats[name] = {"Norm_0": {"BatchNorm_0": running}}
     for name, layer in (("to_embedding", peer.embedding), ("to_logits", peer.logits)):
         state = {key: tensor.numpy() for key, tensor in layer.state_dict().items()}
         params[name] = {"kernel": state["weight"].T, "bias": state["bias"]}
@@ -113,7 +113,7 @@ def test_conv_deconv_dense_is_pytorchs(norm, train):
 
 
 @pytest.mark.slow
-def test_remat_changes_no_gradient(random_variables, assert_trees_equal):
+def test_remat_keeps_gradients(random_variables, assert_trees_equal):
     x, labels = images(4, 8, 8, 1), jnp.arange(4) % 3
     variables = random_variables(small(up_features=(5,)), x)
 
@@ -131,6 +131,8 @@ def test_remat_changes_no_gradient(random_variables, assert_trees_equal):
     assert_trees_equal(gradient(remat=True), gradient(remat=False), relative=1e-4)
 
 
-def test_images_smaller_than_the_blocks_need_are_named():
-    with pytest.raises(InputError, match=r"3x9 pixels .* 2 blocks need at least 4 pixels"):
+def test_images_too_small_for_the_blocks_are_refused():
+    with pytest.raises(
+        InputError, match=r"3x9 pixels .* 2 blocks require sides of at least 4 pixels"
+    ):
         small().init(KEY, images(1, 3, 9, 1))

@@ -1,4 +1,4 @@
-"""Codec networks: GDN equals its formula, rounding and noise, levels, what a latent depends on."""
+"""Codecs: GDN equals its formula, rates, rounding and noise, quality levels, receptive fields."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from deconv_jax.models.entropy_models import gaussian_bits
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_gdn_and_its_gradients_equal_pytorch(inverse):
-    """The formula with CompressAI's parameters: beta = max(b, sqrt(1e-6 + p))^2 - p, p = 2^-36."""
+    """With CompressAI's parametrization: beta = max(b, sqrt(1e-6 + p))^2 - p, p = 2^-36."""
     random = np.random.default_rng(0)
     x = random.normal(0, 2, (2, 5, 4, 6)).astype(np.float32)
     beta = random.uniform(0.5, 1.5, 6).astype(np.float32)
@@ -48,7 +48,7 @@ def test_gdn_and_its_gradients_equal_pytorch(inverse):
         )
 
 
-def test_gdn_starts_as_the_papers_and_stays_positive():
+def test_gdn_has_the_papers_initialization_and_stays_finite():
     x = jnp.ones((1, 2, 2, 3))
     variables, apply = jax.jit(GDN().init)(jax.random.key(0), x), jax.jit(GDN().apply)
     np.testing.assert_allclose(apply(variables, x), 1 / np.sqrt(1.1), rtol=1e-5)
@@ -62,7 +62,7 @@ def initial(model, images):
 
 @pytest.fixture(scope="module", params=[FactorizedCodec, HyperpriorCodec])
 def codec(request):
-    """A codec of two levels, its variables, and images for it."""
+    """A codec with two quality levels, its variables and matching images."""
     model = request.param(channels=2, features=4, latent_features=6, initial_gains=(4.0, 40.0))
     variables = initial(model, jnp.zeros((1, 64, 64, 2)))
     images = np.random.default_rng(0).random((2, 64, 128, 2)).astype(np.float32)
@@ -70,11 +70,11 @@ def codec(request):
 
 
 @pytest.mark.slow
-def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
+def test_without_keys_output_and_rate_are_those_of_rounded_latents(codec):
     model, variables, images = codec
 
     @jax.jit
-    def whole_and_in_parts(variables, images, level):
+    def full_and_in_parts(variables, images, level):
         coded = model.apply(variables, images, level)
         y = model.apply(variables, images, level, method="analyze")
         assert y.shape == (2, 4, 8, 6)
@@ -92,7 +92,7 @@ def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
         decoded = model.apply(variables, latents, level, method="synthesize")
         return coded, bits, side, decoded
 
-    parts = whole_and_in_parts(variables, images, jnp.array([0, 1]))
+    parts = full_and_in_parts(variables, images, jnp.array([0, 1]))
     coded, bits, side, decoded = jax.device_get(parts)
     np.testing.assert_allclose(coded.bits, bits.sum((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(coded.side_bits, side.sum((1, 2, 3)), rtol=1e-4)
@@ -100,7 +100,7 @@ def test_without_noise_latents_are_whole_and_bits_are_their_cost(codec):
 
 
 @pytest.mark.slow
-def test_noise_depends_on_the_image_s_own_key(codec):
+def test_noise_depends_only_on_the_images_own_key(codec):
     model, variables, images = codec
     keys = jax.random.split(jax.random.key(1), 2)
     level = jnp.zeros(2, int)
@@ -114,7 +114,7 @@ def test_noise_depends_on_the_image_s_own_key(codec):
 
 
 @pytest.mark.slow
-def test_gradients_pass_the_rounding(codec):
+def test_rounding_has_a_straight_through_gradient(codec):
     model, variables, images = codec
     keys = jax.random.split(jax.random.key(1), 2)
 
@@ -127,7 +127,7 @@ def test_gradients_pass_the_rounding(codec):
 
 
 @pytest.mark.slow
-def test_levels_scale_the_latents_and_back():
+def test_levels_scale_the_latents_and_undo_it():
     model = FactorizedCodec(1, 4, 5, initial_gains=(1.0, 10.0))
     variables = initial(model, jnp.zeros((1, 16, 16, 1)))
     images = jnp.asarray(np.random.default_rng(0).random((1, 32, 32, 1), np.float32))
@@ -144,7 +144,7 @@ def test_levels_scale_the_latents_and_back():
 
 
 @pytest.mark.slow
-def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
+def test_receptive_fields_contain_all_dependencies(codec):
     model, variables, _ = codec
     field = encoder_receptive_field()
     level = jnp.zeros(1, int)
@@ -175,7 +175,7 @@ def test_fields_hold_what_a_latent_and_a_pixel_depend_on(codec):
     assert max(reach) == max(field.before, field.after)
 
 
-def test_bad_settings_are_refused():
+def test_attributes_out_of_range_are_refused():
     image = jnp.zeros((1, 64, 64, 3))
     for fields in ({"features": 0}, {"initial_gains": ()}, {"initial_gains": (1.0, 0.0)}):
         model = FactorizedCodec(**fields)

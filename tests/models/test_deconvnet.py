@@ -1,4 +1,4 @@
-"""DeconvNet: PyTorch's with the same weights, unpooling to where maxima were, and its mirror."""
+"""DeconvNet: equality with PyTorch, unpooling to the positions of the maxima, symmetry."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def images(*shape):
 
 
 def torch_deconvnet(variables, x, blocks, convs, taps):
-    """Figure 2 of the paper in PyTorch's modules, at a smaller size."""
+    """Figure 2 of the paper in PyTorch, at a smaller size."""
     params, stats = variables["params"], variables["batch_stats"]
 
     def layer(name, x):
@@ -61,7 +61,7 @@ def torch_deconvnet(variables, x, blocks, convs, taps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("convs", "taps"), [(1, 5), (2, 3)])
-def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, apply, convs, taps):
+def test_logits_equal_pytorch(random_variables, apply, convs, taps):
     model = DeconvNet(**SMALL, convs_per_block=convs, bottleneck_kernel_size=taps)
     x = images(2, 16, 24, 3)
     variables = random_variables(model, x)
@@ -71,14 +71,14 @@ def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, a
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_way_back_mirrors_the_way_there():
-    """A transposed kernel has the shape of the convolution's that it mirrors."""
+def test_decoder_kernels_mirror_the_encoder_kernels():
+    """A transposed convolution stores the kernel in the layout of the convolution it transposes."""
     model = DeconvNet(**SMALL, convs_per_block=3)
     params = jax.eval_shape(model.init, KEY, images(1, 8, 8, 1))["params"]
     shapes = {name: tree["kernel"].shape for name, tree in params.items() if "kernel" in tree}
     mirrored = {name: shape for name, shape in shapes.items() if name.startswith("conv")}
     del mirrored["conv_middle"]
-    # The last of the way back leads to the classes' features, not to the image.
+    # The last decoder layer leads to the features for the logits, not to the image.
     assert shapes["deconv1_1"] == (3, 3, 4, 4)
     assert mirrored.pop("conv1_1") == (3, 3, 1, 4)
     assert len(mirrored) == 3 * 3 - 1 + 1
@@ -86,14 +86,14 @@ def test_the_way_back_mirrors_the_way_there():
 
 
 @pytest.mark.slow
-def test_values_return_to_where_the_maxima_were(random_variables):
+def test_unpooling_places_values_at_the_maxima(random_variables):
     model, x = DeconvNet(**SMALL), images(2, 16, 16, 1)
     variables = random_variables(model, x)
-    watched = {"relu_conv1_2", "relu_deconv2_1", "unpool1"}
+    captured_names = {"relu_conv1_2", "relu_deconv2_1", "unpool1"}
 
     def apply(variables, x):
         return model.apply(
-            variables, x, capture_intermediates=lambda module, _: module.name in watched
+            variables, x, capture_intermediates=lambda module, _: module.name in captured_names
         )
 
     _, captured = jax.jit(apply)(variables, x)
@@ -116,7 +116,11 @@ def test_values_return_to_where_the_maxima_were(random_variables):
 @pytest.mark.parametrize(
     ("fields", "size", "words"),
     [
-        ({"features": ()}, (16, 16), r"one or more positive features, .*features=\(\)"),
+        (
+            {"features": ()},
+            (16, 16),
+            r"features must be one or more positive numbers, .*features=\(\)",
+        ),
         ({"features": (4, 0)}, (16, 16), r"features=\(4, 0\)"),
         ({"convs_per_block": 0}, (16, 16), "convs_per_block=0"),
         ({"num_classes": 0}, (16, 16), "num_classes=0"),
@@ -125,6 +129,6 @@ def test_values_return_to_where_the_maxima_were(random_variables):
         ({"features": (4, 4)}, (6, 8), "6x8 pixels do not fit this DeconvNet: .* multiples of 4"),
     ],
 )
-def test_what_does_not_fit_is_named(fields, size, words):
+def test_invalid_attributes_and_sizes_are_named(fields, size, words):
     with pytest.raises(InputError, match=words):
         jax.eval_shape(DeconvNet(**fields).init, KEY, images(1, *size, 1))

@@ -1,4 +1,4 @@
-"""Probability models: distributions they are, and values and gradients equal PyTorch's of the same formulas."""
+"""Entropy models: they are distributions, and values and gradients equal PyTorch's."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ CHANNELS = 3
 
 @pytest.fixture(scope="module")
 def prior():
-    """A prior and random parameters of the spread that training gives them."""
+    """A prior with random parameters, as spread as after training."""
     model = FactorizedPrior(CHANNELS)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, CHANNELS)))
     random = np.random.default_rng(1)
@@ -23,11 +23,11 @@ def prior():
 
 
 def torch_bits(parameters, x):
-    """-log2 of the interval's mass, written out from arXiv:1802.01436, appendix 6.1, in float64.
+    """The rate by the formulas of arXiv:1802.01436, appendix 6.1, in float64.
 
-    With matrices H = softplus(H^), factors a = tanh(a^) and g(x) = x + a tanh(x), the distribution
-    function is sigmoid(f_K(... f_1(x))), f_k = g_k(H_k x + b_k), f_K without its g; CompressAI's
-    EntropyBottleneck computes the same, channel by channel.
+    With matrices H = softplus(H^), factors a = tanh(a^) and g(x) = x + a tanh(x), the CDF is
+    sigmoid(f_K(... f_1(x))) with f_k = g_k(H_k x + b_k), and f_K without g. CompressAI's
+    EntropyBottleneck computes the same for each channel.
     """
 
     def cumulative(values):
@@ -77,14 +77,14 @@ def test_prior_is_a_distribution(prior):
     x = jnp.arange(-3000.0, 3001.0)[:, None] * jnp.ones((1, CHANNELS))
     apply = jax.jit(model.apply, static_argnames="method")
     mass = 2.0 ** -np.asarray(apply(variables, x), np.float64)
-    # Each number costs at most the bound's bits, so far tails count up to 1e-9 each.
+    # The likelihood has a lower bound of 1e-9, so the far tails add up to 1e-9 each.
     np.testing.assert_allclose(mass.sum(axis=0), 1.0, atol=1e-4)
     edges = apply(variables, x, method="logits")
     assert np.all(np.diff(np.asarray(edges), axis=0) >= 0)
 
 
-def test_the_middle_of_a_symmetric_prior_has_its_mass():
-    """There the two edges' logits sum to nothing, which is no reason to lose the difference."""
+def test_rate_is_continuous_at_the_median_of_a_symmetric_prior():
+    """At the median the logits of the two edges sum to zero, where the sign to subtract by is undefined."""
     model = FactorizedPrior(1)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1)))
     symmetric = {
@@ -121,6 +121,6 @@ def test_gaussian_equals_pytorch_and_sums_to_one():
         np.testing.assert_allclose(mass.sum(), 1.0, atol=1e-5)
 
 
-def test_what_is_certain_is_free_and_what_is_impossible_has_a_bound():
+def test_rate_is_zero_if_certain_and_bounded_if_impossible():
     bits = gaussian_bits(jnp.array([0.0, 1000.0]), jnp.array([1e-6, 1.0]))
     np.testing.assert_allclose(bits, [0.0, np.log2(1e9)], atol=2e-5, rtol=1e-6)

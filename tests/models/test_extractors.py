@@ -1,4 +1,4 @@
-"""Feature extractors: the shipped files are what their records say, and names are checked."""
+"""Feature extractors: bundled files match their records, and unknown names are refused."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from deconv_jax.models.extractors import (
 )
 
 FOLDER = resources.files("deconv_jax.models") / "pretrained"
-on_shipped = pytest.mark.parametrize("name", BUNDLED_CLASSIFIERS)
+on_bundled = pytest.mark.parametrize("name", BUNDLED_CLASSIFIERS)
 
 
 def record_of(name):
@@ -37,18 +37,18 @@ def tensors_of(name):
     return safetensors.numpy.load((FOLDER / f"{name}.safetensors").read_bytes())
 
 
-def seen(name, images):
-    """Features and probabilities of images in [0, 1]."""
+def extract(name, images):
+    """Return the features and probabilities of images in [0, 1]."""
     extractor = load_extractor(name)
     return jax.device_get(jax.jit(extractor.apply)(extractor.variables, jnp.asarray(images)))
 
 
 def accuracy(name, batch):
-    _, probabilities = seen(name, batch["image"] / np.float32(255))
+    _, probabilities = extract(name, batch["image"] / np.float32(255))
     return np.mean(probabilities[:, 0].argmax(-1) == batch["label"])
 
 
-def test_every_file_of_the_folder_is_of_an_extractor_and_small():
+def test_pretrained_folder_holds_only_small_files_of_extractors():
     files = {Path(file.name): len(file.read_bytes()) for file in FOLDER.iterdir()}
     assert {path.name for path in files} == {
         f"{name}.{ending}" for name in BUNDLED_CLASSIFIERS for ending in ("json", "safetensors")
@@ -56,8 +56,8 @@ def test_every_file_of_the_folder_is_of_an_extractor_and_small():
     assert max(files.values()) < 1_000_000
 
 
-@on_shipped
-def test_a_record_tells_how_the_network_was_trained_and_how_good_it_is(name):
+@on_bundled
+def test_records_describe_training_and_accuracy(name):
     record = record_of(name)
     assert record["config"]["task"]["name"] == "recognition"
     assert record["config"]["task"]["model"]["name"] == "classifier"
@@ -70,14 +70,14 @@ def test_a_record_tells_how_the_network_was_trained_and_how_good_it_is(name):
     assert shown in load_extractor(name).description
 
 
-@on_shipped
-def test_a_record_names_no_folder_of_the_machine(name):
+@on_bundled
+def test_records_contain_no_absolute_paths(name):
     assert '"/' not in (FOLDER / f"{name}.json").read_text()
 
 
-@on_shipped
-def test_features_and_probabilities_have_their_shapes(name):
-    """Each channel of an image is a plane of its own, whatever the size."""
+@on_bundled
+def test_features_and_probabilities_have_the_expected_shapes(name):
+    """Every channel is classified on its own, at any image size."""
     side = BUNDLED_CLASSIFIERS[name]
     for channels, size in ((1, (side, side)), (3, (20, 40))):
         images = jax.ShapeDtypeStruct((2, *size, channels), jnp.float32)
@@ -87,7 +87,7 @@ def test_features_and_probabilities_have_their_shapes(name):
         assert probabilities.shape == (2, channels, 10)
 
 
-def test_the_digits_are_told_as_well_as_the_record_says(digits_dir):
+def test_digits_accuracy_equals_the_record(digits_dir):
     test = Digits().open("test", digits_dir)
     batch = test.gather(np.arange(len(test)))
     assert accuracy("digits", batch) == pytest.approx(
@@ -95,17 +95,17 @@ def test_the_digits_are_told_as_well_as_the_record_says(digits_dir):
     )
 
 
-def test_features_have_mean_square_1_on_the_images_of_the_training(digits_dir):
+def test_features_have_mean_square_1_on_training_images(digits_dir):
     train = Digits().open("train", digits_dir)
-    features, _ = seen("digits", train.gather(np.arange(len(train)))["image"] / np.float32(255))
+    features, _ = extract("digits", train.gather(np.arange(len(train)))["image"] / np.float32(255))
     assert np.mean(np.square(features, dtype=np.float64)) == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
 @pytest.mark.parametrize(("name", "data"), [("mnist", "mnist"), ("fashion", "fashion_mnist")])
-def test_other_sets_are_told_nearly_as_well(name, data):
-    """1,000 of the 10,000 test images; three standard errors of the share below the record."""
+def test_accuracy_on_a_subset_is_near_the_record(name, data):
+    """On 1,000 of 10,000 test images, within 3.5 standard errors."""
     test = Tfds(data).open("test", str(Path(os.environ["DECONV_JAX_DATA"]) / "tfds"))
     share = record_of(name)["metrics"]["test"]["accuracy"]
     measured = accuracy(name, test.gather(np.arange(1000)))
@@ -113,31 +113,31 @@ def test_other_sets_are_told_nearly_as_well(name, data):
     assert name != "mnist" or measured > 0.98
 
 
-def test_stacked_planes_are_looked_at_one_by_one(digits_dir):
+def test_channels_are_classified_independently(digits_dir):
     images = Digits().open("test", digits_dir).gather(np.arange(12))["image"] / np.float32(255)
-    features, probabilities = seen("digits", images)
+    features, probabilities = extract("digits", images)
     stacked = images.reshape(4, 3, *images.shape[1:3]).transpose(0, 2, 3, 1)
-    of_planes, by_plane = seen("digits", stacked)
+    of_planes, by_plane = extract("digits", stacked)
     np.testing.assert_allclose(of_planes, features.reshape(4, -1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(by_plane, probabilities.reshape(4, 3, 10), atol=1e-5)
     np.testing.assert_allclose(by_plane.sum(-1), 1.0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_images_of_another_size_are_resized_first():
+def test_images_of_another_size_are_resized():
     images = jnp.asarray(np.random.default_rng(0).random((2, 48, 40, 1), np.float32))
     for a, b in zip(
-        seen("digits", images), seen("digits", center_resize(images, (32, 32))), strict=True
+        extract("digits", images), extract("digits", center_resize(images, (32, 32))), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_pixels_are_the_image_at_8_by_8():
+def test_pixels_are_the_image_at_8x8():
     images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
-    features, probabilities = seen("pixels", images)
+    features, probabilities = extract("pixels", images)
     np.testing.assert_allclose(features, images.reshape(2, -1), atol=1e-6)
     assert probabilities.shape == (2, 0, 0)
-    features, _ = seen("pixels", np.full((2, 28, 32, 1), 0.25, np.float32))
+    features, _ = extract("pixels", np.full((2, 28, 32, 1), 0.25, np.float32))
     np.testing.assert_allclose(features, np.full((2, 64), 0.25), atol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_pixels_are_the_image_at_8_by_8():
         ("inception:weights.pth", ["'inception:weights.pth'", "'inception"]),
     ],
 )
-def test_an_unknown_name_names_the_closest(name, words):
+def test_unknown_name_suggests_the_closest(name, words):
     with pytest.raises(InputError) as raised:
         load_extractor(name)
     assert [word for word in words if word not in str(raised.value)] == []
@@ -161,22 +161,22 @@ on_inception = pytest.mark.parametrize("name", INCEPTION)
 
 
 @on_inception
-def test_a_missing_file_of_weights_is_named(tmp_path, monkeypatch, name):
+def test_missing_weights_are_named(tmp_path, monkeypatch, name):
     monkeypatch.setenv(INCEPTION_WEIGHTS_ENV, str(tmp_path / "none.pth"))
     with pytest.raises(InputError, match=r"none\.pth: give the path"):
         load_extractor(name)
 
 
 @on_inception
-def test_without_the_weights_the_variable_that_names_them_is_told(tmp_path, monkeypatch, name):
+def test_unset_environment_variable_is_named(tmp_path, monkeypatch, name):
     monkeypatch.delenv(INCEPTION_WEIGHTS_ENV, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"\$DECONV_JAX_INCEPTION"):
         load_extractor(name)
 
 
-class MeanColours(nn.Module):
-    """In place of InceptionV3: the mean of each channel as features, and logits with a bias."""
+class MeanColors(nn.Module):
+    """A stand-in for InceptionV3: channel means as features, and logits with a bias."""
 
     @nn.compact
     def __call__(self, images):
@@ -186,40 +186,40 @@ class MeanColours(nn.Module):
 
 
 @on_inception
-def test_probabilities_of_inception_leave_the_bias_out(tmp_path, monkeypatch, name):
+def test_inception_probabilities_exclude_the_bias(tmp_path, monkeypatch, name):
     random = np.random.default_rng(0)
     kernel = random.normal(size=(3, 5)).astype(np.float32)
     dense = {"kernel": kernel, "bias": np.float32([0, 50, 0, -50, 0])}
     path = tmp_path / "weights.pth"
     path.write_bytes(b"weights")
-    asked = []
+    paths = []
 
     def load_inception(path):
-        asked.append(path)
-        return MeanColours(), {"params": {"fc": dense}}
+        paths.append(path)
+        return MeanColors(), {"params": {"fc": dense}}
 
     monkeypatch.setenv(INCEPTION_WEIGHTS_ENV, str(path))
     monkeypatch.setattr(extractors, "load_inception", load_inception)
-    # Not by `load_extractor`, which would keep this one for other tests.
+    # Not by `load_extractor`, whose cache would keep the stand-in for other tests.
     extractor = extractors._inception(name)
-    assert asked == [path]
-    colours = random.random((4, 3)).astype(np.float32)
-    images = jnp.broadcast_to(colours[:, None, None], (4, 5, 5, 3))
+    assert paths == [path]
+    colors = random.random((4, 3)).astype(np.float32)
+    images = jnp.broadcast_to(colors[:, None, None], (4, 5, 5, 3))
     features, probabilities = extractor.apply(extractor.variables, images)
-    np.testing.assert_allclose(features, colours, rtol=1e-4)
+    np.testing.assert_allclose(features, colors, rtol=1e-4)
     assert probabilities.shape == (4, 1, 5)
-    np.testing.assert_allclose(probabilities[:, 0], jax.nn.softmax(colours @ kernel), rtol=1e-3)
+    np.testing.assert_allclose(probabilities[:, 0], jax.nn.softmax(colors @ kernel), rtol=1e-3)
     assert extractor.name == name
     assert f"{INCEPTION[name]} resize" in extractor.description
     assert hashlib.sha256(b"weights").hexdigest()[:16] in extractor.description
 
 
-def test_a_loaded_extractor_is_kept():
+def test_extractors_are_cached():
     assert load_extractor("digits") is load_extractor("digits")
 
 
-@on_shipped
-def test_a_saved_extractor_is_the_one_loaded(tmp_path, name):
+@on_bundled
+def test_saved_extractor_equals_the_loaded_one(tmp_path, name):
     tensors = tensors_of(name)
     assert {t.dtype for t in tensors.values()} == {np.dtype("float32")}
     path = tmp_path / "extractor.safetensors"

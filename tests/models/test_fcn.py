@@ -1,4 +1,4 @@
-"""FCN: PyTorch's with the same weights, interpolation and zero scores to begin with, and its strides."""
+"""FCN: equality with PyTorch, initialization, and shift equivariance."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def images(*shape):
 
 
 def outputs_of(model, variables, x, name):
-    """The logits, and what the layer of a name gave on the way to them."""
+    """Return the logits and the output of the layer with the given name."""
 
     def apply(variables, x):
         return model.apply(
@@ -33,7 +33,7 @@ def outputs_of(model, variables, x, name):
 
 
 def torch_fcn(variables, x, stride):
-    """Figure 3 of the paper for one convolution a block, by PyTorch's functions."""
+    """Figure 3 of the paper with one convolution per block, in PyTorch."""
     params, stats = variables["params"], variables["batch_stats"]
 
     def convolve(name, x, **options):
@@ -66,7 +66,7 @@ def torch_fcn(variables, x, stride):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [32, 16, 8])
-def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, apply, stride):
+def test_logits_equal_pytorch(random_variables, apply, stride):
     model, x = FCN(**SMALL, stride=stride), images(1, 64, 64, 3)
     variables = random_variables(model, x)
     logits = apply(model, variables, x)
@@ -76,8 +76,8 @@ def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stride", "factors"), [(32, (32,)), (16, (2, 16)), (8, (2, 2, 8))])
-def test_scores_are_enlarged_by_bilinear_interpolation_to_begin_with(stride, factors):
-    """Within a cell of the top's stride of the border the layers fade out; interpolation does not."""
+def test_initial_upsampling_is_bilinear_interpolation(stride, factors):
+    """Compared away from the border, where zero padding attenuates the layers' output."""
     model, x = FCN(**SMALL, norm="none", stride=stride), images(1, 96, 96, 1)
     variables = jax.jit(model.init)(KEY, x)
     top = variables["params"]["score_top"]
@@ -94,7 +94,7 @@ def test_scores_are_enlarged_by_bilinear_interpolation_to_begin_with(stride, fac
 
 
 @pytest.mark.slow
-def test_all_classes_are_as_likely_to_begin_with_and_every_score_is_learnt():
+def test_initial_logits_are_zero_and_all_scores_have_gradients():
     model, x = FCN(**SMALL, stride=16), images(2, 32, 32, 3)
     variables = jax.jit(model.init)(KEY, x)
     np.testing.assert_array_equal(jax.jit(model.apply)(variables, x), 0)
@@ -109,8 +109,8 @@ def test_all_classes_are_as_likely_to_begin_with_and_every_score_is_learnt():
         assert np.linalg.norm(gradients[name]["kernel"]) > 0
 
 
-def test_images_moved_by_the_top_stride_move_the_logits(random_variables, apply):
-    """Far enough from the edges that neither padding is seen: 63 + 31 pixels below, 32 above."""
+def test_logits_are_equivariant_to_shifts_by_the_top_stride(random_variables, apply):
+    """Compared where the logits do not depend on the padding."""
     model, x = FCN(**SMALL, stride=16), images(1, 32, 384, 1)
     variables = random_variables(model, x)
     logits, moved = (apply(model, variables, each) for each in (x, jnp.roll(x, 32, axis=2)))
@@ -121,7 +121,7 @@ def test_images_moved_by_the_top_stride_move_the_logits(random_variables, apply)
 @pytest.mark.parametrize(
     ("fields", "size", "words"),
     [
-        ({"features": (4, 4)}, (32, 32), r"5 features, one a block.*features=\(4, 4\)"),
+        ({"features": (4, 4)}, (32, 32), r"5 features, one per block.*features=\(4, 4\)"),
         ({"stride": 4}, (32, 32), "stride 32, 16 or 8, .*stride=4"),
         ({"features": (4, 4, 0, 4, 4)}, (32, 32), r"features=\(4, 4, 0, 4, 4\)"),
         ({"num_classes": 0}, (32, 32), "num_classes=0"),
@@ -130,7 +130,7 @@ def test_images_moved_by_the_top_stride_move_the_logits(random_variables, apply)
         ({}, (32, 48), "32x48 pixels do not fit this FCN: both sides must be multiples of 32"),
     ],
 )
-def test_what_does_not_fit_is_named(fields, size, words, monkeypatch):
+def test_invalid_attributes_and_sizes_are_named(fields, size, words, monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match=words):
         jax.eval_shape(FCN(**fields).init, KEY, images(1, *size, 1))

@@ -1,4 +1,4 @@
-"""Generators and discriminators: shapes, ranges, statistics, classes, spectra and latents."""
+"""Generators and discriminators: shapes, ranges, initialization, classes, spectral norms, latents."""
 
 import itertools
 
@@ -24,7 +24,7 @@ from deconv_jax.models.layers import Conv, Dense, Upsample
 
 KEY = jax.random.key(0)
 FAST_KEY = jax.random.key(0, impl="rbg")
-"""Of the generator that compiles ten times faster than the default one on a CPU."""
+"""A key of the PRNG that compiles ten times faster than the default on a CPU."""
 GENERATORS = (DCGANGenerator, ResNetGenerator)
 DISCRIMINATORS = (DCGANDiscriminator, SNGANDiscriminator, ResNetDiscriminator)
 UPSAMPLING = ("transposed", "subpixel", "resize")
@@ -40,7 +40,7 @@ def normal(*shape, seed=1):
 
 
 def variables_of(model, *inputs, scale=1.0):
-    """Random variables of the shapes that `model.init` gives."""
+    """Return random variables with the shapes of `model.init`."""
     random = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -71,14 +71,14 @@ SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3), (96, 80, 3), (96, 80, 1)]
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_a_generator_makes_images_of_the_shape_asked_for(kind, shape):
+def test_generator_output_has_image_shape(kind, shape):
     for upsampling in UPSAMPLING:
         model = kind(image_shape=shape, latent_dim=LATENT, width=2, upsampling=upsampling)
         images, _ = jax.eval_shape(model.init_with_output, KEY, jnp.zeros((3, LATENT)))
         assert (images.shape, images.dtype) == ((3, *shape), jnp.float32)
 
 
-def test_a_generators_other_options_keep_the_shape():
+def test_generator_options_keep_the_shape():
     latents = jnp.zeros((3, LATENT))
     for fields in ({"final_conv": True}, {"kernel_size": 5}, {"norm": "none"}, {"norm": "group"}):
         model = DCGANGenerator(latent_dim=LATENT, width=2, **fields)
@@ -90,7 +90,7 @@ def test_a_generators_other_options_keep_the_shape():
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_a_discriminator_gives_an_image_one_logit(kind, shape):
+def test_discriminator_returns_one_logit_per_image(kind, shape):
     model = kind(width=2)
     logits, _ = jax.eval_shape(model.init_with_output, KEY, jnp.zeros((3, *shape)))
     assert (logits.shape, logits.dtype) == ((3,), jnp.float32)
@@ -104,7 +104,7 @@ def test_a_discriminator_gives_an_image_one_logit(kind, shape):
     ],
 )
 def test_images_are_in_the_unit_interval(model):
-    """Whatever the weights: they are large enough for tanh to saturate."""
+    """Also for weights that saturate the tanh."""
     latents = normal(6, LATENT)
     variables = variables_of(model, latents, scale=5.0)
     images = jax.jit(model.apply)(variables, latents)
@@ -112,8 +112,8 @@ def test_images_are_in_the_unit_interval(model):
     assert 0.98 < jnp.max(images) <= 1.0
 
 
-def test_each_stage_doubles_the_sides_and_halves_the_channels():
-    """The kernels of DCGAN, (height, width, out, in): 7 x 7 to 28 x 28."""
+def test_stages_double_the_sides_and_halve_the_channels():
+    """From 7x7 to 28x28; the generator's kernels have shape (height, width, out, in)."""
     model = DCGANGenerator(latent_dim=LATENT, width=6)
     params = jax.eval_shape(model.init, KEY, jnp.zeros((1, LATENT)))["params"]
     assert params["Dense_0"]["kernel"].shape == (LATENT, 7 * 7 * 12)
@@ -128,8 +128,8 @@ def test_each_stage_doubles_the_sides_and_halves_the_channels():
 
 
 @pytest.mark.parametrize("size", [(7, 7), (30, 30), (28, 64), (31, 32)])
-def test_sizes_that_cannot_be_halved_alike_are_refused(size):
-    expected = f"images of {size[0]} x {size[1]} pixels do not fit"
+def test_unsupported_image_sizes_are_refused(size):
+    expected = f"images of {size[0]}x{size[1]} pixels do not fit"
     for kind in GENERATORS:
         model = kind(image_shape=(*size, 1), latent_dim=LATENT)
         assert expected in message_of(lambda m=model: m.init(KEY, jnp.zeros((1, LATENT))))
@@ -140,14 +140,16 @@ def test_sizes_that_cannot_be_halved_alike_are_refused(size):
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_latents_of_another_length_are_refused(kind):
     model = kind(latent_dim=LATENT)
-    assert "latents of 5; got (2, 6)" in message_of(lambda: model.init(KEY, jnp.zeros((2, 6))))
+    assert "latents must have length 5 for this generator; got shape (2, 6)" in message_of(
+        lambda: model.init(KEY, jnp.zeros((2, 6)))
+    )
 
 
 # Statistics at initialisation
 
 
 def maps_at_init(model, x, kinds):
-    """The outputs of layers of these kinds in a fresh network, in the order of their calls."""
+    """Return the outputs of all layers of the given types at initialization, in order of their calls."""
     maps = []
 
     def keep(layer, args, kwargs, context):
@@ -167,11 +169,11 @@ def maps_at_init(model, x, kinds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("upsampling", UPSAMPLING)
-def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
-    """Without normalisation: 2, of which a ReLU leaves the mean square 1; 1 for the image's map.
+def test_generator_maps_have_equal_variance_at_init(upsampling):
+    """Without normalization, it is 2, which a ReLU reduces to mean square 1, and 1 for the last map.
 
-    At the border fewer weights are seen, and few weights scatter. A wrong gain or fan-in would be a
-    factor of 2 or 4 at each of the layers.
+    The tolerance allows for the border, where fewer weights contribute, and for few weights. A
+    wrong gain or fan-in would be a factor of 2 or 4 per layer.
     """
     model = DCGANGenerator((64, 64, 3), 64, width=16, norm="none", upsampling=upsampling)
     maps = maps_at_init(model, normal(16, 64), (Dense, Upsample))
@@ -183,10 +185,10 @@ def test_hidden_maps_of_a_generator_start_with_one_variance(upsampling):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [DCGANDiscriminator, SNGANDiscriminator])
-def test_hidden_maps_of_a_discriminator_start_with_one_variance(kind):
-    """Twice the mean square of the image in [-1, 1], 1 / 3 of white noise.
+def test_discriminator_maps_have_equal_variance_at_init(kind):
+    """It is twice the mean square of the image in [-1, 1], which is 1 / 3 for uniform noise.
 
-    The zeros around it take some off at each layer; a wrong gain would be a factor of 2 at each.
+    Zero padding reduces it at each layer. A wrong gain would be a factor of 2 per layer.
     """
     model = kind(width=16, norm="none", spectral_norm=False)
     maps = maps_at_init(model, uniform(16, 64, 64, 3), (Conv,))
@@ -198,7 +200,7 @@ def test_hidden_maps_of_a_discriminator_start_with_one_variance(kind):
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_a_conditional_generator_makes_images_of_the_class(kind):
+def test_conditional_generator_depends_on_the_class(kind):
     model = kind(image_shape=(8, 8, 1), latent_dim=LATENT, width=3, num_classes=3)
     latents = jnp.tile(normal(1, LATENT), (3, 1))
     labels = jnp.arange(3)
@@ -207,29 +209,29 @@ def test_a_conditional_generator_makes_images_of_the_class(kind):
     for a, b in itertools.combinations(range(3), 2):
         assert np.abs(images[a] - images[b]).max() > 1e-3
     needs = message_of(lambda: jax.eval_shape(model.apply, variables, latents))
-    assert "num_classes=3 takes labels; got none" in needs
+    assert "num_classes=3 requires labels; got none" in needs
     plain = model.clone(num_classes=0)
     refused = message_of(lambda: jax.eval_shape(plain.init, KEY, latents, labels))
-    assert "num_classes=0 takes no labels; got some" in refused
+    assert "num_classes=0 takes no labels; got labels" in refused
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_a_conditional_discriminator_judges_images_by_the_class(kind):
+def test_conditional_discriminator_depends_on_the_class(kind):
     model = kind(width=2, num_classes=3)
     images, labels = jnp.tile(uniform(1, 16, 16, 1), (3, 1, 1, 1)), jnp.arange(3)
     variables = variables_of(model, images, labels)
     logits = np.asarray(jax.jit(model.apply)(variables, images, labels))
     assert np.abs(np.diff(np.sort(logits))).min() > 1e-3
     needs = message_of(lambda: jax.eval_shape(model.apply, variables, images))
-    assert "num_classes=3 takes labels; got none" in needs
+    assert "num_classes=3 requires labels; got none" in needs
     plain = model.clone(num_classes=0)
     refused = message_of(lambda: jax.eval_shape(plain.init, KEY, images, labels))
-    assert "num_classes=0 takes no labels; got some" in refused
+    assert "num_classes=0 takes no labels; got labels" in refused
 
 
-def test_the_projection_is_its_formula():
-    """A dense layer of the features, and their product with the class's vector."""
+def test_logits_equal_the_projection_formula():
+    """A dense layer of the features, plus their inner product with the class embedding."""
     model = DCGANDiscriminator(width=3, num_classes=4, norm="none", minibatch_std_group=2)
     images, labels = uniform(4, 8, 8, 1), jnp.array([2, 0, 3, 3])
     variables = variables_of(model, images, labels)
@@ -239,8 +241,8 @@ def test_the_projection_is_its_formula():
     x = np.where(x > 0, x, 0.2 * x)
     features = x.reshape(4, -1)
     deviation = np.repeat(np.std(x.reshape(2, 2, -1), axis=1).mean(-1), 2)
-    seen = np.concatenate([features, deviation[:, None]], axis=1)
-    expected = (seen @ params["Dense_0"]["kernel"])[:, 0] + params["Dense_0"]["bias"]
+    inputs = np.concatenate([features, deviation[:, None]], axis=1)
+    expected = (inputs @ params["Dense_0"]["kernel"])[:, 0] + params["Dense_0"]["bias"]
     vectors = params["Dense_1"]["kernel"]
     assert vectors.shape == (4, features.shape[1])
     expected = expected + np.sum(vectors[np.asarray(labels)] * features, axis=1)
@@ -256,8 +258,8 @@ def test_the_projection_is_its_formula():
     ("kind", "kernels"),
     [(DCGANDiscriminator, 4), (SNGANDiscriminator, 7), (ResNetDiscriminator, 9)],
 )
-def test_every_kernel_of_a_discriminator_comes_to_a_largest_singular_value_of_1(kind, kernels):
-    """The convolutions', the logit's and the classes'; the judge is numpy's SVD."""
+def test_spectral_norm_of_every_discriminator_kernel_converges_to_1(kind, kernels):
+    """For convolutions, the logit layer and the class embedding, compared with numpy's SVD."""
     model = kind(width=3, num_classes=4, spectral_norm=True)
     images, labels = uniform(4, 16, 16, 1), jnp.arange(4)
     variables = variables_of(model, images, labels)
@@ -273,81 +275,81 @@ def test_every_kernel_of_a_discriminator_comes_to_a_largest_singular_value_of_1(
     for name, layer in layers.items():
         matrix = np.asarray(layer["kernel"]).reshape(-1, layer["kernel"].shape[-1])
         v = matrix @ np.asarray(stats[name]["u"])
-        # What the layer divides by: u is the right singular vector, so this is its value.
+        # u is the right singular vector, so the layer divides by the norm of v.
         used = matrix / np.linalg.norm(v)
         assert np.linalg.svd(used, compute_uv=False)[0] == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_no_weight_is_left_without_spectral_norm_and_none_has_it_unasked(kind):
+def test_spectral_norm_applies_to_all_kernels_or_none(kind):
     images, labels = jnp.zeros((2, 16, 16, 1)), jnp.zeros(2, jnp.int32)
-    for asked in (False, True):
-        model = kind(width=2, num_classes=3, spectral_norm=asked)
+    for enabled in (False, True):
+        model = kind(width=2, num_classes=3, spectral_norm=enabled)
         variables = jax.eval_shape(model.init, KEY, images, labels)
         with_kernel = {k for k, layer in variables["params"].items() if "kernel" in layer}
         stats = variables.get("batch_stats", {})
         with_vector = {name for name, layer in stats.items() if "u" in layer}
-        assert with_vector == (with_kernel if asked else set())
+        assert with_vector == (with_kernel if enabled else set())
         assert not any("u" in layer for layer in variables["params"].values())
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_bfloat16_stays_bfloat16_under_spectral_norm(kind):
+def test_spectral_norm_keeps_bfloat16(kind):
     plain = {} if kind is ResNetDiscriminator else {"norm": "none"}
     model = kind(width=2, spectral_norm=True, **plain)
     images = jnp.zeros((2, 16, 16, 1), jnp.bfloat16)
     variables = jax.eval_shape(model.init, KEY, images)
-    halved = jax.tree.map(
+    half = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), variables["params"]
     )
-    assert jax.eval_shape(model.apply, variables | {"params": halved}, images).dtype == jnp.bfloat16
+    assert jax.eval_shape(model.apply, variables | {"params": half}, images).dtype == jnp.bfloat16
 
 
-# Offsets
+# Biases
 
 
-def with_offset(model, x):
-    """Names of the convolutions and dense layers that have a bias."""
+def layers_with_bias(model, x):
+    """Return the names of the convolutions and dense layers that have a bias."""
     params = jax.eval_shape(model.init, KEY, x)["params"]
     return {name for name, layer in params.items() if {"kernel", "bias"} <= set(layer)}
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_discriminators_layers_before_a_norm_have_no_bias(norm):
-    """The norm takes a channel's mean away and has an offset of its own."""
+def test_discriminator_layers_before_a_norm_have_no_bias(norm):
+    """A norm removes the mean of a channel and has its own offset."""
     images = jnp.zeros((2, 28, 28, 1))
     convolutions = {f"Conv_{i}" for i in range(5)}
-    assert with_offset(DCGANDiscriminator(2, norm=norm), images) == {"Conv_0", "Dense_0"}
-    assert with_offset(DCGANDiscriminator(2, norm="none"), images) == {
+    assert layers_with_bias(DCGANDiscriminator(2, norm=norm), images) == {"Conv_0", "Dense_0"}
+    assert layers_with_bias(DCGANDiscriminator(2, norm="none"), images) == {
         *("Conv_0", "Conv_1", "Dense_0")
     }
-    assert with_offset(SNGANDiscriminator(2, norm=norm), images) == {"Dense_0"}
-    assert with_offset(SNGANDiscriminator(2), images) == convolutions | {"Dense_0"}
+    assert layers_with_bias(SNGANDiscriminator(2, norm=norm), images) == {"Dense_0"}
+    assert layers_with_bias(SNGANDiscriminator(2), images) == convolutions | {"Dense_0"}
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_generators_layers_before_a_norm_have_no_bias(norm):
+def test_generator_layers_before_a_norm_have_no_bias(norm):
     latents = jnp.zeros((2, LATENT))
     model = DCGANGenerator(latent_dim=LATENT, width=2, norm=norm)
-    assert with_offset(model, latents) == {"Upsample_1"}
-    assert with_offset(model.clone(final_conv=True), latents) == {"Conv_0"}
-    assert with_offset(model.clone(norm="none"), latents) == {
+    assert layers_with_bias(model, latents) == {"Upsample_1"}
+    assert layers_with_bias(model.clone(final_conv=True), latents) == {"Conv_0"}
+    assert layers_with_bias(model.clone(norm="none"), latents) == {
         *("Dense_0", "Upsample_0", "Upsample_1")
     }
 
 
-# A minibatch's deviation
+# Minibatch standard deviation
 
 
 @pytest.mark.parametrize("group", [2, 3, 6])
-def test_minibatch_deviation_is_that_of_numpy(group):
+def test_minibatch_deviation_equals_numpy(group):
     x = normal(6, 3, 4, 2)
     groups = np.asarray(x, np.float64).reshape(-1, group, 3 * 4 * 2)
     expected = np.repeat(groups.std(axis=1).mean(axis=1), group)
     np.testing.assert_allclose(minibatch_deviation(x, group), expected, rtol=1e-5)
 
 
-def test_minibatch_deviation_is_of_neighbours_and_differentiable_where_they_are_equal():
+def test_minibatch_deviation_groups_consecutive_images_and_is_differentiable_at_zero():
     x = jnp.concatenate([normal(2, 3, 3, 1), jnp.ones((2, 3, 3, 1))])
     deviation = jax.jit(minibatch_deviation, static_argnums=1)(x, 2)
     assert deviation[0] > 0.1
@@ -355,11 +357,11 @@ def test_minibatch_deviation_is_of_neighbours_and_differentiable_where_they_are_
     assert np.isfinite(jax.jit(jax.grad(lambda x: jnp.sum(minibatch_deviation(x, 2))))(x)).all()
 
 
-def test_groups_that_do_not_divide_the_batch_are_refused(monkeypatch):
+def test_minibatch_std_group_must_divide_the_batch(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     x = jnp.zeros((6, 2, 2, 1))
     refused = message_of(lambda: minibatch_deviation(x, 4))
-    assert "minibatch_std_group=4 does not divide a batch of 6 images" in refused
+    assert "minibatch_std_group=4 for a batch of 6 images" in refused
     assert "minibatch_std_group must be at least 2; got 1" in message_of(
         lambda: minibatch_deviation(x, 1)
     )
@@ -375,7 +377,7 @@ path_between = jax.jit(interpolate_latents, static_argnums=2)
 
 
 @pytest.mark.parametrize("truncation", [None, 0.7])
-def test_a_latent_is_of_its_key_alone(truncation):
+def test_latents_depend_only_on_their_keys(truncation):
     keys = jax.random.split(KEY, 5)
     latents = draw_latents(keys, LATENT, truncation)
     assert latents.shape == (5, LATENT)
@@ -385,7 +387,7 @@ def test_a_latent_is_of_its_key_alone(truncation):
 
 
 def test_latents_are_standard_normal():
-    """16,000 numbers: their mean has the standard error 0.008, their variance 0.011."""
+    """For 16,000 samples the mean has standard error 0.008 and the variance 0.011."""
     latents = np.asarray(draw_latents(jax.random.split(KEY, 1000), 16))
     assert abs(latents.mean()) < 5 * 0.008
     assert abs(latents.var() - 1) < 5 * 0.011
@@ -393,18 +395,18 @@ def test_latents_are_standard_normal():
 
 
 @pytest.mark.parametrize("truncation", [0.5, 2.0])
-def test_truncated_latents_stay_within_and_come_near_their_bound(truncation):
+def test_truncated_latents_reach_but_do_not_exceed_the_bound(truncation):
     latents = np.asarray(draw_latents(jax.random.split(KEY, 500), 16, truncation))
     assert 0.99 * truncation < np.abs(latents).max() <= truncation
 
 
 @pytest.mark.parametrize("truncation", [0.0, -1.0, float("nan")])
-def test_a_truncation_that_is_not_positive_is_refused(truncation):
+def test_truncation_must_be_positive(truncation):
     keys = jax.random.split(KEY, 1)
     assert "truncation must be positive" in message_of(lambda: draw_latents(keys, 2, truncation))
 
 
-def test_a_path_between_unit_vectors_goes_round_in_equal_steps():
+def test_path_between_unit_vectors_has_equal_angles():
     start, end = (np.asarray(normal(8, seed=seed)) for seed in (1, 2))
     start, end = (v / np.linalg.norm(v) for v in (start, end))
     path = np.asarray(path_between(start, end, 6), np.float64)
@@ -416,8 +418,8 @@ def test_a_path_between_unit_vectors_goes_round_in_equal_steps():
     np.testing.assert_allclose(angles, expected, atol=1e-4)
 
 
-def test_paths_that_meet_go_on_without_a_gap():
-    """Each ends a step before the next begins, so that a closed path repeats no image."""
+def test_consecutive_paths_do_not_repeat_their_ends():
+    """A path ends one step before its end, so that a closed path repeats no image."""
     start, end = normal(8, seed=1), 1.5 * normal(8, seed=2)
     coarse, fine = (path_between(start, end, steps) for steps in (2, 4))
     np.testing.assert_allclose(fine[::2], coarse, atol=1e-6)
@@ -427,7 +429,7 @@ def test_paths_that_meet_go_on_without_a_gap():
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.5, 1.0 + 1e-6])
-def test_between_parallel_vectors_the_path_is_straight(factor):
+def test_path_between_parallel_vectors_is_straight(factor):
     start = normal(8)
     path = path_between(start, factor * start, 5)
     expected = start[None] * (1 + (factor - 1) * jnp.arange(5)[:, None] / 5)
@@ -435,7 +437,7 @@ def test_between_parallel_vectors_the_path_is_straight(factor):
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6, 1e-4])
-def test_a_path_between_opposite_vectors_keeps_their_length(noise):
+def test_path_between_opposite_vectors_keeps_their_length(noise):
     rng = np.random.default_rng(0)
     for dims in (2, 3, 16, 128):
         start = rng.normal(size=dims).astype(np.float32)

@@ -1,4 +1,4 @@
-"""InceptionV3 against the network in PyTorch, and its resizings against a formula and Pillow."""
+"""InceptionV3: equality with PyTorch, and resizers equal to a formula and to Pillow."""
 
 import math
 import os
@@ -23,11 +23,11 @@ from deconv_jax.models.inception import (
 )
 
 PARAMETERS = 27_161_264 - 3_326_696 + 8 * 2049
-"""torchvision's count, without the auxiliary classifier and with 1008 classes instead of 1000."""
+"""Parameters of torchvision's network without the auxiliary classifier and with 1008 classes."""
 
 
 class Reference:
-    """The network in PyTorch over a state dict, filled by `make` at the first use of a name."""
+    """The network in PyTorch, with a state dict that `make` fills at the first use of each name."""
 
     def __init__(self, make):
         self.make, self.state = make, {}
@@ -111,7 +111,7 @@ class Reference:
         return torch.cat([one, three, double, self.branch_pool(x, name, 192, pool)], 1)
 
     def __call__(self, images):
-        """Features and logits of images (batch, 3, 299, 299) in [0, 1]."""
+        """Return the features and logits of images (batch, 3, 299, 299) in [0, 1]."""
         x = (images * 255 - 128) * 0.0078125
         x = self.conv(x, "Conv2d_1a_3x3", 32, 3, stride=2)
         x = self.conv(x, "Conv2d_2a_3x3", 32, 3)
@@ -134,7 +134,7 @@ class Reference:
 
 
 def random_tensors(seed):
-    """`make` of a Reference whose activations keep their size from layer to layer."""
+    """Return a `make` for `Reference` that keeps the variance of activations."""
     generator = torch.Generator().manual_seed(seed)
 
     def make(name, shape):
@@ -150,7 +150,7 @@ def random_tensors(seed):
 
 @pytest.fixture(scope="module")
 def small_state():
-    """The names and shapes of the weights, which take a few kilobytes."""
+    """Expanded zeros with the names and shapes of the weights, which take a few kilobytes."""
 
     def make(name, shape):
         del name
@@ -173,7 +173,7 @@ def message_of(call):
 
 
 @pytest.mark.slow
-def test_features_and_logits_are_those_of_pytorch(tmp_path, assert_trees_equal):
+def test_features_and_logits_equal_pytorch(tmp_path, assert_trees_equal):
     images = np.random.default_rng(0).random((2, 299, 299, 3), np.float32)
     images[1] **= 3
     reference = Reference(random_tensors(0))
@@ -192,32 +192,32 @@ def test_features_and_logits_are_those_of_pytorch(tmp_path, assert_trees_equal):
 
 
 @pytest.mark.slow
-def test_the_weights_are_as_many_as_torchvisions(small_state):
-    learnt = [t.numel() for name, t in small_state.items() if name.endswith(("weight", "bias"))]
-    assert sum(learnt) == PARAMETERS
+def test_parameter_count_equals_torchvision(small_state):
+    learned = [t.numel() for name, t in small_state.items() if name.endswith(("weight", "bias"))]
+    assert sum(learned) == PARAMETERS
     image = jnp.zeros((1, 299, 299, 3))
     params = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
     scales = [t.numel() for name, t in small_state.items() if name.endswith("bn.weight")]
     assert len(params) == len(scales) + 1 == 95
-    # The scale of each normalisation has gone into the kernel before it.
+    # The scale of each normalization is folded into the kernel before it.
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS - sum(scales)
 
 
-def test_an_image_of_another_size_is_refused():
+def test_images_of_another_size_are_refused():
     for shape in [(1, 298, 299, 3), (1, 299, 300, 3)]:
         images = jnp.zeros(shape)
         message = message_of(lambda x=images: jax.eval_shape(InceptionV3().apply, {}, x))
         assert f"got {shape}" in message
 
 
-def test_what_a_file_lacks_is_named(small_state, tmp_path):
+def test_mismatched_tensors_are_named(small_state, tmp_path):
     name = "Mixed_6b.branch7x7dbl_5.bn.running_var"
     wrong = {
-        f"missing {name}; not wanted nothing": {k: v for k, v in small_state.items() if k != name},
-        "not wanted Mixed_8a.conv.weight": small_state | {"Mixed_8a.conv.weight": torch.zeros(1)},
-        "fc.weight has the shape (1000, 2048); wanted (1008, 2048)": small_state
+        f"missing {name}; unexpected nothing": {k: v for k, v in small_state.items() if k != name},
+        "unexpected Mixed_8a.conv.weight": small_state | {"Mixed_8a.conv.weight": torch.zeros(1)},
+        "fc.weight has the wrong shape: expected (1008, 2048), got (1000, 2048)": small_state
         | {"fc.weight": torch.zeros(1).expand(1000, 2048)},
-        "Mixed_7c.branch3x3_2a.conv.weight has the shape (384, 384, 3, 1)": small_state
+        "Mixed_7c.branch3x3_2a.conv.weight has the wrong shape: expected (384, 384, 1, 3)": small_state
         | {"Mixed_7c.branch3x3_2a.conv.weight": torch.zeros(1).expand(384, 384, 3, 1)},
     }
     for part, state in wrong.items():
@@ -227,19 +227,19 @@ def test_what_a_file_lacks_is_named(small_state, tmp_path):
         assert message.startswith(str(path))
 
 
-def test_where_the_weights_are_to_be_had_is_said(tmp_path):
+def test_missing_weights_error_names_the_release(tmp_path):
     message = message_of(lambda: load_inception(tmp_path / "none.pth"))
     for part in ("none.pth", WEIGHTS_FILENAME, "mseitzer/pytorch-fid", "fid_weights"):
         assert part in message
 
 
-def test_nothing_in_a_file_is_executed(tmp_path):
-    class Hostile:
+def test_reading_a_file_executes_none_of_its_code(tmp_path):
+    class Malicious:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "made"),))
 
     path = tmp_path / WEIGHTS_FILENAME
-    path.write_bytes(pickle.dumps({"fc.bias": Hostile()}))
+    path.write_bytes(pickle.dumps({"fc.bias": Malicious()}))
     assert "tensors in a dict" in message_of(lambda: load_inception(path))
     assert not (tmp_path / "made").exists()
 
@@ -248,7 +248,7 @@ SIZES = [(32, 32), (28, 45), (299, 299), (400, 301), (613, 256)]
 
 
 def photographs(size, channels=3):
-    """Noise over a gradient: all frequencies, and values at both ends of the range."""
+    """Return noise over a gradient, with all frequencies and values at both ends of the range."""
     height, width = size
     noise = np.random.default_rng(0).random((2, height, width, channels))
     ramp = np.linspace(-0.5, 0.5, width).reshape(1, 1, width, 1)
@@ -257,7 +257,7 @@ def photographs(size, channels=3):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_legacy_looks_pixels_up_where_tensorflow_1_does(size):
+def test_legacy_equals_bilinear_interpolation_without_half_pixel_centers(size):
     images = photographs(size)
     rows, columns = (np.arange(299) * n / 299 for n in size)
     top, left = rows.astype(int), columns.astype(int)
@@ -275,7 +275,7 @@ def test_legacy_looks_pixels_up_where_tensorflow_1_does(size):
 
 
 def by_pillow(images, clip):
-    """Every channel as an image of floats in [0, 255], resized by Pillow's bicubic."""
+    """Resize every channel as a float image in [0, 255] by Pillow's bicubic interpolation."""
 
     def resized(channel):
         image = Image.fromarray(255 * channel).resize((299, 299), Image.Resampling.BICUBIC)
@@ -286,7 +286,7 @@ def by_pillow(images, clip):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_clean_is_pillows_bicubic_clipped(size):
+def test_clean_equals_clipped_pillow_bicubic(size):
     images = photographs(size)
     actual = resize_for_inception(jnp.asarray(images), "clean")
     np.testing.assert_allclose(actual, by_pillow(images, clip=True), atol=1e-5)
@@ -296,7 +296,7 @@ def test_clean_is_pillows_bicubic_clipped(size):
 
 
 @pytest.mark.parametrize("how", ["legacy", "clean"])
-def test_gray_is_repeated_and_the_right_size_left_alone(how):
+def test_gray_is_repeated_and_299x299_is_unchanged(how):
     gray = jnp.asarray(photographs((40, 37), channels=1))
     actual = resize_for_inception(gray, how)
     assert actual.shape == (2, 299, 299, 3)
@@ -307,10 +307,10 @@ def test_gray_is_repeated_and_the_right_size_left_alone(how):
     assert half.dtype == jnp.float32
 
 
-def test_what_cannot_be_resized_is_named():
-    with pytest.raises(InputError, match=r"1 or 3 channels; got \(2, 9, 8, 4\)"):
+def test_invalid_arguments_of_the_resizer_are_named():
+    with pytest.raises(InputError, match=r"1 or 3 channels; got shape \(2, 9, 8, 4\)"):
         resize_for_inception(jnp.zeros((2, 9, 8, 4)), "clean")
-    # Beneath the check of types that only tests have.
+    # Bypasses the runtime type check, which only tests have.
     unchecked = resize_for_inception.__wrapped__
     with pytest.raises(InputError, match="'claen'; did you mean 'clean'"):
         unchecked(jnp.zeros((2, 9, 8, 3)), "claen")

@@ -41,9 +41,9 @@ def interior(x, margin):
     return x[:, margin:-margin, margin:-margin]
 
 
-# The mean of n squared normal samples has relative standard error sqrt(2 / n). The kernels below have at
-# least 3 * 3 * 8 * 32 = 2304 weights (3%; a truncated normal distribution has less), and the noise at least
-# 8 * 12 * 12 * 16 = 18432 samples (1%). So 10% is three standard errors.
+# The mean of n squared normal samples has relative standard error sqrt(2 / n). The kernels below
+# have at least 3 * 3 * 8 * 32 = 2304 weights (3%; a truncated normal distribution has less), and
+# the noise at least 8 * 12 * 12 * 16 = 18432 samples (1%). So 10% is three standard errors.
 TOLERANCE = 0.1
 
 strides_and_groups = pytest.mark.parametrize(

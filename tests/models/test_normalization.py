@@ -25,8 +25,8 @@ def normal(*shape, seed=0):
 def weights_of_outputs(layer, variables, inputs):
     """Return the kernel that the layer uses, as a matrix (fan-in, outputs), from its impulse responses.
 
-    Every channel of every pixel is an impulse, and the layer has no bias and no padding. Zero responses to
-    channels of other groups are left out.
+    Every channel of every pixel is an impulse, and the layer has no bias and no padding. Zero
+    responses to channels of other groups are left out.
     """
     layer = layer.clone(padding="VALID", use_bias=False)
     transposed, groups = isinstance(layer, ConvTranspose), layer.groups

@@ -1,4 +1,4 @@
-"""Receptive fields against what layers and networks are measured to depend on."""
+"""Receptive fields equal the measured dependencies of layers and networks."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def conv(size, stride=1, dilation=1, padding=None):
 
 
 def deconv(size, stride, padding=None):
-    """To `stride` times the size, whichever padding."""
+    """Return a transposed convolution that multiplies the size by `stride` for any padding."""
     options = {"stride": (1, stride)}
     if padding is not None:
         options |= {"padding": ((0, 0), (padding, padding)), "output_padding": (0, stride - 1)}
@@ -53,10 +53,10 @@ def bicubic(factor):
 
 
 def intervals(images_to_outputs, width):
-    """First and last input column that each output column depends on.
+    """Measure the first and last input column that each output column depends on.
 
-    Of monotone functions: every column of an image of ones is raised in turn, and what an output's
-    change reveals does not cancel.
+    Every column of an image of ones is increased in turn. The function must be monotonic, so that
+    changes do not cancel.
     """
     raised = jnp.ones((width, 1, width, 1)) + BUMP * jnp.eye(width).reshape(width, 1, width, 1)
     images = jnp.concatenate([raised, jnp.ones((1, 1, width, 1))])
@@ -88,7 +88,7 @@ LAYERS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", LAYERS)
-def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
+def test_layers_depend_on_exactly_the_tracked_pixels(layers):
     width = 48
     tracker = ReceptiveFieldTracker()
     for traced, _ in layers:
@@ -115,7 +115,7 @@ def test_layers_depend_on_the_traced_pixels_and_no_others(layers):
     assert inner > len(first) // 2
 
 
-def test_where_paths_join_the_wider_one_counts():
+def test_joined_paths_have_the_union_of_their_fields():
     narrow, wide = (
         ReceptiveFieldTracker().conv(1),
         ReceptiveFieldTracker().conv(2, stride=2).conv(3).conv_transpose(2, 2),
@@ -129,7 +129,7 @@ def test_where_paths_join_the_wider_one_counts():
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """Calls as users make them, without the test run's checks of annotated types."""
+    """Disables the runtime type checks, which only tests have."""
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
@@ -139,7 +139,7 @@ def unchecked(monkeypatch):
     [
         (
             lambda: ReceptiveFieldTracker().join(ReceptiveFieldTracker().conv(2, stride=2)),
-            "1 pixels for 1 of the input",
+            "1 pixels for 1 input pixels and 1 for 2",
         ),
         (lambda: ReceptiveFieldTracker().conv(2, stride=2).receptive_field(), "got 1 pixels for 2"),
         (lambda: ReceptiveFieldTracker().conv_transpose(2, 3), "kernel_size must be at least 3"),
@@ -150,7 +150,7 @@ def unchecked(monkeypatch):
         (lambda: ReceptiveFieldTracker().upsample(2, "pixel", 3), "no upsampling 'pixel'"),
     ],
 )
-def test_what_has_no_field_is_named(call, message):
+def test_invalid_layers_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
@@ -177,8 +177,8 @@ on_networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS
 
 @pytest.mark.slow
 @on_networks
-def test_a_network_depends_on_its_field_and_on_no_more(network, random_variables, apply):
-    """Its weights made positive, a network is monotone: raising a pixel shows wherever it is seen."""
+def test_network_depends_on_exactly_its_receptive_field(network, random_variables, apply):
+    """With positive weights a network is monotonic, so a change of a pixel shows in all that depend on it."""
     field = network.receptive_field()
     multiple, width = field.multiple, field.before + field.after + 4
     width += -width % multiple
@@ -196,15 +196,15 @@ def test_a_network_depends_on_its_field_and_on_no_more(network, random_variables
 
     first, last = intervals(outputs, width)
     assert len(first) == width * network.scale == width * field.scale
-    place = np.arange(len(first)) // field.scale
-    # The cuts only shorten what lies beyond them, so the widest to each side is within the image.
-    assert np.max(place - first) == field.before
-    assert np.max(last - place) == field.after
+    position = np.arange(len(first)) // field.scale
+    # The border only shortens intervals, so the maximum to each side is reached inside the image.
+    assert np.max(position - first) == field.before
+    assert np.max(last - position) == field.after
 
 
 @pytest.mark.slow
 @on_networks
-def test_a_crop_is_restored_as_within_the_whole(network, random_variables, apply):
+def test_aligned_crop_equals_crop_of_the_whole_output(network, random_variables, apply):
     field = network.receptive_field()
     multiple, scale = field.multiple, field.scale
 
@@ -223,7 +223,7 @@ def test_a_crop_is_restored_as_within_the_whole(network, random_variables, apply
     np.testing.assert_allclose(crop[:, :, inner], expected[:, :, inner], atol=2e-6 * scaled)
 
 
-def test_a_crop_between_the_multiples_is_another_image(random_variables, apply):
+def test_unaligned_crop_differs_from_crop_of_the_whole_output(random_variables, apply):
     network = NETWORKS["unet"]
     field = network.receptive_field()
     x = jnp.asarray(np.random.default_rng(0).random((1, 8, 68, 1), np.float32))
@@ -234,6 +234,6 @@ def test_a_crop_between_the_multiples_is_another_image(random_variables, apply):
     assert jnp.max(jnp.abs(whole[:, :, inner] - crop[:, :, inner])) > 1e-3
 
 
-def test_statistics_of_the_whole_image_leave_no_field():
+def test_group_norm_has_no_receptive_field():
     with pytest.raises(InputError, match="group"):
         UNet(norm="group").receptive_field()

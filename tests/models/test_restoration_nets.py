@@ -1,4 +1,4 @@
-"""The restoration networks: the papers' sizes, their wiring, and what options may not change."""
+"""Restoration networks: sizes and wiring of the papers, residuals, folding of batch norm, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,14 @@ def images(*shape, seed=1):
 
 
 def shapes(model, *shape):
-    """The shapes of the variables and of the output."""
+    """Return the shapes of the variables and of the output."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     variables = jax.eval_shape(model.init, KEY, x)
     return variables, jax.eval_shape(model.apply, variables, x).shape
 
 
 def weights(model):
-    """How many weights the kernels have: biases and slopes are not counted in the papers."""
+    """Count the weights of the kernels; the papers do not count biases and slopes."""
     leaves = jax.tree.leaves(shapes(model, 1, 8, 8, model.channels)[0]["params"])
     return sum(leaf.size for leaf in leaves if leaf.ndim == 4)
 
@@ -62,12 +62,12 @@ def weights(model):
         (REDNet(depth=10), 9 * (64 + 8 * 64**2 + 64)),
     ],
 )
-def test_networks_have_as_many_weights_as_in_their_papers(model, count):
+def test_weight_counts_equal_the_papers(model, count):
     assert weights(model) == count
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_every_way_to_enlarge_has_as_many_weights_where_it_can(scale):
+def test_upsampling_methods_have_comparable_weight_counts(scale):
     espcn = {weights(ESPCN(scale, upsampling=m)) for m in ("transposed", "subpixel", "resize")}
     assert len(espcn) == 1
     paper = weights(FSRCNN(scale))
@@ -80,8 +80,8 @@ def test_every_way_to_enlarge_has_as_many_weights_where_it_can(scale):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 14), (12, 7)])
 @pytest.mark.parametrize("name", RESTORERS)
-def test_any_size_is_restored_with_maps_beside_the_image(name, size):
-    """Beside the three channels of the image there are two that condition."""
+def test_networks_accept_any_size_and_conditioning_maps(name, size):
+    """Two conditioning maps follow the three image channels."""
     options = {"scale": 4} if name in ENLARGING else {}
     if name == "conv_deconv":
         options["stride"] = 2
@@ -96,7 +96,7 @@ def test_any_size_is_restored_with_maps_beside_the_image(name, size):
 
 
 @pytest.mark.parametrize("name", RESTORERS)
-def test_too_few_channels_are_named(name):
+def test_too_few_channels_are_refused(name):
     with pytest.raises(InputError, match="images of 3 channels"):
         shapes(RESTORERS[name](channels=3), 1, 8, 8, 1)
 
@@ -112,8 +112,8 @@ def test_too_few_channels_are_named(name):
     ],
     ids=["conv_deconv", "dncnn", "rednet", "unet"],
 )
-def test_what_adds_to_an_image_starts_near_the_identity(model, apply):
-    """And no nearer: the last layer starts from weights, so that the others have a gradient."""
+def test_residual_networks_start_near_the_identity(model, apply):
+    """But not at it: the last layer has nonzero weights, so that the others have a gradient."""
     x = images(2, 8, 8, 1)
     restored = apply(model, model.init(KEY, x), x)
     assert 0 < jnp.sqrt(jnp.mean((restored - x) ** 2)) < 0.1
@@ -131,7 +131,7 @@ def test_residual_adds_the_image(kind, residual, random_variables, apply):
     np.testing.assert_array_equal(apply(model, nothing, x), expected)
 
 
-def test_srcnn_is_three_convolutions_of_the_bicubic_image(random_variables, apply):
+def test_srcnn_convolves_the_bicubic_image(random_variables, apply):
     x = images(1, 5, 6, 1)
     variables = random_variables(SRCNN(scale=2), x)
     large = ops.imresize(x, 2)
@@ -140,15 +140,16 @@ def test_srcnn_is_three_convolutions_of_the_bicubic_image(random_variables, appl
 
 
 @pytest.mark.parametrize("scale", [2, 3])
-def test_a_sub_pixel_convolution_is_a_transposed_one(scale, random_variables, apply):
-    """Of kernel size `3 * scale`: the same map, with the weights of a block's pixels apart."""
+def test_subpixel_convolution_equals_a_transposed_convolution(scale, random_variables, apply):
+    """Its kernel has size `3 * scale` and the same weights, permuted."""
     x = images(1, 6, 7, 2)
     model = ESPCN(scale, channels=2, features=(4, 3))
     params = random_variables(model, x)["params"]
     kernel = np.asarray(params["upsample"]["kernel"])
     blocks = np.zeros((3, scale, 3, scale, 2, 3), np.float32)
     for row, column in np.ndindex(3, 3):
-        # The tap for the pixel above is how that pixel reaches the block below it.
+        # The weight for the pixel above is that with which the pixel contributes to the block below
+        # it.
         taps = kernel[row, column].reshape(3, 2, scale, scale)
         blocks[2 - row, :, 2 - column] = taps.transpose(2, 3, 1, 0)
     large = blocks.reshape(3 * scale, 3 * scale, 2, 3)
@@ -172,8 +173,8 @@ def test_prelu_equals_pytorch():
 
 
 @pytest.mark.parametrize(("depth", "skip_every"), [(6, 2), (8, 2), (10, 3)])
-def test_rednet_is_wired_as_in_the_paper(depth, skip_every, random_variables, apply):
-    """Every second convolution's output meets the transposed convolution of its level."""
+def test_rednet_has_the_skips_of_the_paper(depth, skip_every, random_variables, apply):
+    """Every second convolution's output is added to that of the transposed convolution of its level."""
     x = images(1, 7, 9, 1)
     model = REDNet(depth=depth, features=5, skip_every=skip_every)
     params = random_variables(model, x)["params"]
@@ -197,13 +198,13 @@ def test_rednet_is_wired_as_in_the_paper(depth, skip_every, random_variables, ap
 
 
 @pytest.mark.parametrize("size", [(8, 10), (6, 8)])
-def test_sizes_that_a_unet_cannot_halve_are_named(size):
+def test_unet_refuses_indivisible_sizes(size):
     with pytest.raises(InputError, match=f"{size[0]}x{size[1]} pixels .* multiples of 4"):
         shapes(UNet(), 1, *size, 1)
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "subpixel", "resize"])
-def test_the_levels_of_a_unet(upsampling):
+def test_unet_levels_have_the_expected_kernels(upsampling):
     model = UNet(features=(4, 8, 16), upsampling=upsampling)
     variables, output = shapes(model, 1, 8, 12, 2)
     kernel = variables["params"]["Upsample_0"]["kernel"]
@@ -211,14 +212,14 @@ def test_the_levels_of_a_unet(upsampling):
     assert kernel.shape == ops.upsample_kernel_shape(
         upsampling, 4 if upsampling == "transposed" else 3, 16, 8, 2
     )
-    # What comes up is concatenated with as many channels of the skip.
+    # The upsampled map is concatenated with a skip of equally many channels.
     assert variables["params"]["_ConvBlock_6"]["Conv_0"]["kernel"].shape == (3, 3, 16, 8)
     assert model.receptive_field().multiple == 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("normalised", "plain", "shape"),
+    ("normalized", "plain", "shape"),
     [
         (DnCNN(depth=4, features=6), DnCNN(depth=4, features=6, norm="none"), (2, 7, 9, 1)),
         (
@@ -234,22 +235,22 @@ def test_the_levels_of_a_unet(upsampling):
     ],
     ids=["dncnn", "unet", "transposed"],
 )
-def test_folding_changes_nothing_but_the_cost(
-    normalised, plain, shape, random_variables, apply, assert_trees_equal
+def test_folding_batch_norm_keeps_the_output(
+    normalized, plain, shape, random_variables, apply, assert_trees_equal
 ):
     x = images(*shape)
-    variables = random_variables(normalised, x)
+    variables = random_variables(normalized, x)
     before = jax.tree.map(np.array, variables)
     folded = fold_batch_norm(variables["params"], variables["batch_stats"])
     assert_trees_equal(variables, before)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(
         jnp.shape, jax.eval_shape(plain.init, KEY, x)["params"]
     )
-    expected = apply(normalised, variables, x)
+    expected = apply(normalized, variables, x)
     np.testing.assert_allclose(apply(plain, {"params": folded}, x), expected, atol=2e-5)
 
 
-def test_a_normalisation_that_cannot_be_folded_is_named(random_variables):
+def test_unfoldable_normalizations_are_named(random_variables):
     x = images(1, 8, 8, 1)
     batch = random_variables(DnCNN(depth=3, features=4), x)
     group = random_variables(UNet(features=(4,), norm="group"), x)
@@ -264,8 +265,8 @@ def test_a_normalisation_that_cannot_be_folded_is_named(random_variables):
         fold_batch_norm(params, {"Norm_0": {"BatchNorm_0": {"mean": four, "var": four}}})
 
 
-def test_the_published_alignment_of_fsrcnn():
-    """Its deconvolution reaches 4 pixels about the first of a block: one block further ahead."""
+def test_fsrcnn_has_the_published_alignment():
+    """The deconvolution's kernel is centered at the first pixel of a block, so the field is asymmetric."""
     assert FSRCNN(scale=3).receptive_field() == ReceptiveField(7, 8, multiple=1, scale=3)
     assert FSRCNN(scale=3, m=0).receptive_field() == ReceptiveField(3, 4, multiple=1, scale=3)
 
@@ -287,7 +288,7 @@ def test_the_published_alignment_of_fsrcnn():
         (UNet, {"upsampling": "pixel"}, "pixel"),
     ],
 )
-def test_fields_that_make_no_network_are_named(kind, fields, message, monkeypatch):
+def test_attributes_out_of_range_are_named(kind, fields, message, monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     model = kind(**fields)
     with pytest.raises(InputError, match=message):

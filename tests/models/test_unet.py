@@ -1,4 +1,4 @@
-"""The U-Net as a segmenter: PyTorch's with the same weights, and how it moves with the image."""
+"""U-Net for segmentation: equality with PyTorch, and shift equivariance."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ def images(*shape):
 
 
 def torch_unet(variables, x, levels):
-    """Figure 1 of the paper, padded and with 4x4 up-convolutions, by PyTorch's functions."""
+    """Figure 1 of the paper with padding and 4x4 up-convolutions, in PyTorch."""
     params, stats = variables["params"], variables["batch_stats"]
 
     def tensors(*arrays):
@@ -35,21 +35,21 @@ def torch_unet(variables, x, levels):
         return x
 
     x, skips = torch.tensor(np.array(x)).movedim(-1, 1), []
-    for place in range(levels - 1):
-        x = level(x, 2 * place)
+    for i in range(levels - 1):
+        x = level(x, 2 * i)
         skips.append(x)
         x = F.max_pool2d(x, 2)
     x = level(x, 2 * (levels - 1))
-    for place in range(levels - 1):
-        layer = params[f"Upsample_{place}"]
+    for i in range(levels - 1):
+        layer = params[f"Upsample_{i}"]
         x = F.conv_transpose2d(x, kernel(layer), *tensors(layer["bias"]), stride=2, padding=1)
-        x = level(torch.cat([skips.pop(), x], dim=1), 2 * (levels + place))
+        x = level(torch.cat([skips.pop(), x], dim=1), 2 * (levels + i))
     last = params["to_image"]
     return F.conv2d(x, kernel(last), *tensors(last["bias"])).movedim(1, -1).numpy()
 
 
-def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, apply):
-    """Of more classes than the image has channels: nothing is added to the image."""
+def test_logits_equal_pytorch(random_variables, apply):
+    """With more classes than image channels, which excludes a residual connection."""
     x = images(2, 8, 12, 3)
     variables = random_variables(SEGMENTER, x)
     logits = apply(SEGMENTER, variables, x)
@@ -57,7 +57,7 @@ def test_logits_equal_those_of_pytorch_with_the_same_weights(random_variables, a
     np.testing.assert_allclose(logits, torch_unet(variables, x, 3), rtol=1e-4, atol=1e-4)
 
 
-def test_images_moved_by_the_multiple_move_the_logits_inside(random_variables, apply):
+def test_logits_are_equivariant_to_shifts_by_the_multiple(random_variables, apply):
     field, x = SEGMENTER.receptive_field(), images(1, 8, 96, 1)
     assert field.multiple == SEGMENTER.multiple == 4
     variables = random_variables(SEGMENTER, x)

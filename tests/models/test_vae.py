@@ -1,4 +1,4 @@
-"""VAE: the KL divergence and the likelihoods equal independent ones, shapes, and what is refused."""
+"""VAE: KL divergence and likelihoods equal scipy's and PyTorch's; shapes, precision, errors."""
 
 import functools
 
@@ -22,8 +22,8 @@ LEVELS = np.arange(256) / np.float32(255)
 
 
 @functools.cache
-def made(likelihood):
-    """A VAE and its variables, with a scale of its own for each channel."""
+def make_vae(likelihood):
+    """Return a VAE and its variables, with a different scale for each channel."""
     model = VAE(SHAPE, features=(4, 4), latent_dim=5, likelihood=likelihood)
     variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), IMAGES, LATENTS)
     if likelihood != "bernoulli":
@@ -33,8 +33,8 @@ def made(likelihood):
 
 
 def likelihood_and_mean(likelihood, images):
-    """log p(x|z) of images, and the mean of p(x|z) in double precision."""
-    model, variables = made(likelihood)
+    """Return log p(x|z) of images, and the mean of p(x|z) in double precision."""
+    model, variables = make_vae(likelihood)
 
     @jax.jit
     def both(variables):
@@ -46,7 +46,7 @@ def likelihood_and_mean(likelihood, images):
     return values, np.asarray(mean, np.float64)
 
 
-def test_the_kl_divergence_is_the_mean_of_the_log_ratio():
+def test_kl_divergence_is_the_mean_log_ratio():
     mean, log_variance = (RNG.normal(size=6).astype(np.float32) for _ in range(2))
     deviation = np.exp(log_variance / 2)
     samples = RNG.normal(mean, deviation, (100_000, 6))
@@ -61,7 +61,7 @@ def test_the_kl_divergence_is_the_mean_of_the_log_ratio():
     ("mean", "variance", "expected"),
     [(0.0, 1.0, 0.0), (3.0, 1.0, 4.5), (0.0, 4.0, 1.5 - np.log(2))],
 )
-def test_the_kl_divergence_in_closed_form(mean, variance, expected):
+def test_kl_divergence_has_known_values(mean, variance, expected):
     kl = gaussian_kl(jnp.full((2, 3), mean), jnp.full((2, 3), np.log(variance)))
     assert kl.shape == (2, 3)
     np.testing.assert_allclose(kl, expected, atol=1e-6)
@@ -76,13 +76,13 @@ def test_bernoulli_is_the_binary_cross_entropy(images):
     np.testing.assert_allclose(values, -entropy.sum((1, 2, 3)), rtol=1e-5)
 
 
-def test_gaussian_is_the_density_with_a_deviation_a_channel():
+def test_gaussian_is_the_normal_density_with_a_scale_per_channel():
     values, mean = likelihood_and_mean("gaussian", IMAGES)
     expected = scipy.stats.norm.logpdf(np.asarray(IMAGES), mean, np.exp(LOG_SCALE))
     np.testing.assert_allclose(values, expected.sum((1, 2, 3)), rtol=1e-5)
 
 
-def test_discretized_logistic_is_the_mass_of_a_level():
+def test_discretized_logistic_is_the_probability_of_a_level():
     values, mean = likelihood_and_mean("discretized_logistic", IMAGES)
     levels = np.round(255 * np.asarray(IMAGES, np.float64))
     lower = np.where(levels == 0, -np.inf, (levels - 0.5) / 255)
@@ -101,7 +101,7 @@ def test_probabilities_of_all_levels_sum_to_one(log_scale):
 
 
 @pytest.mark.parametrize("log_scale", [-12.0, 12.0])
-def test_gradients_of_the_discretized_logistic_are_finite_far_out(log_scale):
+def test_discretized_logistic_has_finite_gradients_at_extreme_scales(log_scale):
     def total(means, log_scale):
         return jnp.sum(_log_discretized_logistic(jnp.asarray(LEVELS)[None], means, log_scale))
 
@@ -111,8 +111,8 @@ def test_gradients_of_the_discretized_logistic_are_finite_far_out(log_scale):
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretized_logistic"])
-def test_the_scale_is_learned_and_goes_towards_the_error(likelihood):
-    model, variables = made(likelihood)
+def test_gradient_moves_the_scale_towards_the_error(likelihood):
+    model, variables = make_vae(likelihood)
 
     @jax.jit
     @jax.grad
@@ -127,8 +127,8 @@ def test_the_scale_is_learned_and_goes_towards_the_error(likelihood):
         assert np.all(sign * np.asarray(gradient) > 0)
 
 
-def test_shapes_and_the_sample_that_a_call_decodes(apply):
-    model, variables = made("bernoulli")
+def test_call_returns_the_likelihood_of_the_reparameterized_sample(apply):
+    model, variables = make_vae("bernoulli")
 
     @jax.jit
     def value_and_code(variables):
@@ -150,8 +150,8 @@ def test_shapes_and_the_sample_that_a_call_decodes(apply):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
-def test_bfloat16_leaves_the_likelihood_in_float32(apply, likelihood):
-    model, variables = made(likelihood)
+def test_likelihood_is_float32_for_bfloat16_inputs(apply, likelihood):
+    model, variables = make_vae(likelihood)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (variables, IMAGES, LATENTS))
     value = apply(model, half[0], *half[1:], method="log_likelihood")
     exact = apply(model, variables, IMAGES, LATENTS, method="log_likelihood")
@@ -159,6 +159,6 @@ def test_bfloat16_leaves_the_likelihood_in_float32(apply, likelihood):
     np.testing.assert_allclose(value, exact, rtol=0.05)
 
 
-def test_a_map_of_latents_is_refused():
-    with pytest.raises(InputError, match="a VAE has latent=\"vector\"; got 'map'"):
+def test_latent_map_is_refused():
+    with pytest.raises(InputError, match="a VAE requires latent='vector'; got 'map'"):
         VAE(SHAPE, latent="map").init(jax.random.key(0), IMAGES, LATENTS)

@@ -1,4 +1,4 @@
-"""The codebook: nearest vectors, the gradient past them, running means, restarts; and the network around it."""
+"""VQ-VAE: nearest vectors, straight-through gradients, EMA updates, restarts, and the network."""
 
 import functools
 
@@ -15,7 +15,7 @@ from deconv_jax.ops.straight_through import straight_through
 RNG = np.random.default_rng(0)
 SIZE, DIM = 5, 3
 NEVER = 1e-9
-"""A usage that nothing falls below."""
+"""A restart threshold that no usage falls below."""
 
 
 def variables(vectors, usage, sums=None, updates=0):
@@ -27,7 +27,7 @@ def variables(vectors, usage, sums=None, updates=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def updated(book, before, outputs):
-    """The variables after an update with outputs, each at the code nearest to it."""
+    """Return the variables after an update with outputs, each assigned to its nearest code."""
     outputs = jnp.asarray(outputs, jnp.float32)
     indices = book.apply(before, outputs, method="nearest")
     return book.apply(before, outputs, indices, method="update", mutable="batch_stats")[1]
@@ -39,13 +39,13 @@ def small(**fields):
 
 
 def encoded(model, given, x):
-    """The encoder's outputs, before they are quantised."""
+    """Return the encoder's outputs before quantization."""
     return jax.jit(lambda v, x: model.apply(v, x, False, method="_encoded"))(given, x)
 
 
 @pytest.fixture
-def initialised(random_variables):
-    """Makes a model, its variables with codes at outputs of its encoder, and images for it."""
+def initialized(random_variables):
+    """Makes a model, its variables with codes near outputs of its encoder, and matching images."""
 
     def make(**fields):
         model = small(**fields)
@@ -58,7 +58,7 @@ def initialised(random_variables):
     return make
 
 
-def test_the_nearest_code_is_that_of_brute_force():
+def test_nearest_equals_brute_force():
     vectors, outputs = RNG.normal(size=(SIZE, DIM)), RNG.normal(size=(7, 2, 4, DIM))
     found = Codebook(SIZE, DIM, 0.9, 0.1).apply(
         variables(vectors, np.ones(SIZE)), jnp.asarray(outputs, jnp.float32), method="nearest"
@@ -67,25 +67,25 @@ def test_the_nearest_code_is_that_of_brute_force():
     np.testing.assert_array_equal(found, distances.argmin(axis=-1))
 
 
-def test_the_gradient_of_what_replaces_an_output_is_the_outputs():
+def test_gradient_passes_straight_through_to_the_outputs():
     outputs, vectors, weights = (jnp.asarray(RNG.normal(size=(6, DIM))) for _ in range(3))
 
-    def loss(quantised):
-        return jnp.sum(weights * quantised**3)
+    def loss(quantized):
+        return jnp.sum(weights * quantized**3)
 
     np.testing.assert_array_equal(straight_through(outputs, vectors), vectors)
     through = jax.grad(lambda z: loss(straight_through(z, vectors)))(outputs)
     np.testing.assert_allclose(through, jax.grad(loss)(vectors), rtol=1e-6)
 
 
-def test_updates_equal_those_of_the_papers_appendix():
-    """In counts of positions, as the paper has them, with Sonnet's smoothing."""
+def test_updates_equal_the_papers_appendix():
+    """In counts of outputs as in the paper, with the smoothing of Sonnet."""
     decay, batches, positions = 0.8, 4, 40
     vectors = RNG.normal(size=(SIZE, DIM))
     state = variables(vectors, np.ones(SIZE))
     book = Codebook(SIZE, DIM, decay, NEVER)
-    fair = positions / SIZE
-    counts, totals = np.full(SIZE, fair), fair * vectors
+    uniform = positions / SIZE
+    counts, totals = np.full(SIZE, uniform), uniform * vectors
     for _ in range(batches):
         outputs = RNG.normal(size=(positions, DIM)) * [3, 1, 1]
         nearest = np.sum((outputs[:, None] - vectors) ** 2, axis=-1).argmin(axis=-1)
@@ -93,17 +93,17 @@ def test_updates_equal_those_of_the_papers_appendix():
             own = outputs[nearest == code]
             counts[code] = decay * counts[code] + (1 - decay) * len(own)
             totals[code] = decay * totals[code] + (1 - decay) * own.sum(axis=0)
-        epsilon = 1e-5 * fair
+        epsilon = 1e-5 * uniform
         smoothed = (counts + epsilon) / (counts.sum() + SIZE * epsilon) * counts.sum()
         vectors = totals / smoothed[:, None]
         state = updated(book, state, outputs)
         stats = state["batch_stats"]
-        np.testing.assert_allclose(stats["usage"], counts / fair, rtol=1e-5)
+        np.testing.assert_allclose(stats["usage"], counts / uniform, rtol=1e-5)
         np.testing.assert_allclose(stats["vectors"], vectors, rtol=1e-4, atol=1e-6)
     assert stats["updates"] == batches
 
 
-def test_codes_come_to_the_means_of_their_clusters():
+def test_codes_converge_to_cluster_means():
     centres = 10 * np.eye(SIZE, DIM) - 10 * np.eye(SIZE, DIM, k=-DIM)
     outputs = np.repeat(centres, 20, axis=0) + RNG.normal(size=(20 * SIZE, DIM))
     state = variables(centres + 1.0, np.ones(SIZE))
@@ -113,10 +113,10 @@ def test_codes_come_to_the_means_of_their_clusters():
     np.testing.assert_allclose(state["batch_stats"]["vectors"], means, atol=1e-3)
 
 
-def test_dead_codes_start_anew_at_outputs_and_live_ones_do_not():
+def test_only_dead_codes_restart_at_outputs():
     vectors = np.full((SIZE, DIM), 100.0) * np.arange(SIZE)[:, None]
     usage = np.array([1.0, 1.0, 0.11, 0.1, 0.0])
-    outputs = RNG.normal(size=(50, DIM)).astype(np.float32)  # All nearest to code 0.
+    outputs = RNG.normal(size=(50, DIM)).astype(np.float32)  # Nearest to code 0.
     before = variables(vectors, usage)
     with_restarts = updated(Codebook(SIZE, DIM, 0.95, 0.1), before, outputs)["batch_stats"]
     without = updated(Codebook(SIZE, DIM, 0.95, NEVER), before, outputs)["batch_stats"]
@@ -129,7 +129,7 @@ def test_dead_codes_start_anew_at_outputs_and_live_ones_do_not():
     np.testing.assert_allclose(with_restarts["usage"][3:], 0.1)
 
 
-def test_the_first_update_starts_the_codebook_and_later_places_are_others():
+def test_first_update_initializes_the_codebook_and_restarts_vary():
     book = Codebook(SIZE, DIM, 0.99, 0.1)
     outputs = RNG.normal(size=(200, DIM)).astype(np.float32)
     zeros = variables(np.zeros((SIZE, DIM)), np.zeros(SIZE))
@@ -147,8 +147,8 @@ def test_perplexity_of_known_counts(counts, expected):
     assert float(perplexity(jnp.asarray(counts, jnp.float32))) == pytest.approx(expected)
 
 
-def test_decoding_the_codes_gives_the_reconstruction(initialised, apply):
-    model, given, x = initialised()
+def test_reconstruction_equals_decoded_indices(initialized, apply):
+    model, given, x = initialized()
     output, distance, indices = apply(model, given, x)
     codes = apply(model, given, x, method="encode")
     assert indices.shape == (3, 2, 3)
@@ -161,8 +161,8 @@ def test_decoding_the_codes_gives_the_reconstruction(initialised, apply):
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
 
 
-def test_the_encoder_has_a_gradient_and_the_codebook_moves_by_its_means_alone(initialised):
-    model, given, x = initialised(norm="none")
+def test_encoder_has_a_gradient_and_codebook_only_ema_updates(initialized):
+    model, given, x = initialized(norm="none")
 
     def loss(params, stats):
         (output, _, _), mutated = model.apply(
@@ -179,13 +179,13 @@ def test_the_encoder_has_a_gradient_and_the_codebook_moves_by_its_means_alone(in
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"latent": "vector"}, "latent=\"map\"; got 'vector'"),
+        ({"latent": "vector"}, "requires latent='map'; got 'vector'"),
         ({"codebook_size": 1}, "codebook_size must be at least 2; got 1"),
         ({"codebook_decay": 1.0}, r"codebook_decay must be in \[0, 1\); got 1.0"),
         ({"restart_below": 0.0}, r"in \(0, 1\); got 0.0"),
     ],
 )
-def test_settings_that_fit_no_codebook_are_refused(fields, message):
+def test_attributes_out_of_range_are_refused(fields, message):
     model = small(**fields)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 2)))
