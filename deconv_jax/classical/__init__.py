@@ -1,8 +1,8 @@
-"""Restoration without learning, on the same forward models that train and test networks.
+"""Restoration without learning, on the forward models that also train and test networks.
 
-Each method is `method(y, forward_model, *, ...) -> x`: observed images (batch, height, width,
-channels) in, images of the size before the degradation out, on any linear forward model unless it
-says otherwise. Their noise level is read from the model's `GaussianNoise`. Values are not clipped.
+A method is `method(y, forward_model, *, ...) -> x`. It maps observed images (batch, height, width, channels)
+to images of the size before the degradation, for any linear forward model unless stated otherwise. The noise
+level is that of the model's `GaussianNoise`. Results are not clipped.
 """
 
 from deconv_jax.classical.denoiser_prior import (

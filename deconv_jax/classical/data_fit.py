@@ -1,4 +1,4 @@
-"""The half of splitting methods that looks at y: argmin |A x - y|^2 + mu |x - v|^2, and a start."""
+"""The data step of splitting methods, argmin |A x - y|^2 + mu |x - v|^2, and an initial estimate."""
 
 import math
 from collections.abc import Callable
@@ -15,17 +15,20 @@ from deconv_jax.classical.problem import (
     transfer_function,
 )
 
-_FIRST_ESTIMATE_WEIGHT = 1e-3
-_FIRST_ESTIMATE_ITERATIONS = 30
+_INITIAL_WEIGHT = 1e-3
+_INITIAL_ITERATIONS = 30
 
 
 def closed_form_data_step(problem: Problem) -> Callable[[Array, Array], Array] | None:
-    """(v, mu) -> argmin |A x - y|^2 + mu |x - v|^2 where it is a quotient, None where it is not."""
+    """Return the data step (v, mu) -> argmin |A x - y|^2 + mu |x - v|^2 in closed form.
+
+    It exists if A is diagonal in space or in frequency; otherwise the result is None.
+    """
     y, model = problem.y, problem.model
     if is_diagonal(model):
         back = problem.adjoint(y)
-        square = problem.adjoint(problem.forward(jnp.ones(problem.shape, y.dtype)))
-        return lambda v, mu: (back + mu * v) / (square + mu)
+        diagonal = problem.adjoint(problem.forward(jnp.ones(problem.shape, y.dtype)))
+        return lambda v, mu: (back + mu * v) / (diagonal + mu)
     if not is_circular(model):
         return None
     response = transfer_function(model, problem.shape, y.dtype)
@@ -40,7 +43,7 @@ def closed_form_data_step(problem: Problem) -> Callable[[Array, Array], Array] |
 
 
 def iterative_data_step(problem: Problem, iterations: int) -> Callable[[Array, Array], Array]:
-    """As `closed_form_data_step`, by conjugate gradients from v."""
+    """Return the data step of `closed_form_data_step` by conjugate gradients, starting at v."""
 
     def fit(v: Array, mu: Array) -> Array:
         root = jnp.sqrt(mu)
@@ -57,16 +60,19 @@ def iterative_data_step(problem: Problem, iterations: int) -> Callable[[Array, A
 
 
 def initial_estimate(problem: Problem) -> Array:
-    """What iterations begin with: y where A is a circular blur, else a smooth image that A maps near to y."""
+    """Return an initial estimate of x: y if A is a circular blur, else a smooth image that fits y.
+
+    The latter minimizes |A x - y|^2 + weight |L x|^2 approximately, with the Laplacian L.
+    """
     if is_circular(problem.model):
         return problem.y
-    root = math.sqrt(_FIRST_ESTIMATE_WEIGHT)
+    root = math.sqrt(_INITIAL_WEIGHT)
     start = jnp.zeros(problem.shape, problem.y.dtype)
     return least_squares(
         lambda x: (problem.forward(x), root * laplacian(x)),
         lambda parts: problem.adjoint(parts[0]) + root * laplacian(parts[1]),
         (problem.y, start),
         start,
-        iterations=_FIRST_ESTIMATE_ITERATIONS,
+        iterations=_INITIAL_ITERATIONS,
         tolerance=1e-4,
     )

@@ -1,16 +1,15 @@
-"""Restoration with a denoiser as its prior, a network's or any other.
+"""Plug-and-play restoration, with a denoiser such as a network as the prior.
 
-Half-quadratic splitting as Zhang et al. (DPIR, arXiv:2008.13751), or ADMM (Venkatakrishnan et al.,
-GlobalSIP 2013): what fits y and what looks like an image take turns.
+Half-quadratic splitting after Zhang et al. (DPIR, arXiv:2008.13751), or ADMM (Venkatakrishnan et al.,
+GlobalSIP 2013), alternates between a data step and a denoising step.
 
-What a reader would get wrong: the noise levels. A denoiser is asked for many of them, falling to
-that of y or to `last_sigma`; a network that was trained for one level takes part through
-`any_level_denoiser`, with `any_level_options`.
+Note: The denoiser is called at decreasing noise levels, down to that of y or `last_sigma`. Adapt a network
+that was trained for single levels with `any_level_denoiser` and `any_level_options`.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +36,12 @@ from deconv_jax.classical.problem import (
 from deconv_jax.classical.proximal import tv
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise, Linear
-from deconv_jax.errors import InputError, at_least, did_you_mean
+from deconv_jax.errors import InputError, at_least, check_choice
 
 Splitting = Literal["half_quadratic", "admm"]
 Denoiser = Callable[[Array, Array], Array]
 
-_LEAST_SIGMA = 0.1 / 255
+_MIN_SIGMA = 0.1 / 255
 
 
 def plug_and_play(
@@ -60,57 +59,52 @@ def plug_and_play(
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> SolverResult:
-    """Alternates between fitting y and denoising, at noise levels that fall.
+    """Alternate between fitting y and denoising, at decreasing noise levels.
 
-    With sigma_k falling from `first_sigma` to `last_sigma` in equal ratios, and z = y before the first
-    iteration, each is (Zhang et al., arXiv:2008.13751)
+    sigma_k falls geometrically from `first_sigma` to `last_sigma`. Starting with z = y, iteration k is
+    (Zhang et al., arXiv:2008.13751)
 
         x = argmin |A x - y|^2 + mu_k |x - z|^2,    mu_k = data_weight sigma^2 / sigma_k^2
         z = denoiser(x, sigma_k)
 
-    and z is the result. "admm" gives the denoiser x + u and the fit z - u, where u sums what the two
-    disagree by, scaled as mu_k changes. The fit is in closed form for circular blurs and for masks,
-    else by conjugate gradients from z; then the first z is a smooth image that fits y. For blurs of
-    boundary="valid" it is the restoration by `tv`: a few iterations do not fill in what lies beyond
-    the border of y.
+    and the result is z. With "admm", the denoiser receives x + u and the data step z - u, where the scaled
+    dual variable u accumulates x - z and is rescaled as mu_k changes. The data step has a closed form for
+    circular blurs and masks; otherwise it uses conjugate gradients from z, and the first z is a smooth image
+    that fits y. For blurs with boundary="valid" the first z is the restoration by `tv`, because a few
+    iterations do not restore the pixels beyond the border of y.
 
     Args:
-      y: observed images.
-      forward_model: any.
-      denoiser: `denoiser(x, sigma) -> x`, of images with white noise of standard deviation sigma in
-        [0, 1] units, a traced number. It is a static argument, to be the same object from call to
-        call, unless it is a `jax.tree_util.Partial` or another pytree: then its leaves, a network's
-        weights, are arguments like y. `any_level_denoiser` makes one of networks that were
-        trained for single noise levels.
-      sigma: standard deviation of the noise in y, [0, 1] units, for the forward model's. At least
-        0.1 / 255 is taken.
-      iterations: 8 as in the paper; more are slower and little better.
-      first_sigma: noise level of the first denoising; at least the last one is taken.
-      last_sigma: noise level of the last denoising, at least sigma; None for sigma. What y is
-        fitted by stays the sigma of y.
-      data_weight: lambda in the paper, which tunes it once for all noise levels.
+      y: Observed images.
+      forward_model: Any forward model with a linear part.
+      denoiser: Function (x, sigma) -> x that removes white noise of standard deviation sigma, a traced number
+        in [0, 1] units. A plain function is a static argument, so pass the same object in every call. The
+        leaves of a `jax.tree_util.Partial` or another pytree, such as weights, are traced like y.
+      sigma: Standard deviation of the noise in y in [0, 1] units, by default that of the forward model. It is
+        raised to at least 0.1 / 255.
+      iterations: Number of iterations, 8 in the paper; more are slower and hardly better.
+      first_sigma: Noise level of the first denoising, raised to at least the last level.
+      last_sigma: Noise level of the last denoising, by default sigma and raised to at least that. The data
+        step uses sigma in any case.
+      data_weight: lambda of the paper, which uses one value for all noise levels.
       splitting: "half_quadratic" or "admm".
-      data_iterations: of conjugate gradients in each fit, at most.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
-      return_objective: whether to return |A z - y|^2 / 2 after each iteration as well; a denoiser
-        in general minimises nothing.
+      data_iterations: Maximum number of conjugate gradient steps in a data step.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      return_objective: Whether to return |A z - y|^2 / 2 after each iteration. A denoiser in general
+        minimizes no objective, so it need not fall.
 
     Returns:
-      Restored images; with the objective if asked for.
+      Restored images, and the objective if requested.
 
     Raises:
-      InputError: for an unknown splitting, without sigma for a model without Gaussian noise, or for
-        arguments that do not fit one another.
+      InputError: The splitting is unknown, sigma is missing and the model has no Gaussian noise, or the
+        arguments do not fit together.
     """
-    if splitting not in get_args(Splitting):
-        raise InputError(
-            f"no splitting {splitting!r}; {did_you_mean(splitting, get_args(Splitting))}"
-        )
+    check_choice("splitting", splitting, Splitting)
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     if sigma is None:
-        sigma = known_sigma(forward_model, "plug_and_play takes sigma")
-    noise: Any = jnp.maximum(jnp.asarray(sigma, y.dtype), _LEAST_SIGMA)
+        sigma = known_sigma(forward_model, "plug_and_play requires sigma")
+    noise: Any = jnp.maximum(jnp.asarray(sigma, y.dtype), _MIN_SIGMA)
     last = noise if last_sigma is None else jnp.maximum(noise, jnp.asarray(last_sigma, y.dtype))
     schedule = (jnp.maximum(first_sigma, last), last, data_weight * noise**2)
     start = None
@@ -143,21 +137,21 @@ def _plug_and_play(
             return jax.vmap(lambda image, own: denoiser(image[None], own)[0])(images, sigma)
         return denoiser(images, sigma)
 
-    # From the end, so that a single iteration is at the noise level of y.
-    places = jnp.arange(iterations, dtype=y.dtype)[::-1] / max(iterations - 1, 1)
-    places = places.reshape(-1, *[1] * last.ndim)
+    # Exponents from 1 to 0; a single iteration has 0, the last level.
+    exponents = jnp.arange(iterations, dtype=y.dtype)[::-1] / max(iterations - 1, 1)
+    exponents = exponents.reshape(-1, *[1] * last.ndim)
     ratio = (first / last).reshape(1, *last.shape)
-    sigmas = last.reshape(1, *last.shape) * ratio**places
+    sigmas = last.reshape(1, *last.shape) * ratio**exponents
 
     def step(state: Any, sigma: Array) -> Any:
-        z, disagreement, before = state
-        disagreement = disagreement * as_per_image((sigma / before) ** 2, y)
+        z, dual, previous_sigma = state
+        dual = dual * as_per_image((sigma / previous_sigma) ** 2, y)
         mu = as_per_image(fit_weight / sigma**2, y)
-        x = fit(z - disagreement, mu)
-        z = denoise(x + disagreement, sigma)
+        x = fit(z - dual, mu)
+        z = denoise(x + dual, sigma)
         if splitting == "admm":
-            disagreement = disagreement + x - z
-        return (z, disagreement, sigma), problem.fidelity(z) if return_objective else None
+            dual = dual + x - z
+        return (z, dual, sigma), problem.fidelity(z) if return_objective else None
 
     z = initial_estimate(problem) if start is None else start
     state: Any = z, jnp.zeros_like(z), sigmas[0]
@@ -169,31 +163,31 @@ def any_level_denoiser(
     denoise: Callable[[Array], Array] | Sequence[Callable[[Array], Array]],
     trained_sigma: float | Sequence[float],
 ) -> Denoiser:
-    """A denoiser of any noise level made of denoisers of single ones, for `plug_and_play`.
+    """Make a denoiser for any noise level from denoisers for fixed levels, for `plug_and_play`.
 
-    For noise of standard deviation sigma the largest trained level t <= sigma is taken, and the
-    image darkened until its noise has that level: (sigma / t) denoise(t / sigma x). An image must
-    not be brightened so, as networks know no values far above 1; below the smallest level t, the
-    part of its correction is taken that has the size of the noise, x + sigma / t (denoise(x) - x).
+    For noise of standard deviation sigma it uses the largest trained level t <= sigma and scales the image so
+    that its noise has that level: (sigma / t) denoise(t / sigma x). Below the smallest level t, scaling would
+    produce values far above 1, which networks have not seen; there it scales the correction instead,
+    x + sigma / t (denoise(x) - x).
 
     Args:
-      denoise: images with noise of its level -> denoised images; or several of them. Like the
-        denoiser of `plug_and_play` each is a static argument of it, unless it is a pytree.
-      trained_sigma: their levels in the same order, [0, 1] units: 25 / 255 for "sigma = 25".
+      denoise: Function from images with noise of its level to denoised images, or several functions. Like the
+        denoiser of `plug_and_play`, each is static unless it is a pytree.
+      trained_sigma: Noise level of each function in [0, 1] units, such as 25 / 255 for "sigma = 25".
 
     Returns:
-      `denoiser(x, sigma)`, a `jax.tree_util.Partial` whose leaves are the levels and those of the
-      given denoisers.
+      A denoiser (x, sigma) -> x, a `jax.tree_util.Partial` whose leaves are the levels and the leaves of the
+      functions.
 
     Raises:
-      InputError: for levels that are not positive, or not as many as denoisers.
+      InputError: A level is not positive, or the numbers of levels and functions differ.
     """
     functions = [denoise] if callable(denoise) else list(denoise)
     given = _levels(trained_sigma)
     if len(given) != len(functions):
         raise InputError(
-            f"trained_sigma is a positive number for each denoiser; got {trained_sigma} for "
-            f"{len(functions)} denoisers"
+            f"trained_sigma requires a positive number for each of {len(functions)} denoisers; got "
+            f"{trained_sigma}"
         )
     order = sorted(range(len(given)), key=lambda i: given[i])
     levels = jnp.asarray([given[i] for i in order], jnp.float32)
@@ -201,16 +195,16 @@ def any_level_denoiser(
 
 
 def any_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
-    """The options of `plug_and_play` that suit a `any_level_denoiser`.
+    """Return options of `plug_and_play` that suit an `any_level_denoiser`.
 
-    ADMM that ends at the lowest trained level instead of asking for levels below, which no network
-    was trained for; with a weight that was chosen on photographs.
+    They are ADMM that ends at the lowest trained level, because no network was trained for lower ones, and a
+    data weight chosen on photographs.
 
     Args:
-      trained_sigma: the levels, as there.
+      trained_sigma: Noise levels, see `any_level_denoiser`.
 
     Raises:
-      InputError: for no level, or one that is not positive.
+      InputError: There is no level, or a level is not positive.
     """
     return {"splitting": "admm", "last_sigma": min(_levels(trained_sigma)), "data_weight": 0.7}
 
@@ -218,14 +212,16 @@ def any_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
 def _levels(trained_sigma: float | Sequence[float]) -> tuple[float, ...]:
     levels = tuple(float(level) for level in np.atleast_1d(trained_sigma))
     if not levels or not all(level > 0 for level in levels):
-        raise InputError(f"trained_sigma is one positive number or more; got {trained_sigma}")
+        raise InputError(
+            f"trained_sigma requires one or more positive numbers; got {trained_sigma}"
+        )
     return levels
 
 
 def _denoise_at_levels(
     functions: tuple[Callable[[Array], Array], ...], levels: Array, x: Array, sigma: float | Array
 ) -> Array:
-    # A little room, as the level of the last iteration is rounded.
+    # The margin allows for rounding of the last level.
     chosen = jnp.maximum(jnp.sum(levels <= 1.001 * sigma) - 1, 0)
     ratio = (levels[chosen] / sigma).astype(x.dtype)
     scale = jnp.minimum(ratio, 1.0)
@@ -235,5 +231,5 @@ def _denoise_at_levels(
 
 
 def _as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
-    """A function that may be an argument of a jitted one: itself, or a pytree without leaves."""
+    """Return the function itself if it is a pytree, else wrapped as one without leaves."""
     return Partial(function) if jax.tree_util.all_leaves([function]) else function

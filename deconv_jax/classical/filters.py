@@ -1,19 +1,18 @@
-"""Linear restoration in one step: inverse filter, Wiener's filter, Tikhonov's regularisation.
+"""Linear restoration in one step: inverse filter, Wiener filter, Tikhonov regularization.
 
-The filters are those of `deconv_jax.ops.spectral`; here they learn from the forward model what to
-divide by, and how much to trust it. What is unknown of image and noise is found by maximum
-likelihood: as in Orieux, Giovannelli & Rodet (J. Opt. Soc. Am. A 27, 1593-1607, 2010), a frequency
-of y is a Gaussian of variance s |H|^2 / R + sigma^2, with R the roughness of that frequency.
+The filters are those of `deconv_jax.ops.spectral`, with the point-spread function and the noise level of the
+forward model. Unknown powers of image and noise are estimated by maximum likelihood. As in Orieux, Giovannelli
+& Rodet (J. Opt. Soc. Am. A 27, 1593-1607, 2010), a frequency of y is Gaussian with variance
+s |H|^2 / R + sigma^2, where R is the roughness of that frequency.
 
-What a reader would get wrong: the filters take every blur for a circular one. With another boundary
-y is first widened to the size of x (its border pixels repeated) and tapered (`edge_taper`), which
-softens the ringing but leaves the border worse than the middle. `tikhonov` does neither: it solves
-with the forward model as it is, in closed form where that is circular.
+Note: The filters assume circular blurs. For another boundary, y is first padded to the size of x by its border
+pixels and tapered (`edge_taper`). This softens ringing, but the border is restored worse than the interior.
+`tikhonov` does neither: it solves with the forward model itself, in closed form if that is circular.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +37,18 @@ from deconv_jax.classical.problem import (
 )
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
-from deconv_jax.errors import InputError, did_you_mean
+from deconv_jax.errors import InputError, check_choice
 from deconv_jax.ops import spectral
 
 Regularizer = Literal["laplacian", "identity"]
 
 _LOG_RATIOS = -6.0, 10.0
-"""Decimal logarithms of s / sigma^2 between which the likeliest is searched."""
+"""Range of log10(s / sigma^2) in which the maximum likelihood is searched."""
 
 _CANDIDATES = 17
 _ROUNDS = 4
 
-_LEAST_SIGMA = 1e-6
+_MIN_SIGMA = 1e-6
 
 Filter = Callable[[Array, Array, Array], Array]
 
@@ -57,19 +56,19 @@ Filter = Callable[[Array, Array, Array], Array]
 def inverse(
     y: Observed, forward_model: Degradation, *, threshold: PerImageScalar | None = None
 ) -> Images:
-    """Divides by the blur's response H where |H| > threshold, `ops.inverse_filter`.
+    """Divide by the transfer function H of the blur where |H| > threshold, see `ops.inverse_filter`.
 
     Args:
-      y: observed images.
-      forward_model: a blur, or circular blurs one after another.
-      threshold: at least 0. Unless given it is 1.6 sigma^0.6 for noise of standard deviation sigma
-        in [0, 1] units, chosen on photographs, and 1e-3 for a model without noise.
+      y: Observed images.
+      forward_model: A blur or a chain of circular blurs.
+      threshold: Threshold, at least 0. The default, chosen on photographs, is 1.6 sigma^0.6 for noise of
+        standard deviation sigma in [0, 1] units, and 1e-3 for a model without noise.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: for a forward model that is no blur.
+      InputError: The forward model is not a blur.
     """
     y, model, size = _prepare("inverse", y, forward_model)
     if threshold is None:
@@ -84,27 +83,27 @@ def wiener(
     *,
     noise_to_signal: float | Float[Array | np.ndarray, "..."] | None = None,
 ) -> Images:
-    """The linear estimate of least expected squared error, `ops.wiener_filter`.
+    """Return the linear estimate of least mean squared error, see `ops.wiener_filter`.
 
     Args:
-      y: observed images.
-      forward_model: a blur, or circular blurs one after another.
-      noise_to_signal: power of the noise divided by power of the image: a number, one an image,
-        one a frequency (in the layout of `ops.psf2otf`), or one for each frequency of each image.
-        Unless given, the power of each image is taken to fall with the cube of frequency, which
-        suits photographs, at the height that makes y likeliest.
+      y: Observed images.
+      forward_model: A blur or a chain of circular blurs.
+      noise_to_signal: Power of the noise divided by that of the image: a number, one per image, one per
+        frequency (in the layout of `ops.psf2otf`), or one per image and frequency. By default the image is
+        assumed to have a power spectrum proportional to frequency^-3, which suits photographs, with the
+        amplitude estimated by maximum likelihood for each image.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: for a forward model that is no blur, or one without Gaussian noise where
-        noise_to_signal is not given.
+      InputError: The forward model is not a blur, or `noise_to_signal` is missing and the model has no
+        Gaussian noise.
     """
     y, model, size = _prepare("wiener", y, forward_model)
     if noise_to_signal is None:
-        needed = "wiener takes noise_to_signal (unsupervised_wiener does without)"
-        sigma = as_per_image(known_sigma(forward_model, needed), y)
+        requirement = "wiener requires noise_to_signal (unsupervised_wiener does not)"
+        sigma = as_per_image(known_sigma(forward_model, requirement), y)
         return _wiener(y, model, sigma.reshape(-1, 1, 1), size, 1.5)[0]
     ratio = jnp.asarray(noise_to_signal, y.dtype)
     frequencies = () if ratio.ndim < 2 else ratio.shape[-2:]
@@ -115,23 +114,23 @@ def wiener(
 def unsupervised_wiener(
     y: Observed, forward_model: Degradation, *, return_estimates: bool = False
 ) -> Any:
-    """Wiener's filter with the power of the noise and of the image found from y alone.
+    """Apply a Wiener filter with the powers of noise and image estimated from y.
 
-    The image's power is taken to fall with the fourth power of frequency, its Laplacian to be white.
-    That is the model of `skimage.restoration.unsupervised_wiener`, which averages samples of its
-    posterior; here the two powers are the likeliest ones, found without chance.
+    The image is assumed to have a white Laplacian, that is, a power spectrum proportional to frequency^-4. This
+    is the model of `skimage.restoration.unsupervised_wiener`, which averages samples of its posterior. Here the
+    two powers are maximum likelihood estimates, which are deterministic.
 
     Args:
-      y: observed images.
-      forward_model: a blur, or circular blurs one after another; its noise is not looked at.
-      return_estimates: whether to return what was found as well.
+      y: Observed images.
+      forward_model: A blur or a chain of circular blurs; its noise is ignored.
+      return_estimates: Whether to return the estimates.
 
     Returns:
-      Restored images; with a dict of "sigma", the standard deviation of the noise in [0, 1] units,
-      and "noise_to_signal", its power divided by that of the image's Laplacian, both (batch,).
+      Restored images. If requested, also a dict of "sigma", the standard deviation of the noise in [0, 1]
+      units, and "noise_to_signal", its power divided by that of the Laplacian of the image, both (batch,).
 
     Raises:
-      InputError: for a forward model that is no blur.
+      InputError: The forward model is not a blur.
     """
     y, model, size = _prepare("unsupervised_wiener", y, forward_model)
     x, sigma, ratio = _wiener(y, model, None, size, 2.0)
@@ -148,32 +147,29 @@ def tikhonov(
     tolerance: float = 1e-4,
     size: Sequence[int] | None = None,
 ) -> Images:
-    """The x of least |A x - y|^2 + weight |L x|^2.
+    """Minimize |A x - y|^2 + weight |L x|^2.
 
-    In closed form for circular blurs, L wrapped around like them; for all other models by conjugate
-    gradients, and the Laplacian stops at the border of the image.
+    Circular blurs have a closed form, with a circular L. Other models use conjugate gradients, with a Laplacian
+    that has Neumann boundary.
 
     Args:
-      y: observed images.
-      forward_model: any.
-      weight: of the penalty, positive. Unless given it is 35 sigma^2 for the Laplacian and
-        1.3 sigma for the identity, for noise of standard deviation sigma in [0, 1] units, chosen on
-        blurred photographs; 1e-4 for a model without noise.
-      regularizer: L: "laplacian", of which smooth images have little, or "identity".
-      iterations: of conjugate gradients, at most.
-      tolerance: of conjugate gradients: length of the gradient, relative to that at x = 0.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
+      y: Observed images.
+      forward_model: Any forward model with a linear part.
+      weight: Positive weight of the penalty. The default, chosen on blurred photographs, is 35 sigma^2 for the
+        Laplacian and 1.3 sigma for the identity, for noise of standard deviation sigma in [0, 1] units, and
+        1e-4 for a model without noise.
+      regularizer: Operator L, "laplacian" (which penalizes roughness) or "identity".
+      iterations: Maximum number of conjugate gradient steps.
+      tolerance: Norm of the gradient, relative to that at x = 0, at which conjugate gradients stop.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: for an unknown regularizer, or arguments that do not fit one another.
+      InputError: The regularizer is unknown, or the arguments do not fit together.
     """
-    if regularizer not in get_args(Regularizer):
-        raise InputError(
-            f"no regularizer {regularizer!r}; {did_you_mean(regularizer, get_args(Regularizer))}"
-        )
+    check_choice("regularizer", regularizer, Regularizer)
     y, model, size = prepare(y, forward_model, size)
     sigma = noise_sigma(forward_model)
     if weight is None and sigma is not None:
@@ -213,14 +209,14 @@ def _tikhonov(
 def _prepare(
     name: str, y: Observed, forward_model: Degradation
 ) -> tuple[Array, Linear, tuple[int, int]]:
-    """`problem.prepare`, and a check that the model is a blur."""
+    """Check the arguments as `problem.prepare` does, and that the model is a blur."""
     y, model, size = prepare(y, forward_model)
     parts = list(linear_factors(model))
     if not is_circular(model) and not (len(parts) == 1 and isinstance(parts[0], Convolution)):
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise InputError(
-            f"{name} divides by the frequency response of one blur, or of circular ones; got "
-            f"{kinds}; tikhonov, cgls, tv, wavelet and plug_and_play take any linear forward model"
+            f"{name} requires a blur or a chain of circular blurs; got {kinds}; tikhonov, cgls, tv, "
+            f"wavelet and plug_and_play accept any linear forward model"
         )
     return y, model, size
 
@@ -246,23 +242,23 @@ def _filtered(
 
 
 def _for_each(apply: Filter) -> Filter:
-    """A filter of one image, its psf and its strength, for batches of them; a psf may be shared."""
+    """Map a filter of one image, its psf and its strength over a batch; the psf may be shared."""
 
-    def of_batch(y: Array, psf: Array, strength: Array) -> Array:
+    def batched(y: Array, psf: Array, strength: Array) -> Array:
         if psf.shape[0] == 1:
             return jax.vmap(apply, (0, None, 0))(y, psf[0], strength)
         return jax.vmap(apply)(y, psf, strength)
 
-    return of_batch
+    return batched
 
 
 def _circular_form(y: Array, model: Linear, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Images that a circular blur may be taken to have made, and its psf."""
+    """Return y as if it came from a circular blur, padded and tapered if necessary, and the psf."""
     psf = circular_psf(model, (y.shape[0], *size, y.shape[-1]), y.dtype)
     if is_circular(model):
         return y, psf
-    around = [((k - 1) // 2, k // 2) if n != m else (0, 0) for k, n, m in _sizes(y, psf, size)]
-    y = jnp.pad(y, ((0, 0), *around, (0, 0)), mode="edge")
+    padding = [((k - 1) // 2, k // 2) if n != m else (0, 0) for k, n, m in _sizes(y, psf, size)]
+    y = jnp.pad(y, ((0, 0), *padding, (0, 0)), mode="edge")
     return _for_each(lambda image, psf, _: spectral.edge_taper(image, psf))(y, psf, y[:, 0, 0]), psf
 
 
@@ -278,10 +274,12 @@ def _wiener(
     size: tuple[int, int],
     exponent: float,
 ) -> tuple[Array, Array, Array]:
-    """Wiener's filter for images of power s / |L|^exponent, L the Laplacian; s is found, and sigma.
+    """Apply the Wiener filter for images of power s / |L|^exponent.
+
+    L is the transfer function of the Laplacian. s, and sigma if it is None, are maximum likelihood estimates.
 
     Returns:
-      (x, sigma, sigma^2 / s), the latter two (batch,).
+      Images x, sigma and sigma^2 / s, the latter two (batch,).
     """
     y, psf = _circular_form(y, model, size)
     response = jax.vmap(lambda each: spectral.psf2otf(each, size))(psf)
@@ -289,7 +287,8 @@ def _wiener(
     roughness = jnp.abs(spectral.psf2otf(stencil, size)) ** exponent
     spectrum = jnp.fft.rfft2(y, axes=(1, 2), norm="ortho")
     power = jnp.mean(jnp.square(jnp.abs(spectrum)), -1)
-    # What the half spectrum leaves out is equal; the mean brightness says nothing of either power.
+    # Frequencies of the half spectrum stand for two, except in the first column and, for an even width, the
+    # last one. The mean brightness carries no information about either power.
     count = jnp.full(power.shape[1:], 2.0, y.dtype).at[:, 0].set(1.0)
     count = count.at[:, -1].set(2.0 - (size[1] % 2 == 0)).at[0, 0].set(0.0)
     count = count.reshape(1, *count.shape)
@@ -297,29 +296,29 @@ def _wiener(
 
     def noise_power(ratio: Array) -> Array:
         if sigma is not None:
-            return jnp.square(jnp.maximum(sigma, _LEAST_SIGMA))
-        share = jnp.sum(count * power / (ratio * gain + 1.0), (1, 2), keepdims=True)
-        return share / jnp.sum(count)
+            return jnp.square(jnp.maximum(sigma, _MIN_SIGMA))
+        total = jnp.sum(count * power / (ratio * gain + 1.0), (1, 2), keepdims=True)
+        return total / jnp.sum(count)
 
     def misfit(log_ratio: Array) -> Array:
-        """Minus the logarithm of the likelihood of y, twice and but for a constant."""
+        """Return -2 log-likelihood of y up to a constant."""
         ratio = (10.0**log_ratio).reshape(-1, 1, 1)
         variance = noise_power(ratio) * (ratio * gain + 1.0)
         return jnp.sum(count * (jnp.log(variance) + power / variance), (1, 2))
 
     low, high = (jnp.full(y.shape[0], end, y.dtype) for end in _LOG_RATIOS)
-    ratio = 10.0 ** _least(misfit, low, high)
+    ratio = 10.0 ** _minimize(misfit, low, high)
     sigma = jnp.sqrt(noise_power(ratio.reshape(-1, 1, 1))).reshape(-1)
     ratios = roughness[None] / ratio.reshape(-1, 1, 1)
     return _for_each(_wiener_filter)(y, psf, ratios), sigma, 1.0 / ratio
 
 
-def _least(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Where a function of one number an image is least: a grid, then finer ones around the best."""
+def _minimize(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Minimize a function of one number per image on a grid that is refined around the best point."""
     for _ in range(_ROUNDS):
         grid = jnp.linspace(low, high, _CANDIDATES)
         best = jnp.argmin(lax.map(function, grid), axis=0)
         step = (high - low) / (_CANDIDATES - 1)
-        centre = jnp.take_along_axis(grid, best.reshape(1, -1), axis=0)[0]
-        low, high = centre - step, centre + step
+        center = jnp.take_along_axis(grid, best.reshape(1, -1), axis=0)[0]
+        low, high = center - step, center + step
     return 0.5 * (low + high)

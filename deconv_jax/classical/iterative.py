@@ -1,18 +1,18 @@
-"""Restoration step by step through A and its adjoint: Richardson-Lucy, Landweber, CGLS.
+"""Iterative restoration through A and its adjoint: Richardson-Lucy, Landweber, CGLS.
 
-Richardson (J. Opt. Soc. Am. 62, 55-59, 1972) and Lucy (Astron. J. 79, 745-754, 1974) maximise the
-likelihood of photon counts; Landweber (Amer. J. Math. 73, 615-624, 1951) and the conjugate
-gradients of the normal equations (Hestenes & Stiefel 1952; CGLS in Björck's book of 1996) minimise
-|A x - y|^2.
+Richardson (J. Opt. Soc. Am. 62, 55-59, 1972) and Lucy (Astron. J. 79, 745-754, 1974) maximize the likelihood of
+photon counts. Landweber (Amer. J. Math. 73, 615-624, 1951) and conjugate gradients on the normal equations
+(Hestenes & Stiefel 1952; CGLS in Björck's book of 1996) minimize |A x - y|^2.
 
-What a reader would get wrong: none of these should converge. The first steps restore what the noise
-left intact, later ones fit the noise, so the number of steps is the regularisation. Landweber and
-CGLS stop each image where the residual is as large as the noise (Morozov's discrepancy principle);
-Richardson-Lucy stops at `iterations`, or is held back by its total-variation term.
+Note: Early stopping is the regularization, so these methods should not be run to convergence. Early steps
+restore detail, later ones fit the noise. Landweber and CGLS stop for each image when the residual is as large as
+the noise (Morozov's discrepancy principle). Richardson-Lucy stops after `iterations`, or is regularized by its
+total-variation term.
 """
 
 import functools
 import numbers
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,8 +42,8 @@ from deconv_jax.errors import InputError, at_least
 
 _TV_SMOOTHING = 1e-3
 
-_MOST_TV = 8**-0.5
-"""The divergence of a field of length at most 1 is at most 2 sqrt(2)."""
+_MAX_TV_WEIGHT = 8**-0.5
+"""Inverse of the largest divergence, 2 sqrt(2), of a field of length at most 1."""
 
 
 def richardson_lucy(
@@ -55,37 +55,38 @@ def richardson_lucy(
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> SolverResult:
-    """Multiplies the estimate by A^T (y / A x) / (A^T 1), from a grey image of 0.5.
+    """Multiply the estimate repeatedly by A^T (y / A x) / (A^T 1), starting from gray 0.5.
 
-    It maximises the likelihood of y as photon counts of mean A x among images that are nowhere
-    negative. With `tv_weight` the divisor is A^T 1 - tv_weight div(grad x / |grad x|), the
-    total-variation term of Dey et al. (Microscopy Research and Technique 69, 260-266, 2006).
+    This maximizes the likelihood of y as photon counts with mean A x over nonnegative images. With `tv_weight`
+    the divisor is A^T 1 - tv_weight div(grad x / |grad x|), the total-variation term of Dey et al. (Microscopy
+    Research and Technique 69, 260-266, 2006).
 
-    For boundary="zeros" this is `skimage.restoration.richardson_lucy`, but for A^T 1: the pixels
-    near a border send a part of their light out of the picture, and are divided by what stays.
+    For boundary="zeros" it equals `skimage.restoration.richardson_lucy`, except that it divides by A^T 1. This
+    corrects pixels near the border, part of whose light falls outside the image.
 
     Args:
-      y: observed images; what is negative counts as 0.
-      forward_model: any whose A has no negative entries: blurs, `Decimate`, masks. Pixels that A
-        does not see stay as they are.
-      iterations: steps; more of them restore more detail and more noise.
-      tv_weight: of the total variation, at least 0 and below 1 / sqrt(8), where the divisor might
-        become negative; 0.002 is what the paper uses.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
-      return_objective: whether to return the objective after each iteration as well: the sum over
-        pixels of A x - y + y log(y / A x), plus tv_weight times the total variation. Without that
-        it never grows.
+      y: Observed images; negative values count as 0.
+      forward_model: A forward model whose A has no negative entries: blurs, `Decimate`, masks. Pixels that do
+        not influence y are not changed.
+      iterations: Number of steps; more steps restore more detail and more noise.
+      tv_weight: Weight of the total variation, at least 0 and below 1 / sqrt(8), from which the divisor could
+        become negative. The paper uses 0.002.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      return_objective: Whether to return the objective after each iteration: the sum over pixels of
+        A x - y + y log(y / A x), plus tv_weight times the total variation. For tv_weight=0 it never grows.
 
     Returns:
-      Restored images, at least 0; with the objective if asked for.
+      Restored images, at least 0, and the objective if requested.
 
     Raises:
-      InputError: for arguments outside of these bounds, or that do not fit one another.
+      InputError: An argument is out of range, or the arguments do not fit together.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
-    if isinstance(tv_weight, numbers.Real) and not 0 <= tv_weight < _MOST_TV:
-        raise InputError(f"tv_weight must be at least 0 and below {_MOST_TV:.4f}; got {tv_weight}")
+    if isinstance(tv_weight, numbers.Real) and not 0 <= tv_weight < _MAX_TV_WEIGHT:
+        raise InputError(
+            f"tv_weight must be at least 0 and below {_MAX_TV_WEIGHT:.4f}; got {tv_weight}"
+        )
     x, objective = _richardson_lucy(
         y, model, as_per_image(tv_weight, y), size, iterations, return_objective
     )
@@ -135,36 +136,37 @@ def landweber(
     return_objective: bool = False,
     return_iterations: bool = False,
 ) -> Any:
-    """Gradient descent on |A x - y|^2 / 2 from a black image, stopped where the noise begins.
+    """Run gradient descent on |A x - y|^2 / 2 from a black image, stopped at the noise level.
 
     x <- x + relaxation / |A|^2 A^T (y - A x), for each image until
 
-        |A x - y| <= tau sigma sqrt(number of pixels of y).
+        |A x - y| <= tau sigma sqrt(number of values in y).
 
     Args:
-      y: observed images.
-      forward_model: any; sigma is its Gaussian noise, without which no image stops early.
-      iterations: steps at most.
-      relaxation: above 0 and below 2, where descent ends.
-      tau: factor of the residual at which to stop, about 1; larger stops earlier, and smoother.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
-      return_objective: whether to return |A x - y|^2 / 2 after each iteration; that of an image
-        that has stopped stays as it was.
-      return_iterations: whether to return the number of iterations that each image took.
+      y: Observed images.
+      forward_model: Any forward model with a linear part. sigma is that of its Gaussian noise; without it no
+        image stops early.
+      iterations: Maximum number of steps.
+      relaxation: Relaxation factor, above 0 and below 2, from which the iteration diverges.
+      tau: Factor of the noise level at which to stop, about 1. Larger values stop earlier, with smoother images.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      return_objective: Whether to return |A x - y|^2 / 2 after each iteration. It stays constant for an image
+        that has stopped.
+      return_iterations: Whether to return the number of iterations of each image.
 
     Returns:
-      Restored images, then the objective (iterations, batch) and the iterations (batch,) if asked
-      for.
+      Restored images, then the objective (iterations, batch) and the number of iterations (batch,) if
+      requested.
 
     Raises:
-      InputError: for arguments outside of these bounds, or that do not fit one another.
+      InputError: An argument is out of range, or the arguments do not fit together.
     """
     if isinstance(relaxation, numbers.Real) and not 0 < relaxation < 2:
         raise InputError(f"relaxation must be above 0 and below 2; got {relaxation}")
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     bound = _discrepancy(y, forward_model, tau)
-    return _returned(
+    return _select(
         _landweber(y, model, jnp.asarray(relaxation, y.dtype), bound, size, iterations),
         return_objective,
         return_iterations,
@@ -205,30 +207,25 @@ def cgls(
     return_objective: bool = False,
     return_iterations: bool = False,
 ) -> Any:
-    """Conjugate gradients on the normal equations of |A x - y|^2 / 2, stopped where noise begins.
+    """Run conjugate gradients on the normal equations of |A x - y|^2 / 2, stopped at the noise level.
 
-    Each image stops as in `landweber`, after far fewer steps: the estimate after k of them has the
-    least residual of all in the span of (A^T A)^j A^T y, j < k.
+    Each image stops as in `landweber`, after far fewer steps. The estimate after k steps has the smallest
+    residual in the span of (A^T A)^j A^T y, j < k.
 
     Args:
-      y: observed images.
-      forward_model: as for `landweber`.
-      iterations: steps at most.
-      tau: as for `landweber`.
-      size: as for `landweber`.
-      return_objective: as for `landweber`.
-      return_iterations: as for `landweber`.
+      y: Observed images.
+      forward_model, iterations, tau, size, return_objective, return_iterations: See `landweber`.
 
     Returns:
-      As `landweber`.
+      See `landweber`.
 
     Raises:
-      InputError: as `landweber`.
+      InputError: An argument is out of range, or the arguments do not fit together.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     bound = _discrepancy(y, forward_model, tau)
-    return _returned(_cgls(y, model, bound, size, iterations), return_objective, return_iterations)
+    return _select(_cgls(y, model, bound, size, iterations), return_objective, return_iterations)
 
 
 @functools.partial(jit, static_argnums=(3, 4))
@@ -247,29 +244,30 @@ def _cgls(
 def conjugate_gradients(
     forward: Callable[[Array], Any], adjoint: Callable[[Any], Array], target: Any, start: Array
 ) -> tuple[Callable[[Any], Any], Any]:
-    """CGLS for the x of least |forward(x) - target|^2, each image of a batch by itself.
+    """Set up CGLS, which minimizes |forward(x) - target|^2 for each image of a batch.
 
     Args:
-      forward: linear map of images to a pytree of images, so that penalties can be stacked under A.
-      adjoint: its adjoint.
-      target: as `forward` puts out.
-      start: images to start from.
+      forward: Linear map from images to a pytree of images, which allows to stack penalties below A.
+      adjoint: Adjoint of `forward`.
+      target: Pytree like the output of `forward`.
+      start: Initial images.
 
     Returns:
-      A function from state to next state and the first state (x, residual, direction, squared
-      length of the gradient).
+      The step, a function from state to next state, and the first state: x, residual, direction and squared
+      norm of the gradient.
     """
 
     def step(state: Any) -> Any:
-        x, residual, direction, slope = state
+        x, residual, direction, squared_norm = state
         image = forward(direction)
-        rate = slope / jnp.maximum(_square(image), tiny(x))
+        rate = squared_norm / jnp.maximum(_square(image), tiny(x))
         x = x + rate * direction
         residual = jax.tree.map(lambda r, i: r - rate * i, residual, image)
         descent = adjoint(residual)
-        next_slope = dot(descent, descent)
-        direction = descent + next_slope / jnp.maximum(slope, tiny(x)) * direction
-        return x, residual, direction, next_slope
+        next_squared_norm = dot(descent, descent)
+        ratio = next_squared_norm / jnp.maximum(squared_norm, tiny(x))
+        direction = descent + ratio * direction
+        return x, residual, direction, next_squared_norm
 
     residual = jax.tree.map(lambda t, i: t - i, target, forward(start))
     descent = adjoint(residual)
@@ -285,19 +283,19 @@ def least_squares(
     iterations: int,
     tolerance: float | Array,
 ) -> Array:
-    """The x of least |forward(x) - target|^2, by `conjugate_gradients`.
+    """Minimize |forward(x) - target|^2 by `conjugate_gradients`.
 
     Args:
-      forward, adjoint, target, start: as there.
-      iterations: steps at most.
-      tolerance: an image is done where the length of its gradient is this fraction of that at 0.
+      forward, adjoint, target, start: See `conjugate_gradients`.
+      iterations: Maximum number of steps.
+      tolerance: Norm of the gradient, relative to that at x = 0, at which an image is done.
     """
     step, state = conjugate_gradients(forward, adjoint, target, start)
     at_zero = adjoint(target)
-    enough = tolerance**2 * dot(at_zero, at_zero)
+    bound = tolerance**2 * dot(at_zero, at_zero)
 
     def done(state: Any) -> Array:
-        return squeeze_per_image(state[3] <= enough)
+        return squeeze_per_image(state[3] <= bound)
 
     (x, *_), _, _ = iterate_until_done(
         step, state, done, iterations, lambda state: squeeze_per_image(state[3])
@@ -312,20 +310,20 @@ def iterate_until_done(
     iterations: int,
     objective: Callable[[Any], Array],
 ) -> tuple[Any, Float[Array, "iterations batch"], Int[Array, " batch"]]:
-    """Repeats a step, for each image until it is done, for all until none is left.
+    """Repeat a step until all images are done; the state of a finished image does not change.
 
     Args:
-      step: from state to next state, a pytree whose leaves begin with the batch.
-      state: the first one.
-      done: which images of a state need no more steps, (batch,).
-      iterations: steps at most.
-      objective: a number an image of a state, (batch,).
+      step: Function from state to next state, pytrees whose leaves have a leading batch axis.
+      state: First state.
+      done: Function from state to whether each image is done, (batch,).
+      iterations: Maximum number of steps.
+      objective: Function from state to one number per image, (batch,).
 
     Returns:
-      (last state, objective after each step, number of steps that each image took).
+      The last state, the objective after each step, and the number of steps of each image.
     """
 
-    def go_on(carry: Any) -> Array:
+    def proceed(carry: Any) -> Array:
         taken, _, finished, *_ = carry
         return (taken < iterations) & ~jnp.all(finished)
 
@@ -348,13 +346,13 @@ def iterate_until_done(
         jnp.zeros(finished.shape, int),
         jnp.zeros((iterations, *value.shape), value.dtype),
     )
-    taken, state, _, counts, history = lax.while_loop(go_on, body, carry)
+    taken, state, _, counts, history = lax.while_loop(proceed, body, carry)
     later = jnp.arange(iterations).reshape(-1, 1) >= taken
     return state, jnp.where(later, objective(state).reshape(1, -1), history), counts
 
 
 def _discrepancy(y: Array, forward_model: Degradation, tau: float) -> PerImage:
-    """The squared residual at which to stop; below 0, which none is, without a noise level."""
+    """Return the squared residual at which to stop; -1, which is never reached, without a noise level."""
     sigma = noise_sigma(forward_model)
     if sigma is None:
         return as_per_image(-1.0, y)
@@ -370,11 +368,12 @@ def _half_square(state: Any) -> Array:
 
 
 def _square(images: Any) -> PerImage:
-    """The squared length of each image of a pytree."""
-    return sum(dot(leaf, leaf) for leaf in jax.tree.leaves(images))  # type: ignore[return-value]
+    """Return the squared norm of each image of a pytree, summed over its leaves."""
+    return functools.reduce(operator.add, (dot(leaf, leaf) for leaf in jax.tree.leaves(images)))
 
 
-def _returned(found: tuple[Array, Array, Array], objective: bool, iterations: bool) -> Any:
-    x, history, counts = found
-    asked = (x, *[history] * objective, *[counts] * iterations)
-    return asked if len(asked) > 1 else x
+def _select(result: tuple[Array, Array, Array], objective: bool, iterations: bool) -> Any:
+    """Return the images alone, or with the results that were requested."""
+    x, history, counts = result
+    selected = (x, *[history] * objective, *[counts] * iterations)
+    return selected if len(selected) > 1 else x

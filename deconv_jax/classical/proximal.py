@@ -1,12 +1,11 @@
-"""Restoration with a prior that is not quadratic: total variation and sparsity.
+"""Restoration with non-quadratic priors: total variation and wavelet sparsity.
 
-Both minimise |A x - y|^2 / 2 + weight R(x) by splitting the two terms apart: `tv` after Chambolle &
-Pock (J. Math. Imaging and Vision 40, 120-145, 2011), `wavelet` by the monotone FISTA of Beck &
+Both minimize |A x - y|^2 / 2 + weight R(x) by proximal splitting. `tv` uses the primal-dual algorithm of
+Chambolle & Pock (J. Math. Imaging and Vision 40, 120-145, 2011), `wavelet` the monotone FISTA of Beck &
 Teboulle (IEEE Trans. Image Processing 18, 2419-2434, 2009).
 
-What a reader would get wrong: the weight. It multiplies R in the sum above, with half of the squared
-error and images in [0, 1]; the same prior with the whole squared error needs twice as much. Colour
-channels are regularised one by one.
+Note: The weight refers to half the squared error and images in [0, 1]; with the whole squared error the same
+prior needs twice the weight. Color channels are regularized separately.
 """
 
 import functools
@@ -41,15 +40,15 @@ from deconv_jax.errors import at_least
 from deconv_jax.ops import wavelets
 
 _GRADIENT_RATE = 10.0
-"""Dual step along the gradient as a multiple of the weight, which bounds the dual variable."""
+"""Dual step size for the gradient, as a multiple of the weight, which bounds the dual variable."""
 
 _UNKNOWN_BORDER_GRADIENT_RATE = 3.0
-"""The same where a border is unknown: y says little of it, so it takes longer primal steps."""
+"""The same for blurs with boundary="valid", where longer primal steps help to restore the border."""
 
 _ITERATIONS, _UNKNOWN_BORDER_ITERATIONS = 100, 200
 
-_IMAGE_RATE = 0.03
-"""Dual step along A x - y."""
+_DATA_RATE = 0.03
+"""Dual step size for A x - y."""
 
 
 def tv(
@@ -61,35 +60,34 @@ def tv(
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> SolverResult:
-    """The x of least |A x - y|^2 / 2 + weight TV(x), TV the isotropic total variation.
+    """Minimize |A x - y|^2 / 2 + weight TV(x), with the isotropic total variation TV.
 
-    TV sums |gradient x| over pixels and channels, with differences to the next pixel down and to the
-    right that are 0 at the last one (Rudin, Osher & Fatemi, Physica D 60, 259-268, 1992).
+    TV is the sum of |gradient x| over pixels and channels, with forward differences that are 0 at the last row
+    and column (Rudin, Osher & Fatemi, Physica D 60, 259-268, 1992).
 
     Args:
-      y: observed images.
-      forward_model: any.
-      weight: positive. Unless given it is 0.75 sigma^1.5 for noise of standard deviation sigma in
-        [0, 1] units, and 1.2 sigma^1.25 for noise or masks alone, chosen on photographs.
-      iterations: of the primal-dual algorithm. Unless given 100, and 200 for blurs of
-        boundary="valid", as the pixels beyond the border of y converge slowly.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
-      return_objective: whether to return the objective after each iteration as well. It need not
-        fall at every one.
+      y: Observed images.
+      forward_model: Any forward model with a linear part.
+      weight: Positive weight. The default, chosen on photographs, is 0.75 sigma^1.5 for noise of standard
+        deviation sigma in [0, 1] units, and 1.2 sigma^1.25 if the model is noise or a mask.
+      iterations: Number of primal-dual iterations. The default is 100, and 200 for blurs with
+        boundary="valid", because the pixels beyond the border of y converge slowly.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      return_objective: Whether to return the objective after each iteration. It need not fall in each.
 
     Returns:
-      Restored images; with the objective if asked for.
+      Restored images, and the objective if requested.
 
     Raises:
-      InputError: without a weight for a model without Gaussian noise, or for arguments that do not
-        fit one another.
+      InputError: The weight is missing and the model has no Gaussian noise, or the arguments do not fit
+        together.
     """
     y, model, size = prepare(y, forward_model, size)
     if iterations is None:
         iterations = _UNKNOWN_BORDER_ITERATIONS if has_unknown_border(model) else _ITERATIONS
     at_least("iterations", iterations, 1)
     if weight is None:
-        sigma = known_sigma(forward_model, "tv takes a weight")
+        sigma = known_sigma(forward_model, "tv requires a weight")
         weight = _weight_for(sigma, model, blurred=0.75, sharp=1.2)
     x, objective = _tv(y, model, as_per_image(weight, y), size, iterations, return_objective)
     return (x, objective) if return_objective else x
@@ -107,30 +105,30 @@ def _tv(
     problem = Problem.of(y, model, size)
     closed = closed_form_data_step(problem)
     x = initial_estimate(problem)
-    # The product of primal and dual rates is at most 1 over the squared norm of gradient (8) and A.
+    # Primal step size: the inverse of the sum of dual step size times squared norm, 8 for the gradient.
     unknown_border = has_unknown_border(model)
     gradient_rate = (_UNKNOWN_BORDER_GRADIENT_RATE if unknown_border else _GRADIENT_RATE) * weight
     inverse_rate = 8.0 * gradient_rate
     if closed is None:
-        inverse_rate = inverse_rate + _IMAGE_RATE * problem.norm_squared()
+        inverse_rate = inverse_rate + _DATA_RATE * problem.norm_squared()
     rate = 1.0 / inverse_rate
 
     def step(state: Any, _: Any) -> Any:
-        x, ahead, (down, right), image = state
-        ahead_down, ahead_right = gradient(ahead)
+        x, extrapolated, (down, right), residual = state
+        ahead_down, ahead_right = gradient(extrapolated)
         down, right = down + gradient_rate * ahead_down, right + gradient_rate * ahead_right
         length = jnp.sqrt(down**2 + right**2)
         shrink = jnp.minimum(1.0, weight / jnp.maximum(length, tiny(x)))
         down, right = shrink * down, shrink * right
-        before = x
+        previous = x
         x = x - rate * gradient_adjoint(down, right)
         if closed is None:
-            misfit = problem.forward(ahead) - y
-            image = (image + _IMAGE_RATE * misfit) / (1.0 + _IMAGE_RATE)
-            x = x - rate * problem.adjoint(image)
+            misfit = problem.forward(extrapolated) - y
+            residual = (residual + _DATA_RATE * misfit) / (1.0 + _DATA_RATE)
+            x = x - rate * problem.adjoint(residual)
         else:
             x = closed(x, inverse_rate)
-        return (x, 2.0 * x - before, (down, right), image), objective(x)
+        return (x, 2.0 * x - previous, (down, right), residual), objective(x)
 
     def objective(x: Array) -> Array | None:
         if not return_objective:
@@ -154,29 +152,29 @@ def wavelet(
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> SolverResult:
-    """The x = W^T c of least |A W^T c - y|^2 / 2 + weight |c|_1, W an orthonormal wavelet transform.
+    """Minimize |A W^T c - y|^2 / 2 + weight |c|_1 over c, with an orthonormal wavelet transform W.
 
-    The coarse coefficients, or the mean of a block, are not in the sum of |c|. Images that cannot be
-    halved so often are extended at the bottom and right by pixels that A does not see.
+    The result is x = W^T c. The coarse coefficients, or the mean of each DCT block, are not penalized. Images
+    whose size is not divisible by `2**levels` are padded at the bottom and right by pixels that A ignores.
 
     Args:
-      y: observed images.
-      forward_model: any.
-      weight: positive. Unless given it is 1.6 sigma^1.5 for noise of standard deviation sigma in
-        [0, 1] units, and 2.2 sigma^1.25 for noise or masks alone, chosen on photographs.
-      basis: of `ops.wavelets.scaling_filter`, or "dct": the cosine transform of blocks of
-        `2**levels` pixels, 8 of them as in JPEG for 3 levels.
-      levels: of the transform.
-      iterations: of FISTA.
-      size: (height, width) of the images to restore, where y's does not tell; see `prepare`.
-      return_objective: whether to return the objective after each iteration as well. It never grows.
+      y: Observed images.
+      forward_model: Any forward model with a linear part.
+      weight: Positive weight. The default, chosen on photographs, is 1.6 sigma^1.5 for noise of standard
+        deviation sigma in [0, 1] units, and 2.2 sigma^1.25 if the model is noise or a mask.
+      basis: A wavelet of `ops.wavelets.scaling_filter`, or "dct" for the cosine transform of blocks of
+        `2**levels` pixels per side; 3 levels give the 8 x 8 blocks of JPEG.
+      levels: Number of levels of the transform.
+      iterations: Number of FISTA iterations.
+      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      return_objective: Whether to return the objective after each iteration. It never grows.
 
     Returns:
-      Restored images; with the objective if asked for.
+      Restored images, and the objective if requested.
 
     Raises:
-      InputError: for an unknown basis, without a weight for a model without Gaussian noise, or for
-        arguments that do not fit one another.
+      InputError: The basis is unknown, the weight is missing and the model has no Gaussian noise, or the
+        arguments do not fit together.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
@@ -184,7 +182,7 @@ def wavelet(
     if basis != "dct":
         wavelets.scaling_filter(basis)
     if weight is None:
-        sigma = known_sigma(forward_model, "wavelet takes a weight")
+        sigma = known_sigma(forward_model, "wavelet requires a weight")
         weight = _weight_for(sigma, model, blurred=1.6, sharp=2.2)
     options = size, basis, levels, iterations, return_objective
     x, objective = _wavelet(y, model, as_per_image(weight, y), *options)
@@ -203,7 +201,7 @@ def _wavelet(
     return_objective: bool,
 ) -> tuple[Array, Any]:
     problem = Problem.of(y, model, size)
-    analyse, synthesise, free = _frame(size, basis, levels)
+    analyze, synthesize, free = _frame(size, basis, levels)
     rate = 1.0 / jnp.maximum(problem.norm_squared(), tiny(y))
     threshold = jnp.where(free.reshape(1, *free.shape, 1), 0.0, weight)
 
@@ -215,11 +213,11 @@ def _wavelet(
         return jnp.sign(c) * jnp.maximum(jnp.abs(c) - by, 0.0)
 
     def step(state: Any, _: Any) -> Any:
-        # Of everything in coefficients its image under A is carried along: A is linear.
+        # Coefficients c are kept in pairs with A W^T c, which extrapolates linearly too.
         best, least, ahead, momentum = state
-        slope = analyse(problem.adjoint(ahead[1] - y))
+        slope = analyze(problem.adjoint(ahead[1] - y))
         c = shrink(ahead[0] - rate * slope, rate * threshold)
-        trial = c, problem.forward(synthesise(c))
+        trial = c, problem.forward(synthesize(c))
         value = cost(*trial)
         better = value <= least
         before, best = best, jax.tree.map(lambda t, b: jnp.where(better, t, b), trial, best)
@@ -238,17 +236,17 @@ def _wavelet(
             least
         ) if return_objective else None
 
-    c = analyse(initial_estimate(problem))
-    start = c, problem.forward(synthesise(c))
+    c = analyze(initial_estimate(problem))
+    start = c, problem.forward(synthesize(c))
     state = start, cost(*start), start, jnp.ones((), y.dtype)
     (best, *_), history = lax.scan(step, state, length=iterations)
-    return synthesise(best[0]), history
+    return synthesize(best[0]), history
 
 
 def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, Any]:
-    """(images -> coefficients, coefficients -> images, which coefficients are free of a penalty).
+    """Return analysis, synthesis, and a mask of the coefficients that are not penalized.
 
-    The second is the adjoint of the first, and its inverse from the left.
+    Synthesis maps coefficients to images; it is the adjoint and a left inverse of analysis.
     """
     step = 2**levels
     height, width = (-(-n // step) * step for n in size)
@@ -263,17 +261,17 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
         )
         free = jnp.asarray(wavelets.coarse_mask((height, width), levels))
 
-    def analyse(x: Array) -> Array:
+    def analyze(x: Array) -> Array:
         extra = ((0, 0), (0, height - size[0]), (0, width - size[1]), (0, 0))
         return forward(jnp.pad(x, extra))
 
-    def synthesise(c: Array) -> Array:
+    def synthesize(c: Array) -> Array:
         return backward(c)[:, : size[0], : size[1]]
 
-    return analyse, synthesise, free
+    return analyze, synthesize, free
 
 
 def _weight_for(sigma: Any, model: Linear, *, blurred: float, sharp: float) -> Array:
-    """The weight that suits a noise level: a blur damps the noise that it lets a prior see."""
+    """Return the default weight for a noise level; it differs for blurs and for masks or noise only."""
     level = jnp.asarray(sigma)
     return sharp * level**1.25 if is_diagonal(model) else blurred * level**1.5

@@ -1,4 +1,4 @@
-"""What the tests of the solvers share."""
+"""Fixtures of the tests of classical restoration."""
 
 import pytest
 from jaxtyping import config as jaxtyping_config
@@ -6,5 +6,5 @@ from jaxtyping import config as jaxtyping_config
 
 @pytest.fixture
 def without_type_checks(monkeypatch):
-    """A user has no run-time type checker in front of the functions, and sees their own errors."""
+    """Disable the run-time type checks of the tests, so that the functions' own errors show."""
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)

@@ -1,4 +1,4 @@
-"""Filters and Tikhonov's regularisation against scikit-image and normal equations."""
+"""Filters and Tikhonov regularization against scikit-image and normal equations."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def gaussian_psf(size, sigma):
 
 
 def field(count, n, exponent, seed=0):
-    """Gaussian images of mean 0.5 whose power is 1 / |L|^exponent, L the Laplacian's response."""
+    """Draw Gaussian images of mean 0.5 and power 1 / |L|^exponent, with the Laplacian's transfer function L."""
     frequency = 4 * np.sin(np.pi * np.fft.fftfreq(n)) ** 2
     roughness = frequency[:, None] + frequency[: n // 2 + 1]
     roughness[0, 0] = np.inf
@@ -49,7 +49,7 @@ def error(a, b):
 BLUR = Blur(gaussian_psf(7, 1.2))
 
 
-def test_the_inverse_filter_undoes_an_invertible_blur():
+def test_inverse_filter_undoes_an_invertible_blur():
     psf = 0.4 * gaussian_psf(5, 1.0)
     psf[2, 2] += 0.6
     x = draw(2, 10, 12, 3)
@@ -58,7 +58,7 @@ def test_the_inverse_filter_undoes_an_invertible_blur():
     np.testing.assert_allclose(inverse(y, model), x, atol=1e-10)
 
 
-def test_strengths_may_be_one_an_image_or_one_a_frequency():
+def test_strength_may_be_per_image_or_per_frequency():
     y = jnp.asarray(draw(2, 12, 10, 1))
     psf = jnp.asarray(BLUR.psf, float)
     ratios = np.array([0.01, 0.2])
@@ -76,29 +76,29 @@ def test_strengths_may_be_one_an_image_or_one_a_frequency():
     np.testing.assert_allclose(shared[0], by_frequency[0], atol=1e-12)
 
 
-def test_the_power_found_by_wiener_leaves_nearly_the_least_error():
+def test_power_estimated_by_wiener_is_nearly_optimal():
     sigma = 0.02
     x = field(3, 48, 1.5)
     y = observe(x, BLUR, sigma)
-    found = error(wiener(y, Chain((BLUR, GaussianNoise(255 * sigma)))), x)
+    estimated = error(wiener(y, Chain((BLUR, GaussianNoise(255 * sigma)))), x)
     frequency = 4 * np.sin(np.pi * np.fft.fftfreq(48)) ** 2
     truth = (sigma / 0.02) ** 2 * (frequency[:, None] + frequency[:25]) ** 1.5
     best = error(wiener(y, BLUR, noise_to_signal=truth), x)
-    assert found < 1.01 * best
+    assert estimated < 1.01 * best
     assert best < 0.7 * error(y, x)
 
 
-def test_unsupervised_wiener_finds_the_noise_and_the_power_of_the_image():
+def test_unsupervised_wiener_estimates_noise_and_image_power():
     sigmas = np.array([0.01, 0.05])
     x = field(2, 64, 2.0)
     y = observe(x, BLUR, sigmas.reshape(2, 1, 1, 1))
-    _, found = unsupervised_wiener(y, BLUR, return_estimates=True)
-    np.testing.assert_allclose(found["sigma"], sigmas, rtol=0.05)
-    np.testing.assert_allclose(found["noise_to_signal"], (sigmas / 0.02) ** 2, rtol=0.25)
+    _, estimates = unsupervised_wiener(y, BLUR, return_estimates=True)
+    np.testing.assert_allclose(estimates["sigma"], sigmas, rtol=0.05)
+    np.testing.assert_allclose(estimates["noise_to_signal"], (sigmas / 0.02) ** 2, rtol=0.25)
 
 
-def test_an_image_on_its_side_has_the_same_powers():
-    """Whichever half of the spectrum is left out counts as what it is."""
+def test_estimates_are_invariant_to_transposing_the_image():
+    """The half spectrum counts correctly along either axis."""
     model = Blur(gaussian_psf(7, 1.2)[1:])
     y = observe(field(1, 12, 2.0)[:, :7], model, 0.02)
     aside = Blur(np.asarray(model.psf).T)
@@ -108,8 +108,8 @@ def test_an_image_on_its_side_has_the_same_powers():
     np.testing.assert_allclose(turned.swapaxes(1, 2), x, atol=1e-9)
 
 
-def test_unsupervised_wiener_is_near_the_posterior_mean_of_scikit_image():
-    """Which averages samples of a chain; the likeliest powers are nearer to the true ones."""
+def test_unsupervised_wiener_is_close_to_the_posterior_mean_of_scikit_image():
+    """scikit-image averages samples of a Markov chain; maximum likelihood is closer to the true powers."""
     sigma = 0.03
     x = field(1, 64, 2.0)
     y = observe(x, BLUR, sigma)
@@ -126,7 +126,7 @@ def test_unsupervised_wiener_is_near_the_posterior_mean_of_scikit_image():
     assert error(ours, x) < error(theirs, x[0, ..., 0])
 
 
-def test_tikhonov_with_the_laplacian_is_the_wiener_filter_of_scikit_image():
+def test_tikhonov_with_laplacian_equals_the_wiener_filter_of_scikit_image():
     y = draw(1, 16, 16, 1)
     ours = tikhonov(jnp.asarray(y), BLUR, weight=0.1)
     theirs = skimage.restoration.wiener(y[0, ..., 0], np.asarray(BLUR.psf, float), 0.1, clip=False)
@@ -134,7 +134,7 @@ def test_tikhonov_with_the_laplacian_is_the_wiener_filter_of_scikit_image():
 
 
 def dense(function, size):
-    """The matrix of a linear map of single images."""
+    """Return the matrix of a linear map of single images."""
     basis = jnp.eye(size[0] * size[1]).reshape(-1, *size, 1)
     return np.asarray(jax.vmap(lambda e: function(e[None]).ravel())(basis)).T
 
@@ -169,7 +169,7 @@ def test_tikhonov_solves_the_normal_equations(model, regularizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["zeros", "reflect", "valid"])
-def test_other_boundaries_are_tapered_and_restored_best_in_the_middle(boundary):
+def test_other_boundaries_are_tapered_and_the_interior_is_restored(boundary):
     x = 0.5 + 8 * (field(1, 80, 1.5)[:, 16:64, 16:64] - 0.5)
     model = Chain((Blur(gaussian_psf(9, 1.5), boundary), GaussianNoise(0.5)))
     y = observe(x, model, 0.5 / 255)
@@ -190,15 +190,15 @@ def test_other_boundaries_are_tapered_and_restored_best_in_the_middle(boundary):
         (Chain((Blur(BLUR.psf, "zeros"), BLUR)), "Blur, Blur"),
     ],
 )
-def test_what_is_no_blur_is_refused_with_a_method_that_works(method, model, kinds):
+def test_models_that_are_no_blur_are_errors_that_suggest_other_methods(method, model, kinds):
     with pytest.raises(InputError, match=f"got {kinds}; tikhonov, cgls, tv, wavelet and plug"):
         method(jnp.zeros((1, 8, 8, 1)), model)
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_wiener_needs_a_noise_level_and_tikhonov_a_known_regularizer():
+def test_missing_noise_level_and_unknown_regularizer_are_errors():
     y = jnp.zeros((1, 8, 8, 1))
-    with pytest.raises(InputError, match=r"takes noise_to_signal .*; got Blur without Gaussian"):
+    with pytest.raises(InputError, match=r"requires noise_to_signal .*; got Blur without Gaussian"):
         wiener(y, BLUR)
     with pytest.raises(InputError, match="no regularizer 'laplace'; did you mean 'laplacian'"):
         tikhonov(y, BLUR, regularizer="laplace")

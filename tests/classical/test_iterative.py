@@ -1,4 +1,4 @@
-"""Iterative solvers against scikit-image, SciPy, closed forms, and their own stopping rule."""
+"""Iterative methods against scikit-image, SciPy, closed forms and their stopping rule."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def uniform(*shape, seed=0):
 
 
 def psf(*size):
-    """Positive numbers that sum to 1, in the precision that forward models keep."""
+    """Return positive numbers that sum to 1, in float32 like forward models."""
     weights = np.exp(draw(*size, seed=5))
     return (weights / np.sum(weights)).astype("float32")
 
@@ -45,8 +45,8 @@ def dense(model, size=SIZE):
     return np.asarray(jax.vmap(lambda e: model.forward(e[None]).ravel())(basis)).T
 
 
-def test_richardson_lucy_is_that_of_scikit_image_where_no_light_leaves_the_picture():
-    """Which does not divide by A^T 1: the same where y is black as far as the blur reaches."""
+def test_richardson_lucy_equals_scikit_image_for_images_with_a_black_border():
+    """scikit-image does not divide by A^T 1, which differs from 1 only near the border."""
     kernel = psf(5, 3)
     y = uniform(20, 18)
     y[:5] = y[-5:] = y[:, :5] = y[:, -5:] = 0
@@ -56,7 +56,7 @@ def test_richardson_lucy_is_that_of_scikit_image_where_no_light_leaves_the_pictu
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
-def test_richardson_lucy_fits_better_at_every_step_and_keeps_light_and_sign():
+def test_richardson_lucy_decreases_its_objective_and_keeps_flux_and_sign():
     x = uniform(2, *SIZE, 1)
     y = jnp.asarray(np.asarray(CIRCULAR.forward(jnp.asarray(x))) + 0.05 * draw(2, *SIZE, 1))
     restored, objective = richardson_lucy(y, CIRCULAR, iterations=20, return_objective=True)
@@ -72,7 +72,7 @@ def test_richardson_lucy_fits_better_at_every_step_and_keeps_light_and_sign():
     np.testing.assert_allclose(objective[-1], divergence, rtol=1e-9)
 
 
-def test_the_total_variation_term_of_richardson_lucy_is_that_of_dey_and_others():
+def test_total_variation_term_of_richardson_lucy_equals_that_of_the_paper():
     y, weight = uniform(1, *SIZE, 1), 0.05
     matrix = dense(CIRCULAR)
     x = np.full(SIZE, 0.5)
@@ -94,8 +94,8 @@ def test_the_total_variation_term_of_richardson_lucy_is_that_of_dey_and_others()
     assert float(total_variation(ours)[0]) < float(total_variation(plain)[0])
 
 
-def test_richardson_lucy_divides_by_what_is_seen_and_leaves_the_rest_as_it_was():
-    """A mask and decimation: a pixel that A sees alone is found at once, others stay grey."""
+def test_richardson_lucy_restores_observed_pixels_and_keeps_the_others():
+    """With a mask, observed pixels are restored in one step, and masked ones stay gray."""
     mask = (draw(*SIZE) > 0).astype("float32")
     x = uniform(1, *SIZE, 1)
     restored = richardson_lucy(jnp.asarray(mask[..., None] * x), Mask(mask), iterations=2)
@@ -105,8 +105,8 @@ def test_richardson_lucy_divides_by_what_is_seen_and_leaves_the_rest_as_it_was()
     np.testing.assert_allclose(BLUR_AND_DECIMATE.forward(restored), y, atol=0.02)
 
 
-def test_landweber_is_its_spectral_filter():
-    """From black, k steps are the filter (1 - (1 - rate |H|^2)^k) / H."""
+def test_landweber_equals_its_spectral_filter():
+    """k steps from a black image are the filter (1 - (1 - rate |H|^2)^k) / H."""
     y = draw(2, *SIZE, 1)
     steps, relaxation = 7, 1.3
     response = np.asarray(
@@ -120,8 +120,8 @@ def test_landweber_is_its_spectral_filter():
 
 
 @pytest.mark.parametrize("model", [CIRCULAR, BLUR_AND_DECIMATE], ids=["circular", "decimate"])
-def test_cgls_is_lsqr_step_by_step(model):
-    """Paige and Saunders' algorithm has the same iterates and another recurrence."""
+def test_cgls_has_the_iterates_of_lsqr(model):
+    """The algorithm of Paige and Saunders has another recurrence for the same iterates."""
     y = draw(2, *model.output_size(SIZE), 1)
     ours, objective = cgls(jnp.asarray(y), model, iterations=5, return_objective=True)
     matrix = dense(model)
@@ -136,7 +136,7 @@ def test_cgls_is_lsqr_step_by_step(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [landweber, cgls])
-def test_each_image_stops_where_its_residual_is_as_large_as_its_noise(method):
+def test_each_image_stops_at_its_noise_level(method):
     x = 0.5 + 0.3 * np.sin(np.arange(SIZE[0]) / 2).reshape(1, -1, 1, 1) + np.zeros((3, *SIZE, 1))
     sigmas = np.array([0.002, 0.03, 5.0])
     blurred = np.asarray(CIRCULAR.forward(jnp.asarray(x)))
@@ -147,7 +147,7 @@ def test_each_image_stops_where_its_residual_is_as_large_as_its_noise(method):
     restored, objective, counts = method(y, model, **options)
     objective, counts = np.asarray(objective), np.asarray(counts)
     limit = 0.5 * (1.1 * sigmas) ** 2 * SIZE[0] * SIZE[1]
-    # The third image is less than its noise: black is near enough.
+    # The third image is weaker than its noise, so the black start satisfies the stopping rule.
     assert counts[2] == 0
     assert not np.any(restored[2])
     assert 0 < counts[1] < counts[0] < 400
@@ -164,7 +164,7 @@ def test_each_image_stops_where_its_residual_is_as_large_as_its_noise(method):
     assert np.all(np.diff(objective[:, :2], axis=0) <= 0)
 
 
-def test_without_a_noise_level_all_iterations_are_taken():
+def test_all_iterations_run_without_a_noise_level():
     y = jnp.asarray(draw(1, *SIZE, 1))
     _, counts = cgls(y, CIRCULAR, iterations=3, return_iterations=True)
     assert np.asarray(counts).tolist() == [3]
@@ -181,8 +181,8 @@ def test_without_a_noise_level_all_iterations_are_taken():
         (cgls, {"iterations": 0}, "iterations must be at least 1; got 0"),
     ],
 )
-def test_options_out_of_bounds_are_refused(method, options, words, monkeypatch):
-    # A user has no type checker in front, which refuses NumPy's numbers.
+def test_options_out_of_range_are_errors(method, options, words, monkeypatch):
+    # The run-time type checks of the tests would reject NumPy numbers.
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match=words):
         method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)

@@ -1,4 +1,4 @@
-"""What all methods have in common: batches, compilation, and the forward models they take."""
+"""Properties of all methods: batches, compilation and supported forward models."""
 
 import logging
 
@@ -54,8 +54,8 @@ def keys(count):
 
 @pytest.mark.slow
 @on_methods
-def test_images_are_restored_alike_in_a_batch_and_alone_and_compiled_once(name, caplog):
-    """With a kernel and a noise level of their own, neither of which is compiled in."""
+def test_batches_equal_single_images_and_compile_once(name, caplog):
+    """Each image has its own kernel and noise level, which are not compiled in."""
     x = images(2)
     kernels, sigmas = np.stack([psf(5, 4), psf(5, 4, seed=6)]), np.array([2.0, 10.0], "float32")
     together = Chain((Blur(kernels), GaussianNoise(1.0)._with(sigma=jnp.asarray(sigmas))))
@@ -67,7 +67,7 @@ def test_images_are_restored_alike_in_a_batch_and_alone_and_compiled_once(name, 
         Chain((Blur(k), GaussianNoise(float(s)))) for k, s in zip(kernels, sigmas, strict=True)
     ]
     first = restore(name, y[:1], models[0])
-    # Slicing is an operation of its own, compiled here.
+    # Compile the slicing before compilations are logged.
     other = jax.block_until_ready(y[1:])
     with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
         second = restore(name, other, models[1])
@@ -76,7 +76,7 @@ def test_images_are_restored_alike_in_a_batch_and_alone_and_compiled_once(name, 
     np.testing.assert_allclose(second[0], restored[1], atol=2e-4)
 
 
-def test_the_log_would_show_a_compilation(caplog):
+def test_log_shows_compilations(caplog):
     restore("inverse", images(1)[:, :-1], Blur(psf(3, 3)))
     with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
         restore("inverse", images(1)[:, :-2], Blur(psf(3, 3)))
@@ -85,7 +85,7 @@ def test_the_log_would_show_a_compilation(caplog):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_MODEL)
-def test_a_smaller_image_is_explained_to_about_its_noise_and_color_is_kept(name):
+def test_downsampled_images_are_fitted_to_their_noise_and_keep_their_color(name):
     model = Chain((GaussianBlur(0.8, boundary="reflect"), Downsample(2), GaussianNoise(1.0)))
     x = images(1, channels=2)
     y = model.apply(x, keys(1))

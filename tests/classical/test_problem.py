@@ -1,4 +1,4 @@
-"""A forward model as the solvers see it, against the model itself and against dense matrices."""
+"""Linear problems against their forward models and dense matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def draw(*shape, seed=0):
 
 
 def psf(*size, seed=5):
-    """Positive numbers that sum to 1, in the precision that forward models keep."""
+    """Return positive numbers that sum to 1, in float32 like forward models."""
     weights = np.exp(draw(*size, seed=seed))
     return (weights / np.sum(weights)).astype("float32")
 
@@ -55,7 +55,7 @@ on_models = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 @pytest.mark.slow
 @on_models
-def test_forward_and_adjoint_are_those_of_the_model_and_the_norm_bounds_them(model):
+def test_forward_and_adjoint_equal_the_model_and_the_norm_bounds_it(model):
     model = problems.linear_part(model)
     x = jnp.asarray(draw(2, *SIZE, 1))
     y = jnp.asarray(draw(2, *model.output_size(SIZE), 1))
@@ -70,7 +70,7 @@ def test_forward_and_adjoint_are_those_of_the_model_and_the_norm_bounds_them(mod
     ahead, back, bound, images = both(x, y, model)
     np.testing.assert_allclose(ahead, model.forward(x), atol=1e-12)
     np.testing.assert_allclose(back, model.adjoint(y, SIZE), atol=1e-12)
-    # Single images of each pixel, stacked, are A transposed.
+    # The images of single pixels are the rows of A transposed.
     matrices = np.asarray(images).swapaxes(0, 1).reshape(2, len(images), -1)
     norms = np.linalg.norm(matrices, 2, axis=(1, 2)) ** 2
     exact = problems.is_circular(model) or problems.is_diagonal(model)
@@ -80,7 +80,7 @@ def test_forward_and_adjoint_are_those_of_the_model_and_the_norm_bounds_them(mod
     assert np.all(ratio <= (1 + 1e-9 if exact else 1.06))
 
 
-def test_circular_blurs_together_have_one_psf_and_one_spectrum():
+def test_chained_circular_blurs_have_one_psf_and_transfer_function():
     model = MODELS["two circular"]
     shape = (1, *SIZE, 1)
     x = jnp.asarray(draw(*shape))
@@ -102,20 +102,18 @@ def test_circular_blurs_together_have_one_psf_and_one_spectrum():
         (MODELS["zeros"], (5, 7), (5, 7)),
     ],
 )
-def test_the_size_before_is_the_largest_that_the_model_maps_to_the_observed_one(
-    model, observed, expected
-):
+def test_default_size_is_the_largest_that_maps_to_the_observed_size(model, observed, expected):
     _, _, size = problems.prepare(jnp.zeros((1, *observed, 1)), model)
     assert size == expected
     assert model.output_size(size) == observed
     assert model.output_size((size[0] + 1, size[1] + 1)) != observed
 
 
-def test_another_size_that_the_model_maps_there_may_be_given_and_others_are_refused():
+def test_size_must_map_to_the_observed_size():
     y = jnp.zeros((1, 5, 7, 1))
     assert problems.prepare(y, Decimate(3), (14, 19))[2] == (14, 19)
     with pytest.raises(
-        InputError, match=r"images of \(6, 7\) pixels of those of \(16, 19\); got y"
+        InputError, match=r"images of size \(16, 19\) to size \(6, 7\); got y of size \(5, 7\)"
     ):
         problems.prepare(y, Decimate(3), (16, 19))
 
@@ -131,18 +129,18 @@ def test_another_size_that_the_model_maps_there_may_be_given_and_others_are_refu
         (np.zeros((1, 4, 4, 1), "uint8"), "got uint8"),
     ],
 )
-def test_observations_are_batches_of_float_images(y, words):
+def test_observations_that_are_no_batches_of_float_images_are_errors(y, words):
     with pytest.raises(InputError, match=words):
         problems.prepare(y, MODELS["circular"])
 
 
 @pytest.mark.usefixtures("without_type_checks")
-def test_a_model_without_a_linear_part_is_refused():
+def test_model_without_a_linear_part_is_an_error():
     with pytest.raises(InputError, match="Jpeg is no linear map"):
         problems.prepare(np.zeros((1, 4, 4, 1)), Jpeg(50))
 
 
-def test_gradient_adjoint_is_the_adjoint_and_total_variation_that_of_its_definition():
+def test_gradient_adjoint_and_total_variation_equal_their_definitions():
     x, p, q = (jnp.asarray(draw(2, 5, 6, 2, seed=s)) for s in range(3))
     down, right = problems.gradient(x)
     np.testing.assert_allclose(down[:, :-1], np.diff(x, axis=1), atol=1e-14)
@@ -155,10 +153,12 @@ def test_gradient_adjoint_is_the_adjoint_and_total_variation_that_of_its_definit
     np.testing.assert_allclose(problems.total_variation(x), expected, rtol=1e-12)
 
 
-def test_the_laplacian_is_that_of_the_image_mirrored_at_its_borders():
+def test_laplacian_equals_that_of_the_mirrored_image():
     x = draw(1, 5, 6, 1)
     mirrored = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    centre = mirrored[:, 1:-1, 1:-1]
-    around = mirrored[:, 2:, 1:-1] + mirrored[:, :-2, 1:-1]
-    around += mirrored[:, 1:-1, 2:] + mirrored[:, 1:-1, :-2]
-    np.testing.assert_allclose(problems.laplacian(jnp.asarray(x)), 4 * centre - around, atol=1e-12)
+    center = mirrored[:, 1:-1, 1:-1]
+    neighbors = mirrored[:, 2:, 1:-1] + mirrored[:, :-2, 1:-1]
+    neighbors += mirrored[:, 1:-1, 2:] + mirrored[:, 1:-1, :-2]
+    np.testing.assert_allclose(
+        problems.laplacian(jnp.asarray(x)), 4 * center - neighbors, atol=1e-12
+    )

@@ -1,4 +1,4 @@
-"""Variational restoration: optimality conditions, and parity with other ways to the same minimum."""
+"""Variational and plug-and-play restoration against optimality conditions and other solvers."""
 
 import functools
 
@@ -45,7 +45,7 @@ def psf(*size):
 
 
 def scene(count, channels=1):
-    """Flat regions, different for each image and channel."""
+    """Return flat regions that differ between images and channels."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     steps = [
         0.2 + 0.6 * (rows + (1 + i) * columns > 12 + 3 * c)
@@ -79,7 +79,7 @@ def fidelity(x, y, model):
     return 0.5 * np.sum(misfit**2, axis=(1, 2, 3))
 
 
-def test_tv_reaches_the_minimum_of_scikit_image_and_no_channel_sees_another():
+def test_tv_reaches_the_minimum_of_scikit_image_for_each_channel():
     y, weight = observe(Chain(), count=1, channels=2, sigma=0.1), 0.15
     ours, objective = tv(y, Chain(), weight=weight, iterations=4000, return_objective=True)
     theirs = skimage.restoration.denoise_tv_chambolle(
@@ -88,7 +88,7 @@ def test_tv_reaches_the_minimum_of_scikit_image_and_no_channel_sees_another():
     reached = fidelity(theirs[None], y, Chain()) + weight * variation_of(theirs[None])
     excess = float(reached[0]) - float(objective[-1, 0])
     assert -1e-9 <= excess <= 5e-5 * float(reached[0])
-    # The objective grows by half the squared distance from its minimum, or more.
+    # The objective is at least half the squared distance above its minimum.
     assert np.sum(np.square(ours[0] - theirs)) <= 2 * excess + 1e-8
 
 
@@ -97,8 +97,8 @@ def test_tv_reaches_the_minimum_of_scikit_image_and_no_channel_sees_another():
 def test_tv_satisfies_its_optimality_conditions(model):
     """At the minimum r = A^T (y - A x) is weight times a subgradient of TV at x.
 
-    TV is the support function of its subgradients, so <r, x> = weight TV(x), and <r, d> <= weight
-    TV(d) for every other image d, a constant one among them.
+    TV is the support function of its subgradients. Therefore <r, x> = weight TV(x), and <r, d> <= weight TV(d)
+    for every image d, including constant ones.
     """
     y, weights = observe(model), np.array([0.01, 0.05])
     options = {"weight": weights, "iterations": 4000, "return_objective": True}
@@ -116,7 +116,7 @@ def test_tv_satisfies_its_optimality_conditions(model):
     assert np.all(default[-1] <= 1.03 * objective[-1])
 
 
-def test_tv_of_a_circular_blur_is_the_same_in_closed_form_and_by_its_dual():
+def test_tv_of_a_circular_blur_is_the_same_with_and_without_the_closed_form():
     y = observe(CIRCULAR)
     whole = Chain((CIRCULAR, Mask(np.ones(SIZE))))
     closed, dual = (tv(y, m, weight=0.02, iterations=3000) for m in (CIRCULAR, whole))
@@ -139,7 +139,7 @@ def test_wavelet_denoising_is_soft_thresholding():
 
 
 def dct_matrix(n):
-    """Orthonormal, a row a frequency."""
+    """Return the orthonormal DCT matrix, one frequency per row."""
     matrix = np.cos(np.pi * np.outer(np.arange(n), np.arange(n) + 0.5) / n) * np.sqrt(2 / n)
     matrix[0] /= np.sqrt(2)
     return matrix
@@ -147,8 +147,8 @@ def dct_matrix(n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [CIRCULAR, MASK], ids=["circular", "mask"])
-def test_fista_falls_to_the_minimum_that_ista_takes_long_to_reach(model):
-    """Blocks of 4 x 4 pixels, transformed here by matrices."""
+def test_fista_decreases_monotonically_to_the_minimum_of_ista(model):
+    """The basis is the DCT of 4 x 4 blocks, applied here as matrices."""
     y, weights, block = np.asarray(observe(model)), np.array([0.01, 0.1]), 4
     rows, columns = (np.kron(np.eye(n // block), dct_matrix(block)) for n in SIZE)
 
@@ -179,7 +179,7 @@ def test_fista_falls_to_the_minimum_that_ista_takes_long_to_reach(model):
 
 
 @pytest.mark.slow
-def test_sizes_that_cannot_be_halved_are_extended_by_pixels_that_nobody_sees():
+def test_sizes_that_are_not_divisible_are_padded():
     y = jnp.asarray(draw(1, 13, 10, 1))
     x, objective = wavelet(
         y, Chain(), weight=0.01, basis="haar", levels=3, iterations=300, return_objective=True
@@ -191,14 +191,14 @@ def test_sizes_that_cannot_be_halved_are_extended_by_pixels_that_nobody_sees():
 
 
 def quadratic(x, sigma):
-    """The proximal operator of |x|^2 / 2 at weight sigma^2 / 0.1, what `data_weight` leaves of mu."""
+    """Apply the proximal operator of |x|^2 / 2 with weight sigma^2 / 0.1."""
     return x / (1.0 + sigma**2 / 0.1)
 
 
 @pytest.mark.slow
 @on_models
-def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
-    """At a fixed level sigma the sum is |A x - y|^2 / 2 + mu sigma^2 / 0.1 |x|^2 / 2."""
+def test_admm_with_a_proximal_operator_reaches_the_regularized_minimum(model):
+    """At a fixed level sigma the objective is |A x - y|^2 / 2 + mu sigma^2 / 0.1 |x|^2 / 2."""
     y, sigma = observe(model), 0.2
     options = {"sigma": sigma, "first_sigma": sigma, "data_weight": 0.5, "iterations": 300}
     x = plug_and_play(y, model, denoiser=quadratic, splitting="admm", data_iterations=60, **options)
@@ -209,7 +209,7 @@ def test_admm_with_a_proximal_operator_reaches_the_regularised_minimum(model):
 
 @pytest.mark.parametrize("last", [None, 0.1, 0.5])
 def test_admm_keeps_its_multiplier_while_the_levels_fall(last):
-    """Written out for A = identity with the multiplier itself, mu times what u sums."""
+    """The reference is ADMM for A = identity with the unscaled multiplier mu u."""
     y, sigma, count = np.asarray(observe(Chain())), 0.05, 4
     z, multiplier = y, np.zeros_like(y)
     for level in np.geomspace(max(0.4, last or 0.0), last or sigma, count):
@@ -224,7 +224,7 @@ def test_admm_keeps_its_multiplier_while_the_levels_fall(last):
 
 
 def smooth(x, sigma):
-    """A linear denoiser that blurs more the noisier an image is."""
+    """A linear denoiser that blurs more for higher noise levels."""
     spectrum = jnp.fft.rfft2(x, axes=(1, 2))
     frequency = np.hypot(np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2]))
     response = 1.0 / (1.0 + sigma * 20 * frequency**2)
@@ -232,8 +232,8 @@ def smooth(x, sigma):
 
 
 @pytest.mark.slow
-def test_half_quadratic_splitting_is_that_of_the_paper_step_by_step():
-    """With a linear denoiser, written out in frequency."""
+def test_half_quadratic_splitting_equals_the_steps_of_the_paper():
+    """The reference uses a linear denoiser and works in the frequency domain."""
     sigma, count = 7.65 / 255, 5
     y = observe(CIRCULAR, sigma=sigma)
     response = np.fft.rfft2(
@@ -253,7 +253,7 @@ def test_half_quadratic_splitting_is_that_of_the_paper_step_by_step():
     whole = Chain((noisy, Mask(np.ones(SIZE))))
     options = {"denoiser": smooth, "iterations": count, "data_iterations": 200}
     by_gradients = plug_and_play(y, whole, **options)
-    # Another first estimate, of which the levels leave little.
+    # The initial estimate differs, and little of the difference remains.
     assert float(np.max(np.abs(by_gradients - ours))) < 0.1
     at_once = plug_and_play(y, noisy, denoiser=smooth, iterations=1)
     x = np.fft.irfft2(
@@ -268,8 +268,8 @@ def soft(x, level):
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - level, 0.0)
 
 
-def test_a_denoiser_of_fixed_levels_darkens_the_image_or_takes_a_part_of_its_correction():
-    """Soft thresholding at t is exact after scaling; which level was taken shows in what is added."""
+def test_any_level_denoiser_scales_the_image_or_the_correction():
+    """Soft thresholding at t is exact after scaling. A small offset identifies the level used."""
     levels = (0.2, 0.05, 0.1)
     denoiser = any_level_denoiser([lambda x, t=t: soft(x, t) + 1e-3 * t for t in levels], levels)
     x = jnp.asarray(draw(1, *SIZE, 1))
@@ -281,12 +281,12 @@ def test_a_denoiser_of_fixed_levels_darkens_the_image_or_takes_a_part_of_its_cor
     offsets = [lambda x, t=t: x + t**2 for t in levels]
     denoiser = any_level_denoiser(offsets, levels)
     for sigma, level in ((0.05, 0.05), (0.09, 0.05), (0.1, 0.1), (0.15, 0.1), (0.5, 0.2)):
-        # What is added at the level is scaled back by sigma / level.
+        # The offset of the level is scaled by sigma / level.
         added = float(jnp.mean(denoiser(x, sigma) - x))
         assert added == pytest.approx(level * sigma, rel=1e-5)
 
 
-def test_the_weights_of_a_denoiser_are_leaves_and_levels_may_be_one_an_image():
+def test_weights_of_a_denoiser_are_leaves_and_sigma_may_be_per_image():
     y = observe(CIRCULAR, count=2)
 
     def network(weights, x):
@@ -305,8 +305,8 @@ def test_the_weights_of_a_denoiser_are_leaves_and_levels_may_be_one_an_image():
     assert float(np.max(np.abs(other - together))) > 0.1
 
 
-def test_a_network_may_be_trained_through_plug_and_play():
-    """Gradients by its weights, against central differences."""
+def test_gradient_through_plug_and_play_equals_central_differences():
+    """A network could be trained through the iterations."""
     y = observe(CIRCULAR, count=1)
 
     def loss(weight):
@@ -322,12 +322,12 @@ def test_a_network_may_be_trained_through_plug_and_play():
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        (tv, {}, "tv takes a weight, or a forward model .*; got Blur without Gaussian noise"),
+        (tv, {}, "tv requires a weight, or a forward model .*; got Blur without Gaussian noise"),
         (tv, {"weight": 0.1, "iterations": 0}, "iterations must be at least 1; got 0"),
-        (wavelet, {}, "wavelet takes a weight"),
+        (wavelet, {}, "wavelet requires a weight"),
         (wavelet, {"weight": 0.1, "basis": "db"}, "no wavelet 'db'"),
         (wavelet, {"weight": 0.1, "levels": 0}, "levels must be at least 1; got 0"),
-        (plug_and_play, {"denoiser": smooth}, "plug_and_play takes sigma, or"),
+        (plug_and_play, {"denoiser": smooth}, "plug_and_play requires sigma, or"),
         (
             plug_and_play,
             {"denoiser": smooth, "sigma": 0.1, "splitting": "hqs"},
@@ -335,15 +335,15 @@ def test_a_network_may_be_trained_through_plug_and_play():
         ),
     ],
 )
-def test_options_that_do_not_fit_are_refused(method, options, words):
+def test_invalid_options_are_errors(method, options, words):
     with pytest.raises(InputError, match=words):
         method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)
 
 
-def test_a_denoiser_of_fixed_levels_has_a_positive_level_each():
-    with pytest.raises(InputError, match=r"a positive number for each denoiser; got \(0.1, 0.2\)"):
+def test_any_level_denoiser_requires_a_positive_level_per_denoiser():
+    with pytest.raises(InputError, match=r"for each of 1 denoisers; got \(0.1, 0.2\)"):
         any_level_denoiser(soft, (0.1, 0.2))
     for levels in (0.0, ()):
-        for of_levels in (any_level_options, functools.partial(any_level_denoiser, soft)):
-            with pytest.raises(InputError, match="trained_sigma is one positive number or more"):
-                of_levels(levels)
+        for function in (any_level_options, functools.partial(any_level_denoiser, soft)):
+            with pytest.raises(InputError, match="trained_sigma requires one or more positive"):
+                function(levels)

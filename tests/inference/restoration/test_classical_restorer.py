@@ -48,7 +48,7 @@ def test_without_a_kernel_the_forward_model_is_noise(draw, method):
         ({"options": {"iterations": "ten"}}, "iterations must be int; got 'ten'"),
         ({"options": {"iterations": 0}}, "iterations must be at least 1; got 0"),
         ({"options": {"return_objective": True}}, "unknown key .*return_objective"),
-        ({"method": "wiener"}, "wiener takes noise_to_signal .*, or noise-sigma, the stand"),
+        ({"method": "wiener"}, "wiener requires noise_to_signal .*, or noise-sigma, the stand"),
         ({"method": "tv", "noise_sigma": 0.0}, "noise-sigma must be a positive number; got 0"),
         ({"method": "plug_and_play"}, "plug_and_play requires a denoiser"),
         ({"denoiser": lambda x, sigma: x}, "richardson_lucy takes no denoiser"),  # noqa: ARG005
@@ -57,7 +57,7 @@ def test_without_a_kernel_the_forward_model_is_noise(draw, method):
             {"kernel": None},
             "richardson_lucy requires a blur kernel; only tv and wavelet work without",
         ),
-        ({"method": "wavelet", "kernel": None}, "wavelet takes a weight, or noise-sigma"),
+        ({"method": "wavelet", "kernel": None}, "wavelet requires a weight, or noise-sigma"),
     ],
 )
 def test_invalid_settings_are_refused_before_any_image(fields, message):

@@ -301,7 +301,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
             ["--method", "wiener"],
             "--method wiener requires --kernel, the blur to undo; without a kernel tv and wavelet",
         ),
-        (["--method", "tv"], "tv takes a weight, or noise-sigma"),
+        (["--method", "tv"], "tv requires a weight, or noise-sigma"),
         (["--method", "tvv"], "no method 'tvv'; did you mean 'tv'?"),
         (["--method", "tv", "--boundary", "zeros"], "--boundary requires --kernel"),
         (
