@@ -12,7 +12,7 @@ from typing import Any
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 
-_WARMUPS = ("warmup_steps", "kl_warmup_steps", "generator_only_steps")
+_WARMUPS = ("warmup_steps", "kl_warmup_steps", "freeze_discriminator_steps")
 _MILESTONES = ("decay_steps", "step_boundaries")
 """Keys that count steps of the run and are scaled with its length.
 

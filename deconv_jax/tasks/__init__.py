@@ -1,4 +1,4 @@
-"""What one experiment family learns, by the name a config gives in `task.name`."""
+"""Tasks: what an experiment learns and how it is evaluated, by the name in `task.name` of a config."""
 
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.tasks.classification import Classification
@@ -12,12 +12,12 @@ from deconv_jax.tasks.vector_quantization import VectorQuantization
 
 TASKS = {
     "autoencoding": Autoencoding,
+    "classification": Classification,
     "compression": Compression,
     "detection": Detection,
-    "classification": Classification,
+    "gan": GAN,
     "restoration": Restoration,
     "segmentation": Segmentation,
-    "gan": GAN,
     "variational": Variational,
     "vector_quantization": VectorQuantization,
 }

@@ -1,12 +1,13 @@
-"""Boxes about objects to what CenterNet's maps should be, how far they are from it, and back to boxes.
+"""CenterNet: training targets from boxes, losses, and decoding of detections.
 
-Zhou et al., "Objects as Points", arXiv:1904.07850, section 3. Everything is on the device and of fixed
-shape: boxes come in rows of which some hold no object, and as many detections go out as are asked for.
+Zhou et al., "Objects as Points", arXiv:1904.07850, section 3. All functions run on the device with fixed
+shapes: boxes are padded with empty rows, and every image has the same number of detections.
 
-What a reader would get wrong: the width of the bump about each centre. Its rule (Law and Deng, "CornerNet",
-arXiv:1808.01244, section 3.1) is the radius in which both corners of a box may move while it still overlaps
-the object enough. The authors' code divides by 2 instead of 2a, and takes the larger roots of the other
-two equations, so that at an overlap of 0.7 its radii are 3.3 to 4 times as large; here the rule is kept.
+Note: The Gaussian radius follows the rule of Law and Deng ("CornerNet", arXiv:1808.01244, section 3.1):
+both corners of a box may move by the radius while the IoU stays above a threshold. Each case is a
+quadratic equation a r^2 + b r + c = 0, whose smaller root is the radius. The authors' code divides by 2
+instead of 2 a, and takes the larger root in two of the three cases; at an IoU of 0.7 its radii are 3.3
+to 4 times as large.
 """
 
 from typing import NamedTuple
@@ -20,85 +21,85 @@ from deconv_jax.ops.collectives import mean_over_devices, number_of_devices
 from deconv_jax.ops.pool import max_pool_with_switches
 
 ALPHA, BETA = 2, 4
-"""Exponents of the focal loss, equation 1."""
+"""Exponents of the focal loss (equation 1)."""
 
 
 class CenterTargets(NamedTuple):
-    """What the maps should be.
+    """Training targets of the maps.
 
     Attributes:
-      heat: 1 at the centres of a class's objects, falling off about them (section 3, before
-        equation 1); the largest where bumps overlap.
-      places: of each object's cell, counted in row-major order.
-      log_size, offset: of each object, as in `CenterMaps`.
-      present: whether the row holds an object; of others the values above mean nothing.
+      heat: Heat map of each class: 1 at object centers, with a Gaussian falloff (section 3, before
+        equation 1); the maximum where Gaussians overlap.
+      cell_index: Flat row-major index of the cell of each object's center.
+      log_size, offset: Size and offset of each object, see `CenterMaps`.
+      present: Whether the row holds an object; the other attributes of empty rows are undefined.
     """
 
     heat: Float[Array, "batch rows columns classes"]
-    places: Int32[Array, "batch most"]
-    log_size: Float[Array, "batch most 2"]
-    offset: Float[Array, "batch most 2"]
-    present: Bool[Array, "batch most"]
+    cell_index: Int32[Array, "batch max_boxes"]
+    log_size: Float[Array, "batch max_boxes 2"]
+    offset: Float[Array, "batch max_boxes 2"]
+    present: Bool[Array, "batch max_boxes"]
 
 
 class Detections(NamedTuple):
-    """Objects found in each image, by falling score.
+    """Detected objects of each image, by descending score.
 
     Attributes:
-      boxes: top, left, bottom and right edge in pixels, in the image.
-      scores: in [0, 1]; 0 in rows without an object, where an image has fewer peaks.
-      classes: from 0 on, -1 in rows without an object.
+      boxes: Top, left, bottom and right edges in pixels, clipped to the image.
+      scores: Scores in [0, 1]; 0 in empty rows.
+      classes: Class indices; -1 in empty rows.
     """
 
-    boxes: Float[Array, "batch most 4"]
-    scores: Float[Array, "batch most"]
-    classes: Int32[Array, "batch most"]
+    boxes: Float[Array, "batch max_detections 4"]
+    scores: Float[Array, "batch max_detections"]
+    classes: Int32[Array, "batch max_detections"]
 
 
 def gaussian_radius(
-    height: Float[Array, "*shape"], width: Float[Array, "*shape"], overlap: float
+    height: Float[Array, "*shape"], width: Float[Array, "*shape"], gaussian_iou: float
 ) -> Float[Array, "*shape"]:
-    """How far both corners of a box may move along both axes while it overlaps by so much.
+    """Return how far both corners of a box may move along both axes while it keeps an IoU.
 
-    The least of what three ways allow: both corners the same way, both inwards, both outwards.
+    The radius is the minimum over three cases: both corners move in the same direction, inwards, or
+    outwards.
 
     Args:
-      height, width: of the box, positive, in any unit.
-      overlap: intersection over union of the moved and the unmoved box, above 0 and below 1.
-
-    Returns:
-      The radius, in that unit.
+      height: Height of the box, positive, in any unit.
+      width: Width of the box, in the same unit.
+      gaussian_iou: IoU of the moved and the original box, in (0, 1).
     """
-    area, sides = height * width, height + width
-    moved = _smaller_root(1.0, -sides, area * (1 - overlap) / (1 + overlap))
-    inwards = _smaller_root(4.0, -2 * sides, area * (1 - overlap))
-    outwards = _smaller_root(-4 * overlap, -2 * overlap * sides, area * (1 - overlap))
-    return jnp.minimum(moved, jnp.minimum(inwards, outwards))
+    area, perimeter = height * width, height + width
+    shifted = _smaller_root(1.0, -perimeter, area * (1 - gaussian_iou) / (1 + gaussian_iou))
+    inwards = _smaller_root(4.0, -2 * perimeter, area * (1 - gaussian_iou))
+    outwards = _smaller_root(
+        -4 * gaussian_iou, -2 * gaussian_iou * perimeter, area * (1 - gaussian_iou)
+    )
+    return jnp.minimum(shifted, jnp.minimum(inwards, outwards))
 
 
 def _smaller_root(a: float, b: Array, c: Array) -> Array:
-    """Of a r^2 + b r + c = 0 the root nearer to 0, for b below 0; without cancellation."""
+    """Return the root of a r^2 + b r + c nearer to 0, for b < 0, in a form without cancellation."""
     return 2 * c / (-b + jnp.sqrt(b**2 - 4 * a * c))
 
 
 def center_targets(
-    boxes: Float[Array, "batch most 4"],
-    box_class: Int[Array, "batch most"],
+    boxes: Float[Array, "batch max_boxes 4"],
+    box_class: Int[Array, "batch max_boxes"],
     *,
     shape: tuple[int, int, int],
     stride: int,
-    overlap: float,
+    gaussian_iou: float,
 ) -> CenterTargets:
-    """What the maps of images with these objects should be.
+    """Return the training targets for boxes.
 
     Args:
-      boxes: top, left, bottom and right edge of each object in pixels.
-      box_class: of each, from 0 on, negative in rows without an object. A box without an area is
-        none.
-      shape: rows, columns and classes of the heat map.
-      stride: pixels a side of one of its cells.
-      overlap: see `gaussian_radius`; a bump's standard deviation is a third of its radius and half
-        a cell.
+      boxes: Top, left, bottom and right edges of each object in pixels. Boxes with zero area are
+        ignored.
+      box_class: Class of each box; negative in empty rows.
+      shape: Rows, columns and classes of the heat maps.
+      stride: Pixels per heat-map cell along each axis.
+      gaussian_iou: See `gaussian_radius`; a Gaussian's standard deviation is (2 radius + 1) / 6.
     """
     rows, columns, classes = shape
     corners = boxes / stride
@@ -108,8 +109,8 @@ def center_targets(
     center = (corners[..., :2] + corners[..., 2:]) / 2
     cell = jnp.clip(jnp.floor(center), 0, jnp.array([[[rows - 1, columns - 1]]]))
 
-    deviation = (2 * gaussian_radius(size[..., 0], size[..., 1], overlap) + 1) / 6
-    down, across = (
+    deviation = (2 * gaussian_radius(size[..., 0], size[..., 1], gaussian_iou) + 1) / 6
+    row_profile, column_profile = (
         jnp.exp(
             -jnp.square(jnp.arange(n)[None, None] - cell[..., axis, None])
             / (2 * jnp.square(deviation[..., None]))
@@ -118,17 +119,17 @@ def center_targets(
     )
     one_hot = (box_class[..., None] == jnp.arange(classes)[None, None]) & present[..., None]
 
-    def with_bump(heat: Array, row: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        down, across, one_hot = row
-        bump = down[:, :, None, None] * across[:, None, :, None]
-        return jnp.maximum(heat, jnp.where(one_hot[:, None, None, :], bump, 0.0)), None
+    def add_gaussian(heat: Array, box: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        row_profile, column_profile, one_hot = box
+        gaussian = row_profile[:, :, None, None] * column_profile[:, None, :, None]
+        return jnp.maximum(heat, jnp.where(one_hot[:, None, None, :], gaussian, 0.0)), None
 
-    # One object after the other: all bumps at once would be as many heat maps.
-    by_row = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (down, across, one_hot))
-    heat, _ = jax.lax.scan(with_bump, jnp.zeros((len(boxes), *shape)), by_row)
+    # A scan over the boxes, because all Gaussians at once take the memory of max_boxes heat maps.
+    per_box = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (row_profile, column_profile, one_hot))
+    heat, _ = jax.lax.scan(add_gaussian, jnp.zeros((len(boxes), *shape)), per_box)
     return CenterTargets(
         heat=heat,
-        places=(cell[..., 0] * columns + cell[..., 1]).astype(jnp.int32),
+        cell_index=(cell[..., 0] * columns + cell[..., 1]).astype(jnp.int32),
         log_size=jnp.log(size),
         offset=center - cell,
         present=present,
@@ -136,56 +137,57 @@ def center_targets(
 
 
 def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[Array, ""]]:
-    """The three terms of equation 4, each a sum over the objects by their number in the whole batch.
+    """Return the three terms of equation 4, unweighted.
+
+    Each term is a sum divided by the number of objects in the whole batch, or by 1 if there are none.
 
     Returns:
-      "heat_loss", the focal loss of equation 1 (which sums over all places); "size_loss" and
-      "offset_loss", the absolute differences at the objects' centres, of logarithms and in units of
-      the stride. Unweighted; on each device of `pmap` such that their mean is the batch's. Without
-      an object they are the sums.
+      "heat_loss", the focal loss of equation 1 summed over all cells; "size_loss" and "offset_loss",
+      the absolute differences at the object centers, of log sizes and in units of the stride. Under
+      `pmap` the mean over devices is the loss of the batch.
     """
     total = mean_over_devices(jnp.sum(targets.present.astype(jnp.float32)))
     count = jnp.where(total > 0, total, 1 / number_of_devices())
-    here, not_here = jax.nn.log_sigmoid(maps.heat), jax.nn.log_sigmoid(-maps.heat)
+    log_p, log_not_p = jax.nn.log_sigmoid(maps.heat), jax.nn.log_sigmoid(-maps.heat)
     focal = jnp.where(
         targets.heat == 1,
-        jnp.exp(ALPHA * not_here) * here,
-        (1 - targets.heat) ** BETA * jnp.exp(ALPHA * here) * not_here,
+        jnp.exp(ALPHA * log_not_p) * log_p,
+        (1 - targets.heat) ** BETA * jnp.exp(ALPHA * log_p) * log_not_p,
     )
 
-    def distance(found: Array, wanted: Array) -> Array:
-        flat = found.reshape(len(found), -1, found.shape[-1])
-        at_centers = jnp.take_along_axis(flat, targets.places[..., None], axis=1)
-        return jnp.sum(jnp.where(targets.present[..., None], jnp.abs(at_centers - wanted), 0.0))
+    def l1_at_centers(values: Array, target: Array) -> Array:
+        flat = values.reshape(len(values), -1, values.shape[-1])
+        at_centers = jnp.take_along_axis(flat, targets.cell_index[..., None], axis=1)
+        return jnp.sum(jnp.where(targets.present[..., None], jnp.abs(at_centers - target), 0.0))
 
     return {
         "heat_loss": -jnp.sum(focal) / count,
-        "size_loss": distance(maps.log_size, targets.log_size) / count,
-        "offset_loss": distance(maps.offset, targets.offset) / count,
+        "size_loss": l1_at_centers(maps.log_size, targets.log_size) / count,
+        "offset_loss": l1_at_centers(maps.offset, targets.offset) / count,
     }
 
 
-def detections(maps: CenterMaps, *, stride: int, most: int) -> Detections:
-    """The highest peaks of the heat maps as boxes ("From points to bounding boxes", section 4).
+def detections(maps: CenterMaps, *, stride: int, max_detections: int) -> Detections:
+    """Decode the highest peaks of the heat maps to boxes (section 4, "From points to bounding boxes").
 
-    A peak is a place as high as its eight neighbours in the same map, the first of those that are equal;
-    there is no other suppression.
+    A peak is a cell that is at least as high as its eight neighbors in the same heat map; among equal
+    neighbors the first one counts. There is no other non-maximum suppression.
 
     Args:
-      maps: of a network.
-      stride: pixels a side of a cell.
-      most: detections an image; fewer where the maps have fewer numbers.
+      maps: Output of a network.
+      stride: Pixels per heat-map cell along each axis.
+      max_detections: Number of detections per image, limited by the number of heat-map entries.
     """
     batch, rows, columns, classes = maps.heat.shape
-    _, highest = max_pool_with_switches(maps.heat, 3, stride=1, padding="SAME")
-    places = jnp.arange(rows * columns).reshape(1, rows, columns, 1)
-    peaks = jnp.where(highest == places, maps.heat, -jnp.inf).reshape(batch, -1)
-    logits, found = jax.lax.top_k(peaks, min(most, peaks.shape[1]))
-    place = found // classes
-    row, column = place // columns, place % columns
+    _, argmax = max_pool_with_switches(maps.heat, 3, stride=1, padding="SAME")
+    cells = jnp.arange(rows * columns).reshape(1, rows, columns, 1)
+    peaks = jnp.where(argmax == cells, maps.heat, -jnp.inf).reshape(batch, -1)
+    logits, entry = jax.lax.top_k(peaks, min(max_detections, peaks.shape[1]))
+    cell = entry // classes
+    row, column = cell // columns, cell % columns
 
     def at_peaks(values: Array) -> Array:
-        return jnp.take_along_axis(values.reshape(batch, -1, 2), place[..., None], axis=1)
+        return jnp.take_along_axis(values.reshape(batch, -1, 2), cell[..., None], axis=1)
 
     center = jnp.stack([row, column], axis=-1) + at_peaks(maps.offset)
     half = jnp.exp(at_peaks(maps.log_size)) / 2
@@ -194,5 +196,5 @@ def detections(maps: CenterMaps, *, stride: int, most: int) -> Detections:
     return Detections(
         boxes=jnp.clip(boxes, 0.0, sides),
         scores=jax.nn.sigmoid(logits),
-        classes=jnp.where(logits > -jnp.inf, found % classes, -1).astype(jnp.int32),
+        classes=jnp.where(logits > -jnp.inf, entry % classes, -1).astype(jnp.int32),
     )

@@ -1,14 +1,13 @@
-"""Recognition: learn the class of an image, by cross-entropy.
+"""Image classification with softmax cross-entropy.
 
-Training images may be moved at random by a few pixels, on the device, each by a key folded from the
-seed, the step and the example's place in the data set. What a reader would get wrong: they are moved after
-they were resized and before they are standardised, so that what is filled in is black.
+Note: Random translations of training images come after resizing and before standardization. The border
+that a translation exposes is therefore black.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,9 +18,10 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.augment import example_keys, random_translate
+from deconv_jax.data.augment import random_translate
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.preprocessing import Preprocessing, restore
+from deconv_jax.data.random_keys import training_keys
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.classification import (
@@ -32,11 +32,13 @@ from deconv_jax.metrics.classification import (
 )
 from deconv_jax.metrics.masked_mean import accumulate_sums, masked_sums, mean_over
 from deconv_jax.metrics.segmentation import confusion_matrix
+from deconv_jax.tasks.task_model import check_finite_output, predict
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
     Scalars,
     TrainState,
+    Tree,
     apply_model,
     gradient_step,
     images_in_unit_range,
@@ -50,17 +52,18 @@ from deconv_jax.viz.plots import CountMatrix, Drawing, Plot, Series
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
-    """Classifier of images in [0, 1] with softmax cross-entropy.
+    """A classifier of images in [0, 1].
 
     Attributes:
-      model: maps images to logits.
-      optimizer, precision: see `Optimizer` and `apply_model`.
-      preprocessing: what images go through before the model, in training, evaluation and use.
-      translate: training images are moved by up to so many pixels along each axis.
-      label_smoothing: weight of the uniform distribution in the training targets.
-      top_k: if more than 1, evaluation also says how often the label is among so many classes.
-      class_names: of the classes in their order, for people; () for their numbers.
-      seed: of the translations.
+      model: Module that maps images to logits.
+      optimizer: Optimizer of the model.
+      preprocessing: Transform of images before the model, in training, evaluation and prediction.
+      precision: Precision of the computation, see `apply_model`.
+      translate: Maximum random translation of training images along each axis, in pixels.
+      label_smoothing: Weight of the uniform distribution in the training targets.
+      top_k: Value of k for an additional top-k accuracy in evaluation; 1 for none.
+      class_names: Display names of the classes in order; () for indices.
+      seed: Seed of the translations.
     """
 
     model: nn.Module
@@ -88,25 +91,29 @@ class Classification(Task):
     @property
     def protocol(self) -> str:
         """See `Task.protocol`."""
-        top = ""
-        if self.top_k > 1:
-            top = f"; top{self.top_k}_accuracy that of images whose label is among {self.top_k}"
+        k = self.top_k
+        top_k = f"; top{k}_accuracy: fraction with the label among the {k} largest" if k > 1 else ""
         return (
-            "accuracy is the fraction of images whose largest logit is their label's; one view an "
-            f"image, 8-bit images scaled to [0, 1]{top}; cross_entropy in nats, mean over images; "
-            f"calibration_error is the expected one of arXiv:1706.04599 with {CALIBRATION_BINS} bins of equal width"
+            "accuracy: fraction of images whose label has the largest logit"
+            f"{top_k}; one view per image, 8-bit images scaled to [0, 1]; cross_entropy: nats, mean over "
+            "images; calibration_error: expected calibration error (arXiv:1706.04599) with "
+            f"{CALIBRATION_BINS} bins of equal width"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """A state for images of the batch's shape."""
+        """Return the initial state for images of the batch's shape.
+
+        Raises:
+          InputError: The data has no labels, or `top_k` or `class_names` do not fit the classes.
+        """
         if "label" not in batch:
             raise InputError(
-                "recognition needs labelled data: a data.source that has labels, as folders of images have "
-                f"not; the batch has {sorted(batch)}"
+                "classification requires data with labels (folders of images have none); the batch has "
+                f"{sorted(batch)}"
             )
         image = batch["image"][:1]
         if self.preprocessing.resize is not None:
-            # What the model is initialised on has the shape that it will see.
+            # Initialize at the resized shape, which is what the model sees.
             image = jnp.zeros((1, *self.preprocessing.resize, image.shape[-1]), image.dtype)
         state = init_state(self.model, self.optimizer, key, image)
         seen = jax.ShapeDtypeStruct(image.shape, jnp.float32)
@@ -118,19 +125,18 @@ class Classification(Task):
             )
         if len(self.class_names) not in (0, classes):
             raise InputError(
-                f"task.class_names has a name for each of the {classes} classes or none; got "
+                f"task.class_names must name all {classes} classes, or none; got "
                 f"{len(self.class_names)}"
             )
         return state
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """One descent of the batch's mean cross-entropy."""
-        step_key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        """Take a gradient step on the mean cross-entropy; scalars: "accuracy"."""
 
-        def loss(variables: Any, batch: Batch) -> Any:
+        def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             images = self._resized(batch)
             if self.translate:
-                keys = example_keys(step_key, batch["index"])
+                keys = training_keys(self.seed, state.step, batch["index"])
                 images = random_translate(keys, images, self.translate)
             images, _ = self.preprocessing.standardized(images)
             logits, stats = apply_model(
@@ -139,31 +145,29 @@ class Classification(Task):
             targets = optax.smooth_labels(
                 jax.nn.one_hot(batch["label"], logits.shape[-1]), self.label_smoothing
             )
-            right = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+            accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
             cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, targets))
-            return cross_entropy, ({"accuracy": right}, stats)
+            return cross_entropy, ({"accuracy": accuracy}, stats)
 
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Measures of a split.
+        """Compute the metrics of a split.
 
         Returns:
-          "accuracy" and, for `top_k`, "topK_accuracy", in [0, 1]; "cross_entropy" in nats, mean over
-          images; "calibration_error" in [0, 1], see `metrics.classification`.
+          "accuracy" and, if `top_k` > 1, "topK_accuracy", in [0, 1]; "cross_entropy" in nats, mean
+          over images; "calibration_error" in [0, 1], see `metrics.classification`.
 
         Raises:
-          InputError: there is no example, or the model's output is not finite.
+          InputError: The split is empty, or the model's output is not finite.
         """
-        measured = mean_over(batches, functools.partial(self._sums, state))
-        if not np.isfinite(measured["calibration_error"]).all():
-            raise InputError("the model's output is not finite for some image of the split")
-        return measured | {"calibration_error": calibration_error(measured["calibration_error"])}
+        means = mean_over(batches, functools.partial(self._metric_sums, state))
+        check_finite_output(means["calibration_error"])
+        return means | {"calibration_error": calibration_error(means["calibration_error"])}
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "predictions": each image as the model sees it, but not standardised, below its label and
-        the class predicted, wrong ones marked."""
-        images, logits = self._seen(state.inference_variables(), batch)
+        """Return "predictions": resized images below "label > prediction"; errors are marked with "!"."""
+        images, logits = self._images_and_logits(state.inference_variables(), batch)
         predicted = np.asarray(jnp.argmax(logits, -1))
         labels = np.asarray(batch["label"])
         names = [
@@ -177,87 +181,82 @@ class Classification(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> Mapping[str, Drawing]:
-        """Which classes are taken for which under "confusion", and under "reliability" how often what the
-        model is so sure of is right."""
-        totals = accumulate_sums(batches, functools.partial(self._tables, state))
+        """Return the confusion matrix as "confusion" and the reliability diagram as "reliability"."""
+        totals = accumulate_sums(batches, functools.partial(self._table_sums, state))
         counts = totals["confusion"].astype(np.int64)
         names = [class_name(number, self.class_names) for number in range(len(counts))]
-        right = f"{np.trace(counts):,} of {counts.sum():,} images"
-        confusion = CountMatrix(f"{right} right", "label", "prediction", counts, names, names)
-        filled, confidence, accurate = totals["calibration"]
-        filled, some = np.maximum(filled, 1), filled > 0
+        correct = f"{np.trace(counts):,} of {counts.sum():,} images correct"
+        confusion = CountMatrix(correct, "label", "prediction", counts, names, names)
+        bin_counts, confidence, accuracy = totals["calibration"]
+        filled = bin_counts > 0
+        bin_counts = np.maximum(bin_counts, 1)
         ends = np.array([0.0, 1.0])
-        of_bins = Series(
-            (confidence / filled)[some], (accurate / filled)[some], "bins", joined=True
+        bins = Series(
+            (confidence / bin_counts)[filled], (accuracy / bin_counts)[filled], "bins", joined=True
         )
         reliability = Plot(
             f"expected calibration error {metrics['calibration_error']:.4f}",
             "confidence",
             "accuracy",
-            [Series(ends, ends, "calibrated", joined=True), of_bins],
+            [Series(ends, ends, "calibrated", joined=True), bins],
             equal_units=True,
         )
         return {"confusion": confusion, "reliability": reliability}
 
     @functools.partial(jit, static_argnums=0)
     def predict(
-        self, variables: Any, images: Float[Array, "batch height width channels"]
+        self, variables: Tree, images: Float[Array, "batch height width channels"]
     ) -> dict[str, Array]:
-        """What the model makes of images.
+        """Classify images.
 
         Args:
-          variables: "params" and "batch_stats".
-          images: in [0, 1], not preprocessed.
+          variables: Variables from `TrainState.inference_variables`.
+          images: Images in [0, 1], before preprocessing.
 
         Returns:
           "probabilities" (batch, classes).
         """
         prepared, _ = self.preprocessing(images)
-        logits = self._logits(variables, prepared)
-        return {"probabilities": jax.nn.softmax(logits)}
+        return {"probabilities": jax.nn.softmax(predict(self, variables, prepared))}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Gives "nearest_mean_accuracy": the class whose mean training image is closest."""
+        """Return "nearest_mean_accuracy" of the class whose mean training image is closest."""
         fitted, measured = (s.gather(np.arange(len(s))) for s in (train, test))
         classes = np.unique(fitted["label"])
         flat = [b["image"].reshape(len(b["image"]), -1) / 255.0 for b in (fitted, measured)]
         means = np.stack([flat[0][fitted["label"] == c].mean(axis=0) for c in classes])
         scores = flat[1] @ means.T - 0.5 * np.sum(means**2, axis=1)[None, :]
-        right = classes[scores.argmax(axis=1)] == measured["label"]
-        return {"nearest_mean_accuracy": float(right.mean())}
+        correct = classes[scores.argmax(axis=1)] == measured["label"]
+        return {"nearest_mean_accuracy": float(correct.mean())}
 
     def _resized(self, batch: Batch) -> jax.Array:
-        """A batch's images in [0, 1], at the model's size."""
+        """Return a batch's images in [0, 1] at the model's size."""
         images = images_in_unit_range(batch["image"])
         return self.preprocessing.resized(images, batch.get("size"))
 
-    def _logits(self, variables: Any, prepared: jax.Array) -> jax.Array:
-        return apply_model(self.model, variables, prepared, train=False, precision=self.precision)[
-            0
-        ]
-
     @functools.partial(jit, static_argnums=0)
-    def _seen(self, variables: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Images as the model sees them, in [0, 1] again, and its logits."""
+    def _images_and_logits(self, variables: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Return the model's input images, mapped back to [0, 1], and its logits."""
         prepared, statistics = self.preprocessing.standardized(self._resized(batch))
-        return restore(prepared, statistics), self._logits(variables, prepared)
+        return restore(prepared, statistics), predict(self, variables, prepared)
 
     @functools.partial(jit, static_argnums=0)
-    def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        _, logits = self._seen(state.inference_variables(), batch)
+    def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        _, logits = self._images_and_logits(state.inference_variables(), batch)
         labels, mask = batch["label"], batch["mask"]
-        measures = {"accuracy": in_top_k(logits, labels, 1)}
+        metrics = {"accuracy": in_top_k(logits, labels, 1)}
         if self.top_k > 1:
-            measures[f"top{self.top_k}_accuracy"] = in_top_k(logits, labels, self.top_k)
-        measures["cross_entropy"] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        of_bins = calibration_sums(logits, labels, mask)
-        return masked_sums(measures, mask) | {"calibration_error": of_bins}
+            metrics[f"top{self.top_k}_accuracy"] = in_top_k(logits, labels, self.top_k)
+        metrics["cross_entropy"] = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return masked_sums(metrics, mask) | {
+            "calibration_error": calibration_sums(logits, labels, mask)
+        }
 
     @functools.partial(jit, static_argnums=0)
-    def _tables(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        _, logits = self._seen(state.inference_variables(), batch)
+    def _table_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        _, logits = self._images_and_logits(state.inference_variables(), batch)
         labels, mask = batch["label"], batch["mask"]
-        # Images are counted as the pixels of one.
+        # Treat the batch as the pixels of a single image.
         truth = jnp.where(mask > 0, labels, -1)[None, None]
         predicted = jnp.argmax(logits, -1)[None, None]
         return {

@@ -1,15 +1,16 @@
-"""Detection: learn where objects are and of which class, as the points at their centres.
+"""Object detection with CenterNet: objects are points at their centers.
 
-CenterNet, Zhou et al., arXiv:1904.07850: the loss is that of equation 4, focal loss of the heat maps and
-absolute differences of sizes and offsets at the objects' centres. What a reader would get wrong: the
-paper's weight of 0.1 is for sizes in pixels; here the difference is one of logarithms, and so relative to
-the object (see `models.centernet`), which is a small number even where boxes are poor.
+Zhou et al., arXiv:1904.07850. The loss is equation 4: a focal loss of the heat maps, and absolute
+differences of sizes and offsets at the object centers.
+
+Note: The paper weights sizes in pixels by 0.1. Here sizes are logarithms (see `models.centernet`), so
+their differences are relative and small even for poor boxes, and the default weight is 1.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -23,12 +24,14 @@ from deconv_jax.data.sources import Source
 from deconv_jax.data.views import AnnotatedView, View, evaluation_view, training_view
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.detection import average_precision
+from deconv_jax.models.interfaces import HasNumClasses, HasOutputStride
 from deconv_jax.tasks.centernet_targets import (
     Detections,
     center_losses,
     center_targets,
     detections,
 )
+from deconv_jax.tasks.task_model import check_model, predict
 from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
@@ -36,6 +39,7 @@ from deconv_jax.training.state import (
     Precision,
     Scalars,
     TrainState,
+    Tree,
     apply_model,
     gradient_step,
     init_state,
@@ -45,27 +49,30 @@ from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import with_boxes
 
 MIN_SCORE = 0.3
-"""Of the detections in a picture, and of those that a person is told of unless asked otherwise."""
-_DRAWN_SIDE = 192
-"""Pixels that small images are enlarged to at least, about, so that names can be read."""
+"""Default score threshold of detections in pictures and predictions."""
+_MIN_PICTURE_HEIGHT = 192
+"""Approximate height that smaller images are enlarged to, so that class names are legible."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection(Task):
-    """Detector of objects in images in [0, 1].
+    """An object detector of images in [0, 1].
 
-    With `optimizer.accumulate_steps` the loss is the mean of the parts' means, which differs from that
-    of the batch where parts have more objects than one another.
+    Note: With `optimizer.accumulate_steps` the loss is the mean of the means over the parts of the
+    batch. It differs from the loss of the whole batch if the parts have different numbers of objects.
 
     Attributes:
-      model: a `CenterNet`.
-      optimizer, precision: see `Optimizer` and `apply_model`.
-      view: what of a batch the network sees, with boxes.
-      class_names: for pictures; all of them or none.
-      max_detections: in an image.
-      size_weight, offset_weight: of their losses beside the heat maps' (equation 4).
-      overlap: which width of the heat maps' bumps follows from, see `gaussian_radius`.
-      seed: of the view.
+      model: CenterNet.
+      optimizer: Optimizer of the model.
+      view: Transform of a batch to the network's input and boxes.
+      precision: Precision of the computation, see `apply_model`.
+      class_names: Display names of all classes; () for indices.
+      max_detections: Maximum number of detections per image.
+      size_weight: Weight of the size loss relative to the heat-map loss (equation 4).
+      offset_weight: Weight of the offset loss relative to the heat-map loss (equation 4).
+      gaussian_iou: IoU that determines the width of the heat maps' Gaussians, see
+        `gaussian_radius`.
+      seed: Seed of the view.
     """
 
     model: nn.Module
@@ -76,7 +83,7 @@ class Detection(Task):
     max_detections: int = 100
     size_weight: float = 1.0
     offset_weight: float = 1.0
-    overlap: float = 0.7
+    gaussian_iou: float = 0.7
     seed: int = 0
 
     monitor: ClassVar[str] = "ap"
@@ -92,10 +99,7 @@ class Detection(Task):
     )
 
     def __post_init__(self) -> None:
-        if not hasattr(self.model, "output_stride"):
-            raise InputError(
-                f"task.model {type(self.model).__name__} gives no heat maps; wanted is 'centernet'"
-            )
+        check_model(self.model, "output_stride", "a detector", "centernet")
         if self.class_names and len(self.class_names) != self.num_classes:
             raise InputError(
                 f"task.class_names must name all {self.num_classes} classes of task.model, or none; "
@@ -104,45 +108,45 @@ class Detection(Task):
         at_least("task.max_detections", self.max_detections, 1)
         for field in ("size_weight", "offset_weight"):
             at_least(f"task.{field}", getattr(self, field), 0)
-        if not 0 < self.overlap < 1:
-            raise InputError(f"task.overlap must be above 0 and below 1; got {self.overlap}")
+        if not 0 < self.gaussian_iou < 1:
+            raise InputError(f"task.gaussian_iou must be in (0, 1); got {self.gaussian_iou}")
 
     @property
     def num_classes(self) -> int:
-        """Of objects."""
-        return self.model.num_classes  # type: ignore[attr-defined]
+        """Number of object classes."""
+        return cast(HasNumClasses, self.model).num_classes
 
     @property
     def output_stride(self) -> int:
-        """Pixels a side of a cell of the heat maps."""
-        return self.model.output_stride  # type: ignore[attr-defined]
+        """Pixels per heat-map cell along each axis."""
+        return cast(HasOutputStride, self.model).output_stride
 
     @property
     def protocol(self) -> str:
         """See `Task.protocol`."""
         return (
-            "ap is COCO's average precision of boxes (IoU 0.5 to 0.95, 101 recalls, pycocotools), ap50 "
-            "and ap75 at one IoU, ar the mean recall over the same IoU; ap_small, ap_medium, ap_large of "
-            "objects below 32^2, below 96^2 and above, in pixels of the images that the network sees; "
-            "voc_map is Pascal VOC 2007's at IoU 0.5 (11 recalls); means over the classes that have "
-            f"objects; up to {self.max_detections} detections an image, one view an image, no "
-            "objects set aside as difficult or crowds; of an image on a canvas, boxes end at its edge "
-            "and those with their centre beyond it are left out"
+            "ap: COCO average precision of boxes (IoU 0.5 to 0.95, 101 recalls, pycocotools); ap50 and "
+            "ap75: at one IoU; ar: mean recall over the same IoUs; ap_small, ap_medium and ap_large: "
+            "objects below 32^2, below 96^2 and above, in pixels of the network's input; voc_map: "
+            "Pascal VOC 2007 at IoU 0.5 (11 recalls); means over the classes that have objects; up to "
+            f"{self.max_detections} detections per image, one view per image, no objects marked "
+            "difficult or crowd; in padded images, boxes are clipped to the valid region and boxes "
+            "centered outside it are dropped"
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """A state for images as the view makes them of the batch's.
+        """Return the initial state for images of the view's shape.
 
         Raises:
-          InputError: the view gives no boxes, or images that do not fit the model.
+          InputError: The view has no boxes, or its images do not fit the model.
         """
         _, seen = view_shapes(self.model, self.view, batch, "boxes")
         return init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """One descent of the weighted losses, whose parts the scalars hold; see `center_losses`."""
+        """Take a gradient step on the weighted sum of `center_losses`; the scalars hold each term."""
 
-        def loss(variables: Any, batch: Batch) -> Any:
+        def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             seen = training_view(self.view, batch, self.seed, state.step)
             maps, stats = apply_model(
                 self.model, variables, seen["image"], train=True, precision=self.precision
@@ -152,7 +156,7 @@ class Detection(Task):
                 seen["box_class"],
                 shape=maps.heat.shape[1:],
                 stride=self.output_stride,
-                overlap=self.overlap,
+                gaussian_iou=self.gaussian_iou,
             )
             losses = center_losses(maps, targets)
             total = losses["heat_loss"] + self.size_weight * losses["size_loss"]
@@ -161,98 +165,108 @@ class Detection(Task):
         return gradient_step(state, batch, loss, self.optimizer)
 
     @functools.partial(jit, static_argnums=0)
-    def predict(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        """Objects found.
+    def predict(self, variables: Tree, images: jax.Array) -> dict[str, jax.Array]:
+        """Detect objects.
 
         Args:
-          variables: see `TrainState.inference_variables`.
-          images: (batch, height, width, channels) in [0, 1].
+          variables: Variables from `TrainState.inference_variables`.
+          images: Images (batch, height, width, channels) in [0, 1].
 
         Returns:
-          By falling score: "boxes" (batch, found, 4), top, left, bottom and right edge in pixels;
-          "scores" (batch, found) in [0, 1]; and int32 "classes" (batch, found), -1 in rows without
-          a detection. There are `max_detections` rows, unless the heat maps have fewer places.
+          By descending score: "boxes" (batch, max_detections, 4), the top, left, bottom and right
+          edges in pixels; "scores" (batch, max_detections) in [0, 1]; and int32 "classes" (batch,
+          max_detections), -1 in empty rows. There are fewer rows if the heat maps have fewer entries.
         """
-        return self._found(variables, images)._asdict()
+        return self._detect(variables, images)._asdict()
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Gives what `average_precision` does, exactly over all images, however they are batched.
+        """Return the metrics of `average_precision` over the whole split, independent of batching.
 
         Raises:
-          InputError: there is no object in the split, or one of a class that the model does not have.
+          InputError: The split has no objects, or a class that the model lacks.
         """
-        gathered = []
-        pending: dict[str, jax.Array] = {}
-        for batch in batches:
-            dispatched = self._measured(state, batch)
-            gathered.append(jax.tree.map(gather_to_host, pending))
-            pending = dispatched
-        gathered.append(jax.tree.map(gather_to_host, pending))
-        parts = gathered[1:]
-        if not parts:
-            raise InputError("the split to evaluate on has no examples")
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        counted = whole.pop("mask") > 0
-        measured = {name: array[counted] for name, array in whole.items()}
-        if np.any(measured["true_classes"] >= self.num_classes):
+        rows = _gather_rows(self._evaluation_rows(state, batch) for batch in batches)
+        if np.any(rows["true_classes"] >= self.num_classes):
             raise InputError(
-                f"boxes have classes above {self.num_classes - 1}, the model's last; make "
-                "task.model.num_classes larger"
+                f"the data has boxes of classes above {self.num_classes - 1}, the model's last; "
+                "increase task.model.num_classes"
             )
-        return average_precision(**measured)
+        return average_precision(**rows)
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "detections": images with the true boxes above those with the boxes found."""
-        seen, found = jax.device_get(self._seen_and_found(state, batch))
-        scale = max(1, _DRAWN_SIDE // seen["image"].shape[1])
-        drawn = np.where(found.scores >= MIN_SCORE, found.classes, -1)
+        """Return "detections": images with the true boxes above images with the detected boxes."""
+        seen, found = jax.device_get(self._view_and_detections(state, batch))
+        scale = max(1, _MIN_PICTURE_HEIGHT // seen["image"].shape[1])
+        drawn_classes = np.where(found.scores >= MIN_SCORE, found.classes, -1)
 
-        def draw(place: int, boxes: np.ndarray, classes: np.ndarray, **scores: Any) -> np.ndarray:
+        def draw(number: int, boxes: np.ndarray, classes: np.ndarray, **scores: Any) -> np.ndarray:
             names = self.class_names
-            image = seen["image"][place]
+            image = seen["image"][number]
             return with_boxes(
-                image, boxes[place], classes[place], names=names, scale=scale, **scores
+                image, boxes[number], classes[number], names=names, scale=scale, **scores
             )
 
-        places = range(len(seen["image"]))
+        numbers = range(len(seen["image"]))
         rows = {
-            "true": [draw(i, seen["boxes"], seen["box_class"]) for i in places],
-            f"found, scores from {MIN_SCORE}": [
-                draw(i, found.boxes, drawn, scores=found.scores[i]) for i in places
+            "true": [draw(i, seen["boxes"], seen["box_class"]) for i in numbers],
+            f"detected, score >= {MIN_SCORE}": [
+                draw(i, found.boxes, drawn_classes, scores=found.scores[i]) for i in numbers
             ],
         }
         pictures = {caption: np.stack(images) for caption, images in rows.items()}
         return {"detections": picture_grid(pictures, scale=1)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """None."""
+        """Return {}: there is no baseline."""
         del train, test
         return {}
 
-    def _found(self, variables: Any, images: jax.Array) -> Detections:
-        maps, _ = apply_model(self.model, variables, images, train=False, precision=self.precision)
-        return detections(maps, stride=self.output_stride, most=self.max_detections)
+    def _detect(self, variables: Tree, images: jax.Array) -> Detections:
+        maps = predict(self, variables, images)
+        return detections(maps, stride=self.output_stride, max_detections=self.max_detections)
 
     @functools.partial(jit, static_argnums=0)
-    def _seen_and_found(
+    def _view_and_detections(
         self, state: TrainState, batch: Batch
     ) -> tuple[dict[str, jax.Array], Detections]:
-        """The view of a batch to be measured, and what is found in what of its images is true."""
+        """Return the evaluation view of a batch, and the detections in its valid region."""
         seen = dict(evaluation_view(self.view, batch))
-        found = self._found(state.inference_variables(), seen["image"])
+        found = self._detect(state.inference_variables(), seen["image"])
         if "size" not in batch:
             return seen, found
         size = batch["size"][:, None].astype(jnp.float32)
         centers = (found.boxes[..., :2] + found.boxes[..., 2:]) / 2
-        there = jnp.all(centers < size, axis=-1)
+        valid = jnp.all(centers < size, axis=-1)
         return seen, Detections(
             jnp.minimum(found.boxes, jnp.tile(size, 2)),
-            jnp.where(there, found.scores, 0.0),
-            jnp.where(there, found.classes, -1),
+            jnp.where(valid, found.scores, 0.0),
+            jnp.where(valid, found.classes, -1),
         )
 
     @functools.partial(jit, static_argnums=0)
-    def _measured(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        seen, found = self._seen_and_found(state, batch)
+    def _evaluation_rows(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        """Return detections, true boxes and mask of a batch, with one row per image."""
+        seen, found = self._view_and_detections(state, batch)
         truth = {"true_boxes": seen["boxes"], "true_classes": seen["box_class"]}
         return found._asdict() | truth | {"mask": batch["mask"]}
+
+
+def _gather_rows(dispatched: Iterable[dict[str, jax.Array]]) -> dict[str, np.ndarray]:
+    """Concatenate the rows of all batches on the host, without those of mask 0.
+
+    A batch is fetched after the next one has been dispatched.
+
+    Raises:
+      InputError: There are no batches.
+    """
+    fetched: list[dict[str, np.ndarray]] = []
+    pending: dict[str, jax.Array] = {}
+    for rows in dispatched:
+        fetched.append(jax.tree.map(gather_to_host, pending))
+        pending = rows
+    fetched = [*fetched[1:], jax.tree.map(gather_to_host, pending)]
+    if not pending:
+        raise InputError("the split to evaluate on has no examples")
+    whole = {name: np.concatenate([rows[name] for rows in fetched]) for name in pending}
+    valid = whole.pop("mask") > 0
+    return {name: array[valid] for name, array in whole.items()}

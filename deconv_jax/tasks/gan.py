@@ -34,10 +34,9 @@ from deconv_jax.tasks.gan_training import (
     AdversarialTraining,
     Images,
     Labels,
-    Tree,
     generator_variables,
 )
-from deconv_jax.training.state import TrainState, apply_model
+from deconv_jax.training.state import TrainState, Tree, apply_model
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import mosaic, picture_grid
 

@@ -20,8 +20,8 @@ from deconv_jax.metrics.checkerboard import checkerboard_energy, minimum_side
 from deconv_jax.metrics.sample_quality import concatenate_batches, sample_quality
 from deconv_jax.tasks.gan_losses import AdversarialLoss
 from deconv_jax.training.parallel import gather_to_host
+from deconv_jax.training.state import Tree
 
-Tree = Any
 Images = Float[Array, "batch height width channels"]
 Rows = dict[str, Array]
 """Arrays with one row per image: the fields of `sample_quality.ImageSetFeatures` and, optionally, "logits"."""

@@ -1,7 +1,7 @@
-"""Adversarial losses and the penalties on a discriminator's gradient.
+"""Adversarial losses, and penalties on the discriminator's gradient.
 
-A discriminator gives logits; each loss says what it is to minimise on real and generated images and
-what the generator is to minimise on generated ones:
+The discriminator D returns logits; s is the logistic function, x a real and G a generated image. Each
+network minimizes:
 
 | name | discriminator | generator |
 |---|---|---|
@@ -11,10 +11,11 @@ what the generator is to minimise on generated ones:
 | hinge | max(0, 1 - D(x)) + max(0, 1 + D(G)) | -D(G) |
 | wasserstein | D(G) - D(x) | -D(G) |
 
-with s the logistic function: Goodfellow et al., arXiv:1406.2661 (both of the first; what a reader
-would get wrong is which is meant by "the GAN loss"); Mao et al., arXiv:1611.04076, equation 9;
-Lim & Ye, arXiv:1705.02894; Arjovsky et al., arXiv:1701.07875, whose discriminator has to be kept
-Lipschitz, by a penalty here.
+Sources: Goodfellow et al., arXiv:1406.2661 (minimax and non_saturating); Mao et al., arXiv:1611.04076,
+equation 9; Lim & Ye, arXiv:1705.02894; Arjovsky et al., arXiv:1701.07875. The Wasserstein loss requires a
+Lipschitz-bounded discriminator, here by a penalty or spectral normalization.
+
+Note: Papers call both minimax and non_saturating "the GAN loss".
 """
 
 import dataclasses
@@ -35,13 +36,14 @@ Discriminator = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialLoss:
-    """What either side minimises, an example each; all arrays (batch,).
+    """The per-example losses of both networks; all arrays have shape (batch,).
 
     Attributes:
-      on_real: the discriminator's, of its logits of real images.
-      on_fake: the discriminator's, of its logits of generated images.
-      generator: the generator's, of the same.
-      boundary: the logit between "real" and "generated"; None where only differences mean something.
+      on_real: Discriminator loss as a function of its logits of real images.
+      on_fake: Discriminator loss as a function of its logits of generated images.
+      generator: Generator loss as a function of the logits of generated images.
+      boundary: Logit between "real" and "generated"; None if only differences of logits have a
+        meaning.
     """
 
     on_real: Callable[[Logits], jax.Array]
@@ -50,11 +52,14 @@ class AdversarialLoss:
     boundary: float | None = 0.0
 
     def discriminator(self, real: Logits, fake: Logits) -> jax.Array:
-        """The discriminator's loss, a scalar."""
+        """Return the discriminator's loss, a scalar."""
         return jnp.mean(self.on_real(real)) + jnp.mean(self.on_fake(fake))
 
     def accuracies(self, real: Logits, fake: Logits) -> tuple[jax.Array, jax.Array]:
-        """The share of each that is told right; without a boundary, by the mean of all logits."""
+        """Return the fractions of real and of generated images on the right side of the boundary.
+
+        Without a boundary, the threshold is the mean of the two mean logits.
+        """
         middle = mean_over_devices(0.5 * (jnp.mean(real) + jnp.mean(fake)))
         boundary = middle if self.boundary is None else self.boundary
         return jnp.mean(real > boundary), jnp.mean(fake < boundary)
@@ -85,33 +90,38 @@ LOSSES: dict[LossName, AdversarialLoss] = {
 
 
 def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:
-    """The squared norm of each logit's gradient by its own image, (batch,).
+    """Return the squared norm of each logit's gradient with respect to its image, (batch,).
 
-    By an image in [-1, 1], as in the papers, though those given are in [0, 1]. Batch norm makes a
-    logit depend on the other images of the batch as well: of the sum of all logits, whose gradient
-    this is, that is then a part.
+    The gradient is that with respect to an image in [-1, 1], as in the papers, although `images` are
+    in [0, 1].
+
+    Note: The gradient is computed from the sum of all logits. With batch norm it therefore includes
+    the dependence of a logit on the other images of the batch.
     """
     gradients = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.sum(jnp.square(0.5 * gradients), axis=(1, 2, 3))
 
 
 def r1_penalty(discriminator: Discriminator, real: jax.Array) -> jax.Array:
-    """E |grad D(x)|^2 / 2 on real images (Mescheder et al., arXiv:1801.04406, equation 9)."""
+    """Compute E |grad D(x)|^2 / 2 on real images (Mescheder et al., arXiv:1801.04406, equation 9)."""
     return 0.5 * jnp.mean(squared_gradient_norms(discriminator, real))
 
 
 def gradient_penalty(
     discriminator: Discriminator, real: jax.Array, fake: jax.Array, position: jax.Array
 ) -> jax.Array:
-    """E (|grad D(x)| - 1)^2 between pairs of images (Gulrajani et al., arXiv:1704.00028, equation 3).
+    """Compute E (|grad D(x)| - 1)^2 between real and generated images.
+
+    Gulrajani et al., arXiv:1704.00028, equation 3.
 
     Args:
-      discriminator: without batch norm.
-      real, fake: (batch, height, width, channels), in [0, 1].
-      position: (batch,), uniform in [0, 1]: how far from the generated to the real one.
+      discriminator: Discriminator without batch norm.
+      real: Real images (batch, height, width, channels) in [0, 1].
+      fake: Generated images of the same shape.
+      position: Interpolation weight of each real image (batch,), uniform in [0, 1].
     """
     position = position[:, None, None, None]
     between = position * real + (1.0 - position) * fake
-    # The derivative of a root at zero is infinite.
+    # The offset avoids the infinite derivative of the square root at zero.
     norms = jnp.sqrt(squared_gradient_norms(discriminator, between) + 1e-12)
     return jnp.mean(jnp.square(norms - 1.0))

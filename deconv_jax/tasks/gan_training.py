@@ -14,7 +14,7 @@ update sees a fifth of them.
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -36,12 +36,12 @@ from deconv_jax.training.state import (
     Precision,
     Scalars,
     TrainState,
+    Tree,
     apply_model,
     images_in_unit_range,
     split_batch,
 )
 
-Tree = Any
 Images = Float[Array, "batch height width channels"]
 Labels = Array | None
 
@@ -68,7 +68,7 @@ class AdversarialTraining:
       gradient_penalty: Weight of `gan_losses.gradient_penalty`; 10 in the paper.
       r1: Weight of `gan_losses.r1_penalty`; gamma in the paper.
       augment: Augmentations of all images shown to the discriminator, see `differentiable_augment`.
-      generator_only_steps: Number of steps at the end of the run that train the generator alone,
+      freeze_discriminator_steps: Number of steps at the end of the run that train the generator alone,
         with a frozen discriminator.
       resize: Whether real images are center-cropped and resized to the generator's size.
       extractor: Name of the feature extractor of the metrics, see `models.extractors`.
@@ -86,14 +86,14 @@ class AdversarialTraining:
     gradient_penalty: float = 0.0
     r1: float = 0.0
     augment: tuple[AugmentName, ...] = ()
-    generator_only_steps: int = 0
+    freeze_discriminator_steps: int = 0
     resize: bool = False
     extractor: str = "pixels"
     seed: int = 0
 
     def __post_init__(self) -> None:
         at_least("task.discriminator_steps", self.discriminator_steps, 1)
-        for field in ("gradient_penalty", "r1", "generator_only_steps"):
+        for field in ("gradient_penalty", "r1", "freeze_discriminator_steps"):
             at_least(f"task.{field}", getattr(self, field), 0)
         for field, model in (("generator", self.generator), ("discriminator", self.discriminator)):
             if getattr(model, "role", None) != field:
@@ -213,8 +213,8 @@ class AdversarialTraining:
         """
         key = step_key(self.seed, state.step)
         update_mask: jax.Array | bool = True
-        if self.generator_only_steps:
-            update_mask = state.step < self.num_steps - self.generator_only_steps
+        if self.freeze_discriminator_steps:
+            update_mask = state.step < self.num_steps - self.freeze_discriminator_steps
         parts = split_batch(batch, self.discriminator_steps, "task.discriminator_steps")
         for number in range(self.discriminator_steps):
             part = _UpdateBatch(

@@ -1,4 +1,4 @@
-"""Codes of a split in two dimensions: a code's two numbers, or its first two principal components."""
+"""Scatter plots of a split's codes in two dimensions."""
 
 from collections.abc import Callable, Iterable
 
@@ -14,57 +14,62 @@ from deconv_jax.viz.plots import COLORS, Plot, Series
 def latent_scatter(
     batches: Iterable[Batch], encode: Callable[[Batch], jax.Array]
 ) -> dict[str, Plot]:
-    """Under "codes": a point an example, coloured by label where there are up to ten of them.
+    """Return the plot "codes", with one point per example.
+
+    Codes with more than two entries are projected on their first two principal components. Points are
+    colored by label if there are at most ten labels.
 
     Args:
-      batches: of a split; fillings are left out.
-      encode: gives a batch's codes (batch, *code).
+      batches: Batches of a split; examples with mask 0 are ignored.
+      encode: Function that returns the codes (batch, *code) of a batch.
 
     Returns:
-      {} for codes of one number, and for a single example.
+      The plot; {} for codes with one entry, and for a single example.
     """
-    found, kept_labels = [], []
+    code_parts, label_parts = [], []
     for batch in batches:
-        codes, true = gather_to_host(encode(batch)), gather_to_host(batch["mask"]) > 0
-        found.append(codes.reshape(len(codes), -1)[true])
+        codes, valid = gather_to_host(encode(batch)), gather_to_host(batch["mask"]) > 0
+        code_parts.append(codes.reshape(len(codes), -1)[valid])
         if "label" in batch:
-            kept_labels.append(gather_to_host(batch["label"])[true])
-    codes = np.concatenate(found).astype(np.float64)
-    count, numbers = codes.shape
-    if min(count, numbers) < 2:
+            label_parts.append(gather_to_host(batch["label"])[valid])
+    codes = np.concatenate(code_parts).astype(np.float64)
+    count, dim = codes.shape
+    if min(count, dim) < 2:
         return {}
-    if numbers == 2:
-        points, x_name, y_name = codes, "first number", "second number"
+    if dim == 2:
+        points, x_name, y_name = codes, "first entry", "second entry"
     else:
         mean, basis = principal_components(codes, 2)
         points = (codes - mean) @ basis
         shares = points.var(axis=0) / max(codes.var(axis=0).sum(), np.finfo(np.float64).tiny)
         x_name, y_name = (
-            f"component {place}, {share:.0%} of the variance"
-            for place, share in enumerate(shares, 1)
+            f"component {number}, {share:.0%} of the variance"
+            for number, share in enumerate(shares, 1)
         )
-    labels = np.concatenate(kept_labels) if kept_labels else np.zeros(count, np.int32)
+    labels = np.concatenate(label_parts) if label_parts else np.zeros(count, np.int32)
     classes = np.unique(labels)
     if not 1 < len(classes) <= len(COLORS):
         series = [Series(points[:, 0], points[:, 1])]
     else:
-        of_class = {str(label): points[labels == label] for label in classes}
-        series = [Series(own[:, 0], own[:, 1], name) for name, own in of_class.items()]
-    title = f"codes of {count} images" + ("" if numbers == 2 else f", {numbers} numbers each")
+        by_label = {str(label): points[labels == label] for label in classes}
+        series = [Series(own[:, 0], own[:, 1], name) for name, own in by_label.items()]
+    title = f"codes of {count} images" + ("" if dim == 2 else f", {dim} entries each")
     return {"codes": Plot(title, x_name, y_name, series, equal_units=True)}
 
 
 def principal_components(
-    rows: Float[np.ndarray, "count numbers"], components: int
-) -> tuple[Float[np.ndarray, " numbers"], Float[np.ndarray, "numbers components"]]:
-    """The mean of rows and the orthonormal directions along which they vary most, in double precision.
+    rows: Float[np.ndarray, "count dim"], components: int
+) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim components"]]:
+    """Compute principal components in double precision.
 
-    Of fewer rows than numbers there are no more components than rows.
+    Returns:
+      The mean of the rows, and an orthonormal basis of the directions of largest variance, in
+      descending order; it has at most min(count, dim) columns.
     """
     mean = rows.mean(axis=0, dtype=np.float64)
-    centred = rows - mean
+    centered = rows - mean
     if len(rows) < rows.shape[1]:
-        basis = np.linalg.svd(centred, full_matrices=False)[2].T
+        basis = np.linalg.svd(centered, full_matrices=False)[2].T
     else:
-        basis = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+        basis = np.linalg.eigh(centered.T @ centered)[1][:, ::-1]
     return mean, basis[:, :components]

@@ -1,8 +1,9 @@
-"""Segmentation: learn the class of every pixel, by cross-entropy and, if wanted, soft Dice.
+"""Semantic segmentation: learn the class of every pixel by cross-entropy and, optionally, soft Dice.
 
-A view makes images and the classes of their pixels of a batch, on the device, inside the step. What a
-reader would get wrong: pixels of class `IGNORED` count nowhere, so the loss is a mean over the others
-of the whole batch, and devices that see different numbers of them must not each take their own mean.
+A view transforms a batch to images and label maps on the device, inside the step.
+
+Note: Pixels of class `IGNORED` are excluded from loss and metrics. The loss is a mean over the remaining
+pixels of the whole batch, not a mean of means over devices.
 """
 
 import dataclasses
@@ -40,12 +41,15 @@ from deconv_jax.metrics.segmentation import (
     segmentation_scores,
 )
 from deconv_jax.ops.collectives import mean_over_devices
+from deconv_jax.tasks.pictures import first_examples
+from deconv_jax.tasks.task_model import check_finite_output, predict
 from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
     Scalars,
     TrainState,
+    Tree,
     apply_model,
     gradient_step,
     init_state,
@@ -57,25 +61,27 @@ from deconv_jax.viz.overlays import background_index, with_segments
 Logits = Float[Array, "batch height width num_classes"]
 Segments = Int[Array, "batch height width"]
 
-_PICTURED, _PICTURED_PIXELS = 6, 192
+_PICTURE_EXAMPLES, _MIN_PICTURE_PIXELS = 6, 192
 _BASELINE_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation(Task):
-    """Classifier of pixels.
+    """A pixel classifier of images in [0, 1].
 
-    With `optimizer.accumulate_steps` the loss is the mean of the parts' means, which differs from that
-    of the batch where parts have more ignored pixels, or others' classes, than one another.
+    Note: With `optimizer.accumulate_steps` the loss is the mean of the means over the parts of the
+    batch. It differs from the loss of the whole batch if the parts have different numbers of ignored
+    pixels or different classes.
 
     Attributes:
-      model: maps images in [0, 1] to logits of each pixel.
-      optimizer, precision: see `Optimizer` and `apply_model`.
-      view: makes images with segments of batches.
-      class_names: of the classes in their order, for people; () for their numbers.
-      class_weights: of each class in the cross-entropy; () for 1.
-      dice: weight of 1 - `soft_dice` beside the cross-entropy.
-      seed: of the view.
+      model: Module that maps images to logits of each pixel.
+      optimizer: Optimizer of the model.
+      view: Transform of a batch to the network's input and label maps.
+      precision: Precision of the computation, see `apply_model`.
+      class_names: Display names of the classes in order; () for indices.
+      class_weights: Weight of each class in the cross-entropy; () for equal weights.
+      dice: Weight of 1 - `soft_dice` relative to the cross-entropy.
+      seed: Seed of the view.
     """
 
     model: nn.Module
@@ -97,12 +103,11 @@ class Segmentation(Task):
         "iou_*",
     )
     protocol: ClassVar[str] = (
-        "counts of pixels summed over the split, whole images, one view an image, 8-bit images scaled "
-        f"to [0, 1], pixels of class {IGNORED} left out: miou and dice are means over the classes that "
-        "occur in the truth or the prediction, iou_NAME is that of a class; boundary_f1 likewise of "
-        "boundary pixels of the whole split, matched within 0.75 % of the arrays' diagonal and at "
-        "least 1 pixel; pixel_accuracy is over all pixels; cross_entropy in nats a pixel, without "
-        "class weights"
+        "pixels counted over the whole split, whole images, one view per image, 8-bit images scaled to "
+        f"[0, 1], pixels of class {IGNORED} excluded; miou and dice: means over the classes that occur "
+        "in the truth or the prediction; iou_NAME: IoU of a class; boundary_f1: the same mean for "
+        "boundary pixels, matched within 0.75 % of the diagonal of the padded image and at least 1 pixel; "
+        "pixel_accuracy: over all pixels; cross_entropy: nats per pixel, without class weights"
     )
 
     def __post_init__(self) -> None:
@@ -111,22 +116,22 @@ class Segmentation(Task):
             at_least("task.class_weights", weight, 0)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """A state for images of the shape that the view gives.
+        """Return the initial state for images of the view's shape.
 
         Raises:
-          InputError: the view gives no segments, or images that do not fit the model; or its outputs
+          InputError: The view has no segments, its images do not fit the model, or the model's outputs
             do not fit the segments or the settings.
         """
         seen, _ = view_shapes(self.model, self.view, batch, "segments")
         state = init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
-        shapes = jax.eval_shape(self._outputs, state.inference_variables(), seen["image"])
+        shapes = jax.eval_shape(self._logits, state.inference_variables(), seen["image"])
         self._check(shapes, seen["segments"])
         return state
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """One descent of the loss of the batch's pixels."""
+        """Take a gradient step on the loss; scalars: "pixel_accuracy"."""
 
-        def loss(variables: Any, batch: Batch) -> Any:
+        def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             seen = training_view(self.view, batch, self.seed, state.step)
             logits, stats = apply_model(
                 self.model, variables, seen["image"], train=True, precision=self.precision
@@ -137,53 +142,52 @@ class Segmentation(Task):
                 overlap = soft_dice(jax.nn.softmax(logits), seen["segments"])
                 total = total + self.dice * (1.0 - overlap)
             known = seen["segments"] < logits.shape[-1]
-            right = (jnp.argmax(logits, -1) == seen["segments"]) & known
-            accuracy = jnp.sum(right) / jnp.maximum(mean_over_devices(jnp.sum(known)), 1)
+            correct = (jnp.argmax(logits, -1) == seen["segments"]) & known
+            accuracy = jnp.sum(correct) / jnp.maximum(mean_over_devices(jnp.sum(known)), 1)
             return total, ({"pixel_accuracy": accuracy}, stats)
 
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Gives measures over the pixels of the whole split.
+        """Compute the metrics over all pixels of a split.
 
         Returns:
-          "miou", "pixel_accuracy", "boundary_f1" and "dice" in [0, 1], "cross_entropy" in nats; and
-          "iou_NAME" of each class that has a name and occurs.
+          "miou", "pixel_accuracy", "boundary_f1" and "dice" in [0, 1]; "cross_entropy" in nats; and
+          "iou_NAME" of each named class that occurs.
 
         Raises:
-          InputError: segments hold a class that the model does not have, no pixel counts, or the
+          InputError: The segments have a class that the model lacks, all pixels are ignored, or the
             model's output is not finite.
         """
-        sums = mean_over(batches, functools.partial(self._sums, state))
-        if not np.isfinite(sums["nats"]):
-            raise InputError("the model's output is not finite for some image of the split")
-        confusion = sums["confusion"]
-        if sums["beyond"]:
+        means = mean_over(batches, functools.partial(self._metric_sums, state))
+        check_finite_output(means["nats"])
+        confusion = means["confusion"]
+        if means["out_of_range"]:
             raise InputError(
-                f"segments hold classes above {len(confusion) - 1}, the model's last; make "
-                f"task.model.num_classes larger, or such pixels {IGNORED}"
+                f"the data has pixels of classes above {len(confusion) - 1}, the model's last; increase "
+                f"task.model.num_classes, or set such pixels to {IGNORED}"
             )
-        measured = segmentation_scores(confusion)
-        by_class = {
+        scores = segmentation_scores(confusion)
+        class_ious = {
             f"iou_{name}": float(iou)
-            for name, iou in zip(self.class_names, measured.iou, strict=False)
+            for name, iou in zip(self.class_names, scores.iou, strict=False)
             if not np.isnan(iou)
         }
         return {
-            "miou": measured.miou,
-            "pixel_accuracy": measured.pixel_accuracy,
-            "boundary_f1": nan_mean(boundary_f1(sums["boundary"])),
-            "dice": measured.mean_dice,
-            "cross_entropy": sums["nats"] / float(confusion.sum()),
-        } | by_class
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "boundary_f1": nan_mean(boundary_f1(means["boundary"])),
+            "dice": scores.mean_dice,
+            "cross_entropy": means["nats"] / float(confusion.sum()),
+        } | class_ious
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "segments": images, then tinted by their pixels' classes, true and predicted.
+        """Return "segments": images, and images tinted by true and by predicted class.
 
-        A class that is called "background" is not tinted.
+        A class called "background" is not tinted.
         """
-        few = {name: array[:_PICTURED] for name, array in batch.items()}
-        seen, logits = self._evaluated(state, few)
+        few = first_examples(batch, _PICTURE_EXAMPLES)
+        seen, logits = self._view_and_logits(state, few)
         images, truth = np.asarray(seen["image"]), np.asarray(seen["segments"])
         predicted = np.asarray(jnp.argmax(logits, -1))
         tinted = functools.partial(with_segments, background=background_index(self.class_names))
@@ -191,100 +195,98 @@ class Segmentation(Task):
             name: np.stack([tinted(*pair) for pair in zip(images, segments, strict=True)])
             for name, segments in (("truth", truth), ("prediction", predicted))
         }
-        scale = max(1, _PICTURED_PIXELS // max(images.shape[1:3]))
+        scale = max(1, _MIN_PICTURE_PIXELS // max(images.shape[1:3]))
         return {"segments": picture_grid(rows, scale=scale)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Gives "majority_pixel_accuracy" and "majority_miou": every pixel of `train`'s largest class."""
-        learnt, measured = (self._pixels_of_classes(source) for source in (train, test))
-        confusion = np.zeros((len(measured), len(measured)))
-        confusion[:, learnt.argmax()] = measured
-        figures = segmentation_scores(confusion)
-        return {
-            "majority_pixel_accuracy": figures.pixel_accuracy,
-            "majority_miou": figures.miou,
-        }
+        """Return "majority_pixel_accuracy" and "majority_miou" of the most frequent training class."""
+        train_counts, test_counts = (self._class_counts(source) for source in (train, test))
+        confusion = np.zeros((len(test_counts), len(test_counts)))
+        confusion[:, train_counts.argmax()] = test_counts
+        scores = segmentation_scores(confusion)
+        return {"majority_pixel_accuracy": scores.pixel_accuracy, "majority_miou": scores.miou}
 
     @functools.partial(jit, static_argnums=0)
     def predict(
-        self, variables: Any, images: Float[Array, "batch height width channels"]
+        self, variables: Tree, images: Float[Array, "batch height width channels"]
     ) -> dict[str, Array]:
-        """What a person's images show.
+        """Compute class probabilities of each pixel.
 
         Args:
-          variables: the model's.
-          images: in [0, 1], sides multiples of `model.multiple`.
+          variables: Variables from `TrainState.inference_variables`.
+          images: Images in [0, 1] whose sides are multiples of `model.multiple`.
 
         Returns:
-          "probabilities" of each class (batch, height, width, num_classes).
+          "probabilities" (batch, height, width, num_classes).
         """
-        return {"probabilities": jax.nn.softmax(self._outputs(variables, images))}
+        return {"probabilities": jax.nn.softmax(self._logits(variables, images))}
 
-    def _outputs(self, variables: Any, images: Array) -> Logits:
-        return apply_model(self.model, variables, images, train=False, precision=self.precision)[0]
+    def _logits(self, variables: Tree, images: Array) -> Logits:
+        return predict(self, variables, images)
 
     @functools.partial(jit, static_argnums=0)
-    def _evaluated(self, state: TrainState, batch: Batch) -> tuple[AnnotatedBatch, Logits]:
+    def _view_and_logits(self, state: TrainState, batch: Batch) -> tuple[AnnotatedBatch, Logits]:
         seen = evaluation_view(self.view, batch)
-        logits = self._outputs(state.inference_variables(), seen["image"])
+        logits = self._logits(state.inference_variables(), seen["image"])
         self._check(logits, seen["segments"])
         return seen, logits
 
     @functools.partial(jit, static_argnums=0)
-    def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
-        seen, logits = self._evaluated(state, batch)
+    def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        seen, logits = self._view_and_logits(state, batch)
         classes = logits.shape[-1]
-        truth = _without_fillings(seen["segments"], batch["mask"])
+        truth = _ignore_padding(seen["segments"], batch["mask"])
         prediction = jnp.argmax(logits, -1)
-        nats = -jnp.sum(_of_true_class(jax.nn.log_softmax(logits), truth))
+        nats = -jnp.sum(_at_true_class(jax.nn.log_softmax(logits), truth))
         return {
             "confusion": confusion_matrix(truth, prediction, classes),
             "boundary": boundary_counts(truth, prediction, classes),
             "nats": nats,
-            "beyond": jnp.sum((truth >= classes) & (truth != IGNORED)),
+            "out_of_range": jnp.sum((truth >= classes) & (truth != IGNORED)),
             "count": jnp.sum(batch["mask"]),
         }
 
-    def _pixels_of_classes(self, source: Source) -> np.ndarray:
-        """How many pixels of a split, in the evaluation's view, are of each class up to 254."""
+    def _class_counts(self, source: Source) -> np.ndarray:
+        """Count the pixels of each class from 0 to 254 in the evaluation views of a split."""
 
         @jit
         def segments(batch: Batch) -> Segments:
-            return _without_fillings(evaluation_view(self.view, batch)["segments"], batch["mask"])
+            return _ignore_padding(evaluation_view(self.view, batch)["segments"], batch["mask"])
 
         counts = np.zeros(IGNORED + 1)
         for batch in evaluation_batches(source, batch_size=min(_BASELINE_BATCH, len(source))):
-            found = np.asarray(segments(jax.tree.map(jnp.asarray, batch)))
-            counts += np.bincount(found.ravel(), minlength=IGNORED + 1)
+            labels = np.asarray(segments(jax.tree.map(jnp.asarray, batch)))
+            counts += np.bincount(labels.ravel(), minlength=IGNORED + 1)
         return counts[:IGNORED]
 
     def _check(self, logits: Any, segments: Any) -> None:
-        """Raises InputError unless the model's output fits the segments, and its classes the task's."""
+        """Raise InputError unless the logits fit the segments and the task's settings."""
         if logits.shape[:-1] != segments.shape:
             raise InputError(
-                f"a segmentation network gives logits of every pixel, {segments.shape} of these "
-                f"images; {type(self.model).__name__} gives {logits.shape[:-1]}"
+                f"a segmentation network must return one logit vector per pixel, {segments.shape} for "
+                f"these images; {type(self.model).__name__} returns {logits.shape[:-1]}"
             )
         if logits.shape[-1] > IGNORED:
             raise InputError(
-                f"at most {IGNORED} classes fit 8 bits; task.model.num_classes={logits.shape[-1]}"
+                f"task.model.num_classes must be at most {IGNORED}; got {logits.shape[-1]}"
             )
         for field in ("class_names", "class_weights"):
             count = len(getattr(self, field))
             if count not in (0, logits.shape[-1]):
                 raise InputError(
-                    f"task.{field} has {count} entries; the model has {logits.shape[-1]} classes"
+                    f"task.{field} must have one entry per class, {logits.shape[-1]}, or none; got "
+                    f"{count}"
                 )
 
 
 def cross_entropy(
     logits: Logits, segments: Segments, class_weights: tuple[float, ...] = ()
 ) -> Float[Array, ""]:
-    """Weighted mean over pixels that are not ignored of -log softmax(logits) of their class, nats.
+    """Compute the weighted mean of -log softmax(logits) over all pixels that are not ignored, in nats.
 
-    As `torch.nn.functional.cross_entropy(weight=..., ignore_index=255)`: the sum of weight times
-    loss over the sum of weights, of the whole batch also where devices see parts of it; 0 where all
-    is ignored.
+    Equal to `torch.nn.functional.cross_entropy(weight=..., ignore_index=255)`: the sum of weight times
+    loss, divided by the sum of weights over the whole batch on all devices. It is 0 if all pixels are
+    ignored.
     """
     weights = jnp.asarray(class_weights or (1.0,) * logits.shape[-1], logits.dtype)
     target = jnp.where(one_hot(segments, logits.shape[-1]), weights.reshape(1, 1, 1, -1), 0.0)
@@ -293,11 +295,11 @@ def cross_entropy(
 
 
 def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
-    """Mean of 2 sum(p t) / (sum(p^2) + sum(t^2)) over all classes of each image that occur in it.
+    """Compute the mean of 2 sum(p t) / (sum(p^2) + sum(t^2)) over the classes that occur in each image.
 
-    Sums are over the pixels of an image that have a class of these; p is the class's probability and t 1
-    where it is true, else 0. After Milletari et al., arXiv:1606.04797, section 3, who have one class;
-    of several a class that an image lacks has t = 0, and is left to the cross-entropy.
+    Sums are over the pixels of an image that are not ignored; p is the probability of the class and t
+    its one-hot label. Milletari et al., arXiv:1606.04797, section 3, define it for one class. Classes
+    absent from an image, for which t = 0, are excluded and left to the cross-entropy.
     """
     is_class = one_hot(segments, probabilities.shape[-1])
     known, true = jnp.any(is_class, -1, keepdims=True), is_class.astype(probabilities.dtype)
@@ -309,10 +311,11 @@ def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
     return jnp.sum(overlaps) / jnp.maximum(count, jnp.finfo(overlaps.dtype).tiny)
 
 
-def _of_true_class(values: Logits, segments: Segments) -> Float[Array, "batch height width"]:
-    """The value of each pixel's class, 0 where it has none."""
+def _at_true_class(values: Logits, segments: Segments) -> Float[Array, "batch height width"]:
+    """Return the value of each pixel's class; 0 for ignored pixels."""
     return jnp.sum(jnp.where(one_hot(segments, values.shape[-1]), values, 0.0), axis=-1)
 
 
-def _without_fillings(segments: Segments, mask: Float[Array, " batch"]) -> Segments:
+def _ignore_padding(segments: Segments, mask: Float[Array, " batch"]) -> Segments:
+    """Set all pixels of examples with mask 0 to `IGNORED`."""
     return jnp.where(mask.reshape(-1, 1, 1) > 0, segments, IGNORED)

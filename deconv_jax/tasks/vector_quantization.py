@@ -1,10 +1,12 @@
-"""Vector quantisation: learn to pass images through a map of whole numbers, each an index into a codebook.
+"""Vector quantization: learn to reconstruct images from a map of codebook indices.
 
-The loss is that of van den Oord et al. (arXiv:1711.00937, equation 3) with the codebook's term left out,
-since its vectors are running means (appendix A.1 there). The measure is PSNR beside that of classical vector
-quantisation at the same bits: every patch of as many pixels as a code stands for is replaced by the nearest
-of as many centres, which k-means finds. What a reader would get wrong: bits_per_dim is of codes written
-with log2 of the codebook's size each; it is no bound on a likelihood, and an entropy coder needs less.
+The loss is that of van den Oord et al. (arXiv:1711.00937, equation 3) without the codebook term, because
+the codebook vectors are exponential moving averages (appendix A.1 there). The metric is PSNR, compared
+with classical vector quantization at the same rate: k-means with as many centroids as the codebook has
+vectors, on patches of the size that one code covers.
+
+Note: bits_per_dim is the rate of fixed-length codes of log2(codebook size) bits. It is no bound on a
+likelihood, and an entropy coder needs fewer bits.
 """
 
 import dataclasses
@@ -12,7 +14,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -27,13 +29,15 @@ from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr, psnr_from_mse
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
-from deconv_jax.models.vqvae import perplexity
+from deconv_jax.models.vqvae import VQVAE, perplexity
 from deconv_jax.ops.collectives import mean_over_devices
+from deconv_jax.tasks.task_model import check_model, predict
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
     Scalars,
     TrainState,
+    Tree,
     apply_model,
     gradient_step,
     images_in_unit_range,
@@ -43,24 +47,27 @@ from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot, Series
 
-_PATCHES_A_CENTRE = 100
-"""Of the training set, that k-means is fitted to."""
-_ROUNDS = 30
-_IMAGES_AT_A_TIME = 500
-_FEW = 0.3
+_KMEANS_SEED = 0
+_KMEANS_ITERATIONS = 30
+_PATCHES_PER_CENTROID = 100
+"""Number of training patches per centroid that k-means is fitted to."""
+_BASELINE_BATCH = 500
+_MIN_CODES_USED = 0.3
+"""Fraction of used codes below which a run warns."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorQuantization(Task):
-    """Vector-quantised autoencoder of images in [0, 1] with mean squared error.
+    """A vector-quantized autoencoder of images in [0, 1] with mean squared error.
 
     Attributes:
-      model: a `VQVAE`.
-      optimizer, precision: see `Optimizer` and `apply_model`.
-      commitment: weight of the mean squared distance between the encoder's outputs and their
-        codes' vectors (beta of equation 3).
-      image_variance: of the numbers in the images, which the mean squared error is divided by; 1
-        leaves it as it is. DeepMind's code divides.
+      model: `VQVAE`.
+      optimizer: Optimizer of the model.
+      precision: Precision of the computation, see `apply_model`.
+      commitment: Weight of the mean squared distance between the encoder's outputs and their
+        codebook vectors (beta of equation 3).
+      image_variance: Variance of the data's pixel values, by which the mean squared error is divided
+        as in DeepMind's code; 1 for no division.
     """
 
     model: nn.Module
@@ -78,75 +85,76 @@ class VectorQuantization(Task):
         "bits_per_dim",
     )
     protocol: ClassVar[str] = (
-        "PSNR in dB of 8-bit images scaled to [0, 1], reconstruction not rounded, whole image, "
-        "mean over images of each image's PSNR; mse is the mean over all pixels; perplexity is exp "
-        "of the entropy of how often each code occurs in the split, codes_used the share of codes "
-        "that occur; bits_per_dim is log2(codes) times positions over pixels and channels; "
-        "patch_vq is k-means of patches of training images with as many centres, one a position"
+        "PSNR in dB of 8-bit images scaled to [0, 1], reconstruction not rounded, whole image, mean over "
+        "images of each image's PSNR; mse: mean over all pixels; perplexity: exp of the entropy of the "
+        "code frequencies in the split; codes_used: fraction of codes that occur; bits_per_dim: "
+        "log2(codebook size) times positions over pixels and channels; patch_vq: k-means of training "
+        "patches with as many centroids as codes and one patch per position"
     )
 
     def __post_init__(self) -> None:
-        if not hasattr(self.model, "codebook_size"):
-            raise InputError(
-                f"task.model {type(self.model).__name__} has no codebook; wanted is 'vqvae'"
-            )
+        check_model(self.model, "codebook_size", "a model with a codebook", "vqvae")
         at_least("task.commitment", self.commitment, 0)
         if not self.image_variance > 0:
             raise InputError(f"task.image_variance must be positive; got {self.image_variance}")
 
     @property
-    def codes(self) -> int:
-        """Size of the codebook."""
-        return self.model.codebook_size  # type: ignore[attr-defined]
+    def codebook_size(self) -> int:
+        """Number of codebook vectors."""
+        return self._vqvae.codebook_size
 
     @property
     def patch_size(self) -> int:
-        """Pixels a side of what one code stands for."""
-        return self.model.stride ** len(self.model.features)  # type: ignore[attr-defined]
+        """Side of the image patch that one code covers, in pixels."""
+        return self._vqvae.stride ** len(self._vqvae.features)
+
+    @property
+    def _vqvae(self) -> VQVAE:
+        return cast(VQVAE, self.model)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """A state for images of the batch's shape."""
+        """Return the initial state for images of the batch's shape."""
         return init_state(self.model, self.optimizer, key, batch["image"])
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """One descent of the batch's mean squared error and commitment, and one move of the codebook.
+        """Take a gradient step on squared error and commitment, and update the codebook averages.
 
-        Scalars: "perplexity" of the batch's codes; "commitment", the mean squared distance,
-        unweighted; "mse".
+        Scalars: "perplexity" of the batch's codes; "commitment", the unweighted mean squared distance;
+        "mse".
         """
 
-        def loss(variables: Any, batch: Batch) -> Any:
+        def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             images = images_in_unit_range(batch["image"])
             (output, distance, indices), stats = apply_model(
                 self.model, variables, images, train=True, precision=self.precision
             )
             error = jnp.mean(mean_squared_error(output, images))
             commitment = jnp.mean(distance)
-            used = mean_over_devices(self._counts(indices, jnp.ones(len(indices))))
-            scalars = {"mse": error, "commitment": commitment, "perplexity": perplexity(used)}
+            counts = mean_over_devices(self._code_counts(indices, jnp.ones(len(indices))))
+            scalars = {"mse": error, "commitment": commitment, "perplexity": perplexity(counts)}
             return error / self.image_variance + self.commitment * commitment, (scalars, stats)
 
         return gradient_step(state, batch, loss, self.optimizer)
 
-    def _counts(self, indices: jax.Array, weights: jax.Array) -> jax.Array:
-        """How often each code occurs in maps (batch, rows, columns), each counted `weights` times."""
+    def _code_counts(self, indices: jax.Array, weights: jax.Array) -> jax.Array:
+        """Count each code in index maps (batch, rows, columns), with one weight per map."""
         rows, columns = indices.shape[1:]
-        each = jnp.repeat(weights, rows * columns)
-        return jnp.bincount(indices.reshape(-1), weights=each, length=self.codes)
+        repeated = jnp.repeat(weights, rows * columns)
+        return jnp.bincount(indices.reshape(-1), weights=repeated, length=self.codebook_size)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Gives the measures of `protocol` but for those of `baseline`."""
-        measures = mean_over(batches, functools.partial(self._sums, state))
-        of_split = measures.pop("codes")
-        channels = self.model.image_shape[-1]  # type: ignore[attr-defined]
-        return measures | {
-            "perplexity": float(perplexity(jnp.asarray(of_split, jnp.float32))),
-            "codes_used": float(np.mean(of_split > 0)),
-            "bits_per_dim": math.log2(self.codes) / (self.patch_size**2 * channels),
+        """Return the metrics of `protocol` other than those of `baseline`."""
+        means = mean_over(batches, functools.partial(self._metric_sums, state))
+        counts = means.pop("codes")
+        channels = self._vqvae.image_shape[-1]
+        return means | {
+            "perplexity": float(perplexity(jnp.asarray(counts, jnp.float32))),
+            "codes_used": float(np.mean(counts > 0)),
+            "bits_per_dim": math.log2(self.codebook_size) / (self.patch_size**2 * channels),
         }
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Under "reconstructions": originals above their reconstructions."""
+        """Return "reconstructions": originals above their reconstructions."""
         output, _ = self._reconstruct(state, batch)
         return {
             "reconstructions": picture_grid(
@@ -157,99 +165,99 @@ class VectorQuantization(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Under "codes": how often each code occurs in the split, most frequent first."""
+        """Return "codes": the code frequencies in the split, in descending order."""
         del metrics
-        counts = np.sum([self._sums(state, batch)["codes"] for batch in batches], axis=0)
-        shares = np.sort(counts)[::-1] / np.sum(counts)
-        ranks = np.arange(1, self.codes + 1)
-        used = f"{np.sum(counts > 0)} of {self.codes} codes occur"
+        counts = np.sum([self._metric_sums(state, batch)["codes"] for batch in batches], axis=0)
+        frequencies = np.sort(counts)[::-1] / np.sum(counts)
+        ranks = np.arange(1, self.codebook_size + 1)
+        used = f"{np.sum(counts > 0)} of {self.codebook_size} codes occur"
+        uniform = np.full(2, 1 / self.codebook_size)
         series = [
-            Series(ranks, shares, "codes", joined=True),
-            Series(ranks[[0, -1]], np.full(2, 1 / self.codes), "all alike", joined=True),
+            Series(ranks, frequencies, "codes", joined=True),
+            Series(ranks[[0, -1]], uniform, "uniform", joined=True),
         ]
-        return {"codes": Plot(used, "rank", "share of the positions", series)}
+        return {"codes": Plot(used, "rank", "fraction of the positions", series)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Vector quantisation of patches by as many centres, fitted to the training set.
+        """Evaluate vector quantization of patches with k-means centroids of the training set.
 
-        Gives "patch_vq_psnr" (dB), "patch_vq_mse" and "patch_vq_codes_used", the share of the
-        centres that occur in `test`.
+        Returns:
+          "patch_vq_psnr" (dB), "patch_vq_mse" and "patch_vq_codes_used", the fraction of centroids
+          that occur in `test`.
         """
-        size, random = self.patch_size, np.random.default_rng(0)
+        size, rng = self.patch_size, np.random.default_rng(_KMEANS_SEED)
         images = train.gather(np.arange(len(train)))["image"]
-        chosen = random.permutation(len(images))
+        order = rng.permutation(len(images))
         _, height, width, _ = images.shape
-        wanted = _PATCHES_A_CENTRE * self.codes
-        # All patches of twice as many images as hold the patches wanted, and of those some.
-        images = images[chosen[: 2 * math.ceil(wanted * size**2 / (height * width))]]
-        patches = random.permutation(_patches(images / 255.0, size))[:wanted]
-        centres = kmeans_patches(patches, self.codes, random)
-        errors, used = [], np.zeros(len(centres), bool)
-        for start in range(0, len(test), _IMAGES_AT_A_TIME):
-            rows = np.arange(start, min(start + _IMAGES_AT_A_TIME, len(test)))
-            target = _patches(test.gather(rows)["image"] / 255.0, size)
-            nearest, _ = vq(target, centres)
+        count = _PATCHES_PER_CENTROID * self.codebook_size
+        # Choose patches at random from twice as many images as hold `count` patches.
+        images = images[order[: 2 * math.ceil(count * size**2 / (height * width))]]
+        patches = rng.permutation(_patches(images / 255.0, size))[:count]
+        centroids = kmeans_patches(patches, self.codebook_size, rng)
+        errors, used = [], np.zeros(len(centroids), bool)
+        for start in range(0, len(test), _BASELINE_BATCH):
+            index = np.arange(start, min(start + _BASELINE_BATCH, len(test)))
+            target = _patches(test.gather(index)["image"] / 255.0, size)
+            nearest, _ = vq(target, centroids)
             used[nearest] = True
-            errors.append(np.square(centres[nearest] - target).reshape(len(rows), -1).mean(axis=1))
-        of_image = np.concatenate(errors)
+            squares = np.square(centroids[nearest] - target)
+            errors.append(squares.reshape(len(index), -1).mean(axis=1))
+        image_errors = np.concatenate(errors)
         return {
-            "patch_vq_psnr": float(np.mean(psnr_from_mse(of_image))),
-            "patch_vq_mse": float(np.mean(of_image)),
-            "patch_vq_codes_used": float(np.sum(used) / self.codes),
+            "patch_vq_psnr": float(np.mean(psnr_from_mse(image_errors))),
+            "patch_vq_mse": float(np.mean(image_errors)),
+            "patch_vq_codes_used": float(np.sum(used) / self.codebook_size),
         }
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
-        """Says so when most of the codebook is not used."""
+        """Return a warning if most of the codebook is unused."""
         del scalars
-        if metrics["codes_used"] >= _FEW:
+        if metrics["codes_used"] >= _MIN_CODES_USED:
             return []
         return [
-            f"{metrics['codes_used']:.1%} of the codes are used: the others carry nothing; try a "
-            "larger restart_below, a smaller codebook_size or a smaller learning_rate"
+            f"only {metrics['codes_used']:.1%} of the codes are used; try a larger restart_below, a "
+            "smaller codebook_size or a smaller learning_rate"
         ]
 
     @functools.partial(jit, static_argnums=0)
     def _reconstruct(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """The batch's reconstructions and codes."""
+        """Return the reconstructions of a batch, and its codes."""
         images = images_in_unit_range(batch["image"])
-        variables = state.inference_variables()
-        (output, _, indices), _ = apply_model(
-            self.model, variables, images, train=False, precision=self.precision
-        )
+        output, _, indices = predict(self, state.inference_variables(), images)
         return output, indices
 
     @functools.partial(jit, static_argnums=0)
-    def _sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+    def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         images = images_in_unit_range(batch["image"])
         output, indices = self._reconstruct(state, batch)
-        measures = {"psnr": psnr(output, images), "mse": mean_squared_error(output, images)}
-        codes = self._counts(indices, batch["mask"])
-        return masked_sums(measures, batch["mask"]) | {"codes": codes}
+        metrics = {"psnr": psnr(output, images), "mse": mean_squared_error(output, images)}
+        codes = self._code_counts(indices, batch["mask"])
+        return masked_sums(metrics, batch["mask"]) | {"codes": codes}
 
 
-def kmeans_patches(patches: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Centres of patches by k-means from random different patches.
+def kmeans_patches(patches: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Compute k-means centroids of patches, starting from random distinct patches.
 
     Args:
-      patches: (number, pixels of a patch).
-      count: of centres.
-      random: what chooses the first centres.
+      patches: Patches (number, pixels per patch).
+      count: Number of centroids.
+      rng: Generator that chooses the initial centroids.
 
     Returns:
-      (count, pixels of a patch), or all different patches where there are no more than `count`.
+      The centroids (count, pixels per patch), or all distinct patches if there are at most `count`.
     """
-    different = np.unique(patches, axis=0)
-    if len(different) <= count:
-        return different
-    start = different[random.choice(len(different), count, replace=False)]
+    distinct = np.unique(patches, axis=0)
+    if len(distinct) <= count:
+        return distinct
+    start = distinct[rng.choice(len(distinct), count, replace=False)]
     with warnings.catch_warnings():
-        # A centre that no patch is nearest to stays where it was, and is counted as unused.
+        # A centroid that loses all its patches stays in place and counts as unused.
         warnings.filterwarnings("ignore", "One of the clusters is empty", UserWarning)
-        return kmeans2(patches, start, iter=_ROUNDS, minit="matrix")[0]
+        return kmeans2(patches, start, iter=_KMEANS_ITERATIONS, minit="matrix")[0]
 
 
 def _patches(images: np.ndarray, size: int) -> np.ndarray:
-    """Images (count, height, width, channels) cut into squares, each a row, image by image."""
+    """Cut images (count, height, width, channels) into squares, one per row, image by image."""
     count, height, width, channels = images.shape
     cut = images.reshape(count, height // size, size, width // size, size, channels)
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, size * size * channels)

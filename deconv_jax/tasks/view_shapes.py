@@ -1,4 +1,4 @@
-"""What a network of annotated images will see, in training and in evaluation, before it is made."""
+"""Shapes of a view's outputs, from which segmentation and detection models are initialized."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -16,31 +16,37 @@ def view_shapes(
     model: nn.Module,
     view: View,
     batch: Mapping[str, jax.Array],
-    wanted: Literal["segments", "boxes"],
+    required: Literal["segments", "boxes"],
 ) -> tuple[AnnotatedBatch, AnnotatedBatch]:
-    """Shapes and types of what a view makes of a batch's first example, in training and in evaluation.
+    """Return the shapes of a view's outputs in training and in evaluation, for a batch of one.
+
+    Args:
+      model: Model of the task; its `multiple`, if it has one, must divide the sides of the images.
+      view: View of the task.
+      batch: Batch of the data set; only shapes and types matter.
+      required: Annotation that the task needs.
 
     Raises:
-      InputError: the view lacks what is wanted, or its images do not fit the model's `multiple`.
+      InputError: The view lacks the annotation, or its images do not fit the model.
     """
-    first = {
+    example = {
         name: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
         for name, array in batch.items()
     }
-    first["index"] = jax.ShapeDtypeStruct((1,), jnp.int32)
+    example["index"] = jax.ShapeDtypeStruct((1,), jnp.int32)
     step = jnp.zeros((), jnp.int32)
 
     def checked(seen: AnnotatedBatch) -> AnnotatedBatch:
-        if wanted not in seen:
+        if required not in seen:
             raise InputError(
-                f"this task needs images with {wanted}; task.view gives {sorted(seen)} of a batch of "
-                f"{sorted(batch)}, which data.source has"
+                f"this task requires images with {required}; task.view returns {sorted(seen)} for "
+                f"data with {sorted(batch)}"
             )
         if hasattr(model, "multiple"):
             check_sides(type(model).__name__, seen["image"], model.multiple)
         return seen
 
     return (
-        jax.eval_shape(lambda b: checked(training_view(view, b, 0, step)), first),
-        jax.eval_shape(lambda b: checked(evaluation_view(view, b)), first),
+        jax.eval_shape(lambda b: checked(training_view(view, b, 0, step)), example),
+        jax.eval_shape(lambda b: checked(evaluation_view(view, b)), example),
     )

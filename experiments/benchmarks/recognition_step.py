@@ -124,7 +124,7 @@ def centernet() -> Case:
         batch["box_class"],
         shape=(side, side, task.num_classes),
         stride=task.output_stride,
-        overlap=task.overlap,
+        gaussian_iou=task.gaussian_iou,
     )
     heat, places, log_size, offset, present = (torch.from_numpy(np.array(t)) for t in targets)
     heat, places, count = heat.permute(0, 3, 1, 2), places.long(), present.sum()

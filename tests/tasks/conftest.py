@@ -1,4 +1,4 @@
-"""A state of a task without compiling its initialization, which takes as long as a step."""
+"""Initial states without compiling `task.init`, which takes as long as a training step."""
 
 import dataclasses
 import fnmatch
@@ -26,7 +26,7 @@ def metrics_are_declared(monkeypatch):
 
 @pytest.fixture(scope="session")
 def drawn_state():
-    """The state before the first step, of shapes by `task.init` and of weights drawn by NumPy."""
+    """Return a function that makes an initial state with weights drawn by NumPy."""
 
     def make(task, batch, seed=0):
         like = jax.eval_shape(task.init, jax.random.key(0), batch)

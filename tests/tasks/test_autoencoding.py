@@ -1,4 +1,4 @@
-"""The linear baseline that an autoencoder is held against, its losses, and what degraded images change."""
+"""Autoencoding: the PCA baseline, losses and penalties, and degraded inputs."""
 
 import dataclasses
 
@@ -43,8 +43,8 @@ def decibels(output, clean):
     return -10 * np.log10(np.mean((np.asarray(output) - np.asarray(clean)) ** 2, axis=(1, 2, 3)))
 
 
-def test_pca_loses_exactly_the_variance_of_the_components_left_out():
-    # Gray around 0.5 with small deviations, so that nothing is clipped.
+def test_pca_error_is_the_variance_of_the_omitted_components():
+    # Small deviations around 0.5, so that nothing is clipped.
     images = 0.5 + 0.01 * RNG.standard_normal((200, 4, 4, 1)) @ np.diag([3.0])
     rows = images.reshape(200, 16)
     eigenvalues = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
@@ -53,50 +53,57 @@ def test_pca_loses_exactly_the_variance_of_the_components_left_out():
         assert error == pytest.approx(eigenvalues[: 16 - components].sum(), abs=1e-12)
 
 
-def test_the_baseline_has_as_many_components_as_the_code_has_numbers():
+def test_baseline_has_as_many_components_as_the_code_has_entries():
     images = RNG.integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
     source = ArraySource({"image": images})
-    for latent, numbers in (("vector", 3), ("map", 3 * 2 * 2)):
+    for latent, components in (("vector", 3), ("map", 3 * 2 * 2)):
         model = Autoencoder(image_shape=(8, 8, 1), features=(4, 4), latent=latent, latent_dim=3)
         measured = Autoencoding(model, Optimizer()).baseline(source, source)
-        expected = pca_reconstruction(images / 255, images / 255, numbers)
+        expected = pca_reconstruction(images / 255, images / 255, components)
         assert measured["pca_mse"] == pytest.approx(np.mean((expected - images / 255) ** 2))
     wide = Autoencoder(image_shape=(8, 8, 1), features=(4, 4), latent_dim=64)
     assert Autoencoding(wide, Optimizer()).baseline(source, source) == {}
 
 
-def test_cross_entropy_is_the_bernoulli_log_likelihood_and_exact_where_a_sigmoid_saturates():
+def test_bce_is_the_bernoulli_log_likelihood_without_saturation():
     task = dataclasses.replace(PLAIN, loss="bce")
     logits = jnp.asarray(RNG.normal(0, 3, PIXELS.shape), jnp.float32)
     clean = unit(batch_of())
     x, t = 1 / (1 + np.exp(-np.asarray(logits, np.float64))), np.asarray(clean, np.float64)
     likelihood = np.mean(t * np.log(x) + (1 - t) * np.log(1 - x), axis=(1, 2, 3))
-    np.testing.assert_allclose(jax.jit(task._distances)(logits, clean), -likelihood, rtol=1e-5)
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(task._distances(z, clean))))(logits)
+    np.testing.assert_allclose(
+        jax.jit(task._reconstruction_losses)(logits, clean), -likelihood, rtol=1e-5
+    )
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(task._reconstruction_losses(z, clean))))(logits)
     np.testing.assert_allclose(gradient, (x - t) / t[0].size, atol=1e-7)
     far = jnp.full((1, 8, 8, 1), 200.0)
-    wrong = task._distances(far, jnp.zeros_like(far)), task._distances(-far, jnp.ones_like(far))
+    wrong = (
+        task._reconstruction_losses(far, jnp.zeros_like(far)),
+        task._reconstruction_losses(-far, jnp.ones_like(far)),
+    )
     np.testing.assert_array_equal(wrong, 200.0)
-    np.testing.assert_array_equal(task._distances(far, jnp.ones_like(far)), 0.0)
+    np.testing.assert_array_equal(task._reconstruction_losses(far, jnp.ones_like(far)), 0.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "distance"), [("l1", np.abs), ("l2", np.square)])
-def test_ms_ssim_is_mixed_in_with_its_share(loss, distance):
-    """24 pixels have room for two scales."""
+def test_ms_ssim_is_mixed_with_its_weight(loss, distance):
+    """Images of 24 pixels allow two scales."""
     clean, other = (jnp.asarray(RNG.random((2, 24, 24, 1)), jnp.float32) for _ in range(2))
     output = 0.7 * clean + 0.3 * other
     logits = jnp.log(output) - jnp.log1p(-output)
     alone = np.mean(distance(np.asarray(output - clean)), axis=(1, 2, 3))
-    unlike = 1 - np.asarray(jax.jit(lambda a, b: ms_ssim(a, b, scales=2))(output, clean))
-    for share in (0.0, 0.84, 1.0):
-        task = dataclasses.replace(PLAIN, loss=loss, ms_ssim=share)
-        expected = share * unlike + (1 - share) * alone
-        np.testing.assert_allclose(jax.jit(task._distances)(logits, clean), expected, rtol=1e-4)
+    dissimilarity = 1 - np.asarray(jax.jit(lambda a, b: ms_ssim(a, b, scales=2))(output, clean))
+    for weight in (0.0, 0.84, 1.0):
+        task = dataclasses.replace(PLAIN, loss=loss, ms_ssim=weight)
+        expected = weight * dissimilarity + (1 - weight) * alone
+        np.testing.assert_allclose(
+            jax.jit(task._reconstruction_losses)(logits, clean), expected, rtol=1e-4
+        )
 
 
 @pytest.mark.slow
-def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
+def test_jacobian_norm_estimate_is_unbiased():
     model = dataclasses.replace(SMALL, activation="elu")
     x = unit(batch_of())
     variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), x)
@@ -110,8 +117,8 @@ def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
     @jax.jit
     @jax.vmap
     def draw(keys):
-        code, pull_back = jax.vjp(encode, x)
-        return squared_jacobian_norms(pull_back, code, keys)
+        code, vjp = jax.vjp(encode, x)
+        return squared_jacobian_norms(vjp, code, keys)
 
     draws = np.asarray(draw(jax.random.split(jax.random.key(1), (2000, len(x)))))
     error = draws.std(axis=0) / np.sqrt(len(draws))
@@ -119,19 +126,19 @@ def test_the_estimated_norm_of_a_jacobian_is_right_on_average():
     assert (np.abs(draws.mean(axis=0) - norms) < 4 * error).all()
 
 
-def test_one_draw_is_exact_for_a_linear_map_with_orthogonal_rows():
-    """J J^T is diagonal, so signs have no cross terms: here three rows of length 2, 3 and 6."""
+def test_jacobian_norm_is_exact_for_orthogonal_rows():
+    """J J^T is diagonal, so cross terms vanish; the three rows have lengths 2, 3 and 6."""
     rows = np.linalg.qr(RNG.standard_normal((16, 3)))[0].T * np.array([[2.0], [3.0], [6.0]])
     weights = jnp.asarray(rows.reshape(3, 4, 4, 1), jnp.float32)
     x = jnp.asarray(RNG.random((5, 4, 4, 1)), jnp.float32)
-    code, pull_back = jax.vjp(lambda images: jnp.einsum("bhwc,khwc->bk", images, weights), x)
-    norms = squared_jacobian_norms(pull_back, code, jax.random.split(jax.random.key(0), 5))
+    code, vjp = jax.vjp(lambda images: jnp.einsum("bhwc,khwc->bk", images, weights), x)
+    norms = squared_jacobian_norms(vjp, code, jax.random.split(jax.random.key(0), 5))
     np.testing.assert_allclose(norms, 4 + 9 + 36, rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_penalties_are_of_the_codes_of_what_the_model_sees(drawn_state):
-    """With a code of one number the contractive penalty is no estimate, so a step shows it exactly."""
+def test_penalties_use_the_codes_of_the_degraded_images(drawn_state):
+    """The contractive penalty of a code with one entry is exact, not an estimate."""
     model = dataclasses.replace(SMALL, latent_dim=1, activation="elu")
     task = dataclasses.replace(NOISE, model=model, contractive=0.3, sparsity=0.2, seed=3)
     batch = batch_of()
@@ -142,7 +149,7 @@ def test_penalties_are_of_the_codes_of_what_the_model_sees(drawn_state):
         def encode(images):
             return model.apply(variables, images, method="encode")
 
-        seen, clean = task._pair(jax.random.fold_in(jax.random.key(3), 0), batch)
+        seen, clean = task._input_and_target(jax.random.fold_in(jax.random.key(3), 0), batch)
         jacobians = jax.vmap(jax.jacrev(lambda image: encode(image[None])[0]))(seen)
         contractive = jnp.mean(jnp.sum(jnp.square(jacobians), axis=(1, 2, 3, 4)))
         error = jnp.mean(jnp.square(model.apply(variables, seen) - clean))
@@ -158,7 +165,7 @@ def test_penalties_are_of_the_codes_of_what_the_model_sees(drawn_state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["contractive", "sparsity"])
-def test_a_penalty_that_is_trained_on_falls(field):
+def test_training_reduces_a_penalty(field):
     task = dataclasses.replace(PLAIN, optimizer=Optimizer(learning_rate=1e-2), **{field: 1.0})
     state = jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch_of())
     step = jax.jit(task.train_step)
@@ -170,7 +177,7 @@ def test_a_penalty_that_is_trained_on_falls(field):
 
 
 @pytest.mark.slow
-def test_evaluation_shows_the_same_degraded_images_whatever_the_batches(drawn_state):
+def test_evaluation_does_not_depend_on_batching(drawn_state):
     state = drawn_state(NOISE, batch_of())
     mask = np.array([1, 1, 1, 1, 1, 0], np.float32)
     together = NOISE.evaluate(state, [batch_of(mask=mask)])
@@ -185,7 +192,7 @@ def test_evaluation_shows_the_same_degraded_images_whatever_the_batches(drawn_st
     assert together["psnr"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_noise_is_of_its_level_not_clipped_and_drawn_anew_at_each_step():
+def test_noise_has_its_level_is_unclipped_and_new_at_each_step():
     images = np.broadcast_to(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1), (2, 64, 64, 1))
     batch = {"image": jnp.asarray(images), "index": jnp.arange(2)}
     noise = np.asarray(NOISE.model_input(batch)) - images / 255
@@ -193,13 +200,13 @@ def test_noise_is_of_its_level_not_clipped_and_drawn_anew_at_each_step():
     assert noise.mean() * 255 == pytest.approx(0, abs=2)
     assert not np.allclose(noise[0], noise[1])
     steps = [jax.random.fold_in(jax.random.key(0), step) for step in (0, 1)]
-    drawn = [np.asarray(NOISE._pair(key, batch)[0]) - images / 255 for key in steps]
+    drawn = [np.asarray(NOISE._input_and_target(key, batch)[0]) - images / 255 for key in steps]
     for one, other in [(drawn[0], drawn[1]), (drawn[0], noise)]:
         assert abs(np.mean(one * other)) < 0.05 * noise.var()
 
 
 @pytest.mark.slow
-def test_a_step_depends_on_the_seed_only_through_random_numbers(drawn_state):
+def test_seed_matters_only_with_random_numbers(drawn_state):
     state = drawn_state(PLAIN, batch_of())
 
     def loss(task):
@@ -209,7 +216,7 @@ def test_a_step_depends_on_the_seed_only_through_random_numbers(drawn_state):
     assert loss(NOISE) != loss(dataclasses.replace(NOISE, seed=1))
 
 
-def test_baselines_of_degraded_images_are_they_themselves_and_their_projection():
+def test_denoising_baselines_are_the_input_and_its_projection():
     train = RNG.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
     measured = NOISE.baseline(ArraySource({"image": train}), ArraySource({"image": PIXELS}))
     seen, clean = np.asarray(NOISE.model_input(batch_of()), np.float64), PIXELS / 255
@@ -223,14 +230,14 @@ def test_baselines_of_degraded_images_are_they_themselves_and_their_projection()
     assert set(PLAIN.baseline(source, source)) == {"pca_psnr", "pca_mse"}
 
 
-def test_pca_with_more_components_than_pixels_gives_the_clipped_image_back():
+def test_pca_with_all_components_returns_the_clipped_image():
     images = RNG.standard_normal((7, 4, 4, 1))
     np.testing.assert_allclose(
         pca_reconstruction(RNG.random((50, 4, 4, 1)), images, 100), np.clip(images, 0, 1), atol=1e-9
     )
 
 
-def test_the_protocol_and_the_pictures_tell_of_a_degradation(drawn_state):
+def test_protocol_and_pictures_include_the_degradation(drawn_state):
     assert "GaussianNoise" not in PLAIN.protocol
     assert NOISE.protocol.startswith("GaussianNoise(sigma=50); ")
     assert PLAIN.protocol in NOISE.protocol
@@ -249,7 +256,7 @@ def test_the_protocol_and_the_pictures_tell_of_a_degradation(drawn_state):
     ],
     ids=lambda degradation: type(degradation).__name__,
 )
-def test_any_degradation_that_keeps_the_shape_is_learned_from(drawn_state, degradation):
+def test_shape_preserving_degradations_are_supported(drawn_state, degradation):
     task = dataclasses.replace(PLAIN, degradation=degradation)
     state = drawn_state(task, batch_of())
     assert np.isfinite(jax.jit(task.train_step)(state, batch_of())[1]["loss"])
@@ -257,7 +264,7 @@ def test_any_degradation_that_keeps_the_shape_is_learned_from(drawn_state, degra
 
 
 @pytest.mark.slow
-def test_it_learns_to_denoise():
+def test_training_learns_to_denoise():
     smooth = np.kron(RNG.integers(0, 256, (16, 2, 2, 1)), np.ones((1, 4, 4, 1))).astype(np.uint8)
     task = dataclasses.replace(NOISE, optimizer=Optimizer(learning_rate=1e-2))
     task = dataclasses.replace(task, model=dataclasses.replace(SMALL, features=(16, 16)))
@@ -274,24 +281,24 @@ def test_it_learns_to_denoise():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": Classifier()}, "Classifier is no autoencoder"),
+        ({"model": Classifier()}, "must be an autoencoder such as 'autoencoder'; got Classifier"),
         ({"loss": "l3"}, "no task.loss 'l3'; known are: bce, l1, l2"),
         ({"ms_ssim": -0.1}, "task.ms_ssim must be at least 0; got -0.1"),
-        ({"ms_ssim": 1.5}, "task.ms_ssim is a share of the loss, at most 1; got 1.5"),
+        ({"ms_ssim": 1.5}, "task.ms_ssim must be at most 1; got 1.5"),
         ({"contractive": -1.0}, "task.contractive must be at least 0; got -1.0"),
         ({"sparsity": -1.0}, "task.sparsity must be at least 0; got -1.0"),
         (
             {"contractive": 1.0, "model": dataclasses.replace(SMALL, norm="batch")},
-            "task.model.norm is 'batch'",
+            "task.contractive requires task.model.norm != 'batch'",
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, message):
+def test_invalid_settings_are_rejected(changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(PLAIN, **changes)
 
 
-def test_images_without_room_for_a_window_have_no_ms_ssim():
+def test_ms_ssim_requires_images_as_large_as_its_window():
     task = dataclasses.replace(PLAIN, ms_ssim=0.84)
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
     with pytest.raises(InputError, match="at least 11 x 11 pixels; got 8 x 8"):
@@ -299,7 +306,7 @@ def test_images_without_room_for_a_window_have_no_ms_ssim():
 
 
 @pytest.mark.parametrize("degradation", [Decimate(2), Blur(np.full((3, 3), 1 / 9), "valid")])
-def test_a_degradation_that_changes_the_shape_is_refused(degradation):
+def test_shape_changing_degradation_is_rejected(degradation):
     task = dataclasses.replace(PLAIN, degradation=degradation)
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
     with pytest.raises(InputError, match="must keep the shape of images; got"):

@@ -1,4 +1,4 @@
-"""Boxes to maps and back: radii, bumps, the focal loss and peaks, by definition and by brute force."""
+"""CenterNet targets, losses and decoding, against their definitions and brute force."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 ROWS, COLUMNS, CLASSES, STRIDE = 12, 10, 3, 4
 SHAPE = (ROWS, COLUMNS, CLASSES)
 ABSENT = [0.0, 0.0, 0.0, 0.0]
-# Two of class 1 so near that their bumps overlap, and image 1 with one row of three.
+# Image 0 has two objects of class 1 with overlapping Gaussians; image 1 has one object in three rows.
 BOXES = np.array(
     [
         [[3, 2, 21, 17], [8, 9, 30, 38], [5.5, 14, 19, 25]],
@@ -31,16 +31,16 @@ BOXES = np.array(
 BOX_CLASS = np.array([[1, 0, 1], [-1, 2, -1]], np.int32)
 
 
-make_targets = jax.jit(center_targets, static_argnames=("shape", "stride", "overlap"))
+make_targets = jax.jit(center_targets, static_argnames=("shape", "stride", "gaussian_iou"))
 
 
-def targets_of(boxes, box_class, *, shape=SHAPE, overlap=0.5):
-    made = make_targets(boxes, box_class, shape=shape, stride=STRIDE, overlap=overlap)
+def targets_of(boxes, box_class, *, shape=SHAPE, gaussian_iou=0.5):
+    made = make_targets(boxes, box_class, shape=shape, stride=STRIDE, gaussian_iou=gaussian_iou)
     return jax.device_get(made)
 
 
 def maps_of(targets, shape=SHAPE):
-    """Maps that say what the targets do: a logit of 4 where an object's centre is, lower elsewhere."""
+    """Return maps that match the targets: logit 4 at object centers, lower elsewhere."""
     rows, columns, _ = shape
     batch = len(targets.heat)
     log_size, offset = (
@@ -48,9 +48,9 @@ def maps_of(targets, shape=SHAPE):
         np.zeros((batch, rows * columns, 2), np.float32),
     )
     for image, row in np.argwhere(targets.present):
-        place = targets.places[image, row]
-        log_size[image, place] = targets.log_size[image, row]
-        offset[image, place] = targets.offset[image, row]
+        cell = targets.cell_index[image, row]
+        log_size[image, cell] = targets.log_size[image, row]
+        offset[image, cell] = targets.offset[image, row]
     return CenterMaps(
         jnp.asarray(8 * targets.heat - 4),
         *(jnp.asarray(a.reshape(batch, rows, columns, 2)) for a in (log_size, offset)),
@@ -65,7 +65,7 @@ def random_maps(seed, batch=2, shape=SHAPE):
     return CenterMaps(*(jnp.asarray(a, jnp.float32) for a in (heat, *both)))
 
 
-def overlap_of(a, b):
+def iou_of(a, b):
     height, width = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
     both = max(height, 0) * max(width, 0)
     areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
@@ -75,27 +75,27 @@ def overlap_of(a, b):
 # Radii
 
 
-@pytest.mark.parametrize("overlap", [0.1, 0.3, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("gaussian_iou", [0.1, 0.3, 0.5, 0.7, 0.95])
 @pytest.mark.parametrize(("height", "width"), [(1.0, 1.0), (40.0, 3.0), (7.0, 11.0), (0.2, 90.0)])
-def test_the_worst_move_by_the_radius_overlaps_by_exactly_as_much(height, width, overlap):
-    r = float(gaussian_radius(jnp.asarray(height), jnp.asarray(width), overlap))
+def test_largest_move_by_the_radius_has_exactly_the_iou(height, width, gaussian_iou):
+    r = float(gaussian_radius(jnp.asarray(height), jnp.asarray(width), gaussian_iou))
     box = np.array([0, 0, height, width])
     assert 0 < r < min(height, width)
-    both_ways = [
-        overlap_of(box, box + r * np.array(signs)) for signs in itertools.product((-1, 1), repeat=4)
+    by_radius = [
+        iou_of(box, box + r * np.array(signs)) for signs in itertools.product((-1, 1), repeat=4)
     ]
-    assert min(both_ways) == pytest.approx(overlap, rel=1e-4)
+    assert min(by_radius) == pytest.approx(gaussian_iou, rel=1e-4)
     farther = [
-        overlap_of(box, box + 1.02 * r * np.array(signs))
+        iou_of(box, box + 1.02 * r * np.array(signs))
         for signs in ([1, 1, 1, 1], [1, 1, -1, -1], [-1, -1, 1, 1])
     ]
-    assert min(farther) < overlap
-    # And no smaller move of the corners overlaps less.
+    assert min(farther) < gaussian_iou
+    # No smaller move of the corners has a lower IoU.
     moves = RNG.uniform(-r, r, (200, 4))
-    assert min(overlap_of(box, box + move) for move in moves) >= overlap - 1e-6
+    assert min(iou_of(box, box + move) for move in moves) >= gaussian_iou - 1e-6
 
 
-def test_radii_are_in_the_unit_of_the_sides_and_the_same_for_turned_boxes():
+def test_radius_is_equivariant_to_scale_and_symmetric():
     height, width = jnp.asarray(RNG.uniform(1, 50, (2, 20)), jnp.float32)
     radius = gaussian_radius(height, width, 0.7)
     np.testing.assert_allclose(gaussian_radius(4 * height, 4 * width, 0.7), 4 * radius, rtol=1e-4)
@@ -106,7 +106,7 @@ def test_radii_are_in_the_unit_of_the_sides_and_the_same_for_turned_boxes():
 # Targets
 
 
-def test_heat_maps_are_the_highest_of_gaussian_bumps_at_rounded_centres():
+def test_heat_maps_are_the_maximum_of_gaussians():
     targets = targets_of(BOXES, BOX_CLASS)
     expected = np.zeros((2, *SHAPE))
     for image, row in np.argwhere(BOX_CLASS >= 0):
@@ -115,10 +115,10 @@ def test_heat_maps_are_the_highest_of_gaussian_bumps_at_rounded_centres():
         radius = float(gaussian_radius(jnp.asarray(bottom - top), jnp.asarray(right - left), 0.5))
         deviation = (2 * radius + 1) / 6
         for i, j in itertools.product(range(ROWS), range(COLUMNS)):
-            bump = math.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * deviation**2))
+            gaussian = math.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * deviation**2))
             at = (image, i, j, BOX_CLASS[image, row])
-            expected[at] = max(expected[at], bump)
-        assert targets.places[image, row] == y * COLUMNS + x
+            expected[at] = max(expected[at], gaussian)
+        assert targets.cell_index[image, row] == y * COLUMNS + x
         assert targets.heat[image, y, x, BOX_CLASS[image, row]] == 1
         np.testing.assert_allclose(
             np.exp(targets.log_size[image, row]), [bottom - top, right - left], rtol=1e-5
@@ -135,26 +135,28 @@ def test_order_and_empty_rows_do_not_matter():
     order = [2, 0, 1]
     permuted = targets_of(BOXES[:, order], BOX_CLASS[:, order])
     np.testing.assert_array_equal(permuted.heat, plain.heat)
-    np.testing.assert_array_equal(permuted.places, plain.places[:, order])
+    np.testing.assert_array_equal(permuted.cell_index, plain.cell_index[:, order])
     more = targets_of(
         np.concatenate([BOXES, np.full((2, 4, 4), 7, np.float32)], axis=1),
-        np.concatenate([BOX_CLASS, [[0, 2, -1, 3]] * 2], axis=1),  # No area, no class, or no such.
+        np.concatenate(
+            [BOX_CLASS, [[0, 2, -1, 3]] * 2], axis=1
+        ),  # Zero area, no class, or a class out of range.
     )
     np.testing.assert_array_equal(more.heat, plain.heat)
     assert not more.present[:, 3:].any()
 
 
-def test_rows_of_boxes_take_little_memory():
-    """Of 100 rows all bumps at once would be 100 times the heat map."""
+def test_targets_need_little_memory():
+    """All Gaussians of 100 rows at once would take the memory of 100 heat maps."""
     boxes = jax.ShapeDtypeStruct((2, 100, 4), jnp.float32)
     box_class = jax.ShapeDtypeStruct((2, 100), jnp.int32)
-    make = lambda b, c: center_targets(b, c, shape=(64, 64, 20), stride=4, overlap=0.7)  # noqa: E731
+    make = lambda b, c: center_targets(b, c, shape=(64, 64, 20), stride=4, gaussian_iou=0.7)  # noqa: E731
     compiled = jax.jit(make).lower(boxes, box_class).compile()
     heat_map = 4 * 2 * 64 * 64 * 20
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * heat_map
 
 
-def test_mirrored_boxes_make_mirrored_maps():
+def test_targets_are_equivariant_to_mirroring():
     plain = targets_of(BOXES, BOX_CLASS)
     mirrored = BOXES.copy()
     mirrored[..., [1, 3]] = STRIDE * COLUMNS - BOXES[..., [3, 1]]
@@ -167,20 +169,24 @@ def test_mirrored_boxes_make_mirrored_maps():
 
 
 @pytest.mark.slow
-def test_a_centre_on_the_far_edge_is_of_the_last_cell():
-    corner = np.array([[[44.0, 36.0, 52.0, 44.0]]], np.float32)  # About (48, 40), the far corner.
+def test_center_on_the_far_edge_belongs_to_the_last_cell():
+    corner = np.array(
+        [[[44.0, 36.0, 52.0, 44.0]]], np.float32
+    )  # Centered at the far corner (48, 40).
     targets = targets_of(corner, np.zeros((1, 1), np.int32))
-    assert targets.places.item() == ROWS * COLUMNS - 1
+    assert targets.cell_index.item() == ROWS * COLUMNS - 1
     np.testing.assert_allclose(targets.offset, [[[1, 1]]])
-    found = detections(maps_of(targets), stride=STRIDE, most=1)
-    np.testing.assert_allclose(found.boxes, [[[44, 36, 48, 40]]], atol=1e-4)  # Cut at the image.
+    found = detections(maps_of(targets), stride=STRIDE, max_detections=1)
+    np.testing.assert_allclose(
+        found.boxes, [[[44, 36, 48, 40]]], atol=1e-4
+    )  # Clipped to the image.
 
 
 # Losses
 
 
 def focal_loss(heat, wanted, count):
-    """Equation 1 of arXiv:1904.07850, place by place."""
+    """Compute equation 1 of arXiv:1904.07850 cell by cell."""
     total = 0.0
     for logit, y in zip(np.ravel(heat).astype(float), np.ravel(wanted).astype(float), strict=True):
         p = 1 / (1 + math.exp(-logit))
@@ -191,7 +197,7 @@ def focal_loss(heat, wanted, count):
     return -total / count
 
 
-def test_losses_are_those_of_the_paper_s_equations():
+def test_losses_equal_the_equations_of_the_paper():
     targets, maps = targets_of(BOXES, BOX_CLASS), random_maps(3)
     losses = jax.device_get(center_losses(maps, targets))
     assert losses["heat_loss"] == pytest.approx(focal_loss(maps.heat, targets.heat, 4), rel=1e-4)
@@ -199,36 +205,36 @@ def test_losses_are_those_of_the_paper_s_equations():
         found, wanted = np.asarray(getattr(maps, field)), getattr(targets, field)
         total = 0.0
         for image, row in np.argwhere(targets.present):
-            y, x = divmod(int(targets.places[image, row]), COLUMNS)
+            y, x = divmod(int(targets.cell_index[image, row]), COLUMNS)
             total += np.abs(found[image, y, x] - wanted[image, row]).sum()
         assert losses[name] == pytest.approx(total / 4, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_right_maps_lose_nothing_and_wrong_ones_are_pulled_right():
+def test_loss_is_zero_at_the_targets_and_gradients_point_to_them():
     targets = targets_of(BOXES, BOX_CLASS)
-    right = maps_of(targets)
-    sure = right._replace(heat=jnp.where(targets.heat == 1, 30.0, -30.0))
-    for name, loss in center_losses(sure, targets).items():
+    exact = maps_of(targets)
+    confident = exact._replace(heat=jnp.where(targets.heat == 1, 30.0, -30.0))
+    for name, loss in center_losses(confident, targets).items():
         assert loss == pytest.approx(0.0, abs=1e-5), name
-    slope = jax.grad(lambda maps: center_losses(maps, targets)["heat_loss"])(random_maps(4)).heat
+    gradient = jax.grad(lambda maps: center_losses(maps, targets)["heat_loss"])(random_maps(4)).heat
     peaks = targets.heat == 1
-    assert np.all(np.asarray(slope)[peaks] < 0)
-    assert np.all(np.asarray(slope)[~peaks] >= 0)
+    assert np.all(np.asarray(gradient)[peaks] < 0)
+    assert np.all(np.asarray(gradient)[~peaks] >= 0)
 
 
-def test_gradients_stay_finite_where_logits_are_extreme():
+def test_gradients_are_finite_at_extreme_logits():
     targets = targets_of(BOXES, BOX_CLASS)
     total = lambda maps: sum(center_losses(maps, targets).values())  # noqa: E731
     for scale in (100.0, -100.0):
         maps = random_maps(5)
         extreme = maps._replace(heat=jnp.full_like(maps.heat, scale))
-        loss, slopes = jax.value_and_grad(total)(extreme)
+        loss, gradients = jax.value_and_grad(total)(extreme)
         assert np.isfinite(loss)
-        assert all(np.isfinite(a).all() for a in jax.tree.leaves(slopes))
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(gradients))
 
 
-def test_without_any_object_the_heat_alone_is_learnt():
+def test_without_objects_only_the_heat_loss_remains():
     targets = targets_of(np.zeros((2, 3, 4), np.float32), np.full((2, 3), -1))
     assert not targets.heat.any()
     maps = random_maps(6)
@@ -237,8 +243,8 @@ def test_without_any_object_the_heat_alone_is_learnt():
     assert losses["size_loss"] == losses["offset_loss"] == 0
 
 
-def test_losses_are_over_the_objects_of_all_devices():
-    """An image of three objects and one of one: the mean of the devices' own means would differ."""
+def test_losses_divide_by_the_objects_of_all_devices():
+    """The devices have three objects and one object, so the mean of their means would differ."""
     targets, maps = targets_of(BOXES, BOX_CLASS), random_maps(7)
     whole = center_losses(maps, targets)
     apart = jax.tree.map(lambda a: jnp.asarray(a)[:, None], (maps, targets))
@@ -256,25 +262,25 @@ def test_losses_are_over_the_objects_of_all_devices():
 # Peaks
 
 
-def test_what_maps_were_made_of_is_what_is_found():
+def test_decoding_inverts_encoding():
     targets = targets_of(BOXES, BOX_CLASS)
-    found = jax.device_get(detections(maps_of(targets), stride=STRIDE, most=6))
+    found = jax.device_get(detections(maps_of(targets), stride=STRIDE, max_detections=6))
     for image in range(2):
         real = BOX_CLASS[image] >= 0
-        sure = found.scores[image] > 0.9
-        assert sure.sum() == real.sum()
+        confident = found.scores[image] > 0.9
+        assert confident.sum() == real.sum()
         wanted, got = (
             np.array(sorted([c, *b] for c, b in zip(classes, boxes, strict=True)))
             for classes, boxes in (
                 (BOX_CLASS[image][real], BOXES[image][real]),
-                (found.classes[image][sure], found.boxes[image][sure]),
+                (found.classes[image][confident], found.boxes[image][confident]),
             )
         )
         np.testing.assert_allclose(got, wanted, atol=1e-3)
 
 
-def by_brute_force(maps, most):
-    """Every place that is as high as its neighbours, in falling order."""
+def peaks_by_brute_force(maps, max_detections):
+    """Yield the cells that are at least as high as their neighbors, in descending order."""
     heat, log_size, offset = (np.asarray(a, np.float64) for a in maps)
     for image in range(len(heat)):
         peaks = []
@@ -287,16 +293,16 @@ def by_brute_force(maps, most):
             box = STRIDE * np.array([y - height / 2, x - width / 2, y + height / 2, x + width / 2])
             limits = STRIDE * np.array([ROWS, COLUMNS] * 2)
             peaks.append((1 / (1 + np.exp(-heat[image, i, j, c])), c, box.clip(0, limits)))
-        yield sorted(peaks, key=lambda peak: -peak[0])[:most]
+        yield sorted(peaks, key=lambda peak: -peak[0])[:max_detections]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [1, 20, 400])
-def test_detections_are_the_highest_peaks(most):
+@pytest.mark.parametrize("max_detections", [1, 20, 400])
+def test_detections_are_the_highest_peaks(max_detections):
     maps = random_maps(8)
-    found = jax.device_get(detections(maps, stride=STRIDE, most=most))
-    assert found.scores.shape == (2, min(most, ROWS * COLUMNS * CLASSES))
-    for image, peaks in enumerate(by_brute_force(maps, most)):
+    found = jax.device_get(detections(maps, stride=STRIDE, max_detections=max_detections))
+    assert found.scores.shape == (2, min(max_detections, ROWS * COLUMNS * CLASSES))
+    for image, peaks in enumerate(by_brute_force(maps, max_detections)):
         count = len(peaks)
         scores, classes, boxes = zip(*peaks, strict=True)
         np.testing.assert_allclose(found.scores[image, :count], scores, rtol=1e-5)
@@ -306,12 +312,12 @@ def test_detections_are_the_highest_peaks(most):
         assert np.all(found.classes[image, count:] == -1)
 
 
-def test_of_equal_neighbours_the_first_is_the_peak():
-    """As logits in bfloat16 often are; two that are apart are both peaks."""
+def test_first_of_equal_neighbors_is_the_peak():
+    """Equal logits are common in bfloat16. Equal cells that are not neighbors are both peaks."""
     heat = np.full((1, ROWS, COLUMNS, CLASSES), -9, np.float32)
     for row, column, label in ((3, 3, 0), (3, 4, 0), (4, 5, 0), (3, 3, 1), (8, 8, 0)):
         heat[0, row, column, label] = 2
     maps = random_maps(9, batch=1)._replace(heat=jnp.asarray(heat))
-    found = detections(maps, stride=STRIDE, most=10)
+    found = detections(maps, stride=STRIDE, max_detections=10)
     assert (np.asarray(found.scores) > 0.5).sum() == 3
     np.testing.assert_array_equal(found.classes[0, :3], [0, 1, 0])

@@ -1,4 +1,4 @@
-"""A classifier's measures, tables and preprocessing, against NumPy and the network by itself."""
+"""Classification: metrics, plots and preprocessing, against NumPy and the bare network."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def logits_of(variables, images):
 
 @pytest.fixture(scope="module")
 def state():
-    """Of FIVE, sure enough of some images that bins of confidence are filled."""
+    """Return a state of FIVE with enough spread in confidence to fill several bins."""
     like = jax.eval_shape(
         lambda key: FIVE.init(key, {"image": PIXELS[:1], "label": LABELS[:1]}), jax.random.key(0)
     )
@@ -58,13 +58,13 @@ def state():
 
 @pytest.fixture(scope="module")
 def expected(state):
-    """Logits of all images, by the network and its preprocessing alone."""
+    """Return the logits of all images from the network and its preprocessing."""
     images = jnp.asarray(PIXELS / np.float32(255))
     return np.asarray(logits_of(state.inference_variables(), images))
 
 
 def batches(size=16):
-    """All images, each batch split over all devices; the last is filled up with others."""
+    """Yield all images in batches on all devices; the last batch is padded."""
     devices = Devices.all()
     for start in range(0, COUNT, size):
         rows = np.arange(start, start + size, dtype=np.int32)
@@ -75,7 +75,7 @@ def batches(size=16):
 
 
 def first_batch():
-    """The first 16 images, on one device."""
+    """Return the first 16 images, on one device."""
     return {"image": PIXELS[:16], "label": LABELS[:16], "index": np.arange(16, dtype=np.int32)}
 
 
@@ -84,7 +84,7 @@ def nats(logits, labels):
 
 
 def gaps(logits, labels):
-    """Of each bin of confidence that is filled the examples, mean confidence and accuracy."""
+    """Yield count, mean confidence and accuracy of each filled bin of confidence."""
     confidence = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
     right = logits.argmax(axis=1) == labels
     for number in range(CALIBRATION_BINS):
@@ -95,7 +95,7 @@ def gaps(logits, labels):
             yield within.sum(), confidence[within].mean(), right[within].mean()
 
 
-def test_evaluation_ignores_fillings_and_equals_a_direct_count():
+def test_evaluation_ignores_padding_and_equals_a_direct_count():
     images = RNG.integers(0, 256, (6, 4, 4, 1)).astype(np.uint8)
     labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
     state = jax.jit(TASK.init)(jax.random.key(0), {"image": images, "label": labels})
@@ -125,13 +125,13 @@ def test_nearest_mean_is_exact_on_separated_classes():
     assert TASK.baseline(source, source) == {"nearest_mean_accuracy": 1.0}
 
 
-def test_unlabelled_data_is_refused():
-    with pytest.raises(InputError, match="needs labelled data"):
+def test_unlabeled_data_is_rejected():
+    with pytest.raises(InputError, match="requires data with labels"):
         TASK.init(jax.random.key(0), {"image": jnp.zeros((1, 8, 8, 1), jnp.uint8)})
 
 
 @pytest.mark.slow
-def test_measures_are_those_of_the_networks_logits_however_they_are_batched(state, expected):
+def test_metrics_equal_numpy_for_any_batch_size(state, expected):
     logits = expected.astype(np.float64)
     order = np.argsort(-logits, axis=1, kind="stable")
     place = (order == LABELS[:, None]).argmax(axis=1)
@@ -146,10 +146,10 @@ def test_measures_are_those_of_the_networks_logits_however_they_are_batched(stat
     assert len(bins) > 3
     for size in (8, 16):
         assert FIVE.evaluate(state, batches(size)) == pytest.approx(wanted, rel=1e-5)
-    assert "top2_accuracy that of images whose label is among 2" in FIVE.protocol
+    assert "top2_accuracy: fraction with the label among the 2 largest" in FIVE.protocol
 
 
-def test_tables_count_what_the_network_takes_for_what(state, expected):
+def test_plots_show_confusion_and_calibration(state, expected):
     guesses = expected.argmax(axis=1)
     plots = FIVE.plots(state, batches(), FIVE.evaluate(state, batches()))
     confusion = plots["confusion"]
@@ -159,7 +159,7 @@ def test_tables_count_what_the_network_takes_for_what(state, expected):
     np.testing.assert_array_equal(confusion.counts, counts)
     assert list(confusion.row_names) == list(confusion.column_names) == list(FIVE.class_names)
     assert (confusion.row_name, confusion.column_name) == ("label", "prediction")
-    assert confusion.title.startswith(f"{np.sum(guesses == LABELS)} of {COUNT} images")
+    assert confusion.title.startswith(f"{np.sum(guesses == LABELS)} of {COUNT} images correct")
     diagonal, bins = plots["reliability"].series
     np.testing.assert_array_equal(diagonal.x, diagonal.y)
     wanted = np.array(list(gaps(expected.astype(np.float64), LABELS)))
@@ -167,8 +167,8 @@ def test_tables_count_what_the_network_takes_for_what(state, expected):
 
 
 @pytest.mark.slow
-def test_training_evaluation_and_use_see_the_same_images(state, expected):
-    """Without a norm and translations the loss of a step is the cross-entropy that is measured."""
+def test_training_evaluation_and_prediction_see_the_same_images(state, expected):
+    """Without norms and translations the training loss equals the evaluated cross-entropy."""
     _, scalars = jax.jit(FIVE.train_step)(state, first_batch())
     rows = slice(0, 16)
     assert scalars["loss"] == pytest.approx(nats(expected[rows], LABELS[rows]).mean(), rel=1e-5)
@@ -178,7 +178,7 @@ def test_training_evaluation_and_use_see_the_same_images(state, expected):
 
 
 @pytest.mark.slow
-def test_images_are_moved_at_their_new_size_and_then_standardised(state):
+def test_translation_follows_resizing_and_precedes_standardization(state):
     task = dataclasses.replace(FIVE, translate=2, seed=7)
     batch = first_batch()
     _, scalars = jax.jit(task.train_step)(state, batch)
@@ -194,8 +194,8 @@ def test_images_are_moved_at_their_new_size_and_then_standardised(state):
     assert np.mean(np.all(np.asarray(images)[:, 0] == 0, axis=(1, 2))) > 0.2
 
 
-def test_what_is_beside_an_image_on_its_canvas_is_not_seen(state):
-    """Of images as large as the network wants them no filter reaches beyond."""
+def test_padding_of_an_image_is_not_seen(state):
+    """Images at the network's size are not resampled, so no filter reaches the padding."""
     image = PIXELS[:8, :6, :6]
     batch = {"image": image, "label": LABELS[:8], "mask": np.ones(8, np.float32)}
     alone = FIVE.evaluate(state, [jax.tree.map(jnp.asarray, batch)])
@@ -208,7 +208,7 @@ def test_what_is_beside_an_image_on_its_canvas_is_not_seen(state):
 
 
 @pytest.mark.slow
-def test_pictures_show_what_the_network_sees_before_it_is_standardised(state):
+def test_pictures_show_resized_images_before_standardization(state):
     few = {"image": jnp.asarray(PIXELS[:3]), "label": jnp.asarray(LABELS[:3])}
     picture = np.asarray(FIVE.pictures(state, few)["predictions"])
     seen = np.asarray(PREPARED.resized(jnp.asarray(PIXELS[:3] / np.float32(255))))
@@ -225,17 +225,17 @@ def test_pictures_show_what_the_network_sees_before_it_is_standardised(state):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"class_names": ("a", "b")}, r"a name for each of the 3 classes or none; got 2"),
+        ({"class_names": ("a", "b")}, r"must name all 3 classes, or none; got 2"),
         ({"top_k": 3}, r"top_k must be 1, or less than the 3 classes; got 3"),
     ],
 )
-def test_what_does_not_fit_the_classes_is_named(fields, said):
+def test_settings_that_do_not_fit_the_classes_are_rejected(fields, said):
     task = dataclasses.replace(TASK, **fields)
     with pytest.raises(InputError, match=said):
         task.init(jax.random.key(0), {"image": PIXELS[:1], "label": LABELS[:1]})
 
 
 @pytest.mark.parametrize(("field", "value", "least"), [("top_k", 0, 1), ("translate", -1, 0)])
-def test_numbers_out_of_range_are_named(field, value, least):
+def test_numbers_out_of_range_are_rejected(field, value, least):
     with pytest.raises(InputError, match=f"{field} must be at least {least}; got {value}"):
         dataclasses.replace(TASK, **{field: value})

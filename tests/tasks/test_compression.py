@@ -1,4 +1,4 @@
-"""Compression: the loss of every level, one step on any devices, exact measures, and JPEG."""
+"""Compression: losses of all levels, independence of devices, exact metrics, and JPEG."""
 
 import dataclasses
 import io
@@ -19,13 +19,13 @@ from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices
 
 RNG = np.random.default_rng(0)
-# Smooth enough that a codec does better on them than on noise.
+# Smooth images, which a codec compresses better than noise.
 COARSE = RNG.integers(0, 256, (16, 6, 6, 1))
 IMAGES = np.kron(COARSE, np.ones((1, 8, 8, 1))).astype(np.uint8)
 SIZES = np.array([[48, 48], [40, 48], [33, 20], [48, 17]], np.int32)
 LAMBDAS = (0.002, 0.02)
 
-# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+# Plain SGD; tests/training/test_parallel.py explains why.
 TASK = Compression(
     FactorizedCodec(1, features=4, latent_features=6, initial_gains=(0.5, 2.0)),
     LAMBDAS,
@@ -51,7 +51,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def learning_state(state):
-    """The same weights, and the optimizer's state of `LEARNING`."""
+    """Return the same weights with the optimizer state of `LEARNING`."""
     moments = jax.jit(LEARNING.optimizer.transform().init)(state.params)
     return state.replace(opt_state=moments)
 
@@ -63,7 +63,7 @@ def learn():
 
 @pytest.fixture(scope="module")
 def coded():
-    """What the network makes of images at a level, by rounding; compiled once a shape."""
+    """Return a function that codes images at a level with rounded latents."""
     call = jax.jit(
         lambda params, images, level: TASK.model.apply({"params": params}, images, level)
     )
@@ -82,7 +82,7 @@ def decibels(output, clean):
 
 
 def trained(state, count=8, compiler="jit", steps=2):
-    """State and scalars after some steps on so many devices."""
+    """Return state and scalars after some steps on `count` devices."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
@@ -95,8 +95,8 @@ def trained(state, count=8, compiler="jit", steps=2):
 
 
 @pytest.mark.slow
-def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, state):
-    """To what a number near one half makes of a rounding error."""
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, state):
+    """The tolerance allows for latents near one half, where rounding amplifies errors."""
     one, one_scalars = trained(state, count=1)
     for compiler in ("jit", "pmap"):
         other, scalars = trained(state, compiler=compiler)
@@ -105,7 +105,7 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, stat
 
 
 @pytest.mark.slow
-def test_the_loss_weighs_each_patch_s_error_by_the_lambda_of_its_level(learning_state, learn):
+def test_loss_weights_each_patch_by_the_lambda_of_its_level(learning_state, learn):
     batch = batch_of(slice(None, 8))
     scalars = jax.device_get(learn(learning_state, batch)[1])
 
@@ -131,8 +131,8 @@ def test_the_loss_weighs_each_patch_s_error_by_the_lambda_of_its_level(learning_
 
 
 @pytest.mark.slow
-def test_it_learns_a_small_squared_error(state, learning_state, learn):
-    # Off the blocks that its first weights are made for.
+def test_training_reduces_squared_error(state, learning_state, learn):
+    # Shift the images off the block grid, which suits the initial weights.
     moved = np.roll(IMAGES[:8], 4, axis=(1, 2))
     first, batch = batch_of(image=moved[:4]), batch_of(slice(None, 8), image=moved)
     before = TASK.evaluate(state, [first])
@@ -144,7 +144,7 @@ def test_it_learns_a_small_squared_error(state, learning_state, learn):
 
 
 @pytest.mark.slow
-def test_it_learns_a_large_ms_ssim(learning_state):
+def test_training_increases_ms_ssim(learning_state):
     task = dataclasses.replace(LEARNING, distortion="ms_ssim", lambdas=(2.0, 20.0))
     batch = batch_of(slice(None, 8), image=IMAGES[:8, 4:36, 4:36])
     state, step = learning_state, jax.jit(task.train_step)
@@ -159,7 +159,7 @@ def test_it_learns_a_large_ms_ssim(learning_state):
 
 
 @pytest.mark.slow
-def test_measures_are_of_rounded_images_and_bits_of_the_canvas(state, coded):
+def test_metrics_use_rounded_images_and_canvas_bits(state, coded):
     images = IMAGES[:4, :40, :33] / np.float32(255)
     measured = TASK.evaluate(state, [batch_of(image=IMAGES[:4, :40, :33])])
     canvas = np.pad(images, ((0, 0), (0, 8), (0, 15), (0, 0)), mode="symmetric")
@@ -177,7 +177,7 @@ def test_measures_are_of_rounded_images_and_bits_of_the_canvas(state, coded):
     assert set(measured) == {"loss", "bpp_0", "bpp_1", "psnr_0", "psnr_1"}
 
 
-def test_only_true_pixels_of_padded_images_count(state, coded):
+def test_padding_of_images_is_excluded(state, coded):
     measured = TASK.evaluate(state, [batch_of(size=SIZES)])
     for level in range(2):
         decoded = np.asarray(coded(state, IMAGES[:4] / np.float32(255), level).images)
@@ -188,14 +188,14 @@ def test_only_true_pixels_of_padded_images_count(state, coded):
         assert measured[f"psnr_{level}"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_evaluation_counts_each_image_once_whatever_the_batches(state):
+def test_evaluation_does_not_depend_on_batching(state):
     together = TASK.evaluate(state, [batch_of(mask=np.array([1, 1, 1, 0], np.float32))])
     apart = TASK.evaluate(state, [batch_of(slice(i, i + 1)) for i in (2, 0, 1)])
     assert together == pytest.approx(apart, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_ms_ssim_is_measured_where_images_have_room(state):
+def test_ms_ssim_is_reported_for_large_images(state):
     large = np.kron(COARSE[:1], np.ones((1, 32, 32, 1))).astype(np.uint8)
     measured = TASK.evaluate(state, [batch_of(slice(1), image=np.roll(large, 5, (1, 2)))])
     assert 0 < measured["ms_ssim_0"] < measured["ms_ssim_1"] < 1
@@ -209,7 +209,7 @@ def test_pictures_show_the_lowest_and_the_highest_level(state):
 
 
 @pytest.mark.slow
-def test_side_information_is_counted():
+def test_side_information_counts():
     task = dataclasses.replace(
         TASK, model=HyperpriorCodec(1, 4, 6, initial_gains=(0.5, 2.0)), crop=64
     )
@@ -228,7 +228,7 @@ def test_side_information_is_counted():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_baseline_is_pillow_s_files_of_true_pixels(channels):
+def test_baseline_is_pillow_jpeg_of_unpadded_images(channels):
     images = RNG.integers(0, 256, (4, 48, 48, channels)).astype(np.uint8)
     source = ArraySource({"image": images, "size": SIZES})
     expected = {"bpp": [], "psnr": []}
@@ -245,33 +245,33 @@ def test_the_baseline_is_pillow_s_files_of_true_pixels(channels):
     assert measured["jpeg10_psnr"] < measured["jpeg50_psnr"] < measured["jpeg90_psnr"]
 
 
-def test_an_image_that_jpeg_keeps_has_an_infinite_psnr():
+def test_lossless_jpeg_has_infinite_psnr():
     source = ArraySource({"image": np.full((1, 16, 16, 1), 128, np.uint8)})
     assert TASK.baseline(source, source)["jpeg90_psnr"] == np.inf
 
 
-# What is refused
+# Rejected settings and data
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": Autoencoder()}, "Autoencoder is no codec; wanted is e.g. 'hyperprior_codec'"),
-        ({"precision": "bf16"}, "compression computes in f32; got precision='bf16'"),
+        ({"model": Autoencoder()}, "must be a codec such as 'hyperprior_codec'; got Autoencoder"),
+        ({"precision": "bf16"}, "compression requires precision='f32'; got 'bf16'"),
         ({"lambdas": (0.01,)}, r"task.lambdas must be 2 positive numbers .* got \(0.01,\)"),
         ({"lambdas": ()}, r"task.lambdas must be 2 positive numbers .* got \(\)"),
-        ({"lambdas": (0.02, 0.01)}, "task.lambdas must be 2 positive numbers that rise"),
-        ({"lambdas": (0.0, 0.01)}, "task.lambdas must be 2 positive numbers that rise"),
+        ({"lambdas": (0.02, 0.01)}, "task.lambdas must be 2 positive numbers in ascending order"),
+        ({"lambdas": (0.0, 0.01)}, "task.lambdas must be 2 positive numbers in ascending order"),
         ({"crop": 0}, "task.crop must be at least 1; got 0"),
         ({"crop": 24}, "task.crop must be a multiple of 16 for this model; got 24"),
     ],
 )
-def test_settings_that_fit_no_compression_are_refused(fields, message):
+def test_invalid_settings_are_rejected(fields, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(TASK, **fields)
 
 
-def test_images_of_other_channels_are_refused():
+def test_images_with_other_channels_are_rejected():
     colour = {"image": jnp.zeros((1, 48, 48, 3), jnp.uint8)}
-    with pytest.raises(InputError, match=r"task.model.channels is 1, .* images have 3"):
+    with pytest.raises(InputError, match=r"task.model.channels is 1, .* images have 3 channels"):
         TASK.init(jax.random.key(0), colour)

@@ -1,4 +1,4 @@
-"""The detection task: the loss on any devices, evaluation exact over a split, and learning."""
+"""Detection: independence of devices, exact evaluation over a split, and learning."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ TASK = Detection(
 
 
 def scenes(seed=0):
-    """Images of one to three apart rectangles on gray, darker ones of class 0 and brighter of 1."""
+    """Return images of one to three rectangles on gray: dark ones of class 0, bright ones of class 1."""
     random = np.random.default_rng(seed)
     image = np.full((COUNT, SIDE, SIDE, 1), 120, np.uint8)
     boxes = np.zeros((COUNT, MOST, 4), np.float32)
@@ -63,7 +63,7 @@ def untrained():
 
 @pytest.fixture(scope="module")
 def state(untrained):
-    """As learnt from a few steps, so that there is something to measure."""
+    """Return a state trained for a few steps, so that there are detections."""
     task = dataclasses.replace(TASK, optimizer=Optimizer(learning_rate=2e-2))
     batch = batch_of()
     moments = jax.jit(task.optimizer.transform().init)(untrained.params)
@@ -71,7 +71,7 @@ def state(untrained):
     for _ in range(60):
         state, scalars = step(state, batch)
     assert np.isfinite(scalars["loss"])
-    # Of the optimizer that the tests' task has.
+    # Restore the optimizer state that fits TASK.
     return state.replace(opt_state=untrained.opt_state)
 
 
@@ -104,7 +104,7 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, untr
 
 @pytest.mark.slow
 def test_the_loss_is_the_weighted_sum_of_the_three(state):
-    task = dataclasses.replace(TASK, size_weight=0.3, offset_weight=2.0, overlap=0.5)
+    task = dataclasses.replace(TASK, size_weight=0.3, offset_weight=2.0, gaussian_iou=0.5)
     batch = batch_of()
     scalars = jax.device_get(jax.jit(task.train_step)(state, batch)[1])
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -113,7 +113,7 @@ def test_the_loss_is_the_weighted_sum_of_the_three(state):
 
     @jax.jit
     def losses_of(maps, boxes, box_class):
-        targets = center_targets(boxes, box_class, shape=(16, 16, 2), stride=2, overlap=0.5)
+        targets = center_targets(boxes, box_class, shape=(16, 16, 2), stride=2, gaussian_iou=0.5)
         return center_losses(maps, targets)
 
     losses = losses_of(maps, batch["boxes"], batch["box_class"])
@@ -123,7 +123,7 @@ def test_the_loss_is_the_weighted_sum_of_the_three(state):
     np.testing.assert_allclose(scalars["loss"], total, rtol=1e-4)
 
 
-def test_it_learns_where_rectangles_are_and_of_which_kind(state, untrained):
+def test_training_learns_boxes_and_classes(state, untrained):
     measured = TASK.evaluate(state, [batch_of()])
     assert measured["ap50"] > 0.9
     assert measured["ap"] > 0.5
@@ -134,8 +134,8 @@ def test_it_learns_where_rectangles_are_and_of_which_kind(state, untrained):
 
 
 @pytest.mark.slow
-def test_evaluation_is_of_the_whole_split_however_batched(state):
-    """Fillings, and a rank among all images: the mean over batches would differ."""
+def test_evaluation_does_not_depend_on_batching(state):
+    """Detections are ranked over all images, so a mean over batches would differ."""
     source = ArraySource(ARRAYS)
     whole = TASK.evaluate(state, [batch_of()])
     for batch_size in (5, 8):
@@ -148,7 +148,7 @@ def test_evaluation_is_of_the_whole_split_however_batched(state):
     assert np.mean([h["ap"] for h in halves]) != pytest.approx(whole["ap"], abs=1e-6)
 
 
-def test_evaluation_measures_what_predict_finds(state):
+def test_evaluation_uses_the_detections_of_predict(state):
     batch = batch_of()
     found = jax.device_get(TASK.predict(state.inference_variables(), batch["image"] / 255.0))
     direct = average_precision(
@@ -157,27 +157,27 @@ def test_evaluation_measures_what_predict_finds(state):
     assert TASK.evaluate(state, [batch]) == pytest.approx(direct, abs=1e-6)
 
 
-def test_what_is_beside_an_image_on_its_canvas_is_not_found(state):
-    """Boxes are cut at what is true of the image; those with their centre beyond it are none."""
+def test_detections_in_padding_are_dropped(state):
+    """Boxes are clipped to the valid region; boxes centered outside it are dropped."""
     size = np.tile(np.array([[SIDE, 12]], np.int32), (COUNT, 1))
     batch = batch_of(size=size)
-    _, cut = jax.device_get(TASK._seen_and_found(state, batch))
+    _, clipped = jax.device_get(TASK._view_and_detections(state, batch))
     plain = jax.device_get(TASK.predict(state.inference_variables(), batch["image"] / 255.0))
     edges = np.array([SIDE, 12] * 2)
     expected = np.minimum(plain["boxes"], edges)
-    np.testing.assert_allclose(cut.boxes, expected, atol=1e-5)
-    gone = (plain["boxes"][..., 1] + plain["boxes"][..., 3]) / 2 >= 12
-    assert gone.any()
-    assert not gone.all()
-    # A part of some of them is in the image.
-    assert (gone & (expected[..., 1] < expected[..., 3])).any()
-    assert np.all(cut.classes[gone] == -1)
-    assert not cut.scores[gone].any()
-    there = ~gone & (plain["classes"] >= 0)
-    np.testing.assert_allclose(cut.scores[there], plain["scores"][there], atol=1e-6)
+    np.testing.assert_allclose(clipped.boxes, expected, atol=1e-5)
+    outside = (plain["boxes"][..., 1] + plain["boxes"][..., 3]) / 2 >= 12
+    assert outside.any()
+    assert not outside.all()
+    # Some of them reach into the valid region.
+    assert (outside & (expected[..., 1] < expected[..., 3])).any()
+    assert np.all(clipped.classes[outside] == -1)
+    assert not clipped.scores[outside].any()
+    there = ~outside & (plain["classes"] >= 0)
+    np.testing.assert_allclose(clipped.scores[there], plain["scores"][there], atol=1e-6)
 
 
-def test_predictions_are_boxes_by_falling_score_in_the_image(state):
+def test_predictions_are_sorted_by_score_and_inside_the_image(state):
     images = batch_of(slice(4))["image"] / 255.0
     found = jax.device_get(TASK.predict(state.inference_variables(), images))
     boxes, scores, classes = (found[name] for name in ("boxes", "scores", "classes"))
@@ -192,7 +192,7 @@ def test_predictions_are_boxes_by_falling_score_in_the_image(state):
     assert np.all(boxes[..., 2:] >= boxes[..., :2])
 
 
-def test_pictures_show_true_boxes_and_those_found(state):
+def test_pictures_show_true_and_detected_boxes(state):
     batch = batch_of(slice(2))
     picture = np.asarray(TASK.pictures(state, batch)["detections"])
     none = batch | {"box_class": jnp.full((2, MOST), -1)}
@@ -203,26 +203,26 @@ def test_pictures_show_true_boxes_and_those_found(state):
     assert not different[len(different) // 2 :].any()
 
 
-# What is refused
+# Rejected settings and data
 
 
-def test_a_split_without_objects_or_examples_is_refused(state):
+def test_split_without_objects_or_examples_is_rejected(state):
     with pytest.raises(InputError, match="there is none in any image"):
         TASK.evaluate(state, [batch_of(box_class=np.full((COUNT, MOST), -1, np.int32))])
-    with pytest.raises(InputError, match="boxes have classes above 1, the model's last"):
+    with pytest.raises(InputError, match="boxes of classes above 1, the model's last"):
         TASK.evaluate(state, [batch_of(box_class=np.full((COUNT, MOST), 2, np.int32))])
     with pytest.raises(InputError, match="has no examples"):
         TASK.evaluate(state, [])
 
 
-def test_data_without_boxes_is_refused():
+def test_data_without_boxes_is_rejected():
     batch = {"image": jnp.zeros((1, 8, 8, 1), jnp.uint8), "index": jnp.zeros(1, jnp.int32)}
-    with pytest.raises(InputError, match=r"needs images with boxes; .* \['image', 'index'\]"):
+    with pytest.raises(InputError, match=r"requires images with boxes; .* \['image', 'index'\]"):
         TASK.init(jax.random.key(0), batch)
 
 
-def test_images_that_do_not_fit_are_refused_before_training():
-    """Crops that only training sees, and whole images that only evaluation does."""
+def test_images_that_do_not_fit_the_model_are_rejected_at_initialization():
+    """This includes crops, used in training only, and whole images, used in evaluation only."""
     crops = dataclasses.replace(TASK, view=AnnotatedView(crop=18))
     with pytest.raises(InputError, match="18x18 pixels do not fit this CenterNet"):
         crops.init(jax.random.key(0), batch_of(slice(1)))
@@ -234,14 +234,14 @@ def test_images_that_do_not_fit_are_refused_before_training():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": UNet(channels=2)}, "UNet gives no heat maps; wanted is 'centernet'"),
+        ({"model": UNet(channels=2)}, "must be a detector such as 'centernet'; got UNet"),
         ({"class_names": ("one",)}, "must name all 2 classes of task.model, or none; got 1"),
         ({"max_detections": 0}, "task.max_detections"),
         ({"size_weight": -1.0}, "task.size_weight"),
         ({"offset_weight": -0.1}, "task.offset_weight"),
-        ({"overlap": 1.0}, "task.overlap must be above 0 and below 1; got 1.0"),
+        ({"gaussian_iou": 1.0}, r"task.gaussian_iou must be in \(0, 1\); got 1.0"),
     ],
 )
-def test_settings_out_of_range_are_refused(fields, message):
+def test_invalid_settings_are_rejected(fields, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(TASK, **fields)

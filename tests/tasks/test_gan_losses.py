@@ -1,4 +1,4 @@
-"""Adversarial losses and penalties, against PyTorch; derivatives of derivatives, against lax."""
+"""Adversarial losses and penalties against PyTorch; second derivatives against lax."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def both_cross_entropies(real, fake):
     return cross_entropy(real, 1.0) + cross_entropy(fake, 0.0)
 
 
-IN_TORCH = {
+TORCH_LOSSES = {
     "minimax": (both_cross_entropies, lambda fake: -cross_entropy(fake, 0.0)),
     "non_saturating": (both_cross_entropies, lambda fake: cross_entropy(fake, 1.0)),
     "least_squares": (
@@ -47,39 +47,39 @@ IN_TORCH = {
 }
 
 
-def value_and_slopes(function, *arrays):
-    """Of a function of PyTorch."""
+def torch_value_and_gradients(function, *arrays):
+    """Return the value and the gradients of a PyTorch function."""
     tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
     value = function(*tensors)
     return value.item(), [s.numpy() for s in torch.autograd.grad(value, tensors)]
 
 
-def test_all_losses_are_compared():
-    assert set(IN_TORCH) == set(LOSSES)
+def test_all_losses_have_a_reference():
+    assert set(TORCH_LOSSES) == set(LOSSES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_their_slopes_are_those_of_pytorch(name):
-    """Neither overflows at logits of +-80; the slopes of kinks are left out by the logits drawn."""
-    loss, (discriminator, generator) = LOSSES[name], IN_TORCH[name]
+def test_losses_and_gradients_equal_pytorch(name):
+    """Logits of +-80 do not overflow. Logits at the kinks of the hinge loss are excluded."""
+    loss, (discriminator, generator) = LOSSES[name], TORCH_LOSSES[name]
     real, fake = REAL[np.abs(REAL) != 1.0], FAKE[np.abs(FAKE) != 1.0]
-    value, slopes = jax.value_and_grad(loss.discriminator, (0, 1))(real, fake)
-    expected, expected_slopes = value_and_slopes(discriminator, real, fake)
+    value, gradients = jax.value_and_grad(loss.discriminator, (0, 1))(real, fake)
+    expected, expected_gradients = torch_value_and_gradients(discriminator, real, fake)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    for mine, theirs in zip(slopes, expected_slopes, strict=True):
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-8)
-    value, slope = jax.value_and_grad(lambda x: jnp.mean(loss.generator(x)))(fake)
-    expected, (expected_slope,) = value_and_slopes(generator, fake)
+    value, gradient = jax.value_and_grad(lambda x: jnp.mean(loss.generator(x)))(fake)
+    expected, (expected_gradient,) = torch_value_and_gradients(generator, fake)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(slope, expected_slope, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-8)
     for logits in (EXTREME, np.float32([80.0]), np.float32([-80.0])):
         assert np.isfinite(loss.discriminator(logits, logits))
         assert np.isfinite(loss.generator(logits)).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_of_an_example_are_elementwise(name):
+def test_per_example_losses_are_elementwise(name):
     loss = LOSSES[name]
     for part in (loss.on_real, loss.on_fake, loss.generator):
         whole = part(jnp.asarray(REAL))
@@ -88,13 +88,13 @@ def test_losses_of_an_example_are_elementwise(name):
 
 
 @pytest.mark.parametrize(("name", "boundary"), [("hinge", 0.0), ("least_squares", 0.5)])
-def test_accuracies_are_counts_on_either_side_of_the_boundary(name, boundary):
+def test_accuracies_count_logits_on_each_side_of_the_boundary(name, boundary):
     real, fake = LOSSES[name].accuracies(jnp.asarray(REAL), jnp.asarray(FAKE))
     assert real == pytest.approx(np.mean(boundary < REAL))
     assert fake == pytest.approx(np.mean(boundary > FAKE))
 
 
-def test_accuracies_without_a_boundary_do_not_change_with_an_offset():
+def test_accuracies_without_boundary_are_invariant_to_offsets():
     real, fake = jnp.array([3.0, 4.0, 5.0, 0.0]), jnp.array([-1.0, 0.0, 1.0, 1.0])
     middle = 0.5 * (3.0 + 0.25)
     expected = [np.mean(np.asarray(real) > middle), np.mean(np.asarray(fake) < middle)]
@@ -106,12 +106,12 @@ def test_accuracies_without_a_boundary_do_not_change_with_an_offset():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_accuracies_of_shares_are_those_of_the_whole(name):
-    """As under `pmap`: each device holds a share, here the lowest logits to the highest."""
+def test_accuracies_on_several_devices_equal_one(name):
+    """As under `pmap`; the logits are sorted, so each device has a different range."""
     real, fake = (jnp.sort(jnp.asarray(logits[:48])) for logits in (REAL, FAKE))
     accuracies = LOSSES[name].accuracies
-    of_shares = jax.vmap(accuracies, axis_name=DATA_AXIS)(real.reshape(4, 12), fake.reshape(4, 12))
-    np.testing.assert_allclose(np.mean(of_shares, axis=1), accuracies(real, fake), rtol=1e-6)
+    on_devices = jax.vmap(accuracies, axis_name=DATA_AXIS)(real.reshape(4, 12), fake.reshape(4, 12))
+    np.testing.assert_allclose(np.mean(on_devices, axis=1), accuracies(real, fake), rtol=1e-6)
 
 
 # Penalties
@@ -131,15 +131,15 @@ IMAGES, OTHERS = draw(5, 8, 8, 2), draw(5, 8, 8, 2)
 POSITION = RNG.random(5).astype(np.float32)
 
 
-def judge(params, images):
-    """A strided convolution, another, and a dense layer, leaky ReLUs between them."""
+def discriminate(params, images):
+    """Apply two convolutions and a dense layer with leaky ReLUs in between."""
     x = ops.conv(images, params["first"], stride=2) + params["bias"].reshape(1, 1, 1, -1)
     x = ops.conv(jax.nn.leaky_relu(x, 0.2), params["second"])
     return jax.nn.leaky_relu(x, 0.2).reshape(len(x), -1) @ params["dense"]
 
 
-def judge_in_torch(params, images):
-    """The same; images (batch, height, width, channels)."""
+def discriminate_in_torch(params, images):
+    """Apply the same network in PyTorch to images (batch, height, width, channels)."""
     kernels = [params[name].permute(3, 2, 0, 1) for name in ("first", "second")]
     x = images.permute(0, 3, 1, 2)
     x = functional.conv2d(x, kernels[0], params["bias"], stride=2, padding=1)
@@ -149,11 +149,11 @@ def judge_in_torch(params, images):
 
 
 def squared_norms_in_torch(params, images):
-    """By images in [-1, 1], as the papers have them; those given are in [0, 1]."""
+    """Compute norms with respect to images in [-1, 1], given images in [0, 1]."""
     signed = (2 * images - 1).detach().requires_grad_()
-    logits = judge_in_torch(params, (signed + 1) / 2)
-    (slopes,) = torch.autograd.grad(logits.sum(), signed, create_graph=True)
-    return slopes.square().sum((1, 2, 3))
+    logits = discriminate_in_torch(params, (signed + 1) / 2)
+    (gradients,) = torch.autograd.grad(logits.sum(), signed, create_graph=True)
+    return gradients.square().sum((1, 2, 3))
 
 
 def r1_in_torch(params):
@@ -176,50 +176,50 @@ PENALTIES = {
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PENALTIES.values(), ids=PENALTIES)
-def test_penalties_and_their_gradients_are_those_of_pytorch(assert_trees_equal, ours, theirs):
-    """The gradients by the weights are second derivatives of the network."""
+def test_penalties_and_gradients_equal_pytorch(assert_trees_equal, ours, theirs):
+    """The gradients with respect to the weights are second derivatives of the network."""
 
     def penalty(params):
-        return ours(lambda images: judge(params, images))
+        return ours(lambda images: discriminate(params, images))
 
     value, gradients = jax.jit(jax.value_and_grad(penalty))(PARAMS)
     params = {name: torch.tensor(a, requires_grad=True) for name, a in PARAMS.items()}
     expected = theirs(params)
     expected.backward()
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-    # Of the bias the penalty knows only where it bends the leaky ReLU, which no gradient sees.
+    # The bias affects the penalty only through the kinks of the leaky ReLU, which have no gradient.
     assert params["bias"].grad is None or not params["bias"].grad.any()
     np.testing.assert_array_equal(gradients.pop("bias"), 0.0)
     assert_trees_equal(gradients, {k: params[k].grad.numpy() for k in gradients}, relative=1e-5)
 
 
-def test_a_penalty_of_a_linear_judge_is_the_length_of_its_weights_over_images_in_minus_1_to_1():
+def test_penalty_of_a_linear_discriminator_is_the_norm_of_its_weights():
     weights = jnp.asarray(draw(8, 8, 2))
 
     def linear(images):
         return jnp.sum(images * weights[None], axis=(1, 2, 3)) + 3.0
 
-    # Of a step of 1 in [0, 1] that in [-1, 1] is half.
+    # The gradient with respect to images in [-1, 1] is half of that for [0, 1].
     length = 0.5 * float(jnp.linalg.norm(weights))
     assert r1_penalty(linear, IMAGES) == pytest.approx(0.5 * length**2, rel=1e-5)
     penalty = gradient_penalty(linear, IMAGES, OTHERS, jnp.asarray(POSITION))
     assert penalty == pytest.approx((length - 1) ** 2, rel=1e-5)
 
 
-def test_the_gradient_penalty_is_finite_where_the_judge_is_flat():
+def test_gradient_penalty_is_differentiable_at_zero_gradient():
     def penalty(scale):
         return gradient_penalty(
             lambda x: scale * jnp.sum(x, axis=(1, 2, 3)), IMAGES, OTHERS, jnp.asarray(POSITION)
         )
 
-    value, slope = jax.value_and_grad(penalty)(0.0)
+    value, gradient = jax.value_and_grad(penalty)(0.0)
     assert value == pytest.approx(1.0, rel=1e-5)
-    assert np.isfinite(slope)
+    assert np.isfinite(gradient)
 
 
 @pytest.mark.parametrize(("position", "expected"), [(0.0, OTHERS), (1.0, IMAGES)])
-def test_positions_lead_from_the_generated_image_to_the_real_one(position, expected):
-    """The gradient of the square of an image in [-1, 1] over four, x = (1 + y) / 2, is the image."""
+def test_position_interpolates_from_generated_to_real(position, expected):
+    """The gradient of |x|^2 with respect to y, where x = (1 + y) / 2, is x."""
     penalty = gradient_penalty(
         lambda x: jnp.sum(jnp.square(x), axis=(1, 2, 3)),
         IMAGES,
@@ -230,7 +230,7 @@ def test_positions_lead_from_the_generated_image_to_the_real_one(position, expec
     assert penalty == pytest.approx(np.mean((lengths - 1) ** 2), rel=1e-5)
 
 
-# Derivatives of derivatives
+# Second derivatives
 
 
 SIZE = (8, 9)
@@ -258,8 +258,8 @@ GRID = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel_size", "stride", "padding", "dilation"), GRID)
-def test_slopes_of_squared_slopes_are_those_of_lax(kernel_size, stride, padding, dilation):
-    """As a penalty takes them, of `conv` and of `conv_transpose`, by images and kernel."""
+def test_gradients_of_squared_gradients_equal_lax(kernel_size, stride, padding, dilation):
+    """The derivatives that penalties need, of `conv` and `conv_transpose`, by images and kernel."""
     options = {"stride": stride, "padding": padding, "dilation": dilation}
     generator = np.random.default_rng(1)
     x, kernel = (
@@ -277,24 +277,24 @@ def test_slopes_of_squared_slopes_are_those_of_lax(kernel_size, stride, padding,
     def ours_transposed(y, kernel):
         return ops.conv_transpose(y, kernel, output_size=SIZE, **options)
 
-    def squared_slopes(operator):
+    def squared_gradients(operator):
         def penalty(images, kernel):
-            slopes = jax.grad(lambda a: jnp.sum(jnp.tanh(operator(a, kernel))))(images)
-            return jnp.sum(slopes**2)
+            gradients = jax.grad(lambda a: jnp.sum(jnp.tanh(operator(a, kernel))))(images)
+            return jnp.sum(gradients**2)
 
         return jax.grad(penalty, (0, 1))
 
     @jax.jit
-    def all_slopes(x, y, kernel):
+    def all_gradients(x, y, kernel):
         return (
-            squared_slopes(lambda x, k: ops.conv(x, k, **options))(x, kernel),
-            squared_slopes(ours_transposed)(y, kernel),
-            squared_slopes(lambda x, k: plain(x, k, **options))(x, kernel),
-            squared_slopes(plain_transposed)(y, kernel),
+            squared_gradients(lambda x, k: ops.conv(x, k, **options))(x, kernel),
+            squared_gradients(ours_transposed)(y, kernel),
+            squared_gradients(lambda x, k: plain(x, k, **options))(x, kernel),
+            squared_gradients(plain_transposed)(y, kernel),
         )
 
     with jax.enable_x64(True):
-        slopes = jax.tree.leaves(all_slopes(*map(jnp.asarray, (x, y, kernel))))
-    assert slopes[1].dtype == np.float64
-    for mine, native in zip(slopes[:4], slopes[4:], strict=True):
+        gradients = jax.tree.leaves(all_gradients(*map(jnp.asarray, (x, y, kernel))))
+    assert gradients[1].dtype == np.float64
+    for mine, native in zip(gradients[:4], gradients[4:], strict=True):
         np.testing.assert_allclose(mine, native, rtol=0, atol=1e-10 * np.abs(native).max())

@@ -276,7 +276,7 @@ RUN = task_of(
     {"num_classes": 3, "norm": "batch", "spectral_norm": True},
     optimizer=Optimizer(learning_rate=0.002, momentum=0.5, ema_decay=0.75),
     num_steps=5,
-    generator_only_steps=2,
+    freeze_discriminator_steps=2,
     r1=1.0,
     augment=("color", "translation"),
 )

@@ -1,4 +1,4 @@
-"""What a task has to draw of a split: codes in a plane, the use of a codebook, rates and distortions."""
+"""Plots of tasks: codes in two dimensions, code frequencies, and rate-distortion curves."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ STAGES = {"image_shape": (8, 8, 1), "features": (3, 4)}
 
 
 def batches(*, labels=True):
-    """All images in two batches of 8, each split over all devices; the last is filled up with others."""
+    """Yield all images in two batches of 8 on all devices; the last batch is padded."""
     devices = Devices.all()
     for start in (0, 8):
         rows = np.arange(start, start + 8, dtype=np.int32)
@@ -51,7 +51,7 @@ def points_of(plot):
 
 
 def projected(codes):
-    """On the first two principal components, by a singular value decomposition."""
+    """Project on the first two principal components by a singular value decomposition."""
     centred = codes - codes.mean(axis=0)
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
 
@@ -65,7 +65,7 @@ def assert_equal_up_to_signs(points, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("latent", [{"latent_dim": 5}, {"latent": "map", "latent_dim": 6}])
 @pytest.mark.parametrize("degradation", [None, GaussianNoise(50.0)])
-def test_codes_are_projected_on_their_principal_components_fillings_left_out(latent, degradation):
+def test_codes_are_projected_on_principal_components_without_padding(latent, degradation):
     model = Autoencoder(**STAGES, **latent)
     task = Autoencoding(model, Optimizer(), degradation=degradation)
     state = state_of(task)
@@ -82,24 +82,24 @@ def test_codes_are_projected_on_their_principal_components_fillings_left_out(lat
 
 
 @pytest.mark.slow
-def test_a_code_of_two_numbers_is_drawn_as_it_is():
+def test_two_dimensional_codes_are_drawn_unchanged():
     task = Variational(VAE(**STAGES, latent_dim=2), Optimizer(), binarize="stochastic")
     state = state_of(task)
     (series,) = task.plots(state, batches(labels=False), {})["codes"].series
     variables = on_one_device(state.inference_variables())
     batch = {"image": jnp.asarray(PIXELS), "index": jnp.arange(COUNT)}
-    drawn = jax.jit(task._pictured)(state, jax.device_put(batch, Devices.all().replicated))
+    drawn = jax.jit(task._picture_rows)(state, jax.device_put(batch, Devices.all().replicated))
     means = task.model.apply(variables, on_one_device(drawn["original"]), method="encode")[0]
     np.testing.assert_allclose(np.stack([series.x, series.y], axis=1), means, atol=1e-5)
     assert series.name == ""
 
 
-def test_a_code_of_one_number_has_no_plane():
+def test_one_dimensional_codes_have_no_plot():
     task = Autoencoding(Autoencoder(**STAGES, latent_dim=1), Optimizer())
     assert task.plots(state_of(task), batches(), {}) == {}
 
 
-def test_labels_of_more_classes_than_colours_are_not_told_apart():
+def test_more_labels_than_colors_share_one_series():
     task = Autoencoding(Autoencoder(**STAGES, latent_dim=2), Optimizer())
     many = ({**batch, "label": batch["index"]} for batch in batches())
     (series,) = task.plots(state_of(task), many, {})["codes"].series
@@ -107,7 +107,7 @@ def test_labels_of_more_classes_than_colours_are_not_told_apart():
 
 
 @pytest.mark.parametrize("shape", [(30, 4), (4, 30)])
-def test_principal_components_are_the_orthonormal_directions_of_most_variance(shape):
+def test_principal_components_are_orthonormal_directions_of_largest_variance(shape):
     rows = RNG.normal(size=shape) * np.arange(1, shape[1] + 1)
     mean, basis = principal_components(rows, 3)
     np.testing.assert_allclose(mean, rows.mean(axis=0))
@@ -117,7 +117,7 @@ def test_principal_components_are_the_orthonormal_directions_of_most_variance(sh
 
 
 @pytest.mark.slow
-def test_codes_are_counted_once_most_frequent_first():
+def test_code_frequencies_are_in_descending_order():
     model = VQVAE(**STAGES, latent_dim=3, codebook_size=8)
     task = VectorQuantization(model, Optimizer())
     state = state_of(task)
@@ -135,7 +135,7 @@ def test_codes_are_counted_once_most_frequent_first():
     assert plot.title == f"{np.sum(counts > 0)} of 8 codes occur"
 
 
-def test_a_codec_is_drawn_beside_jpeg_of_the_true_pixels():
+def test_codec_is_compared_with_jpeg_of_unpadded_images():
     model = FactorizedCodec(channels=1, features=4, latent_features=4, initial_gains=(0.5, 2.0))
     task = Compression(model, (0.01, 0.1), Optimizer())
     smooth = np.linspace(0, 200, 16 * 32).reshape(1, 16, 32, 1) + RNG.integers(
@@ -153,6 +153,6 @@ def test_a_codec_is_drawn_beside_jpeg_of_the_true_pixels():
     np.testing.assert_array_equal(jpeg.y, [v for k, v in baseline.items() if k.endswith("psnr")])
 
 
-def test_other_tasks_draw_pictures_alone():
+def test_restoration_has_no_plots():
     task = Restoration(DnCNN(depth=2, features=2), GaussianNoise(25.0), Optimizer())
     assert task.plots(None, batches(), {}) == {}

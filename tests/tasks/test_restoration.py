@@ -1,4 +1,4 @@
-"""Restoration: the pairs that are learned from, what is measured, and that it learns."""
+"""Restoration: training pairs, metrics, and learning."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def decibels(output, clean):
     return -10 * np.log10(np.mean((np.clip(output, 0, 1) - clean) ** 2))
 
 
-def test_training_pairs_are_crops_and_noise_of_the_stated_level():
+def test_training_pairs_are_crops_with_the_stated_noise():
     keys = jax.random.split(jax.random.key(0), 200)
     ramp = jnp.broadcast_to(jnp.arange(24.0).reshape(1, 24, 1, 1) / 48 + 0.25, (200, 24, 24, 1))
     task = dataclasses.replace(DENOISE, augment=False)
@@ -45,7 +45,7 @@ def test_training_pairs_are_crops_and_noise_of_the_stated_level():
     assert noise.mean() * 255 == pytest.approx(0, abs=0.5)
 
 
-def test_a_step_is_a_function_of_the_examples_not_of_their_places(drawn_state):
+def test_step_does_not_depend_on_batch_order(drawn_state):
     state, step = drawn_state(DENOISE, batch_of()), jax.jit(DENOISE.train_step)
     order = np.array([2, 0, 3, 1])
     steps = [step(state, batch_of(rows))[0] for rows in (slice(None), order)]
@@ -62,8 +62,8 @@ def test_a_step_is_a_function_of_the_examples_not_of_their_places(drawn_state):
         ("charbonnier", lambda d: np.sqrt(d**2 + 1e-6)),
     ],
 )
-def test_losses_are_their_formulas(drawn_state, loss, penalty):
-    """A network whose output does not depend on its weights shows the loss of the noise itself."""
+def test_losses_equal_their_formulas(drawn_state, loss, penalty):
+    """With zero weights the residual network is the identity, so the loss is that of the noise."""
     task = dataclasses.replace(DENOISE, loss=loss, crop=None, augment=False)
     state = drawn_state(task, batch_of())
     state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
@@ -86,28 +86,28 @@ def test_losses_are_their_formulas(drawn_state, loss, penalty):
     np.testing.assert_allclose(summed["loss"], penalty(noise).sum() / 8, rtol=1e-5)
 
 
-def test_evaluation_measures_true_pixels_once_and_the_same_noise_each_time(drawn_state):
+def test_evaluation_excludes_padding_and_repeats_the_noise(drawn_state):
     state = drawn_state(DENOISE, batch_of())
     mask = np.array([1, 1, 1, 0], np.float32)
     together = DENOISE.evaluate(state, [batch_of(mask=mask)])
     apart = DENOISE.evaluate(state, [batch_of([i], mask=mask) for i in (2, 0, 1)])
     assert together == pytest.approx(apart, rel=1e-5)
-    degraded, output, clean = (np.asarray(a) for a in DENOISE._restored(state, batch_of()))
+    degraded, output, clean = (np.asarray(a) for a in DENOISE._restore(state, batch_of()))
     expected = [decibels(output[i, :h, :w], clean[i, :h, :w]) for i, (h, w) in enumerate(SIZES[:3])]
     assert together["psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
     assert (degraded - clean).std() * 255 == pytest.approx(25, rel=0.1)
 
 
-def test_the_baseline_is_the_input_under_the_same_protocol(drawn_state):
+def test_baseline_is_the_input_under_the_same_protocol(drawn_state):
     source = ArraySource({"image": PIXELS, "size": SIZES})
     state = drawn_state(DENOISE, batch_of())
-    degraded, _, clean = (np.asarray(a) for a in DENOISE._restored(state, batch_of()))
+    degraded, _, clean = (np.asarray(a) for a in DENOISE._restore(state, batch_of()))
     expected = [decibels(degraded[i, :h, :w], clean[i, :h, :w]) for i, (h, w) in enumerate(SIZES)]
     measured = DENOISE.baseline(source, source)
     assert measured["input_psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_super_resolution_is_compared_with_bicubic_inside_the_border():
+def test_super_resolution_baseline_is_bicubic_inside_the_border():
     pixels = PIXELS[:1, :23, :22]  # Neither is a multiple of 3.
     source = ArraySource({"image": pixels})
     clean = pixels[:, :21, :21] / np.float32(255)
@@ -116,34 +116,34 @@ def test_super_resolution_is_compared_with_bicubic_inside_the_border():
     assert ENLARGE.baseline(source, source)["input_psnr"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_there_is_no_baseline_where_the_degradation_cuts_the_border():
+def test_cropping_degradation_has_no_baseline():
     task = dataclasses.replace(DENOISE, degradation=Blur(np.full((3, 3), 1 / 9), "valid"))
     source = ArraySource({"image": PIXELS})
     assert task.baseline(source, source) == {}
 
 
 @pytest.mark.slow
-def test_the_network_is_told_the_noise_level(drawn_state):
+def test_noise_conditional_input_has_the_noise_level(drawn_state):
     task = dataclasses.replace(DENOISE, degradation=GaussianNoise((0.0, 50.0)))
     task = dataclasses.replace(task, noise_conditional=True)
     keys = jax.random.split(jax.random.key(1), 64)
     clean = jnp.full((64, 16, 16, 1), 0.5)
     degraded = np.asarray(jax.jit(task._degrade)(keys, clean))
     assert degraded.shape == (64, 16, 16, 2)
-    told, noise = degraded[..., 1], degraded[..., 0] - 0.5
-    assert (told == told[:, :1, :1]).all()
-    np.testing.assert_allclose(noise.std((1, 2)), told[:, 0, 0], rtol=0.2)
-    assert told.max() * 255 > 45
-    assert told.min() * 255 < 5
+    level, noise = degraded[..., 1], degraded[..., 0] - 0.5
+    assert (level == level[:, :1, :1]).all()
+    np.testing.assert_allclose(noise.std((1, 2)), level[:, 0, 0], rtol=0.2)
+    assert level.max() * 255 > 45
+    assert level.min() * 255 < 5
     state = drawn_state(task, batch_of())
     assert np.isfinite(jax.jit(task.train_step)(state, batch_of())[1]["loss"])
-    with pytest.raises(InputError, match="needs Gaussian noise"):
+    with pytest.raises(InputError, match="requires Gaussian noise"):
         dataclasses.replace(task, degradation=Jpeg(10)).init(jax.random.key(0), batch_of())
 
 
 @pytest.mark.slow
-def test_a_state_is_made_for_patches_not_for_whole_examples(drawn_state):
-    """24 pixels do not fit a network of total stride 16, nor a mask of 16 pixels; patches do."""
+def test_state_is_initialized_for_patches(drawn_state):
+    """The network and the mask fit the 16-pixel patches, but not the 24-pixel images."""
     mask = Mask(np.ones((16, 16), np.float32))
     task = dataclasses.replace(
         DENOISE, model=UNet(features=(2, 2, 2, 2, 2), norm="none"), degradation=mask, crop=16
@@ -153,7 +153,7 @@ def test_a_state_is_made_for_patches_not_for_whole_examples(drawn_state):
 
 
 @pytest.mark.parametrize("task", [DENOISE, ENLARGE], ids=["denoise", "enlarge"])
-def test_pictures_show_before_after_and_truth(drawn_state, task):
+def test_pictures_show_degraded_restored_and_clean_images(drawn_state, task):
     batch = batch_of()
     picture = task.pictures(drawn_state(task, batch), batch)["restorations"]
     assert picture.width >= 4 * 24
@@ -161,7 +161,7 @@ def test_pictures_show_before_after_and_truth(drawn_state, task):
 
 
 @pytest.mark.slow
-def test_it_learns_to_denoise():
+def test_training_learns_to_denoise():
     smooth = np.kron(RNG.integers(0, 256, (8, 4, 4, 1)), np.ones((1, 8, 8, 1))).astype(np.uint8)
     task = Restoration(NET, Chain((GaussianNoise(40.0),)), Optimizer(learning_rate=1e-2), crop=24)
     batch = {"image": jnp.asarray(smooth), "index": jnp.arange(8)}
@@ -178,18 +178,18 @@ def test_it_learns_to_denoise():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": Classifier()}, "no restoration network"),
+        ({"model": Classifier()}, "must be a restoration network such as 'dncnn'; got Classifier"),
         ({"model": FSRCNN(scale=3), "crop": 16}, "multiple of the model's scale 3"),
-        ({"crop": None, "rescale": (0.5,)}, "needs task.crop"),
+        ({"crop": None, "rescale": (0.5,)}, "requires task.crop"),
         ({"border": -1}, "task.border"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(changes, message):
+def test_invalid_settings_are_rejected(changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(DENOISE, **changes)
 
 
-def test_a_model_of_another_scale_than_the_degradation_is_refused():
+def test_scale_must_match_the_degradation():
     task = Restoration(NET, Downsample(2), Optimizer())
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
     with pytest.raises(InputError, match=r"set task\.model\.scale"):

@@ -1,4 +1,4 @@
-"""Segmentation: its losses against PyTorch and by hand, one step on any devices, exact measures."""
+"""Segmentation: losses against PyTorch and by hand, independence of devices, exact metrics."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ CLASSES, COUNT, SIDE = 3, 32, 6
 
 
 class Pixelwise(nn.Module):
-    """A convolution, batch norm and scores."""
+    """A convolution with batch norm, and a 1x1 convolution to logits."""
 
     stride: int = 1
     classes: int = CLASSES
@@ -37,13 +37,13 @@ class Pixelwise(nn.Module):
         return Conv(self.classes, kernel_size=1, stride=self.stride)(x)
 
 
-# The class of a pixel is how bright it is, and a part of them, of another size in each image, is ignored.
+# The class of a pixel follows from its brightness; each image ignores a different fraction of pixels.
 IMAGES = RNG.integers(0, 256, (COUNT, SIDE, SIDE, 1)).astype(np.uint8)
 SEGMENTS = (IMAGES[..., 0] // 86).astype(np.uint8)
 SEGMENTS[RNG.random(SEGMENTS.shape) < RNG.random((COUNT, 1, 1)) * 0.8] = IGNORED
 DATA = {"image": IMAGES, "segments": SEGMENTS}
 
-# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+# Plain SGD; tests/training/test_parallel.py explains why.
 TASK = Segmentation(
     Pixelwise(),
     Optimizer(name="sgd", learning_rate=0.5),
@@ -62,7 +62,7 @@ def initial(task=TASK):
 
 @functools.cache
 def compiled(task, count, compiler):
-    """So many devices, and the step that they run."""
+    """Return `count` devices and the compiled step."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
@@ -71,7 +71,7 @@ def compiled(task, count, compiler):
 
 
 def trained(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
-    """State and scalars after some steps on so many devices."""
+    """Return state and scalars after some steps on `count` devices."""
     placed, step = compiled(task, count, compiler)
     state = placed.replicate(initial(task))
     rows = np.random.default_rng(1).integers(0, COUNT, (steps, 16)).astype(np.int32)
@@ -90,7 +90,7 @@ def state(on_one_device):
 
 
 def batches(size, count=10, data=DATA):
-    """The first images in batches, the last filled up with the image that follows."""
+    """Yield the first images in batches; the last batch is padded with the next image."""
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count)
         batch = {name: jnp.asarray(array[rows]) for name, array in data.items()}
@@ -106,7 +106,7 @@ def logits_and_segments():
 
 
 @pytest.mark.parametrize("weights", [(), (0.5, 2.0, 0.0)])
-def test_cross_entropy_and_its_gradient_equal_pytorchs(weights):
+def test_cross_entropy_and_gradient_equal_pytorch(weights):
     logits, segments = logits_and_segments()
     theirs = torch.tensor(logits).movedim(-1, 1).requires_grad_()
     expected = torch.nn.functional.cross_entropy(
@@ -123,7 +123,7 @@ def test_cross_entropy_and_its_gradient_equal_pytorchs(weights):
 
 
 def test_soft_dice_by_hand():
-    """Two pixels of class 0 and one of class 1; the last is ignored, and class 2 occurs nowhere."""
+    """Two pixels have class 0, one has class 1, one is ignored, and class 2 is absent."""
     probabilities = jnp.array([[[[0.5, 0.5, 0], [1, 0, 0]], [[0.2, 0.6, 0.2], [0, 0, 1]]]])
     segments = jnp.array([[[0, 0], [1, IGNORED]]])
     first = 2 * (0.5 + 1) / (0.5**2 + 1 + 0.2**2 + 2)
@@ -131,7 +131,7 @@ def test_soft_dice_by_hand():
     assert soft_dice(probabilities, segments) == pytest.approx((first + second) / 2, rel=1e-6)
 
 
-def test_soft_dice_is_one_where_all_is_certain_and_right():
+def test_soft_dice_is_one_for_perfect_predictions():
     _, segments = logits_and_segments()
     certain = jax.nn.one_hot(jnp.where(segments == IGNORED, 0, segments), CLASSES)
     assert soft_dice(certain, jnp.asarray(segments)) == pytest.approx(1)
@@ -140,7 +140,7 @@ def test_soft_dice_is_one_where_all_is_certain_and_right():
 
 
 @pytest.mark.slow
-def test_losses_without_a_pixel_that_counts_are_finite_with_gradients_of_zero():
+def test_losses_of_ignored_pixels_are_zero_with_zero_gradients():
     logits, segments = logits_and_segments()
     nothing = jnp.full_like(segments, IGNORED)
 
@@ -152,7 +152,7 @@ def test_losses_without_a_pixel_that_counts_are_finite_with_gradients_of_zero():
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
+def test_losses_do_not_depend_on_predictions_at_ignored_pixels():
     logits, segments = logits_and_segments()
     others = np.where(segments[..., None] == IGNORED, 100 * RNG.normal(size=logits.shape), logits)
     for loss in (cross_entropy, lambda x, s: soft_dice(jax.nn.softmax(x), s)):
@@ -161,7 +161,7 @@ def test_what_is_predicted_at_ignored_pixels_changes_no_loss():
 
 
 @pytest.mark.slow
-def test_pixels_of_classes_that_the_model_lacks_count_nowhere(on_one_device):
+def test_pixels_of_unknown_classes_are_ignored_in_training(on_one_device):
     beyond = np.where(SEGMENTS == IGNORED, 7, SEGMENTS).astype(np.uint8)
     _, expected = on_one_device
     _, scalars = trained(count=1, data=DATA | {"segments": beyond})
@@ -171,10 +171,8 @@ def test_pixels_of_classes_that_the_model_lacks_count_nowhere(on_one_device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
-def test_the_same_steps_on_any_devices_however_compiled(
-    assert_trees_equal, on_one_device, compiler
-):
-    """Devices see different numbers of pixels that count: none may take its own mean."""
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, on_one_device, compiler):
+    """Devices have different numbers of valid pixels, so the mean of their means would differ."""
     one, one_scalars = on_one_device
     eight, eight_scalars = trained(compiler=compiler)
     assert_trees_equal(eight, one, relative=1e-4)
@@ -182,7 +180,7 @@ def test_the_same_steps_on_any_devices_however_compiled(
 
 
 @pytest.mark.slow
-def test_evaluation_is_exact_whatever_the_batches(state):
+def test_evaluation_is_exact_for_any_batch_size(state):
     measured = TASK.evaluate(state, batches(10))
     for size in (3, 16):
         assert TASK.evaluate(state, batches(size)) == pytest.approx(measured, rel=1e-5)
@@ -207,15 +205,15 @@ def test_evaluation_is_exact_whatever_the_batches(state):
 
 
 @pytest.mark.slow
-def test_it_learns_what_brightness_says(state):
+def test_training_learns_classes_from_brightness(state):
     task = dataclasses.replace(TASK, view=AnnotatedView(), optimizer=Optimizer(learning_rate=0.03))
-    learnt, scalars = trained(40, task, count=1)
+    trained_state, scalars = trained(40, task, count=1)
     assert scalars["loss"][-1] < 0.5 * scalars["loss"][0]
-    before, after = (task.evaluate(s, batches(10)) for s in (state, learnt))
+    before, after = (task.evaluate(s, batches(10)) for s in (state, trained_state))
     assert after["pixel_accuracy"] > max(0.8, before["pixel_accuracy"])
 
 
-def test_the_baseline_says_the_largest_class_everywhere():
+def test_baseline_predicts_the_most_frequent_class():
     train = ArraySource({"image": IMAGES[:4], "segments": np.full((4, SIDE, SIDE), 2, np.uint8)})
     test = ArraySource({"image": IMAGES[:10], "segments": SEGMENTS[:10]})
     measured = TASK.baseline(train, test)
@@ -232,39 +230,45 @@ def test_predictions_are_probabilities_of_each_pixel(state):
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
-def test_pictures_hold_a_row_of_images_and_two_of_segments(state):
+def test_pictures_have_three_rows(state):
     picture = TASK.pictures(state, next(batches(2)))["segments"]
     assert picture.height > 3 * SIDE
 
 
-def test_pixels_of_the_background_alone_are_not_tinted_wherever_it_is_in_the_names(state):
-    def shown(names):
+def test_only_the_background_class_is_not_tinted(state):
+    def picture(names):
         task = dataclasses.replace(TASK, class_names=names)
         return np.asarray(task.pictures(state, next(batches(2)))["segments"])
 
-    first = shown(("background", "gray", "bright"))
-    last, none = shown(("dark", "gray", "background")), shown(("dark", "gray", "bright"))
+    first = picture(("background", "gray", "bright"))
+    last, none = picture(("dark", "gray", "background")), picture(("dark", "gray", "bright"))
     assert (first != none).any()
     assert (last != none).any()
     assert (first != last).any()
 
 
 @pytest.mark.slow
-def test_bad_input_is_named(state):
-    def refused(words, data=DATA, **fields):
+def test_invalid_settings_and_data_are_rejected(state):
+    def assert_rejected(words, data=DATA, **fields):
         first = {name: array[:1] for name, array in data.items()}
         with pytest.raises(InputError, match=words):
             dataclasses.replace(TASK, view=AnnotatedView(), **fields).init(jax.random.key(0), first)
 
-    refused(r"needs images with segments; .* a batch of \['image'", {"image": IMAGES})
+    assert_rejected(r"requires images with segments; .* data with \['image'", {"image": IMAGES})
     unet = UNet(channels=CLASSES, features=(2, 2, 2), residual=False)
-    refused("6x6 pixels do not fit this UNet: .* multiples of 4", model=unet)
-    refused("task.class_names has 2 entries; the model has 3 classes", class_names=("a", "b"))
-    refused("task.class_weights has 1 entries; the model has 3", class_weights=(1.0,))
-    refused(r"\(1, 6, 6\) of these images; Pixelwise gives \(1, 3, 3\)", model=Pixelwise(2))
+    assert_rejected("6x6 pixels do not fit this UNet: .* multiples of 4", model=unet)
+    assert_rejected(
+        "task.class_names must have one entry per class, 3, or none; got 2", class_names=("a", "b")
+    )
+    assert_rejected(
+        "task.class_weights must have one entry per class, 3, or none; got 1", class_weights=(1.0,)
+    )
+    assert_rejected(
+        r"\(1, 6, 6\) for these images; Pixelwise returns \(1, 3, 3\)", model=Pixelwise(2)
+    )
     wide = {"class_names": (), "class_weights": ()}
-    refused(
-        "at most 255 classes fit 8 bits; task.model.num_classes=256",
+    assert_rejected(
+        "task.model.num_classes must be at most 255; got 256",
         model=Pixelwise(classes=256),
         **wide,
     )

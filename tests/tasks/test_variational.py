@@ -1,4 +1,4 @@
-"""Variational autoencoding: bounds of a model whose likelihood is known, losses, binarised images."""
+"""Variational autoencoding: bounds of a model with known likelihood, losses, binarization."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from deconv_jax.training.state import TrainState
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
 
-# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+# Plain SGD; tests/training/test_parallel.py explains why.
 TASK = Variational(
     VAE((8, 8, 1), features=(4, 4), latent_dim=6, norm="none"),
     Optimizer(name="sgd", learning_rate=1e-3),
@@ -34,7 +34,7 @@ TASK = Variational(
 
 
 def with_likelihood(likelihood):
-    """The task of another likelihood, of images that are not binarised."""
+    """Return the task with another likelihood and without binarization."""
     model = TASK.model.clone(likelihood=likelihood)
     return dataclasses.replace(TASK, model=model, binarize="none")
 
@@ -50,16 +50,16 @@ def initial(task=TASK):
     return jax.jit(task.init)(jax.random.key(0, impl="rbg"), batch_of())
 
 
-# A model that is known: x = 1/2 + W z + noise, with W of perpendicular columns
+# A model with known likelihood: x = 1/2 + W z + noise, where W has orthogonal columns
 
 DEVIATION = 0.1
 WEIGHTS = np.array([[0.1, 0.3], [0.2, 0.0], [0.2, -0.15], [-0.1, 0.0]], np.float32)
 VARIANCE = 1 / (1 + np.sum(WEIGHTS**2, axis=0) / DEVIATION**2)
-"""Of the posterior, in which the latents are then independent."""
+"""Variance of the posterior, in which the latents are independent."""
 
 
 class Linear(nn.Module):
-    """Images of 2 x 2 pixels; its posterior is exact but for a shift and a factor of the variance."""
+    """A model of 2 x 2 images with the exact posterior, up to a shift and a factor of the variance."""
 
     shift: float = 0.0
     factor: float = 1.0
@@ -87,7 +87,7 @@ EXACT = float(np.mean(MARGINAL.logpdf(SMALL.reshape(-1, 4) / 255)))
 
 
 def bounds(samples, **model):
-    """Measures of the known model by so many samples an image."""
+    """Return the metrics of the known model with `samples` latents per image."""
     task = Variational(Linear(**model), Optimizer(), iwae_samples=samples)
     state = TrainState(step=0, params={}, batch_stats={}, opt_state=(), ema={})
     batch = {"image": SMALL, "index": np.arange(64), "mask": np.ones(64, np.float32)}
@@ -95,11 +95,11 @@ def bounds(samples, **model):
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_with_the_exact_posterior_the_importance_weighted_bound_is_the_log_likelihood(samples):
+def test_iwae_bound_is_exact_with_the_exact_posterior(samples):
     assert bounds(samples)["iwae"] == pytest.approx(EXACT, abs=1e-4)
 
 
-def test_bounds_stand_below_the_log_likelihood_and_rise_with_samples():
+def test_bounds_are_below_the_log_likelihood_and_rise_with_samples():
     wrong = {"shift": 0.3, "factor": 2.0}
     gap = 0.5 * np.sum(2 - 1 - np.log(2) + 0.3**2 / VARIANCE)  # KL(q || posterior)
     few, many = bounds(1, **wrong), bounds(400, **wrong)
@@ -109,7 +109,7 @@ def test_bounds_stand_below_the_log_likelihood_and_rise_with_samples():
     assert many["iwae"] == pytest.approx(EXACT, abs=0.05)
 
 
-def test_measures_of_the_known_model():
+def test_metrics_of_the_known_model():
     measured = bounds(1000)
     assert measured["elbo"] == pytest.approx(EXACT, abs=0.05)
     images = SMALL.reshape(-1, 4) / 255
@@ -118,14 +118,14 @@ def test_measures_of_the_known_model():
     assert measured["kl"] == pytest.approx(kl.mean(), rel=1e-4)
     error = np.mean((0.5 + mean @ WEIGHTS.T - images) ** 2, axis=1)
     assert measured["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), rel=1e-4)
-    # A density of images in levels, of which there are 255 in a unit.
+    # The density of images in [0, 255].
     density = scipy.stats.multivariate_normal(np.full(4, 127.5), 255**2 * COVARIANCE)
     bits = -np.mean(density.logpdf(255 * images)) / (4 * math.log(2))
     assert measured["bits_per_dim"] == pytest.approx(bits, abs=0.02)
 
 
 @pytest.mark.slow
-def test_active_units_are_those_whose_mean_varies():
+def test_active_units_have_varying_means():
     assert bounds(1)["active_units"] == 2
     task, state = dataclasses.replace(TASK, binarize="none"), initial()
     params = jax.tree.map(np.array, state.params)
@@ -138,14 +138,14 @@ def test_active_units_are_those_whose_mean_varies():
 
 
 def batches(size, count=10):
-    """The first images in batches, the last filled up with others."""
+    """Yield the first images in batches; the last batch is padded with other images."""
     for start in range(0, count, size):
         rows = np.arange(start, start + size)
         yield batch_of(rows, mask=(rows < count).astype(np.float32))
 
 
 @pytest.mark.slow
-def test_evaluation_counts_each_image_once_with_the_same_noise_whatever_the_batches():
+def test_evaluation_does_not_depend_on_batching_or_seed():
     state = initial()
     measured = TASK.evaluate(state, batches(10))
     other = dataclasses.replace(TASK, seed=1)
@@ -154,7 +154,7 @@ def test_evaluation_counts_each_image_once_with_the_same_noise_whatever_the_batc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "discretized_logistic"])
-def test_bits_per_dim_are_those_of_the_bound(likelihood):
+def test_bits_per_dim_follow_from_the_elbo(likelihood):
     task = with_likelihood(likelihood)
     measured = task.evaluate(initial(task), [batch_of()])
     assert measured["bits_per_dim"] == pytest.approx(-measured["elbo"] / (64 * math.log(2)))
@@ -164,7 +164,7 @@ def test_bits_per_dim_are_those_of_the_bound(likelihood):
 
 
 def trained(task, count=8, compiler="jit", steps=3):
-    """State and scalars after some steps on so many devices."""
+    """Return state and scalars after some steps on `count` devices."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
@@ -176,8 +176,8 @@ def trained(task, count=8, compiler="jit", steps=3):
 
 
 @pytest.mark.slow
-def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
-    """With bits free for some latents of some examples, but not in the mean over a whole batch."""
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal):
+    """Some latents are below the free bits on some devices, but not in the mean over the batch."""
     task = dataclasses.replace(TASK, free_bits=1.0)
     one = trained(task, count=1)
     for compiler in ("jit", "pmap"):
@@ -187,7 +187,7 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal):
 
 
 @pytest.mark.slow
-def test_a_step_is_a_function_of_the_examples_not_of_their_places():
+def test_step_does_not_depend_on_batch_order():
     state, step = initial(), jax.jit(TASK.train_step)
     order = np.array([2, 0, 3, 1, 7, 6, 5, 4])
     first, second = (step(state, batch_of(rows))[0] for rows in (slice(None, 8), order))
@@ -198,14 +198,14 @@ def test_a_step_is_a_function_of_the_examples_not_of_their_places():
 
 
 @pytest.mark.slow
-def test_losses_are_their_formulas():
+def test_losses_equal_their_formulas():
     plain = dataclasses.replace(TASK, binarize="none")
     state = initial().replace(step=jnp.asarray(3))
     images = jnp.asarray(IMAGES[:8], jnp.float32) / 255
     encode = jax.jit(lambda v, x: TASK.model.apply(v, x, method="encode"))
     by_latent = np.asarray(gaussian_kl(*encode({"params": state.params}, images))).mean(axis=0)
     kl, free = float(by_latent.sum()), float(np.median(by_latent))
-    for changes, pressed in (
+    for changes, penalty in (
         ({}, kl),
         ({"beta": 4.0}, 4 * kl),
         ({"beta": 2.0, "kl_warmup_steps": 12}, 2 * kl * 3 / 12),
@@ -214,7 +214,7 @@ def test_losses_are_their_formulas():
     ):
         task = dataclasses.replace(plain, **changes)
 
-        # The compiler drops the gradient, which nothing that is asked for depends on.
+        # None of these scalars depends on the gradient, so the compiler removes it.
         @jax.jit
         def measured(state, batch, task=task):
             scalars = task.train_step(state, batch)[1]
@@ -223,11 +223,11 @@ def test_losses_are_their_formulas():
         scalars = jax.device_get(measured(state, batch_of()))
         assert scalars["kl"] == pytest.approx(kl, rel=1e-4)
         assert scalars["elbo"] == pytest.approx(scalars["log_likelihood"] - kl, rel=1e-5)
-        np.testing.assert_allclose(scalars["loss"] + scalars["log_likelihood"], pressed, atol=1e-4)
+        np.testing.assert_allclose(scalars["loss"] + scalars["log_likelihood"], penalty, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_it_learns():
+def test_training_increases_the_elbo():
     task = dataclasses.replace(TASK, optimizer=Optimizer(learning_rate=1e-2))
     smooth = np.kron(RNG.integers(0, 2, (8, 2, 2, 1)) * 255, np.ones((1, 4, 4, 1)))
     batch = batch_of(image=smooth.astype(np.uint8))
@@ -239,34 +239,34 @@ def test_it_learns():
     assert task.evaluate(state, [batch])["elbo"] > 0.6 * before["elbo"]
 
 
-# Binarisation
+# Binarization
 
 
-def test_binarised_images_are_draws_with_the_image_as_mean():
+def test_stochastic_binarization_has_the_image_as_mean():
     keys = example_keys(jax.random.key(0), jnp.arange(4000))
     images = np.repeat(IMAGES[:1], 4000, axis=0)
-    drawn = np.asarray(TASK._modelled(keys, {"image": jnp.asarray(images)}))
+    drawn = np.asarray(TASK._modeled_images(keys, {"image": jnp.asarray(images)}))
     assert set(np.unique(drawn)) == {0, 1}
     mean = IMAGES[0] / 255
     error = np.sqrt(mean * (1 - mean) / 4000)
     assert np.all(np.abs(drawn.mean(axis=0) - mean) <= 4.5 * error)
 
 
-def test_the_test_set_is_always_binarised_the_same():
+def test_evaluation_binarization_is_fixed():
     state = initial()
-    drawn = TASK._pictured(state, batch_of())["original"]
+    drawn = TASK._picture_rows(state, batch_of())["original"]
     other = dataclasses.replace(TASK, seed=1)
     later = state.replace(step=jnp.asarray(7))
-    again = other._pictured(later, batch_of(slice(7, None, -1)))["original"]
+    again = other._picture_rows(later, batch_of(slice(7, None, -1)))["original"]
     np.testing.assert_array_equal(drawn, again[::-1])
     assert set(TASK.pictures(state, batch_of())) == {"reconstructions"}
 
 
-def test_a_threshold_is_one_half():
+def test_threshold_is_one_half():
     task = dataclasses.replace(TASK, binarize="threshold")
     keys = example_keys(jax.random.key(0), jnp.arange(8))
-    cut = task._modelled(keys, batch_of())
-    np.testing.assert_array_equal(cut, IMAGES[:8] > 127)
+    binary = task._modeled_images(keys, batch_of())
+    np.testing.assert_array_equal(binary, IMAGES[:8] > 127)
 
 
 # The baseline
@@ -276,10 +276,10 @@ TRAIN, TEST = (ArraySource({"image": a}) for a in (IMAGES[:40], IMAGES[40:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("binarize", ["stochastic", "threshold"])
-def test_the_baseline_of_binarised_images(binarize):
+def test_baseline_of_binarized_images(binarize):
     task = dataclasses.replace(TASK, binarize=binarize)
     rows = batch_of(slice(40, None), index=np.arange(24))
-    drawn = np.asarray(task._pictured(initial(), rows)["original"])
+    drawn = np.asarray(task._picture_rows(initial(), rows)["original"])
     gray = IMAGES[:40] / 255
     ones = gray if binarize == "stochastic" else gray > 0.5
     mean = (ones.sum(0) + 1) / 42
@@ -287,7 +287,7 @@ def test_the_baseline_of_binarised_images(binarize):
     assert task.baseline(TRAIN, TEST)["independent_elbo"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_baseline_of_gray_images():
+def test_baseline_of_gray_images():
     fit, look = IMAGES[:40] / 255, IMAGES[40:] / 255
     expected = scipy.stats.norm.logpdf(look, fit.mean(0), fit.std(0)).sum((1, 2, 3)).mean()
     measured = with_likelihood("gaussian").baseline(TRAIN, TEST)
@@ -302,17 +302,20 @@ def test_the_baseline_of_gray_images():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": Autoencoder()}, "Autoencoder is no variational autoencoder; wanted is 'vae'"),
+        (
+            {"model": Autoencoder()},
+            "must be a variational autoencoder such as 'vae'; got Autoencoder",
+        ),
         ({"iwae_samples": 0}, "task.iwae_samples must be at least 1; got 0"),
         ({"beta": -1.0}, "task.beta must be at least 0; got -1.0"),
         ({"kl_warmup_steps": -1}, "task.kl_warmup_steps must be at least 0; got -1"),
         ({"free_bits": -1.0}, "task.free_bits must be at least 0; got -1.0"),
         (
             {"model": VAE(likelihood="gaussian")},
-            "task.binarize='stochastic' needs task.model.likelihood='bernoulli'; got 'gaussian'",
+            "task.binarize='stochastic' requires task.model.likelihood='bernoulli'; got 'gaussian'",
         ),
     ],
 )
-def test_settings_that_fit_no_variational_autoencoding_are_refused(fields, message):
+def test_invalid_settings_are_rejected(fields, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(TASK, **fields)

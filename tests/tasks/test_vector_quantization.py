@@ -1,4 +1,4 @@
-"""Vector quantisation: one step on any devices, exact measures, and the classical baseline."""
+"""Vector quantization: independence of devices, exact metrics, and the k-means baseline."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
 CODES = 8
 
-# Plain SGD, for the reason that tests/training/test_parallel.py gives.
+# Plain SGD; tests/training/test_parallel.py explains why.
 TASK = VectorQuantization(
     VQVAE((8, 8, 1), features=(4, 4), latent_dim=3, codebook_size=CODES, restart_below=0.3),
     Optimizer(name="sgd", learning_rate=0.1),
@@ -38,7 +38,7 @@ def initial():
 
 @functools.cache
 def trained(steps=3, task=TASK, count=8, compiler="jit"):
-    """State and scalars after some steps on so many devices."""
+    """Return state and scalars after some steps on `count` devices."""
     mesh = jax.sharding.Mesh(
         jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
@@ -51,7 +51,7 @@ def trained(steps=3, task=TASK, count=8, compiler="jit"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "compiler"), [(8, "jit"), (8, "pmap")])
-def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, count, compiler):
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, count, compiler):
     one, one_scalars = trained(count=1)
     other, other_scalars = trained(count=count, compiler=compiler)
     assert len(np.unique(one.batch_stats["codebook"]["vectors"], axis=0)) > CODES // 2
@@ -59,13 +59,12 @@ def test_the_same_steps_on_any_devices_however_compiled(assert_trees_equal, coun
     assert_trees_equal(other_scalars, one_scalars, relative=1e-4)
 
 
-def test_the_loss_is_the_scaled_error_and_the_weighted_commitment():
+def test_loss_is_scaled_error_plus_weighted_commitment():
     _, scalars = trained()
     expected = scalars["mse"] / TASK.image_variance + TASK.commitment * scalars["commitment"]
     np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
-    assert scalars["perplexity"][0] == pytest.approx(
-        1
-    )  # All codes are zero before the first update.
+    # All codebook vectors are zero before the first update.
+    assert scalars["perplexity"][0] == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -77,14 +76,14 @@ def test_bfloat16_leaves_the_codebook_in_float32():
 
 
 def batches(size, count=10):
-    """The first images in batches, the last filled up with the image that follows."""
+    """Yield the first images in batches; the last batch is padded with the next image."""
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count)
         yield {"image": jnp.asarray(IMAGES[rows]), "mask": jnp.asarray(rows < count, jnp.float32)}
 
 
 @pytest.mark.slow
-def test_evaluation_counts_each_image_once_whatever_the_batches():
+def test_evaluation_does_not_depend_on_batching():
     state = trained()[0]
     measured = TASK.evaluate(state, batches(10))
     for size in (3, 4, 16):
@@ -99,12 +98,12 @@ def test_evaluation_counts_each_image_once_whatever_the_batches():
     assert measured["bits_per_dim"] == math.log2(CODES) * 4 / 64
 
 
-def test_pictures_show_each_image_and_its_reconstruction():
+def test_pictures_show_reconstructions():
     batch = {"image": jnp.asarray(IMAGES[:4])}
     assert set(TASK.pictures(trained()[0], batch)) == {"reconstructions"}
 
 
-def test_the_baseline_is_exact_on_as_many_patches_as_centres():
+def test_baseline_is_exact_with_as_many_distinct_patches_as_centroids():
     kinds = RNG.integers(0, 256, (CODES, 4, 4)).astype(np.uint8)
     chosen = RNG.integers(0, CODES, (60, 2, 2))
     images = kinds[chosen].transpose(0, 1, 3, 2, 4).reshape(60, 8, 8, 1)
@@ -115,47 +114,50 @@ def test_the_baseline_is_exact_on_as_many_patches_as_centres():
     assert measured["patch_vq_codes_used"] == len(np.unique(chosen[:5])) / CODES
 
 
-def test_the_baseline_measures_the_nearest_centres_of_patches_of_the_training_set():
+def test_baseline_uses_the_nearest_centroid():
     source = ArraySource({"image": IMAGES})
     measured = TASK.baseline(source, source)
-    # Centres of noise explain some of its variance; no more than as many dimensions would.
+    # Centroids of noise explain some of its variance, but less than half.
     assert 0.5 < measured["patch_vq_mse"] / np.var(IMAGES / 255) < 1
     assert 0 < measured["patch_vq_codes_used"] <= 1
     assert TASK.baseline(source, source) == measured
 
 
-def test_k_means_leaves_no_centre_better_than_the_mean_of_its_patches():
+def test_kmeans_centroids_are_means_of_their_patches():
     patches = np.concatenate([RNG.normal(place, 0.1, (50, 2)) for place in (-5, 0, 5)])
-    centres = kmeans_patches(patches, 3, np.random.default_rng(0))
-    nearest = np.sum((patches[:, None] - centres) ** 2, axis=-1).argmin(axis=1)
-    for code, centre in enumerate(centres):
-        np.testing.assert_allclose(centre, patches[nearest == code].mean(axis=0))
+    centroids = kmeans_patches(patches, 3, np.random.default_rng(0))
+    nearest = np.sum((patches[:, None] - centroids) ** 2, axis=-1).argmin(axis=1)
+    for code, centroid in enumerate(centroids):
+        np.testing.assert_allclose(centroid, patches[nearest == code].mean(axis=0))
 
 
-def test_k_means_keeps_a_centre_that_loses_all_its_patches():
+def test_kmeans_keeps_centroids_without_patches():
     patches = np.random.default_rng(310).integers(0, 12, (12, 2)) ** 2.0
-    different = np.unique(patches, axis=0)
-    start = different[np.random.default_rng(0).choice(len(different), 7, replace=False)]
+    distinct = np.unique(patches, axis=0)
+    start = distinct[np.random.default_rng(0).choice(len(distinct), 7, replace=False)]
     with pytest.warns(UserWarning, match="One of the clusters is empty"):
         expected, nearest = kmeans2(patches, start, iter=30, minit="matrix")
     assert len(np.unique(nearest)) < 7
-    centres = kmeans_patches(patches, 7, np.random.default_rng(0))
-    np.testing.assert_array_equal(centres, expected)
+    centroids = kmeans_patches(patches, 7, np.random.default_rng(0))
+    np.testing.assert_array_equal(centroids, expected)
 
 
 @pytest.mark.parametrize(("used", "warnings"), [(0.29, 1), (0.3, 0)])
-def test_a_codebook_that_is_hardly_used_is_reported(used, warnings):
+def test_mostly_unused_codebook_gives_a_warning(used, warnings):
     assert len(TASK.warnings({"codes_used": used}, {})) == warnings
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": Autoencoder()}, "Autoencoder has no codebook; wanted is 'vqvae'"),
+        (
+            {"model": Autoencoder()},
+            "must be a model with a codebook such as 'vqvae'; got Autoencoder",
+        ),
         ({"commitment": -1.0}, "task.commitment must be at least 0; got -1.0"),
         ({"image_variance": 0.0}, "task.image_variance must be positive; got 0.0"),
     ],
 )
-def test_settings_that_fit_no_vector_quantisation_are_refused(fields, message):
+def test_invalid_settings_are_rejected(fields, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(TASK, **fields)

@@ -1,0 +1,51 @@
+"""The model of a task: checks of its type and its output, and calls in evaluation mode."""
+
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from deconv_jax.errors import InputError
+from deconv_jax.training.state import Precision, Tree, apply_model
+
+
+class HasModel(Protocol):
+    """A task with a single model."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the computation."""
+
+
+def predict(task: HasModel, variables: Tree, *inputs: jax.Array, method: str | None = None) -> Any:
+    """Return the output of a task's model in evaluation mode; see `apply_model`."""
+    output, _ = apply_model(
+        task.model, variables, *inputs, train=False, precision=task.precision, method=method
+    )
+    return output
+
+
+def check_model(model: nn.Module, attribute: str, kind: str, example: str) -> None:
+    """Raise InputError unless a task's model has an attribute that its kind of model has.
+
+    Args:
+      model: Value of `task.model`.
+      attribute: Name of the attribute.
+      kind: Kind of model, with an article, for the message.
+      example: Name of such a model in a config.
+    """
+    if not hasattr(model, attribute):
+        raise InputError(
+            f"task.model must be {kind} such as {example!r}; got {type(model).__name__}"
+        )
+
+
+def check_finite_output(values: Any) -> None:
+    """Raise InputError if values computed from the model's output hold infinity or NaN."""
+    if not np.isfinite(values).all():
+        raise InputError("the model's output has infinity or NaN for some image of the split")
