@@ -1,4 +1,4 @@
-"""What is drawn over images: tints of classes, boxes in their places, legends beside."""
+"""Overlays: class tints, bounding boxes in place, and legends."""
 
 import numpy as np
 import pytest
@@ -23,23 +23,15 @@ def at(pixels, color):
     return (pixels == np.array(color)).all(axis=-1)
 
 
-def test_a_class_has_a_colour_and_a_name():
+def test_classes_have_colors_and_names():
     assert class_color(2) == ImageColor.getrgb(COLORS[2]) == class_color(2 + len(COLORS))
     assert class_name(1, ("cat", "dog")) == "dog"
     assert class_name(2, ("cat", "dog")) == "2"
     assert class_name(0, ()) == "0"
 
 
-def test_images_of_one_channel_and_of_floats_become_bytes_of_three():
-    gray = draw(4, 5, 1)
-    np.testing.assert_array_equal(rgb_pixels(gray), np.broadcast_to(gray, (4, 5, 3)))
-    np.testing.assert_array_equal(rgb_pixels(gray / np.float32(255)), rgb_pixels(gray))
-    beyond = np.array([-0.5, 0.5, 1.5], np.float32).reshape(1, 3, 1)
-    np.testing.assert_array_equal(rgb_pixels(beyond)[0, :, 0], [0, 128, 255])
-
-
 @pytest.mark.parametrize("background", [0, None, 3])
-def test_pixels_are_half_their_classes_colour(background):
+def test_tinted_pixels_are_half_the_color_of_their_class(background):
     image = draw(6, 7, 3)
     segments = np.random.default_rng(1).integers(0, 13, (6, 7))
     segments[0] = 255
@@ -53,8 +45,8 @@ def test_pixels_are_half_their_classes_colour(background):
 
 
 @pytest.mark.parametrize("scale", [1, 3])
-def test_a_frame_lies_on_the_pixels_at_the_edges_of_its_box(scale):
-    """Rows 30 to 49 and columns 10 to 39 are the box's; its frame is the outermost of them."""
+def test_frame_covers_the_outermost_pixels_of_its_box(scale):
+    """The box covers rows 30 to 49 and columns 10 to 39."""
     image = np.zeros((60, 60, 1), np.uint8)
     boxes, color = np.array([[30.0, 10.0, 50.0, 40.0]]), class_color(3)
     drawn = with_boxes(image, boxes, np.array([3]), scale=scale, names=("", "", "", ""))
@@ -63,13 +55,13 @@ def test_a_frame_lies_on_the_pixels_at_the_edges_of_its_box(scale):
     rows, columns = np.nonzero(below)
     assert rows.max() == 18 * scale - 1
     assert (columns.min(), columns.max()) == (10 * scale, 40 * scale - 1)
-    # Nothing within.
+    # The interior is empty.
     assert not below[: 18 * scale - 5, 14 * scale : 36 * scale].any()
     top = at(drawn, color)[30 * scale, 10 * scale : 40 * scale]
     assert top.all()
 
 
-def test_boxes_without_a_class_are_not_drawn_and_pixels_are_repeated():
+def test_boxes_without_a_class_are_not_drawn_and_the_image_is_enlarged():
     image = draw(9, 8, 1)
     boxes = np.array([[1.0, 1, 5, 5], [0, 0, 9, 8]])
     drawn = with_boxes(image, boxes, np.array([-1, -1]), scale=4)
@@ -79,22 +71,22 @@ def test_boxes_without_a_class_are_not_drawn_and_pixels_are_repeated():
 
 
 @pytest.mark.parametrize("top", [0.0, 40.0])
-def test_words_stand_above_a_box_or_inside_where_the_picture_ends(top):
+def test_label_is_above_the_box_or_inside_at_the_top_of_the_picture(top):
     image = np.zeros((90, 90, 3), np.uint8)
     boxes, color = np.array([[top, 10.0, top + 40, 80.0]]), class_color(1)
     drawn = with_boxes(image, boxes, np.array([1]), scores=np.array([0.75]), names=("cat", "dog"))
-    silent = with_boxes(image, boxes, np.array([1]), names=("cat", "dog"))
-    white, fewer = (np.argwhere((pixels > 180).all(axis=-1)) for pixels in (drawn, silent))
+    unscored = with_boxes(image, boxes, np.array([1]), names=("cat", "dog"))
+    white, fewer = (np.argwhere((pixels > 180).all(axis=-1)) for pixels in (drawn, unscored))
     assert len(white) > len(fewer) > 0
-    # The g reaches into the frame.
+    # The descender of the g reaches into the frame.
     assert white[:, 0].min() > top if top == 0 else white[:, 0].max() < top + 3
     assert white[:, 1].min() > 10
-    # The score makes the words longer.
+    # The score makes the label longer.
     assert white[:, 1].max() > fewer[:, 1].max() + 10
     assert at(drawn, color).any()
 
 
-def test_a_box_beyond_the_image_or_of_no_size_is_drawn_all_the_same():
+def test_boxes_beyond_the_image_or_without_area_are_drawn():
     image = np.zeros((40, 40, 1), np.uint8)
     for box in ([-9.0, -9, 60, 60], [20, 20, 20, 20], [39, 39, 39.2, 39.4]):
         drawn = with_boxes(image, np.array([box]), np.array([0]))
@@ -102,8 +94,8 @@ def test_a_box_beyond_the_image_or_of_no_size_is_drawn_all_the_same():
         assert at(drawn, class_color(0)).any()
 
 
-def test_words_are_whole_beside_the_edges_of_the_picture():
-    """As many letters' pixels there as where there is room."""
+def test_labels_are_not_cut_off_at_the_edges_of_the_picture():
+    """They have as many bright pixels there as elsewhere."""
     image, number, score = np.zeros((90, 90, 3), np.uint8), np.array([1]), np.array([0.75])
 
     def letters(box):
@@ -115,12 +107,12 @@ def test_words_are_whole_beside_the_edges_of_the_picture():
         assert letters(box) == pytest.approx(inside, rel=0.2)
 
 
-def test_a_legend_stands_beside_its_image_each_word_after_its_colour():
+def test_legend_is_right_of_the_image_with_each_label_after_its_color():
     image = draw(100, 30, 3)
     entries = [(class_color(4), "first"), (class_color(7), "a longer second")]
-    whole = with_legend(image, entries)
-    np.testing.assert_array_equal(whole[:100, :30], image)
-    legend = whole[:, 30:]
+    picture = with_legend(image, entries)
+    np.testing.assert_array_equal(picture[:100, :30], image)
+    legend = picture[:, 30:]
     patches = [np.argwhere(at(legend, color)) for color, _ in entries]
     assert all(len(patch) >= 100 for patch in patches)
     assert patches[0][:, 0].max() < patches[1][:, 0].min()
@@ -133,7 +125,7 @@ def test_a_legend_stands_beside_its_image_each_word_after_its_colour():
     assert with_legend(image, []) is image
 
 
-def test_a_legend_longer_than_its_image_has_room():
+def test_legend_may_be_taller_than_its_image():
     image = draw(10, 30, 3)
     whole = with_legend(image, [(class_color(number), str(number)) for number in range(9)])
     assert len(whole) > 100
