@@ -1,4 +1,4 @@
-"""The argument of a config file."""
+"""Tests of the arguments of a config file."""
 
 import pytest
 
@@ -22,7 +22,7 @@ DEFAULTS = {"latent": 8, "rate": 0.5, "norm": "batch", "remat": False}
         ("latent=1,latent=2,", {"latent": 2}),
     ],
 )
-def test_named_values_replace_their_defaults_in_their_type(argument, changed):
+def test_values_replace_defaults_and_have_their_types(argument, changed):
     values = config_arguments(argument, **DEFAULTS)
     assert values == DEFAULTS | changed
     assert {k: type(v) for k, v in values.items()} == {k: type(v) for k, v in DEFAULTS.items()}

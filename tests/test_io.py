@@ -1,4 +1,4 @@
-"""Files are whole or not there, and an error says which file and why."""
+"""Tests of reading and atomic writing of files, and of their error messages."""
 
 import errno
 import json
@@ -21,19 +21,19 @@ from deconv_jax.io import (
 )
 
 
-def test_json_survives_a_round_trip(tmp_path):
+def test_json_round_trip_is_exact(tmp_path):
     value = {"a": [1, 2.5, None, True, "é"], "b": {"c": {}}}
     write_json(tmp_path / "new" / "folder" / "x.json", value)
     assert read_json(tmp_path / "new" / "folder" / "x.json") == value
 
 
-def test_json_is_text_that_a_person_can_read(tmp_path):
+def test_json_is_indented(tmp_path):
     write_json(tmp_path / "x.json", {"a": 1})
     assert (tmp_path / "x.json").read_text() == '{\n  "a": 1\n}\n'
 
 
 def half(error):
-    """A writer that fails half-way."""
+    """Return a writer that fails half-way."""
 
     def write(file):
         file.write(b"half of the")
@@ -52,7 +52,7 @@ def half(error):
     ],
 )
 @pytest.mark.parametrize("before", [b"old content", None])
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, before, error, raised):
+def test_failed_write_leaves_the_folder_unchanged(tmp_path, before, error, raised):
     path = tmp_path / "x.bin"
     if before is not None:
         path.write_bytes(before)
@@ -62,7 +62,7 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, before,
     assert before is None or path.read_bytes() == before
 
 
-def test_the_file_is_not_seen_before_it_is_whole(tmp_path):
+def test_file_is_replaced_only_when_it_is_complete(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(b"old")
     seen = []
@@ -76,13 +76,13 @@ def test_the_file_is_not_seen_before_it_is_whole(tmp_path):
     assert (seen, path.read_bytes()) == ([b"old"], b"new")
 
 
-def test_numbers_that_json_has_no_word_for_become_null(tmp_path):
+def test_infinity_and_nan_become_null(tmp_path):
     inf = float("inf")
     write_json(tmp_path / "x.json", {"psnr": inf, "losses": [1.0, float("nan"), (-inf, 2)]})
     assert read_json(tmp_path / "x.json") == {"psnr": None, "losses": [1.0, None, [None, 2]]}
 
 
-def test_what_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
+def test_values_that_json_cannot_represent_leave_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, 1)
     with pytest.raises(TypeError):
@@ -90,14 +90,14 @@ def test_what_is_no_json_is_refused_and_the_old_file_stays(tmp_path):
     assert json.loads(path.read_text()) == 1
 
 
-def test_a_folder_that_is_a_file_is_an_input_error(tmp_path):
+def test_file_in_place_of_a_folder_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*file/x\.json"):
         write_json(tmp_path / "file" / "x.json", 1)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_says_what_to_do(tmp_path, number):
+def test_message_for_a_full_disk_suggests_what_to_do(tmp_path, number):
     message = str(write_error(tmp_path / "x", OSError(number, "reason")))
     assert message.startswith(f"cannot write {tmp_path / 'x'}: ")
     assert message.endswith("(free some space and run the same command again)")
@@ -111,7 +111,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, number):
         (ValueError(), "ValueError"),
     ],
 )
-def test_other_reasons_are_one_line(tmp_path, error, reason):
+def test_other_messages_have_one_line(tmp_path, error, reason):
     assert str(write_error(tmp_path, error)) == f"cannot write {tmp_path}: {reason}"
 
 
@@ -132,7 +132,7 @@ def test_other_reasons_are_one_line(tmp_path, error, reason):
     ],
     ids=lambda value: repr(value)[:12],
 )
-def test_reading_what_is_no_json_object_is_an_input_error_naming_the_file(tmp_path, content, said):
+def test_message_for_invalid_json_names_the_file(tmp_path, content, said):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content)
@@ -141,13 +141,13 @@ def test_reading_what_is_no_json_object_is_an_input_error_naming_the_file(tmp_pa
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_reading_a_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(InputError, match="not a regular file"):
         read_json(tmp_path / "x.json")
 
 
-def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
+def test_list_names_is_sorted_and_empty_for_a_missing_folder(tmp_path):
     for name in "cab":
         (tmp_path / name).touch()
     assert list_names(tmp_path) == ["a", "b", "c"]
@@ -158,7 +158,7 @@ def test_names_in_a_folder_are_sorted_and_none_where_it_is_missing(tmp_path):
 
 @pytest.fixture
 def kinds(tmp_path):
-    """A file, a folder, a pipe, a link to each, to nothing and to itself, by these names."""
+    """Create a file, a folder, a pipe, links to them, a broken link and a loop."""
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -168,7 +168,7 @@ def kinds(tmp_path):
     return tmp_path
 
 
-def test_kinds_of_files_are_told_through_links(kinds):
+def test_kind_of_follows_links(kinds):
     for name, kind in (("file", "file"), ("folder", "folder"), ("pipe", "other")):
         assert kind_of(kinds / name) == kind_of(kinds / f"to_{name}") == kind
     for name in ("nothing", "to_nothing", "file/below"):
@@ -178,7 +178,7 @@ def test_kinds_of_files_are_told_through_links(kinds):
             kind_of(kinds / name)
 
 
-def test_a_file_that_may_not_be_looked_at_is_an_input_error(kinds, monkeypatch):
+def test_inaccessible_file_is_an_input_error(kinds, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -213,7 +213,7 @@ def test_only_regular_files_are_replaced(kinds):
         check_output_path(kinds / "file", overwrite=False)
 
 
-def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+def test_file_names_may_have_the_maximal_length(tmp_path):
     path = tmp_path / ("a" * 251 + ".png")
     write_atomically(path, lambda file: file.write(b"content"))
     assert path.read_bytes() == b"content"
@@ -222,7 +222,7 @@ def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_lines_show_what_a_terminal_would_act_on():
+def test_control_characters_are_escaped():
     assert escape_unprintable("photo ä.png") == "photo ä.png"
     assert escape_unprintable("a\nb\x1b[31m\u202e\x7f") == r"a\nb\x1b[31m\u202e\x7f"
     assert escape_unprintable(os.fsdecode(b"a\xff.png")) == r"a\xff.png"

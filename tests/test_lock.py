@@ -1,4 +1,4 @@
-"""One process at a time: the second is told who the first is, and no kill leaves a lock behind."""
+"""Tests of the exclusive lock on a folder."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_another_process_is_named_and_a_killed_one_holds_nothing(tmp_path):
+def test_holder_is_named_and_killing_it_releases_the_lock(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
@@ -35,7 +35,7 @@ def test_another_process_is_named_and_a_killed_one_holds_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_that_stay_empty_are_removed_again(tmp_path):
+def test_created_folders_that_stay_empty_are_removed(tmp_path):
     with locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / LOCK).exists()
     assert list(tmp_path.iterdir()) == []
@@ -44,8 +44,8 @@ def test_folders_that_stay_empty_are_removed_again(tmp_path):
     assert (tmp_path / "a" / "b" / "file").exists()
 
 
-def test_a_lock_of_a_removed_file_is_not_taken(tmp_path, monkeypatch):
-    """The holder before removes the file between its opening and its locking here."""
+def test_lock_on_a_removed_file_is_retried(tmp_path, monkeypatch):
+    """The previous holder removes the file between opening and locking it here."""
     flock, removed = lock.fcntl.flock, []
 
     def late(file, flags):
@@ -60,7 +60,7 @@ def test_a_lock_of_a_removed_file_is_not_taken(tmp_path, monkeypatch):
             locked(tmp_path).__enter__()
 
 
-def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
+def test_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
@@ -72,13 +72,13 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
     )
 
 
-def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+def test_folder_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot write .*file"):
         locked(tmp_path / "file" / "in").__enter__()
 
 
-def test_a_lock_that_cannot_be_opened_is_an_error(tmp_path):
+def test_lock_file_that_cannot_be_opened_is_an_input_error(tmp_path):
     (tmp_path / LOCK).symlink_to(tmp_path / "missing" / "file")
     with pytest.raises(InputError, match="cannot write"), locked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Dicts to dataclasses and back, and errors that name the key, its value and the nearest name."""
+"""Tests of the conversion between dicts and dataclasses, and of its error messages."""
 
 import dataclasses
 from typing import Any, Literal, Protocol
@@ -14,7 +14,7 @@ from deconv_jax.errors import InputError, did_you_mean
 
 
 class Shape(Protocol):
-    """A field of this type is chosen by name."""
+    """A protocol whose implementation is selected by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Box:
 
 
 class Net(nn.Module):
-    """A module's own `parent` and `name` are no settings."""
+    """A module, whose `parent` and `name` are not settings."""
 
     features: tuple[int, ...] = (1, 2)
 
@@ -88,13 +88,13 @@ outers = st.builds(
 @pytest.mark.slow
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(value=outers)
-def test_build_undoes_to_dict(value):
+def test_build_inverts_to_dict(value):
     values = schema.to_dict(value, CHOICES)
     assert schema.build(Outer, values, CHOICES) == value
     assert list(schema.differences(values, schema.to_dict(value, CHOICES))) == []
 
 
-def test_to_dict_writes_names_and_defaults_out_and_makes_lists_of_tuples():
+def test_to_dict_writes_names_and_defaults_and_converts_tuples_to_lists():
     assert schema.to_dict(build(), CHOICES) == {
         "shape": {"name": "circle", "radius": 1.0},
         "net": {"name": "net", "features": [1, 2]},
@@ -109,7 +109,7 @@ def test_to_dict_writes_names_and_defaults_out_and_makes_lists_of_tuples():
     }
 
 
-def test_to_dict_leaves_out_what_it_is_told():
+def test_to_dict_excludes_fields():
     values = schema.to_dict(build(), CHOICES, exclude=frozenset({"net", "sizes"}))
     assert set(schema.to_dict(build(), CHOICES)) - set(values) == {"net", "sizes"}
 
@@ -125,13 +125,13 @@ def test_to_dict_leaves_out_what_it_is_told():
         ({"inner": {"steps": np.int64(7), "rate": np.float32(0.5)}}, "inner", Inner(0.5, 7)),
     ],
 )
-def test_values_become_their_fields_types(values, field, expected):
+def test_values_are_converted_to_the_types_of_their_fields(values, field, expected):
     made = getattr(build(**values), field)
     assert made == expected
     assert type(made) is type(expected)
 
 
-def test_an_int_given_for_a_float_becomes_one():
+def test_int_for_a_float_field_becomes_a_float():
     assert type(build(inner={"rate": 1}).inner.rate) is float
 
 
@@ -167,22 +167,22 @@ def test_an_int_given_for_a_float_becomes_one():
         ({"sizes": "12"}, "config.sizes must be a sequence; got '12'"),
     ],
 )
-def test_errors_say_which_key_what_it_was_and_what_would_be_right(values, message):
+def test_errors_name_the_key_its_value_and_what_is_valid(values, message):
     assert message_of(build, **values).startswith(message)
 
 
-def test_a_missing_key_is_named():
+def test_missing_key_is_named():
     assert message_of(schema.build, Outer, {}, CHOICES) == "config.shape is missing"
 
 
-def test_given_fields_are_not_the_dicts_to_set():
-    """`optimizer`, say, is handed down to every task and is no key of config.task."""
+def test_given_fields_cannot_be_set_by_the_dict():
+    """For example, the experiment passes `optimizer` to every task."""
     assert schema.build(Inner, {}, CHOICES, rate=0.25, unknown=1) == Inner(rate=0.25)
     message = message_of(schema.build, Inner, {"rate": 0.5}, CHOICES, rate=0.25)
     assert message.startswith("unknown key config.rate")
 
 
-def test_differences_name_every_leaf_that_differs():
+def test_differences_name_every_changed_value():
     old = {"a": {"b": 1, "same": 0}, "list": [1, 2], "gone": 3}
     new = {"a": {"b": 2, "same": 0}, "list": [1, 3], "new": {"c": "x"}}
     assert list(schema.differences(old, new)) == [
@@ -193,12 +193,12 @@ def test_differences_name_every_leaf_that_differs():
     ]
 
 
-def test_a_list_of_choices_is_whole():
+def test_did_you_mean_lists_all_choices():
     choices = [f"choice_{i:02}" for i in range(30)]
     assert did_you_mean("zzz", choices) == f"known are: {', '.join(choices)}"
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])
-def test_numbers_beyond_all_floats_are_refused(value):
+def test_non_finite_numbers_are_refused(value):
     with pytest.raises(InputError, match=r"config.rate must be finite; got"):
         schema.build(Inner, {"rate": value}, {})
