@@ -6,19 +6,19 @@ import os
 import shutil
 import tempfile
 
-# Programs that several tests compile are compiled once, in this process and those it starts. Workers
-# that run at a time have a folder each: JAX does not guard one against reading what is half written.
+# This process and its children share a compilation cache. Each worker has its own folder, because JAX may
+# read a program that another process is still writing.
 CACHE = tempfile.mkdtemp(prefix="deconv_jax-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Most of a test's time is compilation: this level makes it fast, and the programs slow. (Without
-# fusion emitters it is faster still, but together the two flags miscompile a scene of digits.)
+# Tests spend most of their time compiling. Level 0 makes compilation fast and programs slow. (Disabling
+# fusion emitters is faster still, but the two flags together miscompile the digit scenes.)
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Two threads of OpenBLAS are slower than one on the eigenvalues of a principal component analysis.
+# OpenBLAS computes the eigenvalues of a PCA faster with one thread than with two.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
@@ -41,6 +41,7 @@ import pytest
 from deconv_jax.data.source_configs import Digits
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
+from deconv_jax.train import train
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.run_log import METRICS, read_metrics
@@ -68,7 +69,7 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture
 def small_config(digits_dir):
-    """A config of an autoencoder that trains in seconds; every setting can be replaced by path."""
+    """Return the config of an autoencoder that trains in seconds, with overrides such as data__cache="none"."""
 
     def config(**overrides):
         model = {"name": "autoencoder", "image_shape": (32, 32, 1), "features": (4, 8)}
@@ -97,7 +98,7 @@ def small_config(digits_dir):
 
 @pytest.fixture(scope="session")
 def command():
-    """Starts the command line in a process of its own, on one device, as a user would."""
+    """Start the command line in a new process, on one device."""
     root = Path(__file__).parent.parent
     environment = os.environ | {"XLA_FLAGS": ""}
 
@@ -111,7 +112,7 @@ def command():
 
 @pytest.fixture(scope="session")
 def ended():
-    """Waits for a process, closes its pipes, and returns its exit code, output and errors."""
+    """Wait for a process, and return its exit code, standard output and standard error."""
 
     def wait(process):
         output, errors = process.communicate(timeout=300)
@@ -120,9 +121,24 @@ def ended():
     return wait
 
 
+@pytest.fixture(scope="session")
+def finished_runs():
+    """The runs that `finished` has trained."""
+    return []
+
+
+@pytest.fixture
+def finished(finished_runs, tmp_path_factory, small_config):
+    """Return the workdir and the result of a finished run. Tests must not change them."""
+    if not finished_runs:
+        workdir = tmp_path_factory.mktemp("finished")
+        finished_runs += [workdir, train(Experiment.from_dict(small_config()), workdir)]
+    return finished_runs
+
+
 @pytest.fixture
 def last_state():
-    """Reads the step and the state of a workdir's last checkpoint, onto one device."""
+    """Return the step and the state of a workdir's last checkpoint, on one device."""
 
     def read(workdir):
         experiment = open_workdir(workdir)
@@ -143,10 +159,10 @@ def last_state():
 
 @pytest.fixture
 def saved_run(tmp_path):
-    """Writes a workdir as a run leaves it, of random weights and without its data.
+    """Write the workdir of a run with random weights.
 
     Args:
-      example: name -> shape of an example, without its first axis, and type.
+      example: Shape, without the batch axis, and dtype of each array, by name.
     """
 
     def save(task, example, *, name="run", data=None, metrics=None):
@@ -179,7 +195,7 @@ def saved_run(tmp_path):
 
 @pytest.fixture(scope="session")
 def logged():
-    """Reads a workdir's records without what a clock wrote, which differs between any two runs."""
+    """Return the records of a workdir without times and speeds."""
     clocked = ("time", "images_per_second", "first_call_seconds")
 
     def read(workdir):
@@ -191,7 +207,7 @@ def logged():
 
 @pytest.fixture
 def config_file(tmp_path):
-    """Writes a dict as a config file and returns its path."""
+    """Write a dict as a config file, and return its path."""
 
     def write(values, name="config.py"):
         path = tmp_path / name
@@ -206,7 +222,7 @@ def config_file(tmp_path):
 
 @pytest.fixture
 def assert_trees_equal():
-    """Asserts that two trees agree bit for bit, or to a relative error of each leaf's norm."""
+    """Assert that two trees are equal bit for bit, or within a relative error of each leaf's norm."""
 
     def check(a, b, relative=0.0):
         assert jax.tree.structure(a) == jax.tree.structure(b)

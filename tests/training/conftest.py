@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training."""
+"""Fixtures of the tests of the training package."""
 
 import json
 
@@ -9,7 +9,7 @@ from deconv_jax.train import train
 
 @pytest.fixture
 def short_config(small_config):
-    """A `small_config` on few examples: eight steps reach into the second epoch."""
+    """Return a `small_config` with small splits, so that eight steps reach the second epoch."""
 
     def config(**overrides):
         splits = {"train": "train[:100]", "validation": "validation[:24]", "test": "test[:24]"}
@@ -21,9 +21,9 @@ def short_config(small_config):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Returns the workdir of an experiment trained without a stop, once for all tests of a module.
+    """Return the workdir of an experiment that was trained without a stop, once per module.
 
-    Tests must not write into it.
+    Tests must not change it.
     """
     workdirs = {}
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, on any devices, with damage noticed."""
+"""Checkpoints: complete or absent, on any devices, with damage detected."""
 
 import gc
 import itertools
@@ -18,13 +18,13 @@ from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.orbax_logs import silence_orbax
 from deconv_jax.training.state import TrainState
 
-# orbax leaves tasks of a failed read behind, which complain that its event loop has gone.
+# Tasks that orbax abandons after a failed read complain that the event loop is closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
-def collected():
-    """They complain when they are collected, which must not be during another test."""
+def collect_abandoned_tasks():
+    """Collect abandoned tasks now, since they complain when they are collected."""
     yield
     for _ in range(3):
         gc.collect()
@@ -42,7 +42,7 @@ def replicated(count):
 
 
 def write(folder, measured, count=1):
-    """Saves a checkpoint a step, each with its psnr (or None), and returns the kept steps."""
+    """Save a checkpoint per step with its PSNR or None; return the kept steps and the best step."""
     checkpoints = Checkpoints(folder, monitor="psnr", config={"seed": 0})
     for step, psnr in measured.items():
         state = jax.device_put(state_of(step), replicated(count))
@@ -62,14 +62,14 @@ def read(folder, count=1, which="last", **options):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder with checkpoints of steps 5 and 10; tests damage copies of it."""
+    """Return a folder with checkpoints of steps 5 and 10. Tests damage copies of it."""
     folder = tmp_path_factory.mktemp("written") / "c"
     assert write(folder, {5: None, 10: 1.0}) == ([5, 10], 10)
     return folder
 
 
 @pytest.mark.parametrize(("written_on", "read_on"), [(8, 1), (1, 8)])
-def test_restores_onto_another_number_of_devices(tmp_path, assert_trees_equal, written_on, read_on):
+def test_restore_on_another_number_of_devices(tmp_path, assert_trees_equal, written_on, read_on):
     write(tmp_path / "c", {7: 1.0}, written_on)
     restored, reports = read(tmp_path / "c", read_on)
     assert (restored.step, restored.data, reports) == (7, {"next_index": 7}, [])
@@ -77,12 +77,12 @@ def test_restores_onto_another_number_of_devices(tmp_path, assert_trees_equal, w
     assert {len(a.sharding.device_set) for a in jax.tree.leaves(restored.state)} == {read_on}
 
 
-def test_keeps_the_last_two_and_the_best(tmp_path):
+def test_last_two_and_best_are_kept(tmp_path):
     measured = {0: 3.0, 5: 9.0, 10: None, 15: 1.0, 20: None, 25: float("inf")}
     assert write(tmp_path / "c", measured) == ([5, 20, 25], 5)
 
 
-def test_a_measure_with_a_minus_is_better_the_lower(tmp_path):
+def test_metric_with_minus_is_minimized(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", monitor="-fid")
     measured = {0: 90.0, 5: 7.5, 10: None, 15: 8.0, 20: float("nan"), 25: 40.0}
     for step, fid in measured.items():
@@ -106,7 +106,7 @@ def test_a_measure_with_a_minus_is_better_the_lower(tmp_path):
         ("metrics/metrics", "truncate"),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+def test_damaged_last_checkpoint_is_reported_and_the_previous_one_used(
     tmp_path, written, assert_trees_equal, damage, victim
 ):
     shutil.copytree(written, tmp_path / "c")
@@ -125,13 +125,13 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
         assert_trees_equal(restored.state, state_of(5))
         assert len(reports) == 1
         assert "checkpoint of step 10 is damaged" in reports[0]
-    # The run goes on from there, and its next checkpoint may be of the very step that was damaged.
+    # The run resumes from there, and can save the damaged step again.
     assert (tmp_path / "c" / "10.damaged").exists()
     assert write(tmp_path / "c", {7: None, 10: None})[0] == [7, 10]
     assert read(tmp_path / "c")[0].step == 10
 
 
-def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path, written):
+def test_any_flipped_bit_of_the_weights_is_detected(tmp_path, written):
     folder = shutil.copytree(written, tmp_path / "c")
     data = max((folder / "10" / "state" / "d").iterdir(), key=lambda p: p.stat().st_size)
     content = data.read_bytes()
@@ -144,13 +144,13 @@ def test_every_flipped_byte_of_the_weights_is_noticed(tmp_path, written):
         data.write_bytes(flipped)
         assert checkpoints.restore(state_of(0), replicated(1)).step == 5
     assert len(reports) == len(places)
-    # The same object reads the file anew each time.
+    # The same object reads the file again each time.
     data.write_bytes(content)
     assert checkpoints.restore(state_of(0), replicated(1)).step == 10
     checkpoints.close()
 
 
-def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
+def test_unfinished_checkpoint_is_ignored_and_removed(tmp_path):
     write(tmp_path / "c", {5: None})
     unfinished = tmp_path / "c" / "10.orbax-checkpoint-tmp"
     unfinished.mkdir()
@@ -161,7 +161,7 @@ def test_an_unfinished_checkpoint_is_not_seen_and_is_removed(tmp_path):
 
 
 def edit(folder, change):
-    """Changes what a checkpoint holds beside its state."""
+    """Change the metadata of a checkpoint."""
     path = folder / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
     change(metadata["custom_metadata"])
@@ -180,7 +180,7 @@ def edit(folder, change):
     ],
     ids=["data", "config", "step", "no step", "no data", "no checksum"],
 )
-def test_a_change_beside_the_state_is_noticed(tmp_path, written, change):
+def test_changed_metadata_is_detected(tmp_path, written, change):
     folder = shutil.copytree(written, tmp_path / "c")
     edit(folder / "10", change)
     restored, reports = read(folder)
@@ -188,13 +188,13 @@ def test_a_change_beside_the_state_is_noticed(tmp_path, written, change):
     assert len(reports) == 1
 
 
-def test_a_changed_measure_is_noticed(tmp_path, written):
+def test_changed_metric_is_detected(tmp_path, written):
     folder = shutil.copytree(written, tmp_path / "c")
     (folder / "10" / "metrics" / "metrics").write_text('{"psnr": 99.0}')
     assert read(folder)[0].step == 5
 
 
-def test_checkpoints_in_one_another_s_folders_are_noticed(tmp_path, written):
+def test_checkpoint_in_the_folder_of_another_step_is_detected(tmp_path, written):
     folder = shutil.copytree(written, tmp_path / "c")
     (folder / "10").rename(folder / "15")
     restored, reports = read(folder)
@@ -205,7 +205,7 @@ def test_checkpoints_in_one_another_s_folders_are_noticed(tmp_path, written):
 
 
 def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_equal):
-    """Their checksum is of the state alone."""
+    """Their checksum covers only the state."""
     folder = shutil.copytree(written, tmp_path / "c")
 
     def age(extra):
@@ -219,7 +219,7 @@ def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_
 
 
 @pytest.mark.parametrize("victim", ["_CHECKPOINT_METADATA", "metrics/metrics"])
-def test_where_the_best_is_damaged_the_second_best_is_read(tmp_path, victim):
+def test_damaged_best_checkpoint_falls_back_to_the_second_best(tmp_path, victim):
     folder = tmp_path / "c"
     assert write(folder, {5: 3.0, 10: 1.0, 15: 2.0})[0] == [5, 10, 15]
     (folder / "5" / victim).write_text("null")
@@ -233,14 +233,14 @@ def test_where_the_best_is_damaged_the_second_best_is_read(tmp_path, victim):
         read(folder, which="best", read_only=True)
 
 
-def test_a_damaged_checkpoint_that_was_asked_for_is_not_replaced(tmp_path, written):
+def test_damaged_checkpoint_of_a_requested_step_is_an_error(tmp_path, written):
     folder = shutil.copytree(written, tmp_path / "c")
     (folder / "10" / "_CHECKPOINT_METADATA").unlink()
     with pytest.raises(InputError, match=r"checkpoint of step 10 .* is damaged: .*of steps \[5\]"):
         read(folder, which=10, read_only=True)
 
 
-def test_damage_is_reported_in_a_line_on_standard_error(tmp_path, written, capfd):
+def test_damage_is_reported_on_standard_error(tmp_path, written, capfd):
     folder = shutil.copytree(written, tmp_path / "c")
     edit(folder / "10", lambda extra: extra["data"].update(next_index=9))
     assert read(folder, read_only=True, report=checkpoint.warn)[0].step == 5
@@ -248,8 +248,8 @@ def test_damage_is_reported_in_a_line_on_standard_error(tmp_path, written, capfd
     assert capfd.readouterr().err == f"warning: {said}\n"
 
 
-def test_a_checkpoint_removed_while_it_is_read_is_not_damaged(tmp_path, written, monkeypatch):
-    """A run that writes there has saved others since."""
+def test_checkpoint_removed_while_reading_is_not_damage(tmp_path, written, monkeypatch):
+    """A run that is writing there has saved another one since."""
     folder = shutil.copytree(written, tmp_path / "c")
     reports = []
     checkpoints = Checkpoints(folder, monitor="psnr", report=reports.append, read_only=True)
@@ -267,10 +267,8 @@ def test_a_checkpoint_removed_while_it_is_read_is_not_damaged(tmp_path, written,
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
-    tmp_path, capfd, waits
-):
-    """A file that may grow no further fails to be written just as on a full disk."""
+def test_full_disk_is_one_error_and_the_last_checkpoint_is_intact(tmp_path, capfd, waits):
+    """A limited file size makes writing fail as on a full disk."""
     silence_orbax()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -296,7 +294,7 @@ def test_a_save_on_a_full_disk_is_one_error_and_the_last_checkpoint_is_intact(
     assert read(tmp_path / "c")[0].step == 5
 
 
-def test_a_folder_that_may_not_be_read_is_not_damaged(tmp_path, written, monkeypatch):
+def test_missing_permission_is_not_damage(tmp_path, written, monkeypatch):
     folder = shutil.copytree(written, tmp_path / "c")
     checkpoints = Checkpoints(folder, monitor="psnr", read_only=True)
 
@@ -308,7 +306,7 @@ def test_a_folder_that_may_not_be_read_is_not_damaged(tmp_path, written, monkeyp
         checkpoints.restore(state_of(0), replicated(1))
 
 
-def test_a_folder_inside_that_may_not_be_read_is_not_damage(tmp_path, written, monkeypatch):
+def test_missing_permission_of_a_subfolder_is_not_damage(tmp_path, written, monkeypatch):
     """Its files look as if they were missing."""
     folder = shutil.copytree(written, tmp_path / "c")
     state = folder / "10" / "state"
@@ -320,8 +318,8 @@ def test_a_folder_inside_that_may_not_be_read_is_not_damage(tmp_path, written, m
     assert (folder / "10").exists()
 
 
-def test_only_errors_of_other_tasks_are_logged(caplog):
-    """A task of orbax whose error nobody asked for is collected at any time, in no frame of orbax."""
+def test_silencing_orbax_keeps_other_log_records(caplog):
+    """Abandoned tasks of orbax are recognized without a frame of orbax on the stack."""
     silence_orbax()
     other = ValueError("of another task")
     for error in (ValueError('PERMISSION_DENIED: Error opening "zarr3" driver: ...'), other):
@@ -329,7 +327,7 @@ def test_only_errors_of_other_tasks_are_logged(caplog):
     assert [record.exc_info[1] for record in caplog.records] == [other]
 
 
-def test_errors_name_what_is_there(tmp_path, monkeypatch):
+def test_errors_list_the_existing_steps(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no checkpoints"):
         read(tmp_path / "none", read_only=True)
     write(tmp_path / "c", {5: None})

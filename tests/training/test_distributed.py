@@ -1,4 +1,4 @@
-"""Two processes, one run: they agree with a run of one process, and stop together."""
+"""Runs of two processes: same results as one process, and common stops."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def together(command):
-    """Starts the two processes of a run."""
+    """Start the two processes of a run."""
 
     def start(*arguments, each=((), ())):
         with socket.socket() as probe:
@@ -33,7 +33,7 @@ def together(command):
     return start
 
 
-def test_two_processes_agree_with_one(
+def test_two_processes_equal_one(
     tmp_path, command, ended, together, config_file, small_config, last_state, assert_trees_equal
 ):
     config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
@@ -51,10 +51,10 @@ def test_two_processes_agree_with_one(
 
 
 @pytest.mark.parametrize("files", [(6, 5), (6, 0)], ids=["fewer", "none"])
-def test_processes_that_see_different_files_all_stop(
+def test_processes_with_different_files_all_stop(
     tmp_path, ended, together, config_file, small_config, files
 ):
-    """A folder of each process's own, as if it had not been copied to every machine in full."""
+    """Each process has its own folder, as if it had been copied to every machine only in part."""
     for process, count in enumerate(files):
         (tmp_path / str(process) / "images").mkdir(parents=True)
         for i in range(count):
@@ -75,7 +75,7 @@ def test_processes_that_see_different_files_all_stop(
     assert not (tmp_path / "run" / RESULT).exists()
 
 
-def test_a_signal_to_one_process_stops_both_and_the_run_continues(
+def test_signal_to_one_process_stops_both_and_the_run_resumes(
     tmp_path, monkeypatch, capfd, ended, together, config_file, short_config
 ):
     config = short_config(
@@ -92,7 +92,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_continues(
     assert list(codes) == [EXIT_INTERRUPTED] * 2, errors
     steps = [int(output.split("saved at step ")[1].split(";")[0]) for output in outputs]
     assert steps[0] == steps[1]
-    # What two processes left, one takes up.
+    # One process resumes the run of two.
     monkeypatch.setattr(loop, "_stop_agreed", lambda *_: True)
     with pytest.raises(loop.Interrupted, match=str(steps[0] + 1)):
         train(Experiment.from_dict(config), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The loop's order and its stops, in one process."""
+"""The order of the training loop, stopping and resuming, in one process."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ from deconv_jax.workdir import RESULT
 
 @pytest.fixture
 def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, assert_trees_equal):
-    """Asserts that a run stopped at step 6 of 8, off the saving grid, ends as one never stopped.
+    """Assert that a run stopped at step 6 of 8, between two saves, ends as an uninterrupted run.
 
     Args:
-      config: of the run that is stopped.
-      whole: config of the run that is not, if it differs; their numbers must not.
+      config: Config of the run that is stopped.
+      whole: Config of the uninterrupted run, if it differs without changing results.
     """
 
     def check(config, whole=None):
@@ -45,7 +45,7 @@ def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, ass
     ("where", "resumed_at"),
     [("first save", 0), ("second save", 0), ("log of the test set", 8)],
 )
-def test_a_run_that_died_goes_on_and_logs_like_one_never_stopped(
+def test_crashed_run_resumes_with_the_state_and_log_of_an_uninterrupted_one(
     tmp_path,
     monkeypatch,
     short_config,
@@ -85,13 +85,13 @@ def test_a_run_that_died_goes_on_and_logs_like_one_never_stopped(
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_threads_and_worker_processes_resume_exactly(assert_resumes, short_config, workers):
-    """Threads and worker processes give the same numbers."""
+    """The uninterrupted run uses threads in both cases."""
     whole = short_config(data__cache="none")
     assert_resumes(short_config(data__cache="none", data__workers=workers), whole)
 
 
 @pytest.mark.slow
-def test_random_augmentation_of_cached_data_resumes_exactly(assert_resumes, short_config):
+def test_augmentation_of_cached_data_resumes_exactly(assert_resumes, short_config):
     config = load_config("experiments/recognition/digits_classifier.py")
     config["task"]["model"]["features"] = (4, 8)
     config["optimizer"]["warmup_steps"] = 2
@@ -102,8 +102,8 @@ def test_random_augmentation_of_cached_data_resumes_exactly(assert_resumes, shor
 
 
 @pytest.mark.slow
-def test_both_networks_of_synthesis_resume_exactly(assert_resumes, short_config):
-    """The vectors of spectral norm, two optimisers and an average are in the state."""
+def test_gan_resumes_exactly(assert_resumes, short_config):
+    """The state includes singular vectors, two optimizer states and averaged weights."""
     config = short_config(data__cache="memory", training__steps_per_call=2)
     networks = {"width": 2, "num_classes": 10}
     config["task"] = {
@@ -118,7 +118,7 @@ def test_both_networks_of_synthesis_resume_exactly(assert_resumes, short_config)
 
 
 @pytest.mark.slow
-def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
+def test_warnings_get_mean_scalars_since_the_last_evaluation(
     tmp_path, monkeypatch, capfd, short_config
 ):
     told = []
@@ -133,7 +133,7 @@ def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
     records = read_metrics(tmp_path / "run" / METRICS)
     losses = {r["step"]: r["loss"] for r in records if r["split"] == "train"}
     measures = {r["step"]: r for r in records if r["split"] == "validation"}
-    # None of step 0, before which there is no step.
+    # Not at step 0, which no step precedes.
     assert len(told) == 2
     for end, (metrics, scalars) in zip((4, 8), told, strict=True):
         steps = [losses[step] for step in range(end - 3, end + 1)]
@@ -143,7 +143,7 @@ def test_warnings_are_told_the_means_of_the_steps_since_the_validation_before(
     assert [errors.count(f"warning: number {n}") for n in (1, 2, 3)] == [1, 1, 0]
 
 
-def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(short_config, uninterrupted):
+def test_log_records_are_in_order(short_config, uninterrupted):
     workdir = uninterrupted(Experiment.from_dict(short_config(data__cache="none")))
     seen = [(r["step"], r["split"]) for r in read_metrics(workdir / METRICS)]
     training = [(step, "train") for step in (1, 2, 4, 6, 8)]
@@ -154,7 +154,7 @@ def test_the_state_is_evaluated_before_it_is_saved_and_logged_in_order(short_con
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_last_save_is_obeyed_before_the_test_set_is_measured(
+def test_signal_during_the_last_save_stops_before_the_test_split(
     tmp_path, monkeypatch, short_config
 ):
     experiment = Experiment.from_dict(short_config(data__cache="none"))
@@ -173,7 +173,7 @@ def test_a_signal_during_the_last_save_is_obeyed_before_the_test_set_is_measured
     assert train(experiment, tmp_path / "run")["resumed_at_step"] == 8
 
 
-def test_signals_are_noted_and_a_second_interrupt_is_obeyed():
+def test_second_interrupt_is_obeyed_at_once():
     before = signal.getsignal(signal.SIGINT)
     with loop._stop_signals() as requested:
         assert not requested()

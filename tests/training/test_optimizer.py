@@ -1,4 +1,4 @@
-"""Learning rates and updates at points that can be computed by hand."""
+"""Learning rates and updates against values computed by hand."""
 
 import dataclasses
 import math
@@ -30,9 +30,9 @@ DECAY = {"warmup_steps": 10, "decay_steps": 110, "end_factor": 0.1}
             {"schedule": "linear"} | DECAY,
             {5: 0.5, 10: 1.0, 35: 0.775, 60: 0.55, 110: 0.1, 999: 0.1},
         ),
-        # Without warm-up, and to zero.
+        # Without warm-up, down to zero.
         ({"schedule": "linear", "decay_steps": 4}, {0: 1.0, 1: 0.75, 3: 0.25, 4: 0.0}),
-        # Boundaries are steps of the run, warm-up included; the boundary's own step is past it.
+        # Boundaries count from the start of the run. The step of a boundary has the new rate.
         (
             {"schedule": "step", "step_boundaries": (20, 40), "warmup_steps": 10},
             {5: 0.5, 10: 1.0, 19: 1.0, 20: 0.1, 39: 0.1, 40: 0.01},
@@ -40,14 +40,14 @@ DECAY = {"warmup_steps": 10, "decay_steps": 110, "end_factor": 0.1}
         ({"schedule": "step", "step_boundaries": (2,), "step_factor": 0.5}, {1: 1.0, 2: 0.5}),
     ],
 )
-def test_the_learning_rate_over_its_peak(settings, points):
+def test_learning_rate_relative_to_its_peak(settings, points):
     rate = Optimizer(learning_rate=PEAK, **settings).rate()
     found = {step: float(rate(jnp.asarray(step))) / PEAK for step in points}
     assert found == pytest.approx(points, abs=1e-6)
 
 
 def after(optimizer, gradients, params):
-    """Parameters after one update with each of the gradients."""
+    """Return the parameters after one update per gradient."""
     transform = optimizer.transform()
     state = transform.init(params)
     for gradient in gradients:
@@ -56,7 +56,7 @@ def after(optimizer, gradients, params):
     return params
 
 
-def test_sgd_with_momentum_adds_up_discounted_gradients():
+def test_sgd_momentum_accumulates_discounted_gradients():
     """v1 = g1, v2 = g2 + 0.5 g1; p - 0.1 (v1 + v2) = p - 0.1 (1.5 g1 + g2)."""
     optimizer = Optimizer(name="sgd", learning_rate=0.1, momentum=0.5)
     p, g1, g2 = (jnp.array(v) for v in ([1.0, 2.0], [3.0, -1.0], [0.5, 4.0]))
@@ -64,15 +64,15 @@ def test_sgd_with_momentum_adds_up_discounted_gradients():
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign(name):
+def test_first_step_of_adam_is_the_learning_rate_times_the_sign(name):
     """m / (1 - b1) = g and v / (1 - b2) = g**2, so the step is g / |g|."""
     gradient = jnp.array([[3.0, -1e-3]])
     moved = after(Optimizer(name=name, learning_rate=0.1), [gradient], jnp.zeros((1, 2)))
     np.testing.assert_allclose(moved, [[-0.1, 0.1]], rtol=1e-4)
 
 
-def test_momentum_and_beta2_are_adams_betas():
-    """Two steps, by Algorithm 1 of arXiv:1412.6980."""
+def test_momentum_and_beta2_are_the_betas_of_adam():
+    """Two steps of Algorithm 1 of arXiv:1412.6980."""
     rate, b1, b2 = 0.1, 0.8, 0.9
     p, m, v = 1.0, 0.0, 0.0
     gradients = [0.5, -2.0]
@@ -83,7 +83,7 @@ def test_momentum_and_beta2_are_adams_betas():
     assert after(optimizer, map(jnp.array, gradients), jnp.array(1.0)) == pytest.approx(p, rel=1e-5)
 
 
-def test_weight_decay_shrinks_kernels_alone_and_by_the_learning_rate():
+def test_weight_decay_scales_only_kernels_by_the_learning_rate():
     params = {"kernel": jnp.full((2, 2), 4.0), "bias": jnp.full(2, 4.0), "scale": jnp.array(4.0)}
     still = jax.tree.map(jnp.zeros_like, params)
     optimizer = Optimizer(name="adamw", learning_rate=0.1, weight_decay=0.5)
@@ -96,8 +96,8 @@ def test_weight_decay_shrinks_kernels_alone_and_by_the_learning_rate():
 @pytest.mark.parametrize(
     ("clip_norm", "factor"), [(None, 1.0), (10.0, 1.0), (5.0, 1.0), (1.0, 0.2)]
 )
-def test_gradients_are_scaled_down_to_the_norm_and_never_up(clip_norm, factor):
-    """The norm over both parameters is sqrt(3**2 + 4**2) = 5."""
+def test_clipping_scales_gradients_down_only(clip_norm, factor):
+    """The global norm is sqrt(3**2 + 4**2) = 5."""
     gradient = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
     optimizer = Optimizer(name="sgd", learning_rate=1.0, momentum=0.0, clip_norm=clip_norm)
     moved = after(optimizer, [gradient], jax.tree.map(jnp.zeros_like, gradient))
@@ -118,7 +118,7 @@ def test_gradients_are_scaled_down_to_the_norm_and_never_up(clip_norm, factor):
         ({"schedule": "linear", "decay_steps": 0}, ["decay_steps (0", "warmup_steps (0)"]),
     ],
 )
-def test_settings_that_do_not_fit_are_named(settings, words):
+def test_inconsistent_settings_are_named(settings, words):
     with pytest.raises(InputError) as raised:
         Optimizer(**settings)
     assert [word for word in words if word not in str(raised.value)] == []
@@ -134,8 +134,8 @@ def test_settings_that_do_not_fit_are_named(settings, words):
         {"schedule": "step", "step_boundaries": (20, 40), "warmup_steps": 10},
     ],
 )
-def test_a_stretched_schedule_has_the_rates_of_the_steps(settings):
-    """Three updates a step: the first has the rate of the step, and the others lie between."""
+def test_scaled_schedule_has_the_rates_of_the_original_steps(settings):
+    """With three updates per step, the first has the step's rate; the others lie between two steps."""
     optimizer = Optimizer(learning_rate=PEAK, **settings)
     steps = jnp.arange(120)
     expected = jax.vmap(optimizer.rate())(steps)
@@ -146,7 +146,7 @@ def test_a_stretched_schedule_has_the_rates_of_the_steps(settings):
     assert (rates[:-1] <= most + 1e-6).all()
 
 
-def test_nothing_but_the_schedule_is_stretched():
+def test_scaling_changes_only_the_schedule():
     optimizer = Optimizer(name="sgd", schedule="cosine", momentum=0.7, clip_norm=2.0)
     assert optimizer.scale_schedule(5) == optimizer
     long = Optimizer(name="sgd", schedule="cosine", momentum=0.7, clip_norm=2.0, decay_steps=9)
@@ -155,6 +155,6 @@ def test_nothing_but_the_schedule_is_stretched():
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_a_decay_needs_its_end(schedule):
+def test_decay_requires_decay_steps(schedule):
     with pytest.raises(InputError, match=f"'{schedule}' requires optimizer.decay_steps"):
         Optimizer(schedule=schedule).rate()

@@ -1,4 +1,4 @@
-"""One step, whatever the devices and however it is compiled."""
+"""A step gives the same numbers on any devices and with either compiler."""
 
 import dataclasses
 import functools
@@ -18,8 +18,8 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (64, 16, 16, 1)).astype(np.uint8)
 INDICES = RNG.integers(0, len(IMAGES), (STEPS, BATCH)).astype(np.int32)
 
-# Plain SGD: Adam's first steps divide by the gradient's size, which turns the rounding of a gradient
-# that is nearly zero into an error as large as the step.
+# Plain SGD, because the first steps of Adam divide by the magnitude of the gradient: the rounding error of a
+# gradient near zero would become as large as the step.
 TASK = Autoencoding(
     model=Autoencoder(image_shape=(16, 16, 1), features=(4,), latent_dim=6, norm="batch"),
     optimizer=Optimizer(name="sgd", learning_rate=0.1, ema_decay=0.9),
@@ -46,7 +46,7 @@ def compiled(placed, task):
 
 @functools.cache
 def run(placed, steps=STEPS, *, per_call=1, cached=False, task=TASK):
-    """The state after `steps` steps on the same batches, and every step's scalars."""
+    """Return the state after `steps` steps on fixed batches, and the scalars of every step."""
     state, call = placed.replicate(initial(task)), compiled(placed, task)
     arrays = placed.replicate({"image": IMAGES}) if cached else {}
     scalars = []
@@ -62,15 +62,15 @@ def run(placed, steps=STEPS, *, per_call=1, cached=False, task=TASK):
 
 
 @pytest.mark.slow
-def test_one_step_on_eight_devices_equals_the_step_on_one(assert_trees_equal):
+def test_step_on_eight_devices_equals_step_on_one(assert_trees_equal):
     one, one_scalars = run(devices(1), 1)
     eight, eight_scalars = run(devices(8), 1)
-    assert jax.tree.leaves(one.batch_stats), "the test is about batch norm too"
+    assert jax.tree.leaves(one.batch_stats), "this test must cover batch norm"
     assert_trees_equal(eight, one, relative=1e-5)
     assert_trees_equal(eight_scalars, one_scalars, relative=1e-5)
 
 
-def test_jit_and_pmap_agree_after_six_steps(assert_trees_equal):
+def test_jit_equals_pmap_after_six_steps(assert_trees_equal):
     jitted, _ = run(devices(8, compiler="jit"))
     mapped, _ = run(devices(8, compiler="pmap"))
     assert_trees_equal(mapped, jitted, relative=1e-5)
@@ -79,35 +79,35 @@ def test_jit_and_pmap_agree_after_six_steps(assert_trees_equal):
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
 @pytest.mark.parametrize(("per_call", "cached"), [(1, True), (3, False), (3, True)])
-def test_steps_per_call_and_device_cache_change_no_bit(
+def test_steps_per_call_and_device_cache_are_bit_exact(
     assert_trees_equal, compiler, per_call, cached
 ):
     placed = devices(8, compiler=compiler)
     plain, plain_scalars = run(placed)
     other, other_scalars = run(placed, per_call=per_call, cached=cached)
     assert_trees_equal(other, plain)
-    # The sum that is logged as the loss may be fused with the slicing of the batch
-    # and so added up in another order; nothing is computed from it.
+    # The logged loss may be fused with the slicing of the batch, which changes the order of its sum.
+    # Nothing is computed from it.
     assert_trees_equal(other_scalars, plain_scalars, relative=1e-6)
 
 
 @pytest.mark.slow
-def test_bfloat16_keeps_float32_state_and_comes_close():
+def test_bfloat16_keeps_float32_state_and_is_close():
     task = dataclasses.replace(TASK, precision="bf16")
     _, full_scalars = run(devices(8), 2)
     half, half_scalars = run(devices(8), 2, task=task)
     assert {a.dtype for a in jax.tree.leaves(half.params)} == {np.dtype("float32")}
-    # bfloat16 keeps 8 bits: the loss agrees to a percent or so, and is not the same number.
+    # bfloat16 has 8 significant bits, so the loss agrees to about one percent without being equal.
     np.testing.assert_allclose(half_scalars["loss"], full_scalars["loss"], rtol=2e-2)
     assert not np.array_equal(half_scalars["loss"], full_scalars["loss"])
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers():
+def test_batch_size_must_divide_over_devices():
     with pytest.raises(InputError, match="divisible by the number of devices, 8; got 12"):
         Devices.all().check_batch_size(12)
     Devices.all().check_batch_size(16)
 
 
-def test_a_malformed_process_address_is_refused():
+def test_malformed_process_address_is_rejected():
     with pytest.raises(InputError, match="HOST:PORT,INDEX,COUNT; got 'here'"):
         initialize_processes("here")

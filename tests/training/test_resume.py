@@ -1,4 +1,4 @@
-"""A run that is stopped, however, ends with the bits of a run that never was."""
+"""A run that is killed or stopped ends bit for bit as an uninterrupted run."""
 
 import json
 import random
@@ -24,12 +24,12 @@ def wait_until(process, happened):
 
 
 def training_beyond(process, step):
-    """Returns once the process has logged a step beyond `step`."""
+    """Wait until the process has logged a step after `step`."""
     for line in process.stderr:
         word = line.split()[1] if line.startswith("step ") else ""
         if "/" in word and int(word.split("/")[0]) > step:
             return
-    pytest.fail("the run ended before")
+    pytest.fail("the run ended too early")
 
 
 def saving(workdir, after):
@@ -38,7 +38,7 @@ def saving(workdir, after):
     return any(int(name[0]) > after for name in names)
 
 
-def test_killed_while_training_while_saving_and_asked_to_stop(
+def test_run_killed_twice_and_stopped_once_ends_bit_exactly(
     tmp_path, command, ended, config_file, short_config, last_state, logged, assert_trees_equal
 ):
     config = config_file(
@@ -59,12 +59,12 @@ def test_killed_while_training_while_saving_and_asked_to_stop(
     # Killed at a random step.
     at = random.randrange(EVERY, 3 * EVERY)
     process = command(*arguments, broken)
-    print(f"killed after step {at}")  # Shown should the test fail.
+    print(f"killed after step {at}")  # Shown if the test fails.
     training_beyond(process, at)
     process.kill()
     assert ended(process)[0] == -signal.SIGKILL
 
-    # Killed during a save, some way on.
+    # Killed during a later save.
     process = command(*arguments, broken)
     wait_until(process, lambda: saving(broken, after=at + EVERY))
     process.kill()

@@ -1,4 +1,4 @@
-"""The log of a run, and what is drawn of images: every pixel in its place."""
+"""The log of a run: metrics.jsonl and TensorBoard events."""
 
 import errno
 import struct
@@ -11,7 +11,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.training.run_log import EVENTS, METRICS, RunLog, read_metrics
 
 
-def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
+def test_truncated_last_line_is_ignored(tmp_path):
     path = tmp_path / METRICS
     for rest in ('{"st', "\0\0\0"):
         path.write_text('{"step": 1}\n{"step": 2}\n' + rest)
@@ -35,7 +35,7 @@ def test_a_log_cut_off_by_a_crash_is_read_up_to_there(tmp_path):
     ids=lambda value: value[:12],
 )
 @pytest.mark.parametrize("after", ["\n", '\n{"step": 2}\n'])
-def test_a_damaged_line_of_a_log_is_named(tmp_path, line, said, after):
+def test_damaged_line_is_named(tmp_path, line, said, after):
     path = tmp_path / METRICS
     path.write_text('{"step": 1}\n' + line + after)
     with pytest.raises(InputError, match=f"{METRICS}, line 2: {said}") as raised:
@@ -44,7 +44,7 @@ def test_a_damaged_line_of_a_log_is_named(tmp_path, line, said, after):
 
 
 def events_in(path):
-    """The events of a file: each has its length, two checksums of four bytes and its bytes."""
+    """Yield the events of a file: length (8 bytes), checksum (4), event, checksum (4)."""
     content = path.read_bytes()
     while content:
         (size,) = struct.unpack("<Q", content[:8])
@@ -52,7 +52,7 @@ def events_in(path):
         content = content[16 + size :]
 
 
-def test_an_unended_line_that_begins_no_record_is_named(tmp_path):
+def test_unterminated_line_that_is_no_record_is_named(tmp_path):
     (tmp_path / METRICS).write_text('{"step": 1}\nnull')
     with pytest.raises(InputError, match="line 2: not a record"):
         read_metrics(tmp_path / METRICS)
@@ -63,8 +63,8 @@ def open_log(workdir, resumed_at):
 
 
 @pytest.mark.parametrize(("resumed_at", "kept"), [(None, 0), (0, 1), (4, 3), (8, 4)])
-def test_a_log_keeps_only_what_a_run_does_not_record_again(tmp_path, resumed_at, kept):
-    """The test set is measured after the last checkpoint, and step 0 before the first."""
+def test_resuming_drops_the_records_that_are_written_again(tmp_path, resumed_at, kept):
+    """The test split is evaluated after the last checkpoint, and step 0 before the first."""
     records = [(0, "validation"), (4, "train"), (4, "validation"), (8, "train"), (8, "test")]
     with open_log(tmp_path, None) as log:
         for step, split in records:
@@ -75,7 +75,7 @@ def test_a_log_keeps_only_what_a_run_does_not_record_again(tmp_path, resumed_at,
     assert seen == records[:kept]
 
 
-def test_tensorboard_reads_the_scalars_and_pictures(tmp_path):
+def test_events_hold_finite_scalars_and_pictures(tmp_path):
     with open_log(tmp_path, 4) as log:
         log.evaluation(6, "validation", {"psnr": 21.0, "bad": float("inf")})
         log.pictures(6, {"grid": Image.new("RGB", (3, 2))})
@@ -88,7 +88,7 @@ def test_tensorboard_reads_the_scalars_and_pictures(tmp_path):
     assert (image.width, image.height) == (3, 2)
 
 
-def test_events_on_a_full_disk_are_an_input_error_and_no_wait(tmp_path, monkeypatch):
+def test_full_disk_is_an_input_error(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

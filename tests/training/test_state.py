@@ -1,4 +1,4 @@
-"""The update that every task shares, against what it stands for, on a small linear model."""
+"""The shared gradient-descent update, against direct computation on a linear model."""
 
 import flax.linen as nn
 import jax
@@ -22,13 +22,13 @@ PLAIN = {"name": "sgd", "learning_rate": RATE, "momentum": 0.0}
 
 
 class Linear(nn.Module):
-    """A dense layer, with batch normalisation if asked."""
+    """A dense layer, optionally after batch normalization."""
 
-    normalised: bool = False
+    normalized: bool = False
 
     @nn.compact
     def __call__(self, x, train=False):
-        if self.normalised:
+        if self.normalized:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         return nn.Dense(2)(x)
 
@@ -62,7 +62,7 @@ def step(state, batch, optimizer, model=None, precision="f32"):
 
 
 def gradient(state, batch, model=None):
-    """Loss and gradient of the whole batch, taken directly."""
+    """Return the loss and the gradient of the whole batch."""
     loss_function = loss_of(model or Linear())
 
     def loss(params):
@@ -72,7 +72,7 @@ def gradient(state, batch, model=None):
     return jax.jit(jax.value_and_grad(loss))(state.params)
 
 
-def test_a_step_descends_along_the_gradient_and_reports_what_it_did(assert_trees_equal):
+def test_step_descends_along_the_gradient_and_reports_scalars(assert_trees_equal):
     optimizer = Optimizer(**PLAIN, warmup_steps=4)
     state, batch = initial(Linear(), optimizer), batch_of(6)
     state = state.replace(step=jnp.int32(2), opt_state=opt_state_at(state, 2))
@@ -86,22 +86,22 @@ def test_a_step_descends_along_the_gradient_and_reports_what_it_did(assert_trees
             "loss": float(loss),
             "half": float(loss) / 2,
             "grad_norm": float(optax.tree.norm(slope)),
-            "learning_rate": RATE / 2,  # half-way up the warm-up of 4 steps
+            "learning_rate": RATE / 2,  # Halfway through the warm-up of 4 steps.
         },
         rel=1e-5,
     )
 
 
 def opt_state_at(state, count):
-    """The optimizer's state with its own step counters moved on, as a checkpoint would have it."""
+    """Return the optimizer state with its step counters advanced, as in a checkpoint."""
     counters = jax.tree.map(lambda a: a.dtype == jnp.int32, state.opt_state)
     return jax.tree.map(lambda a, c: a + count if c else a, state.opt_state, counters)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
-def test_accumulated_gradients_are_those_of_the_whole_batch(parts, assert_trees_equal):
-    """The loss is a mean over examples, so the mean of equal parts' gradients is the whole's."""
+def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, assert_trees_equal):
+    """The loss is a mean over examples, so the gradients of equal parts average to its gradient."""
     optimizer = Optimizer(**PLAIN, accumulate_steps=parts)
     state, batch = initial(Linear(), optimizer), batch_of(6)
     loss, slope = gradient(state, batch)
@@ -113,9 +113,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts, assert_trees_
     assert scalars["grad_norm"] == pytest.approx(float(optax.tree.norm(slope)), rel=1e-5)
 
 
-def test_parts_update_the_running_statistics_one_after_the_other():
+def test_parts_update_the_running_statistics_sequentially():
     """Part i holds rows i, i + parts, ...; a running mean m becomes 0.9 m + 0.1 (the part's mean)."""
-    model, optimizer = Linear(normalised=True), Optimizer(**PLAIN, accumulate_steps=2)
+    model, optimizer = Linear(normalized=True), Optimizer(**PLAIN, accumulate_steps=2)
     state, batch = initial(model, optimizer), batch_of(6)
     new, _ = step(state, batch, optimizer, model)
     images = np.asarray(batch["image"], np.float64) / 255.0
@@ -125,7 +125,7 @@ def test_parts_update_the_running_statistics_one_after_the_other():
     np.testing.assert_allclose(new.batch_stats["BatchNorm_0"]["mean"], expected, rtol=1e-5)
 
 
-def test_a_batch_that_does_not_divide_into_the_parts_is_named():
+def test_batch_size_must_be_divisible_by_the_parts():
     optimizer = Optimizer(**PLAIN, accumulate_steps=4)
     with pytest.raises(
         InputError, match=r"divisible by optimizer.accumulate_steps=4; got a batch of 6"
@@ -133,7 +133,7 @@ def test_a_batch_that_does_not_divide_into_the_parts_is_named():
         step(initial(Linear(), optimizer), batch_of(6), optimizer)
 
 
-def test_averaged_weights_follow_their_recursion_and_are_what_is_evaluated(assert_trees_equal):
+def test_averaged_weights_follow_their_recursion_and_are_evaluated(assert_trees_equal):
     """ema' = d * ema + (1 - d) * params', from ema = the initial parameters, d rising to ema_decay."""
     optimizer = Optimizer(**PLAIN, ema_decay=0.25)
     state, batch = initial(Linear(), optimizer), batch_of(6)
@@ -145,7 +145,7 @@ def test_averaged_weights_follow_their_recursion_and_are_what_is_evaluated(asser
     assert state.inference_variables()["params"] is state.ema
 
 
-def test_averaged_weights_start_as_a_copy_that_can_be_donated_with_the_parameters():
+def test_averaged_weights_start_as_a_copy_so_both_can_be_donated():
     state = initial(Linear(), Optimizer(ema_decay=0.9))
     for averaged, own in zip(
         jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True
@@ -154,13 +154,13 @@ def test_averaged_weights_start_as_a_copy_that_can_be_donated_with_the_parameter
         assert averaged.unsafe_buffer_pointer() != own.unsafe_buffer_pointer()
 
 
-def test_without_averaging_the_parameters_are_evaluated():
+def test_parameters_are_evaluated_without_averaging():
     state = initial(Linear(), Optimizer())
     assert state.ema == {}
     assert state.inference_variables()["params"] is state.params
 
 
-def test_clipping_limits_the_update_and_not_the_reported_norm():
+def test_clipping_limits_the_update_but_not_the_reported_norm():
     """Plain gradient descent moves by the learning rate times the clipped norm."""
     limit = 1e-3
     optimizer = Optimizer(**PLAIN, clip_norm=limit)
@@ -174,8 +174,8 @@ def test_clipping_limits_the_update_and_not_the_reported_norm():
 
 
 @pytest.mark.slow
-def test_bfloat16_computes_low_and_keeps_parameters_gradients_and_output_in_float32():
-    model = Linear(normalised=True)
+def test_bfloat16_keeps_parameters_gradients_and_output_in_float32():
+    model = Linear(normalized=True)
     state = initial(model, Optimizer())
     images = images_in_unit_range(batch_of(6)["image"])
     variables = state.inference_variables()
@@ -193,8 +193,8 @@ def test_bfloat16_computes_low_and_keeps_parameters_gradients_and_output_in_floa
     assert 0.0 < jnp.max(jnp.abs(low - high)) < 0.05
 
 
-def test_a_step_in_bfloat16_changes_float32_parameters_by_less_than_bfloat16_resolves():
-    """1 + 2**-12 is no bfloat16: were the parameters rounded, small steps would be lost."""
+def test_bfloat16_step_changes_parameters_below_bfloat16_resolution():
+    """bfloat16 cannot represent 1 + 2**-12, so rounding the parameters would lose small steps."""
     optimizer = Optimizer(name="sgd", learning_rate=2.0**-12, momentum=0.0)
     state, batch = initial(Linear(), optimizer), batch_of(6)
     state = state.replace(params=jax.tree.map(jnp.ones_like, state.params))
@@ -204,8 +204,8 @@ def test_a_step_in_bfloat16_changes_float32_parameters_by_less_than_bfloat16_res
     assert all(0 < jnp.max(jnp.abs(leaf)) < 2.0**-8 for leaf in jax.tree.leaves(moved))
 
 
-def test_evaluation_leaves_the_running_statistics_alone():
-    model = Linear(normalised=True)
+def test_evaluation_does_not_change_the_running_statistics():
+    model = Linear(normalized=True)
     state = initial(model, Optimizer())
     images = images_in_unit_range(batch_of(4)["image"])
     inputs = state.inference_variables()
@@ -218,7 +218,7 @@ def test_images_are_divided_by_255():
     np.testing.assert_allclose(scaled, [0.0, 0.2, 128 / 255, 1.0], rtol=1e-7)
 
 
-def test_a_fresh_state_is_at_step_zero_with_float32_parameters():
+def test_initial_state_is_at_step_zero_with_float32_parameters():
     state = initial(Linear(), Optimizer())
     assert isinstance(state, TrainState)
     assert (int(state.step), state.step.dtype, state.batch_stats) == (0, jnp.int32, {})
