@@ -1,8 +1,8 @@
 """`jit` with XLA options for fast convolutions, with which this package compiles its functions.
 
-XLA's CPU backend delegates convolutions to YNNPACK. On some processors that is slower than XLA's own
-kernels, and on others equally fast (`experiments/benchmarks/compiler_options.py`). To compile your own
-functions in the same way, pass the options to the outermost `jax.jit`:
+XLA's CPU backend delegates convolutions to YNNPACK. On some processors that is slower than XLA's
+own kernels, and on others equally fast (`experiments/benchmarks/compiler_options.py`). To compile
+your own functions in the same way, pass the options to the outermost `jax.jit`:
 
     jax.jit(jax.grad(function), compiler_options=deconv_jax.compiler_options())
 """
@@ -23,8 +23,8 @@ def compiler_options() -> dict[str, str]:
     """Return the XLA options for fast convolutions on the default backend.
 
     Returns:
-      Value for the argument `compiler_options` of `jax.jit`. It is empty on GPU and TPU, and if jaxlib
-      does not support the options.
+      Value for the argument `compiler_options` of `jax.jit`. It is empty on GPU and TPU, and if
+      jaxlib does not support the options.
     """
     return dict(_CPU_OPTIONS) if _backend_knows_options() else {}
 

@@ -1,8 +1,8 @@
 """`InputError`, the exception for unusable input, and helpers to check values and word messages.
 
 Code below the command line raises `InputError` for what a user can correct, such as a config key, a
-path or an image size. The command line prints its message and exits with code 2. Any other exception
-is a bug and keeps its traceback.
+path or an image size. The command line prints its message and exits with code 2. Any other
+exception is a bug and keeps its traceback.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """Reading and atomic writing of files, with errors for the user.
 
-Files are written under a temporary name and then renamed, so they are either complete or missing. Only
-regular files are read: opening a pipe or a device may block or have side effects.
+Files are written under a temporary name and then renamed, so they are either complete or missing.
+Only regular files are read: opening a pipe or a device may block or have side effects.
 """
 
 import contextlib
@@ -146,7 +146,7 @@ def _finite(value: Any) -> Any:
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the sorted names in a folder, none if it is missing; raise InputError if unreadable."""
+    """Return the sorted names in a folder, none if it is missing; raise InputError on failure."""
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:

@@ -23,8 +23,9 @@ _TRIES = 100
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder in a `with` block; create the folder if it is missing.
 
-    The lock file is removed at the end, and so are folders that were created and stayed empty. If the
-    file system does not support locks, a warning is printed and the folder is used without a lock.
+    The lock file is removed at the end, and so are folders that were created and stayed empty. If
+    the file system does not support locks, a warning is printed and the folder is used without a
+    lock.
 
     Args:
       folder: Folder to lock.

@@ -1,9 +1,9 @@
 """Conversion between nested dicts and frozen dataclasses, with errors that suggest the correct key.
 
-The fields of the dataclasses are the schema; there is no other list of valid keys. A field annotated
-with a key of `choices` (a base class or protocol) takes a dict whose "name" selects the class, and
-whose other keys are the fields of that class. Arrays are written as nested sequences of numbers and
-become float32 NumPy arrays.
+The fields of the dataclasses are the schema; there is no other list of valid keys. A field
+annotated with a key of `choices` (a base class or protocol) takes a dict whose "name" selects the
+class, and whose other keys are the fields of that class. Arrays are written as nested sequences of
+numbers and become float32 NumPy arrays.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class UnknownKey(InputError):
     def with_suggestion(self, keys: Iterable[str]) -> InputError:
         """Return this error, or one that suggests a key of another group.
 
-        Suggestions are, in this order: the same key in another group, a similar key in the same group
-        (the message of this error), and a similar key in another group.
+        Suggestions are, in this order: the same key in another group, a similar key in the same
+        group (the message of this error), and a similar key in another group.
 
         Args:
           keys: Paths of all keys of the config, such as "config.training.batch_size".

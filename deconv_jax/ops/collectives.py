@@ -1,7 +1,8 @@
 """Reductions over the data-parallel axis of a step that also compiles without one.
 
-Under `jax.jit` a step sees the global batch and needs no reduction. Under `jax.pmap` it sees the batch
-of one device. These functions do nothing in the first case, so the same step compiles both ways.
+Under `jax.jit` a step sees the global batch and needs no reduction. Under `jax.pmap` it sees the
+batch of one device. These functions do nothing in the first case, so the same step compiles both
+ways.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Conversion of RGB to YCbCr and to gray by ITU-R BT.601.
 
-YCbCr has the studio range of MATLAB's `rgb2ycbcr`: Y uses the levels 16 to 235 of 256, and Cb and Cr
-use 16 to 240. RGB values are gamma-encoded, as image files store them.
+YCbCr has the studio range of MATLAB's `rgb2ycbcr`: Y uses the levels 16 to 235 of 256, and Cb and
+Cr use 16 to 240. RGB values are gamma-encoded, as image files store them.
 
 Note: JPEG, Pillow's modes "L" and "YCbCr", and `rgb_to_gray_uint8` use full-range luma instead.
 Studio-range errors are 219/255 of full-range errors, so a PSNR on Y is 1.32 dB higher.
@@ -64,9 +64,9 @@ def rgb_to_y_uint8(images: RGBUInt8) -> GrayUInt8:
 def rgb_to_gray_uint8(images: RGBUInt8) -> GrayUInt8:
     """Convert 8-bit RGB to 8-bit luma 0.299 R + 0.587 G + 0.114 B, from 0 to 255.
 
-    Halves are rounded up. The arithmetic is exact, and equal for NumPy and JAX arrays. Pillow's mode
-    "L" and MATLAB's `rgb2gray` round the same weights to about four digits, and differ by at most one
-    level.
+    Halves are rounded up. The arithmetic is exact, and equal for NumPy and JAX arrays. Pillow's
+    mode "L" and MATLAB's `rgb2gray` round the same weights to about four digits, and differ by at
+    most one level.
     """
     return _scaled_luma(images, 1, 1).astype("uint8")
 

@@ -1,9 +1,9 @@
 """Kernel initializers with the correct fan-in and fan-out of transposed convolutions.
 
-Initializers that derive the fans from the kernel's shape alone are wrong for transposed convolutions.
-With stride 2, an output pixel sums over only every second tap of each axis, a quarter of a 2-D kernel,
-and the kernel has the layout of the convolution being transposed. The initializers here are functions
-`init(key, shape, dtype) -> kernel`, as in Flax.
+Initializers that derive the fans from the kernel's shape alone are wrong for transposed
+convolutions. With stride 2, an output pixel sums over only every second tap of each axis, a quarter
+of a 2-D kernel, and the kernel has the layout of the convolution being transposed. The initializers
+here are functions `init(key, shape, dtype) -> kernel`, as in Flax.
 """
 
 import math
@@ -32,13 +32,13 @@ def fans(
 ) -> tuple[float, float]:
     """Return fan-in and fan-out of a convolution or a transposed convolution.
 
-    Fan-in is the number of weights that an output pixel sums over, and fan-out the number of weights
-    that multiply an input pixel, away from the border. If the stride does not divide the kernel size,
-    these numbers are means over the phases of the stride.
+    Fan-in is the number of weights that an output pixel sums over, and fan-out the number of
+    weights that multiply an input pixel, away from the border. If the stride does not divide the
+    kernel size, these numbers are means over the phases of the stride.
 
     Args:
-      shape: Shape of the kernel: (*kernel_size, in_channels / groups, out_channels) of a convolution,
-        (*kernel_size, out_channels / groups, in_channels) of a transposed convolution.
+      shape: Shape of the kernel: (*kernel_size, in_channels / groups, out_channels) of a
+        convolution, (*kernel_size, out_channels / groups, in_channels) of a transposed convolution.
       transposed: Whether the kernel is that of a transposed convolution.
       stride: Stride: an int, or one per spatial axis.
       groups: Number of channel groups.
@@ -68,7 +68,7 @@ def fans(
         )
     *kernel_size, first, second = shape
     taps = math.prod(kernel_size)
-    # These are the fans of the convolution; a larger stride reduces the outputs of each input pixel.
+    # Fans of the convolution: a larger stride reduces the outputs of each input pixel.
     fan_in, fan_out = float(taps * first), taps * (second // groups) / math.prod(strides)
     return (fan_out, fan_in) if transposed else (fan_in, fan_out)
 
@@ -129,8 +129,8 @@ def bilinear(stride: int, *, groups: int = 1) -> Initializer:
       groups: Number of channel groups; the number of channels for a depthwise one.
 
     Returns:
-      Initializer. It raises InputError for another kernel size, or if the numbers of input and output
-      channels differ.
+      Initializer. It raises InputError for another kernel size, or if the numbers of input and
+      output channels differ.
     """
 
     def init(key, shape, dtype=jnp.float32):
@@ -164,9 +164,9 @@ def icnr(init: Initializer, factor: int) -> Initializer:
       factor: Ratio of output to input size along each spatial axis.
 
     Returns:
-      Initializer of a kernel of shape (*kernel_size, in_channels, out_channels * factor**rank), with
-      outputs in the order of `upsample(..., method="subpixel")`. It raises InputError if `factor**rank`
-      does not divide the number of outputs.
+      Initializer of a kernel of shape (*kernel_size, in_channels, out_channels * factor**rank),
+      with outputs in the order of `upsample(..., method="subpixel")`. It raises InputError if
+      `factor**rank` does not divide the number of outputs.
     """
 
     def repeated(key, shape, dtype=jnp.float32):

@@ -1,10 +1,10 @@
 """Lossy JPEG compression of images on the device, bit-exact with libjpeg.
 
-DCT, quantization and the tables of annex K follow ITU-T T.81, and the colour conversion follows JFIF
-1.02. Choices that these standards leave open follow the defaults of libjpeg 6b and libjpeg-turbo, and
-so of Pillow: scaling of the tables by a quality from 1 to 100, the accurate integer DCT, the
-alternating rounding of averaged chroma, and chroma upsampling by a triangle filter. Entropy coding is
-lossless and left out, so there is no file size.
+DCT, quantization and the tables of annex K follow ITU-T T.81, and the colour conversion follows
+JFIF 1.02. Choices that these standards leave open follow the defaults of libjpeg 6b and
+libjpeg-turbo, and so of Pillow: scaling of the tables by a quality from 1 to 100, the accurate
+integer DCT, the alternating rounding of averaged chroma, and chroma upsampling by a triangle
+filter. Entropy coding is lossless and left out, so there is no file size.
 
 Note: the derivative is that of the same steps without rounding and clipping (the straight-through
 estimator, arXiv:1308.3432), since the true one is zero almost everywhere. DCT and inverse DCT then
@@ -61,8 +61,9 @@ _HALF_DCT = np.array(
     ],
     np.int32,
 )
-"""DCT matrix of 8 pixels times sqrt(8), in units of 2^-13: rows are frequencies, columns the first 4
-pixels. Some entries differ by 1 from the nearest integer, since libjpeg sums rounded constants.
+"""DCT matrix of 8 pixels times sqrt(8), in units of 2^-13: a row per frequency, a column for each of
+the first 4 pixels. Some entries differ by 1 from the nearest integer, since libjpeg sums rounded
+constants.
 """
 
 _SIGN = np.array([[1], [-1]] * 4, np.int32)
@@ -73,7 +74,7 @@ antisymmetric.
 
 _ALONG_ROWS = "kn,bhiwn->bhiwk"
 _ALONG_COLUMNS = "kn,bhnwj->bhkwj"
-"""Einsum specifications of the two 1-d DCT passes over blocks of shape (batch, rows, 8, columns, 8)."""
+"""Einsum specifications of the 1-d DCT passes over blocks (batch, rows, 8, columns, 8)."""
 
 _COLOR_BITS = 16
 _TO_YCBCR = np.array(
@@ -97,7 +98,8 @@ def jpeg(
     """Compress images as JPEG and decompress them.
 
     Args:
-      x: Gray images (1 channel) or RGB images (3 channels) in [0, 1]; clipped and rounded to 8 bits.
+      x: Gray images (1 channel) or RGB images (3 channels) in [0, 1]; clipped and rounded to 8
+        bits.
       quality: Quality from 1 (worst) to 100: one for all images, or one per image. Values of arrays
         are clipped to this range.
       subsampling: Resolution of chroma; ignored for gray images.
@@ -136,12 +138,12 @@ def quantization_tables(
     """Return the quantization tables of annex K, scaled to a quality as libjpeg does.
 
     Args:
-      quality: Quality from 1 to 100. At 50 the tables are those of the standard, and at 100 all steps
-        are 1.
+      quality: Quality from 1 to 100. At 50 the tables are those of the standard, and at 100 all
+        steps are 1.
 
     Returns:
-      (luminance, chrominance): quantization steps from 1 to 255. The first axis of a table is vertical
-      frequency, the second horizontal frequency.
+      (luminance, chrominance): quantization steps from 1 to 255. The first axis of a table is
+      vertical frequency, the second horizontal frequency.
     """
     percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality).astype(jnp.int32)
     percent = percent.reshape(*quality.shape, 1, 1)
@@ -229,7 +231,7 @@ def _encode_decode(plane: Array, table: Array) -> Array:
 
 
 def _pass(blocks: Array, matrix: np.ndarray, axes: str, bits: int) -> Array:
-    """Apply a fixed-point matrix along an axis of the blocks, then shift right by `bits`, rounding."""
+    """Apply a fixed-point matrix along an axis of the blocks, and shift right with rounding."""
     return (jnp.einsum(axes, matrix, blocks) + (1 << (bits - 1))) >> bits
 
 
@@ -247,7 +249,7 @@ def _encode_subsampled(
     if rows * columns == 1:
         return code(plane)
     height, width = plane.shape[1:]
-    # libjpeg pads columns to whole blocks before averaging, and rows after it (in `_encode_decode`).
+    # libjpeg pads columns to whole blocks before averaging, and rows after it.
     padded = _pad_to_multiples(plane, rows, 8 * columns)
     split = padded.reshape(-1, padded.shape[1] // rows, rows, padded.shape[2] // columns, columns)
     biases = (1, 2) if rows == 2 else (0, 1)

@@ -3,17 +3,17 @@
 `max_pool` and `avg_pool`, their global versions and the unpooling functions work over any number of
 spatial axes; `blur_pool` works over two.
 
-Max pooling is linear once the positions of the maxima, the *switches*, are fixed. `max_unpool` is the
-adjoint of this linear map, with which a deconvnet (Zeiler & Fergus, arXiv:1311.2901) projects an
-activation back to pixels. The maximum is the first of equal values in row-major order, and it alone
-receives the gradient, as in PyTorch.
+Max pooling is linear once the positions of the maxima, the *switches*, are fixed. `max_unpool` is
+the adjoint of this linear map, with which a deconvnet (Zeiler & Fergus, arXiv:1311.2901) projects
+an activation back to pixels. The maximum is the first of equal values in row-major order, and it
+alone receives the gradient, as in PyTorch.
 
-Note: `max_unpool` equals PyTorch's `MaxUnpool` if windows do not overlap. If they do, values sent to
-the same pixel are summed here, while PyTorch keeps an arbitrary one of them.
+Note: `max_unpool` equals PyTorch's `MaxUnpool` if windows do not overlap. If they do, values sent
+to the same pixel are summed here, while PyTorch keeps an arbitrary one of them.
 
 Pooling is separable, so it runs one axis at a time, as comparisons or sums of shifted slices. These
-elementwise operations have derivatives of every order in both modes. With the usual windows, 2x2 and
-3x3 at stride 2, their gradient is much faster on a CPU than that of `lax.reduce_window`.
+elementwise operations have derivatives of every order in both modes. With the usual windows, 2x2
+and 3x3 at stride 2, their gradient is much faster on a CPU than that of `lax.reduce_window`.
 """
 
 import dataclasses
@@ -48,10 +48,10 @@ def max_pool(
       window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
         axis of images with one batch axis.
       stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
-      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the number
-        of pixels on every side, or a pair (before, after) per spatial axis; smaller than the window.
-        If "SAME" needs an odd number of pixels, the extra one goes at the end. Padding is never the
-        maximum.
+      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the
+        number of pixels on every side, or a pair (before, after) per spatial axis; smaller than the
+        window. If "SAME" needs an odd number of pixels, the extra one goes at the end. Padding is
+        never the maximum.
 
     Returns:
       Images of size `floor((size + padding - window) / stride) + 1`.
@@ -85,8 +85,8 @@ def max_pool_with_switches(
 
     Returns:
       The output of `max_pool`, and the switches: the position of each maximum in the image without
-      padding, in row-major order over the spatial axes (PyTorch's `return_indices`). It is the first
-      of equal values, and the last of several NaNs.
+      padding, in row-major order over the spatial axes (PyTorch's `return_indices`). It is the
+      first of equal values, and the last of several NaNs.
 
     Raises:
       InputError: The arguments are invalid or do not match.
@@ -160,8 +160,8 @@ def avg_pool(
       window: As for `max_pool`.
       stride: As for `max_pool`.
       padding: As for `max_pool`; padded with zeros.
-      count_include_pad: Whether to divide by the area of the window, rather than by the number of its
-        pixels inside the image. False keeps a constant image constant up to its border.
+      count_include_pad: Whether to divide by the area of the window, rather than by the number of
+        its pixels inside the image. False keeps a constant image constant up to its border.
 
     Returns:
       Images of the size that `max_pool` returns.
@@ -187,7 +187,7 @@ def avg_unpool(
     padding: Padding = "VALID",
     output_size: OnePerAxis | None = None,
 ) -> Float[Array, "*batch_and_output_size channels"]:
-    """Add each value to every pixel of its window: the adjoint of `avg_pool`, times the window's area.
+    """Add each value to every pixel of its window: the adjoint of `avg_pool` times the window area.
 
     Values of overlapping windows are summed, and padding is cropped. `avg_pool` with the same
     arguments inverts it if windows neither overlap nor reach into padding.
@@ -197,8 +197,9 @@ def avg_unpool(
       window: As for the `avg_pool` being transposed, which has `count_include_pad=True`.
       stride: As for `window`.
       padding: As for `window`.
-      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must be
-        a size that `avg_pool` maps to the size of y. None chooses as `conv_transpose_output_size`.
+      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must
+        be a size that `avg_pool` maps to the size of y. None chooses as
+        `conv_transpose_output_size`.
 
     Returns:
       Images of size `output_size`.

@@ -4,14 +4,14 @@ Note: "bicubic" alone does not define an interpolation. Implementations differ i
 Keys' cubic kernel, in whether they widen the kernel when shrinking (antialiasing), and in how they
 continue the image beyond its border. Numbers obtained with different choices are not comparable.
 
-    function                    follows                      a        antialiasing    border
-    resize                      PyTorch's `interpolate`      -0.75    no              border pixel repeated
-    resize, antialias=True      PyTorch's `interpolate`      -0.5     yes             weights renormalized
-    imresize                    MATLAB's `imresize`          -0.5     yes             mirrored
+    function                  follows                    a        antialiasing    border
+    resize                    PyTorch's `interpolate`    -0.75    no              repeated pixel
+    resize, antialias=True    PyTorch's `interpolate`    -0.5     yes             omitted
+    imresize                  MATLAB's `imresize`        -0.5     yes             mirrored
 
-Interpolation is linear and separable. The sparse matrix of each axis is computed in advance from the
-sizes, and applied by gathering pixels. The adjoint gathers pixels by the transposed matrix: automatic
-transposition would scatter them, which is slow, and not deterministic on a GPU.
+Interpolation is linear and separable. The sparse matrix of each axis is computed in advance from
+the sizes, and applied by gathering pixels. The adjoint gathers pixels by the transposed matrix:
+automatic transposition would scatter them, which is slow, and not deterministic on a GPU.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ def resize(
       x: Images.
       size: Height and width of the output, in pixels.
       method: "nearest", "bilinear" or "bicubic".
-      antialias: Whether to average over all input pixels that an output pixel covers when shrinking.
-        Not available with "nearest".
+      antialias: Whether to average over all input pixels that an output pixel covers when
+        shrinking. Not available with "nearest".
 
     Returns:
       Images of the type of x. Half precision is computed in float32 and rounded once.
@@ -84,8 +84,8 @@ def imresize(
     clipped.
 
     Note: MATLAB resizes uint8 images to uint8. For images in [0, 255],
-    `jnp.clip(jnp.floor(imresize(x, scale) + 0.5), 0, 255)` reproduces that up to one gray level, since
-    MATLAB also rounds between the two axes.
+    `jnp.clip(jnp.floor(imresize(x, scale) + 0.5), 0, 255)` reproduces that up to one gray level,
+    since MATLAB also rounds between the two axes.
 
     Args:
       x: Images.
@@ -220,7 +220,7 @@ class _SparseMatrix:
 
 @functools.lru_cache
 def _resize_matrix(old: int, new: int, method: str, antialias: bool) -> _SparseMatrix:
-    # Multiply before dividing: then half-way centres are exact, and "nearest" breaks ties correctly.
+    # Multiplying before dividing keeps half-way centres exact, so that "nearest" breaks ties right.
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:
         return _sampling_matrix(old, centres, _KERNELS[method], new / old, "omit")

@@ -3,14 +3,14 @@
 The Fourier transform turns a circular convolution y = A x into the product Y = H X, where H is the
 optical transfer function (`psf2otf`). The adjoint therefore multiplies by conj(H), and a linear
 restoration filter divides once per frequency: the inverse filter, the Wiener filter (Extrapolation,
-Interpolation, and Smoothing of Stationary Time Series, 1949) and the constrained least squares filter
-(Hunt, IEEE Trans. Computers C-22, 805-812, 1973). Source: Gonzalez & Woods, Digital Image Processing,
-sections 5.7 to 5.9.
+Interpolation, and Smoothing of Stationary Time Series, 1949) and the constrained least squares
+filter (Hunt, IEEE Trans. Computers C-22, 805-812, 1973). Source: Gonzalez & Woods, Digital Image
+Processing, sections 5.7 to 5.9.
 
 Images have the shape (*batch, *size, channels). A psf has 1, 2 or 3 spatial axes and no others, and
 is applied to every channel. Its centre is index `size // 2` of each axis, as in MATLAB and in
-`scipy.ndimage.convolve`. Use `jax.vmap` for one psf per image. Images and psf are float32 or float64:
-Fourier transforms do not support half precision.
+`scipy.ndimage.convolve`. Use `jax.vmap` for one psf per image. Images and psf are float32 or
+float64: Fourier transforms do not support half precision.
 
 Note: this is a true convolution, which flips the psf, while `deconv_jax.ops.conv` is the
 cross-correlation of neural networks, which does not flip its kernel:
@@ -40,8 +40,8 @@ def psf2otf(
 ) -> Complex[Array, "*frequencies"]:
     """Return the optical transfer function H of a point-spread function.
 
-    Like `numpy.fft.rfftn`, it keeps half of the spectrum: the other half is the complex conjugate. A
-    psf that sums to 1 has H = 1 at frequency 0, which is index 0.
+    Like `numpy.fft.rfftn`, it keeps half of the spectrum: the other half is the complex conjugate.
+    A psf that sums to 1 has H = 1 at frequency 0, which is index 0.
 
     Args:
       psf: Point-spread function, with its centre at index `size // 2` of each axis.
@@ -66,15 +66,15 @@ def fft_conv(
 ) -> Float[Array, "*batch_and_space channels"]:
     """Convolve images with a point-spread function: y = A x.
 
-    Equal to `scipy.ndimage.convolve` with mode="wrap" ("circular") or mode="constant" ("linear"). For
-    a psf of odd size, "linear" also equals `scipy.signal.fftconvolve` with mode="same". For an even
-    size, that function uses the centre `size // 2 - 1`.
+    Equal to `scipy.ndimage.convolve` with mode="wrap" ("circular") or mode="constant" ("linear").
+    For a psf of odd size, "linear" also equals `scipy.signal.fftconvolve` with mode="same". For an
+    even size, that function uses the centre `size // 2 - 1`.
 
     Args:
       x: Images.
       psf: Point-spread function, no larger than the images.
-      boundary: Continuation of the image beyond its border: "circular" for the image wrapped around,
-        "linear" for zeros.
+      boundary: Continuation of the image beyond its border: "circular" for the image wrapped
+        around, "linear" for zeros.
 
     Returns:
       Images of the shape of x.
@@ -119,14 +119,14 @@ def inverse_filter(
 ) -> Float[Array, "*batch_and_space channels"]:
     """Restore images by dividing the spectrum by H where |H| > threshold, and zeroing it elsewhere.
 
-    This is the pseudo-inverse of the circular convolution with singular values up to `threshold` set
-    to zero. It amplifies noise by at most 1 / threshold.
+    This is the pseudo-inverse of the circular convolution with singular values up to `threshold`
+    set to zero. It amplifies noise by at most 1 / threshold.
 
     Args:
       y: Blurred images.
       psf: Point-spread function, no larger than the images.
-      threshold: Magnitude of H up to which a frequency is discarded, at least 0. For a psf that sums
-        to 1, H is 1 at frequency 0.
+      threshold: Magnitude of H up to which a frequency is discarded, at least 0. For a psf that
+        sums to 1, H is 1 at frequency 0.
 
     Returns:
       Restored images of the shape of y.
@@ -150,16 +150,17 @@ def wiener_filter(
 ) -> Float[Array, "*batch_and_space channels"]:
     """Restore images by multiplying the spectrum by conj(H) / (|H|^2 + noise_to_signal).
 
-    For circularly blurred stationary images, the ratio of the power spectra of noise and image gives
-    the linear minimum mean squared error estimate. A scalar gives Tikhonov regularization: the
-    minimizer of |A x - y|^2 + noise_to_signal |x|^2. Photographs do not wrap around at their borders:
-    see `edge_taper`.
+    For circularly blurred stationary images, the ratio of the power spectra of noise and image
+    gives the linear minimum mean squared error estimate. A scalar gives Tikhonov regularization:
+    the minimizer of |A x - y|^2 + noise_to_signal |x|^2. Photographs do not wrap around at their
+    borders: see `edge_taper`.
 
     Args:
       y: Blurred, noisy images.
       psf: Point-spread function, no larger than the images.
-      noise_to_signal: Power of the noise divided by the power of the image, at least 0: a scalar, or
-        one value per frequency in the layout of `psf2otf`. It must be positive wherever H is zero.
+      noise_to_signal: Power of the noise divided by the power of the image, at least 0: a scalar,
+        or one value per frequency in the layout of `psf2otf`. It must be positive wherever H is
+        zero.
 
     Returns:
       Restored images of the shape of y.
@@ -188,9 +189,9 @@ def constrained_least_squares_filter(
     """Restore images by multiplying the spectrum by conj(H) / (|H|^2 + gamma |L|^2).
 
     L is the transfer function of the Laplacian: the sum over the spatial axes of the stencil
-    [-1, 2, -1], wrapped around. The result minimizes |A x - y|^2 + gamma |L x|^2 (Hunt 1973), which
-    prefers smooth images. It is the Wiener filter for images whose power falls with the fourth power
-    of frequency.
+    (-1, 2, -1), wrapped around. The result minimizes |A x - y|^2 + gamma |L x|^2 (Hunt 1973), which
+    prefers smooth images. It is the Wiener filter for images whose power falls with the fourth
+    power of frequency.
 
     Args:
       y: Blurred, noisy images.
@@ -216,20 +217,21 @@ def constrained_least_squares_filter(
 def edge_taper(
     x: Float[Array, "*batch_and_space channels"], psf: Float[Array, "*psf_size"]
 ) -> Float[Array, "*batch_and_space channels"]:
-    """Blur images towards their borders so that they wrap around smoothly, like MATLAB's `edgetaper`.
+    """Blur images towards their borders so that they wrap around smoothly (MATLAB's `edgetaper`).
 
-    The restoration filters assume a circular blur. On a photograph, the jump between opposite borders
-    causes ringing, which tapering reduces. The result is
+    The restoration filters assume a circular blur. On a photograph, the jump between opposite
+    borders causes ringing, which tapering reduces. The result is
 
         w x + (1 - w) fft_conv(x, psf / sum(psf)),    w = product over axes of (1 - r)
 
-    where r is the autocorrelation of the projection of the psf onto the axis: 1 at the first and last
-    pixel, and 0 at pixels farther from the border than the size of the psf. Those pixels do not change.
+    where r is the autocorrelation of the projection of the psf onto the axis: 1 at the first and
+    last pixel, and 0 at pixels farther from the border than the size of the psf. Those pixels do
+    not change.
 
     Args:
       x: Images.
-      psf: Point-spread function, at most half as large as the images. Its sum must not be zero. Axes
-        along which it has one pixel are not tapered.
+      psf: Point-spread function, at most half as large as the images. Its sum must not be zero.
+        Axes along which it has one pixel are not tapered.
 
     Returns:
       Images of the shape of x.
@@ -289,18 +291,18 @@ def _fft_size(images: Array, psf: Array, boundary: Boundary) -> tuple[int, ...]:
     if boundary == "circular":
         return size
     if boundary == "linear":
-        # Taps are at most k // 2 pixels from the centre, so the pixels that wrap around are cropped.
+        # Taps are at most k // 2 pixels from the centre, so pixels that wrap around are cropped.
         return tuple(_fast_length(n + k // 2) for n, k in zip(size, psf.shape, strict=True))
     raise InputError(f"boundary must be 'circular' or 'linear'; got {boundary!r}")
 
 
 def _fast_length(least: int) -> int:
-    """Return the smallest length from `least` on that is fast to transform: prime factors up to 7."""
+    """Return the first length >= `least` that is fast to transform: prime factors up to 7."""
     return next(n for n in itertools.count(least) if pow(2 * 3 * 5 * 7, n.bit_length(), n) == 0)
 
 
 def _multiply_spectrum(images: Array, response: Array, size: tuple[int, ...]) -> Array:
-    """Zero-pad images to `size`, multiply their half spectrum by `response`, and crop them again."""
+    """Zero-pad images to `size`, multiply their half spectrum by `response`, and crop them."""
     axes = tuple(range(-1 - len(size), -1))
     spectrum = jnp.fft.rfftn(images, size, axes) * _over_images(response, images)
     restored = jnp.fft.irfftn(spectrum, size, axes)

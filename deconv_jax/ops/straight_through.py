@@ -13,8 +13,8 @@ def lower_bound(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape
     """Return max(x, bound), with a gradient that can raise values below the bound.
 
     Below the bound, the gradient passes if a descent step increases x, and is zero otherwise. The
-    gradient of the maximum itself would always be zero there, so that such values would never change
-    (Ballé et al., arXiv:1611.01704, appendix).
+    gradient of the maximum itself would always be zero there, so that such values would never
+    change (Ballé et al., arXiv:1611.01704, appendix).
 
     Args:
       x: Values.

@@ -25,13 +25,13 @@ def depth_to_space(
 ) -> Shaped[Array, "*batch_new_size_and_channels"]:
     """Rearrange the channels of each pixel into a block of pixels ("pixel shuffle").
 
-    "CRD" is PyTorch's `pixel_shuffle`, "DCR" TensorFlow's `depth_to_space`; the names are ONNX's. For
-    one output channel both are equation 4 of Shi et al., arXiv:1609.05158.
+    "CRD" is PyTorch's `pixel_shuffle`, and "DCR" is TensorFlow's `depth_to_space`; the names are
+    ONNX's. For one output channel, both are equation 4 of Shi et al., arXiv:1609.05158.
 
     Args:
       x: Images of shape (*batch, *size, channels), with channels divisible by the block's pixels.
-      factor: Size of a block along each spatial axis, in pixels. An int applies to every axis except
-        the first (batch) and the last (channels).
+      factor: Size of a block along each spatial axis, in pixels. An int applies to every axis
+        except the first (batch) and the last (channels).
       channel_order: Input channels that form an output channel: adjacent ones ("CRD"), or ones that
         are the number of output channels apart ("DCR").
 
@@ -70,8 +70,8 @@ def space_to_depth(
     Args:
       x: Images of shape (*batch, *size, channels), with a size divisible by `factor`.
       factor: As for `depth_to_space`.
-      channel_order: As for `depth_to_space`. "CRD" is PyTorch's `pixel_unshuffle`, "DCR" TensorFlow's
-        `space_to_depth`.
+      channel_order: As for `depth_to_space`. "CRD" is PyTorch's `pixel_unshuffle`, "DCR"
+        TensorFlow's `space_to_depth`.
 
     Returns:
       Images of shape (*batch, *(size / factor), channels * pixels per block).
@@ -112,8 +112,9 @@ def upsample(
         "subpixel"     a convolution to `factor**2` times the channels, then `depth_to_space`
         "resize"       nearest-neighbour interpolation, then a convolution
 
-    Note: a "subpixel" kernel whose groups of `factor**2` adjacent output channels are equal gives the
-    result of a convolution followed by nearest-neighbour interpolation (ICNR, arXiv:1707.02937).
+    Note: a "subpixel" kernel whose groups of `factor**2` adjacent output channels are equal gives
+    the result of a convolution followed by nearest-neighbour interpolation (ICNR,
+    arXiv:1707.02937).
 
     Args:
       x: Images.
@@ -155,16 +156,16 @@ def upsample_kernel_shape(
 
     Args:
       method: As for `upsample`.
-      kernel_size: Height and width of the kernel, in output pixels for "transposed" and "resize", in
-        input pixels for "subpixel".
+      kernel_size: Height and width of the kernel, in output pixels for "transposed" and "resize",
+        in input pixels for "subpixel".
       in_channels: Number of channels of the images that `upsample` takes.
       out_channels: Number of channels of the images that `upsample` returns.
       factor: Ratio of output to input size.
 
     Returns:
-      (kernel_size, kernel_size, a, b), where (a, b) is (out_channels, in_channels) for "transposed",
-      (in_channels, out_channels) for "resize" and (in_channels, out_channels * factor**2) for
-      "subpixel".
+      (kernel_size, kernel_size, a, b), where (a, b) is (out_channels, in_channels) for
+      "transposed", (in_channels, out_channels) for "resize" and (in_channels, out_channels *
+      factor**2) for "subpixel".
 
     Raises:
       InputError: The method is unknown, or `kernel_size` or `factor` is below 1.

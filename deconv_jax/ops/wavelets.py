@@ -2,8 +2,8 @@
 
 A wavelet transform (Mallat, IEEE Trans. PAMI 11, 674-693, 1989) convolves the image with a scaling
 filter h and its mirror g, with stride 2 and circular padding. A quarter of the coefficients forms a
-coarser image, which is transformed again. The filters are those of Daubechies (Comm. Pure Appl. Math.
-41, 909-996, 1988). The basis is orthonormal, so the inverse is the adjoint.
+coarser image, which is transformed again. The filters are those of Daubechies (Comm. Pure Appl.
+Math. 41, 909-996, 1988). The basis is orthonormal, so the inverse is the adjoint.
 
 Images have the shape (*batch, height, width, channels), and each channel is transformed on its own.
 Coefficients have the shape of the image, in a pyramid layout with the coarse image at the top left.
@@ -34,13 +34,14 @@ _MOMENTS = {"db": range(1, 11), "sym": range(2, 10)}
 def scaling_filter(wavelet: str) -> Float[np.ndarray, " taps"]:
     """Return the scaling filter h of an orthogonal wavelet.
 
-    It is orthogonal to its shifts by 2, and sums to sqrt(2). The wavelet with N vanishing moments has
-    2 N taps, and its power spectrum is
+    It is orthogonal to its shifts by 2, and sums to sqrt(2). The wavelet with N vanishing moments
+    has 2 N taps, and its power spectrum is
 
-        |H(w)|^2 = 2 cos(w/2)^(2 N) P(sin(w/2)^2),    P(y) = sum over k < N of binomial(N - 1 + k, k) y^k.
+        |H(w)|^2 = 2 cos(w/2)^(2 N) P(sin(w/2)^2),
+        P(y) = sum over k < N of binomial(N - 1 + k, k) y^k.
 
-    Among the filters with this spectrum, "db" is the minimum-phase one, and "sym" is the one closest
-    to linear phase, and so to symmetry.
+    Among the filters with this spectrum, "db" is the minimum-phase one, and "sym" is the one
+    closest to linear phase, and so to symmetry.
 
     Args:
       wavelet: "haar", which is "db1"; "dbN" with N from 1 to 10; or "symN" with N from 2 to 9.
@@ -94,7 +95,8 @@ def _filter_with_zeros(
     Args:
       moments: N.
       groups: Zeros inside the unit circle, grouped as by `_zeros_inside`.
-      outside: Whether to use the reciprocals of each group, outside of the unit circle; default none.
+      outside: Whether to use the reciprocals of each group, outside of the unit circle; default
+        none.
     """
     outside = outside or (False,) * len(groups)
     zeros = [1.0 / zeros if out else zeros for zeros, out in zip(groups, outside, strict=True)]
@@ -116,9 +118,9 @@ def wavelet_transform(
 ) -> Float[Array, "*batch height width channels"]:
     """Compute the coefficients of images in an orthonormal periodic wavelet basis.
 
-    Each level splits the coarse image into quarters: the coarser image (top left), and details along
-    the width (top right), along the height (bottom left) and along both. Along an axis, with the
-    scaling filter h of 2 N taps and g[k] = (-1)^k h[2 N - 1 - k],
+    Each level splits the coarse image into quarters: the coarser image (top left), and details
+    along the width (top right), along the height (bottom left) and along both. Along an axis, with
+    the scaling filter h of 2 N taps and g[k] = (-1)^k h[2 N - 1 - k],
 
         coarse[n] = sum over k of h[k] x[2 n + k - (N - 1)],    detail[n] likewise with g
 
@@ -153,7 +155,7 @@ def inverse_wavelet_transform(
     *,
     levels: int = 4,
 ) -> Float[Array, "*batch height width channels"]:
-    """Compute images from their wavelet coefficients: the inverse and adjoint of `wavelet_transform`.
+    """Compute images from wavelet coefficients: the inverse and adjoint of `wavelet_transform`.
 
     Args:
       coefficients: Coefficients in the layout of `wavelet_transform`.
@@ -217,7 +219,7 @@ def block_dct(
 def inverse_block_dct(
     coefficients: Float[Array, "*batch height width channels"], block: int = 8
 ) -> Float[Array, "*batch height width channels"]:
-    """Compute images from their block DCT coefficients: the inverse and adjoint of `block_dct`.
+    """Compute images from block DCT coefficients: the inverse and adjoint of `block_dct`.
 
     Args:
       coefficients: Coefficients in the layout of `block_dct`.

@@ -5,8 +5,8 @@ Here, `conv` takes a kernel of shape (*kernel_size, in_channels / groups, out_ch
 in_channels).
 
 Note: transposed layers of PyTorch and Keras are adjoints too, so their kernels only need their axes
-reordered. `jax.lax.conv_transpose` and `flax.linen.ConvTranspose` by default convolve the dilated image
-with the kernel, so theirs must also be flipped.
+reordered. `jax.lax.conv_transpose` and `flax.linen.ConvTranspose` by default convolve the dilated
+image with the kernel, so theirs must also be flipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,11 +53,11 @@ def kernel_to_torch(kernel: ArrayLike) -> np.ndarray:
 
 
 def kernel_from_keras(kernel: ArrayLike, *, depthwise: bool = False) -> Kernel:
-    """Convert the kernel of Keras's `Conv{1,2,3}D`, `Conv{1,2,3}DTranspose` or `DepthwiseConv{1,2}D`.
+    """Convert a kernel of Keras: `Conv{1,2,3}D`, `Conv{1,2,3}DTranspose`, `DepthwiseConv{1,2}D`.
 
     Args:
-      kernel: Kernel from `layer.get_weights()`. It has the layout of this library already, unless it
-        is depthwise: (*kernel_size, in_channels, multiplier).
+      kernel: Kernel from `layer.get_weights()`. It has the layout of this library already, unless
+        it is depthwise: (*kernel_size, in_channels, multiplier).
       depthwise: Whether the kernel belongs to a depthwise layer.
 
     Returns:
@@ -140,11 +140,12 @@ def layer_from_torch(parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
     """Convert the parameters of a layer of PyTorch.
 
     Args:
-      parameters: `state_dict()` of `torch.nn.Conv{1,2,3}d` or `ConvTranspose{1,2,3}d`: "weight" and,
-        if the layer has one, "bias".
+      parameters: `state_dict()` of `torch.nn.Conv{1,2,3}d` or `ConvTranspose{1,2,3}d`: "weight"
+        and, if the layer has one, "bias".
 
     Returns:
-      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or `ConvTranspose`.
+      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
+      `ConvTranspose`.
 
     Raises:
       InputError: "weight" is missing, or does not have 3, 4 or 5 axes.
@@ -178,7 +179,8 @@ def layer_from_keras(weights: Sequence[ArrayLike], *, depthwise: bool = False) -
       depthwise: As for `kernel_from_keras`.
 
     Returns:
-      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or `ConvTranspose`.
+      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
+      `ConvTranspose`.
 
     Raises:
       InputError: There are not one or two arrays, or the kernel does not have 3, 4 or 5 axes.
@@ -220,7 +222,8 @@ def layer_from_lax(
       transpose_kernel: As for `kernel_from_lax`.
 
     Returns:
-      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or `ConvTranspose`.
+      Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
+      `ConvTranspose`.
 
     Raises:
       InputError: "kernel" is missing, or does not have 3, 4 or 5 axes.

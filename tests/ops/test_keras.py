@@ -1,7 +1,7 @@
 """Tests of "SAME" and "VALID" padding against layers of Keras and the definition of TensorFlow.
 
-Keras runs on its JAX backend here. Transposed layers, in which the side of the extra pixel matters, are
-therefore also compared to TensorFlow's definition, written with loops.
+Keras runs on its JAX backend here. Transposed layers, in which the side of the extra pixel matters,
+are therefore also compared to TensorFlow's definition, written with loops.
 """
 
 import dataclasses
@@ -167,8 +167,8 @@ def test_conv_equals_keras(case):
 def tensorflows_conv_transpose(case, y, kernel, bias):
     """Compute TensorFlow's transposed convolution: the gradient of a convolution.
 
-    The output has the size `size * stride` for "SAME" and `size * stride + max(extent - stride, 0)` for
-    "VALID". Each input pixel adds a multiple of the kernel.
+    The output has the size `size * stride` for "SAME" and `size * stride + max(extent - stride, 0)`
+    for "VALID". Each input pixel adds a multiple of the kernel.
     """
     overhang = np.maximum(np.subtract(case.extent, case.stride), 0)
     size = np.multiply(case.size, case.stride)

@@ -1,4 +1,4 @@
-"""Tests of resizing against PyTorch, weights derived by hand, a dense matrix and published PSNRs."""
+"""Tests of resizing against PyTorch, a dense matrix and published PSNRs."""
 
 import functools
 import itertools
@@ -223,7 +223,8 @@ def reduced_and_enlarged(x, factor):
 def bicubic_psnr(path, factor):
     """Return the PSNR of an image that is reduced and enlarged again by bicubic interpolation.
 
-    As in the test code published with arXiv:1501.00092, only the enlarged image is rounded to 8 bits.
+    As in the test code published with arXiv:1501.00092, only the enlarged image is rounded to 8
+    bits.
     """
     y = luminance(path)
     height, width = (n - n % factor for n in y.shape)

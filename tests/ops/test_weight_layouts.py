@@ -60,8 +60,8 @@ class TorchCase:
     """Arguments of a layer of PyTorch and of ours.
 
     Attributes:
-      kernel_size: Kernel size of a 3-d layer; layers of lower rank use its first entries. No two are
-        equal, so that exchanged axes are detected.
+      kernel_size: Kernel size of a 3-d layer; layers of lower rank use its first entries. No two
+        are equal, so that exchanged axes are detected.
       channels: Number of input and output channels.
       options: Other arguments. Tuples have one entry per axis, like `kernel_size`.
     """

@@ -52,20 +52,20 @@ def conv(
       kernel: Weights of shape (*kernel_size, in_channels / groups, out_channels), with as many
         spatial axes as the images.
       stride: Step between output positions, in pixels: an int, or one per spatial axis.
-      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the number
-        of pixels on every side, or a pair (before, after) per spatial axis. If "SAME" needs an odd
-        number of pixels, the extra one goes at the end.
-      padding_mode: Values of the padding: "zeros"; "circular" for the image wrapped around; "reflect"
-        for the image mirrored without repeating its border pixel; "edge" for the border pixel
-        repeated.
+      padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the
+        number of pixels on every side, or a pair (before, after) per spatial axis. If "SAME" needs
+        an odd number of pixels, the extra one goes at the end.
+      padding_mode: Values of the padding: "zeros"; "circular" for the image wrapped around;
+        "reflect" for the image mirrored without repeating its border pixel; "edge" for the border
+        pixel repeated.
       dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
         axis.
       groups: Number of channel groups, each convolved on its own. `groups=in_channels` makes the
         convolution depthwise.
 
     Returns:
-      Images of the size that `conv_output_size` returns, in the wider type of x and kernel. Products
-      of half-precision inputs are summed in float32, and the sum is rounded once.
+      Images of the size that `conv_output_size` returns, in the wider type of x and kernel.
+      Products of half-precision inputs are summed in float32, and the sum is rounded once.
 
     Raises:
       InputError: The arguments are invalid or do not match.
@@ -117,18 +117,18 @@ def conv_transpose(
         axes, then channels.
       kernel: Weights of shape (*kernel_size, out_channels / groups, in_channels): the kernel of the
         `conv` being transposed.
-      stride: Distance in the output between neighbouring input pixels, in pixels: an int, or one per
-        spatial axis.
+      stride: Distance in the output between neighbouring input pixels, in pixels: an int, or one
+        per spatial axis.
       padding: Padding of the `conv` being transposed, as for `conv`. The output is cropped by it.
-      padding_mode: Values of the padding of the `conv` being transposed. Unless "zeros", the cropped
-        pixels are added to the pixels that `conv` would have copied into the padding.
+      padding_mode: Values of the padding of the `conv` being transposed. Unless "zeros", the
+        cropped pixels are added to the pixels that `conv` would have copied into the padding.
       dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
         axis.
       groups: Number of channel groups, each convolved on its own.
       output_padding: Pixels to add to the smallest possible output size, from 0 to `stride - 1`: an
         int, or one per spatial axis. Not available with "SAME".
-      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must be
-        a size that `conv` maps to the size of y.
+      output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must
+        be a size that `conv` maps to the size of y.
 
     Returns:
       Images of the size that `conv_transpose_output_size` returns, in the wider type of y and
@@ -182,8 +182,8 @@ def conv_output_size(
 ) -> Size:
     """Return the spatial size of the output of `conv`.
 
-    It is `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1` (arXiv:1603.07285,
-    relationship 6, with dilation), which is `ceil(size / stride)` for "SAME".
+    It is `floor((size + padding - dilation * (kernel_size - 1) - 1) / stride) + 1`
+    (arXiv:1603.07285, relationship 6, with dilation), which is `ceil(size / stride)` for "SAME".
 
     Args:
       size: Spatial size of the images, in pixels.

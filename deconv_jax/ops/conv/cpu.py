@@ -138,7 +138,7 @@ def _fold_first_axis(x: Array, geometry: Geometry) -> tuple[Array, Geometry]:
 
 
 def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute each phase of x (its pixels of equal index modulo the stride) by a convolution of y."""
+    """Compute each phase of x (pixels of equal index modulo the stride) by a convolution of y."""
     axes = zip(geometry.input_size, geometry.stride, strict=True)
     blocks, ones = tuple(-(-n // s) for n, s in axes), (1,) * len(geometry.stride)
 
@@ -234,7 +234,7 @@ def _overlap_add_axis(patches: Array, axis: int, geometry: Geometry) -> Array:
 
 
 def _interleave(phases: Array, before: Sequence[int], geometry: Geometry) -> Array:
-    """Interleave phases (batch, *blocks, groups, *stride, inputs) to x, cropping `before` pixels."""
+    """Interleave phases (batch, *blocks, groups, *stride, inputs), and crop `before` pixels."""
     rank = len(geometry.stride)
     within = [axis for i in range(rank) for axis in (1 + i, 2 + rank + i)]
     x = phases.transpose(0, *within, 1 + rank, 2 + 2 * rank)

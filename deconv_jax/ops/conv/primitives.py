@@ -3,12 +3,14 @@
 Convolution. `conv`, its adjoint and its kernel gradient are the derivatives of one trilinear form:
 
     T(x, kernel, y) = <conv(x, kernel), y>
-    dT/dy = conv(x, kernel)    dT/dx = conv_transpose(kernel, y)    dT/dkernel = kernel_gradient(x, y)
+    dT/dy = conv(x, kernel)
+    dT/dx = conv_transpose(kernel, y)
+    dT/dkernel = kernel_gradient(x, y)
 
 Each is bilinear, and its derivatives are the other two, in forward and reverse mode. So the three
-primitives are closed under differentiation, and derivatives of every order run as written in `lax.py`
-and `cpu.py`. JAX's automatic transposition would instead compute the kernel gradient of a transposed
-convolution by convolving an image dilated with zeros, which is far slower on a CPU.
+primitives are closed under differentiation, and derivatives of every order run as written in
+`lax.py` and `cpu.py`. JAX's automatic transposition would instead compute the kernel gradient of a
+transposed convolution by convolving an image dilated with zeros, which is far slower on a CPU.
 
 Linear maps. `apply_linear_map` differentiates a linear function by an adjoint that the caller
 implements, where automatic transposition would turn a gather into a slow scatter.
@@ -214,7 +216,7 @@ def _formulation(module: ModuleType, name: str, role: Role) -> Callable[..., Arr
 
 
 def _convolution_primitive(role: Role, name: str) -> Primitive:
-    """Create the primitive of dT/d(role), lowered as `name` of `cpu` on a CPU, else of `lax_conv`."""
+    """Create the primitive of dT/d(role), lowered as `name` of `cpu` or of `lax_conv`."""
     primitive = Primitive(f"convolution_d{role}")
 
     def abstract(*avals, geometry):

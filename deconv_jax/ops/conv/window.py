@@ -85,7 +85,7 @@ class Window:
         return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
     def image_sizes(self, output_size: Size) -> list[range]:
-        """Return, per axis, the sizes mapped to `output_size` (arXiv:1603.07285, relationship 14)."""
+        """Return the sizes mapped to `output_size`, per axis (arXiv:1603.07285, relationship 14)."""
         if self.padding == "SAME":
             lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
         else:
