@@ -82,7 +82,7 @@ def _section(heading: str, cls: type) -> Iterator[str]:
     for field in _fields(cls):
         text = described.get(field.name) or "&nbsp;"
         yield from (
-            f"`{field.name}` : {_type(hints[field.name])}{_default(field)}",
+            f"`{field.name}` : {_type(hints[field.name])}{_default(field, hints[field.name])}",
             f":   {text}",
             "",
         )
@@ -96,19 +96,20 @@ def _fields(cls: type) -> list[Any]:
 
 
 def _kind(base: Any) -> str:
-    return {
+    """Return the title of the section on the classes of a base, such as "Models"."""
+    titles = {
+        "LabelledSourceConfig": "Labelled data sources",
         "Module": "Models",
-        "Task": "Tasks",
-        "Degradation": "Degradations",
-        "View": "Views",
-    }.get(base.__name__, f"{base.__name__}s")
+        "SourceConfig": "Data sources",
+    }
+    return titles.get(base.__name__, f"{base.__name__}s")
 
 
 def _type(hint: Any) -> str:
     """Return an annotation as Markdown."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in experiment._CHOICES:
-        return f"[{hint.__name__}](#{_kind(hint).lower()})"
+        return f"[{hint.__name__}](#{_kind(hint).lower().replace(' ', '-')})"
     if origin is typing.Literal:
         return " or ".join(f"`{value!r}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -121,13 +122,19 @@ def _type(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
-def _default(field: Any) -> str:
+def _required(cls: Any) -> list[Any]:
+    unset = dataclasses.MISSING
+    return [f for f in _fields(cls) if f.default is unset and f.default_factory is unset]
+
+
+def _default(field: Any, hint: Any) -> str:
+    """Return the default of a field as Markdown."""
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     else:
-        return " (required)"
+        return "" if dataclasses.is_dataclass(hint) and not _required(hint) else " (required)"
     if dataclasses.is_dataclass(value):
         return ""
     return f", default `{value!r}`"

@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 COLAB = Path(__file__).parents[2] / "colab"
 EXECUTED = "DECONV_JAX_NOTEBOOKS"
@@ -49,7 +50,9 @@ def page(path: Path, executed: str | None) -> tuple[str, dict[str, bytes]]:
             if cell.cell_type == "code":
                 cell.outputs = outputs[cell.id]
     notebook.cells = [cell for cell in notebook.cells if not _installs(cell)]
-    body, resources = MarkdownExporter().from_notebook_node(
+    body, resources = MarkdownExporter(
+        preprocessors=[CoalesceStreamsPreprocessor]
+    ).from_notebook_node(
         notebook, resources={"unique_key": path.stem, "output_files_dir": f"{path.stem}_files"}
     )
     title, _, rest = body.lstrip().partition("\n")
