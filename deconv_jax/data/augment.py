@@ -20,13 +20,13 @@ def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array,
 
 
 def random_translate(
-    keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], most: int
+    keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], max_shift: int
 ) -> Float[Array, "batch height width channels"]:
-    """Moves each image by up to `most` pixels along each axis, filling with zeros."""
+    """Moves each image by up to `max_shift` pixels along each axis, filling with zeros."""
 
     def translate(key: Array, image: Array) -> Array:
-        padded = jnp.pad(image, ((most, most), (most, most), (0, 0)))
-        top, left = jax.random.randint(key, (2,), 0, 2 * most + 1)
+        padded = jnp.pad(image, ((max_shift, max_shift), (max_shift, max_shift), (0, 0)))
+        top, left = jax.random.randint(key, (2,), 0, 2 * max_shift + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
     return jax.vmap(translate)(keys, images)
@@ -113,21 +113,21 @@ def random_dihedral(
 def center_resize(
     images: Float[Array, "batch height width channels"],
     size: Sequence[int],
-    true_size: Int[Array, "batch 2"] | None = None,
+    valid_size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
     """The largest part in the middle that has the shape of `size`, resized by antialiased bilinear.
 
     Args:
       images: in [0, 1].
       size: height and width of the result, pixels.
-      true_size: height and width of what is true of each image, at its top left; None for all of it.
+      valid_size: height and width of what is true of each image, at its top left; None for all of it.
 
     Returns:
       Images in [0, 1].
     """
     channels = images.shape[-1]
-    if true_size is None:
-        true_size = valid_sizes({"image": images})
+    if valid_size is None:
+        valid_size = valid_sizes({"image": images})
     wanted = jnp.array(size, images.dtype)
 
     def fit(image: Array, true: Array) -> Array:
@@ -143,7 +143,7 @@ def center_resize(
             antialias=True,
         )
 
-    return jnp.clip(jax.vmap(fit)(images, true_size), 0.0, 1.0)
+    return jnp.clip(jax.vmap(fit)(images, valid_size), 0.0, 1.0)
 
 
 def random_brightness_contrast(

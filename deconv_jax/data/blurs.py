@@ -118,7 +118,7 @@ class Blur(Convolution):
         _check_blur(self)
 
 
-class ComputedBlur(Convolution):
+class ParametricBlur(Convolution):
     """A blur whose point-spread function, `support` pixels wide and high, follows from numbers."""
 
     support: int
@@ -130,7 +130,7 @@ class ComputedBlur(Convolution):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class GaussianBlur(ComputedBlur):
+class GaussianBlur(ParametricBlur):
     """Convolution with a Gaussian, sampled at the pixels and scaled to sum 1.
 
     Attributes:
@@ -179,7 +179,7 @@ class GaussianBlur(ComputedBlur):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MotionBlur(ComputedBlur):
+class MotionBlur(ParametricBlur):
     """The blur of a camera that moves along a straight line at constant speed.
 
     The weight of a pixel falls from 1 on the line to 0 at a distance of one pixel, and all are

@@ -29,7 +29,7 @@ from deconv_jax.data.blurs import (
     MotionBlur,
 )
 from deconv_jax.data.forward_model import Chain, Degradation, Linear, Noise, linear_part
-from deconv_jax.data.masks import Boxes, Mask, RandomMask, RandomPixels, Strokes, TextMask
+from deconv_jax.data.masks import BoxMask, Mask, RandomMask, RandomPixelMask, StrokeMask, TextMask
 from deconv_jax.data.noise import (
     GaussianNoise,
     Jpeg,
@@ -43,7 +43,7 @@ __all__ = [
     "DEGRADATIONS",
     "Blur",
     "Boundary",
-    "Boxes",
+    "BoxMask",
     "Chain",
     "Convolution",
     "Decimate",
@@ -59,10 +59,10 @@ __all__ = [
     "Noise",
     "PoissonNoise",
     "RandomMask",
-    "RandomPixels",
+    "RandomPixelMask",
     "SaltAndPepperNoise",
     "SpeckleNoise",
-    "Strokes",
+    "StrokeMask",
     "TextMask",
     "linear_part",
     "noise_sigma",
@@ -75,9 +75,9 @@ DEGRADATIONS: dict[str, type] = {
     "downsample": Downsample,
     "decimate": Decimate,
     "mask": Mask,
-    "random_pixels": RandomPixels,
-    "boxes": Boxes,
-    "strokes": Strokes,
+    "random_pixel_mask": RandomPixelMask,
+    "box_mask": BoxMask,
+    "stroke_mask": StrokeMask,
     "text_mask": TextMask,
     "gaussian_noise": GaussianNoise,
     "poisson_noise": PoissonNoise,
@@ -99,7 +99,7 @@ def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | No
       InputError: for a range that was not drawn, or a chain with more than one Gaussian noise.
     """
     if isinstance(degradation, Noise):
-        return degradation.sigma_unit
+        return degradation.sigma_01
     if not isinstance(degradation, Chain):
         return None
     found = [s for s in map(noise_sigma, degradation.steps) if s is not None]

@@ -67,7 +67,7 @@ class Degradation:
         ranges = [name for name in self.leaves if is_range(getattr(self, name))]
         if not ranges:
             return self
-        keys = given_keys(self, keys, shape)
+        keys = check_keys(self, keys, shape)
         drawn = {
             name: jax.vmap(self._draw_number, (0, None))(fold_in(keys, i), getattr(self, name))
             for i, name in enumerate(ranges)
@@ -103,7 +103,7 @@ class Degradation:
             )
         if keys is None:
             return self.draw(None, x.shape).apply(x)
-        keys = given_keys(self, keys, x.shape)
+        keys = check_keys(self, keys, x.shape)
         return self.draw(fold_in(keys, 0), x.shape).apply(x, fold_in(keys, 1))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
@@ -195,13 +195,13 @@ class Noise(Degradation):
     """
 
     @property
-    def sigma_unit(self) -> float | Float[Array, " batch"] | None:
+    def sigma_01(self) -> float | Float[Array, " batch"] | None:
         """Standard deviation in units of images in [0, 1], None where it depends on the image."""
         return None
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
         """The noisy images; the noise of example i depends on `keys[i]` alone."""
-        keys = given_keys(self, keys, x.shape)
+        keys = check_keys(self, keys, x.shape)
         strength = jnp.asarray(self._settled(self.leaves[0]), x.dtype)
         return jax.vmap(self._degrade)(keys, x, jnp.broadcast_to(strength, x.shape[:1]))
 
@@ -293,7 +293,7 @@ def _fold_in_given(keys: Keys | None, data: int) -> Keys | None:
     return None if keys is None else fold_in(keys, data)
 
 
-def given_keys(degradation: Degradation, keys: Keys | None, shape: Sequence[int]) -> Keys:
+def check_keys(degradation: Degradation, keys: Keys | None, shape: Sequence[int]) -> Keys:
     """The keys, one for each of `shape[0]` examples; raises InputError for none or another count."""
     wanted = f"a key an example, of shape ({shape[0]},)"
     if keys is None:

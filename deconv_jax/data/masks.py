@@ -21,10 +21,10 @@ from deconv_jax.data.forward_model import (
     Keys,
     Linear,
     bounds,
+    check_keys,
     check_numbers,
     check_whole,
     frozen_array,
-    given_keys,
     is_range,
 )
 from deconv_jax.data.geometry import distance_to_segment
@@ -69,7 +69,7 @@ class RandomMask(Degradation):
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
         """The `Mask` of (batch, height, width, 1), one an example from its key."""
-        keys = given_keys(self, keys, shape)
+        keys = check_keys(self, keys, shape)
         lost = jax.vmap(functools.partial(self._lost, height=shape[1], width=shape[2]))(keys)
         return Mask(1.0 - lost.astype(jnp.float32)[..., None])
 
@@ -84,7 +84,7 @@ class RandomMask(Degradation):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RandomPixels(RandomMask):
+class RandomPixelMask(RandomMask):
     """Single pixels lost, each with the same probability, independently.
 
     Attributes:
@@ -104,7 +104,7 @@ class RandomPixels(RandomMask):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Boxes(RandomMask):
+class BoxMask(RandomMask):
     """Rectangles lost, anywhere inside the image.
 
     Attributes:
@@ -137,7 +137,7 @@ class Boxes(RandomMask):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Strokes(RandomMask):
+class StrokeMask(RandomMask):
     """Straight strokes of a pen with a round tip lost, in any direction, their middle in the image.
 
     Attributes:

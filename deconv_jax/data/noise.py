@@ -38,7 +38,7 @@ class GaussianNoise(Noise):
         check_numbers("sigma", self.sigma, 0)
 
     @property
-    def sigma_unit(self) -> float | Float[Array, " batch"]:
+    def sigma_01(self) -> float | Float[Array, " batch"]:
         """Standard deviation on images in [0, 1]; raises InputError for a range."""
         return self._settled("sigma") / 255
 

@@ -109,11 +109,16 @@ class Prefetched:
         batches: grain.DatasetIterator[HostBatch],
         put: Callable[[list[HostBatch]], Any],
         *,
-        group: int,
+        batches_per_put: int,
         depth: int,
         fingerprint: Fingerprint,
     ):
-        self._batches, self._put, self._group, self._depth = batches, put, group, depth
+        self._batches, self._put, self._batches_per_put, self._depth = (
+            batches,
+            put,
+            batches_per_put,
+            depth,
+        )
         self._fingerprint = dict(fingerprint)
         self._queue: collections.deque[tuple[Any, Any]] = collections.deque()
         self._state = batches.get_state()
@@ -149,7 +154,7 @@ class Prefetched:
     def __next__(self) -> Any:
         while len(self._queue) <= self._depth:
             try:
-                batches = [next(self._batches) for _ in range(self._group)]
+                batches = [next(self._batches) for _ in range(self._batches_per_put)]
             except StopIteration:
                 break
             self._queue.append((self._put(batches), self._batches.get_state()))

@@ -42,23 +42,23 @@ class Preprocessing:
     def resized(
         self,
         images: Float[Array, "batch height width channels"],
-        true_size: Int[Array, "batch 2"] | None = None,
+        valid_size: Int[Array, "batch 2"] | None = None,
     ) -> Float[Array, "batch out_height out_width channels"]:
         """Images in [0, 1] at the network's size.
 
         Args:
           images: in [0, 1].
-          true_size: height and width of what is true of each image, at its top left, which only
+          valid_size: height and width of what is true of each image, at its top left, which only
             resizing looks at; None for all of it.
         """
-        if self.resize is None or (true_size is None and images.shape[1:3] == self.resize):
+        if self.resize is None or (valid_size is None and images.shape[1:3] == self.resize):
             return images
-        return center_resize(images, self.resize, true_size)
+        return center_resize(images, self.resize, valid_size)
 
     def standardized(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch height width channels"], Statistics]:
-        """(x - mean) / max(deviation, 1 / sqrt(n)) of each image of n numbers, and what `restore` needs."""
+        """(x - mean) / max(deviation, 1 / sqrt(n)) of each image of n numbers, and what `unstandardize` needs."""
         if not self.standardize:
             shape = (len(images), 1, 1, 1)
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
@@ -72,13 +72,13 @@ class Preprocessing:
     def __call__(
         self,
         images: Float[Array, "batch height width channels"],
-        true_size: Int[Array, "batch 2"] | None = None,
+        valid_size: Int[Array, "batch 2"] | None = None,
     ) -> tuple[Float[Array, "batch out_height out_width channels"], Statistics]:
-        """Images as a network sees them, and what `restore` needs; arguments as for `resized`."""
-        return self.standardized(self.resized(images, true_size))
+        """Images as a network sees them, and what `unstandardize` needs; arguments as for `resized`."""
+        return self.standardized(self.resized(images, valid_size))
 
 
-def restore(
+def unstandardize(
     images: Float[Array, "batch height width channels"], statistics: Statistics
 ) -> Float[Array, "batch height width channels"]:
     """Undoes `Preprocessing.standardized`, so that people can look at what a network sees."""

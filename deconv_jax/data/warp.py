@@ -61,7 +61,7 @@ class Warp(NamedTuple):
     displacement: Array | None
     shape: tuple[int, int]
     size: Array
-    whole: bool
+    pixel_exact: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
         """Where in the image the centers of the view's pixels are."""
@@ -81,7 +81,7 @@ class Warp(NamedTuple):
     ) -> Float[Array, "view_height view_width channels"]:
         """What is seen of an image, bilinear; 0 outside what is true of it. Nothing is smoothed."""
         points = self.points()
-        if self.whole:
+        if self.pixel_exact:
             seen = self._nearest(image, points)
         else:
             # The last true pixel counts up to its edge, whatever the canvas is filled with.
@@ -182,12 +182,12 @@ class RandomWarp:
         at_least("elastic", self.elastic, 0)
 
     @property
-    def moves(self) -> bool:
+    def is_active(self) -> bool:
         """Whether any of this is wanted."""
-        return self.crop is not None or self.flip or self.dihedral or not self._whole
+        return self.crop is not None or self.flip or self.dihedral or not self._is_pixel_exact
 
     @property
-    def _whole(self) -> bool:
+    def _is_pixel_exact(self) -> bool:
         return not self.rotate and self.scale == (1.0, 1.0) and not self.elastic
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -238,7 +238,7 @@ class RandomWarp:
         if self.elastic:
             coarse = self.elastic * jax.random.normal(grid, (_ELASTIC_GRID, _ELASTIC_GRID, 2))
             displacement = jax.image.resize(coarse, (*seen, 2), "cubic")
-        return Warp(center, view_center, matrix, displacement, seen, size, self._whole)
+        return Warp(center, view_center, matrix, displacement, seen, size, self._is_pixel_exact)
 
 
 def _area(boxes: Array) -> Array:

@@ -20,7 +20,7 @@ from PIL import Image
 from deconv_jax.compilation import jit
 from deconv_jax.data.augment import random_translate
 from deconv_jax.data.batch import Batch
-from deconv_jax.data.preprocessing import Preprocessing, restore
+from deconv_jax.data.preprocessing import Preprocessing, unstandardize
 from deconv_jax.data.random_keys import training_keys
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
@@ -238,7 +238,7 @@ class Classification(Task):
     def _images_and_logits(self, variables: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Return the model's input images, mapped back to [0, 1], and its logits."""
         prepared, statistics = self.preprocessing.standardized(self._resized(batch))
-        return restore(prepared, statistics), predict(self, variables, prepared)
+        return unstandardize(prepared, statistics), predict(self, variables, prepared)
 
     @functools.partial(jit, static_argnums=0)
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:

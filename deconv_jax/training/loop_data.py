@@ -66,7 +66,7 @@ def open_loop_data(
     train = Prefetched(
         batches,
         devices.put_batches,
-        group=training.steps_per_call,
+        batches_per_put=training.steps_per_call,
         depth=data.prefetch,
         fingerprint=sources["train"].fingerprint,
     )

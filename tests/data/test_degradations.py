@@ -15,7 +15,7 @@ from deconv_jax import ops, schema
 from deconv_jax.data.degradations import (
     DEGRADATIONS,
     Blur,
-    Boxes,
+    BoxMask,
     Chain,
     Decimate,
     Degradation,
@@ -26,10 +26,10 @@ from deconv_jax.data.degradations import (
     Mask,
     MotionBlur,
     PoissonNoise,
-    RandomPixels,
+    RandomPixelMask,
     SaltAndPepperNoise,
     SpeckleNoise,
-    Strokes,
+    StrokeMask,
     TextMask,
     linear_part,
     noise_sigma,
@@ -85,7 +85,7 @@ LINEAR = {
     "downsample": Downsample(3),
     "decimate": Decimate(2),
     "mask": Mask(np.arange(11 * 8 * 3).reshape(11, 8, 3) % 5 > 1),
-    "strokes": Strokes(2, (2, 8), 2).draw(keys(2), (2, 11, 8, 3)),
+    "strokes": StrokeMask(2, (2, 8), 2).draw(keys(2), (2, 11, 8, 3)),
     "text": TextMask("ab", 6).draw(None, (2, 11, 8, 3)),
     "identity": Chain(),
     "chain": Chain(
@@ -187,7 +187,7 @@ def test_low_resolution_images_are_matlabs_or_those_of_a_blur():
 def test_what_happens_to_an_example_depends_on_its_key_alone():
     """Not on its place in the batch, and not on its neighbours; another key, another outcome."""
     model = Chain(
-        (GaussianNoise((0.0, 55.0)), PoissonNoise(30.0), RandomPixels((0.2, 0.8)), Jpeg((5, 95)))
+        (GaussianNoise((0.0, 55.0)), PoissonNoise(30.0), RandomPixelMask((0.2, 0.8)), Jpeg((5, 95)))
     )
     x, order = jnp.tile(images(1, 16, 12, 3), (4, 1, 1, 1)), jnp.array([2, 0, 3, 1])
     result = degrade(model, x, keys(4))
@@ -227,7 +227,7 @@ def repeated(degradation, value):
         (PoissonNoise(30.0), 0.4, np.sqrt(0.4 / 30)),
         (SpeckleNoise(0.2), 0.4, 0.08),
         (SaltAndPepperNoise(0.3), 0.7 * 0.4 + 0.15, np.sqrt(0.7 * 0.16 + 0.15 - 0.43**2)),
-        (RandomPixels(0.3), 0.12, 0.4 * np.sqrt(0.21)),
+        (RandomPixelMask(0.3), 0.12, 0.4 * np.sqrt(0.21)),
     ],
     ids=repr,
 )
@@ -271,7 +271,7 @@ def lost(degradation, height=40, width=50, count=3):
 
 
 def test_a_box_lies_anywhere_inside_the_image():
-    masks = lost(Boxes(1, (3, 5)), 12, 9, count=400)
+    masks = lost(BoxMask(1, (3, 5)), 12, 9, count=400)
     for mask in masks:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         assert 3 <= len(rows) <= 5
@@ -279,12 +279,12 @@ def test_a_box_lies_anywhere_inside_the_image():
         assert mask[np.ix_(rows, columns)].all()
         assert mask.sum() == len(rows) * len(columns)
     assert masks.any(axis=0).all()
-    assert lost(Boxes(1, 99), 12, 9).all()
+    assert lost(BoxMask(1, 99), 12, 9).all()
 
 
 def test_a_stroke_has_the_area_of_a_line_with_round_ends():
     """Length times width and a disc, where it lies inside the image, as most of these do."""
-    area = np.median(lost(Strokes(1, 30.0, 5.0), 200, 200, count=25).sum(axis=(1, 2)))
+    area = np.median(lost(StrokeMask(1, 30.0, 5.0), 200, 200, count=25).sum(axis=(1, 2)))
     assert area == pytest.approx(30 * 5 + np.pi * 2.5**2, rel=0.04)
 
 
@@ -303,7 +303,7 @@ def test_text_covers_the_image_and_nothing_of_it_is_random():
 
 def test_linear_part_and_noise_of_a_chain():
     x = images(2, 12, 12, 1)
-    model = Chain((Blur(psf(3, 3)), GaussianNoise((5.0, 25.0)), Downsample(2), Boxes(1, 3)))
+    model = Chain((Blur(psf(3, 3)), GaussianNoise((5.0, 25.0)), Downsample(2), BoxMask(1, 3)))
     settled = settle(model, keys(2), x.shape)
     assert settled.steps[3].mask.shape == (2, 6, 6, 1)
     np.testing.assert_allclose(noise_sigma(settled), settled.steps[1].sigma / 255)
@@ -471,20 +471,20 @@ ERRORS = {
     "no list": (lambda: GaussianNoise([0, 55]), "or an array; got [0, 55]"),
     "no text": (lambda: PoissonNoise("30"), "or an array; got '30'"),
     "no truth value": (lambda: SpeckleNoise(True), "or an array; got True"),
-    "no array of them": (lambda: RandomPixels(np.eye(2) > 0), "got an array of bool"),
+    "no array of them": (lambda: RandomPixelMask(np.eye(2) > 0), "got an array of bool"),
     "range of numbers": (lambda: MotionBlur((1, "5")), "or an array; got (1, '5')"),
-    "range has ends": (lambda: Strokes(1, (1, 2, 3), 1), "or an array; got (1, 2, 3)"),
+    "range has ends": (lambda: StrokeMask(1, (1, 2, 3), 1), "or an array; got (1, 2, 3)"),
     "finite": (lambda: GaussianBlur(np.inf), "sigma is a number, a range (low, high)"),
     "whole range": (
-        lambda: Boxes(1, (2.5, 3.5)),
+        lambda: BoxMask(1, (2.5, 3.5)),
         "size is a whole number, a range (low, high) of them or an array; got (2.5, 3.5)",
     ),
     "whole": (lambda: Jpeg(50.5), "quality is a whole number, a range (low, high) of them"),
     "whole array": (lambda: Jpeg(np.ones(2)), "or an array; got an array of float64"),
-    "whole count": (lambda: Boxes((1, 2), 3), "count is a whole number; got (1, 2)"),
+    "whole count": (lambda: BoxMask((1, 2), 3), "count is a whole number; got (1, 2)"),
     "whole scale": (lambda: Downsample(2.5), "scale is a whole number; got 2.5"),
     "sigma >= 0": (lambda: GaussianNoise(-1), "sigma must be at least 0; got -1"),
-    "fraction": (lambda: RandomPixels(1.5), "keep must be at least 0 and at most 1; got 1.5"),
+    "fraction": (lambda: RandomPixelMask(1.5), "keep must be at least 0 and at most 1; got 1.5"),
     "scale": (lambda: Decimate(0), "scale must be at least 1; got 0"),
     "subsampling": (
         lambda: Jpeg(50, "4:1:1"),
@@ -507,7 +507,7 @@ ERRORS = {
         "a key an example, of shape (2,); got keys of shape ()",
     ),
     "no keys for ranges": (lambda: Jpeg((5, 95))(X), "Jpeg is random and takes a key an example"),
-    "no keys for masks": (lambda: Boxes(1, 2)(X), "Boxes is random and takes a key an example"),
+    "no keys for masks": (lambda: BoxMask(1, 2)(X), "BoxMask is random and takes a key an example"),
     "no keys": (
         lambda: GaussianNoise(3.0).apply(X),
         "takes a key an example, of shape (2,); got none",
@@ -518,7 +518,7 @@ ERRORS = {
         "sigma is the range (1.0, 2.0); draw(keys, shape)",
     ),
     "sigma not drawn": (lambda: noise_sigma(GaussianNoise((1, 2))), "sigma is the range (1, 2)"),
-    "mask not drawn": (lambda: Boxes(1, 2).apply(X), "Boxes is not drawn"),
+    "mask not drawn": (lambda: BoxMask(1, 2).apply(X), "BoxMask is not drawn"),
     "not linear": (lambda: Chain((Jpeg(50),)).forward(X), "Jpeg is no linear map"),
     "adjoint size": (
         lambda: Decimate(2).adjoint(X, (8, 8)),

@@ -125,9 +125,15 @@ def test_evaluation_covers_each_example_exactly_once(length, share, process_coun
 SOURCE = {"examples": 10, "files": 3}
 
 
-def prefetched(depth, group=2, put=None, fingerprint=SOURCE, **options):
+def prefetched(depth, batches_per_put=2, put=None, fingerprint=SOURCE, **options):
     put = put or (lambda batches: np.concatenate([batch["index"] for batch in batches]))
-    return Prefetched(training(**options), put, group=group, depth=depth, fingerprint=fingerprint)
+    return Prefetched(
+        training(**options),
+        put,
+        batches_per_put=batches_per_put,
+        depth=depth,
+        fingerprint=fingerprint,
+    )
 
 
 def take(iterator, count):
@@ -235,7 +241,11 @@ def test_worker_processes_give_the_same_batches_and_resume_exactly(digits_dir):
 
     def batches_of(**more):
         return Prefetched(
-            training(**options, **more), jax.device_put, group=1, depth=1, fingerprint=SOURCE
+            training(**options, **more),
+            jax.device_put,
+            batches_per_put=1,
+            depth=1,
+            fingerprint=SOURCE,
         )
 
     expected = take(batches_of(), 7)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from deconv_jax.data.preprocessing import Preprocessing, restore
+from deconv_jax.data.preprocessing import Preprocessing, unstandardize
 from deconv_jax.errors import InputError
 
 STANDARD = Preprocessing(standardize=True)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def resized(size, images, true_size=None):
-    return Preprocessing(resize=size).resized(images, true_size)
+def resized(size, images, valid_size=None):
+    return Preprocessing(resize=size).resized(images, valid_size)
 
 
 def draw(*shape, seed=0):
@@ -62,7 +62,7 @@ def test_a_flat_image_becomes_0_and_a_nearly_flat_one_is_not_blown_up():
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), STANDARD], ids=["none", "standard"])
 def test_restoring_undoes_standardising(preprocessing):
     images = jnp.asarray(draw(3, 5, 4, 3)).at[1].set(0.25)
-    np.testing.assert_allclose(restore(*preprocessing(images)), images, atol=1e-6)
+    np.testing.assert_allclose(unstandardize(*preprocessing(images)), images, atol=1e-6)
 
 
 def test_no_steps_are_the_identity():
@@ -131,7 +131,7 @@ def test_all_steps_are_one_after_another():
     seen, statistics = both(images)
     resized = both.resized(images)
     np.testing.assert_array_equal(seen, STANDARD.standardized(resized)[0])
-    np.testing.assert_allclose(restore(seen, statistics), resized, atol=1e-6)
+    np.testing.assert_allclose(unstandardize(seen, statistics), resized, atol=1e-6)
 
 
 def test_a_size_of_no_pixels_is_named():

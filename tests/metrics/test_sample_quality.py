@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deconv_jax.data.source_configs import Digits
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import generative
 from deconv_jax.metrics.sample_quality import (

@@ -12,7 +12,7 @@ from deconv_jax.data.degradations import (
     Chain,
     Decimate,
     GaussianNoise,
-    RandomPixels,
+    RandomPixelMask,
     SaltAndPepperNoise,
 )
 from deconv_jax.data.sources import ArraySource
@@ -250,7 +250,7 @@ def test_protocol_and_pictures_include_the_degradation(drawn_state):
 @pytest.mark.parametrize(
     "degradation",
     [
-        RandomPixels(0.5),
+        RandomPixelMask(0.5),
         SaltAndPepperNoise((0.0, 0.3)),
         Chain((Blur(np.full((3, 3), 1 / 9)), GaussianNoise((5.0, 20.0)))),
     ],

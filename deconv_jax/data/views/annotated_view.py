@@ -68,7 +68,7 @@ class AnnotatedView(RandomWarp):
         image = seen["image"]
         if self.brightness or self.contrast:
             image = random_brightness_contrast(light, image, size, self.brightness, self.contrast)
-        if not self.moves:
+        if not self.is_active:
             return seen | {"image": image}
         warp = self.draw(place, (image.shape[0], image.shape[1]), size)
         changed = {"image": warp.image(image)}
