@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.finite import check_finite
+from deconv_jax.metrics.checks import check_finite
 
 CALIBRATION_BINS = 15
 """Number of confidence bins, as in the paper's tables."""

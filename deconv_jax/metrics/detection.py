@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deconv_jax.errors import InputError
-from deconv_jax.metrics.finite import check_finite
+from deconv_jax.metrics.checks import check_finite
 
 VOC_IOU_THRESHOLD = 0.5
 VOC_RECALL_LEVELS = np.arange(11) / 10

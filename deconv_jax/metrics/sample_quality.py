@@ -1,6 +1,6 @@
 """All metrics of generated against real images, computed from extracted features.
 
-The metrics themselves are in `generative`. This module fixes what a table's protocol states, such as
+The metrics themselves are in `feature_distance`, `nearest_neighbors` and `sample_diversity`. This module fixes what a table's protocol states, such as
 numbers of neighbors, blocks and pairs, and decides which metrics the available data permits.
 """
 
@@ -13,8 +13,20 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from deconv_jax.errors import InputError
-from deconv_jax.metrics import generative
-from deconv_jax.metrics.finite import check_finite
+from deconv_jax.metrics.checks import check_finite
+from deconv_jax.metrics.feature_distance import (
+    FeatureStatistics,
+    frechet_distance,
+    kernel_distance,
+)
+from deconv_jax.metrics.image import max_ms_ssim_scales
+from deconv_jax.metrics.nearest_neighbors import density_coverage, precision_recall, repetition
+from deconv_jax.metrics.sample_diversity import (
+    SCORE_SPLITS,
+    classifier_score,
+    mean_pairwise_ms_ssim,
+    mode_coverage,
+)
 
 PROTOCOL = (
     "images in random order; kernel distance over blocks of 1,000, with its standard error; precision and "
@@ -131,21 +143,21 @@ def sample_quality(
         and the classifier score are called FID, KID and Inception score.
 
     Raises:
-      InputError: As for the metrics in `generative`.
+      InputError: A metric cannot be computed, see there.
     """
     real, fake = _shuffle(real, _SHUFFLE_SEED), _shuffle(fake, _SHUFFLE_SEED + 1)
-    statistics = [generative.FeatureStatistics.of(images.features) for images in (real, fake)]
-    distance, standard_error = generative.kernel_distance(real.features, fake.features)
-    precision, recall = generative.precision_recall(real.features, fake.features)
-    density, coverage = generative.density_coverage(real.features, fake.features)
+    statistics = [FeatureStatistics.of(images.features) for images in (real, fake)]
+    distance, standard_error = kernel_distance(real.features, fake.features)
+    precision, recall = precision_recall(real.features, fake.features)
+    density, coverage = density_coverage(real.features, fake.features)
     metrics = {
-        "frechet_distance": generative.frechet_distance(*statistics),
+        "frechet_distance": frechet_distance(*statistics),
         "kernel_distance": distance,
         "precision": precision,
         "recall": recall,
         "density": density,
         "coverage": coverage,
-        "repetition": generative.repetition(real.features, fake.features),
+        "repetition": repetition(real.features, fake.features),
     }
     if np.isfinite(standard_error):  # It is NaN for a single block.
         metrics["kernel_distance_standard_error"] = standard_error
@@ -162,21 +174,21 @@ def _class_metrics(real: np.ndarray, fake: np.ndarray) -> dict[str, float]:
     planes, classes = fake.shape[1:]
     metrics: dict[str, float] = {}
     if classes**planes <= _MAX_MODES:
-        modes, reverse_kl = generative.mode_coverage(
+        modes, reverse_kl = mode_coverage(
             predicted_class(fake), predicted_class(real), classes**planes
         )
         metrics |= {"modes": float(modes), "reverse_kl": reverse_kl}
-    if planes == 1 and len(fake) >= generative.SCORE_SPLITS:
-        score, deviation = generative.classifier_score(fake[:, 0])
+    if planes == 1 and len(fake) >= SCORE_SPLITS:
+        score, deviation = classifier_score(fake[:, 0])
         metrics |= {"classifier_score": score, "classifier_score_deviation": deviation}
     return metrics
 
 
 def _image_metrics(images: ImageSetFeatures) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    if images.images is not None and generative.max_ms_ssim_scales(*images.images.shape[1:3]):
+    if images.images is not None and max_ms_ssim_scales(*images.images.shape[1:3]):
         pixels = (images.images[:_MS_SSIM_IMAGES] / 255).astype(np.float32)
-        metrics["pairwise_ms_ssim"] = generative.mean_pairwise_ms_ssim(pixels)
+        metrics["pairwise_ms_ssim"] = mean_pairwise_ms_ssim(pixels)
     energy = images.checkerboard_energy
     if energy is not None and np.isfinite(energy).any():
         # The energy of an image of one color is NaN.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32
 from numpy.typing import ArrayLike
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.metrics.finite import check_finite
+from deconv_jax.metrics.checks import check_finite
 
 BOUNDARY_TOLERANCE = 0.0075
 """Default tolerance of the boundary F1 as a fraction of the image diagonal (section 3 of the paper)."""

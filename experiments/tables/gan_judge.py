@@ -18,7 +18,7 @@ from _common import finished_run
 from deconv_jax.data.sources import in_memory
 from deconv_jax.inference.generation.load import load_generator
 from deconv_jax.inference.generation.sampling import generate, latents_from_seed
-from deconv_jax.metrics.generative import class_imbalance
+from deconv_jax.metrics.sample_diversity import class_imbalance
 from deconv_jax.tables import markdown
 from deconv_jax.training.state import images_in_unit_range
 from deconv_jax.workdir import load_state, open_workdir

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config as jaxtyping_config
 from skimage.metrics import structural_similarity
 
 from deconv_jax.errors import InputError
@@ -264,12 +263,6 @@ def test_padding_is_ignored(measure):
 # Errors
 
 
-@pytest.fixture
-def as_without_type_checks(monkeypatch):
-    """Disable the run-time type checks of the tests, so that the functions' own errors show."""
-    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-
-
 @pytest.mark.parametrize(("measure", "least"), [(ssim, SSIM_MIN_SIZE), (ms_ssim, MS_SSIM_MIN_SIZE)])
 def test_images_smaller_than_the_window_are_errors(measure, least):
     images = jnp.zeros((1, least + 4, least - 1, 1))
@@ -290,7 +283,7 @@ def test_scales_out_of_range_are_errors(scales):
         ms_ssim(jnp.asarray(SCENE), jnp.asarray(SCENE), scales=scales)
 
 
-@pytest.mark.usefixtures("as_without_type_checks")
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim, ms_ssim])
 def test_images_that_cannot_be_compared_are_errors(measure):
     """Broadcasting, or differences that wrap around, would give a wrong value."""

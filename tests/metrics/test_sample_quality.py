@@ -5,7 +5,12 @@ import pytest
 
 from deconv_jax.data.source_configs import Digits
 from deconv_jax.errors import InputError
-from deconv_jax.metrics import generative
+from deconv_jax.metrics.feature_distance import (
+    FeatureStatistics,
+    frechet_distance,
+    kernel_distance,
+)
+from deconv_jax.metrics.sample_diversity import classifier_score, mean_pairwise_ms_ssim
 from deconv_jax.metrics.sample_quality import (
     ImageSetFeatures,
     concatenate_batches,
@@ -123,17 +128,13 @@ def test_metrics_are_those_that_the_data_permits(options, more):
     assert set(metrics) == FEATURE_METRICS | more
     assert all(np.isfinite(value) for value in metrics.values())
     assert metrics["frechet_distance"] == pytest.approx(
-        generative.frechet_distance(
-            *(generative.FeatureStatistics.of(s.features) for s in (real, fake))
-        )
+        frechet_distance(*(FeatureStatistics.of(s.features) for s in (real, fake)))
     )
     for prefix, data in (("real_", real), ("", fake)):
         if "checkerboard_energy" in more:
             assert metrics[f"{prefix}checkerboard_energy"] == np.median(data.checkerboard_energy)
         if "pairwise_ms_ssim" in more:
-            every_pair = generative.mean_pairwise_ms_ssim(
-                (data.images / 255).astype(np.float32), pairs=4000
-            )
+            every_pair = mean_pairwise_ms_ssim((data.images / 255).astype(np.float32), pairs=4000)
             assert metrics[f"{prefix}pairwise_ms_ssim"] == pytest.approx(every_pair, abs=0.01)
 
 
@@ -202,9 +203,9 @@ def test_metrics_do_not_depend_on_the_order_of_the_data():
         for name, value in metrics.items():
             assert value == pytest.approx(expected[name], rel=1e-6, abs=within.get(name, 0)), name
     # Without shuffling, blocks and splits of sorted rows give other values.
-    distance, _ = generative.kernel_distance(real.features, mixed[1].features)
+    distance, _ = kernel_distance(real.features, mixed[1].features)
     assert abs(distance - expected["kernel_distance"]) > 10 * within["kernel_distance"]
-    score, _ = generative.classifier_score(fake.probabilities[:, 0])
+    score, _ = classifier_score(fake.probabilities[:, 0])
     assert score < expected["classifier_score"] - 1
 
 

@@ -13,7 +13,7 @@ from deconv_jax.data.augment import center_resize, example_keys
 from deconv_jax.data.random_keys import GAN_EVALUATION_SEED
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
-from deconv_jax.metrics import generative
+from deconv_jax.metrics.sample_diversity import mean_pairwise_ms_ssim
 from deconv_jax.models import Classifier, DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.extractors import load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
@@ -123,7 +123,7 @@ def test_samples_against_themselves_are_perfect(measured_state, own_samples):
     perfect = ("precision", "recall", "coverage")
     assert [measured[name] for name in perfect] == [1.0, 1.0, 1.0]
     # The two sets are the same images in different orders, so diversity compares different pairs.
-    diversity = generative.mean_pairwise_ms_ssim(own_samples / np.float32(255), pairs=4000)
+    diversity = mean_pairwise_ms_ssim(own_samples / np.float32(255), pairs=4000)
     for name in ("pairwise_ms_ssim", "real_pairwise_ms_ssim"):
         assert measured[name] == pytest.approx(diversity, abs=0.01)
     # Equal logits lie on one side of the boundary.

@@ -1,0 +1,10 @@
+"""Fixtures of the tests of metrics."""
+
+import pytest
+from jaxtyping import config as jaxtyping_config
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """Disable the run-time type checks of the tests, so that the functions' own errors show."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
