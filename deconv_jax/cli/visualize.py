@@ -99,7 +99,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.interpretation.figures import (
         MAPS,
         draw_attributions,
-        draw_maximised_inputs,
+        draw_maximized_inputs,
         draw_top_patches,
     )
     from deconv_jax.inference.interpretation.load import load_interpretable_model
@@ -117,7 +117,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
         f"not enough memory to visualize {arguments.workdir}; use fewer images or a smaller --maps"
     ):
         if method == "maximize":
-            picture = draw_maximised_inputs(model, layers, maps=maps)
+            picture = draw_maximized_inputs(model, layers, maps=maps)
         elif shows_layers:
             images = files or open_test_split(arguments.workdir, arguments.data_dir)
             picture = draw_top_patches(model, images, layers, rule=method, maps=maps)

@@ -1,9 +1,11 @@
-"""What the units of a layer look for: the patches that excite them most, and images made to.
+"""Patterns that feature maps respond to: top-activating patches, and activation maximization.
 
-Of each feature map the images that excite it most, one place an image, cut to the pixels that the
-unit there sees, beside the projection of its activation back to pixels: Zeiler and Fergus,
-arXiv:1311.2901, figure 2. What a reader would get wrong: a projection is no average and nothing learnt
-of its own; it is made for one image, by the switches of that image, and shows which of its pixels did it.
+For each feature map, `top_patches` finds the images with the highest activation of any unit, crops
+them to the receptive window of that unit, and projects its activation back to these pixels, as in
+figure 2 of Zeiler and Fergus (arXiv:1311.2901).
+
+Note: A projection is specific to one image and its pooling switches. It shows which of the image's
+pixels activated the unit; it is neither an average nor a learned prototype.
 """
 
 import dataclasses
@@ -23,38 +25,42 @@ from deconv_jax.compilation import jit
 from deconv_jax.data.augment import example_keys
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.interpretation.activations import (
-    Rule,
-    check_layer,
     feature_maps,
+    layer_shape,
     max_batch_size,
-    receptive_windows,
 )
-from deconv_jax.inference.interpretation.attribution import Target, activation, backprojection
+from deconv_jax.inference.interpretation.attribution import (
+    Target,
+    backprojection,
+    target_activation,
+)
+from deconv_jax.inference.interpretation.receptive_windows import receptive_windows
+from deconv_jax.inference.interpretation.relu_rules import ReluRule
 
 Tree = Any
-Prepare = Callable[[Array], Array]
-"""Images in [0, 1] (batch, height, width, channels) -> as the network takes them, of the same size."""
+Preprocess = Callable[[Array], Array]
+"""Function from images in [0, 1] to inputs of the network, of the same size."""
 
-COUNT = 9
-"""Patches of a feature map, as in the paper's figure."""
+PATCHES_PER_MAP = 9
+"""Default number of patches of a feature map, as in the paper's figure."""
 
 _NOISE = 0.05
-_TRUNCATE = 4.0
-"""Standard deviations of a Gaussian at which it is cut."""
+_GAUSSIAN_SUPPORT = 4.0
+"""Half the width of a Gaussian kernel, in standard deviations."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Patches:
-    """What excites feature maps most; each axis "count" by falling activation.
+    """The patches that activate feature maps most; axis "count" is sorted by descending activation.
 
     Attributes:
-      features: which of the layer's feature maps, the strongest first.
-      activations: of the unit.
-      examples: which of the images, counted from 0.
-      positions: row and column of the unit in the feature map.
-      patches: what the unit sees of the image, as it was given, in [0, 1]; 0 beyond the image.
-      projections: of the unit's activation to those pixels; 0 beyond the image.
-      inside: which pixels are of the image. One that the unit is at the border of ends within the patch.
+      features: Indices of the feature maps, sorted by descending activation.
+      activations: Activation of the unit.
+      examples: Index of the image.
+      positions: Row and column of the unit in the feature map.
+      patches: Receptive window of the unit in the image as given, in [0, 1]; 0 outside the image.
+      projections: Backprojection of the unit's activation to these pixels; 0 outside the image.
+      valid: Whether a pixel is inside the image; windows at its border extend beyond it.
     """
 
     features: Int[np.ndarray, " maps"]
@@ -63,7 +69,7 @@ class Patches:
     positions: Int[np.ndarray, "maps count 2"]
     patches: Float[np.ndarray, "maps count height width channels"]
     projections: Float[np.ndarray, "maps count height width channels"]
-    inside: Bool[np.ndarray, "maps count height width"]
+    valid: Bool[np.ndarray, "maps count height width"]
 
 
 def top_patches(
@@ -72,65 +78,66 @@ def top_patches(
     images: Array | np.ndarray | Iterable[np.ndarray],
     layer: str,
     *,
-    count: int = COUNT,
+    count: int = PATCHES_PER_MAP,
     maps: int | None = None,
-    rule: Rule = "deconvnet",
-    prepare: Prepare | None = None,
+    rule: ReluRule = "deconvnet",
+    preprocess: Preprocess | None = None,
 ) -> Patches:
-    """The images that excite each feature map of a layer most, and why.
+    """Return the patches that activate each feature map of a layer most, and their projections.
 
     Args:
-      model: called with images alone.
-      variables: its "params" and what else it has.
-      images: (images, height, width, channels) in [0, 1], or uint8; or batches of them one after the
-        other, of which no more are kept than are among the strongest.
-      layer: its name, see `inside`.
-      count: patches of each feature map; as many as there are images if that is less.
-      maps: how many feature maps, those with the largest activations; None for all.
-      rule: of the projection.
-      prepare: what images go through before the network.
+      model: Network that takes only images.
+      variables: Variables of the network.
+      images: Images (images, height, width, channels), float in [0, 1] or uint8; or an iterable of
+        batches of them, of which only the current top images are kept in memory.
+      layer: Name of the layer, see `activations`.
+      count: Number of patches per feature map, at most the number of images.
+      maps: Number of feature maps, those with the highest activations; None for all.
+      rule: Backward rule of the projections.
+      preprocess: Preprocessing of images for the network; None for none.
 
     Raises:
-      InputError: no image, or as `visualize.backprojection`.
+      InputError: There are no images, or as for `attribution.backprojection`.
     """
     at_least("count", count, 1)
     if maps is not None:
         at_least("maps", maps, 1)
-    prepare = prepare or _as_they_are
-    best, kept = _search(model, variables, _batches(images), layer, count, rule, prepare)
-    order = np.argsort(-best.values[:, 0], kind="stable")[:maps]
-    values, examples, positions = (array[order] for array in best)
-    shown = np.stack([kept[number] for number in examples.ravel()])
-    projected = _project(
+    preprocess = preprocess or _identity
+    best, kept = _search(model, variables, _batches(images), layer, count, rule, preprocess)
+    order = np.argsort(-best.activations[:, 0], kind="stable")[:maps]
+    activations = best.activations[order]
+    examples, positions = best.examples[order], best.positions[order]
+    top_images = np.stack([kept[number] for number in examples.ravel().tolist()])
+    projections = _project(
         model,
         variables,
-        shown,
+        top_images,
         np.repeat(order, examples.shape[1]).astype(np.int32),
         positions.reshape(-1, 2),
         layer,
         rule,
-        prepare,
+        preprocess,
     )
-    windows = receptive_windows(model, variables, shown[:1], layer)
-    corners, size = _corners(windows, positions.reshape(-1, 2), shown.shape[1:3])
+    windows = receptive_windows(model, variables, top_images[:1], layer)
+    corners, size = _corners(windows, positions.reshape(-1, 2), top_images.shape[1:3])
     shape = (*examples.shape, *size)
 
-    def cut(pixels: np.ndarray) -> np.ndarray:
-        patches = [_patch(*pair, size) for pair in zip(pixels, corners, strict=True)]
+    def crop(pixels: np.ndarray) -> np.ndarray:
+        patches = [_crop(*pair, size) for pair in zip(pixels, corners, strict=True)]
         return np.stack(patches).reshape(*shape, *pixels.shape[3:])
 
     return Patches(
         order,
-        values,
+        activations,
         examples,
         positions,
-        patches=cut(shown),
-        projections=cut(projected),
-        inside=cut(np.ones(shown.shape[:3], bool)),
+        patches=crop(top_images),
+        projections=crop(projections),
+        valid=crop(np.ones(top_images.shape[:3], bool)),
     )
 
 
-def maximise_activation(
+def maximize_activation(
     model: nn.Module,
     variables: Tree,
     target: Target,
@@ -143,72 +150,72 @@ def maximise_activation(
     blur: float = 0.5,
     blur_every: int = 4,
     seed: int = 0,
-    prepare: Prepare | None = None,
+    preprocess: Preprocess | None = None,
 ) -> Float[Array, "batch height width channels"]:
-    """Images made to excite a target, by gradient ascent from gray noise.
+    """Return images that maximize the activation of a target, by gradient ascent from gray noise.
 
-    After Yosinski et al., arXiv:1506.06579, section 3, with the jitter of Mordvintsev et al.
-    ("Inceptionism", 2015): each step moves the image at random, climbs by its gradient over the
-    gradient's root mean square, takes a part of the difference to gray away and, every few
-    steps, blurs. What is climbed is the target's layer before its activation, for a ReLU that is off
-    has no gradient.
+    After Yosinski et al. (arXiv:1506.06579, section 3), with the jitter of Mordvintsev et al.
+    ("Inceptionism", 2015). Each step shifts the image randomly, adds the gradient divided by its root
+    mean square, decays the image toward gray and, every few steps, blurs it. The objective is the
+    activation's input, because an inactive ReLU has no gradient.
 
     Args:
-      model, variables: as for `top_patches`.
-      target: of each image; as many images as it has features.
-      image_shape: height, width and channels.
-      steps: of the ascent.
-      rate: of a step, in the units of the image.
-      jitter: pixels, at most, along each axis.
-      decay: part of the difference to gray that goes in a step.
-      blur: standard deviation of the Gaussian, pixels; 0 for none.
-      blur_every: steps.
-      seed: the same gives the same images.
-      prepare: what images go through before the network.
+      model: Network that takes only images.
+      variables: Variables of the network.
+      target: Target of each image; there are as many images as features.
+      image_shape: Height, width and channels of the images.
+      steps: Number of steps.
+      rate: Step size, in units of the pixels.
+      jitter: Maximum shift along each axis, in pixels.
+      decay: Fraction of the difference to gray that is removed in each step.
+      blur: Standard deviation of the Gaussian blur, in pixels; 0 for none.
+      blur_every: Number of steps between blurs.
+      seed: Seed of noise and jitter.
+      preprocess: Preprocessing of images for the network; None for none.
 
     Returns:
-      In [0, 1].
+      Images in [0, 1].
 
     Raises:
-      InputError: an argument out of range, or as `visualize.backprojection`.
+      InputError: An argument is out of range, or as for `attribution.backprojection`.
     """
     for name, value, least in (("steps", steps, 1), ("blur_every", blur_every, 1)):
         at_least(name, value, least)
     for name, number in (("jitter", jitter), ("decay", decay), ("blur", blur), ("seed", seed)):
         at_least(name, number, 0)
-    prepare = prepare or _as_they_are
-    numbers = jnp.arange(np.size(target.feature))
-    shape = (len(numbers), *image_shape)
+    preprocess = preprocess or _identity
+    indices = jnp.arange(np.size(target.feature))
+    shape = (len(indices), *image_shape)
 
-    def strength(images: Array) -> Array:
-        prepared = prepare(images)
-        (maps,) = feature_maps(model, variables, prepared, target.layer, before_activation=True)
-        return jnp.sum(activation(target, maps))
+    def objective(images: Array) -> Array:
+        inputs = preprocess(images)
+        (maps,) = feature_maps(model, variables, inputs, target.layer, before_activation=True)
+        return jnp.sum(target_activation(target, maps))
 
-    def climb(images: Array, step: Array) -> tuple[Array, None]:
-        keys = example_keys(jax.random.fold_in(jax.random.key(seed), step), numbers)
+    def ascend(images: Array, step: Array) -> tuple[Array, None]:
+        keys = example_keys(jax.random.fold_in(jax.random.key(seed), step), indices)
         shifts = jax.vmap(lambda key: jax.random.randint(key, (2,), -jitter, jitter + 1))(keys)
-        moved = _rolled(images, shifts)
-        slope = jax.grad(strength)(moved)
+        shifted = _roll(images, shifts)
+        slope = jax.grad(objective)(shifted)
         size = jnp.sqrt(jnp.mean(slope**2, (1, 2, 3), keepdims=True))
-        moved = moved + rate * slope / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
-        images = 0.5 + (1 - decay) * (_rolled(moved, -shifts) - 0.5)
+        shifted = shifted + rate * slope / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
+        images = 0.5 + (1 - decay) * (_roll(shifted, -shifts) - 0.5)
         if blur:
-            blurs = (step + 1) % blur_every == 0
-            images = lax.cond(blurs, functools.partial(_blurred, sigma=blur), _as_they_are, images)
+            is_due = (step + 1) % blur_every == 0
+            images = lax.cond(is_due, functools.partial(_blur, sigma=blur), _identity, images)
         return jnp.clip(images, 0.0, 1.0), None
 
-    first = example_keys(jax.random.fold_in(jax.random.key(seed), steps), numbers)
-    start = 0.5 + _NOISE * _normal(first, shape[1:])
-    return lax.scan(climb, start, jnp.arange(steps))[0]
+    keys = example_keys(jax.random.fold_in(jax.random.key(seed), steps), indices)
+    start = 0.5 + _NOISE * _normal(keys, shape[1:])
+    return lax.scan(ascend, start, jnp.arange(steps))[0]
 
 
-def _as_they_are(images: Array) -> Array:
+def _identity(images: Array) -> Array:
     return images
 
 
-def _batches(images: Any) -> Iterator[np.ndarray]:
-    if not hasattr(images, "shape"):
+def _batches(images: Array | np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    if not isinstance(images, Array | np.ndarray):
         yield from images
         return
     size = max_batch_size(images.shape[1:3])
@@ -216,26 +223,31 @@ def _batches(images: Any) -> Iterator[np.ndarray]:
         yield np.asarray(images[start : start + size])
 
 
-class _Best:
-    """The strongest places of each feature map so far: a row a map, by falling activation."""
+class _TopUnits:
+    """The units with the highest activation so far: a row per feature map, in descending order."""
 
     def __init__(self, maps: int):
-        self.values = np.zeros((maps, 0), np.float32)
+        self.activations = np.zeros((maps, 0), np.float32)
         self.examples = np.zeros((maps, 0), np.int64)
         self.positions = np.zeros((maps, 0, 2), np.int64)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        yield from (self.values, self.examples, self.positions)
+    def add(self, activations: np.ndarray, positions: np.ndarray, first: int, count: int) -> None:
+        """Add a batch of images and keep the best.
 
-    def add(self, values: np.ndarray, positions: np.ndarray, first: int, count: int) -> None:
-        """Takes in a batch, (images, maps) and (images, maps, 2), whose first image has this number."""
-        numbers = np.broadcast_to(np.arange(first, first + len(values)), values.T.shape)
-        values = np.concatenate([self.values, values.T], axis=1)
+        Args:
+          activations: Highest activation of each image and feature map (images, maps).
+          positions: Positions of these units (images, maps, 2).
+          first: Index of the first image.
+          count: Number of units to keep per feature map.
+        """
+        numbers = np.arange(first, first + len(activations))
+        numbers = np.broadcast_to(numbers, activations.T.shape)
+        activations = np.concatenate([self.activations, activations.T], axis=1)
         examples = np.concatenate([self.examples, numbers], axis=1)
         places = np.concatenate([self.positions, positions.swapaxes(0, 1)], axis=1)
-        # Of equal ones the first found stays first.
-        order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-        self.values = np.take_along_axis(values, order, axis=1)
+        # The stable sort keeps the first of equal activations first.
+        order = np.argsort(-activations, axis=1, kind="stable")[:, :count]
+        self.activations = np.take_along_axis(activations, order, axis=1)
         self.examples = np.take_along_axis(examples, order, axis=1)
         self.positions = np.take_along_axis(places, order[..., None], axis=1)
 
@@ -246,40 +258,41 @@ def _search(
     batches: Iterator[np.ndarray],
     layer: str,
     count: int,
-    rule: Rule,
-    prepare: Prepare,
-) -> tuple[_Best, dict[int, np.ndarray]]:
-    """The strongest places, and the images that they are in."""
-    best: _Best | None = None
+    rule: ReluRule,
+    preprocess: Preprocess,
+) -> tuple[_TopUnits, dict[int, np.ndarray]]:
+    """Return the units with the highest activations, and the images that they are in by index."""
+    best: _TopUnits | None = None
     kept: dict[int, np.ndarray] = {}
     seen = size = 0
     for batch in batches:
-        images = _in_unit_range(batch)
+        images = _to_unit_range(batch)
         size = max(size, len(images))
         if best is None:
-            *_, features = check_layer(model, variables, images, layer)
-            best = _Best(features)
-            # A rule that does not fit is refused now, and not after the search.
+            *_, features = layer_shape(model, variables, images, layer)
+            best = _TopUnits(features)
+            # Raises the errors of the rule before the search.
             jax.eval_shape(lambda x: feature_maps(model, variables, x, layer, rule=rule), images)
-        values, positions = _strongest(model, variables, _filled(images, size), layer, prepare)
-        values, positions = (np.asarray(a)[: len(images)] for a in (values, positions))
-        best.add(values, positions, seen, count)
+        padded = _pad_rows(images, size)
+        found = _strongest(model, variables, padded, layer, preprocess)
+        activations, positions = (np.asarray(a)[: len(images)] for a in found)
+        best.add(activations, positions, seen, count)
         wanted = set(best.examples.ravel().tolist())
-        # Copies, for a part of a batch would keep the whole of it.
+        # Copies, because a view would keep the whole batch in memory.
         kept |= {seen + i: image.copy() for i, image in enumerate(images) if seen + i in wanted}
         kept = {number: image for number, image in kept.items() if number in wanted}
         seen += len(images)
     if best is None or not seen:
-        raise InputError("there are no images to look for patches in")
+        raise InputError("there are no images to search for patches")
     return best, kept
 
 
 @functools.partial(jit, static_argnums=(0, 3, 4))
 def _strongest(
-    model: nn.Module, variables: Tree, images: Array, layer: str, prepare: Prepare
+    model: nn.Module, variables: Tree, images: Array, layer: str, preprocess: Preprocess
 ) -> tuple[Array, Array]:
-    """The largest activation of each image's feature maps, (images, maps), and where, with (2,)."""
-    (maps,) = feature_maps(model, variables, prepare(images), layer)
+    """Return the highest activation of each feature map (images, maps) and its position (..., 2)."""
+    (maps,) = feature_maps(model, variables, preprocess(images), layer)
     count, *space, features = maps.shape
     rows, columns = space if len(space) == 2 else (1, 1)
     flat = maps.reshape(count, rows * columns, features)
@@ -294,33 +307,34 @@ def _project(
     features: np.ndarray,
     positions: np.ndarray,
     layer: str,
-    rule: Rule,
-    prepare: Prepare,
+    rule: ReluRule,
+    preprocess: Preprocess,
 ) -> np.ndarray:
-    """The projection of a unit of each image."""
-    projected = []
+    """Return the backprojection of one unit of each image, computed in batches."""
+    projections = []
     size = min(max_batch_size(images.shape[1:3]), len(images))
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
-        parts = [_filled(array[rows], size) for array in (images, features, positions)]
-        projected.append(np.asarray(_projected(model, variables, *parts, layer, rule, prepare)))
-    return np.concatenate(projected)[: len(images)]
+        parts = [_pad_rows(array[rows], size) for array in (images, features, positions)]
+        projection = _project_batch(model, variables, *parts, layer, rule, preprocess)
+        projections.append(np.asarray(projection))
+    return np.concatenate(projections)[: len(images)]
 
 
 @functools.partial(jit, static_argnums=(0, 5, 6, 7))
-def _projected(
+def _project_batch(
     model: nn.Module,
     variables: Tree,
     images: Array,
     features: Array,
     positions: Array,
     layer: str,
-    rule: Rule,
-    prepare: Prepare,
+    rule: ReluRule,
+    preprocess: Preprocess,
 ) -> Array:
-    has_space = len(check_layer(model, variables, images, layer)) == 3
-    target = Target(features, positions if has_space else None, layer)
-    return backprojection(model, variables, prepare(images), target, rule, scaled=True)
+    is_spatial = len(layer_shape(model, variables, images, layer)) == 3
+    target = Target(features, positions if is_spatial else None, layer)
+    return backprojection(model, variables, preprocess(images), target, rule, scaled=True)
 
 
 def _corners(
@@ -328,20 +342,20 @@ def _corners(
     positions: Int[np.ndarray, "count 2"],
     size: Sequence[int],
 ) -> tuple[Int[np.ndarray, "count 2"], tuple[int, int]]:
-    """Where the patches of units begin, before the image or in it, and the height and width of all."""
+    """Return the top left corner of each unit's patch, which may be outside, and their common size."""
     corners, sides = [], []
     for window, places, length in zip(windows, positions.T, size, strict=True):
         first, last = window.T
         side = max(int((last - first).max()) + 1, 1)
-        # A window that the image's beginning cuts off is placed by its end.
+        # A window that the start of the image clips is aligned by its end.
         starts = np.where((first > 0) | (last == length - 1), first, last - side + 1)
         corners.append(starts[places])
         sides.append(side)
     return np.stack(corners, axis=-1), (sides[0], sides[1])
 
 
-def _patch(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A part of an array (height, width, ...), zero beyond it."""
+def _crop(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a part of an array (height, width, ...), with zeros outside it."""
     patch = np.zeros((*size, *pixels.shape[2:]), pixels.dtype)
     starts = np.maximum(corner, 0)
     stops = np.minimum(corner + size, pixels.shape[:2])
@@ -350,17 +364,17 @@ def _patch(pixels: np.ndarray, corner: np.ndarray, size: tuple[int, int]) -> np.
     return patch
 
 
-def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows, and as many copies of the first as `size` asks for."""
+def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:
+    """Append copies of the first row up to `size` rows."""
     return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
 
 
-def _in_unit_range(images: np.ndarray) -> np.ndarray:
+def _to_unit_range(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
     return images.astype(np.float32) / (255.0 if images.dtype == np.uint8 else 1.0)
 
 
-def _rolled(images: Array, shifts: Int[Array, "batch 2"]) -> Array:
+def _roll(images: Array, shifts: Int[Array, "batch 2"]) -> Array:
     return jax.vmap(lambda image, shift: jnp.roll(image, shift, (0, 1)))(images, shifts)
 
 
@@ -368,9 +382,9 @@ def _normal(keys: Key[Array, " batch"], shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _blurred(images: Array, sigma: float) -> Array:
-    """By a Gaussian, an axis at a time, the border's pixels repeated beyond it."""
-    radius = min(round(_TRUNCATE * sigma), *(n for n in images.shape[1:3]))
+def _blur(images: Array, sigma: float) -> Array:
+    """Apply a separable Gaussian blur with edge padding."""
+    radius = min(round(_GAUSSIAN_SUPPORT * sigma), *(n for n in images.shape[1:3]))
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     channels = images.shape[-1]
     for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):

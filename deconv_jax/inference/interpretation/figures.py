@@ -1,16 +1,14 @@
-"""A trained network looked into: what its units look for, and what in an image speaks for a class.
+"""Figures of feature visualization and attribution, computed in batches.
 
-What a reader would get wrong: maps are made of images as the network takes them and are shown beside
-images as people see them; and what of a patch is beyond the image is no pixel, neither black nor white.
+Results are computed from preprocessed images but drawn beside the images as people see them. Pixels of
+a patch outside the image are drawn as paper, a color that is neither black nor white.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,18 +16,9 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from deconv_jax.compilation import jit
-from deconv_jax.data.batch import Batch
-from deconv_jax.data.images import Color, read_pixels
-from deconv_jax.data.pipeline import evaluation_batches
 from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.inference.interpretation.activations import (
-    LOGITS,
-    Rule,
-    check_layer,
-    last_spatial_layer,
-    max_batch_size,
-)
+from deconv_jax.inference.interpretation.activations import LOGITS, max_batch_size
 from deconv_jax.inference.interpretation.attribution import (
     Target,
     backprojection,
@@ -40,10 +29,11 @@ from deconv_jax.inference.interpretation.attribution import (
 )
 from deconv_jax.inference.interpretation.feature_visualization import (
     Patches,
-    Prepare,
-    maximise_activation,
+    maximize_activation,
     top_patches,
 )
+from deconv_jax.inference.interpretation.interpretable_model import InterpretableModel
+from deconv_jax.inference.interpretation.relu_rules import ReluRule
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.viz.panels import (
     Section,
@@ -63,180 +53,111 @@ Attribution = Literal[
 ]
 
 MAPS = 16
-"""Feature maps of a layer that are shown."""
+"""Default maximum number of feature maps of a layer."""
 
-_PATCH, _IMAGE = 84, 160
-"""Pixels of the longer side of a patch and of an image, about."""
-_PROJECTED = "the class projected to pixels, light (red) and dark (blue)"
+_PATCH_SIDE, _IMAGE_SIDE = 84, 160
+"""Approximate longer side of a drawn patch and image, in pixels."""
+_PROJECTION = "projection of the class to pixels, lighter (red) and darker (blue)"
 _CAPTIONS: dict[Attribution, str] = {
-    "gradient": "pixels that, were they lighter, would make the class stronger (red) or weaker (blue)",
-    "guided": _PROJECTED,
-    "deconvnet": _PROJECTED,
-    "integrated_gradients": "how much of the class is by each pixel: for it (red), against it (blue)",
-    "occlusion": "what, where it is covered, makes the class weaker (red) or stronger (blue)",
-    "grad_cam": "where feature maps speak for the class (red)",
+    "gradient": "pixels that would make the class stronger (red) or weaker (blue) if lighter",
+    "guided": _PROJECTION,
+    "deconvnet": _PROJECTION,
+    "integrated_gradients": "contribution of each pixel for the class (red) or against it (blue)",
+    "occlusion": "regions whose occlusion makes the class weaker (red) or stronger (blue)",
+    "grad_cam": "regions whose feature maps support the class (red)",
 }
 _GRAY = 0.5
-_WINDOWS = 8
-"""Squares of occlusion along the shorter side of an image, if they did not overlap."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class InterpretableModel:
-    """A network that is looked into.
-
-    Attributes:
-      model, variables: called with images alone.
-      image_shape: height, width and channels of the images that it is shown.
-      seen: makes images in [0, 1] of that shape of a batch of its data, as in evaluation.
-      fitted: likewise of the pixels of an image file.
-      color: what image files are read as.
-      prepare: what images go through before the network.
-      classes: that its logits are of, 0 for none.
-      class_names: of them; () for their numbers.
-    """
-
-    model: nn.Module
-    variables: Tree
-    image_shape: tuple[int, int, int]
-    seen: Callable[[Batch], Array]
-    fitted: Callable[[UInt8[np.ndarray, "height width channels"]], np.ndarray]
-    color: Color
-    prepare: Prepare
-    classes: int = 0
-    class_names: tuple[str, ...] = ()
-
-    def iterate_images(
-        self, source: Source | Sequence[Path]
-    ) -> Iterator[Float[np.ndarray, "batch height width channels"]]:
-        """All images of a split or of files, in order; raises InputError for a file that cannot be."""
-        size = max_batch_size(self.image_shape[:2])
-        if isinstance(source, Sequence):
-            for start in range(0, len(source), size):
-                yield self.read_images(source[start : start + size])
-            return
-        # Those of the split may be larger than what is shown of them.
-        first = source.gather(np.zeros(1, np.int32))["image"]
-        for batch in evaluation_batches(
-            source, batch_size=min(size, max_batch_size(first.shape[1:3]))
-        ):
-            real = batch["mask"] > 0
-            yield np.asarray(self.seen(jax.tree.map(jnp.asarray, batch)))[real]
-
-    def read_images(
-        self, files: Sequence[Path]
-    ) -> Float[np.ndarray, "count height width channels"]:
-        """Image files as the network is shown them; raises InputError for one that cannot be."""
-        images = []
-        for file in files:
-            pixels = read_pixels(file, self.color)
-            try:
-                images.append(self.fitted(pixels))
-            except InputError as error:
-                raise InputError(f"{file}: {error}") from error
-        return np.stack(images)
-
-    def check_layer(self, layer: str) -> tuple[int, ...]:
-        """The shape of a layer's feature maps; raises InputError where there is no such layer."""
-        return check_layer(self.model, self.variables, self._shape(), layer)
-
-    def last_spatial_layer(self) -> str:
-        """The last layer with height and width; raises InputError where there is none."""
-        return last_spatial_layer(self.model, self.variables, self._shape())
-
-    def map_name(self, layer: str, feature: int) -> str:
-        """What a feature map is called."""
-        if layer != LOGITS or not self.classes:
-            return f"map {feature}"
-        name = class_name(feature, self.class_names)
-        return name if self.class_names else f"class {name}"
-
-    def _shape(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+_OCCLUSION_WINDOWS = 8
+"""Number of adjacent occlusion windows along the shorter side of an image."""
 
 
 def draw_top_patches(
-    subject: InterpretableModel,
+    model: InterpretableModel,
     images: Float[np.ndarray, "count height width channels"] | Source | Sequence[Path],
     layers: Sequence[str],
     *,
-    rule: Rule = "deconvnet",
+    rule: ReluRule = "deconvnet",
     maps: int = MAPS,
 ) -> Image.Image:
-    """Of each layer's strongest feature maps the patches that excite them, beside their projections.
+    """Draw the patches that activate each layer's feature maps most, beside their projections.
 
-    As figure 2 of Zeiler and Fergus, arXiv:1311.2901. The projections of a feature map are on one scale.
+    As figure 2 of Zeiler and Fergus, arXiv:1311.2901. The projections of a feature map share a scale.
 
     Args:
-      subject: the network.
-      images: in [0, 1], a split of the run's data, or image files.
-      layers: their names, see `inside`.
-      rule: of the projection.
-      maps: feature maps of a layer, at most.
+      model: Network to interpret.
+      images: Images in [0, 1], a split of the run's data, or image files.
+      layers: Names of the layers, see `activations`.
+      rule: Backward rule of the projections.
+      maps: Maximum number of feature maps of a layer.
 
     Raises:
-      InputError: as `units.top_patches`, or no image excites any unit of a layer.
+      InputError: No image activates a layer, or as for `feature_visualization.top_patches`.
     """
     for layer in layers:
-        subject.check_layer(layer)
+        model.layer_shape(layer)
     sections = []
     for layer in layers:
         found = top_patches(
-            subject.model,
-            subject.variables,
-            images if isinstance(images, np.ndarray) else subject.iterate_images(images),
+            model.model,
+            model.variables,
+            images if isinstance(images, np.ndarray) else model.iterate_images(images),
             layer,
             maps=maps,
             rule=rule,
-            prepare=subject.prepare,
+            preprocess=model.preprocess,
         )
         active = [row for row, best in enumerate(found.activations[:, 0]) if best > 0]
         if not active:
-            raise InputError(f"no image excites a feature map of {layer}")
+            raise InputError(f"no image activates a feature map of {layer}")
         blocks = [_patch_block(found, row) for row in active]
-        labels = [subject.map_name(layer, int(found.features[row])) for row in active]
-        total = subject.check_layer(layer)[-1]
+        labels = [model.feature_map_name(layer, int(found.features[row])) for row in active]
+        total = model.layer_shape(layer)[-1]
         caption = (
-            f"{layer}, {len(active)} of {total} feature maps: patches that excite each most, and "
-            f"projections ({rule})"
+            f"{layer}, {len(active)} of {total} feature maps: patches that activate each most, and "
+            f"their projections ({rule})"
         )
         sections.append(Section(caption, labels, blocks))
     return sheet(sections)
 
 
-def draw_maximised_inputs(
-    subject: InterpretableModel, layers: Sequence[str], *, maps: int = MAPS
+def draw_maximized_inputs(
+    model: InterpretableModel, layers: Sequence[str], *, maps: int = MAPS
 ) -> Image.Image:
-    """Images made to excite each of a layer's first feature maps, see `units.maximise_activation`.
+    """Draw an image that maximizes each of a layer's first feature maps.
+
+    Args:
+      model: Network to interpret.
+      layers: Names of the layers, see `activations`.
+      maps: Maximum number of feature maps of a layer.
 
     Raises:
-      InputError: as `units.maximise_activation`, or no feature map is asked for.
+      InputError: `maps` is below 1, or as for `feature_visualization.maximize_activation`.
     """
     at_least("maps", maps, 1)
-    size = max_batch_size(subject.image_shape[:2])
+    size = max_batch_size(model.image_shape[:2])
     sections = []
     for layer in layers:
-        total = subject.check_layer(layer)[-1]
+        total = model.layer_shape(layer)[-1]
         features = np.arange(min(maps, total), dtype=np.int32)
-        made = [
-            maximise_activation(
-                subject.model,
-                subject.variables,
+        images = [
+            maximize_activation(
+                model.model,
+                model.variables,
                 Target(features[start : start + size], layer=layer),
-                subject.image_shape,
-                prepare=subject.prepare,
+                model.image_shape,
+                preprocess=model.preprocess,
             )
             for start in range(0, len(features), size)
         ]
-        blocks = [scale_to_side(image, _IMAGE) for image in rgb_pixels(np.concatenate(made))]
-        labels = [subject.map_name(layer, feature) for feature in features.tolist()]
-        caption = f"{layer}, {len(features)} of {total} feature maps: images made to excite each"
+        blocks = [scale_to_side(image, _IMAGE_SIDE) for image in rgb_pixels(np.concatenate(images))]
+        labels = [model.feature_map_name(layer, feature) for feature in features.tolist()]
+        caption = f"{layer}, {len(features)} of {total} feature maps: images that maximize each"
         sections.append(Section(caption, labels, blocks))
     return sheet(sections)
 
 
 def draw_attributions(
-    subject: InterpretableModel,
+    model: InterpretableModel,
     images: Float[np.ndarray, "count height width channels"],
     names: Sequence[str],
     method: Attribution,
@@ -244,123 +165,122 @@ def draw_attributions(
     layers: Sequence[str] = (),
     class_number: int | None = None,
 ) -> Image.Image:
-    """Images beside maps of what in them speaks for a class, in red, and against it, in blue.
+    """Draw images beside maps of the evidence for a class, in red, and against it, in blue.
 
     Args:
-      subject: the network.
-      images: in [0, 1].
-      names: of the images.
-      method: see `visualize`. Of colours the sum is shown.
-      layers: of Grad-CAM, a map for each; () for the last one with height and width.
-      class_number: which class; None for the one that is predicted for each image.
+      model: Network to interpret.
+      images: Images in [0, 1].
+      names: Names of the images.
+      method: Attribution method, see `attribution`; its values are summed over channels.
+      layers: Layers of Grad-CAM, each with a map; () for the last one with height and width.
+      class_number: Class to explain; None for the predicted class of each image.
 
     Raises:
-      InputError: the network has no classes or not this one, or it has one for each pixel and
-        `class_number` is None; or as the method does.
+      InputError: The network has no classes, or not this class; it predicts a class per pixel and
+        `class_number` is None; or as for the method.
     """
-    classes, probabilities = _classes(subject, images, class_number)
-    wanted: Sequence[str | None] = [None]
+    classes, probabilities = _explained_classes(model, images, class_number)
+    columns: Sequence[str | None] = [None]
     if method == "grad_cam":
-        wanted = layers or [subject.last_spatial_layer()]
-    columns = [_attributed(subject, images, classes, method, layer) for layer in wanted]
+        columns = layers or [model.last_spatial_layer()]
+    attributions = [_attribute(model, images, classes, method, layer) for layer in columns]
     blocks, labels = [], []
-    for place, pixels in enumerate(rgb_pixels(images)):
-        maps = [red_blue_overlay(column[place], pixels) for column in columns]
-        blocks.append(hstack([scale_to_side(tile, _IMAGE) for tile in (pixels, *maps)]))
-        label = f"{names[place]}: {class_name(int(classes[place]), subject.class_names)}"
+    for index, pixels in enumerate(rgb_pixels(images)):
+        maps = [red_blue_overlay(column[index], pixels) for column in attributions]
+        blocks.append(hstack([scale_to_side(tile, _IMAGE_SIDE) for tile in (pixels, *maps)]))
+        label = f"{names[index]}: {class_name(int(classes[index]), model.class_names)}"
         if probabilities is not None:
-            label += f" {probabilities[place]:.3f}"
+            label += f" {probabilities[index]:.3f}"
         labels.append(label)
-    named = " of " + ", ".join(map(str, wanted)) if method == "grad_cam" else ""
-    caption = f"{method}{named}: {_CAPTIONS[method]}"
+    suffix = " of " + ", ".join(map(str, columns)) if method == "grad_cam" else ""
+    caption = f"{method}{suffix}: {_CAPTIONS[method]}"
     return sheet([Section(caption, labels, blocks)])
 
 
 def _patch_block(found: Patches, row: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Patches of a feature map beside their projections; those that excite nothing are left out."""
+    """Return the patches of a feature map beside their projections, without inactive ones."""
     largest = float(np.abs(found.projections[row]).max())
-    blank = ~found.inside[row] | (found.activations[row] <= 0)[:, None, None]
+    blank = ~found.valid[row] | (found.activations[row] <= 0)[:, None, None]
 
-    def tiles(pixels: np.ndarray) -> np.ndarray:
+    def grid(pixels: np.ndarray) -> np.ndarray:
         pairs = zip(pixels, blank, strict=True)
-        return square_grid(np.stack([scale_to_side(blank_out(*pair), _PATCH) for pair in pairs]))
+        tiles = [scale_to_side(blank_out(*pair), _PATCH_SIDE) for pair in pairs]
+        return square_grid(np.stack(tiles))
 
     return hstack(
         [
-            tiles(rgb_pixels(found.patches[row])),
-            tiles(diverging_gray(found.projections[row], largest)),
+            grid(rgb_pixels(found.patches[row])),
+            grid(diverging_gray(found.projections[row], largest)),
         ]
     )
 
 
-def _classes(
-    subject: InterpretableModel, images: np.ndarray, wanted: int | None
+def _explained_classes(
+    model: InterpretableModel, images: np.ndarray, class_number: int | None
 ) -> tuple[Int[np.ndarray, " count"], Float[np.ndarray, " count"] | None]:
-    """The class of each image that is asked about, and its probability where the image has one."""
-    if not subject.classes:
+    """Return the class of each image to explain, and its probability if images have classes."""
+    if not model.num_classes:
         raise InputError(
-            f"{type(subject.model).__name__} does not say the class of an image; give a layer to see "
-            "what its units look for"
+            f"{type(model.model).__name__} does not predict classes; give a layer to show its "
+            "feature maps"
         )
-    if wanted is not None and not 0 <= wanted < subject.classes:
-        raise InputError(f"a class is from 0 to {subject.classes - 1}; got {wanted}")
-    if len(subject.check_layer(LOGITS)) != 1:
-        if wanted is None:
-            raise InputError(
-                "this network says the class of each pixel; give the class to look for (--class)"
-            )
-        return np.full(len(images), wanted, np.int32), None
+    if class_number is not None and not 0 <= class_number < model.num_classes:
+        raise InputError(f"class must be from 0 to {model.num_classes - 1}; got {class_number}")
+    if len(model.layer_shape(LOGITS)) != 1:
+        if class_number is None:
+            raise InputError("this network predicts a class per pixel; give the class (--class)")
+        return np.full(len(images), class_number, np.int32), None
 
     @jit
-    def predicted(variables: Tree, images: Array) -> Array:
-        logits: Any = subject.model.apply(variables, subject.prepare(images))
+    def predict(variables: Tree, images: Array) -> Array:
+        logits = cast(Array, model.model.apply(variables, model.preprocess(images)))
         return jax.nn.softmax(logits)
 
-    parts = [np.asarray(predicted(subject.variables, part)) for part in _parts(images)]
+    size = max_batch_size(images.shape[1:3])
+    parts = [np.asarray(predict(model.variables, part)) for part in _split(images, size)]
     probabilities = np.concatenate(parts)
     classes = probabilities.argmax(axis=-1).astype(np.int32)
-    if wanted is not None:
-        classes = np.full_like(classes, wanted)
+    if class_number is not None:
+        classes = np.full_like(classes, class_number)
     return classes, np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0]
 
 
-def _attributed(
-    subject: InterpretableModel,
+def _attribute(
+    model: InterpretableModel,
     images: np.ndarray,
     classes: np.ndarray,
     method: Attribution,
     layer: str | None,
 ) -> Float[np.ndarray, "count height width"]:
-    explain = jit(functools.partial(_explain, subject, method, layer))
-    parts = zip(_parts(images), _parts(classes, images), strict=True)
-    return np.concatenate([np.asarray(explain(subject.variables, *part)) for part in parts])
+    """Return the attribution maps of images, computed in batches."""
+    attribute = jit(functools.partial(_attribute_batch, model, method, layer))
+    size = max_batch_size(images.shape[1:3])
+    parts = zip(_split(images, size), _split(classes, size), strict=True)
+    return np.concatenate([np.asarray(attribute(model.variables, *part)) for part in parts])
 
 
-def _explain(
-    subject: InterpretableModel,
+def _attribute_batch(
+    model: InterpretableModel,
     method: Attribution,
     layer: str | None,
     variables: Tree,
     images: Array,
     classes: Array,
 ) -> Float[Array, "batch height width"]:
-    seen = subject.prepare(images), Target(classes)
-    network = subject.model, variables
+    arguments = model.model, variables, model.preprocess(images), Target(classes)
     if method == "grad_cam":
         assert layer is not None
-        return resize_to_images(images, grad_cam(*network, *seen, layer=layer))
+        return resize_to_images(images, grad_cam(*arguments, layer=layer))
     if method == "occlusion":
-        window = max(2, min(images.shape[1:3]) // _WINDOWS)
-        gray = subject.prepare(jnp.full_like(images, _GRAY))
-        return occlusion(*network, *seen, window=window, stride=max(1, window // 4), fill=gray)
+        window = max(2, min(images.shape[1:3]) // _OCCLUSION_WINDOWS)
+        gray = model.preprocess(jnp.full_like(images, _GRAY))
+        return occlusion(*arguments, window=window, stride=max(1, window // 4), fill=gray)
     if method == "integrated_gradients":
-        black = subject.prepare(jnp.zeros_like(images))
-        return jnp.sum(integrated_gradients(*network, *seen, baseline=black), -1)
-    assert method in get_args(Rule)
-    return jnp.sum(backprojection(*network, *seen, method), -1)
+        black = model.preprocess(jnp.zeros_like(images))
+        return jnp.sum(integrated_gradients(*arguments, baseline=black), -1)
+    assert method in get_args(ReluRule)
+    return jnp.sum(backprojection(*arguments, method), -1)
 
 
-def _parts(array: np.ndarray, images: np.ndarray | None = None) -> list[np.ndarray]:
-    """Rows of an array for as many images as are looked at together."""
-    size = max_batch_size((array if images is None else images).shape[1:3])
+def _split(array: np.ndarray, size: int) -> list[np.ndarray]:
     return [array[start : start + size] for start in range(0, len(array), size)]

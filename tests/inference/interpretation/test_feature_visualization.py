@@ -1,4 +1,4 @@
-"""The patches that excite units most are found, and what is made to excite them does."""
+"""Top patches are those of an exhaustive search, and maximized images activate their targets."""
 
 import functools
 
@@ -14,7 +14,7 @@ from deconv_jax.inference.interpretation import feature_visualization
 from deconv_jax.inference.interpretation.activations import feature_maps
 from deconv_jax.inference.interpretation.attribution import Target, deconvnet
 from deconv_jax.inference.interpretation.feature_visualization import (
-    maximise_activation,
+    maximize_activation,
     top_patches,
 )
 from deconv_jax.models import Classifier
@@ -29,7 +29,7 @@ def standardized(images):
 
 
 class Matched(nn.Module):
-    """A linear filter and its rectified answer."""
+    """A linear filter followed by a ReLU."""
 
     features: int = 1
 
@@ -50,7 +50,7 @@ def kernel_variables(kernel):
 
 @pytest.fixture
 def template():
-    """A pattern of mean zero, in [-0.5, 0.5]."""
+    """A zero-mean pattern in [-0.5, 0.5]."""
     pattern = np.random.default_rng(3).uniform(size=(5, 5)).astype(np.float32)
     pattern -= pattern.mean()
     return 0.5 * pattern / np.abs(pattern).max()
@@ -66,17 +66,17 @@ def test_a_planted_pattern_is_found_and_projected(template):
     assert found.examples[0, 0] == 13
     np.testing.assert_array_equal(found.positions[0, 0], [row, column])
     np.testing.assert_allclose(found.patches[0, 0, ..., 0], 0.5 + template, rtol=1e-6)
-    # What the filter answers is its own energy, and what is projected its kernel times that.
+    # The activation is the energy of the kernel, and the projection is the kernel times that.
     energy = float(np.sum(template**2))
     assert found.activations[0, 0] == pytest.approx(energy, rel=1e-4)
     np.testing.assert_allclose(
         found.projections[0, 0, ..., 0], energy * template, rtol=1e-4, atol=1e-6
     )
     assert found.activations[0, 1] < 0.5 * energy
-    assert found.inside[0, 0].all()
+    assert found.valid[0, 0].all()
 
 
-def test_patches_at_the_border_end_with_the_image(template):
+def test_patches_at_the_border_are_zero_outside_the_image(template):
     images = np.full((2, 9, 9, 1), 0.5, np.float32)
     images[1, :3, 5:, 0] = 0.5 + template[2:, :4]
     kernel = template.copy()
@@ -86,16 +86,16 @@ def test_patches_at_the_border_end_with_the_image(template):
     )
     assert found.examples[0, 0] == 1
     np.testing.assert_array_equal(found.positions[0, 0], [0, 7])
-    wanted = np.zeros((5, 5), bool)
-    wanted[2:, :4] = True
-    np.testing.assert_array_equal(found.inside[0, 0], wanted)
+    expected = np.zeros((5, 5), bool)
+    expected[2:, :4] = True
+    np.testing.assert_array_equal(found.valid[0, 0], expected)
     np.testing.assert_allclose(found.patches[0, 0, 2:, :4, 0], 0.5 + template[2:, :4], rtol=1e-6)
-    assert not found.patches[0, 0][~wanted].any()
-    assert not found.projections[0, 0][~wanted].any()
+    assert not found.patches[0, 0][~expected].any()
+    assert not found.projections[0, 0][~expected].any()
 
 
 @pytest.mark.slow
-def test_the_strongest_are_those_of_a_search_of_all(network, draw):
+def test_top_patches_equal_an_exhaustive_search(network, draw):
     images = draw(23, 12, 16, 1)
     found = top_patches(MODEL, network, images, "conv2", count=4, maps=3)
     (maps,) = feature_maps(MODEL, network, jnp.asarray(images), "conv2")
@@ -111,12 +111,12 @@ def test_the_strongest_are_those_of_a_search_of_all(network, draw):
             assert maps[image, *position, feature] == maps[image, ..., feature].max()
 
 
-def test_batches_change_nothing(network, draw):
+def test_result_does_not_depend_on_batches(network, draw):
     images = (255 * draw(23, 12, 16, 1)).astype(np.uint8)
     search = functools.partial(top_patches, MODEL, network, layer="conv2", count=5)
     whole = search(images)
     parts = search(iter([images[:7], images[7:8], images[8:20], images[20:]]))
-    for name in ("features", "examples", "positions", "inside"):
+    for name in ("features", "examples", "positions", "valid"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
     for name in ("activations", "patches", "projections"):
         a, b = getattr(whole, name), getattr(parts, name)
@@ -124,43 +124,43 @@ def test_batches_change_nothing(network, draw):
     assert 0 <= whole.patches.min() <= whole.patches.max() <= 1
 
 
-def test_of_the_images_only_those_with_patches_are_kept(network, draw):
+def test_only_images_with_top_patches_are_kept(network, draw):
     batches = [draw(8, 12, 16, 1, seed=seed) for seed in range(3)]
     best, kept = feature_visualization._search(
-        MODEL, network, iter(batches), "conv1", 2, "gradient", feature_visualization._as_they_are
+        MODEL, network, iter(batches), "conv1", 2, "gradient", feature_visualization._identity
     )
     assert kept.keys() == set(best.examples.ravel().tolist())
     for number, image in kept.items():
         np.testing.assert_array_equal(image, batches[number // 8][number % 8])
-        # A view would keep its batch.
+        # A view would keep its whole batch.
         assert image.base is None
 
 
-def test_a_rule_that_does_not_fit_is_refused_before_the_search(network, draw):
+def test_unsuitable_rules_are_refused_before_the_search(network, draw):
     batches = iter([draw(2, 12, 16, 1)] * 3)
-    with pytest.raises(InputError, match=r"has 'gelu'; take .*--method gradient"):
+    with pytest.raises(InputError, match=r"has 'gelu' up to conv2; use .*--method gradient"):
         top_patches(MODEL.clone(activation="gelu"), network, batches, "conv2")
     assert len(list(batches)) == 2
 
 
 @pytest.mark.slow
-def test_a_projection_is_the_units_deconvnet_times_its_activation(network, draw):
+def test_projection_is_the_deconvnet_times_the_activation(network, draw):
     images = draw(6, 12, 16, 1)
-    found = top_patches(MODEL, network, images, "dense1", count=2, prepare=standardized)
+    found = top_patches(MODEL, network, images, "dense1", count=2, preprocess=standardized)
     best = int(found.examples[0, 0])
     seen = standardized(jnp.asarray(images[best : best + 1]))
     unit = jax.jit(deconvnet, static_argnums=0)(
         MODEL, network, seen, Target(int(found.features[0]), layer="dense1")
     )
-    # A dense layer sees the whole image, which is shown as it was given.
+    # The window of a dense layer is the whole image, which is returned as given.
     np.testing.assert_array_equal(found.patches[0, 0], images[best])
-    wanted = found.activations[0, 0] * np.asarray(unit[0])
-    assert np.abs(wanted).max() > 0
-    size = np.abs(wanted).max()
-    np.testing.assert_allclose(found.projections[0, 0], wanted, atol=1e-5 * size)
+    expected = found.activations[0, 0] * np.asarray(unit[0])
+    assert np.abs(expected).max() > 0
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(found.projections[0, 0], expected, atol=1e-5 * size)
 
 
-def test_no_more_patches_than_images(network, draw):
+def test_there_are_at_most_as_many_patches_as_images(network, draw):
     found = top_patches(MODEL, network, draw(2, 12, 16, 1), "conv1")
     assert found.examples.shape == (3, 2)
     assert {tuple(sorted(row)) for row in found.examples} == {(0, 1)}
@@ -173,10 +173,10 @@ def test_no_more_patches_than_images(network, draw):
             top_patches(MODEL, network, draw(2, 12, 16, 1), "conv1", **arguments)
 
 
-def test_the_image_that_excites_a_linear_unit_most_has_the_signs_of_its_kernel(template):
+def test_maximized_image_of_a_linear_unit_has_the_signs_of_its_kernel(template):
     kernel = template + 0.2 * np.sign(template)
     target = Target(np.array([0]), np.array([[4, 5]]), layer="conv1")
-    made = maximise_activation(
+    images = maximize_activation(
         Matched(),
         kernel_variables(kernel[..., None, None]),
         target,
@@ -186,35 +186,35 @@ def test_the_image_that_excites_a_linear_unit_most_has_the_signs_of_its_kernel(t
         decay=0,
         blur=0,
     )
-    window = np.asarray(made)[0, 2:7, 3:8, 0]
+    window = np.asarray(images)[0, 2:7, 3:8, 0]
     np.testing.assert_array_equal(window, (template > 0).astype(np.float32))
-    outside = np.asarray(made)[0, ..., 0].copy()
+    outside = np.asarray(images)[0, ..., 0].copy()
     outside[2:7, 3:8] = 0.5
-    assert np.abs(outside - 0.5).max() < 0.3  # Still the noise that it began with.
+    assert np.abs(outside - 0.5).max() < 0.3  # Still the initial noise.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prepare", [None, standardized])
-def test_ascent_makes_units_stronger_than_noise_does(prepare, network):
+@pytest.mark.parametrize("preprocess", [None, standardized])
+def test_maximized_images_activate_more_than_noise(preprocess, network):
     features = np.arange(3, dtype=np.int32)
-    # Without what keeps images smooth, which costs activation.
-    rough = {"jitter": 0, "decay": 0, "blur": 0}
-    made = maximise_activation(
-        MODEL, network, Target(features), (12, 16, 1), steps=60, prepare=prepare, **rough
+    # Without regularization, which lowers the activation.
+    unregularized = {"jitter": 0, "decay": 0, "blur": 0}
+    images = maximize_activation(
+        MODEL, network, Target(features), (12, 16, 1), steps=60, preprocess=prepare, **unregularized
     )
-    assert 0 <= made.min() <= made.max() <= 1
+    assert 0 <= images.min() <= images.max() <= 1
     noise = 0.5 + 0.05 * np.random.default_rng(0).normal(size=(200, 12, 16, 1))
 
     def logits(images):
-        return MODEL.apply(network, prepare(images) if prepare else images)
+        return MODEL.apply(network, preprocess(images) if preprocess else images)
 
-    own = np.asarray(jax.jit(logits)(made))[features, features]
+    own = np.asarray(jax.jit(logits)(images))[features, features]
     assert (own > np.asarray(jax.jit(logits)(jnp.asarray(noise, jnp.float32))).max(axis=0)).all()
 
 
-def test_the_seed_decides_what_is_made(template):
+def test_seed_determines_the_images(template):
     make = functools.partial(
-        maximise_activation,
+        maximize_activation,
         Matched(2),
         kernel_variables(np.stack([template, -template], axis=-1)[:, :, None]),
         Target(np.array([0, 1]), layer="conv1"),
@@ -227,21 +227,21 @@ def test_the_seed_decides_what_is_made(template):
     assert np.abs(first[0] - first[1]).max() > 0.01
 
 
-def test_a_unit_that_is_off_is_climbed_too():
-    # Of a kernel of negative sum the gray start gives a ReLU below zero.
+def test_inactive_units_are_maximized_too():
+    # With a kernel of negative sum, the ReLU is inactive for the gray start.
     kernel = np.full((5, 5, 1, 1), -0.1, np.float32)
     kernel[2, 2] = 1.0
     target = Target(np.array([0]), np.array([[4, 4]]), layer="conv1")
-    made = maximise_activation(
+    images = maximize_activation(
         Matched(), kernel_variables(kernel), target, (9, 9, 1), jitter=0, blur=0
     )
-    (maps,) = feature_maps(Matched(), kernel_variables(kernel), made, "conv1")
+    (maps,) = feature_maps(Matched(), kernel_variables(kernel), images, "conv1")
     assert maps[0, 4, 4, 0] > 0.1
 
 
-def test_settings_of_the_ascent_out_of_range_are_refused(network):
+def test_settings_out_of_range_are_refused(network):
     make = functools.partial(
-        maximise_activation, MODEL, network, Target(np.array([0])), (12, 16, 1)
+        maximize_activation, MODEL, network, Target(np.array([0])), (12, 16, 1)
     )
     for setting in ({"steps": 0}, {"blur_every": 0}, {"jitter": -1}, {"decay": -0.1}, {"seed": -1}):
         with pytest.raises(InputError, match=next(iter(setting))):
