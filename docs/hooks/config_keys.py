@@ -71,10 +71,11 @@ def _groups(
 
 def _section(heading: str, cls: type) -> Iterator[str]:
     """Yield the summary of a class, and its fields with type, default and description."""
-    summary, _, attributes = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
+    summary = (inspect.getdoc(cls) or "").partition("\nAttributes:")[0]
     described = {
         name: " ".join(entry["text"].split())
-        for entry in _ENTRY.finditer(attributes)
+        for base in reversed(cls.__mro__)
+        for entry in _ENTRY.finditer(_attributes(base))
         for name in entry["names"].split(", ")
     }
     yield from ("", heading, "", summary.strip(), "")
@@ -86,6 +87,11 @@ def _section(heading: str, cls: type) -> Iterator[str]:
             f":   {text}",
             "",
         )
+
+
+def _attributes(cls: type) -> str:
+    """Return the section "Attributes" of a class's own docstring."""
+    return inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
 
 
 def _fields(cls: type) -> list[Any]:

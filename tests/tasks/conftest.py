@@ -2,12 +2,14 @@
 
 import dataclasses
 import fnmatch
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from deconv_jax.tasks import TASKS
+from deconv_jax.training.parallel import Devices
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +64,26 @@ def drawn_state():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def run_steps():
+    """Return a function that takes training steps on the first devices.
+
+    It returns the state after one step per batch, and every step's scalars.
+    """
+
+    @functools.cache
+    def compiled(task, count, compiler):
+        mesh = jax.sharding.Mesh(
+            jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+        )
+        devices = Devices(mesh, compiler)
+        return devices, devices.compile(task.train_step)
+
+    def run(task, state, batches, *, count=8, compiler="jit"):
+        devices, step = compiled(task, count, compiler)
+        state = devices.replicate(jax.device_get(state))
+        return jax.device_get(step(state, devices.put_batches(batches), {}))
+
+    return run

@@ -15,7 +15,6 @@ from deconv_jax.models import DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks import GAN
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices
 
 RNG = np.random.default_rng(0)
 SHAPE, LATENT, BATCH, STEPS = (16, 16, 1), 4, 16, 3
@@ -235,29 +234,18 @@ ON_DEVICES = task_of(
 )
 
 
-def run_on(count, compiler, state):
-    """Return the state after ten steps and every step's scalars."""
-    mesh = jax.sharding.Mesh(
-        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    placed = Devices(mesh, compiler)
-    step = placed.compile(ON_DEVICES.train_step)
-    state, scalars = step(placed.replicate(state), placed.put_batches(BATCHES), {})
-    return jax.device_get((state, scalars))
-
-
 @pytest.fixture(scope="module")
-def on_one_device(drawn_state):
+def on_one_device(drawn_state, run_steps):
     """Return a state, and the state and scalars after ten steps on one device."""
     state = drawn_state(ON_DEVICES, BATCHES[0])
-    return state, *run_on(1, "jit", state)
+    return state, *run_steps(ON_DEVICES, state, BATCHES, count=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
-def test_eight_devices_equal_one(assert_trees_equal, on_one_device, compiler):
+def test_eight_devices_equal_one(assert_trees_equal, run_steps, on_one_device, compiler):
     state, one, one_scalars = on_one_device
-    eight, eight_scalars = run_on(8, compiler, state)
+    eight, eight_scalars = run_steps(ON_DEVICES, state, BATCHES, compiler=compiler)
     losses = [name for name in one_scalars if name.endswith(("loss", "penalty"))]
     assert len(losses) == 4
     for name in losses:

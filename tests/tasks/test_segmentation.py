@@ -19,7 +19,6 @@ from deconv_jax.models.normalization import Norm
 from deconv_jax.tasks import Segmentation
 from deconv_jax.tasks.segmentation import cross_entropy, soft_dice
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices
 
 RNG = np.random.default_rng(0)
 CLASSES, COUNT, SIDE = 3, 32, 6
@@ -60,27 +59,20 @@ def initial(task=TASK):
     return jax.device_get(jax.jit(task.init)(jax.random.key(0, impl="rbg"), first))
 
 
-@functools.cache
-def compiled(task, count, compiler):
-    """Return `count` devices and the compiled step."""
-    mesh = jax.sharding.Mesh(
-        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    placed = Devices(mesh, compiler)
-    return placed, placed.compile(task.train_step)
+@pytest.fixture(scope="module")
+def trained(run_steps):
+    """Return a function that returns state and scalars after some steps."""
 
+    def train(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
+        rows = np.random.default_rng(1).integers(0, COUNT, (steps, 16)).astype(np.int32)
+        batches = [{"index": i} | {name: a[i] for name, a in data.items()} for i in rows]
+        return run_steps(task, initial(task), batches, count=count, compiler=compiler)
 
-def trained(steps=3, task=TASK, count=8, compiler="jit", data=DATA):
-    """Return state and scalars after some steps on `count` devices."""
-    placed, step = compiled(task, count, compiler)
-    state = placed.replicate(initial(task))
-    rows = np.random.default_rng(1).integers(0, COUNT, (steps, 16)).astype(np.int32)
-    batches = [{"index": i} | {name: a[i] for name, a in data.items()} for i in rows]
-    return jax.device_get(step(state, placed.put_batches(batches), {}))
+    return train
 
 
 @pytest.fixture(scope="module")
-def on_one_device():
+def on_one_device(trained):
     return trained(count=1)
 
 
@@ -161,7 +153,7 @@ def test_losses_do_not_depend_on_predictions_at_ignored_pixels():
 
 
 @pytest.mark.slow
-def test_pixels_of_unknown_classes_are_ignored_in_training(on_one_device):
+def test_pixels_of_unknown_classes_are_ignored_in_training(trained, on_one_device):
     beyond = np.where(SEGMENTS == IGNORED, 7, SEGMENTS).astype(np.uint8)
     _, expected = on_one_device
     _, scalars = trained(count=1, data=DATA | {"segments": beyond})
@@ -171,7 +163,9 @@ def test_pixels_of_unknown_classes_are_ignored_in_training(on_one_device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["jit", "pmap"])
-def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, on_one_device, compiler):
+def test_steps_do_not_depend_on_devices_or_compiler(
+    assert_trees_equal, trained, on_one_device, compiler
+):
     """Devices have different numbers of valid pixels, so the mean of their means would differ."""
     one, one_scalars = on_one_device
     eight, eight_scalars = trained(compiler=compiler)
@@ -205,7 +199,7 @@ def test_evaluation_is_exact_for_any_batch_size(state):
 
 
 @pytest.mark.slow
-def test_training_learns_classes_from_brightness(state):
+def test_training_learns_classes_from_brightness(trained, state):
     task = dataclasses.replace(TASK, view=AnnotatedView(), optimizer=Optimizer(learning_rate=0.03))
     trained_state, scalars = trained(40, task, count=1)
     assert scalars["loss"][-1] < 0.5 * scalars["loss"][0]

@@ -18,7 +18,6 @@ from deconv_jax.models import VAE, Autoencoder
 from deconv_jax.models.vae import gaussian_kl
 from deconv_jax.tasks import Variational
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices
 from deconv_jax.training.state import TrainState
 
 RNG = np.random.default_rng(0)
@@ -163,27 +162,17 @@ def test_bits_per_dim_follow_from_the_elbo(likelihood):
 # Training
 
 
-def trained(task, count=8, compiler="jit", steps=3):
-    """Return state and scalars after some steps on `count` devices."""
-    mesh = jax.sharding.Mesh(
-        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    placed = Devices(mesh, compiler)
-    state = placed.replicate(jax.device_get(initial()))
-    rows = np.random.default_rng(1).integers(0, len(IMAGES), (steps, 16)).astype(np.int32)
-    together = placed.put_batches([{"index": i, "image": IMAGES[i]} for i in rows])
-    return jax.device_get(placed.compile(task.train_step)(state, together, {}))
-
-
 @pytest.mark.slow
-def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal):
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, run_steps):
     """Some latents are below the free bits on some devices, but not in the mean over the batch."""
     task = dataclasses.replace(TASK, free_bits=1.0)
-    one = trained(task, count=1)
+    rows = np.random.default_rng(1).integers(0, len(IMAGES), (3, 16)).astype(np.int32)
+    together = [{"index": i, "image": IMAGES[i]} for i in rows]
+    one, one_scalars = run_steps(task, initial(), together, count=1)
     for compiler in ("jit", "pmap"):
-        state, scalars = trained(task, compiler=compiler)
-        assert_trees_equal(state, one[0], relative=1e-3)
-        assert_trees_equal(scalars, one[1], relative=1e-4)
+        state, scalars = run_steps(task, initial(), together, compiler=compiler)
+        assert_trees_equal(state, one, relative=1e-3)
+        assert_trees_equal(scalars, one_scalars, relative=1e-4)
 
 
 @pytest.mark.slow

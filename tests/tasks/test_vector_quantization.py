@@ -16,7 +16,6 @@ from deconv_jax.models import VQVAE, Autoencoder
 from deconv_jax.tasks import VectorQuantization
 from deconv_jax.tasks.vector_quantization import kmeans_patches
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
@@ -36,30 +35,30 @@ def initial():
     return jax.device_get(jax.jit(TASK.init)(key, {"image": IMAGES[:1]}))
 
 
-@functools.cache
-def trained(steps=3, task=TASK, count=8, compiler="jit"):
-    """Return state and scalars after some steps on `count` devices."""
-    mesh = jax.sharding.Mesh(
-        jax.devices()[:count], ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    placed = Devices(mesh, compiler)
-    state = placed.replicate(initial())
-    rows = np.random.default_rng(1).integers(0, len(IMAGES), (steps, 16)).astype(np.int32)
-    batches = placed.put_batches([{"index": i, "image": IMAGES[i]} for i in rows])
-    return jax.device_get(placed.compile(task.train_step)(state, batches, {}))
+@pytest.fixture(scope="module")
+def trained(run_steps):
+    """Return a function that returns state and scalars after three steps, computed once."""
+    rows = np.random.default_rng(1).integers(0, len(IMAGES), (3, 16)).astype(np.int32)
+    batches = [{"index": i, "image": IMAGES[i]} for i in rows]
+
+    @functools.cache
+    def train(task=TASK, count=8, compiler="jit"):
+        return run_steps(task, initial(), batches, count=count, compiler=compiler)
+
+    return train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "compiler"), [(8, "jit"), (8, "pmap")])
-def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, count, compiler):
+@pytest.mark.parametrize("compiler", ["jit", "pmap"])
+def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, trained, compiler):
     one, one_scalars = trained(count=1)
-    other, other_scalars = trained(count=count, compiler=compiler)
+    other, other_scalars = trained(compiler=compiler)
     assert len(np.unique(one.batch_stats["codebook"]["vectors"], axis=0)) > CODES // 2
     assert_trees_equal(other, one, relative=1e-4)
     assert_trees_equal(other_scalars, one_scalars, relative=1e-4)
 
 
-def test_loss_is_scaled_error_plus_weighted_commitment():
+def test_loss_is_scaled_error_plus_weighted_commitment(trained):
     _, scalars = trained()
     expected = scalars["mse"] / TASK.image_variance + TASK.commitment * scalars["commitment"]
     np.testing.assert_allclose(scalars["loss"], expected, rtol=1e-5)
@@ -68,7 +67,7 @@ def test_loss_is_scaled_error_plus_weighted_commitment():
 
 
 @pytest.mark.slow
-def test_bfloat16_leaves_the_codebook_in_float32():
+def test_bfloat16_leaves_the_codebook_in_float32(trained):
     state, scalars = trained(task=dataclasses.replace(TASK, precision="bf16"))
     dtypes = {a.dtype.name for a in jax.tree.leaves(state.batch_stats)}
     assert dtypes == {"float32", "int32"}
@@ -83,7 +82,7 @@ def batches(size, count=10):
 
 
 @pytest.mark.slow
-def test_evaluation_does_not_depend_on_batching():
+def test_evaluation_does_not_depend_on_batching(trained):
     state = trained()[0]
     measured = TASK.evaluate(state, batches(10))
     for size in (3, 4, 16):
@@ -98,7 +97,7 @@ def test_evaluation_does_not_depend_on_batching():
     assert measured["bits_per_dim"] == math.log2(CODES) * 4 / 64
 
 
-def test_pictures_show_reconstructions():
+def test_pictures_show_reconstructions(trained):
     batch = {"image": jnp.asarray(IMAGES[:4])}
     assert set(TASK.pictures(trained()[0], batch)) == {"reconstructions"}
 
