@@ -1,7 +1,10 @@
 """Tests of the arguments of a config file."""
 
+import doctest
+
 import pytest
 
+import deconv_jax.config_arguments
 from deconv_jax.config_arguments import config_arguments
 from deconv_jax.errors import InputError
 
@@ -43,3 +46,7 @@ def test_errors_name_the_argument_and_its_value(argument, message):
     with pytest.raises(InputError) as raised:
         config_arguments(argument, **DEFAULTS)
     assert str(raised.value) == message
+
+
+def test_docstring_example_prints_what_it_says():
+    assert doctest.testmod(deconv_jax.config_arguments) == (0, 1)
