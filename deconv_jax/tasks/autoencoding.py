@@ -42,7 +42,7 @@ from deconv_jax.metrics.image import (
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.tasks.latent_plot import latent_scatter, principal_components
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -274,12 +274,12 @@ class Autoencoding(Task):
 
     @functools.partial(jit, static_argnums=0)
     def _reconstruct(self, state: TrainState, batch: Batch) -> Images:
-        return predict(self, state.inference_variables(), self.model_input(batch))
+        return run_model(self, state.inference_variables(), self.model_input(batch))
 
     @functools.partial(jit, static_argnums=0)
     def _encode(self, state: TrainState, batch: Batch) -> Codes:
         variables = state.inference_variables()
-        return predict(self, variables, self.model_input(batch), method="encode")
+        return run_model(self, variables, self.model_input(batch), method="encode")
 
     @functools.partial(jit, static_argnums=0)
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:

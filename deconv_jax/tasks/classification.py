@@ -32,7 +32,7 @@ from deconv_jax.metrics.classification import (
 )
 from deconv_jax.metrics.masked_mean import accumulate_sums, masked_sums, mean_over
 from deconv_jax.metrics.segmentation import confusion_matrix
-from deconv_jax.tasks.task_model import check_finite_output, predict
+from deconv_jax.tasks.task_model import check_finite_output, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -217,7 +217,7 @@ class Classification(Task):
           "probabilities" (batch, classes).
         """
         prepared, _ = self.preprocessing(images)
-        return {"probabilities": jax.nn.softmax(predict(self, variables, prepared))}
+        return {"probabilities": jax.nn.softmax(run_model(self, variables, prepared))}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Return "nearest_mean_accuracy" of the class whose mean training image is closest."""
@@ -238,7 +238,7 @@ class Classification(Task):
     def _images_and_logits(self, variables: Tree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Return the model's input images, mapped back to [0, 1], and its logits."""
         prepared, statistics = self.preprocessing.standardized(self._resized(batch))
-        return unstandardize(prepared, statistics), predict(self, variables, prepared)
+        return unstandardize(prepared, statistics), run_model(self, variables, prepared)
 
     @functools.partial(jit, static_argnums=0)
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:

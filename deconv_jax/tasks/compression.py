@@ -42,7 +42,7 @@ from deconv_jax.models.codec import CodecOutput
 from deconv_jax.models.interfaces import CodecModel
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.pictures import PICTURE_EXAMPLES, center_crop_grid, first_examples
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
 from deconv_jax.training.state import (
@@ -200,7 +200,7 @@ class Compression(Task):
     def _code(self, state: TrainState, canvas: Images, level: int) -> CodecOutput:
         """Code and decode images at one level."""
         levels = jnp.full(len(canvas), level)
-        return predict(self, state.inference_variables(), canvas, levels)
+        return run_model(self, state.inference_variables(), canvas, levels)
 
     def _canvas(self, images: Images) -> Images:
         """Pad images to sides that are multiples of the model's `multiple`."""

@@ -31,7 +31,7 @@ from deconv_jax.tasks.centernet_targets import (
     center_targets,
     detections,
 )
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
@@ -222,7 +222,7 @@ class Detection(Task):
         return {}
 
     def _detect(self, variables: Tree, images: jax.Array) -> Detections:
-        maps = predict(self, variables, images)
+        maps = run_model(self, variables, images)
         return detections(maps, stride=self.output_stride, max_detections=self.max_detections)
 
     @functools.partial(jit, static_argnums=0)

@@ -38,7 +38,7 @@ from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.interfaces import HasScale
 from deconv_jax.tasks.pictures import PICTURE_EXAMPLES, center_crop_grid, first_examples
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -223,7 +223,7 @@ class Restoration(Task):
     def _restore(self, state: TrainState, batch: Batch) -> tuple[Images, Images, Images]:
         """Return degraded, restored and clean images of a batch in evaluation."""
         degraded, clean = self.evaluation_pair(batch)
-        output = predict(self, state.inference_variables(), degraded)
+        output = run_model(self, state.inference_variables(), degraded)
         _check_shapes(output, clean)
         return degraded, jnp.clip(output, 0.0, 1.0), clean
 

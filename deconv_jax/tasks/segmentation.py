@@ -42,7 +42,7 @@ from deconv_jax.metrics.segmentation import (
 )
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.pictures import first_examples
-from deconv_jax.tasks.task_model import check_finite_output, predict
+from deconv_jax.tasks.task_model import check_finite_output, run_model
 from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
@@ -222,7 +222,7 @@ class Segmentation(Task):
         return {"probabilities": jax.nn.softmax(self._logits(variables, images))}
 
     def _logits(self, variables: Tree, images: Array) -> Logits:
-        return predict(self, variables, images)
+        return run_model(self, variables, images)
 
     @functools.partial(jit, static_argnums=0)
     def _view_and_logits(self, state: TrainState, batch: Batch) -> tuple[AnnotatedBatch, Logits]:

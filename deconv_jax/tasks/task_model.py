@@ -22,8 +22,10 @@ class HasModel(Protocol):
         """Precision of the computation."""
 
 
-def predict(task: HasModel, variables: Tree, *inputs: jax.Array, method: str | None = None) -> Any:
-    """Return the output of a task's model in evaluation mode; see `apply_model`."""
+def run_model(
+    task: HasModel, variables: Tree, *inputs: jax.Array, method: str | None = None
+) -> Any:
+    """Run a task's model in evaluation mode and return its output; see `apply_model`."""
     output, _ = apply_model(
         task.model, variables, *inputs, train=False, precision=task.precision, method=method
     )

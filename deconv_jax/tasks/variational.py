@@ -38,7 +38,7 @@ from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.models.vae import VAE, gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.latent_plot import latent_scatter
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -202,7 +202,7 @@ class Variational(Task):
     @functools.partial(jit, static_argnums=0)
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         keys, images = self._evaluation_images(batch)
-        call = functools.partial(predict, self, state.inference_variables())
+        call = functools.partial(run_model, self, state.inference_variables())
         mean, log_variance = call(images, method="encode")
         reconstruction = call(mean, method="decode")
         kl = jnp.sum(gaussian_kl(mean, log_variance), axis=-1)
@@ -250,13 +250,13 @@ class Variational(Task):
     @functools.partial(jit, static_argnums=0)
     def _posterior_means(self, state: TrainState, batch: Batch) -> Latents:
         _, images = self._evaluation_images(batch)
-        return predict(self, state.inference_variables(), images, method="encode")[0]
+        return run_model(self, state.inference_variables(), images, method="encode")[0]
 
     @functools.partial(jit, static_argnums=0)
     def _picture_rows(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys, images = self._evaluation_images(batch)
         variables = self.sampling_variables(state)
-        mean, _ = predict(self, variables, images, method="encode")
+        mean, _ = run_model(self, variables, images, method="encode")
         latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
         return {
             "original": images,
@@ -275,7 +275,7 @@ class Variational(Task):
           labels: Ignored, since sampling is unconditional.
         """
         del labels
-        return predict(self, variables, latents, method="decode")
+        return run_model(self, variables, latents, method="decode")
 
     def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
         """Return the variables for sampling: the average if one is kept."""

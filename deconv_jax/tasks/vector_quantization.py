@@ -31,7 +31,7 @@ from deconv_jax.metrics.image import mean_squared_error, psnr, psnr_from_mse
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.vqvae import VQVAE, perplexity
 from deconv_jax.ops.collectives import mean_over_devices
-from deconv_jax.tasks.task_model import check_model, predict
+from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import (
     Precision,
@@ -223,7 +223,7 @@ class VectorQuantization(Task):
     def _reconstruct(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Return the reconstructions of a batch, and its codes."""
         images = images_in_unit_range(batch["image"])
-        output, _, indices = predict(self, state.inference_variables(), images)
+        output, _, indices = run_model(self, state.inference_variables(), images)
         return output, indices
 
     @functools.partial(jit, static_argnums=0)

@@ -25,6 +25,7 @@ from deconv_jax.data.degradations import (
     linear_part,
     noise_sigma,
 )
+from deconv_jax.data.random_keys import RESTORATION_EVALUATION_SEED
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.tiling import Apply, min_tile, restore_tiled
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
@@ -55,7 +56,7 @@ class Evaluation:
     degradation: Degradation
     protocol: EvaluationProtocol
     noise: Literal["numpy", "jax"] = "numpy"
-    seed: int = 0
+    seed: int = RESTORATION_EVALUATION_SEED
     multiple: int = 1
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class Evaluation:
         parts = [self.degradation.describe()]
         if self.noise == "jax":
             parts.append(
-                f"random numbers by jax.random, seed {self.seed} folded with the image's place"
+                f"random numbers by jax.random, seed {self.seed} folded with the image's index"
             )
         elif noise_sigma(self.degradation) is not None:
             parts.append(
