@@ -1,7 +1,8 @@
-"""Metrics of generated samples by nearest neighbors in feature space, which separate poor samples from missing ones.
+"""Metrics of generated samples by nearest neighbors in feature space.
 
-Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et al. 2020,
-arXiv:2002.09797), and repetition. All computations are in double precision.
+Precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991) and density and coverage (Naeem et al. 2020,
+arXiv:2002.09797) separate poor samples from missing ones; repetition detects duplicates. All computations are in
+double precision.
 
 Note: Values are only comparable for the same extractor, preprocessing and number of samples, because neighbors come
 closer in larger sets.

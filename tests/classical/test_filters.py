@@ -11,11 +11,7 @@ from deconv_jax.classical import inverse, problem, tikhonov, unsupervised_wiener
 from deconv_jax.data.degradations import Blur, Chain, Decimate, Downsample, GaussianNoise, Mask
 from deconv_jax.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(*shape, seed=0):

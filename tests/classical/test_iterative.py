@@ -13,13 +13,9 @@ from deconv_jax.classical.problem import total_variation
 from deconv_jax.data.degradations import Blur, Chain, Decimate, GaussianNoise, Mask
 from deconv_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 SIZE = (12, 10)
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def draw(*shape, seed=0):

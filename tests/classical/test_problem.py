@@ -19,13 +19,9 @@ from deconv_jax.data.degradations import (
 )
 from deconv_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 SIZE = (12, 10)
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def draw(*shape, seed=0):

@@ -26,13 +26,9 @@ from deconv_jax.ops.wavelets import (
     wavelet_transform,
 )
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 SIZE = (16, 12)
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def draw(*shape, seed=0):
