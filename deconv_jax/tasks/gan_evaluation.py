@@ -24,7 +24,7 @@ from deconv_jax.training.state import Tree
 
 Images = Float[Array, "batch height width channels"]
 Rows = dict[str, Array]
-"""Arrays with one row per image: the fields of `sample_quality.ImageSetFeatures` and, optionally, "logits"."""
+"""Arrays with one row per image: fields of `sample_quality.ImageSetFeatures` and, optionally, "logits"."""
 Extract = Callable[[Tree, Array], tuple[Array, Array]]
 """The `apply` of an `Extractor`: (variables, images) -> (features, probabilities)."""
 

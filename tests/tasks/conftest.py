@@ -1,4 +1,4 @@
-"""Initial states without compiling `task.init`, which takes as long as a training step."""
+"""Initial states, training steps on several devices, and a check of the metrics that tasks declare."""
 
 import dataclasses
 import fnmatch
@@ -28,7 +28,10 @@ def metrics_are_declared(monkeypatch):
 
 @pytest.fixture(scope="session")
 def drawn_state():
-    """Return a function that makes an initial state with weights drawn by NumPy."""
+    """Return a function that makes an initial state with weights drawn by NumPy.
+
+    This avoids compiling `task.init`, which takes as long as a training step.
+    """
 
     def make(task, batch, seed=0):
         like = jax.eval_shape(task.init, jax.random.key(0), batch)

@@ -92,7 +92,7 @@ def test_steps_do_not_depend_on_devices_or_compiler(assert_trees_equal, run_step
 
 
 @pytest.mark.slow
-def test_the_loss_is_the_weighted_sum_of_the_three(state):
+def test_loss_is_the_weighted_sum_of_its_terms(state):
     task = dataclasses.replace(TASK, size_weight=0.3, offset_weight=2.0, gaussian_iou=0.5)
     batch = batch_of()
     scalars = jax.device_get(jax.jit(task.train_step)(state, batch)[1])
