@@ -1,13 +1,13 @@
-"""Linear degradations that lose detail: blur, and reduction of the size.
+"""Linear degradations that lose detail: blur and downsampling.
 
-A blur is convolution proper, which flips the point-spread function, with the centre at index
-`size // 2`, as in `deconv_jax.ops.spectral`. It is computed by Fourier transform or pixel by pixel;
-the method changes the speed and nothing else, so choose "spatial" for small kernels.
+A blur is a true convolution, which flips the point-spread function (PSF), with the centre at index
+`size // 2`, as in `deconv_jax.ops.spectral`. `method` chooses the Fourier transform or the spatial domain; it
+changes only the speed. Choose "spatial" for small kernels.
 
-What a reader would get wrong: which image a low-resolution one comes from. `Downsample` is MATLAB's
-antialiased bicubic `imresize`, the "bicubic degradation" of super-resolution tables. `Decimate`
-keeps every scale-th pixel, from the first, and does not blur: it belongs after a blur in a `Chain`.
-The two differ in where pixels lie, too: by (scale - 1) / 2 pixels of the large image.
+Note:
+  `Downsample` is MATLAB's antialiased bicubic `imresize`, the "bicubic degradation" of super-resolution
+  papers. `Decimate` keeps every scale-th pixel without blur; put it after a blur in a `Chain`. Their outputs
+  are shifted by (scale - 1) / 2 pixels of the large image relative to each other.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from deconv_jax.data.geometry import distance_to_segment
 from deconv_jax.errors import InputError
 
 Boundary = Literal["circular", "reflect", "zeros", "valid"]
-"""What lies outside an image: the image again, its mirror image without the border pixel (NumPy's
-"reflect"), zeros; or nothing, and the result is smaller by `size - 1` of the point-spread function.
+"""Boundary condition: periodic; reflection without the border pixel (NumPy's "reflect"); zeros; or "valid",
+which makes the result smaller by `size - 1` of the PSF.
 """
 
 Method = Literal["fft", "spatial"]
@@ -43,10 +43,9 @@ _NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "zeros": "constant"
 
 
 class Convolution(Linear):
-    """A blur: what has a point-spread function `psf`, a `boundary` and a `method`.
+    """The base class of blurs, with a point-spread function `psf`, a `boundary` and a `method`.
 
-    `psf` is (height, width), or (batch, height, width) where each example has its own; a batch of 1
-    is for all examples.
+    `psf` is (height, width), or (batch, height, width) with one PSF per example; a batch of 1 is broadcast.
     """
 
     psf: Any
@@ -54,22 +53,24 @@ class Convolution(Linear):
     method: Method
 
     def forward(self, x: Images) -> Images:
-        """The blurred images; raises InputError for a psf larger than they are, or too few of them."""
+        """Blur images; raises InputError for a PSF larger than the images, or for another number of PSFs."""
         psf = jnp.asarray(self.psf, x.dtype)
         if psf.ndim == 2 or psf.shape[0] == 1:
             return self._blur(x, psf.reshape(psf.shape[-2:]))
         if psf.shape[0] != x.shape[0]:
-            raise InputError(f"psf is one, or one for each of {x.shape[0]} images; got {psf.shape}")
+            raise InputError(
+                f"psf must be one, or one for each of {x.shape[0]} images; got {psf.shape}"
+            )
         return jax.vmap(lambda image, own: self._blur(image[None], own)[0])(x, psf)
 
     @property
     def psf_size(self) -> tuple[int, int]:
-        """Height and width of the point-spread function, in pixels."""
+        """Height and width of the point-spread function in pixels."""
         height, width = self.psf.shape[-2:]
         return height, width
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the blurred images, in pixels: as before, or smaller if "valid"."""
+        """Return the height and width of blurred images in pixels; smaller if the boundary is "valid"."""
         height, width = size
         if self.boundary != "valid":
             return height, width
@@ -78,7 +79,7 @@ class Convolution(Linear):
     def _blur(self, x: Array, psf: Array) -> Array:
         if any(k > n for k, n in zip(psf.shape, x.shape[1:3], strict=True)):
             raise InputError(
-                f"psf is no larger than the images, {x.shape[1:3]} pixels; got psf {psf.shape}"
+                f"psf must not be larger than the images, {x.shape[1:3]} pixels; got psf {psf.shape}"
             )
         if self.method == "fft" and self.boundary == "circular":
             return ops.fft_conv(x, psf, boundary="circular")
@@ -95,9 +96,9 @@ class Blur(Convolution):
     """Convolution with a point-spread function.
 
     Attributes:
-      psf: (height, width), or (batch, height, width) for one an example, centre at index
-        `size // 2`; the images keep their brightness where it sums to 1.
-      boundary: see `Boundary`.
+      psf: Point-spread function (height, width), or one per example (batch, height, width), with the centre at
+        index `size // 2`. A sum of 1 preserves the brightness.
+      boundary: See `Boundary`.
       method: "fft", or "spatial" for small kernels.
     """
 
@@ -111,7 +112,7 @@ class Blur(Convolution):
         psf = frozen_array("psf", self.psf)
         if psf.ndim not in (2, 3) or 0 in psf.shape:
             raise InputError(
-                f"psf is (height, width) or (batch, height, width), none of them 0; got shape "
+                f"psf must be (height, width) or (batch, height, width) and not empty; got shape "
                 f"{psf.shape}"
             )
         object.__setattr__(self, "psf", psf)
@@ -119,25 +120,25 @@ class Blur(Convolution):
 
 
 class ParametricBlur(Convolution):
-    """A blur whose point-spread function, `support` pixels wide and high, follows from numbers."""
+    """A blur whose point-spread function, `support` pixels wide and high, is computed from parameters."""
 
     support: int
 
     @property
     def psf_size(self) -> tuple[int, int]:
-        """Height and width of the point-spread function, in pixels; known before it is drawn."""
+        """Height and width of the point-spread function in pixels, known before it is sampled."""
         return self.support, self.support
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianBlur(ParametricBlur):
-    """Convolution with a Gaussian, sampled at the pixels and scaled to sum 1.
+    """Convolution with a Gaussian, sampled at the pixels and normalised to sum 1.
 
     Attributes:
-      sigma: standard deviation in pixels, or a range of it.
-      size: of the point-spread function, in pixels, odd. Unless given it reaches as far as that of
-        `scipy.ndimage.gaussian_filter`, 4 times the (largest) sigma.
-      boundary, method: as for `Blur`.
+      sigma: Standard deviation in pixels, or a range.
+      size: Side of the PSF in pixels, odd. The default truncates at 4 times the (largest) sigma, as
+        `scipy.ndimage.gaussian_filter`.
+      boundary, method: As in `Blur`.
     """
 
     leaves = ("sigma",)
@@ -152,20 +153,20 @@ class GaussianBlur(ParametricBlur):
         check_numbers("sigma", self.sigma, 0, exclude_least=True)
         if self.size is None and np.ndim(self.sigma) and not isinstance(self.sigma, tuple):
             raise InputError(
-                f"an array of sigmas needs size, the pixels of the point-spread function; got {self.sigma!r} "
-                "without it"
+                f"an array of sigmas requires size, the side of the PSF in pixels; got {self.sigma!r} "
+                "without size"
             )
         _, largest = bounds(self.sigma)
         size = 2 * int(4 * largest + 0.5) + 1 if self.size is None else self.size
         check_whole("size", size, 1)
         if size % 2 == 0:
-            raise InputError(f"size must be odd, for the blur to have a central pixel; got {size}")
+            raise InputError(f"size must be odd; got {size}")
         object.__setattr__(self, "support", size)
         _check_blur(self)
 
     @property
     def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
-        """The point-spread function, or one an example."""
+        """Point-spread function, or one per example."""
 
         def along_an_axis(sigma: Array) -> Array:
             places = jnp.arange(self.support, dtype=jnp.float32) - self.support // 2
@@ -182,13 +183,13 @@ class GaussianBlur(ParametricBlur):
 class MotionBlur(ParametricBlur):
     """The blur of a camera that moves along a straight line at constant speed.
 
-    The weight of a pixel falls from 1 on the line to 0 at a distance of one pixel, and all are
-    scaled to sum 1: a horizontal motion over an odd number of pixels is their plain mean.
+    The weight of a pixel falls linearly from 1 on the line to 0 at a distance of one pixel; weights are normalised
+    to sum 1. A horizontal motion over an odd number of pixels is their mean.
 
     Attributes:
-      length: pixels that a point is smeared over, at least 1, or a range of it.
-      angle: in degrees, counter-clockwise from horizontal, or a range of it.
-      boundary, method: as for `Blur`.
+      length: Length of the motion in pixels, at least 1, or a range.
+      angle: Angle in degrees, counter-clockwise from horizontal, or a range.
+      boundary, method: As in `Blur`.
     """
 
     leaves = ("length", "angle")
@@ -208,7 +209,7 @@ class MotionBlur(ParametricBlur):
 
     @property
     def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
-        """The point-spread function, or one an example."""
+        """Point-spread function, or one per example."""
 
         def plane(length: Array, angle: Array) -> Array:
             n = self.support
@@ -221,11 +222,10 @@ class MotionBlur(ParametricBlur):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Downsample(Linear):
-    """MATLAB's antialiased bicubic reduction, `ops.imresize(x, 1 / scale)`.
+    """MATLAB's antialiased bicubic downsampling, `ops.imresize(x, 1 / scale)`.
 
     Attributes:
-      scale: by which height and width are divided, rounding up; papers crop the images to multiples
-        of it before.
+      scale: Factor by which height and width are divided, rounded up. Papers crop images to multiples of it first.
     """
 
     scale: int
@@ -234,11 +234,11 @@ class Downsample(Linear):
         check_whole("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
-        """The smaller images."""
+        """Return the downsampled images."""
         return ops.imresize(x, 1 / self.scale)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the smaller images, in pixels."""
+        """Return the height and width of the downsampled images in pixels."""
         height, width = size
         one = jax.ShapeDtypeStruct((1, height, width, 1), jnp.float32)
         _, height, width, _ = jax.eval_shape(self.forward, one).shape
@@ -247,10 +247,10 @@ class Downsample(Linear):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decimate(Linear):
-    """Keeps every scale-th pixel of every scale-th row, from the first of each.
+    """Downsampling that keeps every scale-th pixel of every scale-th row, from the first.
 
     Attributes:
-      scale: by which height and width are divided, rounding up.
+      scale: Factor by which height and width are divided, rounded up.
     """
 
     scale: int
@@ -259,11 +259,11 @@ class Decimate(Linear):
         check_whole("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
-        """The smaller images."""
+        """Return the downsampled images."""
         return x[:, :: self.scale, :: self.scale]
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width of the smaller images, in pixels."""
+        """Return the height and width of the downsampled images in pixels."""
         height, width = size
         return -(-height // self.scale), -(-width // self.scale)
 
@@ -272,12 +272,12 @@ def _check_blur(blur: Convolution) -> None:
     for name, choices in {"boundary": Boundary, "method": Method}.items():
         if getattr(blur, name) not in get_args(choices):
             raise InputError(
-                f"{name} is one of {', '.join(get_args(choices))}; got {getattr(blur, name)!r}"
+                f"{name} must be one of {', '.join(get_args(choices))}; got {getattr(blur, name)!r}"
             )
 
 
 def _each(plane: Callable[..., Array], *parameters: Any) -> Array:
-    """`plane` of numbers, or of each example's where one of them is an array."""
+    """Call `plane`, mapped over the batch if a parameter has one value per example."""
     arrays = [jnp.asarray(p, jnp.float32) for p in parameters]
     if all(a.ndim == 0 for a in arrays):
         return plane(*arrays)
@@ -285,7 +285,7 @@ def _each(plane: Callable[..., Array], *parameters: Any) -> Array:
 
 
 def _valid_fft(x: Array, psf: Array) -> Array:
-    """The pixels of the blurred image that depend on no pixel outside of it."""
+    """Blur by Fourier transform, and return the pixels that depend on no pixel outside the image."""
     blurred = ops.fft_conv(x, psf, boundary="linear")
     rows, columns = ((k - 1) // 2 for k in psf.shape)
     height, width = (n - k + 1 for n, k in zip(x.shape[1:3], psf.shape, strict=True))
@@ -293,7 +293,7 @@ def _valid_fft(x: Array, psf: Array) -> Array:
 
 
 def _valid_spatial(x: Array, psf: Array) -> Array:
-    """As `_valid_fft`; channels become images, for a convolution of each by itself is slow."""
+    """Same as `_valid_fft` in the spatial domain. Channels become images, because depthwise convolution is slow."""
     planes = jnp.moveaxis(x, -1, 1)[..., None]
     kernel = psf[::-1, ::-1, None, None]
     with jax.default_matmul_precision("highest"):

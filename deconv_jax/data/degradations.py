@@ -1,19 +1,17 @@
-"""Forward models: every way in which images are degraded here, and what a config calls it.
+"""All degradations, by the names that configs use. Import them from here.
 
-The same value y = A(x) + noise makes training pairs on the device, feeds classical solvers A and its
-transpose, tells a network which noise to expect, and names the protocol of a table. What it is and
-how it behaves under `jax.jit` says `forward_model`; the families are in `blurs`, `masks` and
-`noise`. Import from here.
+A value y = A(x) + noise makes training pairs on the device, gives classical solvers A and its transpose, gives
+a network its noise level, and names the protocol of a table. `forward_model` explains how such values
+behave; the families are in `blurs`, `masks` and `noise`.
 
     degradation = Chain((GaussianBlur(1.6), Decimate(3), GaussianNoise((0, 10))))
-    y = degradation(x, keys)                      # a training pair
-    settled = degradation.draw(keys, x.shape)     # each example's own noise level
-    y = settled.apply(x, other_keys)              # another pair, of which is known
-    linear_part(settled), noise_sigma(settled)    # what a solver is told
+    y = degradation(x, keys)                    # a training pair
+    drawn = degradation.draw(keys, x.shape)     # sample a noise level per example
+    y = drawn.apply(x, other_keys)              # a training pair with known parameters
+    linear_part(drawn), noise_sigma(drawn)      # A and sigma, for a solver
 
-What a reader would get wrong: a call draws its own parameters, other ones than `draw` does of the
-same keys, so what `draw` settles is only of images that it is applied to. And `noise_sigma` is in
-units of images in [0, 1], the `sigma` of `GaussianNoise` in 8-bit levels.
+Note:
+  `noise_sigma` is in units of [0, 1]; `GaussianNoise.sigma` is in 8-bit levels.
 """
 
 from jaxtyping import Array, Float
@@ -89,14 +87,14 @@ DEGRADATIONS: dict[str, type] = {
 
 
 def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | None:
-    """Standard deviation of the Gaussian noise in a degradation, in units of images in [0, 1].
+    """Return the standard deviation of the Gaussian noise in a degradation, in units of [0, 1].
 
     Returns:
-      A number, or one an example; None for a degradation without Gaussian noise. Of a chain it is
-      that of the noise as it was added, whatever comes after.
+      A number, or one per example; None without Gaussian noise. In a chain, later steps are ignored: it is the
+      standard deviation at the step that adds the noise.
 
     Raises:
-      InputError: for a range that was not drawn, or a chain with more than one Gaussian noise.
+      InputError: A range was not sampled, or a chain has more than one Gaussian noise.
     """
     if isinstance(degradation, Noise):
         return degradation.sigma_01
@@ -105,7 +103,7 @@ def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | No
     found = [s for s in map(noise_sigma, degradation.steps) if s is not None]
     if len(found) > 1:
         raise InputError(
-            f"a chain with {len(found)} Gaussian noises has no one standard deviation; got "
+            f"a chain must have at most one Gaussian noise to have a standard deviation; got {len(found)} in "
             f"{degradation}"
         )
     return found[0] if found else None

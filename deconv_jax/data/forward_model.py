@@ -1,17 +1,16 @@
-"""What a degradation is: a value y = A(x) + noise that can be applied, drawn, transposed and chained.
+"""The base classes of degradations: y = A(x) + noise.
 
-A degradation is a frozen dataclass and two things at once. It is a *value*: equal and hashed by
-content, NumPy kernels included, so that it may be built of a config, name a protocol or be a static
-argument of `jax.jit`. And it is a *pytree* whose leaves are its numbers and kernels, so that it may
-as well be an ordinary argument: a solver is then compiled once for all kernels of one size, and a
-parameter may be an array of one number an example.
+A degradation is a frozen dataclass. Its values are compared and hashed by content, NumPy kernels included, so
+a config can hold one, a protocol can name one, and it can be a static argument of `jax.jit`. It is also a
+pytree whose leaves are its numbers and kernels. As an ordinary argument of `jax.jit`, a solver is compiled
+once for all kernels of one size, and a parameter can be an array with one number per example.
 
-What a reader would get wrong: a parameter given as a range, `GaussianNoise(sigma=(0, 55))`, is not
-yet a degradation of anything. `draw` settles it, and whatever else is random about A (a mask's
-pixels), to a value an example; `apply` then adds the noise. Calling a degradation does both.
+A parameter can be a range, such as `GaussianNoise(sigma=(0, 55))`. `draw` samples every range, and whatever
+else is random about A (such as the pixels of a mask), for each example; `apply` then adds the noise. Calling
+a degradation does both.
 
-Randomness is a key an example (`deconv_jax.data.augment.example_keys`), so what happens to an
-example depends on neither its place in the batch nor the examples beside it.
+Randomness comes from one key per example (`deconv_jax.data.augment.example_keys`), so the result of an example
+does not depend on its position in the batch or on the other examples.
 """
 
 import dataclasses
@@ -35,34 +34,34 @@ Keys = Key[Array, " batch"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Degradation:
-    """What is done to images; the base class of all forward models.
+    """The base class of all degradations.
 
-    Subclasses are dataclasses with `frozen=True, eq=False`. `leaves` names the fields that are
-    leaves of the pytree; the others are part of its structure. Fields are checked on construction
-    by hand only: inside `jax.jit` a leaf may be anything.
+    Subclasses are dataclasses with `frozen=True, eq=False`. `leaves` names the fields that are leaves of the
+    pytree; the other fields are its static structure. Fields are validated in `__post_init__` only, because
+    inside `jax.jit` a leaf may be a tracer.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Registers every subclass as a pytree."""
+        """Register the subclass as a pytree."""
         super().__init_subclass__(**options)
         jax.tree_util.register_pytree_with_keys(
             cls, Degradation._flatten, lambda static, leaves: _unflatten(cls, static, leaves)
         )
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> "Degradation":
-        """This degradation of images of one batch, with all random parameters settled.
+        """Sample all random parameters for the images of a batch.
 
         Args:
-          keys: one an example; None for a degradation without random parameters.
-          shape: (batch, height, width, channels) of the images.
+          keys: One key per example; None for a degradation without random parameters.
+          shape: Shape of the images (batch, height, width, channels).
 
         Returns:
-          A degradation whose ranges are arrays (batch,) of numbers, drawn uniformly.
+          A degradation whose ranges are replaced by arrays (batch,), sampled uniformly.
 
         Raises:
-          InputError: for random parameters and no keys.
+          InputError: There are random parameters but no keys.
         """
         ranges = [name for name in self.leaves if is_range(getattr(self, name))]
         if not ranges:
@@ -75,30 +74,31 @@ class Degradation:
         return self._with(**drawn)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """The degraded images, which may leave [0, 1]: only `Jpeg` clips and rounds.
+        """Degrade images. Only `Jpeg` clips and rounds, so values may leave [0, 1].
 
         Args:
-          x: images in [0, 1].
-          keys: one an example, of which the noise is made; None for a degradation without noise.
+          x: Images in [0, 1].
+          keys: One key per example for the noise; None for a degradation without noise.
 
         Raises:
-          InputError: for noise without keys, or random parameters that were not drawn.
+          InputError: There is noise but no keys, or a parameter is a range that was not sampled.
         """
         raise NotImplementedError
 
     def __call__(self, x: Images, keys: Keys | None = None) -> Images:
-        """The images degraded by parameters and noise drawn from the same keys, folded apart.
+        """Sample parameters and noise, and degrade images.
 
-        To know the parameters, `draw` them and `apply` what is drawn; `draw` of these very keys
-        gives others.
+        Note:
+          The keys of the parameters and of the noise are folded from `keys`. `draw(keys, shape)` therefore
+          samples other parameters. To know the parameters, call `draw` and then `apply`.
 
         Raises:
-          InputError: for what are no images, and as `draw` and `apply`.
+          InputError: x is not a batch of images, or as in `draw` and `apply`.
         """
         x = jnp.asarray(x)
         if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(
-                "images are floats in [0, 1], (batch, height, width, channels); got "
+                "images must be floats in [0, 1] of shape (batch, height, width, channels); got "
                 f"{x.dtype} {x.shape}"
             )
         if keys is None:
@@ -107,15 +107,15 @@ class Degradation:
         return self.draw(fold_in(keys, 0), x.shape).apply(x, fold_in(keys, 1))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width that images of height and width `size` come out with, in pixels."""
+        """Return the height and width in pixels of degraded images of height and width `size`."""
         height, width = size
         return height, width
 
     def describe(self) -> str:
-        """The degradation for a result's protocol: its repr, but arrays by shape and content.
+        """Return a description for the protocol of a result: the repr, with arrays by shape and content.
 
-        Degradations that are equal have equal descriptions; an array stands as its shape and the
-        first 32 bits of its SHA-256: `Blur(psf=25x25 #1a2b3c4d, boundary='circular', method='fft')`.
+        Equal degradations have equal descriptions. An array is written as its shape and the first 32 bits of its
+        SHA-256: `Blur(psf=25x25 #1a2b3c4d, boundary='circular', method='fft')`.
         """
         shown = (field.name for field in dataclasses.fields(self) if field.repr)
         fields = ", ".join(f"{name}={_description(getattr(self, name))}" for name in shown)
@@ -123,20 +123,20 @@ class Degradation:
 
     @staticmethod
     def _draw_number(key: Array, low_high: tuple[Any, Any]) -> Array:
-        """One number of a range; whole numbers where a subclass says so."""
+        """Sample a number from a range, uniformly."""
         return jax.random.uniform(key, minval=low_high[0], maxval=low_high[1])
 
     def _settled(self, name: str) -> Any:
-        """The parameter of that name, which must not be a range any more."""
+        """Return a parameter, which must not be a range."""
         value = getattr(self, name)
         if is_range(value):
             raise InputError(
-                f"{type(self).__name__}: {name} is the range {value}; draw(keys, shape) settles it"
+                f"{type(self).__name__}: {name} is the range {value}; sample it with draw(keys, shape)"
             )
         return value
 
     def _with(self, **changed: Any) -> Self:
-        """A copy with other leaves, which may be arrays or tracers and are not checked."""
+        """Return a copy with other leaves, which may be arrays or tracers and are not validated."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__, **changed)
         return copy
@@ -158,65 +158,65 @@ class Degradation:
 
 
 class Linear(Degradation):
-    """A degradation that is a linear map A of each channel of each image, without noise."""
+    """A degradation that is a linear map A of each channel, without noise."""
 
     def forward(self, x: Images) -> Images:
-        """A x, of (batch, height, width, channels); raises InputError for what does not fit."""
+        """Return A x for images (batch, height, width, channels); raises InputError for another size."""
         raise NotImplementedError
 
     def adjoint(self, y: Images, size: Sequence[int]) -> Images:
-        """The transpose of `forward`: <forward(x), y> = <x, adjoint(y, size)>.
+        """Return the transpose of `forward` applied to y: <forward(x), y> = <x, adjoint(y, size)>.
 
         Args:
-          y: images as `forward` puts them out.
-          size: (height, width) of the images that `forward` takes.
+          y: Images as `forward` returns them.
+          size: Height and width of the images that `forward` takes.
 
         Raises:
-          InputError: for y of another size than `forward` makes of `size`.
+          InputError: The size of y is not `output_size(size)`.
         """
         if y.shape[1:3] != self.output_size(size):
             raise InputError(
-                f"{type(self).__name__}.adjoint: of images of {tuple(size)} pixels come images of "
-                f"{self.output_size(size)}; got {y.shape[1:3]}"
+                f"{type(self).__name__}.adjoint: forward maps images of {tuple(size)} pixels to "
+                f"{self.output_size(size)}, but y has {y.shape[1:3]}"
             )
         x = jax.ShapeDtypeStruct((y.shape[0], *size, y.shape[-1]), y.dtype)
         return jax.linear_transpose(self.forward, x)(y)[0]
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """A x; the keys are not needed."""
+        """Return A x; keys are not used."""
         del keys
         return self.forward(x)
 
 
 class Noise(Degradation):
-    """A degradation that has to be drawn for every pixel; its A is the identity.
+    """A degradation that adds noise to every pixel. Its A is the identity.
 
-    The one leaf of a subclass is the strength of the noise, a number or one an example.
+    The only leaf of a subclass is the strength of the noise, one number or one per example.
     """
 
     @property
     def sigma_01(self) -> float | Float[Array, " batch"] | None:
-        """Standard deviation in units of images in [0, 1], None where it depends on the image."""
+        """Standard deviation in units of [0, 1], or None if it depends on the image."""
         return None
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """The noisy images; the noise of example i depends on `keys[i]` alone."""
+        """Add noise; the noise of example i depends only on `keys[i]`."""
         keys = check_keys(self, keys, x.shape)
         strength = jnp.asarray(self._settled(self.leaves[0]), x.dtype)
         return jax.vmap(self._degrade)(keys, x, jnp.broadcast_to(strength, x.shape[:1]))
 
     @staticmethod
     def _degrade(key: Array, image: Array, strength: Array) -> Array:
-        """One noisy image."""
+        """Add noise to one image."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chain(Linear):
-    """Degradations one after another, the first on the clean image; without any, the identity.
+    """Degradations applied in order, the first to the clean image. An empty chain is the identity.
 
-    `apply` and a call do all of them. `forward` and `adjoint` are those of A: they go over the
-    linear steps, leave the noise out, and raise InputError for a step that is neither, like `Jpeg`.
+    A call and `apply` apply all steps. `forward` and `adjoint` are those of A: they apply the linear steps, skip
+    noise, and raise InputError for a step that is neither linear nor noise, such as `Jpeg`.
     """
 
     leaves = ("steps",)
@@ -225,10 +225,10 @@ class Chain(Linear):
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple):
-            raise InputError(f"steps is a tuple of degradations; got {self.steps!r}")
+            raise InputError(f"steps must be a tuple of degradations; got {self.steps!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> "Chain":
-        """The chain of the drawn steps, each with keys of its own and the sizes it will see."""
+        """Return a chain of the sampled steps, each with its own keys and the image size that it receives."""
         batch, *size, channels = shape
         drawn = []
         for i, step in enumerate(self.steps):
@@ -237,19 +237,19 @@ class Chain(Linear):
         return Chain(tuple(drawn))
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """The images after all steps, each with keys of its own."""
+        """Apply all steps, each with its own keys."""
         for i, step in enumerate(self.steps):
             x = step.apply(x, _fold_in_given(keys, i))
         return x
 
     def forward(self, x: Images) -> Images:
-        """A x: the linear steps alone."""
+        """Return A x, by the linear steps alone."""
         for step in _linear_steps(self):
             x = step.forward(x)
         return x
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Height and width after all steps, in pixels."""
+        """Return the height and width in pixels after all steps."""
         height, width = size
         for step in self.steps:
             height, width = step.output_size((height, width))
@@ -257,13 +257,13 @@ class Chain(Linear):
 
 
 def linear_part(degradation: Degradation) -> Linear:
-    """A of a degradation y = A x + noise: for a `Chain` that of its linear steps.
+    """Return the linear operator A of a degradation y = A x + noise.
 
     Returns:
-      The degradation without its noise; the empty `Chain`, which is the identity, for noise alone.
+      For a `Chain`, the chain of its linear steps. For noise, the empty `Chain`, which is the identity.
 
     Raises:
-      InputError: for a degradation that is not linear, or a random one that was not drawn.
+      InputError: The degradation is not linear, or a random one was not sampled by `draw`.
     """
     if isinstance(degradation, Chain | Noise):
         return Chain(_linear_steps(degradation))
@@ -277,7 +277,7 @@ def _linear_steps(degradation: Degradation) -> tuple[Linear, ...]:
         return tuple(itertools.chain(*map(_linear_steps, degradation.steps)))
     if not isinstance(degradation, Linear):
         raise InputError(
-            f"{type(degradation).__name__} is no linear map; a random mask becomes one by draw()"
+            f"{type(degradation).__name__} is not linear; draw() turns a random mask into a linear map"
         )
     for name in degradation.leaves:
         degradation._settled(name)
@@ -285,7 +285,7 @@ def _linear_steps(degradation: Degradation) -> tuple[Linear, ...]:
 
 
 def fold_in(keys: Keys, data: int | Array) -> Keys:
-    """Keys of their own for the use number `data` of keys."""
+    """Fold a number into each key; `jax.random.fold_in` over the batch."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
@@ -294,22 +294,22 @@ def _fold_in_given(keys: Keys | None, data: int) -> Keys | None:
 
 
 def check_keys(degradation: Degradation, keys: Keys | None, shape: Sequence[int]) -> Keys:
-    """The keys, one for each of `shape[0]` examples; raises InputError for none or another count."""
-    wanted = f"a key an example, of shape ({shape[0]},)"
+    """Return the keys; raises InputError unless there is one for each of the `shape[0]` examples."""
+    wanted = f"one key per example, shape ({shape[0]},)"
     if keys is None:
-        raise InputError(f"{type(degradation).__name__} is random and takes {wanted}; got none")
+        raise InputError(f"{type(degradation).__name__} is random and requires {wanted}; got none")
     if keys.shape != (shape[0],):
-        raise InputError(f"keys are {wanted}; got keys of shape {keys.shape}")
+        raise InputError(f"keys must be {wanted}; got shape {keys.shape}")
     return keys
 
 
 def is_range(value: Any) -> bool:
-    """Whether a parameter is (low, high), of which numbers are yet to be drawn."""
+    """Return whether a parameter is a range (low, high), from which numbers are sampled."""
     return isinstance(value, tuple)
 
 
 def bounds(value: Any) -> tuple[Any, Any]:
-    """The least and the largest number that a parameter, a number or a range, can be."""
+    """Return the minimum and maximum of a parameter, which is a number or a range."""
     return (value[0], value[1]) if is_range(value) else (value, value)
 
 
@@ -322,12 +322,12 @@ def check_numbers(
     exclude_least: bool = False,
     whole: bool = False,
 ) -> None:
-    """Raises InputError unless a parameter is a number or a range within [least, most].
+    """Raise InputError unless a parameter is a number or a range within [least, most].
 
-    Arrays may be traced: their values pass unseen. With `whole` all have to be whole numbers.
+    Arrays may be traced, so only their dtype is checked. With `whole`, numbers must be integers.
     """
-    kind = "a whole number" if whole else "a number"
-    wanted = f"{name} is {kind}, a range (low, high) of them or an array"
+    kind = "an integer" if whole else "a number"
+    wanted = f"{name} must be {kind}, a range (low, high) or an array"
     if isinstance(value, np.ndarray | jax.Array):
         if not jnp.issubdtype(value.dtype, jnp.integer if whole else jnp.number):
             raise InputError(f"{wanted}; got an array of {value.dtype}")
@@ -343,31 +343,31 @@ def check_numbers(
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raises InputError unless a field is a whole number from `least` on, and no range of them."""
+    """Raise InputError unless a field is an integer of at least `least`."""
     if not _is_number(value, whole=True):
-        raise InputError(f"{name} is a whole number; got {value!r}")
+        raise InputError(f"{name} must be an integer; got {value!r}")
     at_least(name, value, least)
 
 
 def _is_number(value: Any, whole: bool) -> bool:
-    """Whether a value is a finite real number, NumPy's among them, and no truth value."""
+    """Return whether a value is a finite real number (NumPy scalars included) and not a bool."""
     kind = numbers.Integral if whole else numbers.Real
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def frozen_array(name: str, value: Any) -> Any:
-    """Numbers, nested sequences of them included, as a float32 NumPy array that cannot change.
+    """Return numbers or nested sequences of numbers as a read-only float32 NumPy array.
 
-    Arrays of JAX, which may be traced, pass as they are.
+    JAX arrays, which may be traced, are returned unchanged.
     """
     if isinstance(value, jax.Array):
         return value
     try:
         array = np.array(value, np.float32)
     except (TypeError, ValueError):
-        raise InputError(f"{name} is an array of numbers; got {value!r}") from None
+        raise InputError(f"{name} must be an array of numbers; got {value!r}") from None
     if not np.isfinite(array).all():
-        raise InputError(f"{name} holds finite numbers; got {value!r}")
+        raise InputError(f"{name} must be finite; got {value!r}")
     array.flags.writeable = False
     return array
 
@@ -380,7 +380,7 @@ def _unflatten(cls: type, static: Iterable[tuple[str, Any]], leaves: Iterable[An
 
 
 def _comparable(value: Any) -> Any:
-    """A field's value as something that Python compares and hashes by content."""
+    """Convert the value of a field to one that Python compares and hashes by content."""
     if isinstance(value, np.ndarray | jax.Array):
         content = np.asarray(value)
         return content.shape, content.dtype.str, content.tobytes()
@@ -390,7 +390,7 @@ def _comparable(value: Any) -> Any:
 
 
 def _description(value: Any) -> str:
-    """A field's value as `Degradation.describe` shows it, alike for what `_comparable` equates."""
+    """Describe the value of a field; values that are equal under `_comparable` get equal descriptions."""
     if isinstance(value, Degradation):
         return value.describe()
     if isinstance(value, np.ndarray | jax.Array):

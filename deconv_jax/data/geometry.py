@@ -1,7 +1,7 @@
-"""Straight lines between pixels, of which motion blurs and strokes over a picture are made.
+"""Distance to a line segment, for motion blur and stroke masks.
 
-Positions are (row, column) in pixels and rows count downwards, so that an angle, counter-clockwise
-from the direction of the columns as seen on the screen, points to *smaller* rows.
+Positions are (row, column) in pixels. Rows count downwards, so an angle, counter-clockwise as seen on the
+screen, points to smaller rows.
 """
 
 import jax.numpy as jnp
@@ -15,13 +15,13 @@ def distance_to_segment(
     length: float | Float[Array, ""],
     angle: float | Float[Array, ""],
 ) -> Float[Array, "height width"]:
-    """Distance of each pixel's middle to a line segment, in pixels.
+    """Return the distance of each pixel's centre to a line segment, in pixels.
 
     Args:
-      height, width: of the grid, in pixels.
-      centre: row and column of the segment's middle.
-      length: of the segment, in pixels; 0 for a point.
-      angle: in degrees, counter-clockwise from horizontal.
+      height, width: Size of the grid in pixels.
+      centre: Row and column of the segment's midpoint.
+      length: Length of the segment in pixels; 0 for a point.
+      angle: Angle in degrees, counter-clockwise from horizontal.
     """
     rows = jnp.arange(height, dtype=jnp.float32) - centre[0]
     columns = jnp.arange(width, dtype=jnp.float32) - centre[1]

@@ -1,8 +1,9 @@
-"""Missing pixels: a mask of ones and zeros that multiplies the image, and ways to draw one.
+"""Missing pixels: multiplication by a mask, and random masks.
 
-What a reader would get wrong: a mask says what is *kept*, 1 for a known pixel and 0 for a lost one,
-and a lost pixel is black in the degraded image. The ways to draw one are no linear maps yet: `draw`
-makes a `Mask` of them, of which an inpainting network or a solver reads which pixels are known.
+Note:
+  A mask is 1 for a known pixel and 0 for a missing one, which is black in the degraded image. A random mask
+  is not yet linear. `draw` turns it into a `Mask`, which tells an inpainting network or a solver which pixels
+  are known.
 """
 
 import dataclasses
@@ -37,8 +38,8 @@ class Mask(Linear):
     """Multiplication by a mask.
 
     Attributes:
-      mask: 1 where a pixel is known and 0 where it is lost, (height, width), or with one axis more
-        for channels, or another before them for the examples of a batch; axes may be of length 1.
+      mask: 1 for known and 0 for missing pixels. Shape (height, width), (height, width, channels) or (batch, height,
+        width, channels); axes of length 1 are broadcast.
     """
 
     leaves = ("mask",)
@@ -49,46 +50,46 @@ class Mask(Linear):
         mask = frozen_array("mask", self.mask)
         if mask.ndim not in (2, 3, 4):
             raise InputError(
-                f"mask is (height, width), (height, width, channels) or (batch, height, width, "
+                f"mask must be (height, width), (height, width, channels) or (batch, height, width, "
                 f"channels); got shape {mask.shape}"
             )
         object.__setattr__(self, "mask", mask)
 
     def forward(self, x: Images) -> Images:
-        """The images with their lost pixels at 0; raises InputError for another size."""
+        """Return the images with missing pixels set to 0; raises InputError for another size."""
         mask = jnp.asarray(self.mask, x.dtype)
         shape = (*mask.shape, 1) if mask.ndim == 2 else mask.shape
         shape = (1,) * (4 - len(shape)) + shape
         if any(m not in (1, n) for m, n in zip(shape, x.shape, strict=True)):
-            raise InputError(f"a mask of shape {mask.shape} does not fit images {x.shape}")
+            raise InputError(f"a mask of shape {mask.shape} does not broadcast to images {x.shape}")
         return x * mask.reshape(shape)
 
 
 class RandomMask(Degradation):
-    """A way to draw a `Mask`; a subclass says which pixels of an image are lost."""
+    """The base class of random masks, from which `draw` makes a `Mask`."""
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """The `Mask` of (batch, height, width, 1), one an example from its key."""
+        """Return a `Mask` (batch, height, width, 1), sampled for each example."""
         keys = check_keys(self, keys, shape)
         lost = jax.vmap(functools.partial(self._lost, height=shape[1], width=shape[2]))(keys)
         return Mask(1.0 - lost.astype(jnp.float32)[..., None])
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Raises InputError: there is no mask yet."""
+        """Raise InputError, because the mask was not sampled."""
         del x, keys
-        raise InputError(f"{type(self).__name__} is not drawn; draw(keys, shape) makes it a Mask")
+        raise InputError(f"{type(self).__name__} was not sampled; draw(keys, shape) returns a Mask")
 
     def _lost(self, key: Array, height: int, width: int) -> Bool[Array, "height width"]:
-        """Which pixels one key loses."""
+        """Return which pixels are missing for one key."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RandomPixelMask(RandomMask):
-    """Single pixels lost, each with the same probability, independently.
+    """Single missing pixels, independently and with the same probability.
 
     Attributes:
-      keep: probability that a pixel is kept, or a range of which each example has its own.
+      keep: Probability that a pixel is known, or a range sampled per example.
     """
 
     leaves = ("keep",)
@@ -105,11 +106,11 @@ class RandomPixelMask(RandomMask):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BoxMask(RandomMask):
-    """Rectangles lost, anywhere inside the image.
+    """Missing rectangles inside the image.
 
     Attributes:
-      count: rectangles an image; they may overlap.
-      size: height and width in pixels, or a range of which each side of each has its own.
+      count: Number of rectangles per image. They may overlap.
+      size: Height and width in pixels, or a range sampled for each side of each rectangle.
     """
 
     leaves = ("size",)
@@ -122,7 +123,7 @@ class BoxMask(RandomMask):
         check_numbers("size", self.size, 1, whole=True)
 
     def _lost(self, key: Array, height: int, width: int) -> Array:
-        """Along each axis, one table of which pixels each box covers."""
+        """Return the missing pixels, from the rows and columns that each box covers."""
 
         def covered(key: Array, length: int) -> Array:
             of_size, of_start = jax.random.split(key)
@@ -138,12 +139,12 @@ class BoxMask(RandomMask):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StrokeMask(RandomMask):
-    """Straight strokes of a pen with a round tip lost, in any direction, their middle in the image.
+    """Missing straight strokes with round ends, in random directions, with their midpoints in the image.
 
     Attributes:
-      count: strokes an image; they may cross.
-      length: of the line that the tip's middle follows, in pixels, or a range.
-      width: of the tip in pixels, or a range.
+      count: Number of strokes per image. They may cross.
+      length: Length of the centre line in pixels, or a range.
+      width: Width in pixels, or a range.
     """
 
     leaves = ("length", "width")
@@ -173,14 +174,14 @@ class StrokeMask(RandomMask):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextMask(RandomMask):
-    """Letters lost: a text written over the whole image, line after line, as on scanned pages.
+    """Missing pixels in the shape of a text, written over the whole image line by line.
 
-    The letters are those of Pillow's default font, without smoothing. Nothing about it is random:
-    `draw` takes no keys and depends on the size of the images alone.
+    The letters are Pillow's default font without antialiasing. The mask is not random: `draw` takes no keys and
+    depends only on the size of the images.
 
     Attributes:
-      text: one line, repeated until the image is full.
-      font_size: in pixels.
+      text: A single line, repeated to fill the image.
+      font_size: Font size in pixels.
     """
 
     text: str
@@ -189,10 +190,12 @@ class TextMask(RandomMask):
     def __post_init__(self) -> None:
         check_whole("font_size", self.font_size, 1)
         if not self.text.strip() or "\n" in self.text:
-            raise InputError(f"text is one line with a letter in it; got {self.text!r}")
+            raise InputError(
+                f"text must be a single line with at least one letter; got {self.text!r}"
+            )
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """The `Mask` of (1, height, width, 1), one for all examples."""
+        """Return a `Mask` (1, height, width, 1), the same for all examples."""
         del keys
         _, height, width, _ = shape
         known = 1.0 - text_mask(self.text, self.font_size, height, width)
@@ -200,7 +203,7 @@ class TextMask(RandomMask):
 
 
 def _number(key: Array, value: Any) -> Float[Array, ""]:
-    """The number, or one drawn uniformly of the range."""
+    """Return the number, or sample one from the range."""
     if is_range(value):
         return jax.random.uniform(key, minval=value[0], maxval=value[1])
     return jnp.asarray(value, jnp.float32)

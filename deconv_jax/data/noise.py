@@ -1,8 +1,9 @@
 """Noise and compression: degradations that are not linear maps.
 
-What a reader would get wrong: the units. The standard deviation of `GaussianNoise` is in 8-bit
-levels, as papers quote it ("sigma = 25"), and means sigma / 255 on images in [0, 1]. Noisy images
-are neither clipped nor rounded: noise clipped to [0, 1] is no longer of mean zero.
+Note:
+  `GaussianNoise.sigma` is in 8-bit levels, as in papers ("sigma = 25"): the standard deviation on images in
+  [0, 1] is sigma / 255. Noisy images are neither clipped nor rounded, because clipped noise has a mean other
+  than zero.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class GaussianNoise(Noise):
     """White Gaussian noise, independent of the image.
 
     Attributes:
-      sigma: standard deviation in 8-bit levels, or a range of it.
+      sigma: Standard deviation in 8-bit levels, or a range.
     """
 
     leaves = ("sigma",)
@@ -39,7 +40,7 @@ class GaussianNoise(Noise):
 
     @property
     def sigma_01(self) -> float | Float[Array, " batch"]:
-        """Standard deviation on images in [0, 1]; raises InputError for a range."""
+        """Standard deviation in units of [0, 1]; raises InputError for a range."""
         return self._settled("sigma") / 255
 
     @staticmethod
@@ -49,10 +50,10 @@ class GaussianNoise(Noise):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PoissonNoise(Noise):
-    """The noise of counting photons: Poisson(peak * x) / peak, with variance x / peak.
+    """Photon noise: Poisson(peak * x) / peak, with variance x / peak.
 
     Attributes:
-      peak: photons that a pixel of value 1 collects on average, or a range of it.
+      peak: Mean photon count of a pixel of value 1, or a range.
     """
 
     leaves = ("peak",)
@@ -70,10 +71,10 @@ class PoissonNoise(Noise):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpeckleNoise(Noise):
-    """Noise in proportion to the image, x * (1 + sigma * standard normal), as in radar images.
+    """Multiplicative noise, x * (1 + sigma * standard normal), as in radar images.
 
     Attributes:
-      sigma: standard deviation as a fraction of the pixel's value, without unit, or a range of it.
+      sigma: Standard deviation relative to the pixel's value, or a range.
     """
 
     leaves = ("sigma",)
@@ -90,10 +91,10 @@ class SpeckleNoise(Noise):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SaltAndPepperNoise(Noise):
-    """Values replaced by 0 or 1, as likely one as the other, each channel by itself.
+    """Values replaced by 0 or 1 with equal probability, independently in each channel.
 
     Attributes:
-      fraction: of the values that are replaced, or a range of it.
+      fraction: Fraction of the values that are replaced, or a range.
     """
 
     leaves = ("fraction",)
@@ -112,11 +113,11 @@ class SaltAndPepperNoise(Noise):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Jpeg(Degradation):
-    """JPEG compression and decompression, as `ops.jpeg`; clips and rounds to 8 bits.
+    """JPEG compression and decompression by `ops.jpeg`, which clips and rounds to 8 bits.
 
     Attributes:
-      quality: 1 to 100, as libjpeg and Pillow count it, or a range of it, both ends included.
-      subsampling: of the chroma channels.
+      quality: Quality from 1 to 100 as in libjpeg and Pillow, or a range that includes both ends.
+      subsampling: Subsampling of the chroma channels.
     """
 
     leaves = ("quality",)
@@ -129,7 +130,7 @@ class Jpeg(Degradation):
         check_subsampling(self.subsampling)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """The decompressed images, in [0, 1]; the keys are not needed."""
+        """Return the decompressed images in [0, 1]; keys are not used."""
         del keys
         return jpeg(x, self._settled("quality"), subsampling=self.subsampling)
 

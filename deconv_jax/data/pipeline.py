@@ -1,9 +1,8 @@
-"""From a source to batches, on grain: shuffled by (seed, epoch), sharded by process, checkpointable.
+"""The input pipeline on grain: shuffled by (seed, epoch), sharded by process, checkpointable.
 
-The order of examples is a pure function of (seed, length, global batch size): step t takes places
-t * B to (t + 1) * B of the endless sequence permutation(seed, 0), permutation(seed, 1), ... Every
-process computes the global order and loads its own rows of it, so a run may be continued on
-another number of processes and still see the same batches.
+The order of examples is a pure function of (seed, length, global batch size). Step t takes positions t * B to
+(t + 1) * B of the infinite sequence permutation(seed, 0), permutation(seed, 1), ... Every process computes the
+global order and loads its own rows, so a run can resume on another number of processes with the same batches.
 """
 
 import collections
@@ -21,7 +20,7 @@ from deconv_jax.errors import InputError
 
 
 class _GlobalOrder:
-    """Random access to the batches of example indices of an endless, reshuffled pass."""
+    """Random access to batches of example indices, reshuffled in every epoch."""
 
     def __init__(self, length: int, batch_size: int, batches: int, seed: int):
         self.length, self.batch_size, self.batches, self.seed = length, batch_size, batches, seed
@@ -47,7 +46,7 @@ class _GlobalOrder:
 
 
 def _share(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The contiguous part of a global batch's rows that belongs to one process."""
+    """Return the contiguous rows of a global batch that belong to one process."""
     share = len(rows) // process_count
     return rows[process_index * share : (process_index + 1) * share]
 
@@ -63,18 +62,16 @@ def training_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator[HostBatch]:
-    """A checkpointable iterator over this process's rows of `batches` global batches.
-
-    Each batch holds the source's arrays and "index", the examples' places in the source (int32).
+    """Return a checkpointable iterator over this process's rows of the global batches.
 
     Args:
-      source: the training split.
-      batch_size: examples in a global batch; a multiple of `process_count`.
-      batches: where the iterator ends.
-      seed: of the order.
-      indices_only: give "index" alone, for a set that the device holds.
-      workers: processes that load ahead; 0 for threads.
-      process_index, process_count: which rows of each batch are this process's.
+      source: Training split.
+      batch_size: Number of examples in a global batch, a multiple of `process_count`.
+      batches: Number of batches.
+      seed: Seed of the order.
+      indices_only: Return only "index", for a data set that the devices hold.
+      workers: Number of loading processes; 0 for threads.
+      process_index, process_count: Index of this process and number of processes.
     """
     if len(source) == 0:
         raise InputError("data.train_split is empty")
@@ -87,21 +84,28 @@ def training_iterator(
     dataset = grain.MapDataset.source(order).map(examples)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads flags, and only absl.app.run parses them.
+            flags.FLAGS.mark_as_parsed()  # grain reads flags, which only absl.app.run parses.
         options = grain.MultiprocessingOptions(num_workers=workers)
         return iter(dataset.to_iter_dataset().mp_prefetch(options))
-    # Gathering from memory is a copy: threads would only contend with the computation.
+    # Gathering from memory is a copy, so threads would only compete with the computation.
     threads = 0 if isinstance(source, ArraySource) or indices_only else 4
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))
 
 
 class Prefetched:
-    """Batches put on the device `depth` ahead of use; its state is that of the last batch used.
+    """Batches that are transferred to the devices ahead of use.
 
-    grain's own state would run ahead by the batches in flight; a checkpoint written from it would
-    skip them on resume. It is a place in an order of indices, which means other examples where the
-    source has changed: `fingerprint`, that of the source, is therefore part of the state.
+    The state is that of the last batch used. The state of grain's iterator would be ahead by the batches in
+    flight, and a run that resumes from it would skip them. The state includes the fingerprint of the source,
+    because a position in the order means other examples if the source has changed.
+
+    Args:
+      batches: Iterator over host batches.
+      put: Transfers a list of batches to the devices.
+      batches_per_put: Number of batches in one call of `put`.
+      depth: Number of calls of `put` ahead of use.
+      fingerprint: Fingerprint of the source.
     """
 
     def __init__(
@@ -124,14 +128,14 @@ class Prefetched:
         self._state = batches.get_state()
 
     def get_state(self) -> Any:
-        """Where the next batch will come from: grain's state and of what source, JSON-able."""
+        """Return the JSON-able state of the iterator, with the fingerprint of the source."""
         return {"batches": self._state, "source": self._fingerprint}
 
     def set_state(self, state: Any) -> None:
-        """Continues from a `get_state`.
+        """Continue from a state that `get_state` returned.
 
         Raises:
-          InputError: it is of another source; grain's state alone is taken to be of this one.
+          InputError: The fingerprint is that of another source. A state without a fingerprint is accepted.
         """
         if "source" in state:
             was, now = state["source"], self._fingerprint
@@ -142,9 +146,8 @@ class Prefetched:
             ]
             if changes:
                 raise InputError(
-                    "the training examples are others than when the run was stopped, so it would "
-                    "not go on as it began; bring them back or use another workdir:\n  "
-                    + "\n  ".join(changes)
+                    "the training data changed since the checkpoint; restore the data or use another "
+                    "workdir:\n  " + "\n  ".join(changes)
                 )
             state = state["batches"]
         self._queue.clear()
@@ -167,10 +170,10 @@ class Prefetched:
 def evaluation_batches(
     source: Source, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[HostBatch]:
-    """This process's rows of every example of `source` once, in order.
+    """Yield this process's rows of batches that contain every example once, in order.
 
-    The last batch is filled with repeats of example 0; "mask" (float32) is 1 for an example and 0
-    for a filling, so that means over the set are exact on any number of devices.
+    The last batch is padded with example 0. "mask" (float32) is 1 for an example and 0 for padding, so means over
+    the data set are exact on any number of devices.
     """
     for start in range(0, len(source), batch_size):
         places = np.arange(start, start + batch_size, dtype=np.int32)

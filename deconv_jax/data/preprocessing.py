@@ -1,8 +1,9 @@
-"""What images go through before a classifier, on the device: resized, standardised; and the way back.
+"""Preprocessing of a classifier's input on the device: resizing and standardisation, and its inverse.
 
-Standardisation is that of TensorFlow's `per_image_standardization`: of each image by itself, over all its
-pixels and channels, with a floor for the deviation of flat images. What a reader would get wrong: that floor,
-1 / sqrt(numbers in the image), is in units of the image, which here is in [0, 1].
+Standardisation is TensorFlow's `per_image_standardization`, over all pixels and channels of an image.
+
+Note:
+  The minimum of the deviation, 1 / sqrt(number of values), is relative to images in [0, 1].
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from deconv_jax.errors import at_least
 
 
 class Statistics(NamedTuple):
-    """What was subtracted from each image, and what it was then divided by."""
+    """Mean and standard deviation that each image was standardised with."""
 
     mean: Float[Array, "batch 1 1 1"]
     deviation: Float[Array, "batch 1 1 1"]
@@ -24,12 +25,12 @@ class Statistics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Steps before a network; as it is made without arguments, none.
+    """Preprocessing steps. The default is none.
 
     Attributes:
-      resize: height and width of what the network sees, pixels: of each image the largest part in the
-        middle that has this shape, by antialiased bilinear interpolation, see `center_resize`.
-      standardize: whether each image is given mean 0 and deviation 1.
+      resize: Height and width of the network's input in pixels. The largest centre crop of this aspect ratio is
+        resized by antialiased bilinear interpolation; see `center_resize`.
+      standardize: Whether each image is standardised to mean 0 and deviation 1.
     """
 
     resize: tuple[int, int] | None = None
@@ -44,12 +45,12 @@ class Preprocessing:
         images: Float[Array, "batch height width channels"],
         valid_size: Int[Array, "batch 2"] | None = None,
     ) -> Float[Array, "batch out_height out_width channels"]:
-        """Images in [0, 1] at the network's size.
+        """Resize images to the network's input size.
 
         Args:
-          images: in [0, 1].
-          valid_size: height and width of what is true of each image, at its top left, which only
-            resizing looks at; None for all of it.
+          images: Images in [0, 1].
+          valid_size: Height and width of the valid region of each image, used for resizing; None for the whole
+            image.
         """
         if self.resize is None or (valid_size is None and images.shape[1:3] == self.resize):
             return images
@@ -58,7 +59,7 @@ class Preprocessing:
     def standardized(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch height width channels"], Statistics]:
-        """(x - mean) / max(deviation, 1 / sqrt(n)) of each image of n numbers, and what `unstandardize` needs."""
+        """Return (x - mean) / max(deviation, 1 / sqrt(n)) for images of n values, and the statistics."""
         if not self.standardize:
             shape = (len(images), 1, 1, 1)
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
@@ -74,12 +75,12 @@ class Preprocessing:
         images: Float[Array, "batch height width channels"],
         valid_size: Int[Array, "batch 2"] | None = None,
     ) -> tuple[Float[Array, "batch out_height out_width channels"], Statistics]:
-        """Images as a network sees them, and what `unstandardize` needs; arguments as for `resized`."""
+        """Resize and standardise images, and return the statistics for `unstandardize`."""
         return self.standardized(self.resized(images, valid_size))
 
 
 def unstandardize(
     images: Float[Array, "batch height width channels"], statistics: Statistics
 ) -> Float[Array, "batch height width channels"]:
-    """Undoes `Preprocessing.standardized`, so that people can look at what a network sees."""
+    """Undo `Preprocessing.standardized`, so that a network's input can be displayed."""
     return images * statistics.deviation + statistics.mean

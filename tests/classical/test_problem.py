@@ -132,7 +132,7 @@ def test_observations_that_are_no_batches_of_float_images_are_errors(y, words):
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_model_without_a_linear_part_is_an_error():
-    with pytest.raises(InputError, match="Jpeg is no linear map"):
+    with pytest.raises(InputError, match="Jpeg is not linear"):
         problems.prepare(np.zeros((1, 4, 4, 1)), Jpeg(50))
 
 

@@ -1,4 +1,4 @@
-"""Forward models: adjoints, parity with SciPy, what their randomness depends on, and values as such."""
+"""Degradations: adjoints, parity with SciPy, random keys, comparison by value and error messages."""
 
 import dataclasses
 import functools
@@ -103,7 +103,7 @@ LINEAR = {
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("name", LINEAR)
 def test_adjoint(name):
-    """<A x, y> = <x, A^T y> in double precision, and `output_size` says how large A x is."""
+    """<A x, y> = <x, A^T y> in double precision, and `output_size` is the size of A x."""
     model, x = LINEAR[name], draw(2, 11, 8, 3)
     y = forward(model, x)
     assert y.dtype == np.float64
@@ -120,8 +120,8 @@ SCIPY_MODE = {"circular": "wrap", "reflect": "mirror", "zeros": "constant"}
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("method", ["fft", "spatial"])
 @pytest.mark.parametrize("boundary", [*SCIPY_MODE, "valid"])
-def test_blur_is_scipys_convolution(boundary, method):
-    """Of even and odd sizes; "valid" is that of `scipy.signal.convolve2d`."""
+def test_blur_equals_scipy_convolution(boundary, method):
+    """For even and odd sizes; "valid" is compared with `scipy.signal.convolve2d`."""
     x, kernel = draw(1, 40, 31, 2), np.float32(psf(9, 6))
     result = forward(Blur(kernel, boundary, method), x)
     for c in range(2):
@@ -138,7 +138,7 @@ def test_both_methods_agree_on_large_images_in_single_precision():
     np.testing.assert_allclose(fft, spatial, rtol=0, atol=2e-6)
 
 
-def test_a_kernel_of_batch_1_is_for_all_images():
+def test_psf_of_batch_1_is_broadcast():
     x, kernel = images(2, 9, 8, 1), psf(3, 2)
     expected = forward(Blur(kernel), x)
     np.testing.assert_array_equal(forward(Blur(kernel[None]), x), expected)
@@ -146,7 +146,7 @@ def test_a_kernel_of_batch_1_is_for_all_images():
 
 
 @pytest.mark.slow
-def test_gaussian_blur_is_scipys_and_each_example_may_have_its_own():
+def test_gaussian_blur_equals_scipy_with_one_sigma_per_example():
     x, sigma = images(2, 30, 25, 1), (0.8, 2.3)
     together = settle(GaussianBlur(sigma, boundary="reflect"), keys(2), x.shape)
     assert together.psf.shape == (2, 19, 19)
@@ -161,7 +161,7 @@ def test_gaussian_blur_is_scipys_and_each_example_may_have_its_own():
 
 
 def test_motion_blur_smears_a_point_along_a_line():
-    """An odd length is a plain mean; at any angle, against the distance from points on the line."""
+    """An odd horizontal length is a mean; other angles use the distance to sampled points of the line."""
     straight = np.asarray(MotionBlur(5.0).psf)
     np.testing.assert_allclose(straight, np.eye(5)[2][:, None] * np.full(5, 0.2), atol=1e-6)
     np.testing.assert_allclose(MotionBlur(5.0, 90.0).psf, straight.T, atol=1e-6)
@@ -173,7 +173,7 @@ def test_motion_blur_smears_a_point_along_a_line():
     np.testing.assert_allclose(MotionBlur(6.5, 30.0).psf, expected / expected.sum(), atol=1e-5)
 
 
-def test_low_resolution_images_are_matlabs_or_those_of_a_blur():
+def test_downsample_is_imresize_and_decimate_keeps_every_pixel_of_a_grid():
     x = images(1, 13, 12, 3)
     np.testing.assert_array_equal(
         degrade(Downsample(3), x), jax.jit(functools.partial(ops.imresize, scale=1 / 3))(x)
@@ -184,8 +184,8 @@ def test_low_resolution_images_are_matlabs_or_those_of_a_blur():
 
 
 @pytest.mark.slow
-def test_what_happens_to_an_example_depends_on_its_key_alone():
-    """Not on its place in the batch, and not on its neighbours; another key, another outcome."""
+def test_result_of_an_example_depends_only_on_its_key():
+    """Not on its position in the batch or on the other examples."""
     model = Chain(
         (GaussianNoise((0.0, 55.0)), PoissonNoise(30.0), RandomPixelMask((0.2, 0.8)), Jpeg((5, 95)))
     )
@@ -195,7 +195,7 @@ def test_what_happens_to_an_example_depends_on_its_key_alone():
     assert len(np.unique(np.asarray(result).reshape(4, -1), axis=0)) == 4
 
 
-def test_a_call_draws_and_applies_with_keys_of_their_own():
+def test_call_uses_separate_keys_for_draw_and_apply():
     model, x = Chain((MotionBlur((1.0, 5.0), 45.0), SpeckleNoise(0.1))), images(4, 16, 12, 3)
     of_draw, of_noise = (jax.vmap(jax.random.fold_in, (0, None))(keys(4), i) for i in range(2))
     settled = settle(model, of_draw, x.shape)
@@ -204,7 +204,7 @@ def test_a_call_draws_and_applies_with_keys_of_their_own():
     np.testing.assert_allclose(again, degrade(model, x, keys(4)), atol=1e-6)
 
 
-def test_steps_that_are_alike_have_noise_of_their_own():
+def test_equal_steps_of_a_chain_have_independent_noise():
     twice, x = Chain((GaussianNoise(10.0), GaussianNoise(10.0))), images(4, 16, 12, 3)
     deviation = 255 * np.std(degrade(twice, x, keys(4)) - x)
     assert deviation == pytest.approx(10 * np.sqrt(2), rel=0.1)
@@ -232,7 +232,7 @@ def repeated(degradation, value):
     ids=repr,
 )
 def test_moments_of_noise(degradation, mean, deviation):
-    """Mean and standard deviation over keys, within 5 standard errors of each."""
+    """Mean and standard deviation over keys, within 5 standard errors."""
     drawn = np.asarray(repeated(degradation, 0.4), np.float64)
     error = deviation / np.sqrt(COUNT)
     assert abs(drawn.mean() - mean) < 5 * error
@@ -246,8 +246,8 @@ def test_poisson_noise_counts_photons():
     assert (np.asarray(repeated(PoissonNoise(30.0), -0.1)) == 0).all()
 
 
-def test_ranges_are_drawn_uniformly_and_apart():
-    """Mean 1/2 and variance 1/12 of the place in the range, no correlation; qualities are whole."""
+def test_ranges_are_sampled_uniformly_and_independently():
+    """Mean 1/2, variance 1/12 and no correlation of the position in the range; qualities are integers."""
     shape = (COUNT, 8, 8, 1)
     drawn = settle(MotionBlur((1.0, 5.0), (-90.0, 90.0)), keys(COUNT), shape)
     length, angle = (np.asarray(drawn.length) - 1) / 4, (np.asarray(drawn.angle) + 90) / 180
@@ -270,7 +270,7 @@ def lost(degradation, height=40, width=50, count=3):
     return mask[..., 0] == 0
 
 
-def test_a_box_lies_anywhere_inside_the_image():
+def test_box_mask_covers_every_position_inside_the_image():
     masks = lost(BoxMask(1, (3, 5)), 12, 9, count=400)
     for mask in masks:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -282,13 +282,13 @@ def test_a_box_lies_anywhere_inside_the_image():
     assert lost(BoxMask(1, 99), 12, 9).all()
 
 
-def test_a_stroke_has_the_area_of_a_line_with_round_ends():
-    """Length times width and a disc, where it lies inside the image, as most of these do."""
+def test_stroke_has_the_area_of_a_line_with_round_ends():
+    """Length times width plus a disc, for strokes inside the image."""
     area = np.median(lost(StrokeMask(1, 30.0, 5.0), 200, 200, count=25).sum(axis=(1, 2)))
     assert area == pytest.approx(30 * 5 + np.pi * 2.5**2, rel=0.04)
 
 
-def test_text_covers_the_image_and_nothing_of_it_is_random():
+def test_text_mask_covers_the_image_and_is_deterministic():
     mask = TextMask("a few words", font_size=12).draw(None, (3, 60, 80, 1)).mask
     assert mask.shape == (1, 60, 80, 1)
     assert set(np.unique(mask)) == {0.0, 1.0}
@@ -318,8 +318,8 @@ def test_linear_part_and_noise_of_a_chain():
     assert noise_sigma(Chain((Chain((GaussianNoise(51.0),)), Downsample(2)))) == 0.2
 
 
-def test_a_solver_is_compiled_once_for_all_kernels():
-    """As an argument a degradation is a pytree, as a static one a value; both give the same image."""
+def test_solver_is_compiled_once_for_all_kernels():
+    """As a traced argument (pytree) and as a static argument (value), the result is the same."""
     traces = []
 
     def counted(model, x):
@@ -360,7 +360,7 @@ def test_values_are_compared_and_hashed_by_content():
     assert dataclasses.replace(GaussianBlur(1.0), sigma=2.0) == GaussianBlur(2.0)
 
 
-def test_descriptions_are_short_and_alike_for_equal_values_alone():
+def test_descriptions_are_equal_only_for_equal_values():
     kernel, x = psf(25, 25), images(2, 4, 4, 1)
     model = Chain((Blur(kernel), GaussianNoise((0, 2.5))))
     assert re.fullmatch(
@@ -422,7 +422,7 @@ CONFIGS = [
 ]
 
 
-def test_configs_make_the_round_trip():
+def test_configs_round_trip():
     assert {c["name"] for c in CONFIGS} | {"chain"} == set(DEGRADATIONS)
     config = {"degradation": {"name": "chain", "steps": CONFIGS}}
     holder = schema.build(Holder, config, CHOICES)
@@ -441,32 +441,32 @@ X = jnp.zeros((2, 8, 8, 1))
 ERRORS = {
     "psf has axes": (
         lambda: Blur(np.ones(3)),
-        "psf is (height, width) or (batch, height, width), none of them 0; got shape (3,)",
+        "psf must be (height, width) or (batch, height, width) and not empty; got shape (3,)",
     ),
-    "psf is numbers": (lambda: Blur([["a"]]), "psf is an array of numbers; got [['a']]"),
-    "psf is finite": (lambda: Blur([[np.nan]]), "psf holds finite numbers"),
+    "psf is numbers": (lambda: Blur([["a"]]), "psf must be an array of numbers; got [['a']]"),
+    "psf is finite": (lambda: Blur([[np.nan]]), "psf must be finite"),
     "psf fits": (
         lambda: Blur(np.ones((9, 3))).forward(X),
-        "no larger than the images, (8, 8) pixels",
+        "not be larger than the images, (8, 8) pixels",
     ),
     "psf count": (
         lambda: Blur(np.ones((3, 2, 2))).forward(X),
-        "psf is one, or one for each of 2 images; got (3, 2, 2)",
+        "psf must be one, or one for each of 2 images; got (3, 2, 2)",
     ),
     "boundary": (
         lambda: Blur(np.ones((3, 3)), "wrap"),
-        "boundary is one of circular, reflect, zeros, valid; got 'wrap'",
+        "boundary must be one of circular, reflect, zeros, valid; got 'wrap'",
     ),
     "method": (
         lambda: GaussianBlur(1.0, method="slow"),
-        "method is one of fft, spatial; got 'slow'",
+        "method must be one of fft, spatial; got 'slow'",
     ),
     "sigma > 0": (lambda: GaussianBlur(0.0), "sigma must be greater than 0; got 0.0"),
-    "sigmas": (lambda: GaussianBlur(jnp.ones(2)), "an array of sigmas needs size"),
+    "sigmas": (lambda: GaussianBlur(jnp.ones(2)), "an array of sigmas requires size"),
     "odd size": (lambda: GaussianBlur(1.0, 4), "size must be odd"),
     "range": (
         lambda: GaussianNoise((5, 3)),
-        "sigma is a number, a range (low, high) of them or an array; got (5, 3)",
+        "sigma must be a number, a range (low, high) or an array; got (5, 3)",
     ),
     "no list": (lambda: GaussianNoise([0, 55]), "or an array; got [0, 55]"),
     "no text": (lambda: PoissonNoise("30"), "or an array; got '30'"),
@@ -474,15 +474,15 @@ ERRORS = {
     "no array of them": (lambda: RandomPixelMask(np.eye(2) > 0), "got an array of bool"),
     "range of numbers": (lambda: MotionBlur((1, "5")), "or an array; got (1, '5')"),
     "range has ends": (lambda: StrokeMask(1, (1, 2, 3), 1), "or an array; got (1, 2, 3)"),
-    "finite": (lambda: GaussianBlur(np.inf), "sigma is a number, a range (low, high)"),
+    "finite": (lambda: GaussianBlur(np.inf), "sigma must be a number, a range (low, high)"),
     "whole range": (
         lambda: BoxMask(1, (2.5, 3.5)),
-        "size is a whole number, a range (low, high) of them or an array; got (2.5, 3.5)",
+        "size must be an integer, a range (low, high) or an array; got (2.5, 3.5)",
     ),
-    "whole": (lambda: Jpeg(50.5), "quality is a whole number, a range (low, high) of them"),
+    "whole": (lambda: Jpeg(50.5), "quality must be an integer, a range (low, high) or"),
     "whole array": (lambda: Jpeg(np.ones(2)), "or an array; got an array of float64"),
-    "whole count": (lambda: BoxMask((1, 2), 3), "count is a whole number; got (1, 2)"),
-    "whole scale": (lambda: Downsample(2.5), "scale is a whole number; got 2.5"),
+    "whole count": (lambda: BoxMask((1, 2), 3), "count must be an integer; got (1, 2)"),
+    "whole scale": (lambda: Downsample(2.5), "scale must be an integer; got 2.5"),
     "sigma >= 0": (lambda: GaussianNoise(-1), "sigma must be at least 0; got -1"),
     "fraction": (lambda: RandomPixelMask(1.5), "keep must be at least 0 and at most 1; got 1.5"),
     "scale": (lambda: Decimate(0), "scale must be at least 1; got 0"),
@@ -493,40 +493,46 @@ ERRORS = {
     "mask axes": (lambda: Mask(np.ones(3)), "got shape (3,)"),
     "mask fits": (
         lambda: Mask(np.ones((8, 7))).forward(X),
-        "a mask of shape (8, 7) does not fit images (2, 8, 8, 1)",
+        "a mask of shape (8, 7) does not broadcast to images (2, 8, 8, 1)",
     ),
-    "text": (lambda: TextMask(" "), "text is one line with a letter in it; got ' '"),
-    "steps": (lambda: Chain([Decimate(2)]), "steps is a tuple of degradations; got [Decimate"),
+    "text": (lambda: TextMask(" "), "text must be a single line with at least one letter; got ' '"),
+    "steps": (lambda: Chain([Decimate(2)]), "steps must be a tuple of degradations; got [Decimate"),
     "one image": (lambda: GaussianBlur(1.0)(X[0]), "(batch, height, width, channels); got float32"),
     "stored levels": (
         lambda: GaussianBlur(1.0)((255 * X).astype("uint8")),
-        "images are floats in [0, 1]",
+        "images must be floats in [0, 1]",
     ),
     "one key": (
         lambda: GaussianNoise(5.0)(X, jax.random.key(0)),
-        "a key an example, of shape (2,); got keys of shape ()",
+        "one key per example, shape (2,); got shape ()",
     ),
-    "no keys for ranges": (lambda: Jpeg((5, 95))(X), "Jpeg is random and takes a key an example"),
-    "no keys for masks": (lambda: BoxMask(1, 2)(X), "BoxMask is random and takes a key an example"),
+    "no keys for ranges": (
+        lambda: Jpeg((5, 95))(X),
+        "Jpeg is random and requires one key per example",
+    ),
+    "no keys for masks": (
+        lambda: BoxMask(1, 2)(X),
+        "BoxMask is random and requires one key per example",
+    ),
     "no keys": (
         lambda: GaussianNoise(3.0).apply(X),
-        "takes a key an example, of shape (2,); got none",
+        "requires one key per example, shape (2,); got none",
     ),
-    "key count": (lambda: GaussianNoise(3.0).apply(X, keys(3)), "got keys of shape (3,)"),
+    "key count": (lambda: GaussianNoise(3.0).apply(X, keys(3)), "got shape (3,)"),
     "not drawn": (
         lambda: GaussianBlur((1.0, 2.0)).forward(X),
-        "sigma is the range (1.0, 2.0); draw(keys, shape)",
+        "sigma is the range (1.0, 2.0); sample it with draw(keys, shape)",
     ),
     "sigma not drawn": (lambda: noise_sigma(GaussianNoise((1, 2))), "sigma is the range (1, 2)"),
-    "mask not drawn": (lambda: BoxMask(1, 2).apply(X), "BoxMask is not drawn"),
-    "not linear": (lambda: Chain((Jpeg(50),)).forward(X), "Jpeg is no linear map"),
+    "mask not drawn": (lambda: BoxMask(1, 2).apply(X), "BoxMask was not sampled"),
+    "not linear": (lambda: Chain((Jpeg(50),)).forward(X), "Jpeg is not linear"),
     "adjoint size": (
         lambda: Decimate(2).adjoint(X, (8, 8)),
-        "of images of (8, 8) pixels come images of (4, 4); got (8, 8)",
+        "forward maps images of (8, 8) pixels to (4, 4), but y has (8, 8)",
     ),
     "two noises": (
         lambda: noise_sigma(Chain((GaussianNoise(1), GaussianNoise(2)))),
-        "no one standard deviation",
+        "at most one Gaussian noise",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The order of examples, its shares, evaluation that counts each once, and exact resumption."""
+"""The input pipeline: order of examples, sharding, evaluation of every example once, and exact resumption."""
 
 import json
 
@@ -38,7 +38,7 @@ def order(*args, **options):
 @many
 @given(length=st.integers(1, 12), batch_size=st.integers(1, 15), seed=st.integers(0, 2**31))
 def test_every_epoch_is_a_permutation(length, batch_size, seed):
-    """Also where epochs end inside a batch, or a batch holds several epochs."""
+    """Also if an epoch ends inside a batch, or a batch contains several epochs."""
     epochs = 3
     batches = -(-length * epochs // batch_size)
     indices = order(length, batch_size=batch_size, batches=batches, seed=seed).ravel()
@@ -46,7 +46,7 @@ def test_every_epoch_is_a_permutation(length, batch_size, seed):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(length))
 
 
-def test_the_order_depends_on_the_seed_and_the_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     length = 50
     rows = {
         seed: order(length, batch_size=25, batches=6, seed=seed).reshape(3, length)
@@ -61,7 +61,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     np.testing.assert_array_equal(order(length, batch_size=10, batches=15).ravel(), rows[0].ravel())
 
 
-def test_a_batch_holds_the_examples_of_its_indices():
+def test_batch_has_the_examples_at_its_indices():
     source = source_of(300)
     for batch in training(source=source, batch_size=7, batches=5):
         assert batch["index"].dtype == np.int32
@@ -69,14 +69,14 @@ def test_a_batch_holds_the_examples_of_its_indices():
         np.testing.assert_array_equal(batch["image"], source.arrays["image"][batch["index"]])
 
 
-def test_indices_alone_are_in_the_same_order():
+def test_indices_only_keeps_the_order():
     batches = list(training(indices_only=True))
     assert all(set(batch) == {"index"} for batch in batches)
     np.testing.assert_array_equal([batch["index"] for batch in batches], order())
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
-def test_the_processes_rows_together_are_the_global_batch(process_count):
+def test_shards_of_processes_form_the_global_batch(process_count):
     shares = [
         list(training(batch_size=8, process_index=i, process_count=process_count))
         for i in range(process_count)
@@ -87,7 +87,7 @@ def test_the_processes_rows_together_are_the_global_batch(process_count):
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
 
 
-def test_an_empty_training_split_is_refused():
+def test_empty_training_split_is_an_error():
     with pytest.raises(InputError, match=r"data\.train_split is empty"):
         training(0)
 
@@ -144,7 +144,7 @@ depths = pytest.mark.parametrize("depth", [0, 1, 2, 3])
 
 
 @depths
-def test_prefetching_changes_no_batch_and_ends_with_the_last_whole_group(depth):
+def test_prefetching_keeps_batches_and_drops_an_incomplete_last_put(depth):
     """7 batches make 3 groups of 2."""
     ahead = prefetched(depth, batches=7)
     np.testing.assert_array_equal(take(ahead, 3), order(batches=6).reshape(3, 8))
@@ -161,7 +161,7 @@ def test_batches_are_put_on_the_device_ahead_of_use(depth):
 
 @depths
 def test_the_state_is_that_of_the_last_batch_used(depth):
-    """It equals that of an iterator which looks nothing ahead."""
+    """Equal to the state of an iterator without prefetching."""
     ahead, plain = prefetched(depth), training()
     for _ in range(4):
         assert ahead.get_state() == {"batches": plain.get_state(), "source": SOURCE}
@@ -172,7 +172,7 @@ def test_the_state_is_that_of_the_last_batch_used(depth):
 @pytest.mark.parametrize("used", [0, 1, 3])
 @depths
 def test_a_state_resumes_exactly(depth, used):
-    """Through JSON, as in a checkpoint; on a fresh iterator of another depth, and on a used one."""
+    """Through JSON, as in a checkpoint, on a new iterator of another depth and on a used one."""
     first = prefetched(depth)
     take(first, used)
     state = json.loads(json.dumps(first.get_state()))
@@ -184,7 +184,7 @@ def test_a_state_resumes_exactly(depth, used):
         np.testing.assert_array_equal(take(iterator, 4), expected)
 
 
-def test_a_state_of_another_source_is_refused_and_says_what_changed():
+def test_state_of_another_source_is_an_error_that_names_the_changes():
     stopped = prefetched(1)
     next(stopped)
     other = prefetched(1, fingerprint={"examples": 10, "files": 2})
@@ -193,14 +193,14 @@ def test_a_state_of_another_source_is_refused_and_says_what_changed():
     np.testing.assert_array_equal(next(other), order(batches=2).ravel())
 
 
-def test_a_state_from_before_there_were_fingerprints_is_taken():
+def test_state_without_fingerprint_is_accepted():
     plain, fresh = training(), prefetched(1)
     take(plain, 2)
     fresh.set_state(json.loads(json.dumps(plain.get_state())))
     np.testing.assert_array_equal(next(fresh), order(batches=4)[2:].ravel())
 
 
-def test_a_run_may_be_continued_by_another_number_of_processes():
+def test_run_resumes_on_another_number_of_processes():
     one = training(batch_size=8)
     take(one, 3)
     halves = [training(batch_size=8, process_index=i, process_count=2) for i in range(2)]
@@ -212,7 +212,7 @@ def test_a_run_may_be_continued_by_another_number_of_processes():
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "device"])
-def test_a_split_is_the_same_however_it_is_held(digits_dir, cache):
+def test_cache_does_not_change_examples(digits_dir, cache):
     data = Data(Digits(), data_dir=digits_dir, validation_split="test[:20]", cache=cache)
     source = data.open("validation")
     assert isinstance(source, ArraySource) == (cache != "none")
@@ -222,7 +222,7 @@ def test_a_split_is_the_same_however_it_is_held(digits_dir, cache):
 
 
 def test_reading_threads_keep_the_order(digits_dir):
-    """Records are read by threads; arrays are not."""
+    """Records are read by threads, arrays are not."""
     source = Digits().open("validation", digits_dir)
     batches = list(training(source=source, batch_size=50, batches=6))
     np.testing.assert_array_equal(
@@ -234,7 +234,7 @@ def test_reading_threads_keep_the_order(digits_dir):
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches_and_resume_exactly(digits_dir):
-    """On records, as a real run has them, and in a program that is not started by absl."""
+    """With TFDS records, in a program that absl did not start."""
     flags.FLAGS.unparse_flags()
     source = Digits().open("validation", digits_dir)
     options = {"source": source, "batch_size": 5, "batches": 7}

@@ -1,4 +1,4 @@
-"""What a classifier sees of an image: its formula, its inverse, and which part of the image."""
+"""Preprocessing of a classifier: the formula of standardisation, its inverse, and the region that is resized."""
 
 import functools
 
@@ -23,8 +23,8 @@ def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).random(shape, np.float32)
 
 
-def test_standardisation_is_that_of_tensorflow_in_pytorchs_words():
-    """`tf.image.per_image_standardization`: (x - mean) / max(deviation, 1 / sqrt(n)), image by image."""
+def test_standardisation_equals_the_formula_of_tensorflow():
+    """(x - mean) / max(deviation, 1 / sqrt(n)) per image, as `tf.image.per_image_standardization`."""
     images = draw(5, 6, 7, 3) * np.array([1, 0.5, 0.2, 1e-3, 0]).reshape(-1, 1, 1, 1) + 0.1
     seen, statistics = STANDARD.standardized(jnp.asarray(images, jnp.float32))
     flat = torch.tensor(images.reshape(5, -1), dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_standardisation_is_that_of_tensorflow_in_pytorchs_words():
     assert statistics.mean.shape == statistics.deviation.shape == (5, 1, 1, 1)
 
 
-def test_an_image_has_mean_0_and_deviation_1_whatever_its_brightness_and_contrast():
+def test_mean_is_0_and_deviation_1_for_any_brightness_and_contrast():
     images = jnp.asarray(draw(4, 8, 8, 2))
     seen, _ = STANDARD(images)
     np.testing.assert_allclose(jnp.mean(seen, (1, 2, 3)), np.zeros(4), atol=1e-6)
@@ -48,8 +48,8 @@ def test_an_image_has_mean_0_and_deviation_1_whatever_its_brightness_and_contras
 
 
 @pytest.mark.slow
-def test_a_flat_image_becomes_0_and_a_nearly_flat_one_is_not_blown_up():
-    """Of 4 numbers the floor is 1/2: a pair 0.1 above and a pair 0.1 below become +-0.2."""
+def test_flat_image_becomes_0_and_deviation_has_a_minimum():
+    """With 4 values the minimum deviation is 1/2, so +-0.1 about the mean becomes +-0.2."""
     images = jnp.array([[0.3, 0.3, 0.3, 0.3], [0.4, 0.2, 0.4, 0.2]]).reshape(2, 2, 2, 1)
     seen, statistics = STANDARD(images)
     expected = [[0, 0, 0, 0], [0.2, -0.2, 0.2, -0.2]]
@@ -65,15 +65,15 @@ def test_restoring_undoes_standardising(preprocessing):
     np.testing.assert_allclose(unstandardize(*preprocessing(images)), images, atol=1e-6)
 
 
-def test_no_steps_are_the_identity():
+def test_default_is_the_identity():
     images = jnp.asarray(draw(2, 5, 4, 1))
     for preprocessing in (Preprocessing(), Preprocessing(resize=(5, 4))):
         seen, _ = preprocessing(images)
         np.testing.assert_array_equal(seen, images)
 
 
-def test_resizing_takes_the_middle_in_the_shape_wanted():
-    """Of 4 x 8 pixels the middle 4 x 4, each 2 x 2 of the same value; what is beside leaves no trace."""
+def test_resizing_takes_the_centre_crop():
+    """The centre 4 x 4 of 4 x 8 pixels, with 2 x 2 blocks of equal value, is kept exactly."""
     values = draw(1, 2, 2, 1)
     middle = values.repeat(2, axis=1).repeat(2, axis=2)
     for beside in (0.0, 1.0):
@@ -87,7 +87,7 @@ def test_resizing_takes_the_middle_in_the_shape_wanted():
 @pytest.mark.parametrize(
     ("shape", "size"), [((8, 12), (4, 6)), ((7, 7), (3, 3)), ((5, 3), (10, 6))]
 )
-def test_resizing_of_the_same_shape_is_pytorchs_antialiased_bilinear(shape, size):
+def test_resizing_equals_antialiased_bilinear_of_pytorch(shape, size):
     images = draw(2, *shape, 3)
     seen = resized(size, jnp.asarray(images))
     expected = torch.nn.functional.interpolate(
@@ -100,7 +100,7 @@ def test_resizing_of_the_same_shape_is_pytorchs_antialiased_bilinear(shape, size
     np.testing.assert_allclose(seen, expected.permute(0, 2, 3, 1).numpy(), atol=1e-5)
 
 
-def test_resizing_commutes_with_mirroring_and_keeps_what_is_flat():
+def test_resizing_commutes_with_flips_and_keeps_flat_images():
     images = jnp.asarray(draw(2, 9, 13, 1))
     seen = resized((5, 5), images)
     for axis in (1, 2):
@@ -112,8 +112,8 @@ def test_resizing_commutes_with_mirroring_and_keeps_what_is_flat():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 4), (3, 5)])
-def test_an_image_on_a_canvas_is_resized_as_it_would_be_alone(size):
-    """Whatever is beside it, but for the result's edge, where the filter reaches beyond the image."""
+def test_padded_image_is_resized_like_the_unpadded_one(size):
+    """Independent of the padding, except at the border, where the filter reaches beyond the image."""
     for true in ((12, 16), (16, 10), (8, 8)):
         image = draw(1, *true, 2)
         canvas = draw(1, 20, 20, 2)
@@ -125,7 +125,7 @@ def test_an_image_on_a_canvas_is_resized_as_it_would_be_alone(size):
 
 
 @pytest.mark.slow
-def test_all_steps_are_one_after_another():
+def test_steps_are_resizing_then_standardisation():
     images = jnp.asarray(draw(2, 9, 6, 3))
     both = Preprocessing(resize=(4, 4), standardize=True)
     seen, statistics = both(images)
@@ -134,6 +134,6 @@ def test_all_steps_are_one_after_another():
     np.testing.assert_allclose(unstandardize(seen, statistics), resized, atol=1e-6)
 
 
-def test_a_size_of_no_pixels_is_named():
+def test_size_below_1_is_an_error():
     with pytest.raises(InputError, match=r"preprocessing.resize must be at least 1; got 0"):
         Preprocessing(resize=(8, 0))
