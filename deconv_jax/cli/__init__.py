@@ -6,7 +6,17 @@ import re
 import sys
 from collections.abc import Sequence
 
-from deconv_jax.cli import compress, generate, predict, restore, tables, train, visualize
+from deconv_jax.cli import (
+    compress,
+    evaluate,
+    generate,
+    predict,
+    prepare,
+    restore,
+    tables,
+    train,
+    visualize,
+)
 from deconv_jax.cli.config import load_config
 from deconv_jax.cli.exit_codes import EXIT_INPUT_ERROR, EXIT_INTERRUPTED, EXIT_KEYBOARD
 from deconv_jax.cli.process import configure_output
@@ -51,7 +61,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     version = importlib.metadata.version("deconv_jax")
     parser.add_argument("--version", action="version", version=f"deconv-jax {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (train, predict, visualize, restore, generate, compress, tables):
+    for module in (
+        train,
+        evaluate,
+        predict,
+        visualize,
+        restore,
+        generate,
+        compress,
+        prepare,
+        tables,
+    ):
         module.add_commands(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         parser.error(f"no command {argv[0]!r}; {did_you_mean(argv[0], commands.choices)}")

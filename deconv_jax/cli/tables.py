@@ -1,4 +1,4 @@
-"""`deconv-jax tables` and `deconv-jax prepare`."""
+"""`deconv-jax tables`: measure what the tables show, and render it into the texts."""
 
 import argparse
 import os
@@ -11,12 +11,6 @@ from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
 from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 from deconv_jax.errors import InputError
 
-_PREPARE = """\
-download and prepare a data set
-
-Prepares a TFDS data set in the format that training reads. Requires the extra `prepare` (pip
-install 'deconv_jax[prepare]'), except for embedded data sets.
-"""
 _TABLES = """\
 run the missing parts of a table and render the texts
 
@@ -27,17 +21,7 @@ published weights are read from the folder $DECONV_JAX_DATA.
 
 
 def add_commands(commands: Any) -> None:
-    """Add the parsers of `prepare` and `tables`."""
-    prepare = add_parser(commands, "prepare", _PREPARE)
-    prepare.add_argument("name", metavar="NAME", help="prepare this TFDS data set, such as mnist")
-    prepare.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="write to this folder (default: $TFDS_DATA_DIR, else $DECONV_JAX_DATA/tfds, "
-        "else ~/tensorflow_datasets)",
-    )
-    prepare.set_defaults(run=_prepare)
-
+    """Add the parser of `tables`."""
     tables = add_parser(commands, "tables", _TABLES)
     tables.add_argument(
         "name", nargs="?", metavar="TABLE[/PART]", help="run this table (default: only render)"
@@ -51,13 +35,6 @@ def add_commands(commands: Any) -> None:
         "the texts)",
     )
     tables.set_defaults(run=_tables)
-
-
-def _prepare(arguments: argparse.Namespace) -> int:
-    from deconv_jax.data.source_configs import parse_source
-
-    print(f"prepared: {parse_source(arguments.name).prepare(arguments.data_dir)}")
-    return 0
 
 
 def _tables(arguments: argparse.Namespace) -> int:

@@ -1,19 +1,10 @@
-"""`deconv-jax train` and `deconv-jax evaluate`."""
+"""`deconv-jax train`: train the experiment of a config file."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from deconv_jax.cli.arguments import (
-    add_checkpoint,
-    add_data_dir,
-    add_overwrite,
-    add_parser,
-    add_workdir,
-    check_folder,
-    parse_checkpoint,
-)
+from deconv_jax.cli.arguments import add_parser
 from deconv_jax.cli.config import load_config
 from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 
@@ -26,11 +17,10 @@ The text after a colon is the argument. Override any key of the config on the co
     --config.optimizer.learning_rate=3e-4 --config.training.num_steps=500
 SIGTERM and SIGINT save the state and exit with code 75; the same command then resumes the run.
 """
-_EVALUATE = "evaluate a trained model and print its metrics as JSON"
 
 
 def add_commands(commands: Any) -> None:
-    """Add the parsers of `train` and `evaluate`."""
+    """Add the parser of `train`."""
     train = add_parser(
         commands,
         "train",
@@ -52,22 +42,6 @@ def add_commands(commands: Any) -> None:
         "Open MPI, Kubernetes or the TPU pod",
     )
     train.set_defaults(run=_train)
-
-    evaluate = add_parser(commands, "evaluate", _EVALUATE)
-    add_workdir(evaluate, "any task")
-    add_checkpoint(evaluate)
-    evaluate.add_argument(
-        "--split",
-        default="test",
-        choices=("train", "validation", "test"),
-        help="evaluate this split (default: test)",
-    )
-    add_data_dir(evaluate)
-    evaluate.add_argument(
-        "--plots", type=Path, metavar="DIR", help="write plots of the split to this folder, as PNG"
-    )
-    add_overwrite(evaluate)
-    evaluate.set_defaults(run=_evaluate)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -105,19 +79,3 @@ def _summary(workdir: Path, result: dict[str, Any]) -> str:
     metrics = result["metrics"]["test"] | result["baseline"]["test"]
     lines.append("test: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return "\n".join(lines)
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    check_folder("--plots", arguments.plots, overwrite=arguments.overwrite)
-    enable_compilation_cache()
-    from deconv_jax.train import evaluate
-
-    evaluated = evaluate(
-        arguments.workdir,
-        checkpoint=parse_checkpoint(arguments.checkpoint),
-        split=arguments.split,
-        data_dir=arguments.data_dir,
-        plots=arguments.plots,
-    )
-    print(json.dumps(evaluated, indent=2))
-    return 0
