@@ -24,6 +24,10 @@ class ProgressCallback:
     on_message: Callable[[str], None]
 
 
+SILENT = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
+"""A callback that ignores everything."""
+
+
 class ProgressBar:
     """A bar on stderr such as "restore 3/24" with the remaining time; hidden unless on a terminal."""
 

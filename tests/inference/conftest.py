@@ -1,4 +1,4 @@
-"""Networks and runs of random weights, without compiling their initialisation or training."""
+"""Random variables and runs, without compiling an initialization and without training."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS
 
 @pytest.fixture(scope="session")
 def random_variables():
-    """Random parameters, and running statistics, for images of so many channels, and height and width."""
+    """Function that returns random parameters and running statistics of a model for an image shape."""
 
     def make(model, channels, seed=0, size=(64, 64)):
         image = jax.ShapeDtypeStruct((1, *size, channels), np.float32)
@@ -36,7 +36,7 @@ def random_variables():
 
 @pytest.fixture(scope="session")
 def draw():
-    """Images in [0, 1], different for every shape and seed."""
+    """Function that returns random images in [0, 1], different for every shape and seed."""
 
     def make(*shape, seed=0):
         return np.random.default_rng((seed, *shape)).uniform(size=shape).astype(np.float32)
@@ -46,7 +46,7 @@ def draw():
 
 @pytest.fixture(scope="session")
 def write_run():
-    """Writes a workdir as a run leaves it, with random weights in place of trained ones."""
+    """Function that writes the workdir of a run, with random instead of trained weights."""
 
     def write(workdir, task, data, image_shape=(32, 32, 1), **groups):
         training = {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2}

@@ -37,7 +37,6 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.compression.coding_tables import (
     CodingTables,
     Latents,
-    Tree,
     weights_digest,
 )
 from deconv_jax.inference.compression.entropy_coding import (
@@ -56,6 +55,7 @@ from deconv_jax.models.codec import (
     decoder_receptive_field,
     encoder_receptive_field,
 )
+from deconv_jax.training.state import Tree
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 

@@ -28,9 +28,9 @@ from deconv_jax.models.codec import (
     HyperpriorCodec,
 )
 from deconv_jax.models.entropy_models import MIN_SCALE
+from deconv_jax.training.state import Tree
 
 Latents = Float[np.ndarray, "height width channels"]
-Tree = Any
 
 _SCALES = np.geomspace(MIN_SCALE, 128.0, 128)
 """Standard deviations with a table; neighbors differ by 6 %, which costs 0.001 bits per latent."""

@@ -6,7 +6,6 @@ gives the same images on any number of devices.
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ from deconv_jax.errors import at_least
 from deconv_jax.models.latent_sampling import draw_latents, interpolate_latents
 from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.training.parallel import Devices
+from deconv_jax.training.state import Tree
 
-Tree = Any
 Latents = Float32[np.ndarray, "count latent_dim"]
 Decode = Callable[[Tree, Array, Array | None], Array]
 """(variables, latents (batch, latent_dim), labels (batch,) or None) -> images in [0, 1]."""

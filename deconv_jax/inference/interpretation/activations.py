@@ -36,8 +36,7 @@ from deconv_jax.inference.interpretation.relu_rules import (
 )
 from deconv_jax.models.layers import Activation, Conv, ConvTranspose, Dense, PReLU, Unpool, Upsample
 from deconv_jax.models.normalization import Norm
-
-Tree = Any
+from deconv_jax.training.state import Tree
 
 LOGITS = "logits"
 MAX_BATCH = 64

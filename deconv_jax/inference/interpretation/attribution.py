@@ -29,8 +29,8 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.interpretation.activations import LOGITS, feature_maps
 from deconv_jax.inference.interpretation.relu_rules import ReluRule
 from deconv_jax.ops.conv.window import per_axis
+from deconv_jax.training.state import Tree
 
-Tree = Any
 Images = Float[Array, "batch height width channels"]
 
 STEPS = 50

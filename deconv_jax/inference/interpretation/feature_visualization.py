@@ -11,7 +11,6 @@ pixels activated the unit; it is neither an average nor a learned prototype.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -36,8 +35,8 @@ from deconv_jax.inference.interpretation.attribution import (
 )
 from deconv_jax.inference.interpretation.receptive_windows import receptive_windows
 from deconv_jax.inference.interpretation.relu_rules import ReluRule
+from deconv_jax.training.state import Tree
 
-Tree = Any
 Preprocess = Callable[[Array], Array]
 """Function from images in [0, 1] to inputs of the network, of the same size."""
 

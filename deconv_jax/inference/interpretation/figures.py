@@ -7,7 +7,7 @@ a patch outside the image are drawn as paper, a color that is neither black nor 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from deconv_jax.inference.interpretation.feature_visualization import (
 )
 from deconv_jax.inference.interpretation.interpretable_model import InterpretableModel
 from deconv_jax.inference.interpretation.relu_rules import ReluRule
+from deconv_jax.training.state import Tree
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.viz.panels import (
     Section,
@@ -47,7 +48,6 @@ from deconv_jax.viz.panels import (
 )
 from deconv_jax.viz.pixels import rgb_pixels
 
-Tree = Any
 Attribution = Literal[
     "gradient", "guided", "deconvnet", "integrated_gradients", "occlusion", "grad_cam"
 ]

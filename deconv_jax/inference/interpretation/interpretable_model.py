@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,9 +22,8 @@ from deconv_jax.inference.interpretation.activations import (
     max_batch_size,
 )
 from deconv_jax.inference.interpretation.feature_visualization import Preprocess
+from deconv_jax.training.state import Tree
 from deconv_jax.viz.overlays import class_name
-
-Tree = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ from deconv_jax.inference.interpretation.activations import (
     DENSE_LAYERS,
     SPATIAL_LAYERS,
     HasShape,
-    Tree,
     find_layers,
     get_layer,
     max_batch_size,
@@ -24,6 +23,7 @@ from deconv_jax.inference.interpretation.activations import (
 )
 from deconv_jax.models.layers import Unpool
 from deconv_jax.models.normalization import Norm
+from deconv_jax.training.state import Tree
 
 _MIN_MARK = 1e-3
 """Absolute value above which an output counts as marked."""

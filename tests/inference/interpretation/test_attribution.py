@@ -50,11 +50,11 @@ def build_torch(variables, norm):
         layers.append(conv)
         if norm == "batch":
             layer = torch.nn.BatchNorm2d(outputs)
-            learnt = params[block]["Norm_0"]["BatchNorm_0"]
+            learned = params[block]["Norm_0"]["BatchNorm_0"]
             counted = variables["batch_stats"][block]["Norm_0"]["BatchNorm_0"]
             values = {
-                "weight": learnt["scale"],
-                "bias": learnt["bias"],
+                "weight": learned["scale"],
+                "bias": learned["bias"],
                 "running_mean": counted["mean"],
                 "running_var": counted["var"],
             }

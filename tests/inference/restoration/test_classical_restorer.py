@@ -7,12 +7,11 @@ import scipy.signal
 from deconv_jax.classical import METHODS
 from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
 from deconv_jax.errors import InputError
-from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration import classical_restorer
 from deconv_jax.inference.restoration.classical_restorer import DENOISING, ClassicalRestorer
 from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 
-QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 
 
@@ -21,14 +20,14 @@ def test_method_receives_the_forward_model_and_its_options(draw):
     options = {"iterations": 4, "tv_weight": 0.002}
     restorer = ClassicalRestorer("richardson_lucy", KERNEL, boundary="circular", options=options)
     expected = METHODS["richardson_lucy"](image[None], Blur(KERNEL), **options)[0]
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+    np.testing.assert_allclose(restorer(image, SILENT), expected, atol=1e-6)
     restorer = ClassicalRestorer("wiener", KERNEL, noise_sigma=4.0, boundary="reflect")
     model = Chain((Blur(KERNEL, boundary="reflect"), GaussianNoise(4.0)))
     expected = METHODS["wiener"](image[None], model)[0]
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+    np.testing.assert_allclose(restorer(image, SILENT), expected, atol=1e-6)
     assert restorer.scale == 1
     with pytest.raises(InputError, match="kernel must be no larger than the image"):
-        restorer(image[:2], QUIET)
+        restorer(image[:2], SILENT)
 
 
 @pytest.mark.parametrize("method", DENOISING)
@@ -36,7 +35,7 @@ def test_without_a_kernel_the_forward_model_is_noise(draw, method):
     image = draw(12, 16, 3)
     restorer = ClassicalRestorer(method, None, noise_sigma=15.0, options={"iterations": 3})
     expected = METHODS[method](image[None], GaussianNoise(15.0), iterations=3)[0]
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+    np.testing.assert_allclose(restorer(image, SILENT), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,7 @@ def test_non_finite_output_is_an_error(draw):
     image = draw(8, 8, 1)
     image[3, 3] = np.nan
     with pytest.raises(InputError, match="richardson_lucy is not finite"):
-        restorer(image, QUIET)
+        restorer(image, SILENT)
 
 
 def _denoise(images, sigma):
@@ -98,7 +97,7 @@ def test_unknown_boundary_restores_the_border_as_well_as_the_center(method, size
     observed = whole[size[0] // 2 :, size[1] // 2 :][frame] + draw.normal(0, 1 / 255, truth.shape)
     denoiser = PnpDenoiser(_denoise, {}) if method == "plug_and_play" else None
     restorer = ClassicalRestorer(method, kernel, noise_sigma=1.0, denoiser=denoiser)
-    restored = restorer(observed.astype(np.float32)[..., None], QUIET)[..., 0]
+    restored = restorer(observed.astype(np.float32)[..., None], SILENT)[..., 0]
     inner = slice(10, -10), slice(10, -10)
     assert _psnr(restored, truth) > _psnr(restored[inner], truth[inner]) - 2
     assert _psnr(restored, truth) > _psnr(observed, truth) + 8
@@ -112,4 +111,4 @@ def test_images_that_exceed_the_free_memory_are_refused(monkeypatch):
     assert 24 < needed < 60
     message = rf"inverse needs {needed * image.size / 1e9:.1f} GB .* 2048 x 2048 pixels, but 0.1 GB"
     with pytest.raises(InputError, match=message):
-        restorer(image, QUIET)
+        restorer(image, SILENT)

@@ -10,14 +10,12 @@ import pytest
 from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.inference import tiling
-from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.progress import SILENT, ProgressCallback
 from deconv_jax.inference.restoration import learned_restorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 from deconv_jax.ops.color import rgb_to_ycbcr
-
-QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 class Simple(nn.Module):
@@ -68,10 +66,10 @@ def denoiser(random_variables):
 def test_gray_denoiser_restores_color_channels_separately(denoiser, draw):
     restorer = LearnedRestorer(*denoiser)
     image = draw(9, 11, 3)
-    restored = restorer(image, QUIET)
+    restored = restorer(image, SILENT)
     assert restored.dtype == np.float32
     for channel in range(3):
-        alone = restorer(image[..., channel : channel + 1], QUIET)
+        alone = restorer(image[..., channel : channel + 1], SILENT)
         np.testing.assert_allclose(restored[..., channel : channel + 1], alone, atol=1e-5)
 
 
@@ -79,8 +77,8 @@ def test_color_network_restores_gray_as_three_equal_channels(random_variables, d
     model = MODELS["dncnn"](channels=3, depth=2, features=4)
     restorer = LearnedRestorer(model, random_variables(model, 3))
     image = draw(6, 7, 1)
-    expected = restorer(np.repeat(image, 3, axis=-1), QUIET).mean(axis=-1, keepdims=True)
-    np.testing.assert_allclose(restorer(image, QUIET), expected, atol=1e-6)
+    expected = restorer(np.repeat(image, 3, axis=-1), SILENT).mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(restorer(image, SILENT), expected, atol=1e-6)
 
 
 def test_gray_network_enlarges_luma_and_chroma_is_bicubic(random_variables, draw):
@@ -88,8 +86,8 @@ def test_gray_network_enlarges_luma_and_chroma_is_bicubic(random_variables, draw
     restorer = LearnedRestorer(model, random_variables(model, 1))
     image = draw(9, 8, 3)
     ycbcr = np.asarray(rgb_to_ycbcr(jnp.asarray(image)))
-    restored = np.asarray(rgb_to_ycbcr(jnp.asarray(restorer(image, QUIET))))
-    luma = restorer(ycbcr[..., :1], QUIET)
+    restored = np.asarray(rgb_to_ycbcr(jnp.asarray(restorer(image, SILENT))))
+    luma = restorer(ycbcr[..., :1], SILENT)
     np.testing.assert_allclose(restored[..., :1], luma, atol=1e-5)
     chroma = np.asarray(ops.imresize(jnp.asarray(ycbcr[..., 1:]), 2))
     np.testing.assert_allclose(restored[..., 1:], chroma, atol=1e-5)
@@ -105,15 +103,15 @@ def test_tiles_overlap_by_the_support_of_bicubic_chroma(draw, ensemble):
     assert tiled._field(3).before == 2
     assert tiled._field(1).before == 0
     shares = []
-    tiles = tiled(image, ProgressCallback(on_progress=shares.append, on_message=QUIET.on_message))
+    tiles = tiled(image, ProgressCallback(on_progress=shares.append, on_message=SILENT.on_message))
     assert len(shares) > 9
-    np.testing.assert_allclose(tiles, whole(image, QUIET), atol=1e-5)
+    np.testing.assert_allclose(tiles, whole(image, SILENT), atol=1e-5)
 
 
 def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
     image = draw(3, 4, 1)
     restorer = learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=51)
-    np.testing.assert_allclose(restorer(image, QUIET), image + 0.2, atol=1e-6)
+    np.testing.assert_allclose(restorer(image, SILENT), image + 0.2, atol=1e-6)
     with pytest.raises(InputError, match="noise-conditional network requires noise_sigma"):
         learned(AddsNoiseLevel(), noise_conditional=True)
     with pytest.raises(
@@ -126,7 +124,7 @@ def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
 
 def test_overflow_in_bfloat16_is_retried_in_float32(draw):
     messages = []
-    progress = ProgressCallback(on_progress=QUIET.on_progress, on_message=messages.append)
+    progress = ProgressCallback(on_progress=SILENT.on_progress, on_message=messages.append)
     image = draw(3, 4, 1)
     restored = learned(Overflows(), factor=1.001, precision="bf16")(image, progress)
     np.testing.assert_allclose(restored, image + 1000.0, rtol=1e-3)
@@ -149,11 +147,11 @@ def test_modules_that_are_not_restoration_networks_are_refused():
 
 def test_large_images_are_tiled_to_fit_the_free_memory(monkeypatch, denoiser, draw):
     image = draw(tiling.PROBE_TILE + 9, 7, 1)
-    whole = LearnedRestorer(*denoiser, tile=1000)(image, QUIET)
+    whole = LearnedRestorer(*denoiser, tile=1000)(image, SILENT)
     monkeypatch.setattr(tiling, "free_memory", lambda: 0)
     shares = []
     tiled = LearnedRestorer(*denoiser)
-    progress = ProgressCallback(on_progress=shares.append, on_message=QUIET.on_message)
+    progress = ProgressCallback(on_progress=shares.append, on_message=SILENT.on_message)
     shapes, compiled = set(), learned_restorer._restore_tile
 
     def restore_tile(*arguments, precision):
@@ -170,6 +168,6 @@ def test_large_images_are_tiled_to_fit_the_free_memory(monkeypatch, denoiser, dr
     assert shares[-1] == 1.0
     # Images no larger than the probe are restored whole, without measuring memory.
     small = LearnedRestorer(*denoiser)
-    small(image[:8], QUIET)
-    small(image[: tiling.PROBE_TILE], QUIET)
+    small(image[:8], SILENT)
+    small(image[: tiling.PROBE_TILE], SILENT)
     assert not small._tiles

@@ -9,13 +9,12 @@ import pytest
 from deconv_jax.classical import plug_and_play
 from deconv_jax.data.degradations import Blur, Chain, GaussianBlur, GaussianNoise
 from deconv_jax.errors import InputError
-from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 
-QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 KERNEL = np.outer([1, 3, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 50
 SIGMA, FIRST, DATA_WEIGHT, ITERATIONS = 5.1, 49 / 255, 0.23, 3
 
@@ -47,7 +46,7 @@ def restored(denoiser, image, **fields):
     options = {"splitting": "half_quadratic", "iterations": ITERATIONS}
     fields = {"noise_sigma": SIGMA, "boundary": "circular", "options": options} | fields
     restorer = ClassicalRestorer("plug_and_play", KERNEL, denoiser=denoiser, **fields)
-    return restorer(image, QUIET)
+    return restorer(image, SILENT)
 
 
 def by_numpy(image, added):

@@ -13,7 +13,7 @@ from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
 from deconv_jax.data.images import OTHER_FORMAT, read_image, write_image
 from deconv_jax.experiment import Experiment
-from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.inference.restoration.load import load_restoration
@@ -25,7 +25,6 @@ from deconv_jax.train import train
 from deconv_jax.workdir import CONFIG
 
 PLUG_AND_PLAY = ["--method", "plug_and_play", "--kernel"]
-QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +196,7 @@ def test_a_run_restores_with_its_weights(tmp_path, folder, digits_dir, draw, cap
     inputs = [folder / "a.png", "--output", tmp_path / "out"]
     assert run("--workdir", tmp_path / "run", *inputs) == 0
     image = read_image(folder / "a.png").pixels
-    expected = LearnedRestorer(task.model, variables)(image, QUIET)
+    expected = LearnedRestorer(task.model, variables)(image, SILENT)
     written = read_image(tmp_path / "out" / "a.png").pixels
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
     assert np.abs(written - draw(16, 20, 1)).max() > 0.01
@@ -378,7 +377,7 @@ def test_plug_and_play_takes_weights_with_given_levels(
         noise_sigma=2.55,
         options={"iterations": 2},
         denoiser=make_pnp_denoiser(networks, [15, 50]),
-    )(read_image(folder / "z" / "c.tif").pixels, QUIET)
+    )(read_image(folder / "z" / "c.tif").pixels, SILENT)
     flags = ["--method", "plug_and_play", "--kernel", tmp_path / "k.npy", "--noise-sigma", "2.55"]
     flags += ["--weights", weights, "--denoiser-sigma", "15", "--option", "iterations=2"]
     flags += ["--weights", other, "--denoiser-sigma", "50"]

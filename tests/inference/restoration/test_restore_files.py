@@ -12,13 +12,11 @@ from PIL import Image
 from deconv_jax.data.images import read_image, write_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
-from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration import restore_files
 from deconv_jax.inference.restoration.restore_files import restore_file
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.ops import imresize
-
-QUIET = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ def _exif(artist):
 
 def test_metadata_and_alpha_are_kept(tmp_path, photo):
     job = Job(tmp_path / "photo.png", tmp_path / "out" / "photo.png")
-    result = restore_file(Scaled(scale=2), job, QUIET)
+    result = restore_file(Scaled(scale=2), job, SILENT)
     assert result.size == (12, 14)
     assert result.measured is None
     restored = read_image(job.output)
@@ -87,7 +85,7 @@ def test_result_and_input_are_measured_and_drawn(tmp_path, draw):
         comparison=tmp_path / "compare.png",
     )
     protocol = EvaluationProtocol(border=2)
-    result = restore_file(Scaled(factor=0.6), job, QUIET, protocol=protocol)
+    result = restore_file(Scaled(factor=0.6), job, SILENT, protocol=protocol)
     stored = [read_image(tmp_path / f"{n}.png").pixels for n in ("truth", "noisy", "out")]
     inner = [image[2:-2, 2:-2].astype(np.float64) for image in stored]
     for row, image in ((result.before, inner[1]), (result.measured, inner[2])):
@@ -108,7 +106,7 @@ def test_enlargement_is_measured_against_bicubic(tmp_path, draw):
     job = Job(
         tmp_path / "small.png", tmp_path / "out.png", tmp_path / "large.png", tmp_path / "c.png"
     )
-    result = restore_file(Scaled(scale=2), job, QUIET)
+    result = restore_file(Scaled(scale=2), job, SILENT)
     assert result.measured["psnr"] > 100
     stored = read_image(tmp_path / "small.png").pixels
     bicubic = np.asarray(imresize(jnp.asarray(stored), 2))
@@ -134,7 +132,7 @@ def test_luma_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
     found = []
     for source, reference in names:
         job = Job(*(tmp_path / f"{n}.png" for n in (source, f"out_{source}", reference)))
-        found.append(restore_file(Scaled(), job, QUIET, protocol=protocol).measured["psnr"])
+        found.append(restore_file(Scaled(), job, SILENT, protocol=protocol).measured["psnr"])
     # 8-bit levels v become 16 + 219 v / 255.
     error = np.mean((219 / 255 * (gray - other).astype(np.float64)) ** 2)
     assert found[0] == pytest.approx(-10 * np.log10(error), abs=0.01)
@@ -161,7 +159,7 @@ def test_unmeasurable_results_are_still_written(tmp_path, draw, reference, messa
     elif reference is not None:
         write_image(tmp_path / "r.png", draw(*reference))
     job = Job(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "r.png", tmp_path / "c.png")
-    result = restore_file(Scaled(scale=2), job, QUIET, protocol=EvaluationProtocol(border=4))
+    result = restore_file(Scaled(scale=2), job, SILENT, protocol=EvaluationProtocol(border=4))
     assert re.search(message, result.unmeasured)
     assert result.measured is None
     assert result.size == (18, 24)
@@ -174,9 +172,9 @@ def test_existing_results_are_kept_without_overwrite(tmp_path, draw):
     job = Job(tmp_path / "a.png", tmp_path / "b.png")
     job.output.write_text("mine")
     with pytest.raises(InputError, match=r"b.png exists; give --overwrite"):
-        restore_file(Scaled(), job, QUIET)
+        restore_file(Scaled(), job, SILENT)
     assert job.output.read_text() == "mine"
-    restore_file(Scaled(), job, QUIET, overwrite=True)
+    restore_file(Scaled(), job, SILENT, overwrite=True)
     np.testing.assert_array_equal(read_image(job.output).pixels, read_image(job.source).pixels)
 
 
@@ -193,7 +191,7 @@ def test_failed_files_write_nothing(tmp_path, draw, source, output, message):
     write_image(tmp_path / "a.png", draw(4, 4, 1))
     folder = tmp_path / "out"
     with pytest.raises(InputError, match=message):
-        restore_file(Scaled(), Job(tmp_path / source, folder / output), QUIET)
+        restore_file(Scaled(), Job(tmp_path / source, folder / output), SILENT)
     assert not folder.exists()
 
 
@@ -219,21 +217,21 @@ def test_out_of_memory_is_an_input_error_and_other_errors_are_not(tmp_path, draw
     exhausted = MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 PB")
     for error in exhausted:
         with pytest.raises(InputError, match=r"a.png: not enough memory; .* smaller tile"):
-            restore_file(raising(error), job, QUIET)
+            restore_file(raising(error), job, SILENT)
         for name in ("read_image", "write_image"):
             with monkeypatch.context() as patch:
                 patch.setattr(restore_files, name, fail(error))
                 with pytest.raises(InputError, match=r"a.png: not enough memory"):
-                    restore_file(Scaled(), job, QUIET)
+                    restore_file(Scaled(), job, SILENT)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        restore_file(raising(jax.errors.JaxRuntimeError("INTERNAL: x")), job, QUIET)
+        restore_file(raising(jax.errors.JaxRuntimeError("INTERNAL: x")), job, SILENT)
     with pytest.raises(InputError, match=r"a.png: too odd"):
-        restore_file(raising(InputError("too odd")), job, QUIET)
+        restore_file(raising(InputError("too odd")), job, SILENT)
     assert not job.output.exists()
     # Too little memory for the measurement does not affect the result.
     measured = dataclasses.replace(job, reference=job.source)
     for error in exhausted:
         monkeypatch.setattr(restore_files, "measure_file", fail(error))
-        result = restore_file(Scaled(), measured, QUIET, overwrite=True)
+        result = restore_file(Scaled(), measured, SILENT, overwrite=True)
         assert result.unmeasured == "not enough memory"
         assert job.output.exists()
