@@ -1,4 +1,4 @@
-"""Random image transforms that run on the device, inside the compiled step, a key an example."""
+"""Random image augmentation on the device, inside the compiled step, with one key per example."""
 
 import math
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from deconv_jax.errors import InputError
 
 
 def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """One key an example, folded from the step's key and the example's place in the data set.
+    """Return one key per example, folded from the key of the step and the position in the data set.
 
-    The randomness of an example so depends on neither its place in the batch nor the devices.
+    The randomness of an example therefore does not depend on its position in the batch or on the devices.
     """
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
 
@@ -22,7 +22,7 @@ def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array,
 def random_translate(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], max_shift: int
 ) -> Float[Array, "batch height width channels"]:
-    """Moves each image by up to `max_shift` pixels along each axis, filling with zeros."""
+    """Translate each image by up to `max_shift` pixels along each axis, and fill with zeros."""
 
     def translate(key: Array, image: Array) -> Array:
         padded = jnp.pad(image, ((max_shift, max_shift), (max_shift, max_shift), (0, 0)))
@@ -35,7 +35,7 @@ def random_translate(
 def random_crop(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], size: int
 ) -> Float[Array, "batch size size channels"]:
-    """A square part of each image, every place as likely; InputError for images smaller than it."""
+    """Crop a square at a uniformly random position; raises InputError for images smaller than `size`."""
     height, width, channels = images.shape[1:]
     check_room(images.shape[1:3], size)
 
@@ -53,23 +53,23 @@ def random_rescale(
     size: int,
     factors: Sequence[float],
 ) -> Float[Array, "batch size size channels"]:
-    """A square part of each image made smaller by a random one of `factors`.
+    """Downscale each image by a random factor, and crop a square of it.
 
-    Bicubic with antialiasing (Keys' a = -0.5, as `ops.imresize`), the part at a whole pixel, so that
-    factor 1 is a crop; clipped to [0, 1].
+    Downscaling is bicubic with antialiasing (Keys' a = -0.5, as `ops.imresize`). The crop starts at a whole pixel of
+    the image, so factor 1 is a plain crop. The result is clipped to [0, 1].
 
     Args:
-      keys: one an example.
-      images: in [0, 1].
-      size: of the result, pixels a side.
-      factors: in (0, 1], each as likely; repeat one to favour it.
+      keys: One key per example.
+      images: Images in [0, 1].
+      size: Side of the result in pixels.
+      factors: Factors in (0, 1], chosen with equal probability. Repeat a factor to make it more likely.
 
     Raises:
-      InputError: for images smaller than `size / min(factors)`, or a factor out of range.
+      InputError: The images are smaller than `size / min(factors)`, or a factor is out of range.
     """
     if not factors or not all(0 < f <= 1 for f in factors):
-        raise InputError(f"factors of random_rescale are in (0, 1]; got {factors}")
-    # Rounded first, or the error of 42 / 0.7 in floats would ask for a 61st pixel.
+        raise InputError(f"factors of random_rescale must be in (0, 1]; got {factors}")
+    # Rounded first, because 42 / 0.7 in floating point would require a 61st pixel.
     sides = [math.ceil(round(size / factor, 6)) for factor in factors]
     check_room(images.shape[1:3], max(sides))
     channels = images.shape[-1]
@@ -97,9 +97,9 @@ def random_rescale(
 def random_dihedral(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Each square image in one of its eight orientations: quarter turns, mirrored or not."""
+    """Apply a random element of the dihedral group to each square image: quarter turns and reflections."""
     if images.shape[1] != images.shape[2]:
-        raise InputError(f"random_dihedral turns square images; got {images.shape[1:3]}")
+        raise InputError(f"random_dihedral requires square images; got {images.shape[1:3]}")
 
     def turn(key: Array, image: Array) -> Array:
         transpose, down, across = jax.random.bernoulli(key, shape=(3,))
@@ -115,12 +115,12 @@ def center_resize(
     size: Sequence[int],
     valid_size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """The largest part in the middle that has the shape of `size`, resized by antialiased bilinear.
+    """Take the largest centre crop with the aspect ratio of `size`, and resize it by antialiased bilinear interpolation.
 
     Args:
-      images: in [0, 1].
-      size: height and width of the result, pixels.
-      valid_size: height and width of what is true of each image, at its top left; None for all of it.
+      images: Images in [0, 1].
+      size: Height and width of the result in pixels.
+      valid_size: Height and width of the valid region of each image, at its top left; None for the whole image.
 
     Returns:
       Images in [0, 1].
@@ -153,14 +153,14 @@ def random_brightness_contrast(
     brightness: float,
     contrast: float,
 ) -> Float[Array, "height width channels"]:
-    """What is true of an image, brighter or darker and with more or less contrast; clipped to [0, 1].
+    """Change brightness and contrast of the valid region of an image, and clip it to [0, 1].
 
     Args:
-      key: of this image.
-      image: in [0, 1].
-      size: height and width of what is true of it; the rest stays as it is.
-      brightness: most that is added or taken, uniform.
-      contrast: most that the factor of the differences to the mean is above or below 1, uniform.
+      key: Key of this image.
+      image: Image in [0, 1].
+      size: Height and width of the valid region. Other pixels are not changed.
+      brightness: Maximum change of brightness; the change is uniform in both directions.
+      contrast: Maximum deviation of the contrast factor from 1, uniform.
     """
     add, factor = jax.random.uniform(key, (2,), minval=-1.0)
     inside = valid_mask((image.shape[0], image.shape[1]), size)[..., None]
@@ -170,8 +170,8 @@ def random_brightness_contrast(
 
 
 def check_room(shape: Sequence[int], size: int) -> None:
-    """Raise InputError if squares of `size` pixels do not fit images of a height and width."""
+    """Raise InputError if crops of `size` pixels do not fit into images of a height and width."""
     if min(shape) < size:
         raise InputError(
-            f"parts of {size} pixels a side do not fit images of {shape[0]} x {shape[1]}"
+            f"crops of {size} x {size} pixels do not fit into images of {shape[0]} x {shape[1]}"
         )

@@ -1,4 +1,4 @@
-"""Augmentations that a discriminator sees every image through (DiffAugment)."""
+"""Differentiable augmentation of all images that a discriminator sees (DiffAugment)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,18 +15,18 @@ def differentiable_augment(
     images: Float[Array, "batch height width channels"],
     policy: Sequence[AugmentName],
 ) -> Float[Array, "batch height width channels"]:
-    """DiffAugment (Zhao et al., arXiv:2006.10738): what a discriminator is shown of every image.
+    """Augment images for a discriminator (DiffAugment, Zhao et al., arXiv:2006.10738).
 
-    Gradients pass through, so that a generator learns through it as well. With the strengths of the
-    authors' code: "color" adds up to +-0.25 to the brightness (half of the range [-1, 1] there), and
-    multiplies the saturation by up to 2 and the contrast by 0.5 to 1.5; "translation" moves by up to
-    an eighth of each side; "cutout" blanks a square of half the sides. What is not image is 0, black
-    (there, in [-1, 1], middle gray).
+    Gradients pass through, so the generator is trained through the augmentation. Strengths are those of the
+    authors' code. "color" adds up to +-0.25 to the brightness (half of that code's range of [-1, 1]), and multiplies
+    the saturation by 0 to 2 and the contrast by 0.5 to 1.5. "translation" translates by up to an eighth of each
+    side. "cutout" blanks a rectangle of half of each side. Both fill with 0, which is black here; that code fills
+    with middle gray.
 
     Args:
-      keys: one an example.
-      images: in [0, 1]; "color" leaves that range.
-      policy: which, in this order.
+      keys: One key per example.
+      images: Images in [0, 1]. "color" may leave that range.
+      policy: Augmentations to apply, in this order.
     """
 
     def augment(key: Array, image: Array) -> Array:

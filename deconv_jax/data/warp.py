@@ -1,4 +1,7 @@
-"""Random geometric maps of an image, which take along the class of each pixel and the boxes."""
+"""Random geometric warps of an image together with the class of each pixel and the boxes.
+
+A `RandomWarp` is a distribution of `Warp`s.
+"""
 
 import dataclasses
 import math
@@ -12,22 +15,22 @@ from deconv_jax.data.augment import check_room
 from deconv_jax.errors import InputError, at_least
 
 _ELASTIC_GRID = 3
-"""Displacements a side that an elastic map is made of."""
+"""Number of random displacements per side of an elastic warp."""
 
 _LEAST_KEPT = 0.3
-"""Part of a box's area that must remain in view for it to be one still."""
+"""Minimum fraction of a box's area inside the view for the box to be kept."""
 
 _ALONG = 5
-"""Points a side at which a box is mapped; its corners are enough where lines stay straight."""
+"""Number of sample points per side of a box. The corners alone suffice for a linear warp."""
 
 
 def sample_bilinear(
     image: Float[Array, "height width channels"], points: Float[Array, "*view 2"]
 ) -> Float[Array, "*view channels"]:
-    """An image at points (row, column), in pixels from its top left corner.
+    """Sample an image at points (row, column) in pixels from its top left corner.
 
-    The middle of the first pixel is (0.5, 0.5). Beyond the centers of the outermost pixels the
-    nearest of them counts.
+    The centre of the first pixel is (0.5, 0.5). Outside the centres of the border pixels, the nearest pixel is
+    used.
     """
     height, width, channels = image.shape
     rows = jnp.clip(points[..., 0] - 0.5, 0.0, height - 1.0)
@@ -42,17 +45,18 @@ def sample_bilinear(
 
 
 class Warp(NamedTuple):
-    """A map from the places of a view to those of an image, both (row, column) in pixels.
+    """A map from positions in a view to positions in an image, both (row, column) in pixels.
 
-    image place = center + matrix (view place - view_center) + the displacement there.
+    image position = center + matrix (view position - view_center) + displacement at the view position.
 
     Attributes:
-      center, view_center: (2,), which meet where nothing is displaced.
-      matrix: (2, 2).
-      displacement: (view height, view width, 2), pixels; None for none.
-      shape: of the view.
-      size: (2,), height and width of what is true of the image.
-      whole: whether pixels go to the middle of pixels, so that none is blended with another.
+      center, view_center: Points (2,) of the image and of the view that are mapped to each other without
+        displacement.
+      matrix: Linear part (2, 2).
+      displacement: Displacement (view height, view width, 2) in pixels; None for none.
+      shape: Height and width of the view.
+      size: Height and width (2,) of the valid region of the image.
+      pixel_exact: Whether pixel centres are mapped to pixel centres, so that no interpolation is needed.
     """
 
     center: Array
@@ -64,7 +68,7 @@ class Warp(NamedTuple):
     pixel_exact: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Where in the image the centers of the view's pixels are."""
+        """Return the positions in the image of the view's pixel centres."""
         rows, columns = (
             jnp.arange(n) + 0.5 - middle
             for n, middle in zip(self.shape, self.view_center, strict=True)
@@ -79,12 +83,12 @@ class Warp(NamedTuple):
     def image(
         self, image: Float[Array, "height width channels"]
     ) -> Float[Array, "view_height view_width channels"]:
-        """What is seen of an image, bilinear; 0 outside what is true of it. Nothing is smoothed."""
+        """Sample an image bilinearly without antialiasing; 0 outside its valid region."""
         points = self.points()
         if self.pixel_exact:
             seen = self._nearest(image, points)
         else:
-            # The last true pixel counts up to its edge, whatever the canvas is filled with.
+            # Clamp to the valid region, so that the padding is never interpolated.
             inner = [jnp.clip(points[..., axis], 0.5, self.size[axis] - 0.5) for axis in range(2)]
             seen = sample_bilinear(image, jnp.stack(inner, axis=-1))
         return jnp.where(self._inside(points)[..., None], seen, 0.0)
@@ -92,7 +96,7 @@ class Warp(NamedTuple):
     def segments(
         self, segments: Int[Array, "height width"], outside: int
     ) -> Int[Array, "view_height view_width"]:
-        """The classes of the pixels that are seen, each the nearest's; `outside` where none is true."""
+        """Sample the classes of pixels by the nearest pixel; `outside` outside the valid region."""
         points = self.points()
         seen = self._nearest(segments[..., None], points)[..., 0]
         return jnp.where(self._inside(points), seen, outside)
@@ -100,9 +104,9 @@ class Warp(NamedTuple):
     def boxes(
         self, boxes: Float[Array, "most 4"]
     ) -> tuple[Float[Array, "most 4"], Bool[Array, " most"]]:
-        """The bounds in the view of mapped boxes, and which of them have at least 30% of their area in it.
+        """Return the axis-aligned bounds of warped boxes in the view, and which boxes have at least 30% of their area there.
 
-        Where the map is elastic, it is inverted by a few fixed-point steps at points of the box.
+        An elastic warp is inverted by a few fixed-point iterations at sample points of each box.
         """
         along = jnp.linspace(0.0, 1.0, _ALONG)[None]
         rows = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * along
@@ -138,7 +142,7 @@ class Warp(NamedTuple):
         return clipped, (left_over > 0) & (left_over >= _LEAST_KEPT * _area(whole))
 
     def _inside(self, points: Array) -> Array:
-        """Where points are on what is true of the image."""
+        """Return which points are inside the valid region."""
         rows, columns = points[..., 0], points[..., 1]
         return (rows >= 0) & (rows < self.size[0]) & (columns >= 0) & (columns < self.size[1])
 
@@ -152,17 +156,16 @@ class Warp(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RandomWarp:
-    """How images are moved at random: the distribution of a `Warp`.
+    """The distribution of random warps: the geometric augmentation of a view.
 
     Attributes:
-      crop: pixels a side of what is seen, anywhere in what is true of the image; None to see the
-        whole canvas.
-      flip: mirror left and right, in half of the cases.
-      dihedral: each of the eight orientations of a square, quarter turns, mirrored or not.
-      rotate: most degrees that the image is turned either way about the middle of what is seen.
-      scale: least and most factor that objects are enlarged by, uniform in its logarithm.
-      elastic: standard deviation in pixels of the displacements on a grid of 3 x 3, between which
-        the image is moved smoothly (Ronneberger et al., arXiv:1505.04597, section 3.1).
+      crop: Side in pixels of a random crop of the valid region; None for the whole canvas.
+      flip: Whether to mirror left and right with probability 1/2.
+      dihedral: Whether to apply a random quarter turn and reflection.
+      rotate: Maximum angle of rotation about the centre of the view, in degrees.
+      scale: Minimum and maximum factor by which objects are enlarged, uniform in its logarithm.
+      elastic: Standard deviation in pixels of the displacements on a 3 x 3 grid, interpolated by cubic splines
+        (Ronneberger et al., arXiv:1505.04597, section 3.1).
     """
 
     crop: int | None = None
@@ -176,14 +179,16 @@ class RandomWarp:
         if self.crop is not None:
             at_least("crop", self.crop, 1)
         if not 0 <= self.rotate <= 180:
-            raise InputError(f"rotate is 0 to 180 degrees; got {self.rotate}")
+            raise InputError(f"rotate must be 0 to 180 degrees; got {self.rotate}")
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise InputError(f"scale is two factors above 0, least first; got {self.scale}")
+            raise InputError(
+                f"scale must be (minimum, maximum) with 0 < minimum <= maximum; got {self.scale}"
+            )
         at_least("elastic", self.elastic, 0)
 
     @property
     def is_active(self) -> bool:
-        """Whether any of this is wanted."""
+        """Whether any warp is enabled."""
         return self.crop is not None or self.flip or self.dihedral or not self._is_pixel_exact
 
     @property
@@ -191,21 +196,21 @@ class RandomWarp:
         return not self.rotate and self.scale == (1.0, 1.0) and not self.elastic
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InputError if images of this height and width cannot be moved so."""
+        """Raise InputError if images of this height and width cannot be warped."""
         if self.crop is not None:
             check_room(shape, self.crop)
         if self.dihedral and self.crop is None and shape[0] != shape[1]:
             raise InputError(
-                f"dihedral turns square images or crops; got {shape[0]} x {shape[1]} and no crop"
+                f"dihedral requires square images or a crop; got {shape[0]} x {shape[1]} without crop"
             )
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, int], size: Int[Array, " 2"]) -> Warp:
-        """A map of an image.
+        """Sample a warp of one image.
 
         Args:
-          key: of this image.
-          shape: height and width of the canvas.
-          size: height and width of what is true of it, at its top left.
+          key: Key of this image.
+          shape: Height and width of the padded image.
+          size: Height and width of its valid region, at the top left.
         """
         turn, zoom, sides, corner, grid = jax.random.split(key, 5)
         transpose, down, across = jax.random.bernoulli(sides, shape=(3,))
@@ -230,7 +235,7 @@ class RandomWarp:
             covered = self.crop / factor
             room = true - covered
             drawn = jnp.floor(jax.random.uniform(corner, (2,)) * (jnp.floor(room) + 1))
-            # Of what is smaller than the crop all is seen, in the middle; by whole pixels, as above.
+            # A valid region smaller than the crop is centred, at whole pixels.
             start = jnp.where(room >= 0, jnp.minimum(drawn, room), jnp.floor(room / 2))
             center = start + covered / 2
             view_center = jnp.full(2, self.crop / 2)

@@ -410,9 +410,9 @@ CONFIGS = [
     {"name": "downsample", "scale": 4},
     {"name": "decimate", "scale": 2},
     {"name": "mask", "mask": [[1, 0], [0, 1]]},
-    {"name": "random_pixels", "keep": 0.5},
-    {"name": "boxes", "count": 2, "size": [3, 9]},
-    {"name": "strokes", "count": 2, "length": 3, "width": [1, 2]},
+    {"name": "random_pixel_mask", "keep": 0.5},
+    {"name": "box_mask", "count": 2, "size": [3, 9]},
+    {"name": "stroke_mask", "count": 2, "length": 3, "width": [1, 2]},
     {"name": "text_mask", "text": "words"},
     {"name": "gaussian_noise", "sigma": 25},
     {"name": "poisson_noise", "peak": [1, 30]},
@@ -488,7 +488,7 @@ ERRORS = {
     "scale": (lambda: Decimate(0), "scale must be at least 1; got 0"),
     "subsampling": (
         lambda: Jpeg(50, "4:1:1"),
-        "subsampling is one of 4:4:4, 4:2:2, 4:2:0; got '4:1:1'",
+        "subsampling must be one of 4:4:4, 4:2:2, 4:2:0; got '4:1:1'",
     ),
     "mask axes": (lambda: Mask(np.ones(3)), "got shape (3,)"),
     "mask fits": (

@@ -188,7 +188,7 @@ def test_state_of_another_source_is_an_error_that_names_the_changes():
     stopped = prefetched(1)
     next(stopped)
     other = prefetched(1, fingerprint={"examples": 10, "files": 2})
-    with pytest.raises(InputError, match=r"examples are others .*\n  files: 3 -> 2$"):
+    with pytest.raises(InputError, match=r"data changed since .*\n  files: 3 -> 2$"):
         other.set_state(stopped.get_state())
     np.testing.assert_array_equal(next(other), order(batches=2).ravel())
 

@@ -1,10 +1,11 @@
-"""Views: what a batch of a data set becomes, on the device, before a network sees it.
+"""Views: how the device turns a batch into the images and annotations that a network sees.
 
-A view gives float images in [0, 1] and what is known of them: the class of each pixel, boxes about
-objects. `AnnotatedView` takes images and annotations as the data set has them, and moves them together in
-training; `DigitScenes` draws both. What a reader would get wrong: a view is a function of keys and of
-nothing else that is random, so in evaluation, where the keys are folded from the examples' places
-alone, every pass sees the same images.
+`AnnotatedView` takes the annotations of the data set, and augments images and annotations together in training.
+`DigitScenes` draws scenes with exact annotations.
+
+Note:
+  A view is random only through its keys. Evaluation keys depend only on the examples' indices, so every
+  evaluation sees the same images.
 """
 
 from collections.abc import Mapping
@@ -32,12 +33,12 @@ VIEWS: dict[str, type] = {"annotated": AnnotatedView, "digit_scenes": DigitScene
 
 
 def training_view(view: View, batch: Mapping[str, Array], seed: int, step: Array) -> AnnotatedBatch:
-    """The view of a batch at a step, by keys folded from the seed, the step and the example's place."""
+    """Return the view of a training batch, with keys folded from the seed, the step and the index."""
     keys = training_keys(seed, step, batch["index"])
     return view(keys, batch, train=True)
 
 
 def evaluation_view(view: View, batch: Mapping[str, Array]) -> AnnotatedBatch:
-    """The view of a batch to be measured, the same at every step and in every run."""
+    """Return the view of an evaluation batch, the same in every step and run."""
     keys = evaluation_keys(VIEW_EVALUATION_SEED, batch["index"])
     return view(keys, batch, train=False)

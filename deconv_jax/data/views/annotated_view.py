@@ -1,10 +1,11 @@
-"""Images with their annotations as a data set has them, moved together in training.
+"""A view of annotated images, augmented together with their annotations in training.
 
-One random map of each example, from the places of what a network sees to places of the image, takes
-the pixels, their classes and the boxes along. What a reader would get wrong: boxes become the
-upright bounds of the mapped boxes, not of the mapped objects, which are not known one by one; turned
-by many degrees they are looser than before. And of images that were extended to a common canvas the
-map is about the middle of what is true of them.
+One random warp per example maps the image, the classes of its pixels and its boxes. It is centred on the valid
+region.
+
+Note:
+  A warped box is the axis-aligned bounds of the box, not of the object, whose outline is unknown. Rotation
+  therefore makes boxes looser.
 """
 
 import dataclasses
@@ -23,14 +24,14 @@ from deconv_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedView(RandomWarp):
-    """A `View` of "image" with "segments" and "boxes" as the batch has them.
+    """A `View` of "image" with the "segments" and "boxes" of the batch.
 
-    In evaluation nothing is changed; in training all fields may be combined. Pixels outside what
-    "size" says is true have class `IGNORED`. See `RandomWarp` for the geometric fields.
+    Evaluation changes nothing; training applies the augmentation. Pixels outside the valid region have class
+    `IGNORED`. See `RandomWarp` for the geometric fields.
 
     Attributes:
-      brightness: most that is added to or taken from all pixels.
-      contrast: most that the factor of the differences to the mean is above or below 1.
+      brightness: Maximum change of brightness, in units of [0, 1].
+      contrast: Maximum deviation of the contrast factor from 1.
     """
 
     brightness: float = 0.0
@@ -40,7 +41,9 @@ class AnnotatedView(RandomWarp):
         super().__post_init__()
         for name in ("brightness", "contrast"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is at least 0 and below 1; got {getattr(self, name)}")
+                raise InputError(
+                    f"{name} must be at least 0 and below 1; got {getattr(self, name)}"
+                )
 
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
@@ -59,9 +62,9 @@ class AnnotatedView(RandomWarp):
         if not train:
             return seen
         self.check(images.shape[1:3])
-        return jax.vmap(self._changed)(keys, sizes, seen)
+        return jax.vmap(self._augment)(keys, sizes, seen)
 
-    def _changed(
+    def _augment(
         self, key: Key[Array, ""], size: Array, seen: dict[str, Array]
     ) -> dict[str, Array]:
         place, light = jax.random.split(key)
