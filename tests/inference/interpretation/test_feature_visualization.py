@@ -200,7 +200,13 @@ def test_maximized_images_activate_more_than_noise(preprocess, network):
     # Without regularization, which lowers the activation.
     unregularized = {"jitter": 0, "decay": 0, "blur": 0}
     images = maximize_activation(
-        MODEL, network, Target(features), (12, 16, 1), steps=60, preprocess=prepare, **unregularized
+        MODEL,
+        network,
+        Target(features),
+        (12, 16, 1),
+        steps=60,
+        preprocess=preprocess,
+        **unregularized,
     )
     assert 0 <= images.min() <= images.max() <= 1
     noise = 0.5 + 0.05 * np.random.default_rng(0).normal(size=(200, 12, 16, 1))

@@ -79,8 +79,8 @@ def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, classifier
     out = tmp_path / "out"
     arguments = ["--workdir", classifier, folder, "--output", out]
     assert run(*arguments) == 1
-    seen = capsys.readouterr()
-    errors = seen.err.splitlines()
+    captured = capsys.readouterr()
+    errors = captured.err.splitlines()
     assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
     assert errors[1] == "deconv-jax: 1 of 3 files failed"
     assert files_of(out) == {"a.png", "z/c.png", PREDICTIONS_FILE}
@@ -90,17 +90,17 @@ def test_a_damaged_file_is_reported_and_the_others_are_done(tmp_path, classifier
     assert {(image["height"], image["width"]) for image in found["images"]} == {(20, 36)}
     assert [category["name"] for category in found["categories"]] == ["ant", "bee", "cat"]
     predictor = load_predictor(classifier)
-    lines = seen.out.splitlines()
+    lines = captured.out.splitlines()
     for number, name in enumerate(("a.png", "z/c.jpg"), 1):
         expected = predictor(read_pixels(folder / name))
-        said = [a for a in found["annotations"] if a["image_id"] == number]
-        assert [(a["category_id"], a["score"]) for a in said] == [
+        annotations = [a for a in found["annotations"] if a["image_id"] == number]
+        assert [(a["category_id"], a["score"]) for a in annotations] == [
             (a["category_id"], a["score"]) for a in expected.coco_annotations()
         ]
-        assert sum(a["score"] for a in said) == pytest.approx(1, abs=1e-5)
+        assert sum(a["score"] for a in annotations) == pytest.approx(1, abs=1e-5)
         picture = np.asarray(Image.open(out / name.replace("jpg", "png")))
-        wanted = expected.draw(read_pixels(folder / name), predictor.class_names)
-        np.testing.assert_array_equal(picture, wanted)
+        drawing = expected.draw(read_pixels(folder / name), predictor.class_names)
+        np.testing.assert_array_equal(picture, drawing)
         summary = expected.summary(("ant", "bee", "cat"))
         assert lines[number - 1] == (
             f"{folder / name} -> {out / name.replace('jpg', 'png')}: {summary}"
@@ -112,11 +112,11 @@ def test_help_says_what_a_score_is(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["predict", "--help"])
     assert stop.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Neither tells whether an image resembles the training data" in said
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Neither tells whether an image resembles the training data" in text
     assert (
         "score of a classifier is the softmax probability over the classes it was trained on"
-        in said
+        in text
     )
 
 
@@ -127,8 +127,8 @@ def test_existing_files_are_kept_without_overwrite(tmp_path, classifier, folder,
     assert run(*arguments) == 0
     before = {name: (out / name).stat().st_mtime_ns for name in files_of(out)}
     assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert f"{out / PREDICTIONS_FILE} exists; give --overwrite to replace it" in said
+    error = capsys.readouterr().err
+    assert f"{out / PREDICTIONS_FILE} exists; give --overwrite to replace it" in error
     (out / PREDICTIONS_FILE).unlink()
     assert run(*arguments) == 1
     assert capsys.readouterr().err.count("exists; give --overwrite to replace it") == 2
@@ -149,10 +149,10 @@ def test_skipped_files_are_named(tmp_path, classifier, folder, capsys):
     name = os.fsdecode(b"f\n\xff.jpg")
     Image.new("CMYK", (8, 8)).save(folder / name)
     assert run("--workdir", classifier, folder, "--output", out) == 1
-    seen = capsys.readouterr()
-    assert r"/f\n\xff.jpg -> " in seen.out
-    assert seen.out.count("(CMYK converted to RGB)") == 1
-    assert seen.err.splitlines() == [
+    captured = capsys.readouterr()
+    assert r"/f\n\xff.jpg -> " in captured.out
+    assert captured.out.count("(CMYK converted to RGB)") == 1
+    assert captured.err.splitlines() == [
         f"deconv-jax: error: cannot read image {folder}/e.png: not a regular file",
         "deconv-jax: 1 of 3 files failed",
         f"deconv-jax: skipped 1 ({OTHER_FORMAT}): {folder}/d.heic",
@@ -221,7 +221,7 @@ def test_predictions_are_written_completely_or_not_at_all(
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--threshold", "0.5"], "threshold requires a run of Detection; got Classification"),
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
@@ -229,10 +229,10 @@ def test_predictions_are_written_completely_or_not_at_all(
         (["--workdir", "nowhere"], "nowhere is not the workdir of a run"),
     ],
 )
-def test_invalid_flags_are_reported(tmp_path, classifier, folder, capsys, flags, said):
+def test_invalid_flags_are_reported(tmp_path, classifier, folder, capsys, flags, message):
     out = tmp_path / "out"
     assert run("--workdir", classifier, folder, "--output", out, *flags) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 

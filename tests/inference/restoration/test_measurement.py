@@ -38,13 +38,13 @@ def test_bands_equal_the_whole_image(monkeypatch, draw, size, band_pixels, proto
 
 def test_band_shape_does_not_depend_on_the_height(monkeypatch, draw):
     monkeypatch.setattr(measurement, "BAND_PIXELS", 16 * 10)
-    seen = []
+    shapes = []
     monkeypatch.setattr(
         measurement,
         "_measure_band",
-        lambda protocol, output, target, *_: seen.append(output.shape) or (10.0, 1.0),  # noqa: ARG005
+        lambda protocol, output, target, *_: shapes.append(output.shape) or (10.0, 1.0),  # noqa: ARG005
     )
     for height in (30, 110, 210):
         measure_in_bands(EvaluationProtocol(), draw(height, 16, 1), draw(height, 16, 1))
-    assert set(seen) == {(1, 20, 16, 1)}
-    assert len(seen) == 2 + 10 + 20
+    assert set(shapes) == {(1, 20, 16, 1)}
+    assert len(shapes) == 2 + 10 + 20

@@ -60,11 +60,11 @@ def test_a_damaged_file_is_reported_and_the_others_are_restored(tmp_path, weight
     out = tmp_path / "out"
     arguments = ["--weights", weights, folder, "--output", out]
     assert run(*arguments) == 1
-    seen = capsys.readouterr()
-    lines = seen.out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     assert lines[0].startswith(f"{folder / 'a.png'} -> {out / 'a.png'}  20 x 16  ")
     assert lines[1].startswith(f"{folder / 'z' / 'c.tif'} -> {out / 'z' / 'c.tif'}  20 x 16  ")
-    errors = seen.err.splitlines()
+    errors = captured.err.splitlines()
     assert f"error: cannot read image {folder / 'b.png'}" in errors[0]
     assert errors[1] == "deconv-jax: 1 of 3 files were not restored"
     assert {p.name for p in out.rglob("*")} == {"a.png", "z", "c.tif"}
@@ -92,15 +92,15 @@ def test_odd_names_and_bad_files_do_not_stop_the_others(tmp_path, weights, draw,
     (folder / "g.heic").touch()
     assert run("--weights", weights, folder, "--output", out) == 1
     assert {path.name for path in out.iterdir()} == set(names)
-    seen = capsys.readouterr()
-    assert "\x1b" not in seen.out
-    lines = seen.out.splitlines()
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out
+    lines = captured.out.splitlines()
     assert [line.split(" -> ")[0].rsplit("/")[-1] for line in lines] == [
         r"a\n\x1b[31m.png",
         r"b\xff.png",
         "c" * 251 + ".png",
     ]
-    errors = [line.removeprefix("deconv-jax: ") for line in seen.err.splitlines()]
+    errors = [line.removeprefix("deconv-jax: ") for line in captured.err.splitlines()]
     assert errors == [
         f"error: cannot read image {folder}/d.png: not a regular file",
         f"error: cannot read image {folder}/e.png: Too many levels of symbolic links",
@@ -281,13 +281,13 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
     out = tmp_path / "out"
     inputs = ["--weights", weights, folder, "--reference", truth, "--output", out]
     assert run(*inputs) == 1
-    seen = capsys.readouterr()
-    measured, unmeasured, mean, _ = seen.out.splitlines()
+    captured = capsys.readouterr()
+    measured, unmeasured, mean, _ = captured.out.splitlines()
     assert "  PSNR " in measured
     reason = f"not measured: reference {truth / 'z' / 'c.tif'} does not exist in any image format"
     assert reason in unmeasured
     assert mean.startswith("mean of 1  PSNR")
-    assert seen.err == "deconv-jax: 1 of 2 files were not measured\n"
+    assert captured.err == "deconv-jax: 1 of 2 files were not measured\n"
     assert (out / "z" / "c.tif").exists()
 
 

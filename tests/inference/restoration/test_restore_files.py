@@ -147,7 +147,7 @@ def test_luma_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
             r"the result has \(18, 24\) pixels, but its reference .*r.png has \(20, 24\)",
         ),
         ((18, 24, 3), "outputs of 1 channels cannot be compared with targets of 3"),
-        ((18, 24, 1), "ssim needs images of at least 11 x 11 pixels; got 10 x 16"),
+        ((18, 24, 1), "ssim requires images of at least 11 x 11 pixels; got 10 x 16"),
         (None, "reference .*r.png does not exist in any image format"),
         ("text", "cannot read image .*r.png"),
     ],
