@@ -48,7 +48,7 @@ FEW = {
             "batch_size must be divisible by the number of devices, 8; got 12",
         ),
         ("--config.training.eval_every=7", "must be a positive multiple of"),
-        ("--config.task.model.image_shape=(30,32,1)", "divisible by its total stride 8"),
+        ("--config.task.model.image_shape=(30,32,1)", "multiples of its total stride 8"),
         ("--config.task.model.image_shape=(64,64,1)", "got (32, 32, 1)"),
         ("--config.data.source=minst", "no data set 'minst'; did you mean 'mnist'"),
         ("--config.data.name=mnist", "config.data.name='mnist' is the format of an older version"),
