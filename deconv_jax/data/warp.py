@@ -164,7 +164,7 @@ class RandomWarp:
       dihedral: Whether to apply a random quarter turn and reflection.
       rotate: Maximum angle of rotation about the centre of the view, in degrees.
       scale: Minimum and maximum factor by which objects are enlarged, uniform in its logarithm.
-      elastic: Standard deviation in pixels of the displacements on a 3 x 3 grid, interpolated by cubic splines
+      elastic: Standard deviation in pixels of the displacements on a 3 x 3 grid, interpolated bicubically
         (Ronneberger et al., arXiv:1505.04597, section 3.1).
     """
 

@@ -1,4 +1,4 @@
-"""Random image transforms: what they do, how it is distributed, and what it depends on."""
+"""Random image transforms: their effect, their distribution, and that they depend only on the key."""
 
 import math
 
@@ -26,7 +26,7 @@ rescale = jax.jit(random_rescale, static_argnums=(2, 3))
 
 
 def shifts(keys, most):
-    """By how many pixels each key moves an image: where it takes a single bright pixel."""
+    """Return the shift that each key gives an image, from the position of a single bright pixel."""
     size = 2 * most + 1
     dot = np.zeros((len(keys), size, size, 1), np.float32)
     dot[:, most, most] = 1.0
@@ -39,7 +39,7 @@ def shifts(keys, most):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3])
-def test_an_image_is_moved_as_a_whole_and_zeros_come_in(most):
+def test_translation_moves_the_image_and_fills_with_zeros(most):
     images = np.random.default_rng(0).random((40, 7, 9, 2), np.float32)
     keys = jax.random.split(KEY, len(images))
     moved = translate(keys, jnp.asarray(images), most)
@@ -50,20 +50,20 @@ def test_an_image_is_moved_as_a_whole_and_zeros_come_in(most):
 
 
 def test_all_shifts_are_equally_likely():
-    """2500 draws of 25 shifts: 100 of each, with a standard deviation of sqrt(100 * 0.96) = 9.8."""
+    """2500 samples of 25 shifts: 100 of each, with standard deviation sqrt(100 * 0.96) = 9.8."""
     drawn = shifts(jax.random.split(KEY, 2500), 2)
     places, counts = np.unique(drawn, axis=0, return_counts=True)
     assert len(places) == 25
     assert np.abs(counts - 100).max() < 5 * 9.8
 
 
-def test_moving_by_nothing_changes_nothing():
+def test_translation_by_0_is_the_identity():
     images = jnp.asarray(np.random.default_rng(0).random((4, 5, 6, 1), np.float32))
     np.testing.assert_array_equal(translate(jax.random.split(KEY, 4), images, 0), images)
 
 
-def test_an_examples_key_is_that_of_its_place_in_the_data_set():
-    """Neither its place in the batch nor the examples beside it matter."""
+def test_example_keys_depend_only_on_the_index():
+    """Neither the position in the batch nor the other examples matter."""
     index = jnp.array([5, 0, 7, 5])
     keys = example_keys(KEY, index)
     for i, place in enumerate(index):
@@ -80,8 +80,8 @@ def ramp(count, height, width):
     return jnp.asarray(np.tile(np.stack([rows, columns], -1), (count, 1, 1, 1)), jnp.float32)
 
 
-def test_a_crop_is_a_part_of_its_image_and_every_place_is_as_likely():
-    """3 x 5 places for parts of 4 pixels in 6 x 8: 100 of each, standard deviation below 10."""
+def test_crop_positions_are_uniform():
+    """3 x 5 positions of 4 x 4 crops in 6 x 8 pixels: 100 of each, standard deviation below 10."""
     crops = np.asarray(crop(jax.random.split(KEY, 1500), ramp(1500, 6, 8), 4)) * 64
     corners = crops[:, :1, :1]
     np.testing.assert_array_equal(
@@ -93,8 +93,8 @@ def test_a_crop_is_a_part_of_its_image_and_every_place_is_as_likely():
     assert np.abs(counts - 100).max() < 50
 
 
-def test_an_image_is_turned_in_one_of_eight_ways_as_likely():
-    """2400 draws: 300 of each, standard deviation 16."""
+def test_dihedral_orientations_are_uniform():
+    """2400 samples: 300 of each, standard deviation 16."""
     image = np.random.default_rng(0).random((5, 5, 2), np.float32)
     turned = np.asarray(
         jax.jit(random_dihedral)(jax.random.split(KEY, 2400), jnp.tile(image, (2400, 1, 1, 1)))
@@ -115,8 +115,8 @@ def cubic_matrix(size, length, corner, factor):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def test_a_rescaled_part_is_a_resized_part_of_the_image_every_one_as_likely():
-    """Each of 600 parts is one of those that NumPy makes; with size unchanged, bit for bit."""
+def test_rescaled_crops_equal_numpy_and_are_uniform():
+    """Each of 600 results equals one computed with NumPy; with factor 1, bit for bit."""
     size, shape, factors = 8, (20, 22), (1.0, 0.75, 0.5)
     image = np.random.default_rng(0).random((*shape, 1), np.float32)
     images = jnp.tile(image, (600, 1, 1, 1))
@@ -143,15 +143,15 @@ def test_a_rescaled_part_is_a_resized_part_of_the_image_every_one_as_likely():
     assert counts[2].min() > 0
 
 
-def test_making_images_smaller_does_not_alias():
-    """Of stripes of one pixel half size leaves their mean, where every other pixel would be black."""
+def test_rescaling_is_antialiased():
+    """Stripes of one pixel become their mean at half size; without antialiasing they would be black."""
     stripes = jnp.tile(jnp.arange(32) % 2, (2, 32, 1)).astype(jnp.float32)[..., None]
     small = rescale(jax.random.split(KEY, 2), stripes, 12, (0.5,))
     np.testing.assert_allclose(small[:, :, 3:-3], 0.5, atol=0.05)
 
 
-def test_resized_parts_are_those_of_imresize():
-    """Away from the border, where MATLAB's resizing mirrors and this one sees the whole image."""
+def test_rescaling_equals_imresize():
+    """Away from the border, where MATLAB pads by reflection and this function uses the rest of the image."""
     image = jnp.asarray(np.random.default_rng(0).random((1, 48, 48, 1), np.float32))
     expected = np.clip(jax.jit(lambda x: imresize(x, 0.5))(image), 0.0, 1.0)[0, 4:-4, 4:-4]
     part = rescale(jax.random.split(KEY, 1), image, 24, (0.5,))[0, 4:-4, 4:-4]
@@ -167,8 +167,8 @@ AUGMENTATIONS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", AUGMENTATIONS)
-def test_what_becomes_of_an_image_depends_on_its_key_alone(augment):
-    """Not on its place in the batch, nor on the images beside it."""
+def test_result_depends_only_on_the_key(augment):
+    """Neither the position in the batch nor the other images matter."""
     images = jnp.asarray(np.random.default_rng(0).random((16, 16, 16, 1), np.float32))
     keys = jax.random.split(KEY, 16)
     augment = jax.jit(augment)
@@ -179,20 +179,24 @@ def test_what_becomes_of_an_image_depends_on_its_key_alone(augment):
     assert (np.asarray(other) != np.asarray(results)).any()
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_crops_that_do_not_fit_are_errors():
     keys, images = jax.random.split(KEY, 1), jnp.zeros((1, 16, 20, 1))
-    with pytest.raises(InputError, match="parts of 17 pixels a side do not fit images of 16 x 20"):
+    with pytest.raises(
+        InputError, match="crops of 17 x 17 pixels do not fit into images of 16 x 20"
+    ):
         random_crop(keys, images, 17)
-    with pytest.raises(InputError, match="parts of 20 pixels a side do not fit images of 16 x 20"):
+    with pytest.raises(
+        InputError, match="crops of 20 x 20 pixels do not fit into images of 16 x 20"
+    ):
         random_rescale(keys, images, 10, (1.0, 0.5))
     fits = jax.eval_shape(
         lambda k, x: random_rescale(k, x, 21, (0.7,)), keys, jnp.zeros((1, 30, 30, 1))
     )
     assert fits.shape == (1, 21, 21, 1)
     for factors in ((), (0.5, 1.5), (0.0,)):
-        with pytest.raises(InputError, match=r"factors of random_rescale are in \(0, 1\]"):
+        with pytest.raises(InputError, match=r"factors of random_rescale must be in \(0, 1\]"):
             random_rescale(keys, images, 4, factors)
-    with pytest.raises(InputError, match=r"turns square images; got \(16, 20\)"):
+    with pytest.raises(InputError, match=r"requires square images; got \(16, 20\)"):
         random_dihedral(keys, images)
 
 
@@ -207,14 +211,14 @@ def triangle_matrix(size, true, scale, count):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def test_an_image_of_the_size_asked_for_is_not_touched():
+def test_center_resize_to_the_same_size_is_the_identity():
     images = np.random.default_rng(0).random((2, 6, 9, 3), np.float32)
     np.testing.assert_array_equal(resize(jnp.asarray(images), (6, 9)), images)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8), (9, 9)])
-def test_the_middle_of_the_asked_shape_is_cut_out(height, width):
-    """Where nothing is left to resize: the cut alone."""
+def test_center_resize_takes_the_centre_crop(height, width):
+    """Where nothing is resized, the result is the crop."""
     images = np.random.default_rng(0).random((2, height, width, 2), np.float32)
     size = min(height, width)
     top, left = (height - size) // 2, (width - size) // 2
@@ -226,7 +230,7 @@ def test_the_middle_of_the_asked_shape_is_cut_out(height, width):
 @pytest.mark.parametrize(
     ("size", "to"), [((24, 31), (7, 9)), ((7, 9), (28, 28)), ((5, 8), (9, 4)), ((9, 14), (9, 9))]
 )
-def test_resizing_is_bilinear_and_antialiased_about_the_middle(size, to):
+def test_center_resize_is_antialiased_bilinear(size, to):
     images = np.random.default_rng(0).random((2, *size, 2), np.float32)
     scale = max(m / n for n, m in zip(size, to, strict=True))
     down, across = (triangle_matrix(m, n, scale, n) for n, m in zip(size, to, strict=True))
@@ -236,8 +240,8 @@ def test_resizing_is_bilinear_and_antialiased_about_the_middle(size, to):
     assert 0.0 <= jnp.min(resized) < jnp.max(resized) <= 1.0
 
 
-def test_images_on_a_canvas_are_resized_by_their_own_size():
-    """Its pixels beside the image are seen as far as the filter reaches, and no further."""
+def test_center_resize_of_padded_images_uses_their_valid_size():
+    """Padding affects only pixels within the reach of the filter."""
     canvas, to = (20, 24), (6, 6)
     true = np.array([[20, 24], [12, 18], [9, 7], [6, 6]], np.int32)
     images = np.random.default_rng(0).random((4, *canvas, 1), np.float32)
@@ -254,15 +258,15 @@ def test_images_on_a_canvas_are_resized_by_their_own_size():
 
 
 @pytest.mark.slow
-def test_images_that_fill_their_canvas_need_no_size():
+def test_center_resize_needs_no_size_without_padding():
     images = jnp.asarray(np.random.default_rng(0).random((2, 10, 14, 1), np.float32))
     whole = jnp.tile(jnp.array([[10, 14]]), (2, 1))
     resized = center_resize(images, (6, 6), whole)
     np.testing.assert_array_equal(resized, center_resize(images, (6, 6)))
 
 
-def test_what_is_cut_off_a_canvas_is_not_seen():
-    """An image at the top left, wider than asked for: neither its sides nor what is right of it."""
+def test_center_resize_ignores_what_it_cuts_off():
+    """An image at the top left, wider than the aspect ratio: neither its sides nor the padding are used."""
     images = np.random.default_rng(0).random((1, 8, 20, 1), np.float32)
     others = images.copy()
     others[:, :, [0, 1, 10, 11, 15, 19]] = 0.5
@@ -271,7 +275,7 @@ def test_what_is_cut_off_a_canvas_is_not_seen():
     np.testing.assert_allclose(resized[1], images[:, :, 2:10], atol=1e-6)
 
 
-def test_faces_of_178_by_218_keep_a_constant():
+def test_center_resize_keeps_constant_images():
     resized = resize(jnp.full((1, 218, 178, 3), 0.3), (64, 64))
     assert resized.shape == (1, 64, 64, 3)
     np.testing.assert_allclose(resized, 0.3, atol=1e-6)

@@ -35,8 +35,8 @@ def shifts():
     return rows - 8, columns - 12
 
 
-def test_translation_moves_by_up_to_an_eighth_and_fills_with_zeros():
-    """16 x 24 pixels: by 2 and by 3, each of 5 x 7 shifts as likely."""
+def test_translation_is_uniform_up_to_an_eighth_and_fills_with_zeros():
+    """16 x 24 pixels: by up to 2 and 3 pixels, all 5 x 7 shifts equally likely."""
     down, right = shifts()
     assert (down.min(), down.max(), right.min(), right.max()) == (-2, 2, -3, 3)
     places, counts = np.unique(np.stack([down, right]), axis=1, return_counts=True)
@@ -51,8 +51,8 @@ def test_translation_moves_by_up_to_an_eighth_and_fills_with_zeros():
         np.testing.assert_array_equal(result, expected)
 
 
-def test_an_eighth_of_a_side_is_rounded_up_from_a_half():
-    """As in the authors' code: 12 and 20 pixels move by up to 2 and 3."""
+def test_an_eighth_of_a_side_is_rounded_half_up():
+    """As in the authors' code: 12 and 20 pixels are translated by up to 2 and 3."""
     dots = np.zeros((COUNT, 12, 20, 1), np.float32)
     dots[:, 6, 10] = 1.0
     _, rows, columns, _ = np.nonzero(np.asarray(augment(KEYS, jnp.asarray(dots), ("translation",))))
@@ -62,8 +62,8 @@ def test_an_eighth_of_a_side_is_rounded_up_from_a_half():
 # Cutout
 
 
-def test_cutout_blanks_a_part_of_half_the_sides_about_any_pixel():
-    """Cut off at the border: 8 x 12 pixels about one of 17 x 25 places."""
+def test_cutout_blanks_half_of_each_side_about_any_pixel():
+    """8 x 12 pixels about one of 17 x 25 positions, clipped at the border."""
     blanked = np.asarray(augment(KEYS, alike(np.ones((*SIZE, 1), np.float32)), ("cutout",))) == 0
     corners = []
     for image in blanked[..., 0]:
@@ -86,7 +86,7 @@ def test_cutout_blanks_a_part_of_half_the_sides_about_any_pixel():
     assert abs(whole - expected) < 5 * (expected * (1 - expected) / COUNT) ** 0.5
 
 
-def test_cutout_leaves_the_rest_as_it_is():
+def test_cutout_keeps_the_other_pixels():
     images = jnp.asarray(images_of(40)) + 0.1
     results = np.asarray(augment(KEYS[:40], images, ("cutout",)))
     blank = (results == 0).all(axis=-1)
@@ -95,7 +95,7 @@ def test_cutout_leaves_the_rest_as_it_is():
 
 
 @pytest.mark.parametrize("size", [(9, 11), (7, 7)])
-def test_odd_sides_keep_a_part_of_every_image(size):
+def test_cutout_of_odd_sides_never_blanks_the_whole_image(size):
     images = jnp.asarray(np.ones((COUNT, *size, 1), np.float32))
     blanked = np.asarray(augment(KEYS, images, ("cutout",)))[..., 0] == 0
     most = (size[0] // 2) * (size[1] // 2)
@@ -106,8 +106,8 @@ def test_odd_sides_keep_a_part_of_every_image(size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [("translation",), ("cutout",), ("cutout", "translation")])
-def test_moving_and_blanking_are_linear_and_so_are_their_gradients(policy):
-    """<A x, y> = <x, A' y>, with the same A' whatever x."""
+def test_translation_and_cutout_are_linear(policy):
+    """<A x, y> = <x, A' y>, with the same A' for any x."""
     x, other, y = (jnp.asarray(images_of(20, seed=seed)) for seed in range(3))
 
     @jax.jit
@@ -138,7 +138,7 @@ def drawn():
     return brightness, saturation, contrast
 
 
-def test_color_draws_from_the_ranges_of_the_authors():
+def test_color_strengths_have_the_ranges_of_the_authors():
     for values, (least, most) in zip(drawn(), [(-0.25, 0.25), (0.0, 2.0), (0.5, 1.5)], strict=True):
         near = 0.02 * (most - least)
         assert least - 1e-5 <= values.min() < least + near
@@ -159,8 +159,8 @@ def test_color_is_brightness_then_saturation_then_contrast():
     np.testing.assert_allclose(results, expected, atol=2e-5)
 
 
-def test_gray_images_have_no_saturation_to_change():
-    """One channel, or three equal ones: what is left of the change is that of the other two."""
+def test_saturation_does_not_change_gray_images():
+    """With one channel or three equal ones, only brightness and contrast change."""
     gray = images_of(COUNT, channels=1)
     brightness, _, contrast = (v[:, None, None, None] for v in drawn())
     mean = gray.mean(axis=(1, 2, 3), keepdims=True)
@@ -172,7 +172,7 @@ def test_gray_images_have_no_saturation_to_change():
 
 
 def test_gradients_pass_through_color():
-    """It is affine in the image: its gradient predicts any change."""
+    """Color is affine in the image, so its gradient predicts any change exactly."""
     x, step, y = (jnp.asarray(images_of(8, seed=seed)) for seed in range(3))
 
     def through(x):
@@ -187,13 +187,13 @@ def test_gradients_pass_through_color():
 # All
 
 
-def test_no_policy_changes_nothing():
+def test_empty_policy_is_the_identity():
     images = jnp.asarray(images_of(4))
     np.testing.assert_array_equal(differentiable_augment(KEYS[:4], images, ()), images)
 
 
-def test_each_of_a_policy_draws_anew():
-    """Twice the same augmentation does not do the same twice."""
+def test_steps_of_a_policy_are_independent():
+    """The same augmentation twice uses different random numbers."""
     dot = np.zeros((*SIZE, 1), np.float32)
     dot[8, 12] = 1.0
     moved = np.asarray(augment(KEYS, alike(dot), ("translation", "translation")))
@@ -205,7 +205,7 @@ def test_each_of_a_policy_draws_anew():
     assert np.corrcoef(first[0], seconds[0])[0, 1] == pytest.approx(0, abs=5 / COUNT**0.5)
 
 
-def test_what_becomes_of_an_image_depends_on_its_key_alone():
+def test_result_depends_only_on_the_key():
     policy = ("color", "translation", "cutout")
     images = jnp.asarray(images_of(16))
     results = augment(KEYS[:16], images, policy)

@@ -77,8 +77,8 @@ BENT = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", [*WHOLE, *BENT])
-def test_pixels_classes_and_boxes_move_together(batch, view):
-    """Rectangles stay upright, so the bounds of a mask are its box, within a pixel."""
+def test_pixels_classes_and_boxes_are_warped_together(batch, view):
+    """Rectangles stay axis-aligned, so the bounds of a mask equal its box within a pixel."""
     seen = trained(view, batch)
     exact = view in WHOLE
     compared = 0
@@ -106,7 +106,7 @@ def test_pixels_classes_and_boxes_move_together(batch, view):
 
 
 @pytest.mark.slow
-def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
+def test_flips_and_quarter_turns_are_exact_and_all_occur(batch):
     square = {k: v for k, v in batch.items() if k != "size"}
     image = np.asarray(evaluated(AnnotatedView(), square)["image"][0, ..., 0])
     turns = [np.rot90(turned, n) for turned in (image, image.T) for n in range(4)]
@@ -120,8 +120,8 @@ def test_flips_and_quarter_turns_are_exact_and_all_of_them_come(batch):
         assert np.any(found, axis=0).all()
 
 
-def test_what_is_true_of_an_image_stays_at_the_top_left(batch):
-    """Turned by quarters, its height and width may be exchanged, and nothing of it is lost."""
+def test_valid_region_stays_at_the_top_left(batch):
+    """Quarter turns may swap height and width, and lose no pixel."""
     for segments in trained(AnnotatedView(dihedral=True), batch)["segments"]:
         inside = segments != IGNORED
         top, left, bottom, right = mask_bounds(inside)
@@ -143,7 +143,7 @@ def test_without_augmentation_images_are_only_cast(batch, train):
     assert seen["segments"].dtype == seen["box_class"].dtype == jnp.int32
 
 
-def test_evaluation_changes_nothing_whatever_training_does(batch):
+def test_evaluation_applies_no_augmentation(batch):
     view = AnnotatedView(
         crop=16, dihedral=True, rotate=30.0, scale=(0.5, 2.0), elastic=2.0, contrast=0.5
     )
@@ -151,14 +151,14 @@ def test_evaluation_changes_nothing_whatever_training_does(batch):
     jax.tree.map(np.testing.assert_array_equal, seen, plain)
 
 
-def test_images_alone_are_enough():
+def test_annotations_are_optional():
     batch = {"image": jnp.ones((2, 16, 16, 3), jnp.uint8), "index": jnp.arange(2)}
     seen = trained(AnnotatedView(crop=8, rotate=10.0), batch)
     assert {name: array.shape for name, array in seen.items()} == {"image": (2, 8, 8, 3)}
 
 
-def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
-    """Written out for a known angle; what is seen of a mask lies in its box."""
+def test_rotated_boxes_are_the_bounds_of_their_corners(batch):
+    """Computed for a known angle; the visible mask lies inside its box."""
     view = AnnotatedView(rotate=40.0)
     seen = trained(view, batch)
     kept = 0
@@ -177,8 +177,8 @@ def test_boxes_of_turned_rectangles_are_the_bounds_of_their_corners(batch):
     assert kept > COUNT
 
 
-def test_the_map_is_the_one_that_its_fields_say():
-    """Against NumPy: turned about the middle of what is true, enlarged, and where a box's corners go."""
+def test_warp_equals_numpy():
+    """Compared with NumPy: rotation about the centre of the valid region, scale, and the corners of a box."""
     view = AnnotatedView(rotate=30.0, scale=(0.8, 1.4))
 
     @jax.jit
@@ -205,7 +205,7 @@ def test_the_map_is_the_one_that_its_fields_say():
 
 
 @pytest.mark.slow
-def test_elastic_maps_are_smooth_and_as_strong_as_said(batch):
+def test_elastic_warps_are_smooth_and_have_the_given_strength(batch):
     view = AnnotatedView(elastic=1.5)
     displacement = drawn(view, 400).displacement
     assert 0.75 < displacement.std() < 1.5  # Between the grid's places it is a mean of several.
@@ -219,8 +219,8 @@ def test_elastic_maps_are_smooth_and_as_strong_as_said(batch):
             assert np.abs(difference).max() <= 2.0
 
 
-def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
-    """Of a row of boxes a crop keeps those of which at least 30% of the area is in it."""
+def test_boxes_mostly_outside_the_view_are_dropped():
+    """A crop keeps the boxes with at least 30% of their area inside it."""
     lefts = np.arange(0, 64, 8, dtype=np.float32)
     boxes = np.stack([0 * lefts, lefts, 0 * lefts + 64, lefts + 8], axis=1)
     view = AnnotatedView(crop=16)
@@ -238,7 +238,7 @@ def test_boxes_that_are_mostly_out_of_view_are_no_boxes():
 
 
 @pytest.mark.slow
-def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
+def test_crops_cover_the_valid_region_and_nothing_else(batch):
     view = AnnotatedView(crop=36)
     seen = trained(view, batch)
     assert (seen["segments"] != IGNORED).all()
@@ -246,13 +246,13 @@ def test_crops_come_from_all_of_what_is_true_and_nothing_else(batch):
     assert corners == {(float(row), float(column)) for row in range(13) for column in range(5)}
 
 
-def test_a_crop_larger_than_what_is_true_has_all_of_it_in_the_middle(batch):
+def test_crop_larger_than_the_valid_region_centres_it(batch):
     seen = trained(AnnotatedView(crop=46), batch)["segments"]
     columns = (seen != IGNORED).any((0, 1))
     np.testing.assert_array_equal(np.nonzero(columns)[0], np.arange(3, 43))
 
 
-def test_light_changes_pixels_as_said_and_no_annotation(batch):
+def test_brightness_and_contrast_change_only_valid_pixels(batch):
     view = AnnotatedView(brightness=0.2, contrast=0.3)
     seen = trained(view, batch)
     plain = jax.device_get(evaluated(AnnotatedView(), batch))
@@ -271,7 +271,7 @@ def test_light_changes_pixels_as_said_and_no_annotation(batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("view", [BENT[1], AnnotatedView(rotate=20.0, elastic=1.0, brightness=0.1)])
-def test_what_becomes_of_an_example_depends_on_its_key_alone(batch, view):
+def test_result_depends_only_on_the_key(batch, view):
     order = np.random.default_rng(0).permutation(COUNT)
     seen = trained(view, batch)
     again = trained(view, {name: array[order] for name, array in batch.items()})
@@ -280,7 +280,7 @@ def test_what_becomes_of_an_example_depends_on_its_key_alone(batch, view):
     assert (trained(view, batch, step=1)["image"] != seen["image"]).any()
 
 
-def test_bilinear_samples_are_those_of_scipy():
+def test_bilinear_samples_equal_scipy():
     scipy = pytest.importorskip("scipy.ndimage")
     random = np.random.default_rng(0)
     image = random.random((7, 9, 2), np.float32)
@@ -298,14 +298,14 @@ def test_bilinear_samples_are_those_of_scipy():
     [
         ({"crop": 0}, "crop must be at least 1"),
         ({"rotate": 200.0}, "0 to 180 degrees"),
-        ({"scale": (1.2, 0.8)}, "least first"),
+        ({"scale": (1.2, 0.8)}, "0 < minimum <= maximum"),
         ({"scale": (0.0, 1.0)}, "above 0"),
         ({"elastic": -1.0}, "elastic must be at least 0"),
         ({"brightness": 1.0}, "brightness is at least 0"),
         ({"contrast": -0.1}, "contrast is at least 0"),
     ],
 )
-def test_fields_out_of_range_are_refused(fields, words):
+def test_fields_out_of_range_are_errors(fields, words):
     with pytest.raises(InputError, match=words):
         AnnotatedView(**fields)
 
@@ -313,17 +313,17 @@ def test_fields_out_of_range_are_refused(fields, words):
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        (AnnotatedView(crop=41), "parts of 41 pixels"),
-        (AnnotatedView(dihedral=True), "square images or crops"),
+        (AnnotatedView(crop=41), "crops of 41 x 41 pixels"),
+        (AnnotatedView(dihedral=True), "square images or a crop"),
     ],
 )
-def test_images_that_cannot_be_moved_so_are_refused(view, words):
+def test_images_that_do_not_fit_the_warp_are_errors(view, words):
     batch = {"image": jnp.zeros((2, 48, 40, 1), jnp.uint8), "index": jnp.arange(2)}
     with pytest.raises(InputError, match=words):
         training_view(view, batch, 0, 0)
     assert evaluation_view(view, batch)["image"].shape == (2, 48, 40, 1)
 
 
-def test_every_view_is_a_dataclass_that_needs_no_field():
+def test_every_view_has_defaults_for_all_fields():
     for view in VIEWS.values():
         assert view() == dataclasses.replace(view())

@@ -1,4 +1,4 @@
-"""Scenes of digits: what is drawn is what the masks and boxes say, and it depends on keys alone."""
+"""Scenes of digits: images match their masks and boxes, and depend only on keys."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ VIEW = DigitScenes(size=64, min_height=24, max_height=36)
 
 @pytest.fixture(scope="module")
 def batch(digits_dir):
-    """Stacked digits and their places."""
+    """A batch of stacked digits."""
     places = np.arange(COUNT, dtype=np.int32)
     return Stacked(Digits()).open("train", digits_dir).gather(places) | {"index": places}
 
@@ -31,7 +31,7 @@ def scenes(batch, draw):
 
 
 def shown(scenes):
-    """Each visible digit: its scene, channel, class and box in whole pixels."""
+    """Yield each visible digit: scene, channel, class and integer box."""
     for scene, channel in zip(*np.nonzero(scenes["box_class"] >= 0), strict=True):
         box = scenes["boxes"][scene, channel]
         np.testing.assert_array_equal(box, box.astype(int))
@@ -39,7 +39,7 @@ def shown(scenes):
 
 
 @pytest.mark.slow
-def test_scenes_have_the_shapes_and_types_of_a_view(scenes):
+def test_shapes_and_dtypes(scenes):
     described = {name: (array.shape, array.dtype.name) for name, array in scenes.items()}
     assert described == {
         "image": ((COUNT, 64, 64, 1), "float32"),
@@ -51,7 +51,7 @@ def test_scenes_have_the_shapes_and_types_of_a_view(scenes):
     assert scenes["image"].max() <= 1
 
 
-def test_classes_are_those_that_the_label_spells(batch, scenes):
+def test_classes_are_the_digits_of_the_label(batch, scenes):
     spelt = np.array([[int(digit) for digit in f"{label:03d}"] for label in batch["label"]])
     found = scenes["box_class"]
     np.testing.assert_array_equal(found[found >= 0], spelt[found >= 0])
@@ -61,7 +61,7 @@ def test_classes_are_those_that_the_label_spells(batch, scenes):
     assert not scenes["boxes"][found < 0].any()
 
 
-def test_a_box_is_the_bounds_of_its_digits_mask_and_all_masks_are_in_boxes(scenes):
+def test_boxes_are_the_bounds_of_the_masks(scenes):
     left = np.copy(scenes["segments"])
     for scene, _, number, (top, lo, bottom, hi) in shown(scenes):
         inside = left[scene, top:bottom, lo:hi]
@@ -73,7 +73,7 @@ def test_a_box_is_the_bounds_of_its_digits_mask_and_all_masks_are_in_boxes(scene
     assert not left.any()
 
 
-def test_boxes_lie_apart_and_on_the_canvas(scenes):
+def test_boxes_are_apart_and_inside_the_canvas(scenes):
     count = np.zeros((COUNT, 68, 68), int)
     for scene, _, _, (top, lo, bottom, hi) in shown(scenes):
         assert min(top, lo) >= 0
@@ -84,8 +84,8 @@ def test_boxes_lie_apart_and_on_the_canvas(scenes):
 
 
 @pytest.mark.slow
-def test_digits_are_brighter_than_what_is_behind_them_and_their_edges_narrow(batch):
-    """Without noise: by `contrast` of the brightest background where opaque, and few pixels between."""
+def test_digits_are_brighter_than_the_background_with_narrow_edges(batch):
+    """Without noise, opaque pixels exceed the background's maximum by `contrast`, and few pixels lie between."""
     view = DigitScenes(size=96, noise=0.0)
     scenes = jax.device_get(jax.jit(lambda b: evaluation_view(view, b))(batch))
     for image, segments in zip(scenes["image"][..., 0], scenes["segments"], strict=True):
@@ -100,8 +100,8 @@ def test_digits_are_brighter_than_what_is_behind_them_and_their_edges_narrow(bat
         assert np.mean(digits >= behind + view.contrast) > 0.7
 
 
-def test_the_mask_is_the_enlarged_ink_cut_at_half():
-    """An unturned digit on a canvas as large as itself, against NumPy's interpolation of it."""
+def test_mask_is_the_enlarged_ink_thresholded_at_half():
+    """A digit without rotation on a canvas of its size, compared with interpolation in NumPy."""
     random = np.random.default_rng(0)
     ink = np.zeros((8, 8))
     ink[1:-1, 1:-1] = random.random((6, 6)).round(2)
@@ -134,8 +134,8 @@ def test_the_mask_is_the_enlarged_ink_cut_at_half():
     assert any(m.shape == found.shape and (m == found).all() for m in made)
 
 
-def test_a_scene_depends_on_its_key_alone(batch, draw, scenes):
-    """Not on its place in the batch, nor on what is beside it."""
+def test_scene_depends_only_on_its_key(batch, draw, scenes):
+    """Neither the position in the batch nor the other examples matter."""
     order = np.random.default_rng(1).permutation(COUNT)
     again = jax.device_get(draw({name: array[order] for name, array in batch.items()}, 0))
     for name, array in scenes.items():
@@ -145,8 +145,8 @@ def test_a_scene_depends_on_its_key_alone(batch, draw, scenes):
 
 
 @pytest.mark.slow
-def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
-    """Of one digit each, as the rest is the same again."""
+def test_evaluation_scenes_are_equal_with_and_without_jit(batch):
+    """With one digit per scene, because the others repeat the computation."""
     one = {
         "image": jnp.asarray(batch["image"][:2, ..., :1]),
         "digits": jnp.asarray(batch["digits"][:2, :1]),
@@ -158,7 +158,7 @@ def test_evaluation_sees_the_same_scenes_always_compiled_or_not(batch):
 
 
 @pytest.mark.slow
-def test_a_blank_image_is_no_digit():
+def test_blank_image_has_no_digit():
     batch = {
         "image": jnp.zeros((1, 8, 8, 1), jnp.uint8),
         "digits": jnp.array([[3]]),
@@ -182,7 +182,7 @@ def test_a_blank_image_is_no_digit():
         ({"size": 64}, "up to 65 pixels high, more than the canvas of 64"),
     ],
 )
-def test_scenes_that_cannot_be_drawn_are_refused(fields, words):
+def test_invalid_fields_are_errors(fields, words):
     with pytest.raises(InputError, match=words):
         DigitScenes(**fields)
 
@@ -194,7 +194,7 @@ def test_scenes_that_cannot_be_drawn_are_refused(fields, words):
         ({"image": jnp.zeros((1, 8, 8, 10))}, "one class per channel; got 3 for 10"),
     ],
 )
-def test_batches_that_are_no_digits_are_refused(change, words):
+def test_batches_without_the_class_of_each_channel_are_errors(change, words):
     batch = {
         "image": jnp.zeros((1, 8, 8, 3)),
         "digits": jnp.zeros((1, 3), int),
