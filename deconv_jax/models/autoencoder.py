@@ -142,7 +142,7 @@ class Autoencoder(EncoderDecoder):
     def encode(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch *code"]:
-        """Encode images in [0, 1] to vectors (batch, latent_dim), or to maps with `latent_dim` channels."""
+        """Encode images in [0, 1] to vectors (batch, latent_dim) or to feature maps."""
         return self._encoded(images, train)
 
     def decode(
@@ -173,7 +173,7 @@ class Autoencoder(EncoderDecoder):
 
 
 class _Stage(nn.Module):
-    """A strided layer of the subclass's type, its normalization and activation, and residual blocks."""
+    """A strided layer, its normalization and activation, and residual blocks."""
 
     features: int
     kernel_size: int
@@ -199,7 +199,7 @@ class _Stage(nn.Module):
         return x
 
     def _residual_branch(self, x: Array, train: bool) -> Array:
-        """Apply a pre-activation residual branch (He et al., arXiv:1603.05027), near zero at initialization."""
+        """Apply a pre-activation residual branch (He et al., arXiv:1603.05027), initially near zero."""
         for gain in (RELU_GAIN, RESIDUAL_GAIN):
             x = Activation(self.activation)(Norm(self.norm, train=train)(x))
             x = Conv(self.features, kernel_size=3, gain=gain)(x)

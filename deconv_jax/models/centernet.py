@@ -52,7 +52,7 @@ class CenterMaps(NamedTuple):
 
 
 class CenterNet(nn.Module):
-    """A detection network with a residual encoder, a decoder of transposed convolutions and three heads.
+    """A detection network: residual encoder, decoder of transposed convolutions, three heads.
 
     Attributes:
       num_classes: Number of classes, each with a heat map.

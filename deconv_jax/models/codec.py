@@ -56,8 +56,9 @@ _INITIAL_GAMMA = 0.1
 _LATENT_SCALE = 40.0
 """Factor from the output of the last analysis layer to the latents.
 
-It keeps the weights of both transforms near 1. Without it, the first synthesis layer would need
-weights that are small compared to Adam's step size.
+It keeps the weights of both transforms near 1. Without it, the last analysis layer
+would need large weights, and the first synthesis layer weights that are small compared to Adam's
+step size.
 """
 _INITIAL_NOISE = 0.02
 

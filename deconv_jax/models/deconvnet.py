@@ -87,10 +87,10 @@ class DeconvNet(nn.Module):
             size = x.shape[1:3]
             x, switches = Pool(name=f"pool{block}").with_switches(x)
             unpool.append((size, switches))
-        wide, taps = self.bottleneck_features, self.bottleneck_kernel_size
-        x = self._layer(Conv(wide, taps, **self._options("conv_bottleneck")), x, train)
+        wide, kernel_size = self.bottleneck_features, self.bottleneck_kernel_size
+        x = self._layer(Conv(wide, kernel_size, **self._options("conv_bottleneck")), x, train)
         x = self._layer(Conv(wide, 1, **self._options("conv_middle")), x, train)
-        last = ConvTranspose(self.features[-1], taps, **self._options("deconv_bottleneck"))
+        last = ConvTranspose(self.features[-1], kernel_size, **self._options("deconv_bottleneck"))
         x = self._layer(last, x, train)
         for block in range(len(self.features), 0, -1):
             size, switches = unpool.pop()

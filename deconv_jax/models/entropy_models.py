@@ -30,10 +30,11 @@ _INITIAL_SCALE = 10.0
 
 
 class FactorizedPrior(nn.Module):
-    """A factorized prior: a learned non-parametric density per channel (arXiv:1802.01436, appendix 6.1).
+    """A factorized prior: a learned non-parametric density for each channel.
 
-    The cumulative distribution function (CDF) is the sigmoid of a small monotonic network: its
-    matrices are positive, and its nonlinearity x + a tanh(x) with a > -1 is increasing.
+    See arXiv:1802.01436, appendix 6.1. The cumulative distribution function (CDF) is the sigmoid of
+    a small monotonic network: its matrices are positive, and its nonlinearity x + a tanh(x) with a
+    > -1 is increasing.
 
     Attributes:
       channels: Number of channels of the latents.

@@ -89,7 +89,7 @@ class ESPCN(nn.Module):
 
 
 class _SubpixelConv(nn.Module):
-    """A sub-pixel convolution with a bias for each pixel of a block, where `Upsample` has one per channel."""
+    """A sub-pixel convolution with a bias for each pixel of a block, not only for each channel."""
 
     features: int
     factor: int

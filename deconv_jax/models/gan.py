@@ -29,25 +29,23 @@ from deconv_jax.models.normalization import ConditionalNorm, Norm, NormName, che
 from deconv_jax.ops.upsample import UpsampleMethod
 
 _MAX_BASE_SIDE = 7
-"""Largest side of the feature map that a generator starts from, and a discriminator ends with, in pixels."""
+"""Largest side, in pixels, of a generator's first and a discriminator's last feature map."""
 _MAX_RESIDUAL_BASE_SIDE = 8
-"""Largest side of the feature map that a residual discriminator ends with, in pixels."""
+"""Largest side, in pixels, of a residual discriminator's last feature map."""
 
 
-class DCGANGenerator(nn.Module):
-    """A generator that upsamples a map of at most 7x7 pixels, doubling its sides and halving its channels.
+class Generator(nn.Module):
+    """Base class of generators.
 
     Attributes:
       image_shape: Shape (height, width, channels) of the images. The sides must be divisible by a
         common power of two with quotients of at most 7: 28, 32, 64, 96x80, ...
       latent_dim: Length of a latent.
-      width: Number of channels of the largest hidden map; every smaller one has twice as many.
+      width: Number of channels of the largest hidden map.
       num_classes: Number of classes of a conditional generator; 0 for none.
       upsampling: Upsampling method, see `layers.Upsample`.
       kernel_size: Kernel size of the upsampling layers; None for the default of the method.
       norm: Normalization of the hidden maps, conditional if there are classes.
-      final_conv: Whether to end with a 3x3 convolution at full resolution, as the SNGAN generator
-        does, instead of the last upsampling layer.
     """
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
@@ -57,7 +55,6 @@ class DCGANGenerator(nn.Module):
     upsampling: UpsampleMethod = "transposed"
     kernel_size: int | None = None
     norm: NormName = "batch"
-    final_conv: bool = False
 
     role: ClassVar[str] = "generator"
 
@@ -80,18 +77,11 @@ class DCGANGenerator(nn.Module):
             generator.
         """
         stages = _halvings(self.image_shape, _MAX_BASE_SIDE)
-        channels = self.image_shape[-1]
-        widths = [self.width * 2**i for i in reversed(range(stages))]
-        if self.final_conv:
-            widths = [2 * widths[0], *widths]
-        # A norm has its own offset, so the layer before it needs no bias.
-        use_bias = self.norm == "none"
-        x = _base_map(latents, self.latent_dim, self.image_shape, stages, widths[0], use_bias)
-        x = self._hidden(x, labels, train)
-        for features in widths[1:]:
-            x = self._upsample(features, gain=RELU_GAIN, use_bias=use_bias)(x)
-            x = self._hidden(x, labels, train)
-        return _to_unit_range((Conv(channels) if self.final_conv else self._upsample(channels))(x))
+        return _to_unit_range(self._image(latents, labels, stages, train))
+
+    def _image(self, latents: Array, labels: Array | None, stages: int, train: bool) -> Array:
+        """Map latents to images before the final tanh, by upsampling in `stages` stages."""
+        raise NotImplementedError
 
     def _upsample(self, features: int, gain: float = 1.0, use_bias: bool = True) -> Upsample:
         return Upsample(
@@ -106,14 +96,61 @@ class DCGANGenerator(nn.Module):
         return jax.nn.relu(ConditionalNorm(self.num_classes, self.norm, train=train)(x, labels))
 
 
-class DCGANDiscriminator(nn.Module):
-    """A discriminator of strided convolutions, which halve the image to at most 7x7 pixels.
+class DCGANGenerator(Generator):
+    """The DCGAN generator: every stage doubles the sides and halves the channels.
 
     Attributes:
-      width: Number of channels of the first map; every smaller one has twice as many.
+      final_conv: Whether to end with a 3x3 convolution at full resolution, as the SNGAN generator
+        does, instead of the last upsampling layer.
+      Others: See `Generator`.
+    """
+
+    final_conv: bool = False
+
+    def _image(self, latents: Array, labels: Array | None, stages: int, train: bool) -> Array:
+        channels = self.image_shape[-1]
+        widths = [self.width * 2**i for i in reversed(range(stages))]
+        if self.final_conv:
+            widths = [2 * widths[0], *widths]
+        # A norm has its own offset, so the layer before it needs no bias.
+        use_bias = self.norm == "none"
+        x = _base_map(latents, self.latent_dim, self.image_shape, stages, widths[0], use_bias)
+        x = self._hidden(x, labels, train)
+        for features in widths[1:]:
+            x = self._upsample(features, gain=RELU_GAIN, use_bias=use_bias)(x)
+            x = self._hidden(x, labels, train)
+        return (Conv(channels) if self.final_conv else self._upsample(channels))(x)
+
+
+class ResNetGenerator(Generator):
+    """The residual generator of arXiv:1802.05957, table 4, at any width and size.
+
+    Attributes: See `Generator`; every map has `width` channels, 256 in the paper.
+    """
+
+    image_shape: tuple[int, int, int] = (32, 32, 3)
+    latent_dim: int = 128
+    width: int = 128
+    upsampling: UpsampleMethod = "resize"
+
+    def _image(self, latents: Array, labels: Array | None, stages: int, train: bool) -> Array:
+        x = _base_map(latents, self.latent_dim, self.image_shape, stages, self.width)
+        for _ in range(stages):
+            size = [2 * n for n in x.shape[1:3]]
+            upsample = self._upsample(self.width, RELU_GAIN, use_bias=self.norm == "none")
+            branch = upsample(self._hidden(x, labels, train))
+            branch = Conv(self.width, gain=RELU_GAIN)(self._hidden(branch, labels, train))
+            # A 1x1 convolution commutes with nearest-neighbor upsampling, and is cheaper before it.
+            x = ops.resize(Conv(self.width, kernel_size=1)(x), size, method="nearest") + branch
+        return Conv(self.image_shape[-1])(self._hidden(x, labels, train))
+
+
+class Discriminator(nn.Module):
+    """Base class of discriminators.
+
+    Attributes:
+      width: Number of channels of the first map.
       num_classes: Number of classes of a conditional discriminator; 0 for none.
-      kernel_size: Kernel size of the convolutions.
-      norm: Normalization of all maps but the first, as in the paper.
       spectral_norm: Whether to apply spectral normalization to every kernel.
       minibatch_std_group: Group size of the minibatch standard deviation feature, see
         `minibatch_deviation`; 0 for none. It must divide the batch. The feature is added before the
@@ -123,8 +160,6 @@ class DCGANDiscriminator(nn.Module):
 
     width: int = 64
     num_classes: int = 0
-    kernel_size: int = 4
-    norm: NormName = "batch"
     spectral_norm: bool = False
     minibatch_std_group: int = 0
 
@@ -147,47 +182,51 @@ class DCGANDiscriminator(nn.Module):
         Raises:
           InputError: The image size is not supported, or labels or the batch size do not match.
         """
+        features, last_map = self._features(images, train)
+        return _logits(self, features, last_map, labels, train)
+
+    def _features(self, images: Array, train: bool) -> tuple[Array, Array]:
+        """Return the features (batch, dims) for the logit, and the last feature map."""
+        raise NotImplementedError
+
+
+class DCGANDiscriminator(Discriminator):
+    """The DCGAN discriminator: strided convolutions halve the image to at most 7x7 pixels.
+
+    Every map has twice as many channels as the one before.
+
+    Attributes:
+      kernel_size: Kernel size of the convolutions.
+      norm: Normalization of all maps but the first, as in the paper.
+      Others: See `Discriminator`.
+    """
+
+    kernel_size: int = 4
+    norm: NormName = "batch"
+
+    def _features(self, images: Array, train: bool) -> tuple[Array, Array]:
         stages = range(_halvings(images.shape[1:], _MAX_BASE_SIDE))
         layers = [
             (self.width * 2**i, self.kernel_size, 2, self.norm if i else "none") for i in stages
         ]
         x = _conv_stack(self, images, layers, 0.2, train)
-        return _logits(self, x.reshape(len(x), -1), x, labels, train)
+        return x.reshape(len(x), -1), x
 
 
-class SNGANDiscriminator(nn.Module):
+class SNGANDiscriminator(Discriminator):
     """The convolutional discriminator of arXiv:1802.05957, table 3.
 
     It alternates 3x3 convolutions and 4x4 convolutions with stride 2.
 
-    Attributes: See `DCGANDiscriminator`; the paper has width 64 and spectral normalization.
+    Attributes:
+      norm: Normalization of all maps.
+      Others: See `Discriminator`; the paper has width 64 and spectral normalization.
     """
 
-    width: int = 64
-    num_classes: int = 0
-    norm: NormName = "none"
     spectral_norm: bool = True
-    minibatch_std_group: int = 0
+    norm: NormName = "none"
 
-    role: ClassVar[str] = "discriminator"
-
-    @nn.compact
-    def __call__(
-        self,
-        images: Float[Array, "batch height width channels"],
-        labels: Int32[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, " batch"]:
-        """Return one logit per image; higher means more likely real.
-
-        Args:
-          images: Images in [0, 1].
-          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
-          train: Whether batch norm and spectral normalization update their statistics.
-
-        Raises:
-          InputError: The image size is not supported, or labels or the batch size do not match.
-        """
+    def _features(self, images: Array, train: bool) -> tuple[Array, Array]:
         stages = _halvings(images.shape[1:], _MAX_BASE_SIDE)
         layers = [
             (self.width * 2**i, kernel_size, stride, self.norm)
@@ -195,97 +234,22 @@ class SNGANDiscriminator(nn.Module):
             for kernel_size, stride in ((3, 1), (4, 2))
         ]
         x = _conv_stack(self, images, layers[:-1], 0.1, train)
-        return _logits(self, x.reshape(len(x), -1), x, labels, train)
+        return x.reshape(len(x), -1), x
 
 
-class ResNetGenerator(nn.Module):
-    """The residual generator of arXiv:1802.05957, table 4, at any width and size.
-
-    Attributes: See `DCGANGenerator`; every map has `width` channels, 256 in the paper.
-    """
-
-    image_shape: tuple[int, int, int] = (32, 32, 3)
-    latent_dim: int = 128
-    width: int = 128
-    num_classes: int = 0
-    upsampling: UpsampleMethod = "resize"
-    kernel_size: int | None = None
-    norm: NormName = "batch"
-
-    role: ClassVar[str] = "generator"
-
-    @nn.compact
-    def __call__(
-        self,
-        latents: Float[Array, "batch latent_dim"],
-        labels: Int32[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "batch height width channels"]:
-        """Generate images in [0, 1].
-
-        Args:
-          latents: Standard normal latents.
-          labels: Classes; required for a conditional generator, and not allowed otherwise.
-          train: Whether batch norm uses and updates the statistics of the batch.
-
-        Raises:
-          InputError: The image shape is not supported, or latents or labels do not match the
-            generator.
-        """
-        stages = _halvings(self.image_shape, _MAX_BASE_SIDE)
-
-        def hidden(x: Array) -> Array:
-            return jax.nn.relu(ConditionalNorm(self.num_classes, self.norm, train=train)(x, labels))
-
-        x = _base_map(latents, self.latent_dim, self.image_shape, stages, self.width)
-        for _ in range(stages):
-            size = [2 * n for n in x.shape[1:3]]
-            branch = Upsample(
-                self.width,
-                method=self.upsampling,
-                kernel_size=self.kernel_size,
-                use_bias=self.norm == "none",
-                gain=RELU_GAIN,
-            )(hidden(x))
-            branch = Conv(self.width, gain=RELU_GAIN)(hidden(branch))
-            # A 1x1 convolution commutes with nearest-neighbor upsampling, and is cheaper before it.
-            x = ops.resize(Conv(self.width, kernel_size=1)(x), size, method="nearest") + branch
-        return _to_unit_range(Conv(self.image_shape[-1])(hidden(x)))
-
-
-class ResNetDiscriminator(nn.Module):
+class ResNetDiscriminator(Discriminator):
     """The residual discriminator of arXiv:1802.05957, table 4, at any width and size.
 
     Blocks halve the image to at most 8x8 pixels, and two more keep the size. The features are
     summed over all positions before the logit.
 
-    Attributes: See `DCGANDiscriminator`; every map has `width` channels, 128 in the paper.
+    Attributes: See `Discriminator`; every map has `width` channels, 128 in the paper.
     """
 
     width: int = 128
-    num_classes: int = 0
     spectral_norm: bool = True
-    minibatch_std_group: int = 0
 
-    role: ClassVar[str] = "discriminator"
-
-    @nn.compact
-    def __call__(
-        self,
-        images: Float[Array, "batch height width channels"],
-        labels: Int32[Array, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, " batch"]:
-        """Return one logit per image; higher means more likely real.
-
-        Args:
-          images: Images in [0, 1].
-          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
-          train: Whether batch norm and spectral normalization update their statistics.
-
-        Raises:
-          InputError: The image size is not supported, or labels or the batch size do not match.
-        """
+    def _features(self, images: Array, train: bool) -> tuple[Array, Array]:
         x = _to_signed_range(images)
         halvings = _halvings(images.shape[1:], _MAX_RESIDUAL_BASE_SIDE)
         for i in range(halvings + 2):
@@ -297,17 +261,13 @@ class ResNetDiscriminator(nn.Module):
                 x = _conv(self, self.width, 1, 1, train)(x)
             x = x + branch
         x = jax.nn.relu(x)
-        return _logits(self, jnp.sum(x, axis=(1, 2)), x, labels, train)
-
-
-Generator = DCGANGenerator | ResNetGenerator
-Discriminator = DCGANDiscriminator | SNGANDiscriminator | ResNetDiscriminator
+        return jnp.sum(x, axis=(1, 2)), x
 
 
 def minibatch_deviation(
     x: Float[Array, "batch height width channels"], group: int
 ) -> Float[Array, "batch"]:
-    """Return the standard deviation within each image's group, averaged over positions and channels.
+    """Return the standard deviation within each image's group, averaged over the feature map.
 
     Args:
       x: Feature maps; a group consists of consecutive images.
@@ -385,7 +345,7 @@ def _conv_stack(
     slope: float,
     train: bool,
 ) -> Array:
-    """Return the features of images in [0, 1] after convolutions, each with a norm and a leaky ReLU.
+    """Apply convolutions to images in [0, 1], each followed by a norm and a leaky ReLU.
 
     Args:
       discriminator: Module that owns the layers.
@@ -402,14 +362,18 @@ def _conv_stack(
 
 
 def _logits(
-    discriminator: Discriminator, features: Array, map_: Array, labels: Array | None, train: bool
+    discriminator: Discriminator,
+    features: Array,
+    last_map: Array,
+    labels: Array | None,
+    train: bool,
 ) -> Array:
-    """Return the logits (batch,) of features (batch, dims): a dense layer, and the class projection if any.
+    """Return the logits (batch,) of features: a dense layer, and the class projection if any.
 
     Args:
       discriminator: Module that owns the layers.
-      features: Flattened or summed features.
-      map_: Feature map for the minibatch standard deviation.
+      features: Flattened or summed features (batch, dims).
+      last_map: Feature map for the minibatch standard deviation.
       labels: Classes, if any.
       train: Whether spectral normalization updates its estimate.
     """
@@ -417,7 +381,7 @@ def _logits(
     options: dict[str, Any] = {"spectral_norm": discriminator.spectral_norm, "train": train}
     inputs = features
     if discriminator.minibatch_std_group:
-        deviation = minibatch_deviation(map_, discriminator.minibatch_std_group)
+        deviation = minibatch_deviation(last_map, discriminator.minibatch_std_group)
         inputs = jnp.concatenate([features, deviation[:, None].astype(features.dtype)], axis=-1)
     logits = Dense(1, **options)(inputs)[:, 0]
     if labels is None:

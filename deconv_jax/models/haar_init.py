@@ -41,8 +41,8 @@ def haar_kernels(
 ) -> list[Float[np.ndarray, "2 2 inputs outputs"]]:
     """Return the kernels of a stack of convolutions with stride 2.
 
-    The kernel of each output channel has norm 1. Output channels beyond the number of subbands are
-    0.
+    The kernel of each output channel has norm 1. Output channels beyond the number of subbands have
+    zero kernels.
 
     Args:
       channels: Number of image channels; three are taken as RGB and mixed to luma and chroma first.

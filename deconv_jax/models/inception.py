@@ -82,7 +82,7 @@ _STEM: dict[str, _Step] = {
 
 
 def _block_35(pooled: int) -> _Block:
-    """Return a block at 35x35 pixels (figure 5 of the paper), with its 5x5 convolution not factorized."""
+    """Return a block at 35x35 pixels (figure 5 of the paper, with an unfactorized 5x5 convolution)."""
     return {
         "branch1x1": [_Conv(64, 1)],
         "branch5x5": [_Conv(48, 1), _Conv(64, 5)],

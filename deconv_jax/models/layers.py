@@ -36,16 +36,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 RELU_GAIN = 2.0
-"""Variance gain of a layer before a ReLU, which halves the mean square (He et al., arXiv:1502.01852)."""
+"""Variance gain before a ReLU, which halves the mean square (He et al., arXiv:1502.01852)."""
 
 PRELU_SLOPE = 0.25
 """Initial slope of a `PReLU` for negative values (arXiv:1502.01852, section 2.1)."""
 
 PRELU_GAIN = RELU_GAIN / (1 + PRELU_SLOPE**2)
-"""Variance gain of a layer before a `PReLU` (arXiv:1502.01852, equation 15)."""
+"""Variance gain before a `PReLU` (arXiv:1502.01852, equation 15)."""
 
 RESIDUAL_GAIN = 1e-3
-"""Variance gain of the last layer of a residual branch, so that a network starts near the identity."""
+"""Variance gain of the last layer of a residual branch, which starts the network near identity."""
 
 
 def activation(name: str) -> Callable[[Array], Array]:

@@ -72,7 +72,7 @@ class UNet(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
-        """Return restored images, or logits, of images and any conditioning maps after their channels.
+        """Restore or segment images, which may be followed along the channel axis by conditioning maps.
 
         Raises:
           InputError: The poolings do not divide the image's sides, too few channels for `residual`,

@@ -1,4 +1,4 @@
-"""Variational autoencoder (Kingma & Welling, arXiv:1312.6114) with a convolutional encoder and decoder.
+"""Convolutional variational autoencoder (VAE, Kingma & Welling, arXiv:1312.6114).
 
 The prior is N(0, I), and the encoder's q(z|x) is N(mean, diag(exp(log variance))). There are three
 likelihoods p(x|z):
@@ -69,7 +69,7 @@ class VAE(EncoderDecoder):
     def log_likelihood(
         self, images: Images, latents: Float[Array, "batch latent_dim"], train: bool = False
     ) -> Float[Array, " batch"]:
-        """Return log p(x|z) of each image in nats, computed in float32 regardless of the precision."""
+        """Return log p(x|z) of each image in nats, always computed in float32."""
         x = images.astype(jnp.float32)
         logits = self._logits(latents, train).astype(jnp.float32)
         if self.likelihood == "bernoulli":
@@ -105,7 +105,7 @@ class VAE(EncoderDecoder):
 def gaussian_kl(
     mean: Float[Array, "*batch latent_dim"], log_variance: Float[Array, "*batch latent_dim"]
 ) -> Float[Array, "*batch latent_dim"]:
-    """Return KL(N(mean, exp(log variance)) || N(0, 1)) of each latent in nats (arXiv:1312.6114, appendix B)."""
+    """Return KL(N(mean, exp(log variance)) || N(0, 1)) in nats (arXiv:1312.6114, appendix B)."""
     return 0.5 * (jnp.exp(log_variance) + jnp.square(mean) - 1.0 - log_variance)
 
 

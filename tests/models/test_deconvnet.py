@@ -21,7 +21,7 @@ def images(*shape):
     return jnp.asarray(np.random.default_rng(1).random(shape, np.float32))
 
 
-def torch_deconvnet(variables, x, blocks, convs, taps):
+def torch_deconvnet(variables, x, blocks, convs, kernel_size):
     """Figure 2 of the paper in PyTorch, at a smaller size."""
     params, stats = variables["params"], variables["batch_stats"]
 
@@ -51,7 +51,7 @@ def torch_deconvnet(variables, x, blocks, convs, taps):
             kept.append(indices)
     for name in ("conv_bottleneck", "conv_middle", "deconv_bottleneck"):
         x = layer(name, x)
-    assert params["conv_bottleneck"]["kernel"].shape[0] == taps
+    assert params["conv_bottleneck"]["kernel"].shape[0] == kernel_size
     for block, conv in itertools.product(range(blocks, 0, -1), range(convs, 0, -1)):
         if conv == convs:
             x = unpool(x, kept.pop())
@@ -60,14 +60,14 @@ def torch_deconvnet(variables, x, blocks, convs, taps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("convs", "taps"), [(1, 5), (2, 3)])
-def test_logits_equal_pytorch(random_variables, apply, convs, taps):
-    model = DeconvNet(**SMALL, convs_per_block=convs, bottleneck_kernel_size=taps)
+@pytest.mark.parametrize(("convs", "kernel_size"), [(1, 5), (2, 3)])
+def test_logits_equal_pytorch(random_variables, apply, convs, kernel_size):
+    model = DeconvNet(**SMALL, convs_per_block=convs, bottleneck_kernel_size=kernel_size)
     x = images(2, 16, 24, 3)
     variables = random_variables(model, x)
     logits = apply(model, variables, x)
     assert logits.shape == (2, 16, 24, 3)
-    expected = torch_deconvnet(variables, x, 3, convs, taps)
+    expected = torch_deconvnet(variables, x, 3, convs, kernel_size)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 

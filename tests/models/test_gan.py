@@ -145,7 +145,7 @@ def test_latents_of_another_length_are_refused(kind):
     )
 
 
-# Statistics at initialisation
+# Statistics at initialization
 
 
 def maps_at_init(model, x, kinds):

@@ -178,7 +178,7 @@ on_networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS
 @pytest.mark.slow
 @on_networks
 def test_network_depends_on_exactly_its_receptive_field(network, random_variables, apply):
-    """With positive weights a network is monotonic, so a change of a pixel shows in all that depend on it."""
+    """With positive weights a network is monotonic, so that the effects of a pixel do not cancel."""
     field = network.receptive_field()
     multiple, width = field.multiple, field.before + field.after + 4
     width += -width % multiple

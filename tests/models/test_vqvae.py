@@ -104,9 +104,9 @@ def test_updates_equal_the_papers_appendix():
 
 
 def test_codes_converge_to_cluster_means():
-    centres = 10 * np.eye(SIZE, DIM) - 10 * np.eye(SIZE, DIM, k=-DIM)
-    outputs = np.repeat(centres, 20, axis=0) + RNG.normal(size=(20 * SIZE, DIM))
-    state = variables(centres + 1.0, np.ones(SIZE))
+    centers = 10 * np.eye(SIZE, DIM) - 10 * np.eye(SIZE, DIM, k=-DIM)
+    outputs = np.repeat(centers, 20, axis=0) + RNG.normal(size=(20 * SIZE, DIM))
+    state = variables(centers + 1.0, np.ones(SIZE))
     for _ in range(100):
         state = updated(Codebook(SIZE, DIM, 0.8, NEVER), state, outputs)
     means = outputs.reshape(SIZE, 20, DIM).mean(axis=1)
