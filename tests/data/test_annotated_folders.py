@@ -92,7 +92,7 @@ def message_of(call, *arguments, **options):
 # Penn-Fudan
 
 
-def test_pedestrians_have_masks_and_boxes_of_their_own_size(people):
+def test_penn_fudan_has_masks_and_boxes(people):
     source = PennFudan(str(people)).open("all")
     batch = source.gather(np.arange(3))
     described = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
@@ -129,7 +129,7 @@ def test_splits_are_slices_of_the_images(people):
     assert len({str(source.fingerprint) for source in (first, last, both)}) == 3
 
 
-def test_on_a_canvas_all_annotations_are_resized_alike(people):
+def test_annotations_are_resized_with_their_images(people):
     """Where a box is, nearly all pixels are those of the object and of its mask."""
     source = PennFudan(str(people), canvas=80).open("all")
     batch = source.gather(np.arange(3))
@@ -204,7 +204,7 @@ def test_boxes_of_the_annotation_files_are_the_bounds_of_the_masks():
         ),
     ],
 )
-def test_files_that_do_not_fit_are_named_with_the_reason(people, damage, words):
+def test_invalid_penn_fudan_files_are_named_with_the_reason(people, damage, words):
     damage(people)
     message = message_of(PennFudan(str(people)).open, "all")
     assert all(word in message for word in words), message
@@ -214,7 +214,7 @@ def test_files_that_do_not_fit_are_named_with_the_reason(people, damage, words):
 # Images and labels
 
 
-def test_black_lines_on_white_are_class_1_in_every_split(tmp_path):
+def test_dark_foreground_makes_black_class_1(tmp_path):
     """As the ISBI membranes; a file may have but one of the two."""
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
@@ -231,7 +231,7 @@ def test_black_lines_on_white_are_class_1_in_every_split(tmp_path):
         np.testing.assert_array_equal(alone["segments"][0], batch["segments"][place])
 
 
-def test_black_and_white_labels_have_to_say_which_is_which(tmp_path):
+def test_black_and_white_labels_require_dark_foreground(tmp_path):
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
     name = write_labels(tmp_path, {"0.png": lines, "1.png": 255})
@@ -244,7 +244,7 @@ def test_black_and_white_labels_have_to_say_which_is_which(tmp_path):
     assert "1.png has other pixels than 0 and 255" in message
 
 
-def test_other_labels_are_numbers_of_classes_and_255_is_ignored(tmp_path):
+def test_labels_are_classes_and_255_is_ignored(tmp_path):
     label = np.arange(120).reshape(12, 10) % 4
     label[0] = 255
     name = write_labels(tmp_path, {"0.png": label, "more/1.png": 255})
@@ -255,7 +255,7 @@ def test_other_labels_are_numbers_of_classes_and_255_is_ignored(tmp_path):
     assert len(ImageLabel(name).open("more")) == 1
 
 
-def test_labels_with_a_palette_are_the_places_in_it(tmp_path):
+def test_labels_with_a_palette_are_its_indices(tmp_path):
     label = np.arange(120).reshape(12, 10) % 3
     name = write_labels(tmp_path, {"0.png": label})
     painted = Image.fromarray(label.astype(np.uint8), "L").convert("P")
@@ -269,7 +269,7 @@ def test_labels_with_a_palette_are_the_places_in_it(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "bits.png"), 255 * (label > 0))
 
 
-def test_images_and_labels_may_have_other_endings(tmp_path):
+def test_images_and_labels_may_have_different_suffixes(tmp_path):
     name = write_labels(tmp_path, {"0.png": 1})
     Image.open(tmp_path / "image/0.png").save(tmp_path / "image/0.bmp")
     (tmp_path / "image/0.png").unlink()
@@ -288,11 +288,11 @@ def test_images_and_labels_may_have_other_endings(tmp_path):
         ),
         (
             lambda root: Image.new("I;16", (10, 12)).save(root / "label/1.png"),
-            ["label/1.png", "its pixels are I;16, not the 8 bits"],
+            ["label/1.png", "its pixels are I;16; labels must be 8-bit gray"],
         ),
     ],
 )
-def test_labels_that_do_not_fit_are_named_with_the_reason(tmp_path, damage, words):
+def test_invalid_label_files_are_named_with_the_reason(tmp_path, damage, words):
     name = write_labels(tmp_path, {"0.png": 1, "1.png": 2})
     damage(tmp_path)
     message = message_of(ImageLabel(name).open, "all")
@@ -300,7 +300,7 @@ def test_labels_that_do_not_fit_are_named_with_the_reason(tmp_path, damage, word
 
 
 @pytest.mark.skipif(not MEMBRANES.is_dir(), reason="DECONV_JAX_DATA has no em_membrane")
-def test_membranes_are_the_dark_fifth_of_the_published_labels():
+def test_membranes_are_the_dark_pixels_of_the_published_labels():
     data = Data(
         ImageLabel(str(MEMBRANES), color="gray", dark_foreground=True), test_split="all[24:]"
     )
@@ -335,7 +335,7 @@ def test_resizing_keeps_the_aspect_and_every_class():
     assert resize_example(Example(np.zeros((2, 400, 3), np.uint8)), 40).image.shape == (1, 40, 3)
 
 
-def test_of_more_boxes_than_there_are_rows_the_largest_stay_in_their_order():
+def test_largest_boxes_are_kept_in_their_order():
     sides = np.array([3, 1, 5, 2, 4], np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
     example = Example(np.zeros((8, 8, 3), np.uint8), None, boxes, np.arange(5, dtype=np.int32))
@@ -351,7 +351,7 @@ class Records(list):
         return [self[i] for i in indices]
 
 
-def test_pets_of_tfds_have_classes_of_pixels_from_0():
+def test_tfds_segmentation_masks_count_from_0():
     mask = np.array([[1, 2], [3, 0]], np.uint8)[..., None]
     record = {"image": np.zeros((2, 2, 3), np.uint8), "segmentation_mask": mask, "label": 36}
     batch = RecordSource(Records([record]), canvas=4).gather(np.arange(1))
@@ -365,7 +365,7 @@ def test_pets_of_tfds_have_classes_of_pixels_from_0():
     assert set(plain) == {"image", "label"}
 
 
-def test_objects_of_tfds_become_boxes_in_pixels():
+def test_tfds_objects_become_boxes_in_pixels():
     """Sequences are lists there; crowds of COCO are left out."""
 
     def record(size, *objects):
@@ -395,7 +395,7 @@ def test_objects_of_tfds_become_boxes_in_pixels():
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "device"])
-def test_annotated_sets_may_be_cached(people, cache):
+def test_cached_annotations_are_unchanged(people, cache):
     data = Data(
         source=PennFudan(str(people), canvas=32),
         train_split="all[:2]",
@@ -416,7 +416,7 @@ def test_annotated_sets_may_be_cached(people, cache):
 
 
 @pytest.mark.parametrize("kind", ["penn_fudan", "image_label"])
-def test_a_source_may_be_sent_to_another_process(people, tmp_path, kind):
+def test_sources_can_be_pickled(people, tmp_path, kind):
     labels = write_labels(tmp_path / "labels", {"0.png": 1})
     source = (PennFudan(str(people)) if kind == "penn_fudan" else ImageLabel(labels)).open("all")
     sent = pickle.loads(pickle.dumps(source))
@@ -424,7 +424,7 @@ def test_a_source_may_be_sent_to_another_process(people, tmp_path, kind):
     jax.tree.map(np.testing.assert_array_equal, sent.gather(indices), source.gather(indices))
 
 
-def test_fingerprints_tell_annotations_canvases_and_colours_apart(people):
+def test_fingerprints_depend_on_annotations_canvas_and_color(people):
     def fingerprint(**options):
         return str(PennFudan(str(people), **options).open("all").fingerprint)
 
@@ -448,11 +448,11 @@ def test_fingerprints_tell_annotations_canvases_and_colours_apart(people):
         ("penn_fudan:nowhere", "no folder nowhere/PNGImages"),
     ],
 )
-def test_a_folder_that_does_not_exist_is_named(name, words):
+def test_missing_folder_is_named(name, words):
     assert words in message_of(parse_source(name).open, "all")
 
 
-def test_a_split_of_another_folder_is_refused(people):
+def test_split_of_another_folder_is_an_error(people):
     assert "another folder" in message_of(PennFudan(str(people)).open, "folder:elsewhere")
 
 

@@ -67,13 +67,13 @@ def source_of(folder, **options):
         ("all[:1]+all[2:]", "acd"),
     ],
 )
-def test_a_split_is_a_slice_of_the_sorted_files(folder, split, expected):
+def test_split_is_a_slice_of_the_sorted_files(folder, split, expected):
     found = names(str(folder), split)
     assert "".join(name.removesuffix(".png")[-1] for name in found) == expected
 
 
 @pytest.mark.parametrize("count", [3, 4, 15, 40])
-def test_a_folder_without_splits_is_split_by_chance(tmp_path, count):
+def test_folder_without_splits_is_split_at_random(tmp_path, count):
     paths = [tmp_path / f"{i:02}.png" for i in range(count)]
     for path in paths:
         Image.new("L", (2, 2)).save(path)
@@ -93,12 +93,12 @@ def test_a_folder_without_splits_is_split_by_chance(tmp_path, count):
     assert [name for name in names(data.source.path, "all@0") if name != "new.png"] == before
 
 
-def test_the_random_order_is_the_same_everywhere(folder):
+def test_random_order_is_the_hash_of_seed_and_name(folder):
     """That of `printf 0/NAME | sha256sum`."""
     assert names(str(folder), "all@0") == ["more/c.png", "b.png", "a.png", "more/d.png"]
 
 
-def test_splits_that_are_named_or_there_are_left_alone(folder, tmp_path):
+def test_given_splits_are_kept(folder, tmp_path):
     named = Data(Folder(str(folder)), test_split="all[:1]")
     assert named.with_splits() == named
     assert Data(Digits()).with_splits() == Data(Digits())
@@ -116,7 +116,7 @@ def test_splits_that_are_named_or_there_are_left_alone(folder, tmp_path):
         ("images/more", r"^config\.data\.source=.*a training, .* has 2"),
     ],
 )
-def test_a_folder_that_cannot_be_split_names_the_key(folder, name, message):
+def test_errors_of_random_splits_name_the_key(folder, name, message):
     with pytest.raises(InputError, match=message):
         Data(Folder(name), str(folder.parent)).with_splits()
 
@@ -129,7 +129,7 @@ def test_errors_of_a_split_name_its_key(folder):
 
 @settings(deadline=None, derandomize=True)
 @given(count=st.integers(2, 40), percent=st.integers(0, 100), place=st.integers(0, 40))
-def test_slices_that_meet_leave_no_file_out_and_share_none(count, percent, place):
+def test_adjacent_slices_are_disjoint_and_complete(count, percent, place):
     files = Files(file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count)))
     for end in (f"{percent}%", str(min(place, count)), f"-{min(place, count)}", f"-{percent}%"):
         parts = []
@@ -139,7 +139,7 @@ def test_slices_that_meet_leave_no_file_out_and_share_none(count, percent, place
         assert tuple(parts) == files.paths
 
 
-def test_a_percentage_is_one_place_from_either_end():
+def test_percentages_from_both_ends_are_the_same_position():
     """Of 15 files [:90%] is 14: [-10%:] must be one file, not the two that 1.5 is rounded to."""
     for count in range(1, 51):
         files = Files(
@@ -153,7 +153,7 @@ def test_a_percentage_is_one_place_from_either_end():
             assert tuple(parts) == files.paths, (count, percent)
 
 
-def test_where_a_folder_is(folder, tmp_path, monkeypatch):
+def test_paths_are_expanded_and_relative_to_data_dir(folder, tmp_path, monkeypatch):
     expected = names(str(folder), "all")
     monkeypatch.setenv("SOME_DATA", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -191,7 +191,7 @@ def test_where_a_folder_is(folder, tmp_path, monkeypatch):
         ("images", "all[1:2", "ill-formed"),
     ],
 )
-def test_splits_that_are_none_are_refused(folder, tmp_path, name, split, message):
+def test_invalid_splits_are_errors(folder, tmp_path, name, split, message):
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match=message):
         find_files(name, split, str(tmp_path))
@@ -199,7 +199,7 @@ def test_splits_that_are_none_are_refused(folder, tmp_path, name, split, message
 
 @settings(deadline=None, derandomize=True)
 @given(length=st.integers(1, 200), tile=st.integers(1, 64))
-def test_tiles_cover_an_axis_so_that_every_crop_of_half_a_tile_is_inside_one(length, tile):
+def test_every_crop_of_half_a_tile_is_inside_a_tile(length, tile):
     starts = tile_starts(length, tile)
     assert starts == sorted(set(starts))
     assert starts[0] == 0
@@ -210,7 +210,7 @@ def test_tiles_cover_an_axis_so_that_every_crop_of_half_a_tile_is_inside_one(len
 
 
 @pytest.mark.parametrize("color", ["rgb", "gray", "y"])
-def test_an_example_of_training_is_a_tile_of_its_file(folder, color):
+def test_training_examples_are_tiles(folder, color):
     """Every tile is found in its file, and "size" is what of it is there."""
     tile = 12
     source = source_of(folder, tile=tile, color=color)
@@ -233,7 +233,7 @@ def test_an_example_of_training_is_a_tile_of_its_file(folder, color):
     assert row == len(source)
 
 
-def test_images_are_mirrored_about_their_last_row_and_column():
+def test_padding_reflects_about_the_last_row_and_column():
     """[1 2 3] goes on 2 1 2 3 2: the border pixel is not repeated, and small images fold again."""
     image = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[..., None]
     expected = np.array([[1, 2, 3, 2, 1, 2, 3, 2], [4, 5, 6, 5, 4, 5, 6, 5]])[[0, 1, 0, 1]]
@@ -241,7 +241,7 @@ def test_images_are_mirrored_about_their_last_row_and_column():
     assert (pad_reflect(image[:1, :1], 3, 2) == 1).all()
 
 
-def test_an_example_of_evaluation_is_a_whole_image_on_the_common_canvas(folder):
+def test_evaluation_examples_are_whole_images_padded_to_a_common_size(folder):
     """33 and 40 are the largest height and width; 48 are the multiples of 16."""
     source = source_of(folder)
     assert source.names == tuple(SIZES)
@@ -255,7 +255,7 @@ def test_an_example_of_evaluation_is_a_whole_image_on_the_common_canvas(folder):
         np.testing.assert_array_equal(image, pad_reflect(true, 48, 48))
 
 
-def test_a_folder_in_memory_is_the_folder(folder):
+def test_folder_in_memory_has_the_same_examples(folder):
     for options in ({}, {"tile": 8}):
         source = source_of(folder, **options)
         held = in_memory(source)
@@ -265,7 +265,7 @@ def test_a_folder_in_memory_is_the_folder(folder):
             np.testing.assert_array_equal(held.arrays[name], array)
 
 
-def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
+def test_damaged_files_are_left_out_and_do_not_change_other_splits(folder, capsys):
     """The slice of validation starts at the third file whether or not the first can be read."""
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-30])
     (folder / "more" / "d.png").write_bytes(b"")
@@ -282,7 +282,7 @@ def test_damaged_files_are_left_out_and_change_no_other_split(folder, capsys):
         Folder(str(folder)).open("all[:1]")
 
 
-def test_pipes_and_links_to_folders_are_left_out_and_named(folder, tmp_path, capsys):
+def test_pipes_and_links_to_folders_are_left_out_with_a_warning(folder, tmp_path, capsys):
     os.mkfifo(folder / "e.png")
     (folder / "more" / "link").symlink_to(tmp_path)
     for split, count in (("all", 4), ("all[:3]", 2), ("all[:2]+all[3:]", 4)):
@@ -293,7 +293,7 @@ def test_pipes_and_links_to_folders_are_left_out_and_named(folder, tmp_path, cap
         assert said.count(f"{folder}/e.png: not a regular file") == ("+" not in split)
 
 
-def test_a_file_that_vanishes_later_is_named(folder):
+def test_missing_file_is_named(folder):
     source = source_of(folder, cache_bytes=0)
     (folder / "b.png").unlink()
     with pytest.raises(InputError, match=r"cannot read image .*b\.png"):
@@ -312,7 +312,7 @@ def counted(monkeypatch):
     return decoded
 
 
-def test_an_image_that_is_held_is_not_decoded_again(folder, monkeypatch):
+def test_cached_images_are_not_decoded_again(folder, monkeypatch):
     decoded = counted(monkeypatch)
     source = source_of(folder, tile=8)
     for _ in range(2):
@@ -320,7 +320,7 @@ def test_an_image_that_is_held_is_not_decoded_again(folder, monkeypatch):
     assert sorted(decoded) == ["a.png", "b.png", "c.png", "d.png"]
 
 
-def test_the_images_held_are_the_last_used_within_the_bound(folder, monkeypatch):
+def test_cache_drops_the_least_recently_used_image(folder, monkeypatch):
     """Room for two of the images of 3 * 20 * 31 = 1860, 1080, 1683 and 90 bytes, not for three."""
     source = pickle.loads(pickle.dumps(source_of(folder, cache_bytes=3600)))  # It holds none yet.
     decoded = counted(monkeypatch)
@@ -365,7 +365,7 @@ def resaved(folder):
     ],
     ids=["removed", "damaged", "renamed", "replaced"],
 )
-def test_a_fingerprint_tells_of_changed_files(folder, tmp_path, change, told):
+def test_fingerprint_depends_on_the_files(folder, tmp_path, change, told):
     before = source_of(folder, tile=8).fingerprint
     copy = shutil.copytree(folder, tmp_path / "copy")
     assert source_of(copy, tile=8).fingerprint == before
@@ -374,7 +374,7 @@ def test_a_fingerprint_tells_of_changed_files(folder, tmp_path, change, told):
     assert {key for key in before if before[key] != after[key]} == told | {"names_and_sizes"}
 
 
-def test_a_fingerprint_tells_of_the_order_the_shapes_and_the_options(folder):
+def test_fingerprint_depends_on_order_shapes_and_options(folder):
     """Two uncompressed images of as many bytes, whose names are exchanged."""
     for name, shape in (("b.bmp", (20, 32, 3)), ("c.bmp", (32, 20, 3))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(folder / name)
@@ -401,7 +401,7 @@ def test_batches_of_a_folder(folder):
     np.testing.assert_array_equal(np.concatenate(seen), np.arange(len(whole)))
 
 
-def test_tiles_are_for_training_alone(folder):
+def test_tiles_are_used_only_for_training(folder):
     split = {"train_split": "all", "validation_split": "all[:1]", "test_split": "more"}
     data = Data(Folder(str(folder), tile=8, color="gray"), **split)
     assert data.open("train").gather(np.array([0]))["image"].shape == (1, 8, 8, 1)
@@ -409,7 +409,7 @@ def test_tiles_are_for_training_alone(folder):
     assert data.open("test").gather(np.array([0]))["image"].shape == (1, 48, 32, 1)
 
 
-def test_the_photographs_are_there_each_in_one_split():
+def test_every_photograph_is_in_one_split():
     """Without network: scikit-image's wheel holds them."""
     data = Data(Photographs(tile=96, color="gray"))
     splits = {split: data.open(split) for split in ("train", "validation", "test")}
@@ -423,7 +423,7 @@ def test_the_photographs_are_there_each_in_one_split():
     assert Photographs().open("test[1:2]").names == ("camera.png",)
 
 
-def test_photographs_that_are_not_there_are_named(tmp_path, monkeypatch):
+def test_missing_photographs_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no split 'tests'; did you mean 'test'"):
         Photographs().open("tests")
     monkeypatch.setattr(photographs.resources, "files", lambda _: tmp_path)
@@ -437,7 +437,7 @@ def test_image_files_need_no_preparation():
             source.prepare()
 
 
-def test_a_folder_elsewhere_may_be_named_like_a_shuffled_split(tmp_path):
+def test_name_of_another_folder_may_end_like_a_shuffled_split(tmp_path):
     for name in ("set", "set@2024"):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / f"of_{name}.png")

@@ -69,7 +69,7 @@ LOSSLESS = [
 
 
 @pytest.mark.parametrize(("suffix", "channels", "bits"), LOSSLESS)
-def test_samples_profile_and_exif_survive_a_lossless_file(tmp_path, suffix, channels, bits):
+def test_lossless_formats_keep_samples_profile_and_exif(tmp_path, suffix, channels, bits):
     samples = random_samples(13, 17, channels, bits=bits)
     if channels % 2 == 0:
         samples[:5, :, -1] = 0  # Colours that nobody sees are kept too.
@@ -154,7 +154,7 @@ def test_16_bit_tiffs_of_other_programs_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "channels"), [(".pgm", 1), (".ppm", 3)])
-def test_pgm_and_ppm_files_go_to_pillow_and_back(tmp_path, suffix, channels):
+def test_pgm_and_ppm_round_trip_through_pillow(tmp_path, suffix, channels):
     samples = random_samples(11, 7, channels)
     squeezed = samples[..., 0] if channels == 1 else samples
     ours, theirs = tmp_path / f"ours{suffix}", tmp_path / f"theirs{suffix}"
@@ -180,7 +180,7 @@ NETPBM = {
 
 
 @pytest.mark.parametrize(("content", "samples"), NETPBM.values(), ids=NETPBM)
-def test_pgm_and_ppm_files_are_read_by_their_specification(tmp_path, content, samples):
+def test_pgm_and_ppm_files_follow_the_specification(tmp_path, content, samples):
     """Plain and raw; levels up to the largest, which the header names, are spread over 0 to 255."""
     path = tmp_path / "a.pnm"
     path.write_bytes(content)
@@ -240,7 +240,7 @@ def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
         assert read_image(tmp_path / "copy.png").mode == "RGB"
 
 
-def test_a_second_picture_in_a_jpeg_is_left_alone(tmp_path):
+def test_second_picture_in_a_jpeg_is_left_out(tmp_path):
     """Phones append a preview or the other eye's view."""
     first, second = (Image.new("RGB", (16, 8), color) for color in ("white", "black"))
     read = saved(tmp_path / "a.jpg", first, format="MPO", save_all=True, append_images=[second])
@@ -251,7 +251,7 @@ def test_a_second_picture_in_a_jpeg_is_left_alone(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
 @pytest.mark.parametrize("read", [read_image, read_pixels, read_labels])
-def test_animations_are_refused_with_their_length(tmp_path, suffix, read):
+def test_animations_are_errors_that_name_their_length(tmp_path, suffix, read):
     frames = [Image.new("RGB", (16, 8), color) for color in ("white", "black", "red")]
     path = tmp_path / f"a{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -267,7 +267,7 @@ RESOLVED = [
 
 @pytest.mark.parametrize(("suffix", "bits", "channels"), RESOLVED)
 @pytest.mark.parametrize("source", [".png", ".jpg", ".tif", ".bmp"])
-def test_resolution_survives_between_formats(tmp_path, source, suffix, bits, channels):
+def test_resolution_is_kept_between_formats(tmp_path, source, suffix, bits, channels):
     Image.new("RGB", (8, 6)).save(tmp_path / f"a{source}", dpi=(300, 150))
     original = read_image(tmp_path / f"a{source}")
     assert original.dpi == pytest.approx((300, 150), rel=1e-4)
@@ -280,7 +280,7 @@ def test_resolution_survives_between_formats(tmp_path, source, suffix, bits, cha
         np.testing.assert_array_equal(samples_of(read_image(tmp_path / f"b{suffix}")), values)
 
 
-def test_no_resolution_is_made_up(tmp_path):
+def test_missing_resolution_stays_missing(tmp_path):
     exif = Image.Exif()
     exif[MAKE] = "a camera"
     for suffix in (".png", ".jpg", ".tif", ".webp"):
@@ -308,7 +308,7 @@ def test_labels_of_few_bits_are_the_samples(tmp_path, bits):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_upright_once(tmp_path, orientation):
+def test_orientation_is_applied_once(tmp_path, orientation):
     """Against Pillow's own way; the EXIF data of the result does not ask for it again."""
     samples = random_samples(5, 8, 3)
     image = Image.fromarray(samples)
@@ -332,7 +332,7 @@ def test_images_are_turned_upright_once(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_damaged_files_are_refused(tmp_path, suffix):
+def test_damaged_files_are_errors(tmp_path, suffix):
     path = tmp_path / f"photo{suffix}"
     write_image(path, like(random_samples(40, 40, 3)).pixels)
     whole = path.read_bytes()
@@ -346,7 +346,7 @@ def test_damaged_files_are_refused(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("suffix", "bits"), [*((suffix, 8) for suffix in FORMATS), (".png", 16), (".tif", 16)]
 )
-def test_damage_is_an_input_error_or_other_pixels_and_nothing_is_printed(
+def test_damage_gives_an_input_error_or_other_pixels_and_prints_nothing(
     tmp_path, capfd, suffix, bits
 ):
     """Cut files, flipped bytes, and the beginnings of other formats; seeds are fixed."""
@@ -372,14 +372,14 @@ def test_damage_is_an_input_error_or_other_pixels_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_16_bit_png_cut_short_is_refused(tmp_path):
+def test_truncated_16_bit_png_is_an_error(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png(random_samples(30, 30, 3, bits=16), 2, 16)[:-2000])
     with pytest.raises(InputError, match="cannot read image"):
         read_image(path)
 
 
-def test_what_is_no_image_of_this_kind_is_refused(tmp_path):
+def test_other_files_are_errors(tmp_path):
     for name, dtype in (("float", np.float32), ("long", np.int32), ("short", np.int16)):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.ones((8, 8), dtype))
     lab = Image.new("LAB", (8, 8))
@@ -411,7 +411,7 @@ def test_size_is_checked_before_anything_is_decoded(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_the_limit_is_ours_and_not_pillows(tmp_path, monkeypatch, suffix, bits):
+def test_pixel_limit_replaces_that_of_pillow(tmp_path, monkeypatch, suffix, bits):
     """Pillow's is a variable of the whole program, which stays what it was."""
     path = tmp_path / f"a{suffix}"
     original = like(random_samples(6, 7, 3, bits=bits))
@@ -423,13 +423,13 @@ def test_the_limit_is_ours_and_not_pillows(tmp_path, monkeypatch, suffix, bits):
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_writing_is_atomic(tmp_path):
     path = tmp_path / "a.png"
     write_image(path, np.zeros((4, 4, 3), np.float32))
     before = path.read_bytes()
     nan = np.full((4, 4, 3), np.nan, np.float32)
     for pixels in (nan, np.zeros((4, 4)), np.zeros((4, 4, 2)), np.zeros((0, 4, 3))):
-        with pytest.raises(InputError, match=r"are NaN|an image is \(height, width, 1 or 3\)"):
+        with pytest.raises(InputError, match=r"are NaN|pixels must be \(height, width, 1 or 3\)"):
             write_image(path, pixels)
     assert path.read_bytes() == before
     with pytest.raises(InputError, match=r"a\.pmg; did you mean '\.ppm'"):
@@ -447,7 +447,7 @@ def test_values_are_clipped_and_rounded_to_the_nearest_level(tmp_path):
     assert (read.bit_depth, read.exif, read.icc_profile) == (8, None, None)
 
 
-def test_formats_without_alpha_show_white_where_an_image_is_transparent(tmp_path):
+def test_formats_without_alpha_composite_on_white(tmp_path):
     samples = np.full((8, 8, 4), [200, 100, 0, 0], np.uint16)
     samples[4:, :, 3] = 65535
     samples[..., :3] *= 257
@@ -460,13 +460,13 @@ def test_formats_without_alpha_show_white_where_an_image_is_transparent(tmp_path
         np.testing.assert_allclose(read.pixels[-1], original.pixels[-1], atol=tolerance)
 
 
-def test_jpegs_keep_colour_at_full_resolution(tmp_path):
+def test_jpegs_have_no_chroma_subsampling(tmp_path):
     write_image(tmp_path / "a.jpg", like(random_samples(8, 8, 3)).pixels)
     with Image.open(tmp_path / "a.jpg") as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3
 
 
-def test_a_larger_copy_has_larger_alpha_and_a_change_of_colours_drops_the_profile(tmp_path):
+def test_alpha_is_resized_and_profile_dropped_with_other_channels(tmp_path):
     samples = np.full((4, 4, 2), 255, np.uint8)
     samples[:, :2, 1] = 0
     gray = like(samples, profile=PROFILE)
@@ -484,7 +484,7 @@ def test_16_bits_are_rounded_to_the_nearest_of_8(tmp_path):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", "gray")[..., 0], expected)
 
 
-def test_colours_for_data_sets(tmp_path):
+def test_gray_and_y_equal_pillow_and_skimage(tmp_path):
     """Y against the evaluation's and scikit-image's, luma against Pillow's, which has other sums."""
     samples = random_samples(64, 65, 3)
     Image.fromarray(samples).save(tmp_path / "a.png")
@@ -502,7 +502,7 @@ def test_colours_for_data_sets(tmp_path):
         assert shape == (64, 65, 1)
 
 
-def test_a_gray_file_has_no_colour_to_convert(tmp_path):
+def test_gray_files_are_not_converted(tmp_path):
     samples = random_samples(6, 7, 1)
     Image.fromarray(samples[..., 0]).save(tmp_path / "a.png")
     for color in ("gray", "y"):
@@ -511,7 +511,7 @@ def test_a_gray_file_has_no_colour_to_convert(tmp_path):
     np.testing.assert_array_equal(rgb, samples.repeat(3, axis=-1))
 
 
-def test_data_sets_see_transparent_pixels_on_white(tmp_path):
+def test_read_pixels_composites_on_white(tmp_path):
     samples = random_samples(16, 16, 4)
     Image.fromarray(samples).save(tmp_path / "a.png")
     alpha = samples[..., 3:] / 255.0
@@ -519,7 +519,7 @@ def test_data_sets_see_transparent_pixels_on_white(tmp_path):
     assert np.abs(read_pixels(tmp_path / "a.png") - exact).max() <= 0.5 + 1e-9
 
 
-def test_images_of_a_folder_are_listed_in_the_order_of_their_paths(tmp_path):
+def test_list_images_is_sorted_by_path(tmp_path):
     names = [
         "b.png",
         "a/z.JPG",
@@ -541,7 +541,7 @@ def test_images_of_a_folder_are_listed_in_the_order_of_their_paths(tmp_path):
         list_images(tmp_path / "b.png")
 
 
-def test_exif_data_of_other_types_costs_no_picture(tmp_path):
+def test_invalid_exif_data_does_not_prevent_reading(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.XResolution] = 72.0
     data = bytearray(exif.tobytes())

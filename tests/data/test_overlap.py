@@ -42,7 +42,7 @@ def test_shared_records_are_counted(digits_dir, name):
     assert _shared(name, digits_dir, train="train", test="test") == {}
 
 
-def test_a_source_in_memory_keeps_its_files(folder):
+def test_source_in_memory_keeps_its_files(folder):
     source = parse_source(folder).open("all[3:]")
     assert in_memory(source).files == source.files
     assert len(source.files) == 7

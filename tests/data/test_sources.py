@@ -42,7 +42,7 @@ def archive():
 @pytest.mark.parametrize(
     ("split", "count"), [("train", 1257), ("validation", 180), ("test", 360), ("train[:5]", 5)]
 )
-def test_digits_have_their_counts_shapes_and_types(digits_dir, split, count):
+def test_digits_have_their_counts_shapes_and_dtypes(digits_dir, split, count):
     source = Digits().open(split, digits_dir)
     batch = source.gather(np.array([0, count - 1]))
     assert len(source) == count
@@ -52,7 +52,7 @@ def test_digits_have_their_counts_shapes_and_types(digits_dir, split, count):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_digits_are_those_of_the_archive_enlarged_four_times(digits_dir, archive, split):
+def test_digits_are_the_archive_enlarged_four_times(digits_dir, archive, split):
     """TFDS shuffles within a split: the two are compared as sets of (image, label).
 
     The archive's gray levels are 0 to 16; the enlargement is done here again, image by image.
@@ -71,13 +71,13 @@ def test_digits_are_those_of_the_archive_enlarged_four_times(digits_dir, archive
     np.testing.assert_array_equal(np.bincount(made["label"]), np.bincount(labels))
 
 
-def test_the_splits_of_the_digits_are_all_of_them_once(archive):
+def test_splits_of_digits_are_a_partition(archive):
     places = np.concatenate([np.arange(*bounds) for bounds in SPLITS.values()])
     np.testing.assert_array_equal(np.sort(places), np.arange(len(archive["images"])))
 
 
 @pytest.mark.slow
-def test_digits_are_prepared_and_read_without_tensorflow_and_without_a_word(tmp_path):
+def test_digits_are_prepared_silently_and_without_tensorflow(tmp_path):
     program = (
         "import sys\n"
         "import numpy as np\n"
@@ -91,7 +91,7 @@ def test_digits_are_prepared_and_read_without_tensorflow_and_without_a_word(tmp_
     assert done.stdout == "(3, 32, 32, 1) False\n"
 
 
-def test_a_prepared_set_is_left_as_it_is(digits_dir):
+def test_prepared_data_set_is_not_changed(digits_dir):
     folder = Digits().prepare(digits_dir)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert Digits().prepare(digits_dir) == folder
@@ -99,7 +99,7 @@ def test_a_prepared_set_is_left_as_it_is(digits_dir):
     assert any("array_record" in path.name for path in before)
 
 
-def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
+def test_examples_are_gathered_in_any_order_and_repeatedly(digits_dir):
     source = Digits().open("validation", digits_dir)
     order = np.array([7, 0, 7, 179])
     batch, everything = source.gather(order), in_memory(source)
@@ -123,7 +123,7 @@ def test_examples_may_be_gathered_in_any_order_and_more_than_once(digits_dir):
         (["all/tfds"], "elsewhere", "elsewhere"),
     ],
 )
-def test_a_tfds_set_is_found_where_it_is(tmp_path, monkeypatch, held_in, data_dir, expected):
+def test_tfds_folder_is_found(tmp_path, monkeypatch, held_in, data_dir, expected):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", "own")
     monkeypatch.setenv("DECONV_JAX_DATA", "all")
@@ -133,7 +133,7 @@ def test_a_tfds_set_is_found_where_it_is(tmp_path, monkeypatch, held_in, data_di
     assert tfds_source._tfds_folder("mnist:3.0.1", data_dir) == Path(expected)
 
 
-def test_without_an_own_folder_of_tfds_the_folder_of_all_data_is_used(monkeypatch):
+def test_tfds_folder_defaults_to_that_of_all_data(monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("DECONV_JAX_DATA", "/nowhere")
     monkeypatch.setenv("HOME", "/home/nobody")
@@ -150,12 +150,12 @@ def message_of(call, *args):
 @pytest.mark.parametrize(
     ("name", "meant"), [("digit", "digits"), ("mnits", "mnist"), ("cifar_10:3.0.2", "cifar10")]
 )
-def test_an_unknown_data_set_suggests_the_nearest(tmp_path, name, meant):
+def test_unknown_data_set_suggests_the_closest_name(tmp_path, name, meant):
     message = message_of(Tfds(name).open, "train", str(tmp_path))
     assert message == f"no data set {name!r}; did you mean {meant!r}?"
 
 
-def test_a_name_longer_than_any_file_has_is_unknown(tmp_path):
+def test_name_longer_than_file_names_is_unknown(tmp_path):
     name = "a" * 300
     assert message_of(Tfds(name).open, "train", str(tmp_path)).startswith(f"no data set {name!r}; ")
 
@@ -170,21 +170,21 @@ def test_a_name_longer_than_any_file_has_is_unknown(tmp_path):
         ("mnist/" + "a" * 300, "not found"),
     ],
 )
-def test_an_unusable_name_is_named_with_the_reason(tmp_path, name, reason):
+def test_invalid_name_is_an_error_with_the_reason(tmp_path, name, reason):
     message = message_of(Tfds(name).open, "train", str(tmp_path))
     assert message.startswith(f"no data set {name!r}: ")
     assert reason in message
     assert len(message.splitlines()) == 1
 
 
-def test_a_set_that_is_not_prepared_says_what_to_run(tmp_path):
+def test_unprepared_data_set_names_the_command(tmp_path):
     message = message_of(Tfds("mnist").open, "train", str(tmp_path))
     assert message.startswith(f"data set 'mnist' is not prepared in {tmp_path}")
     assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
 
 
 @pytest.mark.parametrize("opens", [True, False])
-def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path, opens):
+def test_data_set_in_another_format_names_the_command(digits_dir, tmp_path, opens):
     """The digits as if they had been prepared in TFDS's default format."""
     old = tmp_path / "digits" / "1.0.0"
     shutil.copytree(Digits().prepare(digits_dir), old)
@@ -200,13 +200,13 @@ def test_a_set_stored_for_tensorflow_says_what_to_run(digits_dir, tmp_path, open
 
 
 @pytest.mark.parametrize("split", ["training", "train[:5", "train+nothing"])
-def test_an_unknown_split_names_those_there_are(digits_dir, split):
+def test_unknown_split_lists_the_valid_ones(digits_dir, split):
     message = message_of(Digits().open, split, digits_dir)
     assert f"{split!r}" in message
     assert all(name in message for name in SPLITS)
 
 
-def test_arrays_of_different_lengths_are_no_source():
+def test_arrays_of_different_lengths_are_errors():
     message = message_of(ArraySource, {"image": np.zeros(3), "label": np.zeros(2)})
     assert "{'image': 3, 'label': 2}" in message
 
@@ -218,12 +218,12 @@ class Records(list):
         return [self[i] for i in indices]
 
 
-def test_images_of_different_shapes_are_named():
+def test_images_of_different_shapes_are_errors():
     source = RecordSource(Records({"image": np.zeros((n, 2, 1), np.uint8)} for n in (3, 4)))
     assert "(3, 2, 1), (4, 2, 1)" in message_of(source.gather, np.arange(2))
 
 
-def test_a_set_without_labels_gives_images_alone():
+def test_data_set_without_labels_returns_only_images():
     source = RecordSource(Records([{"image": np.zeros((3, 2, 1), np.uint8)}] * 2))
     assert set(source.gather(np.arange(2))) == {"image"}
 
@@ -238,7 +238,7 @@ def stacked(digits_dir):
     return Stacked(Digits()).open("validation", digits_dir), base
 
 
-def test_channels_of_a_stacked_image_are_of_the_set_and_its_label_spells_theirs(stacked):
+def test_stacked_channels_are_images_of_the_base_with_their_labels(stacked):
     source, base = stacked
     assert len(source) == len(base["image"]) == 180
     assert source.fingerprint == {"examples": 180}
@@ -256,7 +256,7 @@ def test_channels_of_a_stacked_image_are_of_the_set_and_its_label_spells_theirs(
         assert f"{label:03d}" == "".join(map(str, digits))
 
 
-def test_stacked_images_are_drawn_evenly_and_apart(stacked):
+def test_stacked_images_are_sampled_uniformly_and_independently(stacked):
     """180 images in 540 channels, 171 of them expected; 165 of 1,000 classes in 180 triples."""
     source, base = stacked
     batch = source.gather(np.arange(len(source)))
@@ -270,7 +270,7 @@ def test_stacked_images_are_drawn_evenly_and_apart(stacked):
     assert 160 < len(np.unique(images, axis=0)) <= 180
 
 
-def test_stacked_examples_are_the_same_each_time_and_in_any_order(stacked, digits_dir):
+def test_stacked_examples_are_deterministic(stacked, digits_dir):
     source, _ = stacked
     again = Stacked(Digits()).open("validation", digits_dir)
     order = np.array([179, 0, 179, 77])
@@ -290,7 +290,7 @@ def test_stacked_examples_are_the_same_each_time_and_in_any_order(stacked, digit
         ),
     ],
 )
-def test_only_gray_images_of_ten_classes_are_stacked(arrays, words):
+def test_stacked_sources_require_gray_images_of_ten_classes(arrays, words):
     message = message_of(StackedSource.of, ArraySource(arrays))
     assert message.startswith(
         "a stacked source requires unpadded gray images in ten classes; got images"
@@ -298,7 +298,7 @@ def test_only_gray_images_of_ten_classes_are_stacked(arrays, words):
     assert [word for word in words if word not in message] == []
 
 
-def test_a_stacked_set_needs_the_set_that_it_is_of(tmp_path):
+def test_errors_of_a_stacked_source_name_its_base(tmp_path):
     message = message_of(Stacked(Tfds("mnist")).open, "train", str(tmp_path))
     assert message.endswith(f"; run: deconv-jax prepare mnist --data-dir {tmp_path}")
     message = message_of(parse_source("stacked_mnits").open, "train", str(tmp_path))
@@ -315,7 +315,7 @@ def mnist_dir():
 
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
-def test_mnist_has_its_counts_and_its_first_images(split, count):
+def test_mnist_has_its_counts_and_margins(split, count):
     source = Tfds("mnist").open(split, str(mnist_dir()))
     assert len(source) == count
     batch = source.gather(np.arange(0, count, count // 500))
@@ -343,7 +343,7 @@ def test_mnist_has_its_counts_and_its_first_images(split, count):
         ("image_label:cells", ImageLabel("cells")),
     ],
 )
-def test_a_short_form_names_a_data_set(text, expected):
+def test_short_forms_are_parsed(text, expected):
     source = parse_source(text)
     assert source == expected
     assert str(source) == text
@@ -366,7 +366,7 @@ def test_a_short_form_names_a_data_set(text, expected):
         ({"name": "mnist"}, "source.name: no 'mnist'"),
     ],
 )
-def test_settings_that_a_data_set_cannot_have_are_refused(settings, words):
+def test_invalid_settings_of_a_source_are_errors(settings, words):
     def build():
         cls, fields = schema.choose(SOURCES, settings, "source")
         return schema.build(cls, fields, SOURCE_CHOICES, "source")

@@ -55,9 +55,7 @@ STORED = [
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize(("compression", "order", "planar"), STORED)
-def test_pixels_do_not_depend_on_how_samples_are_stored(
-    tmp_path, dtype, compression, order, planar
-):
+def test_pixels_are_independent_of_the_storage(tmp_path, dtype, compression, order, planar):
     path, most = tmp_path / "a.tif", np.iinfo(dtype).max
     samples = np.random.default_rng(0).integers(0, most + 1, (7, 9, 4)).astype(dtype)
     options = {"compression": compression, "byteorder": order}
@@ -76,7 +74,7 @@ def test_pixels_do_not_depend_on_how_samples_are_stored(
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("compression", [None, "lzw"])
 @pytest.mark.parametrize("order", "<>")
-def test_a_fourth_sample_is_what_its_tag_says(tmp_path, dtype, compression, order):
+def test_fourth_sample_has_the_meaning_of_its_tag(tmp_path, dtype, compression, order):
     path, most = tmp_path / "a.tif", np.iinfo(dtype).max
     samples = np.full((3, 5, 4), [most // 4, most // 8, 0, most // 2], dtype)
     options = {"photometric": "rgb", "compression": compression, "byteorder": order}
@@ -91,7 +89,7 @@ def test_a_fourth_sample_is_what_its_tag_says(tmp_path, dtype, compression, orde
     assert read_image(path).notes == ()
 
 
-def test_the_ends_of_a_16_bit_gray_scale_are_not_exchanged(tmp_path):
+def test_white_is_zero_with_16_bits(tmp_path):
     """Where white is zero, sample 0 is the pixel 1, in either byte order."""
     for order in "<>":
         ends = np.array([[0, 65535]], np.uint16)
@@ -99,7 +97,7 @@ def test_the_ends_of_a_16_bit_gray_scale_are_not_exchanged(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels.ravel(), [1, 0])
 
 
-def test_gray_with_alpha_may_have_white_as_zero(tmp_path):
+def test_white_is_zero_with_alpha(tmp_path):
     for dtype in (np.uint8, np.uint16):
         most = np.iinfo(dtype).max
         samples = np.array([[[0, most], [most, 7]]], dtype)
@@ -108,7 +106,7 @@ def test_gray_with_alpha_may_have_white_as_zero(tmp_path):
         np.testing.assert_array_equal(samples_of(tmp_path / "a.tif"), [[[most, most], [0, 7]]])
 
 
-def test_an_only_extra_sample_without_a_tag_is_alpha(tmp_path):
+def test_single_extra_sample_without_tag_is_alpha(tmp_path):
     path = tmp_path / "a.tif"
     for dtype in (np.uint8, np.uint16):
         samples = np.arange(24).reshape(2, 3, 4).astype(dtype)
@@ -121,7 +119,7 @@ def test_an_only_extra_sample_without_a_tag_is_alpha(tmp_path):
         np.testing.assert_array_equal(samples_of(path), samples)
 
 
-def test_16_bits_that_no_decoder_here_has_are_refused_with_their_tags(tmp_path):
+def test_unsupported_16_bit_layouts_are_errors_that_name_the_tags(tmp_path):
     samples = np.zeros((3, 6, 6), np.uint16)
     write(tmp_path / "a.tif", samples, "lzw", photometric="rgb", planarconfig="separate")
     said = "3 samples a pixel of 16 bits, in planes, with photometric interpretation 2 and comp"
@@ -148,7 +146,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("options", "said"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("read", [read_image, read_pixels, read_labels])
-def test_what_is_no_picture_is_refused_by_its_tags(tmp_path, read, options, said):
+def test_unsupported_samples_are_errors(tmp_path, read, options, said):
     options = {"photometric": "minisblack", "dtype": np.uint8, "shape": (6, 6)} | options
     samples = np.zeros(options.pop("shape"), options.pop("dtype"))
     write(tmp_path / "a.tif", samples, **options)
@@ -156,7 +154,7 @@ def test_what_is_no_picture_is_refused_by_its_tags(tmp_path, read, options, said
         read(tmp_path / "a.tif")
 
 
-def test_a_reduced_copy_is_no_second_page(tmp_path):
+def test_reduced_copy_is_not_a_page(tmp_path):
     samples = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(samples, photometric="rgb", metadata=None)
@@ -171,7 +169,7 @@ def test_a_reduced_copy_is_no_second_page(tmp_path):
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("cut", [0.3, 0.9])
-def test_a_file_cut_off_is_refused_without_words_of_libraries(tmp_path, capfd, compression, cut):
+def test_truncated_files_are_errors_without_library_messages(tmp_path, capfd, compression, cut):
     path = tmp_path / "a.tif"
     samples = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
     write(path, samples, photometric="rgb", compression=compression, rowsperstrip=8)
@@ -182,7 +180,7 @@ def test_a_file_cut_off_is_refused_without_words_of_libraries(tmp_path, capfd, c
     assert capfd.readouterr() == ("", "")
 
 
-def test_damage_found_by_libtiff_is_told_once(tmp_path, capfd):
+def test_damage_found_by_libtiff_is_reported_once(tmp_path, capfd):
     path = tmp_path / "a.tif"
     samples = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
     Image.fromarray(samples).save(path, compression="tiff_lzw")
@@ -194,7 +192,7 @@ def test_damage_found_by_libtiff_is_told_once(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_inks_other_than_cmyk_are_refused(tmp_path):
+def test_inks_other_than_cmyk_are_errors(tmp_path):
     samples = np.zeros((4, 4, 4), np.uint8)
     write(tmp_path / "a.tif", samples, photometric="separated", extratags=[(332, 3, 1, 2, True)])
     with pytest.raises(InputError, match="inks other than cyan, magenta, yellow and black"):
@@ -203,7 +201,7 @@ def test_inks_other_than_cmyk_are_refused(tmp_path):
     assert read_image(tmp_path / "b.tif").pixels.min() == 1.0
 
 
-def test_a_picture_without_columns_is_refused(tmp_path):
+def test_image_without_columns_is_an_error(tmp_path):
     write(tmp_path / "a.tif", np.zeros((4, 4), np.uint8), photometric="minisblack")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         tiff.pages[0].tags["ImageWidth"].overwrite(0)

@@ -1,24 +1,27 @@
-"""Image files, read as they are, written as they were, refused with a reason.
+"""Read, write and list image files without losing information silently.
 
-`read_image` keeps what a restored copy has to share with its original: bit depth, gray or colour,
-alpha, ICC profile, EXIF data. `read_pixels` is the short form for data sets: 8 bits, one or three
-channels. Pixels are numbers as stored: no colour profile is applied, nothing is made linear in
-light. What a reader would get wrong: Pillow reads 16-bit colour as 8 bits without a word, so such
-files are decoded here in two passes, one for each byte, and most TIFF files by tifffile.
+`read_image` returns all that a restored copy should share with its original: bit depth, gray or colour, alpha,
+ICC profile and EXIF data. `read_pixels` is the short form for data sets: 8 bits, one or three channels.
+`write_image` writes a copy, and `list_images` finds the image files of a folder. Pixel values are those of the
+file: no colour profile is applied, and no gamma correction is undone.
 
     file                           pixels
     black and white, gray          one channel
-    palette                        expanded: RGB, with alpha if the palette has transparency
+    palette                        expanded to RGB, with alpha if the palette has transparency
     YCbCr, HSV                     converted to RGB by Pillow
-    CMYK                           likewise, without colour management; a note says so
+    CMYK                           converted to RGB without colour management, with a note
     one transparent colour         alpha
-    orientation in EXIF or TIFF    applied, and no longer in the EXIF data
-    several pages or frames        refused
-    further pictures in a JPEG,    left out; a note says so
+    orientation in EXIF or TIFF    applied, and removed from the EXIF data
+    several pages or frames        error
+    further pictures in a JPEG,    left out, with a note
     reduced copies in a TIFF
-    samples without a meaning      left out; a note says so
-    signed integers, floats,       refused
+    samples of unknown meaning     left out, with a note
+    signed integers, floats,       error
     32-bit integers, Lab
+
+Note:
+  Pillow silently reduces 16-bit colour to 8 bits. Such PNG files are therefore decoded in two passes, one for
+  each byte, and most TIFF files by tifffile.
 """
 
 from deconv_jax.data.images.image_file import FORMATS, MAX_PIXELS, Color, ImageFile

@@ -1,4 +1,4 @@
-"""EXIF data and resolution, as far as a copy of an image keeps them."""
+"""EXIF data and resolution that a copy of an image keeps."""
 
 import math
 import struct
@@ -23,22 +23,24 @@ _DESCRIPTIVE = frozenset(
         ExifTags.Base.GPSInfo,
     }
 )
-"""What of a TIFF file's tags is about the picture; the others are about the file."""
+"""TIFF tags that describe the picture. The others describe the file."""
 
 _GROUPS = (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)
 
 _PER_INCH = {2: 1.0, 3: 2.54}
-"""Factors to pixels per inch, by the number of the unit in EXIF and TIFF: inch, centimetre."""
+"""Factor to pixels per inch for each resolution unit of EXIF and TIFF: inch, centimetre."""
 
 _MOST_DPI = 65_535
 
 
 def kept_exif(exif: Any, kind: str) -> bytes | None:
-    """EXIF data for a copy of a file of some format, without the orientation.
+    """Return the EXIF data for a copy of a file, without the orientation.
 
-    None also for data that Pillow cannot write again: tags of other types than the standard's.
+    None also for data that Pillow cannot write again, such as tags of a non-standard type.
     """
-    kept = Image.Exif()  # A new one, since that of a TIFF file would be written as a TIFF file.
+    kept = (
+        Image.Exif()
+    )  # A new object, because that of a TIFF file would be written as a TIFF file.
     for tag in exif:
         if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
             kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]
@@ -49,7 +51,7 @@ def kept_exif(exif: Any, kind: str) -> bytes | None:
 
 
 def resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, float] | None:
-    """Pixels per inch, of the format's own place or else of EXIF data; Pillow makes some up."""
+    """Return the pixels per inch, from the format's own field or else from EXIF. Pillow's defaults are ignored."""
     if kind in ("BMP", "PNG") or info.get("jfif_unit") in (1, 2):
         values = info.get("dpi", ())
     else:
@@ -57,7 +59,7 @@ def resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, fl
         tags = (ExifTags.Base.XResolution, ExifTags.Base.YResolution)
         try:
             values = [factor * float(exif.get(tag, math.nan)) for tag in tags]
-        except (TypeError, ValueError):  # Text, where the standard has a number.
+        except (TypeError, ValueError):  # Text instead of a number.
             values = []
     known = len(values) == 2 and all(0 < value <= _MOST_DPI for value in values)
     return (float(values[0]), float(values[1])) if known else None

@@ -1,4 +1,4 @@
-"""The content of an image file, and the formats that are read and written."""
+"""The content of an image file, and the supported formats."""
 
 import dataclasses
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 Color = Literal["rgb", "gray", "y"]
-"""What the pixels of image files are turned into, see `read_pixels`."""
+"""Channels that an image file is converted to; see `read_pixels`."""
 
 FORMATS = {
     ".bmp": "BMP",
@@ -20,27 +20,26 @@ FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-"""The formats that file name endings, in small letters, stand for."""
+"""Formats by file suffix in lower case."""
 
 MAX_PIXELS = 250_000_000
-"""Height times width up to which a file is decoded, unless told otherwise."""
+"""Default limit of height times width, above which a file is not decoded."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFile:
-    """What was in an image file.
+    """The content of an image file.
 
     Attributes:
-      pixels: upright, (height, width, 1 or 3), in [0, 1].
-      alpha: opacity (height, width, 1) in [0, 1], if the file has it; pixels are not multiplied
-        by it.
-      bit_depth: 8 or 16; 8 too for files of fewer bits.
-      mode: the file's kind of pixels in Pillow's word, such as "L", "P", "RGBA" or "CMYK".
-      icc_profile: the colour profile of `pixels`, as stored; None for none, and for CMYK.
-      exif: EXIF data without an orientation; of a TIFF file what describes the picture.
-      format: "BMP", "JPEG", "PNG", "PPM" (PGM too), "TIFF" or "WEBP".
-      dpi: resolution for print, horizontal and vertical, pixels per inch, if the file has it.
-      notes: what reading the file left out or converted, such as "CMYK converted to RGB".
+      pixels: Upright image (height, width, 1 or 3) in [0, 1].
+      alpha: Opacity (height, width, 1) in [0, 1], if the file has it. Pixels are not premultiplied.
+      bit_depth: 8 or 16; 8 also for files with fewer bits.
+      mode: Pillow's mode of the file, such as "L", "P", "RGBA" or "CMYK".
+      icc_profile: Colour profile of `pixels`, as stored; None for none and for CMYK.
+      exif: EXIF data without the orientation; for a TIFF file, only tags that describe the picture.
+      format: "BMP", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
+      dpi: Horizontal and vertical resolution in pixels per inch, if the file has it.
+      notes: What was left out or converted, such as "CMYK converted to RGB".
     """
 
     pixels: Float[np.ndarray, "height width channels"]

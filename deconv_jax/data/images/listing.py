@@ -1,4 +1,4 @@
-"""The image files of a folder."""
+"""Find the image files of a folder."""
 
 import collections
 import os
@@ -20,11 +20,11 @@ UNREADABLE = "folders that cannot be read"
 
 
 class FileListing(NamedTuple):
-    """Files of a folder.
+    """The files of a folder.
 
     Attributes:
-      files: those that were looked for.
-      left_out: the others, and folders that were not entered, by the reason.
+      files: Files with one of the requested suffixes.
+      left_out: Other files and folders that were not entered, by the reason.
     """
 
     files: list[Path]
@@ -32,12 +32,12 @@ class FileListing(NamedTuple):
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, by their endings, sorted by their paths.
+    """Return the image files in a folder and its subfolders, by suffix, sorted by path.
 
-    Hidden files and folders are left out, and so are links to folders.
+    Hidden files and folders and links to folders are left out.
 
     Raises:
-      InputError: there is no such folder, or a folder in it cannot be read.
+      InputError: The folder does not exist, or a folder in it cannot be read.
     """
     return list_files(folder, complete=True).files
 
@@ -45,15 +45,15 @@ def list_images(folder: Path) -> list[Path]:
 def list_files(
     folder: Path, endings: Collection[str] = tuple(FORMATS), *, complete: bool = False
 ) -> FileListing:
-    """Find the files in a folder and its subfolders that have one of the endings, and what else is there.
+    """Find the files with one of the suffixes in a folder and its subfolders, and report the others.
 
     Args:
-      folder: where to look.
-      endings: of the files' names, in small letters.
-      complete: whether a subfolder that cannot be read is an error, and not left out.
+      folder: Folder to search.
+      endings: Suffixes in lower case.
+      complete: Whether an unreadable subfolder is an error.
 
     Raises:
-      InputError: there is no such folder, or it cannot be read.
+      InputError: The folder does not exist or cannot be read.
     """
     if kind_of(folder) != "folder":
         raise InputError(f"no folder {folder}")

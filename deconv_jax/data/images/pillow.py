@@ -1,4 +1,4 @@
-"""Image files decoded by Pillow."""
+"""Decode image files by Pillow."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ _limit = threading.Lock()
 
 @contextlib.contextmanager
 def without_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels, a variable of the whole program, gives way to ours."""
+    """Disable Pillow's global pixel limit, which `max_pixels` replaces."""
     with _limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -36,7 +36,7 @@ def without_limit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(file: BinaryIO) -> Iterator[Any]:
-    """An image of which Pillow has read the header."""
+    """Open an image, whose header Pillow has read."""
     file.seek(0)
     with without_limit():
         image = Image.open(file, formats=_OPENED)
@@ -45,30 +45,30 @@ def opened(file: BinaryIO) -> Iterator[Any]:
 
 
 def check_header(image: Any, max_pixels: int) -> None:
-    """Raises for an image that is too large or not the only one in its file."""
+    """Raise InputError for an image that is too large, or that is not the only one in its file."""
     check_size(image.width, image.height, max_pixels)
-    # A TIFF file's pages were counted by their kinds; a JPEG file's others are previews and the like.
+    # The pages of a TIFF file are already checked; further pictures of a JPEG file are previews.
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in ("TIFF", "MPO"):
         raise InputError(f"it has {frames} frames; only files with one image are read")
 
 
 def load(image: Any) -> None:
-    """Decodes an image of which the header was read."""
+    """Decode an opened image."""
     if image.format != "TIFF":
         image.load()
         return
-    # Of TIFF files Pillow looks at the size again before it decodes them.
-    with without_limit(), _without_libtiffs_words():
+    # Pillow checks the size of TIFF files again before it decodes them.
+    with without_limit(), _libtiff_silenced():
         image.load()
 
 
 @contextlib.contextmanager
-def _without_libtiffs_words() -> Iterator[None]:
-    """libtiff writes what is wrong with a file to the standard error of the process, from C."""
+def _libtiff_silenced() -> Iterator[None]:
+    """Discard the messages that libtiff writes to the standard error of the process."""
     try:
         kept = os.dup(_STDERR)
-    except OSError:  # There is none.
+    except OSError:  # There is no standard error.
         yield
         return
     with open(os.devnull, "wb") as nowhere:
@@ -81,7 +81,7 @@ def _without_libtiffs_words() -> Iterator[None]:
 
 
 def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decode a file, which Pillow identifies by its content."""
+    """Decode a file, whose format Pillow detects."""
     with opened(file) as image:
         check_header(image, max_pixels)
         others = image.n_frames - 1 if image.format == "MPO" else 0
@@ -90,7 +90,7 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
         load(image)
         samples = _samples(image)
         transparent = image.info.get("transparency")
-        # After the pixels: some PNG files have it there, and TIFF files are upright by now.
+        # Read after decoding: some PNG files have EXIF last, and Pillow has transposed TIFF files.
         exif = image.getexif()
         turned = exif.get(ExifTags.Base.Orientation, 1)
         kept, dpi = kept_exif(exif, kind), resolution(kind, image.info, exif)
@@ -113,7 +113,7 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
 
 
 def _samples(image: Any) -> np.ndarray:
-    """The samples (height, width, channels) of a decoded file, in Pillow's own depth."""
+    """Return the samples (height, width, channels) of a decoded image, in Pillow's bit depth."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode in _REFUSED:
@@ -125,8 +125,8 @@ def _samples(image: Any) -> np.ndarray:
 
 
 def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
-    """The 16-bit samples of a colour PNG."""
-    if samples_kind == "LA;16B":  # Its four bytes a pixel pass for RGBA of 8 bits.
+    """Return the 16-bit samples of a colour PNG."""
+    if samples_kind == "LA;16B":  # Its four bytes per pixel are read as 8-bit RGBA.
         with opened(file) as image:
             image.tile = [image.tile[0]._replace(args="RGBA")]
             pairs = np.asarray(image).astype(np.uint16)
@@ -135,7 +135,7 @@ def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
 
 
 def read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
-    """16-bit samples of which Pillow gives one byte or the other, by the names that these have there."""
+    """Read 16-bit samples in two passes, with the raw modes by which Pillow returns the upper and the lower byte."""
 
     def read(byte: str) -> np.ndarray:
         with opened(file) as image:

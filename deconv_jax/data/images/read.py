@@ -1,4 +1,4 @@
-"""Image files, read as they are."""
+"""Read image files."""
 
 import contextlib
 import re
@@ -19,21 +19,21 @@ from deconv_jax.io import open_regular
 from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 _NETPBM_STARTS = (b"P2", b"P3", b"P5", b"P6")
-"""Of Netpbm files whose samples may have 16 bits."""
+"""First bytes of Netpbm files that may have 16-bit samples."""
 
 _FEW_BITS = {"L;2": 3, "L;4": 15}
-"""The largest sample of gray PNG files with few bits, by Pillow's names for these."""
+"""Largest sample of gray PNG files with 2 or 4 bits, by Pillow's raw mode."""
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
-    """Reads an image file, see the table above.
+    """Read an image file with all that a copy should keep; see the table of the package.
 
     Args:
-      path: of a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, whatever its name.
-      max_pixels: height times width from which on nothing is decoded.
+      path: BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, with any suffix.
+      max_pixels: Limit of height times width, above which the file is not decoded.
 
     Raises:
-      InputError: the file is missing, damaged, too large or of another kind.
+      InputError: The file is missing, damaged, too large or of another kind.
     """
     decoded = _decode(path, max_pixels)
     samples = decoded.samples
@@ -56,19 +56,19 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
 def read_pixels(
     path: Path, color: Color = "rgb", max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Reads an image file as a data set needs it.
+    """Read an image file for a data set.
 
-    16 bits are rounded to 8; what is transparent is laid on white.
+    16-bit samples are rounded to 8 bits, and transparent images are composited on white.
 
     Args:
-      path: as for `read_image`.
-      color: "rgb" gives three channels, equal ones for a gray file. "gray" gives luma, 0.299 R +
-        0.587 G + 0.114 B, and "y" the Y of MATLAB's `rgb2ycbcr`, from 16 to 235 (ITU-R BT.601);
-        both are rounded, and a gray file is taken as it is, as published figures on Set14 do.
-      max_pixels: as for `read_image`.
+      path: As in `read_image`.
+      color: "rgb" returns three channels, equal ones for a gray file. "gray" returns the luma 0.299 R + 0.587 G +
+        0.114 B, and "y" the Y of MATLAB's `rgb2ycbcr`, from 16 to 235 (ITU-R BT.601), both rounded. A gray file is
+        returned unchanged, as in published results on Set14.
+      max_pixels: As in `read_image`.
 
     Raises:
-      InputError: as `read_image`.
+      InputError: As in `read_image`.
     """
     return read_8bit(path, color, max_pixels)[0]
 
@@ -76,10 +76,10 @@ def read_pixels(
 def read_8bit(
     path: Path, color: Color | None = None, max_pixels: int = MAX_PIXELS
 ) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
-    """Reads an image file with 8 bits and opaque, and says what that loses.
+    """Read an image file as opaque 8-bit pixels, and report what that loses.
 
-    Args and errors as for `read_pixels`; without `color` the pixels are gray or RGB as in the file.
-    Losses are words such as "laid on white".
+    Arguments and errors are those of `read_pixels`; without `color`, pixels are gray or RGB as in the file. The
+    second result describes the losses, such as "laid on white".
     """
     decoded = _decode(path, max_pixels)
     lost = {
@@ -97,26 +97,25 @@ def read_8bit(
 
 
 def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width"]:
-    """Reads an image file whose pixels are numbers of classes or objects: as stored, up to 8 bits.
+    """Read an image file whose pixels are numbers of classes or objects, unchanged, with up to 8 bits.
 
-    Of a file with a palette they are the places in it, not the colours; of a black and white one 0
-    and 255.
+    A file with a palette gives indices, a black and white file 0 and 255.
 
     Args:
-      path: as for `read_image`.
-      max_pixels: as for `read_image`.
+      path: As in `read_image`.
+      max_pixels: As in `read_image`.
 
     Raises:
-      InputError: as `read_image`, or the file has colours, alpha or more than 8 bits.
+      InputError: As in `read_image`, or the file has colours, alpha or more than 8 bits.
     """
-    with _telling_why_not(path), open_regular(path) as file:
+    with _input_errors(path), open_regular(path) as file:
         layout = samples = None
         most = _netpbm_most(file)
         if _is_tiff(file):
             layout, samples, _ = read_tiff(file, max_pixels)
             if layout.color_samples > 1 or layout.extras or layout.bits > 8:
                 raise InputError(
-                    f"it has {layout.described()}, not one of up to 8 bits as labels have"
+                    f"it has {layout.described()}; labels must have one sample of at most 8 bits"
                 )
             if samples is not None:
                 return upright(samples[..., 0], layout.orientation)
@@ -125,14 +124,14 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
             check_header(image, max_pixels)
             if image.mode not in ("1", "L", "P"):
                 raise InputError(
-                    f"its pixels are {image.mode}, not the 8 bits of gray or of a palette that labels are"
+                    f"its pixels are {image.mode}; labels must be 8-bit gray or palette indices"
                 )
             stored = _FEW_BITS.get(str(image.tile[0].args)) if image.format == "PNG" else None
             load(image)
             labels = np.array(image.convert("L") if image.mode == "1" else image)
             if image.mode == "1":
                 most = 255
-            elif image.mode == "L":  # Pillow spreads samples of few bits over 0 to 255.
+            elif image.mode == "L":  # Pillow scales samples with fewer bits to 0 to 255.
                 most = stored or most
                 labels = np.rint(labels * (most / 255)).astype(np.uint8)
             if layout is not None and layout.photometric == WHITE_IS_ZERO:
@@ -141,28 +140,30 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
 
 
 def _decode(path: Path, max_pixels: int) -> Decoded:
-    with _telling_why_not(path), open_regular(path) as file:
+    with _input_errors(path), open_regular(path) as file:
         if _is_tiff(file):
             return decode_tiff(file, max_pixels)
         most = _netpbm_most(file)
-        if most > 255:  # Pillow would cut them to 8 bits.
-            raise InputError(f"its samples go up to {most}; of PGM and PPM files 255 is read")
+        if most > 255:  # Pillow would truncate them to 8 bits.
+            raise InputError(
+                f"its samples go up to {most}; PGM and PPM files must have samples up to 255"
+            )
         return decode_with_pillow(file, max_pixels)
 
 
 @contextlib.contextmanager
-def _telling_why_not(path: Path) -> Iterator[None]:
-    """Turns whatever reading an image file raises into an InputError with the file and the reason."""
+def _input_errors(path: Path) -> Iterator[None]:
+    """Convert any error while reading an image file to an InputError with the file and the reason."""
     try:
         yield
-    except Exception as error:  # Decoders raise all sorts of things on a damaged file.
+    except Exception as error:  # Decoders raise many kinds of errors on a damaged file.
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if isinstance(error, InputError):
             reason = said
         elif isinstance(error, MemoryError):
             reason = "not enough memory"
         elif isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is damaged, or no BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
+            reason = "it is damaged, or not a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         elif said.startswith("decoder error"):
@@ -179,7 +180,7 @@ def _is_tiff(file: BinaryIO) -> bool:
 
 
 def _netpbm_most(file: BinaryIO) -> int:
-    """The largest sample that the header of a PGM or PPM file allows; 255 of other files."""
+    """Return the maximum sample in the header of a PGM or PPM file; 255 for other files."""
     header = re.sub(rb"#[^\n]*\n", b" ", file.read(4096)).split(maxsplit=4)
     file.seek(0)
     known = len(header) > 3 and header[0] in _NETPBM_STARTS and header[3].isdigit()

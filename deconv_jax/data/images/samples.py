@@ -1,4 +1,4 @@
-"""Integer samples of an image, as a file stores them."""
+"""Integer samples of an image, as decoders return them."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from deconv_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-    """A file's samples (height, width, channels), uint8 or uint16; an even last one is alpha."""
+    """Decoded samples (height, width, channels), uint8 or uint16. The last of an even number of channels is alpha."""
 
     samples: np.ndarray
     mode: str
@@ -27,7 +27,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation, 1 to 8; other numbers mean nothing."""
+    """Undo an EXIF orientation of 1 to 8; other values are ignored."""
     if orientation in (5, 6, 7, 8):
         samples = samples.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
@@ -36,14 +36,14 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_8bit_opaque(samples: np.ndarray) -> np.ndarray:
-    """Samples of 8 bits without alpha."""
+    """Round samples to 8 bits, and composite them on white."""
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return composite_on_white(samples) if samples.shape[-1] % 2 == 0 else samples
 
 
 def composite_on_white(samples: np.ndarray) -> np.ndarray:
-    """Samples with alpha laid on white, of their own type."""
+    """Composite samples with alpha on white, in their own dtype."""
     most = np.iinfo(samples.dtype).max
     pixels, alpha = samples[..., :-1].astype(np.uint64), samples[..., -1:].astype(np.uint64)
     mixed = pixels * alpha + most * (most - alpha)
@@ -51,5 +51,5 @@ def composite_on_white(samples: np.ndarray) -> np.ndarray:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, such as "2 samples"."""
+    """Return a count with its noun, such as "2 samples"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

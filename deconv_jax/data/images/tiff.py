@@ -1,13 +1,13 @@
-"""Samples of TIFF files, taken for pixels only as far as the tags say what they are.
+"""TIFF files, decoded as far as their tags say what the samples are.
 
-tifffile reads the tags of every file, and the samples of 8 and 16 bits that are stored as they are or
-deflated. What else there is (LZW, JPEG, CCITT, palettes, CMYK, few bits) Pillow decodes by libtiff.
+tifffile reads the tags, and 8- and 16-bit samples that are uncompressed or deflated. Pillow decodes all others
+by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits.
 
-    samples                      unsigned integers of 1, 2, 4, 8 or 16 bits; others are refused
-    gray, either end being white one channel, 0 for black
-    an extra sample              alpha if its tag says so, and without a tag, if it is the only one;
-                                 divided out of colours that are multiplied by it; otherwise left out
-    pages                        one; reduced copies and masks of it do not count
+    samples            unsigned integers of 1, 2, 4, 8 or 16 bits; others are errors
+    gray               one channel with 0 for black, whichever end is white in the file
+    an extra sample    alpha if its tag says so, or if it is the only one and has no tag. Colours that are
+                       premultiplied by it are divided. Other extra samples are left out.
+    pages              one; reduced copies and masks are not counted
 """
 
 import contextlib
@@ -36,19 +36,19 @@ _COLOR_SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 
 _BITS = (1, 2, 4, 8, 16)
 
 _UNSIGNED = (1, 4)
-"""Sample formats: unsigned integers, and what nothing is known of, which readers take for the same."""
+"""Sample formats: unsigned integers and "undefined", which readers treat alike."""
 
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 
 _CMYK_INKS = 1
 
 _UNSPECIFIED, _MULTIPLIED, _ALPHA, _CORELS_ALPHA = 0, 1, 2, 999
-"""Kinds of extra samples; CorelDRAW has one of its own."""
+"""Kinds of extra samples. 999 is CorelDRAW's."""
 
 _DECODED_BY_TIFFFILE = (1, 8, 32946)
-"""Compressions: none, and deflate by its two numbers."""
+"""Compressions: none, and the two numbers of deflate."""
 
-# tifffile logs what is odd about a file's tags, and Python prints what nobody handles.
+# tifffile logs warnings about tags, which Python prints if no handler is installed.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -57,16 +57,16 @@ class TiffLayout:
     """The layout of the samples of a page.
 
     Attributes:
-      size: height and width, pixels, as stored.
-      bits: of a sample.
-      photometric: `RGB`, `PALETTE`, ...
-      color_samples: how many of a pixel's samples are colours; they come first.
-      extras: kinds of the others.
-      planes: whether samples of a kind are stored together, not those of a pixel.
-      compression: its number.
-      orientation: as in EXIF, 1 to 8.
-      icc_profile: of the colours.
-      copies: number of reduced copies and masks of the picture in the file.
+      size: Height and width in pixels, as stored.
+      bits: Bits per sample.
+      photometric: Photometric interpretation: `RGB`, `PALETTE`, ...
+      color_samples: Number of colour samples per pixel, which come first.
+      extras: Kinds of the other samples.
+      planes: Whether each channel is stored separately (planar configuration).
+      compression: Number of the compression.
+      orientation: Orientation as in EXIF, 1 to 8.
+      icc_profile: Colour profile.
+      copies: Number of reduced copies and masks in the file.
     """
 
     size: tuple[int, int]
@@ -82,14 +82,14 @@ class TiffLayout:
 
     @property
     def alpha(self) -> int | None:
-        """Place of the alpha channel among the samples."""
+        """Index of the alpha channel among the samples, or None."""
         kinds = (_MULTIPLIED, _ALPHA, _CORELS_ALPHA)
         places = [place for place, kind in enumerate(self.extras) if kind in kinds]
         return self.color_samples + places[0] if places else None
 
     @property
     def unused(self) -> int:
-        """Number of samples of a pixel that are left out."""
+        """Number of samples per pixel that are left out."""
         return len(self.extras) - (self.alpha is not None)
 
     def described(self) -> str:
@@ -101,7 +101,7 @@ class TiffLayout:
         )
 
     def pixels(self, samples: UInt[np.ndarray, "height width samples"]) -> np.ndarray:
-        """Turn stored samples of gray or RGB into those channels, the last of an even number alpha."""
+        """Convert stored gray or RGB samples to channels; the last of an even number is alpha."""
         color = samples[..., : self.color_samples]
         most = np.iinfo(samples.dtype).max
         if self.photometric == WHITE_IS_ZERO:
@@ -117,10 +117,10 @@ class TiffLayout:
 
 
 def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
-    """Read the layout of the samples of a file's only page.
+    """Read the layout of the only page of a file.
 
     Raises:
-      InputError: there are several pages, or the samples are no pixels of a kind in the table above.
+      InputError: The file has several pages, or its samples are not in the table of this module.
     """
     count = len(tiff.pages)
     if not count:
@@ -128,7 +128,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     pages: list[Any] = [tiff.pages[number] for number in range(count)]
     whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
     page = pages[0]
-    # ImageJ writes a stack of more than 4 GB as one page.
+    # ImageJ writes stacks of more than 4 GB as one page.
     stacked = int((tiff.imagej_metadata or {}).get("images", 1))
     if len(whole) > 1 or page.imagedepth > 1 or stacked > 1:
         most = max(len(whole), page.imagedepth, stacked)
@@ -174,7 +174,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
 
 
 def _extras(page: Any, count: int) -> tuple[int, ...]:
-    """Kinds of the samples that are no colours."""
+    """Return the kinds of the samples that are not colours."""
     kinds = [int(kind) for kind in page.extrasamples]
     if not kinds and count == 1:
         return (_ALPHA,)
@@ -184,10 +184,10 @@ def _extras(page: Any, count: int) -> tuple[int, ...]:
 def read_samples(
     tiff: tifffile.TiffFile, layout: TiffLayout
 ) -> UInt[np.ndarray, "height width samples"] | None:
-    """Read the samples of a page as stored, uint8 or uint16; None of one that Pillow has to decode.
+    """Read the stored samples of a page, uint8 or uint16, or None if Pillow has to decode them.
 
     Raises:
-      InputError: the file is cut off.
+      InputError: The file is truncated.
     """
     page: Any = tiff.pages[0]
     if (
@@ -196,7 +196,7 @@ def read_samples(
         or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
     ):
         return None
-    # tifffile fills in what is missing.
+    # tifffile would fill in missing strips.
     if min(page.databytecounts) <= 0 or len(page.dataoffsets) != np.prod(page.chunked):
         raise InputError("it is damaged or cut off: strips or tiles of its pixels are missing")
     samples = page.asarray()
@@ -206,9 +206,9 @@ def read_samples(
 
 
 def with_raw_tags(file: BinaryIO) -> io.BytesIO:
-    """Copy a file of 16-bit samples so that its tags ask for the samples as they are.
+    """Copy a file of 16-bit samples, with tags for which Pillow returns the samples unchanged.
 
-    Of gray Pillow knows only 0 as black; it would leave extra samples out, or divide by them.
+    Pillow does not support white as 0, and would drop extra samples or divide by them.
     """
     file.seek(0)
     copy = io.BytesIO(file.read())
@@ -236,7 +236,7 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray |
 
 
 def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decode a TIFF file, by tifffile where it can and by Pillow otherwise."""
+    """Decode a TIFF file, by tifffile if possible and else by Pillow."""
     layout, samples, exif = read_tiff(file, max_pixels)
     if samples is None and layout.bits < 16:
         try:
@@ -258,7 +258,7 @@ def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
 
 
 def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
-    """The 16-bit samples of a TIFF file that tifffile cannot decode."""
+    """Return the 16-bit samples of a TIFF file that tifffile cannot decode."""
     channels = layout.color_samples + len(layout.extras)
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         raise InputError("its 16-bit samples are neither gray nor RGB")

@@ -1,4 +1,4 @@
-"""Image files, written as they were."""
+"""Write image files."""
 
 import io
 import struct
@@ -20,12 +20,12 @@ from deconv_jax.io import write_atomically
 JPEG_QUALITY = 95
 
 _BAND = 256
-"""Rows that are converted at a time when writing."""
+"""Number of rows that are converted at a time."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""By number of channels: gray, gray and alpha, RGB, RGBA."""
+"""PNG colour type by the number of channels: gray, gray and alpha, RGB, RGBA."""
 
 
 def write_image(
@@ -33,30 +33,29 @@ def write_image(
     pixels: Float[np.ndarray, "height width channels"] | UInt8[np.ndarray, "height width channels"],
     like: ImageFile | None = None,
 ) -> None:
-    """Writes an image file, whole or not at all, in the format of its name's ending.
+    """Write an image file atomically, in the format of its suffix.
 
-    BMP, PNG, TIFF (not compressed) and WebP are lossless, JPEG has quality 95 and full colour
-    resolution. 16 bits go into PNG and TIFF, alpha into PNG, TIFF and WebP; elsewhere samples are
-    rounded to 8 bits and what is transparent is laid on white. WebP has no gray: its three
-    channels are equal.
+    BMP, PNG, TIFF (uncompressed) and WebP are lossless; JPEG has quality 95 and no chroma subsampling. PNG and TIFF
+    keep 16 bits; PNG, TIFF and WebP keep alpha. Other formats round to 8 bits and composite on white. WebP stores
+    gray images as three equal channels.
 
     Args:
-      path: the file to make or replace.
-      pixels: one or three channels in [0, 1], what is beyond is clipped; or uint8, written as they
-        are, for which there is no `like`.
-      like: gives bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile
-        (if gray stayed gray and colour colour), EXIF data (not for colour TIFF of 16 bits) and
-        resolution; without it the file has 8 bits and none of these. A palette is not made again.
+      path: The file to create or replace.
+      pixels: One or three channels in [0, 1], which are clipped; or uint8, written unchanged if there is no
+        `like`.
+      like: Source of bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile (if both images are
+        gray or both are colour), EXIF data (except for 16-bit colour TIFF) and resolution. Without it, the file has
+        8 bits and none of these. Palettes are not restored.
 
     Raises:
-      InputError: an unknown ending, pixels that are NaN or of another shape, more pixels than the
-        format has room for, or the file cannot be written.
+      InputError: The suffix is unknown, pixels are NaN or have another shape, the image is too large for the
+        format, or the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise InputError(f"no image format for {path}; {did_you_mean(suffix, FORMATS)}")
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or pixels.size == 0:
-        raise InputError(f"an image is (height, width, 1 or 3); got {pixels.shape} for {path}")
+        raise InputError(f"pixels must be (height, width, 1 or 3); got {pixels.shape} for {path}")
     if np.isnan(np.min(pixels)):
         raise InputError(f"pixels for {path} are NaN")
     kind = FORMATS[suffix]
@@ -79,9 +78,9 @@ def write_image(
 
 
 def _samples_of(values: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    """Arrays of channels in [0, 1], clipped and rounded to whole numbers, side by side.
+    """Concatenate arrays of channels in [0, 1], clipped and rounded to integers.
 
-    In bands of rows: of a large image, copies in double precision would be what takes the memory.
+    Rows are converted in bands, because double-precision copies of a large image would take most of the memory.
     """
     height, width = values[0].shape[:2]
     channels = sum(v.shape[-1] for v in values)
@@ -107,7 +106,7 @@ def _encode(
     exif: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     channels = samples.shape[-1]
     if samples.dtype == np.uint16 and kind == "PNG":
         return _encode_wide_png(samples, profile, exif, dpi)
@@ -146,7 +145,7 @@ def _encode_wide_png(
     exif: bytes | None,
     dpi: tuple[float, float] | None,
 ) -> bytes:
-    """A PNG file of 16-bit samples (W3C, PNG specification), each row less the one above it."""
+    """Return a PNG file of 16-bit samples (W3C PNG specification), with filter type "Up" in each row."""
     height, width, channels = samples.shape
     rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
     filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)
@@ -155,7 +154,7 @@ def _encode_wide_png(
     chunks = [(b"IHDR", header)]
     if profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
-    if dpi is not None:  # In pixels per metre.
+    if dpi is not None:  # Pixels per metre.
         chunks.append((b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1)))
     if exif is not None:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))

@@ -299,10 +299,10 @@ def test_bilinear_samples_equal_scipy():
         ({"crop": 0}, "crop must be at least 1"),
         ({"rotate": 200.0}, "0 to 180 degrees"),
         ({"scale": (1.2, 0.8)}, "0 < minimum <= maximum"),
-        ({"scale": (0.0, 1.0)}, "above 0"),
+        ({"scale": (0.0, 1.0)}, "0 < minimum <= maximum"),
         ({"elastic": -1.0}, "elastic must be at least 0"),
-        ({"brightness": 1.0}, "brightness is at least 0"),
-        ({"contrast": -0.1}, "contrast is at least 0"),
+        ({"brightness": 1.0}, "brightness must be at least 0"),
+        ({"contrast": -0.1}, "contrast must be at least 0"),
     ],
 )
 def test_fields_out_of_range_are_errors(fields, words):
