@@ -27,6 +27,7 @@ from deconv_jax.inference.restoration.measurement import measure_file, read_refe
 from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
+from deconv_jax.viz.pixels import enlarge
 
 BICUBIC = "bicubic"
 """Name of the baseline for enlargement."""
@@ -208,7 +209,7 @@ def _draw_comparison(
         # The pixels of an input that was enlarged are repeated to the size of the result.
         own, repeat = (1, scale) if name == "input" else (scale, 1)
         crop = view[tuple(slice(own * start, own * (start + side)) for start in starts)]
-        crop = crop.repeat(repeat, axis=0).repeat(repeat, axis=1)
+        crop = enlarge(crop, repeat)
         columns.append(np.broadcast_to(crop, (*crop.shape[:2], 3)))
     names = [f"{name} {rows[name]['psnr']:.2f} dB" if name in rows else name for name in views]
     return picture_grid({"": np.stack(columns)}, names=names, scale=1)
