@@ -1,11 +1,12 @@
 """Tests of the arguments of a config file."""
 
 import doctest
+from pathlib import Path
 
 import pytest
 
 import deconv_jax.config_arguments
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, load_module
 from deconv_jax.errors import InputError
 
 DEFAULTS = {"latent": 8, "rate": 0.5, "norm": "batch", "remat": False}
@@ -50,3 +51,13 @@ def test_errors_name_the_argument_and_its_value(argument, message):
 
 def test_docstring_example_prints_what_it_says():
     assert doctest.testmod(deconv_jax.config_arguments) == (0, 1)
+
+
+def test_folders_may_have_modules_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("first", "second"):
+        Path(folder).mkdir()
+        Path(folder, "sibling.py").write_text(f"NAME = {folder!r}\n")
+        Path(folder, "config.py").write_text("from sibling import NAME\n")
+    names = [load_module(Path(folder, "config.py")).NAME for folder in ("first", "second")]
+    assert names == ["first", "second"]

@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_collections
 
+from deconv_jax.config_arguments import training_settings
 from deconv_jax.errors import InputError
 
 DATA = ("digits", "mnist", "fashion_mnist")
@@ -43,14 +44,6 @@ def experiment(
     source = dict(name="digits") if embedded else dict(name="tfds", dataset=data)
     config.data = dict(source=source, cache="device") | ({} if embedded else _TFDS_SPLITS)
     config.optimizer = dict(name="adam", schedule="cosine", warmup_steps=steps // 40) | optimizer
-    config.training = dict(
-        num_steps=steps,
-        batch_size=batch_size,
-        eval_batch_size=500,
-        eval_every=steps // 10,
-        save_every=steps // 10,
-        log_every=100,
-        steps_per_call=10,
-    )
+    config.training = training_settings(steps, batch_size, every=steps // 10, eval_batch_size=500)
     config.seed = seed
     return config

@@ -11,7 +11,7 @@ so no figure is claimed. `codec_t91.py` is the same codec at a size that two CPU
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 _PER_MSE = {"mse": 1.0, "ms_ssim": 1300.0}
 """Ratio of the lambda for each distortion to the lambda for MSE at about the same rate."""
@@ -90,14 +90,8 @@ def experiment(
         ema_decay=0.999,
     )
     every = max(steps // 10, 1)
-    config.training = dict(
-        num_steps=steps,
-        batch_size=batch_size,
-        eval_batch_size=1,
-        eval_every=every,
-        save_every=every,
-        log_every=50,
-        steps_per_call=10,
+    config.training = training_settings(
+        steps, batch_size, every=every, eval_batch_size=1, log_every=50
     )
     config.seed = seed
     return config

@@ -8,7 +8,7 @@ over seeds. PCA with 8 components: 18.2 dB (360 images).
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -28,13 +28,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer = dict(
         name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     )
-    config.training = dict(
-        num_steps=1000,
-        batch_size=64,
-        eval_every=250,
-        save_every=250,
-        log_every=50,
-        steps_per_call=10,
-    )
+    config.training = training_settings(1000, 64, every=250, log_every=50)
     config.seed = 0
     return config

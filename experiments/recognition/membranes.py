@@ -11,7 +11,7 @@ one CPU core.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -54,13 +54,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         clip_norm=1.0,
         ema_decay=0.99,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=4,
+    config.training = training_settings(
+        args["steps"],
+        4,
+        every=args["steps"] // 4,
         eval_batch_size=2,
-        eval_every=args["steps"] // 4,
-        save_every=args["steps"] // 4,
         log_every=args["steps"] // 20,
+        steps_per_call=1,
     )
     config.seed = args["seed"]
     return config

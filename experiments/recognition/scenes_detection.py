@@ -8,7 +8,7 @@ test digits are by other writers.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -36,12 +36,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         weight_decay=1e-4,
         clip_norm=1.0,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=16,
+    config.training = training_settings(
+        args["steps"],
+        16,
+        every=args["steps"] // 4,
         eval_batch_size=60,
-        eval_every=args["steps"] // 4,
-        save_every=args["steps"] // 4,
         log_every=args["steps"] // 20,
         steps_per_call=5,
     )

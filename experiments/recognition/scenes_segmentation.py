@@ -8,7 +8,7 @@ DeconvNet, on 360 scenes of 96 x 96 pixels. The test digits are by other writers
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 from deconv_jax.errors import InputError, did_you_mean
 
 CLASSES = ("background", *"0123456789")
@@ -62,12 +62,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         weight_decay=0.05,
         clip_norm=1.0,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=8,
+    config.training = training_settings(
+        args["steps"],
+        8,
+        every=args["steps"] // 4,
         eval_batch_size=60,
-        eval_every=args["steps"] // 4,
-        save_every=args["steps"] // 4,
         log_every=args["steps"] // 20,
         steps_per_call=5,
     )

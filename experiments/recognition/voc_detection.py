@@ -10,7 +10,7 @@ challenge's. The config is meant for an accelerator. It has not been trained yet
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -57,14 +57,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         clip_norm=1.0,
         ema_decay=0.999,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=args["batch"],
-        eval_batch_size=32,
-        eval_every=args["steps"] // 10,
-        save_every=args["steps"] // 10,
-        log_every=100,
-        steps_per_call=10,
+    config.training = training_settings(
+        args["steps"], args["batch"], every=args["steps"] // 10, eval_batch_size=32
     )
     config.precision = args["precision"]
     config.seed = args["seed"]

@@ -10,7 +10,7 @@ The config is meant for an accelerator. It has not been trained at this length y
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -46,14 +46,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         step_factor=0.1,
     )
     every = max(steps // 16 // 10 * 10, 500)
-    config.training = dict(
-        num_steps=steps,
-        batch_size=args["batch"],
-        eval_batch_size=1,
-        eval_every=every,
-        save_every=every,
-        log_every=10,
-        steps_per_call=10,
+    config.training = training_settings(
+        steps, args["batch"], every=every, eval_batch_size=1, log_every=10
     )
     config.precision = args["precision"]
     config.seed = 0

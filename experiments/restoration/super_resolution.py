@@ -11,7 +11,7 @@ protocol.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 MODELS = {
     "fsrcnn": dict(name="fsrcnn"),
@@ -53,14 +53,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         clip_norm=1.0,
         ema_decay=0.999,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=16,
-        eval_batch_size=1,
-        eval_every=10_000,
-        save_every=10_000,
-        log_every=1000,
-        steps_per_call=50,
+    config.training = training_settings(
+        args["steps"], 16, every=10_000, eval_batch_size=1, log_every=1000, steps_per_call=50
     )
     config.seed = 0
     return config

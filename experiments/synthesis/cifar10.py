@@ -14,7 +14,7 @@ file of its weights and --config.task.extractor=inception.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -54,14 +54,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         schedule="linear",
         ema_decay=0.9999,
     )
-    config.training = dict(
-        num_steps=args["steps"],
-        batch_size=320,
-        eval_batch_size=500,
-        eval_every=5000,
-        save_every=5000,
-        log_every=500,
-        steps_per_call=10,
+    config.training = training_settings(
+        args["steps"], 320, every=5000, eval_batch_size=500, log_every=500
     )
     config.seed = 0
     return config

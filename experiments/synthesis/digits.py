@@ -8,7 +8,7 @@ training images of the same classes: 0.5), 360 images.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -36,13 +36,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer = dict(
         name="adam", learning_rate=2e-3, momentum=0.5, beta2=0.99, ema_decay=0.99
     )
-    config.training = dict(
-        num_steps=2000,
-        batch_size=64,
-        eval_every=500,
-        save_every=500,
-        log_every=100,
-        steps_per_call=10,
-    )
+    config.training = training_settings(2000, 64, every=500)
     config.seed = 0
     return config

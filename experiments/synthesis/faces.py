@@ -13,7 +13,7 @@ Training takes 15 to 25 minutes on two CPU cores. Fréchet distance of 8 x 8 pix
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -49,14 +49,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer = dict(
         name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.998
     )
-    config.training = dict(
-        num_steps=steps,
-        batch_size=32,
-        eval_batch_size=100,
-        eval_every=1000,
-        save_every=1000,
-        log_every=100,
-        steps_per_call=10,
-    )
+    config.training = training_settings(steps, 32, every=1000, eval_batch_size=100)
     config.seed = 0
     return config

@@ -14,7 +14,7 @@ Training takes 3 to 4 minutes on two CPU cores. Test Fréchet distance with the 
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_arguments import config_arguments, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -67,14 +67,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer = dict(
         name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.995
     )
-    config.training = dict(
-        num_steps=steps,
-        batch_size=64,
-        eval_batch_size=500,
-        eval_every=1000,
-        save_every=1000,
-        log_every=100,
-        steps_per_call=10,
-    )
+    config.training = training_settings(steps, 64, every=1000, eval_batch_size=500)
     config.seed = args["seed"]
     return config
