@@ -43,32 +43,6 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
     return values
 
 
-def training_settings(
-    num_steps: int, batch_size: int, *, every: int, **settings: Any
-) -> dict[str, Any]:
-    """Return the group `training` of a config that evaluates and saves at the same steps.
-
-    Args:
-      num_steps: Number of training steps.
-      batch_size: Number of examples per step.
-      every: Steps between evaluations, and between checkpoints.
-      **settings: Other fields of `training.loop.Training`. Defaults here: log_every=100,
-        steps_per_call=10.
-
-    Example:
-      >>> training_settings(1000, 64, every=250, log_every=50)["save_every"]
-      250
-    """
-    return {
-        "num_steps": num_steps,
-        "batch_size": batch_size,
-        "eval_every": every,
-        "save_every": every,
-        "log_every": 100,
-        "steps_per_call": 10,
-    } | settings
-
-
 def load_module(path: Path) -> ModuleType:
     """Run a Python file and return it as a module. It may import files from its own folder.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from deconv_jax.config_arguments import training_settings
+from deconv_jax.config_groups import training_settings
 from deconv_jax.errors import InputError
 
 DATA = ("digits", "mnist", "fashion_mnist")

@@ -11,7 +11,8 @@ so no figure is claimed. `codec_t91.py` is the same codec at a size that two CPU
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 _PER_MSE = {"mse": 1.0, "ms_ssim": 1300.0}
 """Ratio of the lambda for each distortion to the lambda for MSE at about the same rate."""
@@ -36,11 +37,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         seed=0,
     )
     config = experiment(**args, learning_rate=1e-4)
-    config.data = dict(
-        source=dict(name="folder", path="$DECONV_JAX_IMAGES", tile=512),
-        train_split="all[:99%]",
-        validation_split="all[99%:]",
-        test_split="all[99%:]",
+    config.data = data_settings(
+        dict(name="folder", path="$DECONV_JAX_IMAGES", tile=512),
+        "all[:99%]",
+        "all[99%:]",
+        "all[99%:]",
         workers=8,
     )
     config.task.crop = 256
@@ -80,14 +81,8 @@ def experiment(
         distortion=distortion,
         crop=128,
     )
-    config.optimizer = dict(
-        name="adam",
-        learning_rate=learning_rate,
-        schedule="cosine",
-        end_factor=0.02,
-        warmup_steps=steps // 50,
-        clip_norm=1.0,
-        ema_decay=0.999,
+    config.optimizer = cosine_settings(
+        "adam", learning_rate, steps // 50, end_factor=0.02, ema_decay=0.999
     )
     every = max(steps // 10, 1)
     config.training = training_settings(

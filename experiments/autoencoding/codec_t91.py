@@ -14,6 +14,7 @@ import codec
 import ml_collections
 
 from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -30,12 +31,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         seed=0,
     )
     config = codec.experiment(**args, levels=5, batch_size=8, learning_rate=1e-3)
-    config.data = dict(
-        source=dict(name="folder", path=".", tile=180),
+    config.data = data_settings(
+        dict(name="folder", path=".", tile=180),
+        "t91+train400",
+        "set5",
+        "set14",
         data_dir="$DECONV_JAX_DATA",
-        train_split="t91+train400",
-        validation_split="set5",
-        test_split="set14",
         cache="device",
     )
     return config

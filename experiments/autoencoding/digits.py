@@ -8,7 +8,8 @@ over seeds. PCA with 8 components: 18.2 dB (360 images).
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -25,9 +26,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
     )
     config.data = dict(source=dict(name="digits"), cache="device")
-    config.optimizer = dict(
-        name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
-    )
+    config.optimizer = cosine_settings("adam", 2e-3, 50)
     config.training = training_settings(1000, 64, every=250, log_every=50)
     config.seed = 0
     return config

@@ -11,7 +11,8 @@ The config is meant for an accelerator. It has not been trained yet, so no figur
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -35,21 +36,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             contrast=0.4,
         ),
     )
-    config.data = dict(
-        source=dict(name="tfds", dataset="coco/2017", canvas=512),
-        train_split="train[:99%]",
-        validation_split="train[99%:]",
-        test_split="validation",
+    config.data = data_settings(
+        dict(name="tfds", dataset="coco/2017", canvas=512),
+        "train[:99%]",
+        "train[99%:]",
+        "validation",
         workers=8,
     )
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup_steps=min(1000, args["steps"] // 2),
-        weight_decay=1e-2,
-        clip_norm=1.0,
-        ema_decay=0.9995,
+    config.optimizer = cosine_settings(
+        "adamw", 1e-3, min(1000, args["steps"] // 2), weight_decay=1e-2, ema_decay=0.9995
     )
     config.training = training_settings(
         args["steps"], args["batch"], every=args["steps"] // 25, eval_batch_size=32

@@ -11,7 +11,8 @@ one CPU core.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -36,24 +37,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         class_names=("cell", "membrane"),
         dice=0.5,
     )
-    config.data = dict(
-        source=dict(name="image_label", path="em_membrane", color="gray", dark_foreground=True),
+    # Sorted by name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. Validation repeats training slices.
+    config.data = data_settings(
+        dict(name="image_label", path="em_membrane", color="gray", dark_foreground=True),
+        "all[:24]",
+        "all[:2]",
+        "all[24:]",
         data_dir="$DECONV_JAX_DATA",
-        # Sorted by name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. Validation repeats training slices.
-        train_split="all[:24]",
-        validation_split="all[:2]",
-        test_split="all[24:]",
         cache="device",
     )
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=3e-3,
-        schedule="cosine",
-        warmup_steps=50,
-        weight_decay=1e-3,
-        clip_norm=1.0,
-        ema_decay=0.99,
-    )
+    config.optimizer = cosine_settings("adamw", 3e-3, 50, weight_decay=1e-3, ema_decay=0.99)
     config.training = training_settings(
         args["steps"],
         4,

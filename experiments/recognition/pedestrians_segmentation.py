@@ -9,7 +9,8 @@ two cities has 15 photographs in the training split and 5 in the test split. The
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -32,24 +33,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         class_names=("background", "pedestrian"),
         dice=0.5,
     )
-    config.data = dict(
-        source=dict(name="penn_fudan", path="pennfudan_subset", canvas=256),
+    # Sorted by name: 20 files FudanPed, then 20 PennPed. Validation repeats training photographs.
+    config.data = data_settings(
+        dict(name="penn_fudan", path="pennfudan_subset", canvas=256),
+        "all[5:20]+all[25:40]",
+        "all[5:10]+all[25:30]",
+        "all[:5]+all[20:25]",
         data_dir="$DECONV_JAX_DATA",
-        # Sorted by name: 20 files FudanPed, then 20 PennPed. Validation repeats training photographs.
-        train_split="all[5:20]+all[25:40]",
-        validation_split="all[5:10]+all[25:30]",
-        test_split="all[:5]+all[20:25]",
         cache="device",
     )
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=3e-3,
-        schedule="cosine",
-        warmup_steps=50,
-        weight_decay=1e-2,
-        clip_norm=1.0,
-        ema_decay=0.99,
-    )
+    config.optimizer = cosine_settings("adamw", 3e-3, 50, weight_decay=1e-2, ema_decay=0.99)
     config.training = training_settings(
         args["steps"],
         4,

@@ -8,7 +8,8 @@ test digits are by other writers.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -28,14 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         class_names=tuple("0123456789"),
     )
     config.data = dict(source=dict(name="stacked", base=dict(name="digits")), cache="device")
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=4e-3,
-        schedule="cosine",
-        warmup_steps=100,
-        weight_decay=1e-4,
-        clip_norm=1.0,
-    )
+    config.optimizer = cosine_settings("adamw", 4e-3, 100, weight_decay=1e-4)
     config.training = training_settings(
         args["steps"],
         16,

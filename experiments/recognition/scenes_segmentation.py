@@ -8,7 +8,8 @@ DeconvNet, on 360 scenes of 96 x 96 pixels. The test digits are by other writers
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, training_settings
 from deconv_jax.errors import InputError, did_you_mean
 
 CLASSES = ("background", *"0123456789")
@@ -54,14 +55,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         class_names=CLASSES,
     )
     config.data = dict(source=dict(name="stacked", base=dict(name="digits")), cache="device")
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=3e-3,
-        schedule="cosine",
-        warmup_steps=100,
-        weight_decay=0.05,
-        clip_norm=1.0,
-    )
+    config.optimizer = cosine_settings("adamw", 3e-3, 100, weight_decay=0.05)
     config.training = training_settings(
         args["steps"],
         8,

@@ -10,7 +10,8 @@ challenge's. The config is meant for an accelerator. It has not been trained yet
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -41,21 +42,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
         class_names=CLASSES,
     )
-    config.data = dict(
-        source=dict(name="tfds", dataset="voc/2007", canvas=384),
-        train_split="train",
-        validation_split="validation",
-        test_split="test",
+    config.data = data_settings(
+        dict(name="tfds", dataset="voc/2007", canvas=384),
+        "train",
+        "validation",
+        "test",
         cache="memory",
     )
-    config.optimizer = dict(
-        name="adamw",
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup_steps=min(500, args["steps"] // 2),
-        weight_decay=1e-2,
-        clip_norm=1.0,
-        ema_decay=0.999,
+    config.optimizer = cosine_settings(
+        "adamw", 1e-3, min(500, args["steps"] // 2), weight_decay=1e-2, ema_decay=0.999
     )
     config.training = training_settings(
         args["steps"], args["batch"], every=args["steps"] // 10, eval_batch_size=32

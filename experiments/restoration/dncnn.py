@@ -10,7 +10,8 @@ The config is meant for an accelerator. It has not been trained at this length y
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -30,12 +31,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         rescale=(1.0, 0.9, 0.8, 0.7),
         reduction="half_sum",
     )
-    config.data = dict(
-        source=dict(name="folder", path="train400", tile=180, color="gray"),
+    config.data = data_settings(
+        dict(name="folder", path="train400", tile=180, color="gray"),
+        "all",
+        "folder:bsd68[:8]",
+        "folder:set12",
         data_dir="$DECONV_JAX_DATA",
-        train_split="all",
-        validation_split="folder:bsd68[:8]",
-        test_split="folder:set12",
         cache="device",
     )
     config.optimizer = dict(

@@ -11,7 +11,8 @@ protocol.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
 
 MODELS = {
     "fsrcnn": dict(name="fsrcnn"),
@@ -36,22 +37,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         rescale=(1.0, 0.9, 0.8, 0.7, 0.6),
         border=scale,
     )
-    config.data = dict(
-        source=dict(name="folder", path="t91", tile=40 * scale, color="y"),
+    config.data = data_settings(
+        dict(name="folder", path="t91", tile=40 * scale, color="y"),
+        "all",
+        "folder:bsd68[:8]",
+        "folder:set5",
         data_dir="$DECONV_JAX_DATA",
-        train_split="all",
-        validation_split="folder:bsd68[:8]",
-        test_split="folder:set5",
         cache="device",
     )
-    config.optimizer = dict(
-        name="adam",
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=min(500, args["steps"] // 2),
-        end_factor=0.0,
-        clip_norm=1.0,
-        ema_decay=0.999,
+    config.optimizer = cosine_settings(
+        "adam", 2e-3, min(500, args["steps"] // 2), end_factor=0.0, ema_decay=0.999
     )
     config.training = training_settings(
         args["steps"], 16, every=10_000, eval_batch_size=1, log_every=1000, steps_per_call=50

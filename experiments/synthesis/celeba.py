@@ -10,7 +10,8 @@ file of its weights and --config.task.extractor=inception.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -28,12 +29,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         resize=True,
         extractor="pixels",
     )
-    config.data = dict(
-        source=dict(name="tfds", dataset="celeb_a"),
-        train_split="train",
-        validation_split="validation[:10000]",
-        test_split="test",
-        workers=8,
+    config.data = data_settings(
+        dict(name="tfds", dataset="celeb_a"), "train", "validation[:10000]", "test", workers=8
     )
     config.optimizer = dict(
         name="adam", learning_rate=2e-4, momentum=0.5, beta2=0.999, ema_decay=0.999

@@ -14,7 +14,8 @@ file of its weights and --config.task.extractor=inception.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -39,11 +40,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         discriminator_steps=5,
         extractor="pixels",
     )
-    config.data = dict(
-        source=dict(name="tfds", dataset="cifar10"),
-        train_split="train[:45000]",
-        validation_split="train[45000:]",
-        test_split="test",
+    config.data = data_settings(
+        dict(name="tfds", dataset="cifar10"),
+        "train[:45000]",
+        "train[45000:]",
+        "test",
         cache="device",
     )
     config.optimizer = dict(

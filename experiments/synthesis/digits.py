@@ -8,7 +8,8 @@ training images of the same classes: 0.5), 360 images.
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

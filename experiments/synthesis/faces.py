@@ -13,7 +13,8 @@ Training takes 15 to 25 minutes on two CPU cores. Fréchet distance of 8 x 8 pix
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -38,12 +39,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         resize=True,
         extractor="pixels",
     )
-    config.data = dict(
-        source=dict(name="folder", path="att_faces", color="gray"),
+    config.data = data_settings(
+        dict(name="folder", path="att_faces", color="gray"),
+        "all",
+        "all",
+        "all",
         data_dir="$DECONV_JAX_DATA",
-        train_split="all",
-        validation_split="all",
-        test_split="all",
         cache="device",
     )
     config.optimizer = dict(

@@ -14,7 +14,8 @@ Training takes 3 to 4 minutes on two CPU cores. Test Fréchet distance with the 
 
 import ml_collections
 
-from deconv_jax.config_arguments import config_arguments, training_settings
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -57,12 +58,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         gradient_penalty=10.0 if loss == "wasserstein" else 0.0,
         extractor="mnist",
     )
-    config.data = dict(
-        source=dict(name="tfds", dataset="mnist"),
-        train_split="train[:58000]",
-        validation_split="train[58000:]",
-        test_split="test",
-        cache="device",
+    config.data = data_settings(
+        dict(name="tfds", dataset="mnist"), "train[:58000]", "train[58000:]", "test", cache="device"
     )
     config.optimizer = dict(
         name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.995
