@@ -302,7 +302,7 @@ def test_detections_are_the_highest_peaks(max_detections):
     maps = random_maps(8)
     found = jax.device_get(detections(maps, stride=STRIDE, max_detections=max_detections))
     assert found.scores.shape == (2, min(max_detections, ROWS * COLUMNS * CLASSES))
-    for image, peaks in enumerate(by_brute_force(maps, max_detections)):
+    for image, peaks in enumerate(peaks_by_brute_force(maps, max_detections)):
         count = len(peaks)
         scores, classes, boxes = zip(*peaks, strict=True)
         np.testing.assert_allclose(found.scores[image, :count], scores, rtol=1e-5)

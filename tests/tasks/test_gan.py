@@ -214,7 +214,9 @@ def test_real_images_and_samples_are_rounded_to_8_bits(monkeypatch, measured_sta
     """Resized real images have values between the 8-bit levels."""
     seen = {}
     monkeypatch.setattr(
-        gan_evaluation, "sample_quality", lambda real, fake: seen.update(real=real, fake=fake) or {}
+        gan_evaluation,
+        "sample_quality",
+        lambda real, fake, **_: seen.update(real=real, fake=fake) or {},
     )
     task = dataclasses.replace(MEASURED, resize=True)
     images = RNG.integers(0, 256, (16, 40, 40, 1)).astype(np.uint8)
