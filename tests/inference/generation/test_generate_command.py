@@ -267,7 +267,7 @@ def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
         ),
         (
             ["--output", "a.png", "--num", "3", "--walk", "3"],
-            "--num cannot be combined with --interp",
+            "--num cannot be combined with --walk",
         ),
         (["--output", "a.png", "--walk", "1"], "--walk must be at least 2; got 1"),
         (["--output", "a.png", "--num", "0"], "num must be at least 1; got 0"),
