@@ -125,6 +125,14 @@ class ParametricBlur(Convolution):
     support: int
 
     @property
+    def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override] # a field of `Blur`
+        """Point-spread function, or one per example."""
+        return self._computed_psf()
+
+    def _computed_psf(self) -> Float[Array, "*batch size size"]:
+        raise NotImplementedError
+
+    @property
     def psf_size(self) -> tuple[int, int]:
         """Height and width of the point-spread function in pixels, known before it is sampled."""
         return self.support, self.support
@@ -164,10 +172,7 @@ class GaussianBlur(ParametricBlur):
         object.__setattr__(self, "support", size)
         _check_blur(self)
 
-    @property
-    def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
-        """Point-spread function, or one per example."""
-
+    def _computed_psf(self) -> Float[Array, "*batch size size"]:
         def along_an_axis(sigma: Array) -> Array:
             places = jnp.arange(self.support, dtype=jnp.float32) - self.support // 2
             return jax.nn.softmax(-0.5 * jnp.square(places / sigma))
@@ -207,10 +212,7 @@ class MotionBlur(ParametricBlur):
         object.__setattr__(self, "support", 2 * math.ceil((longest - 1) / 2) + 1)
         _check_blur(self)
 
-    @property
-    def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override]
-        """Point-spread function, or one per example."""
-
+    def _computed_psf(self) -> Float[Array, "*batch size size"]:
         def plane(length: Array, angle: Array) -> Array:
             n = self.support
             distance = distance_to_segment(n, n, (n // 2, n // 2), length - 1, angle)

@@ -372,10 +372,12 @@ def frozen_array(name: str, value: Any) -> Any:
     return array
 
 
-def _unflatten(cls: type, static: Iterable[tuple[str, Any]], leaves: Iterable[Any]) -> Any:
+def _unflatten(
+    cls: type[Degradation], static: Iterable[tuple[str, Any]], leaves: Iterable[Any]
+) -> Any:
     made: Any = object.__new__(cls)
     made.__dict__.update(static)
-    made.__dict__.update(zip(cls.leaves, leaves, strict=True))  # type: ignore[attr-defined]
+    made.__dict__.update(zip(cls.leaves, leaves, strict=True))
     return made
 
 

@@ -33,7 +33,8 @@ class _GlobalOrder:
         return {k: v for k, v in self.__dict__.items() if k != "_permutation"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__dict__.update(state)
+        self._permutation = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def __len__(self) -> int:
         return self.batches

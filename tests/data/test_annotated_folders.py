@@ -11,13 +11,11 @@ import pytest
 from PIL import Image
 
 from deconv_jax.data.annotated_folders import read_penn_fudan
-from deconv_jax.data.annotations import Example, pad_to_batch, resize_example
 from deconv_jax.data.config import Data
 from deconv_jax.data.images import read_labels
 from deconv_jax.data.pipeline import evaluation_batches, training_iterator
 from deconv_jax.data.source_configs import ImageLabel, PennFudan, parse_source
 from deconv_jax.data.sources import in_memory
-from deconv_jax.data.tfds_source import RecordSource
 from deconv_jax.data.views import IGNORED, AnnotatedView, evaluation_view
 from deconv_jax.errors import InputError
 
@@ -73,7 +71,7 @@ def people(tmp_path):
 
 
 def write_labels(root, labels, size=(12, 10), folder="label"):
-    """Images of one gray each, with label files of the given arrays or of one value."""
+    """Write images of one gray each, with label files of the given arrays or values."""
     for number, (name, label) in enumerate(labels.items()):
         for part, pixels in (("image", np.full(size, 10 * number, np.uint8)), (folder, label)):
             path = root / part / name
@@ -130,7 +128,7 @@ def test_splits_are_slices_of_the_images(people):
 
 
 def test_annotations_are_resized_with_their_images(people):
-    """Where a box is, nearly all pixels are those of the object and of its mask."""
+    """Nearly all pixels in a box are those of the object and of its mask."""
     source = PennFudan(str(people), canvas=80).open("all")
     batch = source.gather(np.arange(3))
     assert batch["image"].shape == (3, 80, 80, 3)
@@ -155,7 +153,7 @@ def test_annotations_are_resized_with_their_images(people):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="DECONV_JAX_DATA has no pennfudan_subset")
 def test_boxes_of_the_annotation_files_are_the_bounds_of_the_masks():
-    """Of the published data, where five of the boxes reach up to 3 pixels further to the right."""
+    """In the published data, five boxes extend up to 3 pixels further to the right."""
     apart = []
     for path in sorted((REAL / "PNGImages").glob("*.png")):
         example = read_penn_fudan(path)
@@ -215,7 +213,7 @@ def test_invalid_penn_fudan_files_are_named_with_the_reason(people, damage, word
 
 
 def test_dark_foreground_makes_black_class_1(tmp_path):
-    """As the ISBI membranes; a file may have but one of the two."""
+    """As the ISBI membranes. A file may have only one of the two values."""
     lines = np.full((12, 10), 255, np.uint8)
     lines[4] = 0
     labels = {"0.png": lines, "1.png": 255, "2.png": 0}
@@ -310,85 +308,6 @@ def test_membranes_are_the_dark_pixels_of_the_published_labels():
     assert set(np.unique(segments)) == {0, 1}
     assert 0.15 < segments.mean() < 0.3
     assert batch["image"][..., 0][segments == 1].mean() + 20 < batch["image"].mean()
-
-
-# On a canvas
-
-
-def test_resizing_keeps_the_aspect_and_every_class():
-    random = np.random.default_rng(0)
-    image = random.integers(0, 256, (30, 50, 1), np.uint8)
-    segments = random.choice(np.array([3, 9, 255], np.uint8), (30, 50))
-    boxes = np.array([[3, 5, 30, 50]], np.float32)
-    example = Example(image, segments, boxes, np.array([4], np.int32))
-    same = resize_example(example, 50)
-    for found, expected in zip(same, example, strict=True):
-        np.testing.assert_array_equal(found, expected)
-    large = resize_example(example, 100)
-    np.testing.assert_array_equal(large.segments, segments.repeat(2, 0).repeat(2, 1))
-    np.testing.assert_array_equal(large.boxes, 2 * boxes)
-    small = resize_example(example, 25)
-    assert small.image.shape == (15, 25, 1)
-    assert set(np.unique(small.segments)) == {3, 9, 255}
-    # Antialiased: a mean of about four pixels, with a third of the deviation of one.
-    assert small.image.std() < 0.6 * image.std()
-    assert resize_example(Example(np.zeros((2, 400, 3), np.uint8)), 40).image.shape == (1, 40, 3)
-
-
-def test_largest_boxes_are_kept_in_their_order():
-    sides = np.array([3, 1, 5, 2, 4], np.float32)
-    boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
-    example = Example(np.zeros((8, 8, 3), np.uint8), None, boxes, np.arange(5, dtype=np.int32))
-    batch = pad_to_batch([example], (8, 8), 3)
-    np.testing.assert_array_equal(batch["box_class"], [[0, 2, 4]])
-    np.testing.assert_array_equal(batch["boxes"][0], boxes[[0, 2, 4]])
-
-
-class Records(list):
-    """Decoded examples with the batched access of a TFDS data source."""
-
-    def __getitems__(self, indices):
-        return [self[i] for i in indices]
-
-
-def test_tfds_segmentation_masks_count_from_0():
-    mask = np.array([[1, 2], [3, 0]], np.uint8)[..., None]
-    record = {"image": np.zeros((2, 2, 3), np.uint8), "segmentation_mask": mask, "label": 36}
-    batch = RecordSource(Records([record]), canvas=4).gather(np.arange(1))
-    np.testing.assert_array_equal(
-        batch["segments"][0], (mask[..., 0] - 1).repeat(2, 0).repeat(2, 1)
-    )
-    assert batch["segments"][0, 3, 3] == IGNORED
-    np.testing.assert_array_equal(batch["label"], [36])
-    assert "boxes" not in batch
-    plain = RecordSource(Records([record])).gather(np.arange(1))
-    assert set(plain) == {"image", "label"}
-
-
-def test_tfds_objects_become_boxes_in_pixels():
-    """Sequences are lists there; crowds of COCO are left out."""
-
-    def record(size, *objects):
-        columns = zip(*objects, strict=True) if objects else ([], [], [])
-        bbox, label, crowd = map(list, columns)
-        bbox = [np.array(edges, np.float32) for edges in bbox]
-        image = np.zeros((*size, 3), np.uint8)
-        return {"image": image, "objects": {"bbox": bbox, "label": label, "is_crowd": crowd}}
-
-    records = Records(
-        [
-            record((10, 20), ((0.1, 0.5, 0.6, 1.0), 7, False), ((0.0, 0.0, 1.0, 1.0), 3, True)),
-            record((40, 30)),
-        ]
-    )
-    batch = RecordSource(records, canvas=20, max_boxes=2).gather(np.arange(2))
-    np.testing.assert_allclose(batch["boxes"][0], [[1, 10, 6, 20], [0, 0, 0, 0]], atol=1e-5)
-    np.testing.assert_array_equal(batch["box_class"], [[7, -1], [-1, -1]])
-    np.testing.assert_array_equal(batch["size"], [[10, 20], [20, 15]])
-    del records[0]["objects"]["is_crowd"]  # VOC does not know it.
-    batch = RecordSource(records, canvas=20).gather(np.arange(1))
-    np.testing.assert_array_equal(batch["box_class"][0, :3], [7, 3, -1])
-    assert batch["boxes"].shape == (1, 100, 4)
 
 
 # In the pipeline

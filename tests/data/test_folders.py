@@ -1,4 +1,4 @@
-"""Folders of images: which files are in a split, what an example is, and what damage does."""
+"""Folders of images: files of a split, examples, padding and damaged files."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ SIZES = {"a.png": (20, 31), "b.png": (9, 40), "more/c.png": (33, 17), "more/d.pn
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of four sizes, one of them gray, of pixels that are told apart by their values."""
+    """Images of four sizes, one of them gray, with distinct pixels."""
     random = np.random.default_rng(0)
     for name, size in SIZES.items():
         path = tmp_path / "images" / name
@@ -140,7 +140,7 @@ def test_adjacent_slices_are_disjoint_and_complete(count, percent, place):
 
 
 def test_percentages_from_both_ends_are_the_same_position():
-    """Of 15 files [:90%] is 14: [-10%:] must be one file, not the two that 1.5 is rounded to."""
+    """Of 15 files, [:90%] has 14, so [-10%:] must have one, although 1.5 is rounded to 2."""
     for count in range(1, 51):
         files = Files(
             file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count))
@@ -211,7 +211,7 @@ def test_every_crop_of_half_a_tile_is_inside_a_tile(length, tile):
 
 @pytest.mark.parametrize("color", ["rgb", "gray", "y"])
 def test_training_examples_are_tiles(folder, color):
-    """Every tile is found in its file, and "size" is what of it is there."""
+    """Every tile equals its part of the file, and "size" is its valid region."""
     tile = 12
     source = source_of(folder, tile=tile, color=color)
     batch = source.gather(np.arange(len(source)))
@@ -234,7 +234,7 @@ def test_training_examples_are_tiles(folder, color):
 
 
 def test_padding_reflects_about_the_last_row_and_column():
-    """[1 2 3] goes on 2 1 2 3 2: the border pixel is not repeated, and small images fold again."""
+    """[1 2 3] continues with 2 1 2 3 2: the border pixel is not repeated, and small images are reflected again."""
     image = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[..., None]
     expected = np.array([[1, 2, 3, 2, 1, 2, 3, 2], [4, 5, 6, 5, 4, 5, 6, 5]])[[0, 1, 0, 1]]
     np.testing.assert_array_equal(pad_reflect(image, 4, 8)[..., 0], expected)
@@ -242,7 +242,7 @@ def test_padding_reflects_about_the_last_row_and_column():
 
 
 def test_evaluation_examples_are_whole_images_padded_to_a_common_size(folder):
-    """33 and 40 are the largest height and width; 48 are the multiples of 16."""
+    """33 and 40 are the largest height and width; both are rounded up to 48."""
     source = source_of(folder)
     assert source.names == tuple(SIZES)
     order = np.array([3, 0, 2, 1, 0])
@@ -266,7 +266,7 @@ def test_folder_in_memory_has_the_same_examples(folder):
 
 
 def test_damaged_files_are_left_out_and_do_not_change_other_splits(folder, capsys):
-    """The slice of validation starts at the third file whether or not the first can be read."""
+    """The validation slice starts at the third file even if the first cannot be read."""
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-30])
     (folder / "more" / "d.png").write_bytes(b"")
     data = Data(Folder(str(folder), tile=4), train_split="all[:2]", validation_split="all[2:]")
@@ -301,7 +301,7 @@ def test_missing_file_is_named(folder):
 
 
 def counted(monkeypatch):
-    """Counts the files decoded, by name."""
+    """Count the decoded files by name."""
     decoded = []
 
     def read(path, color):
@@ -321,7 +321,7 @@ def test_cached_images_are_not_decoded_again(folder, monkeypatch):
 
 
 def test_cache_drops_the_least_recently_used_image(folder, monkeypatch):
-    """Room for two of the images of 3 * 20 * 31 = 1860, 1080, 1683 and 90 bytes, not for three."""
+    """The cache has room for two of the images of 3 * 20 * 31 = 1860, 1080, 1683 and 90 bytes."""
     source = pickle.loads(pickle.dumps(source_of(folder, cache_bytes=3600)))  # It holds none yet.
     decoded = counted(monkeypatch)
     source.gather(np.array([0, 2, 0, 2, 0]))
@@ -337,7 +337,7 @@ def test_cache_drops_the_least_recently_used_image(folder, monkeypatch):
 
 
 def test_threads_and_processes_get_the_same_examples(folder):
-    """Threads share the held images, of which there is room for one; processes get a copy."""
+    """Threads share a cache with room for one image; processes get a copy of the source."""
     source = source_of(folder, tile=8, cache_bytes=2000)
     everything = np.arange(len(source))
     expected = source.gather(everything)["image"]
@@ -351,7 +351,7 @@ def test_threads_and_processes_get_the_same_examples(folder):
 
 
 def resaved(folder):
-    """Other pixels, and with them another size in bytes."""
+    """Change the pixels of a file, and with them its size in bytes."""
     Image.fromarray(np.zeros((20, 31, 3), np.uint8)).save(folder / "a.png")
 
 
@@ -375,7 +375,7 @@ def test_fingerprint_depends_on_the_files(folder, tmp_path, change, told):
 
 
 def test_fingerprint_depends_on_order_shapes_and_options(folder):
-    """Two uncompressed images of as many bytes, whose names are exchanged."""
+    """Two uncompressed images of equal size in bytes swap their names."""
     for name, shape in (("b.bmp", (20, 32, 3)), ("c.bmp", (32, 20, 3))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(folder / name)
     assert (folder / "b.bmp").stat().st_size == (folder / "c.bmp").stat().st_size
@@ -410,7 +410,7 @@ def test_tiles_are_used_only_for_training(folder):
 
 
 def test_every_photograph_is_in_one_split():
-    """Without network: scikit-image's wheel holds them."""
+    """Offline, because scikit-image's wheel contains them."""
     data = Data(Photographs(tile=96, color="gray"))
     splits = {split: data.open(split) for split in ("train", "validation", "test")}
     files = [set(source.names) for source in splits.values()]

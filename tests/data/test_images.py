@@ -1,4 +1,4 @@
-"""Image files: nothing is lost that need not be, and what cannot be read is refused in time."""
+"""Image files: samples, metadata, errors, and files as Pillow reads them."""
 
 import contextlib
 import dataclasses
@@ -7,25 +7,21 @@ import zlib
 
 import numpy as np
 import pytest
-import skimage.color
 import tifffile
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 from deconv_jax.data.images import (
     FORMATS,
     ImageFile,
-    list_images,
-    read_8bit,
     read_image,
     read_labels,
     read_pixels,
     write_image,
 )
 from deconv_jax.errors import InputError
-from deconv_jax.ops.color import rgb_to_y_uint8
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-ORIENTATION, MAKE, EXPOSURE = 0x0112, 0x010F, 0x829A
+MAKE, EXPOSURE = 0x010F, 0x829A
 
 
 def random_samples(*shape, bits=8):
@@ -34,7 +30,7 @@ def random_samples(*shape, bits=8):
 
 
 def exif_data():
-    """EXIF data with the exposure time in a directory of its own, as cameras write it."""
+    """EXIF data with the exposure time in its own directory, as cameras write it."""
     exif = Image.Exif()
     exif[MAKE] = "a camera"
     exif.get_ifd(0x8769)[EXPOSURE] = 0.25
@@ -42,7 +38,7 @@ def exif_data():
 
 
 def like(samples, *, profile=None, exif=None):
-    """What `read_image` makes of a file with these samples; an even last channel is alpha."""
+    """Return the `ImageFile` that `read_image` returns for these samples; alpha is last of an even number of channels."""
     most = np.iinfo(samples.dtype).max
     values = samples.astype(np.float32) / np.float32(most)
     alpha = values[..., -1:] if samples.shape[-1] % 2 == 0 else None
@@ -51,13 +47,13 @@ def like(samples, *, profile=None, exif=None):
 
 
 def samples_of(image):
-    """Back to integers."""
+    """Convert pixels in [0, 1] back to integers."""
     parts = [image.pixels] if image.alpha is None else [image.pixels, image.alpha]
     return np.rint(np.concatenate(parts, -1).astype(np.float64) * (2**image.bit_depth - 1))
 
 
 PIXELS_ALONE = (".bmp", ".pgm", ".ppm")
-"""Endings of formats without room for a profile or EXIF data."""
+"""Suffixes of formats without profile or EXIF data."""
 LOSSLESS = [
     *[(".png", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
     *[(".tif", channels, bits) for channels in (1, 2, 3, 4) for bits in (8, 16)],
@@ -169,24 +165,6 @@ def test_pgm_and_ppm_round_trip_through_pillow(tmp_path, suffix, channels):
     np.testing.assert_array_equal(read_pixels(theirs, "gray" if channels == 1 else "rgb"), samples)
 
 
-GRAY, COLORS = np.array([[[0], [1], [2]], [[253], [254], [255]]]), np.arange(18).reshape(2, 3, 3)
-NETPBM = {
-    "P2": (b"P2\n# a comment\n3 2\n255\n0 1 2\n253 254 255\n", GRAY),
-    "P3": (b"P3 3 2 255\n" + b" ".join(b"%d" % value for value in range(18)), COLORS),
-    "P5": (b"P5\n# a comment\n3 2\n255\n" + bytes([0, 1, 2, 253, 254, 255]), GRAY),
-    "P6": (b"P6 3 2 255\n" + bytes(range(18)), COLORS),
-    "16 levels": (b"P2 3 2 15\n0 1 2\n3 4 5\n", 17 * np.arange(6).reshape(2, 3, 1)),
-}
-
-
-@pytest.mark.parametrize(("content", "samples"), NETPBM.values(), ids=NETPBM)
-def test_pgm_and_ppm_files_follow_the_specification(tmp_path, content, samples):
-    """Plain and raw; levels up to the largest, which the header names, are spread over 0 to 255."""
-    path = tmp_path / "a.pnm"
-    path.write_bytes(content)
-    np.testing.assert_array_equal(samples_of(read_image(path)), samples)
-
-
 def saved(path, image, **options):
     image.save(path, **options)
     return read_image(path)
@@ -214,7 +192,10 @@ def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
     np.testing.assert_array_equal(gray.alpha[..., 0] == 0, np.asarray(indices) == 1)
     assert gray.pixels.shape == (3, 4, 1)
 
-    for dtype in (np.uint8, np.uint16):  # Of colours only, which Pillow has no 16 bits for.
+    for dtype in (
+        np.uint8,
+        np.uint16,
+    ):  # Only for colour, which Pillow does not support with 16 bits.
         values = np.array([[[1, 2, 3], [1, 2, 4]]], dtype) * (257 if dtype == np.uint16 else 1)
         content = png(values, 2, 8 * values.itemsize)
         key = struct.pack(">HHH", *values[0, 1].tolist())
@@ -225,38 +206,6 @@ def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
     bits = saved(tmp_path / "e.png", Image.fromarray(np.eye(4, dtype=bool)))
     np.testing.assert_array_equal(bits.pixels[..., 0], np.eye(4))
     assert bits.mode == "1"
-
-
-def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
-    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    for suffix in (".tif", ".jpg"):
-        read = saved(tmp_path / f"a{suffix}", image, icc_profile=PROFILE)
-        np.testing.assert_allclose(read.pixels[8, 8], [1, 0, 0], atol=2 / 255)
-        assert (read.mode, read.icc_profile) == ("CMYK", None)
-        said = "CMYK converted to RGB, without its colour profile"
-        assert read.notes == read_8bit(tmp_path / f"a{suffix}")[1] == (said,)
-        # Its copy is RGB.
-        write_image(tmp_path / "copy.png", read.pixels, read)
-        assert read_image(tmp_path / "copy.png").mode == "RGB"
-
-
-def test_second_picture_in_a_jpeg_is_left_out(tmp_path):
-    """Phones append a preview or the other eye's view."""
-    first, second = (Image.new("RGB", (16, 8), color) for color in ("white", "black"))
-    read = saved(tmp_path / "a.jpg", first, format="MPO", save_all=True, append_images=[second])
-    assert read.format == "JPEG"
-    assert read.notes == ("1 further picture in the file left out",)
-    np.testing.assert_array_equal(read.pixels, np.ones((8, 16, 3)))
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp"])
-@pytest.mark.parametrize("read", [read_image, read_pixels, read_labels])
-def test_animations_are_errors_that_name_their_length(tmp_path, suffix, read):
-    frames = [Image.new("RGB", (16, 8), color) for color in ("white", "black", "red")]
-    path = tmp_path / f"a{suffix}"
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match="it has 3 frames; only files with one image are read"):
-        read(path)
 
 
 RESOLVED = [
@@ -287,50 +236,6 @@ def test_missing_resolution_stays_missing(tmp_path):
         assert saved(tmp_path / f"a{suffix}", Image.new("RGB", (8, 8)), exif=exif).dpi is None
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_labels_of_few_bits_are_the_samples(tmp_path, bits):
-    """Of a gray PNG file and of PGM files of so many levels."""
-    labels = np.arange(2**bits).reshape(2, -1).astype(np.uint8)
-    packed = np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(2, -1)
-    packed = np.packbits(packed, axis=-1)[..., None]
-    content = bytearray(png(packed, 0, 8))
-    content[16:29] = struct.pack(">IIBBBBB", labels.shape[1], 2, bits, 0, 0, 0, 0)
-    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    (tmp_path / "a.png").write_bytes(content)
-    levels = " ".join(map(str, labels.ravel()))
-    (tmp_path / "a.pgm").write_text(f"P2 {labels.shape[1]} 2 {2**bits - 1} {levels}")
-    raw = f"P5 {labels.shape[1]} 2 {2**bits - 1}\n".encode() + labels.tobytes()
-    (tmp_path / "b.pgm").write_bytes(raw)
-    for name in ("a.png", "a.pgm", "b.pgm"):
-        np.testing.assert_array_equal(read_labels(tmp_path / name), labels)
-        # As a picture the largest is white.
-        assert read_image(tmp_path / name).pixels.max() == 1
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_once(tmp_path, orientation):
-    """Against Pillow's own way; the EXIF data of the result does not ask for it again."""
-    samples = random_samples(5, 8, 3)
-    image = Image.fromarray(samples)
-    exif = Image.Exif()
-    exif[MAKE], exif[ORIENTATION] = "a camera", orientation
-    image.getexif()[ORIENTATION] = orientation
-    expected = np.asarray(ImageOps.exif_transpose(image))
-    for suffix, options in ((".png", {}), (".tif", {}), (".tif", {"compression": "packbits"})):
-        read = saved(tmp_path / f"a{suffix}", Image.fromarray(samples), exif=exif, **options)
-        np.testing.assert_array_equal(samples_of(read), expected)
-        kept = Image.Exif()
-        kept.load(read.exif)
-        assert ORIENTATION not in kept
-        assert kept[MAKE] == "a camera"
-        write_image(tmp_path / "copy.png", read.pixels, read)
-        np.testing.assert_array_equal(samples_of(read_image(tmp_path / "copy.png")), expected)
-    tag = (ORIENTATION, 3, 1, orientation, True)
-    wide = samples.astype(np.uint16) * 257
-    tifffile.imwrite(tmp_path / "b.tif", wide, photometric="rgb", extratags=[tag])
-    np.testing.assert_array_equal(samples_of(read_image(tmp_path / "b.tif")) / 257, expected)
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_damaged_files_are_errors(tmp_path, suffix):
     path = tmp_path / f"photo{suffix}"
@@ -349,7 +254,7 @@ def test_damaged_files_are_errors(tmp_path, suffix):
 def test_damage_gives_an_input_error_or_other_pixels_and_prints_nothing(
     tmp_path, capfd, suffix, bits
 ):
-    """Cut files, flipped bytes, and the beginnings of other formats; seeds are fixed."""
+    """Truncated files, flipped bytes and the start of other formats, with fixed seeds."""
     path, random = tmp_path / f"photo{suffix}", np.random.default_rng(0)
     original = like(random_samples(24, 24, 3, bits=bits), exif=exif_data().tobytes())
     write_image(path, original.pixels, original)
@@ -394,7 +299,7 @@ def test_other_files_are_errors(tmp_path):
 
 
 def test_size_is_checked_before_anything_is_decoded(tmp_path):
-    """The file claims 10 gigapixels and holds none: only its header can have been read."""
+    """The file claims 10 gigapixels but has none, so only its header was read."""
     path = tmp_path / "a.png"
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
@@ -412,7 +317,7 @@ def test_size_is_checked_before_anything_is_decoded(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_pixel_limit_replaces_that_of_pillow(tmp_path, monkeypatch, suffix, bits):
-    """Pillow's is a variable of the whole program, which stays what it was."""
+    """Pillow's global limit is not changed."""
     path = tmp_path / f"a{suffix}"
     original = like(random_samples(6, 7, 3, bits=bits))
     write_image(path, original.pixels, original)
@@ -477,70 +382,6 @@ def test_alpha_is_resized_and_profile_dropped_with_other_channels(tmp_path):
     np.testing.assert_array_equal(read.alpha[:, [0, -1], 0], np.tile([0.0, 1.0], (8, 1)))
 
 
-def test_16_bits_are_rounded_to_the_nearest_of_8(tmp_path):
-    samples = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    Image.fromarray(samples).save(tmp_path / "a.png")
-    expected = np.rint(samples / 257.0).astype(np.uint8)
-    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", "gray")[..., 0], expected)
-
-
-def test_gray_and_y_equal_pillow_and_skimage(tmp_path):
-    """Y against the evaluation's and scikit-image's, luma against Pillow's, which has other sums."""
-    samples = random_samples(64, 65, 3)
-    Image.fromarray(samples).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), samples)
-    y = read_pixels(tmp_path / "a.png", "y")
-    np.testing.assert_array_equal(y, rgb_to_y_uint8(samples))
-    np.testing.assert_array_equal(y[..., 0], np.rint(skimage.color.rgb2ycbcr(samples)[..., 0]))
-    luma = read_pixels(tmp_path / "a.png", "gray")
-    exact = samples @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(luma[..., 0] - exact).max() <= 0.5 + 1e-9
-    pillow = np.asarray(Image.fromarray(samples).convert("L")).astype(int)
-    assert np.abs(luma[..., 0] - pillow).max() <= 1
-    assert luma.dtype == y.dtype == np.uint8
-    for shape in (y.shape, luma.shape):
-        assert shape == (64, 65, 1)
-
-
-def test_gray_files_are_not_converted(tmp_path):
-    samples = random_samples(6, 7, 1)
-    Image.fromarray(samples[..., 0]).save(tmp_path / "a.png")
-    for color in ("gray", "y"):
-        np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", color), samples)
-    rgb = read_pixels(tmp_path / "a.png")
-    np.testing.assert_array_equal(rgb, samples.repeat(3, axis=-1))
-
-
-def test_read_pixels_composites_on_white(tmp_path):
-    samples = random_samples(16, 16, 4)
-    Image.fromarray(samples).save(tmp_path / "a.png")
-    alpha = samples[..., 3:] / 255.0
-    exact = samples[..., :3] * alpha + 255.0 * (1 - alpha)
-    assert np.abs(read_pixels(tmp_path / "a.png") - exact).max() <= 0.5 + 1e-9
-
-
-def test_list_images_is_sorted_by_path(tmp_path):
-    names = [
-        "b.png",
-        "a/z.JPG",
-        "a/b/c.tiff",
-        "a.webp",
-        "notes.txt",
-        ".b.png",
-        ".c/d.png",
-        "B.bmp",
-        "a.pgm",
-        "a/y.PPM",
-    ]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["B.bmp", "a.pgm", "a.webp", "a/b/c.tiff", "a/y.PPM", "a/z.JPG", "b.png"]
-    with pytest.raises(InputError, match="no folder"):
-        list_images(tmp_path / "b.png")
-
-
 def test_invalid_exif_data_does_not_prevent_reading(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.XResolution] = 72.0
@@ -551,3 +392,23 @@ def test_invalid_exif_data_does_not_prevent_reading(tmp_path):
     Image.new("L", (4, 4), 51).save(tmp_path / "x.jpg", exif=bytes(data))
     image = read_image(tmp_path / "x.jpg")
     np.testing.assert_allclose(image.pixels, 0.2, atol=0.01)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_labels_of_few_bits_are_the_samples(tmp_path, bits):
+    """For a gray PNG file, and PGM files with as many levels."""
+    labels = np.arange(2**bits).reshape(2, -1).astype(np.uint8)
+    packed = np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(2, -1)
+    packed = np.packbits(packed, axis=-1)[..., None]
+    content = bytearray(png(packed, 0, 8))
+    content[16:29] = struct.pack(">IIBBBBB", labels.shape[1], 2, bits, 0, 0, 0, 0)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    levels = " ".join(map(str, labels.ravel()))
+    (tmp_path / "a.pgm").write_text(f"P2 {labels.shape[1]} 2 {2**bits - 1} {levels}")
+    raw = f"P5 {labels.shape[1]} 2 {2**bits - 1}\n".encode() + labels.tobytes()
+    (tmp_path / "b.pgm").write_bytes(raw)
+    for name in ("a.png", "a.pgm", "b.pgm"):
+        np.testing.assert_array_equal(read_labels(tmp_path / name), labels)
+        # As a picture the largest is white.
+        assert read_image(tmp_path / name).pixels.max() == 1

@@ -1,4 +1,4 @@
-"""What splits share is counted by files and records."""
+"""The overlap of splits is counted by files and records."""
 
 import numpy as np
 import pytest

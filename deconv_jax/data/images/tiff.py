@@ -213,7 +213,8 @@ def with_raw_tags(file: BinaryIO) -> io.BytesIO:
     file.seek(0)
     copy = io.BytesIO(file.read())
     with tifffile.TiffFile(copy, mode="r+") as tiff:
-        tags = tiff.pages[0].tags  # type: ignore[union-attr]
+        page: Any = tiff.pages[0]
+        tags = page.tags
         if tags["PhotometricInterpretation"].value == WHITE_IS_ZERO:
             tags["PhotometricInterpretation"].overwrite(BLACK_IS_ZERO)
         if "ExtraSamples" in tags:

@@ -56,7 +56,7 @@ def test_classes_are_the_digits_of_the_label(batch, scenes):
     found = scenes["box_class"]
     np.testing.assert_array_equal(found[found >= 0], spelt[found >= 0])
     assert (found[:, 0] >= 0).all()  # The first always has a place.
-    assert (found < 0).any()  # Of three this large some have none,
+    assert (found < 0).any()  # With three of this size, some have no place,
     assert (found[:, 2] >= 0).any()  # but not always.
     assert not scenes["boxes"][found < 0].any()
 
