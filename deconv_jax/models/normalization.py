@@ -10,6 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax.errors import InputError, check_choice
@@ -113,7 +114,7 @@ def check_labels(num_classes: int, labels: Int32[Array, " batch"] | None) -> Non
 
 def normalize_kernel(
     layer: nn.Module,
-    kernel: Array,
+    kernel: Array | np.ndarray,
     kind: KernelNorm,
     *,
     gain: float,
@@ -138,6 +139,7 @@ def normalize_kernel(
       InputError: Unknown `kind`.
     """
     check_choice("kernel_norm", kind, KernelNorm)
+    kernel = jnp.asarray(kernel)
     if kind == "none":
         return kernel
     first, second = kernel.shape[-2:]
