@@ -13,6 +13,7 @@ import torch
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.data.views import IGNORED, AnnotatedView
 from deconv_jax.errors import InputError
+from deconv_jax.metrics.segmentation import segmentation_scores
 from deconv_jax.models import UNet
 from deconv_jax.models.layers import Conv
 from deconv_jax.models.normalization import Norm
