@@ -1,1 +1,1 @@
-"""Examples: where they come from, in which order, and what is done to them."""
+"""Data: sources of examples, the input pipeline, augmentation, and degradations."""

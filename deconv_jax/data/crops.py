@@ -1,14 +1,14 @@
-"""Center crops of padded images, on the host."""
+"""Centre crops of padded images, on the host."""
 
 import numpy as np
 
 
 def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
-    """Crop the center of the unpadded part of each image.
+    """Crop the centre of the valid region of each image.
 
     Args:
       images: Images (count, height, width, channels), padded at the bottom and right.
-      sizes: Height and width of each image without padding (count, 2).
+      sizes: Height and width of the valid regions (count, 2).
       pixels: Side of the crop; an axis shorter than this is kept whole.
     """
 
