@@ -34,16 +34,8 @@ from deconv_jax.metrics.masked_mean import accumulate_sums, masked_sums, mean_ov
 from deconv_jax.metrics.segmentation import confusion_matrix
 from deconv_jax.tasks.task_model import check_finite_output, run_model
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import (
-    Precision,
-    Scalars,
-    TrainState,
-    Tree,
-    apply_model,
-    gradient_step,
-    images_in_unit_range,
-    init_state,
-)
+from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
+from deconv_jax.training.step import apply_model, gradient_step, images_in_unit_range, init_state
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import class_name

@@ -45,16 +45,8 @@ from deconv_jax.tasks.pictures import PICTURE_EXAMPLES, center_crop_grid, first_
 from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.state import (
-    Precision,
-    Scalars,
-    TrainState,
-    Tree,
-    apply_model,
-    gradient_step,
-    images_in_unit_range,
-    init_state,
-)
+from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
+from deconv_jax.training.step import apply_model, gradient_step, images_in_unit_range, init_state
 from deconv_jax.training.task import Task
 from deconv_jax.viz.plots import Plot, Series
 

@@ -35,15 +35,8 @@ from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.tasks.view_shapes import view_shapes
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import gather_to_host
-from deconv_jax.training.state import (
-    Precision,
-    Scalars,
-    TrainState,
-    Tree,
-    apply_model,
-    gradient_step,
-    init_state,
-)
+from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
+from deconv_jax.training.step import apply_model, gradient_step, init_state
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.overlays import with_boxes

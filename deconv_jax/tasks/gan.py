@@ -36,7 +36,8 @@ from deconv_jax.tasks.gan_training import (
     Labels,
     generator_variables,
 )
-from deconv_jax.training.state import TrainState, Tree, apply_model
+from deconv_jax.training.state import TrainState, Tree
+from deconv_jax.training.step import apply_model
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import mosaic, picture_grid
 

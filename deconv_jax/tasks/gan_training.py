@@ -32,15 +32,8 @@ from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.gan_losses import LOSSES, LossName, gradient_penalty, r1_penalty
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import (
-    Precision,
-    Scalars,
-    TrainState,
-    Tree,
-    apply_model,
-    images_in_unit_range,
-    split_batch,
-)
+from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
+from deconv_jax.training.step import apply_model, images_in_unit_range, split_batch
 
 Images = Float[Array, "batch height width channels"]
 Labels = Array | None

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from deconv_jax.errors import InputError
-from deconv_jax.training.state import Precision, Tree, apply_model
+from deconv_jax.training.state import Precision, Tree
+from deconv_jax.training.step import apply_model
 
 
 class HasModel(Protocol):

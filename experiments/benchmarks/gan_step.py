@@ -56,7 +56,8 @@ from deconv_jax.models.gan import DCGANDiscriminator, DCGANGenerator
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks.gan import GAN
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
+from deconv_jax.training.state import TrainState
+from deconv_jax.training.step import apply_model, images_in_unit_range
 
 BATCH_SIZE, SIZE, CHANNELS, LATENT_DIM = 64, 32, 3, 100
 WIDTHS = (64, 128)

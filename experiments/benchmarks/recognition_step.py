@@ -31,7 +31,8 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.models.centernet import HEAT_BIAS
 from deconv_jax.tasks.centernet_targets import ALPHA, BETA, center_targets
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
+from deconv_jax.training.state import TrainState
+from deconv_jax.training.step import apply_model, images_in_unit_range
 
 CONFIGS = ROOT / "experiments" / "recognition"
 CALLS = 3

@@ -27,7 +27,8 @@ from deconv_jax.data.forward_model import fold_in
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import FactorizedCodec
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import Scalars, TrainState, apply_model, gradient_step, init_state
+from deconv_jax.training.state import Scalars, TrainState
+from deconv_jax.training.step import apply_model, gradient_step, init_state
 
 CONFIGS = ROOT / "experiments" / "restoration"
 CALLS = 3

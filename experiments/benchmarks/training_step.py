@@ -47,7 +47,8 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.models import Autoencoder
 from deconv_jax.tasks.autoencoding import Autoencoding
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import TrainState, apply_model, images_in_unit_range
+from deconv_jax.training.state import TrainState
+from deconv_jax.training.step import apply_model, images_in_unit_range
 
 CONFIG = ROOT / "experiments" / "autoencoding" / "mnist.py"
 BATCH_SIZE = 128

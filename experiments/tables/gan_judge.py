@@ -20,7 +20,7 @@ from deconv_jax.inference.generation.load import load_generator
 from deconv_jax.inference.generation.sampling import generate, latents_from_seed
 from deconv_jax.metrics.sample_diversity import class_imbalance
 from deconv_jax.tables import markdown
-from deconv_jax.training.state import images_in_unit_range
+from deconv_jax.training.step import images_in_unit_range
 from deconv_jax.workdir import load_state, open_workdir
 
 VERSION = 1

@@ -18,7 +18,7 @@ from deconv_jax import models
 from deconv_jax.data.sources import in_memory
 from deconv_jax.io import read_json, write_json
 from deconv_jax.models.extractors import BUNDLED_CLASSIFIERS, save_extractor
-from deconv_jax.training.state import images_in_unit_range
+from deconv_jax.training.step import images_in_unit_range
 from deconv_jax.workdir import RESULT, load_state, open_workdir
 
 FOLDER = Path(models.__file__).parent / "pretrained"

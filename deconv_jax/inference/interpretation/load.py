@@ -20,7 +20,7 @@ from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
-from deconv_jax.training.state import images_in_unit_range
+from deconv_jax.training.step import images_in_unit_range
 from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_input_shapes
 
 RESTORATION_CROP = 96

@@ -39,7 +39,8 @@ from deconv_jax.inference.tiling import (
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
-from deconv_jax.training.state import Precision, Tree, apply_model
+from deconv_jax.training.state import Precision, Tree
+from deconv_jax.training.step import apply_model
 
 Pixels = Float[np.ndarray, "height width channels"]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.tasks import Restoration
-from deconv_jax.training.state import init_state
+from deconv_jax.training.step import init_state
 from deconv_jax.workdir import Checkpoint, load_state, open_task
 
 

@@ -9,13 +9,8 @@ import pytest
 
 from deconv_jax.errors import InputError
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import (
-    TrainState,
-    apply_model,
-    gradient_step,
-    images_in_unit_range,
-    init_state,
-)
+from deconv_jax.training.state import TrainState
+from deconv_jax.training.step import apply_model, gradient_step, images_in_unit_range, init_state
 
 RATE = 0.1
 PLAIN = {"name": "sgd", "learning_rate": RATE, "momentum": 0.0}
