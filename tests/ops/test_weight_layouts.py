@@ -16,24 +16,9 @@ import pytest
 import torch
 from jax import lax
 
+from deconv_jax import ops
 from deconv_jax.errors import InputError
 from deconv_jax.models.layers import Conv, ConvTranspose
-from deconv_jax.ops import (
-    conv,
-    conv_transpose,
-    kernel_from_keras,
-    kernel_from_lax,
-    kernel_from_torch,
-    kernel_to_keras,
-    kernel_to_lax,
-    kernel_to_torch,
-    layer_from_keras,
-    layer_from_lax,
-    layer_from_torch,
-    layer_to_keras,
-    layer_to_lax,
-    layer_to_torch,
-)
 
 torch.set_num_threads(1)
 """The arrays are tiny: more threads would contend with those of JAX."""
@@ -139,7 +124,7 @@ def assert_equal_to_pytorch(module, layer, parameters, rank):
 )
 def test_converted_layer_of_pytorch_computes_the_same_here(kind, case, rank):
     module = case.module(kind, rank)
-    parameters = layer_from_torch(module.state_dict())
+    parameters = ops.layer_from_torch(module.state_dict())
     assert set(parameters) == ({"kernel", "bias"} if case.use_bias else {"kernel"})
     assert_equal_to_pytorch(module, case.layer(kind, rank), parameters, rank)
 
@@ -151,7 +136,7 @@ def test_converted_layer_computes_the_same_in_pytorch(kind):
     x = jax.ShapeDtypeStruct((1, *SIZES[rank], case.channels[0]), jnp.float32)
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
     parameters = {name: jnp.asarray(draw(*leaf.shape)) for name, leaf in shapes.items()}
-    weights = layer_to_torch(parameters)
+    weights = ops.layer_to_torch(parameters)
     module.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
     assert_equal_to_pytorch(module, layer, parameters, rank)
 
@@ -160,9 +145,9 @@ def test_converted_layer_computes_the_same_in_pytorch(kind):
 def test_training_in_pytorch_does_not_change_converted_weights(taps):
     """No memory is shared, even if a kernel of one tap has the same order in both layouts."""
     module = torch.nn.Conv1d(64, 1, taps)
-    parameters = layer_from_torch(module.state_dict())
+    parameters = ops.layer_from_torch(module.state_dict())
     before = {name: np.array(leaf) for name, leaf in parameters.items()}
-    weights = layer_to_torch(parameters)
+    weights = ops.layer_to_torch(parameters)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(1.0)
@@ -203,7 +188,7 @@ def assert_equal_to_flax(make_ours, theirs, options, **which):
             theirs.apply({"params": theirs_parameters}, x),
             layer.apply({"params": our_parameters}, x),
         )
-    )(parameters, layer_from_lax(parameters, **which), x)
+    )(parameters, ops.layer_from_lax(parameters, **which), x)
     assert_close(np.asarray(y), np.asarray(expected))
 
 
@@ -278,8 +263,8 @@ def test_converted_kernel_of_lax_conv_transpose_computes_the_same_here(
         transpose_kernel=transpose_kernel,
         **per_axis,
     )
-    ours = functools.partial(conv_transpose, stride=stride, padding=padding, dilation=dilation)
-    ported = kernel_from_lax(kernel, transposed=True, transpose_kernel=transpose_kernel)
+    ours = functools.partial(ops.conv_transpose, stride=stride, padding=padding, dilation=dilation)
+    ported = ops.kernel_from_lax(kernel, transposed=True, transpose_kernel=transpose_kernel)
     x, expected = jax.jit(lambda y, kernel, ported: (ours(y, ported), theirs(y, kernel)))(
         y, kernel, ported
     )
@@ -292,8 +277,8 @@ def test_converted_kernel_of_lax_convolution_computes_the_same_here(rank):
     expected = lax.conv_general_dilated(
         x, kernel, (2,) * rank, "SAME", dimension_numbers=DIMENSIONS[rank], feature_group_count=2
     )
-    ported = kernel_from_lax(kernel)
-    assert_close(conv(jnp.asarray(x), ported, stride=2, groups=2), expected)
+    ported = ops.kernel_from_lax(kernel)
+    assert_close(ops.conv(jnp.asarray(x), ported, stride=2, groups=2), expected)
 
 
 @pytest.mark.slow
@@ -302,10 +287,10 @@ def test_converted_kernel_of_lax_convolution_computes_the_same_here(rank):
 def test_depthwise_kernel_of_keras_filters_each_channel_on_its_own(rank, multiplier):
     """Output channel `channel * multiplier + m` is input `channel` filtered by (channel, m)."""
     x, kernel = jnp.asarray(draw(2, *SIZES[rank], 3)), draw(*(3, 2)[:rank], 3, multiplier)
-    y = conv(x, kernel_from_keras(kernel, depthwise=True), groups=3)
+    y = ops.conv(x, ops.kernel_from_keras(kernel, depthwise=True), groups=3)
     for channel, m in itertools.product(range(3), range(multiplier)):
         one = jnp.asarray(kernel[..., channel, m].reshape(*kernel.shape[:-2], 1, 1))
-        alone = conv(x[..., channel : channel + 1], one)
+        alone = ops.conv(x[..., channel : channel + 1], one)
         assert_close(y[..., channel * multiplier + m], alone[..., 0])
 
 
@@ -314,36 +299,39 @@ KERNEL = np.zeros((3, 3, 2, 4))
 DEPTHWISE = np.zeros((3, 3, 1, 4))
 AXES = "3, 4 or 5 axes: 1, 2 or 3 spatial ones and two of channels"
 ERRORS = [
-    (lambda: kernel_from_torch(TWO), ["weight", AXES, "(3, 3)"]),
-    (lambda: kernel_to_torch(SIX), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
-    (lambda: kernel_from_keras(ONE), ["kernel", AXES, "(3,)"]),
-    (lambda: kernel_from_keras(TWO, depthwise=True), ["kernel", AXES, "(3, 3)"]),
-    (lambda: kernel_to_keras(TWO), ["kernel", AXES, "(3, 3)"]),
+    (lambda: ops.kernel_from_torch(TWO), ["weight", AXES, "(3, 3)"]),
+    (lambda: ops.kernel_to_torch(SIX), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
+    (lambda: ops.kernel_from_keras(ONE), ["kernel", AXES, "(3,)"]),
+    (lambda: ops.kernel_from_keras(TWO, depthwise=True), ["kernel", AXES, "(3, 3)"]),
+    (lambda: ops.kernel_to_keras(TWO), ["kernel", AXES, "(3, 3)"]),
     (
-        lambda: kernel_to_keras(KERNEL, depthwise_inputs=2),
+        lambda: ops.kernel_to_keras(KERNEL, depthwise_inputs=2),
         ["depthwise kernel for 2 inputs", "one channel per group", "(3, 3, 2, 4)"],
     ),
     (
-        lambda: kernel_to_keras(DEPTHWISE, depthwise_inputs=3),
+        lambda: ops.kernel_to_keras(DEPTHWISE, depthwise_inputs=3),
         ["depthwise kernel for 3 inputs", "multiple of 3 outputs", "(3, 3, 1, 4)"],
     ),
     (
-        lambda: kernel_to_keras(DEPTHWISE, depthwise_inputs=0),
+        lambda: ops.kernel_to_keras(DEPTHWISE, depthwise_inputs=0),
         ["depthwise kernel for 0 inputs", "(3, 3, 1, 4)"],
     ),
-    (lambda: kernel_from_lax(TWO), ["kernel", AXES, "(3, 3)"]),
-    (lambda: kernel_to_lax(SIX, transposed=True), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
+    (lambda: ops.kernel_from_lax(TWO), ["kernel", AXES, "(3, 3)"]),
+    (lambda: ops.kernel_to_lax(SIX, transposed=True), ["kernel", AXES, "(1, 1, 1, 1, 1, 1)"]),
     (
-        lambda: layer_from_torch({"kernel": KERNEL}),
+        lambda: ops.layer_from_torch({"kernel": KERNEL}),
         ['a layer of PyTorch must have a "weight"', "kernel"],
     ),
-    (lambda: layer_from_torch({"weight": TWO}), ["weight", AXES]),
-    (lambda: layer_to_torch({"weight": KERNEL}), ['a layer must have a "kernel"', "['weight']"]),
-    (lambda: layer_from_keras([]), ["a kernel and at most a bias", "0 arrays"]),
-    (lambda: layer_from_keras([KERNEL] * 3), ["a kernel and at most a bias", "3 arrays"]),
-    (lambda: layer_to_keras({"bias": ONE}), ['a layer must have a "kernel"', "['bias']"]),
-    (lambda: layer_from_lax({"scale": ONE}), ['a layer must have a "kernel"', "['scale']"]),
-    (lambda: layer_to_lax({}), ['a layer must have a "kernel"', "[]"]),
+    (lambda: ops.layer_from_torch({"weight": TWO}), ["weight", AXES]),
+    (
+        lambda: ops.layer_to_torch({"weight": KERNEL}),
+        ['a layer must have a "kernel"', "['weight']"],
+    ),
+    (lambda: ops.layer_from_keras([]), ["a kernel and at most a bias", "0 arrays"]),
+    (lambda: ops.layer_from_keras([KERNEL] * 3), ["a kernel and at most a bias", "3 arrays"]),
+    (lambda: ops.layer_to_keras({"bias": ONE}), ['a layer must have a "kernel"', "['bias']"]),
+    (lambda: ops.layer_from_lax({"scale": ONE}), ['a layer must have a "kernel"', "['scale']"]),
+    (lambda: ops.layer_to_lax({}), ['a layer must have a "kernel"', "[]"]),
 ]
 
 

@@ -9,20 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deconv_jax.ops import (
-    kernel_from_keras,
-    kernel_from_lax,
-    kernel_from_torch,
-    kernel_to_keras,
-    kernel_to_lax,
-    kernel_to_torch,
-    layer_from_keras,
-    layer_from_lax,
-    layer_from_torch,
-    layer_to_keras,
-    layer_to_lax,
-    layer_to_torch,
-)
+from deconv_jax import ops
 
 on_ranks = pytest.mark.parametrize("rank", [1, 2, 3], ids="{}d".format)
 
@@ -41,9 +28,19 @@ class Library:
 
     def _function(self, what, direction):
         functions = {
-            "torch": (kernel_from_torch, kernel_to_torch, layer_from_torch, layer_to_torch),
-            "keras": (kernel_from_keras, kernel_to_keras, layer_from_keras, layer_to_keras),
-            "lax": (kernel_from_lax, kernel_to_lax, layer_from_lax, layer_to_lax),
+            "torch": (
+                ops.kernel_from_torch,
+                ops.kernel_to_torch,
+                ops.layer_from_torch,
+                ops.layer_to_torch,
+            ),
+            "keras": (
+                ops.kernel_from_keras,
+                ops.kernel_to_keras,
+                ops.layer_from_keras,
+                ops.layer_to_keras,
+            ),
+            "lax": (ops.kernel_from_lax, ops.kernel_to_lax, ops.layer_from_lax, ops.layer_to_lax),
         }
         index = 2 * ("kernel", "layer").index(what) + ("from", "to").index(direction)
         changed = direction == "to" and self.to_theirs is not None
