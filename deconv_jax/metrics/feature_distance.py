@@ -49,12 +49,12 @@ class FeatureStatistics:
         if self._count:
             check_same_dims("new features", features, "earlier features", self.mean[None])
         mean = np.mean(features, axis=0)
-        centred = features - mean
+        centered = features - mean
         step = mean - self._mean
         total = self._count + added
         between = np.outer(step, step) * (self._count * added / total)
         self._mean = self._mean + step * (added / total)
-        self._scatter = self._scatter + centred.T @ centred + between
+        self._scatter = self._scatter + centered.T @ centered + between
         self._count = total
 
     @property

@@ -43,7 +43,7 @@ def ycbcr_to_rgb(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
       images: YCbCr images in the range of `rgb_to_ycbcr`.
 
     Returns:
-      RGB images. Some YCbCr colours lie outside of [0, 1].
+      RGB images. Some YCbCr colors lie outside of [0, 1].
     """
     return _mix(images - _offsets(images), np.linalg.inv(_STUDIO / 255))
 

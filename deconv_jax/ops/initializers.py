@@ -156,7 +156,7 @@ def bilinear(stride: int, *, groups: int = 1) -> Initializer:
 def icnr(init: Initializer, factor: int) -> Initializer:
     """Return an initializer of a sub-pixel convolution without checkerboard artifacts (ICNR).
 
-    The convolution starts equal to a smaller one followed by nearest-neighbour interpolation: the
+    The convolution starts equal to a smaller one followed by nearest-neighbor interpolation: the
     kernels of the `factor**rank` pixels of each block are copies (Aitken et al., arXiv:1707.02937).
 
     Args:

@@ -1,6 +1,6 @@
 """Lossy JPEG compression of images on the device, bit-exact with libjpeg.
 
-DCT, quantization and the tables of annex K follow ITU-T T.81, and the colour conversion follows
+DCT, quantization and the tables of annex K follow ITU-T T.81, and the color conversion follows
 JFIF 1.02. Choices that these standards leave open follow the defaults of libjpeg 6b and
 libjpeg-turbo, and so of Pillow: scaling of the tables by a quality from 1 to 100, the accurate
 integer DCT, the alternating rounding of averaged chroma, and chroma upsampling by a triangle

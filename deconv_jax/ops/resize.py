@@ -220,33 +220,33 @@ class _SparseMatrix:
 
 @functools.lru_cache
 def _resize_matrix(old: int, new: int, method: str, antialias: bool) -> _SparseMatrix:
-    # Multiplying before dividing keeps half-way centres exact, so that "nearest" breaks ties right.
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    # Multiplying before dividing keeps half-way centers exact, so that "nearest" breaks ties right.
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
     if antialias:
-        return _sampling_matrix(old, centres, _KERNELS[method], new / old, "omit")
-    return _sampling_matrix(old, centres, _PYTORCH_ALIASED_KERNELS[method], 1.0, "repeat")
+        return _sampling_matrix(old, centers, _KERNELS[method], new / old, "omit")
+    return _sampling_matrix(old, centers, _PYTORCH_ALIASED_KERNELS[method], 1.0, "repeat")
 
 
 @functools.lru_cache
 def _imresize_matrix(old: int, new: int, scale: float, method: str) -> _SparseMatrix:
     # Count from 1 as MATLAB does, to break ties in the same way.
-    centres = np.arange(1, new + 1) / scale + 0.5 * (1 - 1 / scale) - 1
+    centers = np.arange(1, new + 1) / scale + 0.5 * (1 - 1 / scale) - 1
     kernel_scale = 1.0 if method == "nearest" else scale
-    return _sampling_matrix(old, centres, _KERNELS[method], kernel_scale, "mirror")
+    return _sampling_matrix(old, centers, _KERNELS[method], kernel_scale, "mirror")
 
 
 def _sampling_matrix(
     size: int,
-    centres: np.ndarray,
+    centers: np.ndarray,
     kernel: _Kernel,
     scale: float,
     border: Literal["repeat", "omit", "mirror"],
 ) -> _SparseMatrix:
-    """Return the matrix that samples an axis of `size` pixels at `centres`.
+    """Return the matrix that samples an axis of `size` pixels at `centers`.
 
     Args:
       size: Number of pixels of the axis.
-      centres: Positions to sample, in pixels; pixel i is at position i.
+      centers: Positions to sample, in pixels; pixel i is at position i.
       kernel: Interpolation kernel.
       scale: Ratio of output to input size. Below 1, the kernel is widened by `1 / scale`.
       border: Treatment of taps outside of the image: repeat the border pixel, omit them and
@@ -254,8 +254,8 @@ def _sampling_matrix(
     """
     scale = min(scale, 1.0)
     radius = kernel.radius / scale
-    taps = np.floor(centres - radius)[:, None] + np.arange(math.ceil(2 * radius) + 2)
-    weights = kernel.weight(scale * (centres[:, None] - taps))
+    taps = np.floor(centers - radius)[:, None] + np.arange(math.ceil(2 * radius) + 2)
+    weights = kernel.weight(scale * (centers[:, None] - taps))
     pixels = taps.astype(np.int64)
     if border == "omit":
         weights = np.where((pixels >= 0) & (pixels < size), weights, 0.0)
@@ -264,8 +264,8 @@ def _sampling_matrix(
         pixels = np.minimum(pixels, 2 * size - 1 - pixels)
     weights = weights / weights.sum(axis=1, keepdims=True)
     pixels = np.clip(pixels, 0, size - 1)
-    row = np.broadcast_to(np.arange(len(centres))[:, None], pixels.shape)
-    return _SparseMatrix.from_elements((len(centres), size), row, pixels, weights)
+    row = np.broadcast_to(np.arange(len(centers))[:, None], pixels.shape)
+    return _SparseMatrix.from_elements((len(centers), size), row, pixels, weights)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ filter (Hunt, IEEE Trans. Computers C-22, 805-812, 1973). Source: Gonzalez & Woo
 Processing, sections 5.7 to 5.9.
 
 Images have the shape (*batch, *size, channels). A psf has 1, 2 or 3 spatial axes and no others, and
-is applied to every channel. Its centre is index `size // 2` of each axis, as in MATLAB and in
+is applied to every channel. Its center is index `size // 2` of each axis, as in MATLAB and in
 `scipy.ndimage.convolve`. Use `jax.vmap` for one psf per image. Images and psf are float32 or
 float64: Fourier transforms do not support half precision.
 
@@ -44,7 +44,7 @@ def psf2otf(
     A psf that sums to 1 has H = 1 at frequency 0, which is index 0.
 
     Args:
-      psf: Point-spread function, with its centre at index `size // 2` of each axis.
+      psf: Point-spread function, with its center at index `size // 2` of each axis.
       size: Spatial size of the images, in pixels.
 
     Returns:
@@ -68,7 +68,7 @@ def fft_conv(
 
     Equal to `scipy.ndimage.convolve` with mode="wrap" ("circular") or mode="constant" ("linear").
     For a psf of odd size, "linear" also equals `scipy.signal.fftconvolve` with mode="same". For an
-    even size, that function uses the centre `size // 2 - 1`.
+    even size, that function uses the center `size // 2 - 1`.
 
     Args:
       x: Images.
@@ -291,7 +291,7 @@ def _fft_size(images: Array, psf: Array, boundary: Boundary) -> tuple[int, ...]:
     if boundary == "circular":
         return size
     if boundary == "linear":
-        # Taps are at most k // 2 pixels from the centre, so pixels that wrap around are cropped.
+        # Taps are at most k // 2 pixels from the center, so pixels that wrap around are cropped.
         return tuple(_fast_length(n + k // 2) for n, k in zip(size, psf.shape, strict=True))
     raise InputError(f"boundary must be 'circular' or 'linear'; got {boundary!r}")
 

@@ -110,10 +110,10 @@ def upsample(
 
         "transposed"   a transposed convolution with stride `factor`
         "subpixel"     a convolution to `factor**2` times the channels, then `depth_to_space`
-        "resize"       nearest-neighbour interpolation, then a convolution
+        "resize"       nearest-neighbor interpolation, then a convolution
 
     Note: a "subpixel" kernel whose groups of `factor**2` adjacent output channels are equal gives
-    the result of a convolution followed by nearest-neighbour interpolation (ICNR,
+    the result of a convolution followed by nearest-neighbor interpolation (ICNR,
     arXiv:1707.02937).
 
     Args:

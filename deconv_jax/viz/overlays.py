@@ -1,4 +1,4 @@
-"""Annotations drawn over images: class tints, labelled boxes and legends."""
+"""Annotations drawn over images: class tints, labeled boxes and legends."""
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def with_boxes(
     names: Sequence[str] = (),
     scale: int = 1,
 ) -> UInt8[np.ndarray, "scaled_height scaled_width 3"]:
-    """Draw bounding boxes over an image, each labelled with its class and score.
+    """Draw bounding boxes over an image, each labeled with its class and score.
 
     Args:
       image: Image (height, width, 1 or 3), float in [0, 1] or uint8.

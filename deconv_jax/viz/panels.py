@@ -1,4 +1,4 @@
-"""Sheets of labelled panels, as network interpretation makes them.
+"""Sheets of labeled panels, as network interpretation makes them.
 
 Signed maps are scaled by their largest magnitude, symmetrically around mid-gray or white, so that zero
 has one color everywhere.

@@ -1,4 +1,4 @@
-"""8-bit RGB pixels from images of any channel count, and nearest-neighbour enlargement."""
+"""8-bit RGB pixels from images of any channel count, and nearest-neighbor enlargement."""
 
 import numpy as np
 from jaxtyping import UInt8

@@ -229,8 +229,8 @@ def test_gradient_of_a_scale_with_negative_mean_is_zero():
     """It is not 0 * infinity. The backward program is compiled without optimization to save time."""
     images = jnp.asarray(scene(1, 176, 176, 1))
     gradient = jax.grad(lambda x: ms_ssim(x, images)[0])
-    unoptimised = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
-    np.testing.assert_array_equal(unoptimised(1 - images), jnp.zeros_like(images))
+    unoptimized = jax.jit(gradient, compiler_options={"xla_backend_optimization_level": 0})
+    np.testing.assert_array_equal(unoptimized(1 - images), jnp.zeros_like(images))
 
 
 def test_ssim_is_invariant_to_swapping_flipping_and_splitting_channels():

@@ -1,4 +1,4 @@
-"""Tests of colour conversion against scikit-image, Pillow and exact fractions."""
+"""Tests of color conversion against scikit-image, Pillow and exact fractions."""
 
 from fractions import Fraction
 
@@ -27,7 +27,7 @@ def test_ycbcr_equals_scikit_image():
     np.testing.assert_allclose(rgb_to_y(IMAGES), expected[..., :1], rtol=0, atol=3e-7)
 
 
-def test_corners_of_the_colour_cube_span_the_studio_range():
+def test_corners_of_the_color_cube_span_the_studio_range():
     ycbcr = 255 * np.asarray(rgb_to_ycbcr(jnp.asarray(CORNERS / 255, jnp.float32))).reshape(-1, 3)
     np.testing.assert_allclose(ycbcr.min(axis=0), [16, 16, 16], atol=1e-4)
     np.testing.assert_allclose(ycbcr.max(axis=0), [235, 240, 240], atol=1e-4)
@@ -59,20 +59,20 @@ def exact_gray(red, green, blue):
 
 
 TIES = np.array([[0, 204, 68], [1, 173, 225], [255, 51, 187], [0, 4, 168], [3, 1, 44]], np.uint8)
-"""Colours whose Y (the first three) or luma (the others) lies half-way between two levels."""
+"""Colors whose Y (the first three) or luma (the others) lies half-way between two levels."""
 
 
 @pytest.mark.parametrize(
     ("convert", "exact"), [(rgb_to_y_uint8, exact_y), (rgb_to_gray_uint8, exact_gray)]
 )
 def test_8_bit_luma_equals_the_rounded_formula_for_numpy_and_jax_arrays(convert, exact):
-    colours = np.concatenate([PIXELS.reshape(-1, 3)[:500], CORNERS.reshape(-1, 3), TIES])
-    expected = np.array([[exact(*map(int, colour))] for colour in colours])
-    luma = convert(colours)
+    colors = np.concatenate([PIXELS.reshape(-1, 3)[:500], CORNERS.reshape(-1, 3), TIES])
+    expected = np.array([[exact(*map(int, color))] for color in colors])
+    luma = convert(colors)
     assert isinstance(luma, np.ndarray)
     assert luma.dtype == np.uint8
     np.testing.assert_array_equal(luma, expected)
-    np.testing.assert_array_equal(convert(jnp.asarray(colours)), expected)
+    np.testing.assert_array_equal(convert(jnp.asarray(colors)), expected)
 
 
 def test_8_bit_luma_of_gray_is_the_gray_level():

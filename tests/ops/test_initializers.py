@@ -220,7 +220,7 @@ def enlarged(x, stride, groups):
     """Enlarge x by a transposed convolution with the bilinear kernel.
 
     Returns:
-      (output, interior). The centres of interior pixels lie between those of two input pixels.
+      (output, interior). The centers of interior pixels lie between those of two input pixels.
     """
     rank, channels = x.ndim - 2, x.shape[-1]
     taps = 2 * stride - stride % 2
@@ -235,14 +235,14 @@ def enlarged(x, stride, groups):
 @pytest.mark.slow
 @pytest.mark.parametrize(("stride", "groups", "rank"), enlargements)
 def test_bilinear_reproduces_a_linear_ramp(stride, groups, rank):
-    """Input pixel i has its centre at i + 1/2, and output pixel p at (p + 1/2) / stride."""
+    """Input pixel i has its center at i + 1/2, and output pixel p at (p + 1/2) / stride."""
     slopes, offset = draw(rank, CHANNELS), draw(CHANNELS)
 
     def ramp(size, pitch):
-        centres = jnp.stack(
+        centers = jnp.stack(
             jnp.meshgrid(*[(jnp.arange(n) + 0.5) * pitch for n in size], indexing="ij"), -1
         )
-        return (centres @ slopes + offset.reshape(*(1,) * rank, -1))[None]
+        return (centers @ slopes + offset.reshape(*(1,) * rank, -1))[None]
 
     size = (5, 6, 4)[:rank]
     y, inside = enlarged(ramp(size, 1.0), stride, groups)
@@ -265,7 +265,7 @@ def test_bilinear_equals_resize_in_the_interior(stride, groups, rank):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("factor", [2, 3])
-def test_icnr_equals_a_convolution_and_nearest_neighbour_interpolation(factor, rank):
+def test_icnr_equals_a_convolution_and_nearest_neighbor_interpolation(factor, rank):
     x, shape = draw(2, *(4, 5, 3)[:rank], 3), (*(3,) * rank, 3, 2 * factor**rank)
     small = variance_scaling(2.0)
 
@@ -299,7 +299,7 @@ def test_initializers_return_the_requested_shape_and_type(init, shape, dtype):
     assert (kernel.shape, kernel.dtype) == (shape, dtype)
 
 
-def initialise(init, shape):
+def initialize(init, shape):
     return lambda: init(KEY, shape)
 
 
@@ -311,27 +311,27 @@ ERRORS = [
     (lambda: fans((3, 3, 2, 4), stride=0), ["at least 1", "stride=0"]),
     (lambda: fans((3, 3, 2, 4), stride=(2,)), ["one per spatial axis", "stride=(2,)"]),
     (lambda: fans((3, 0, 2, 4)), ["at least 1", "(3, 0, 2, 4)"]),
-    (initialise(variance_scaling(), (3, 3)), ["3, 4 or 5 axes", "(3, 3)"]),
+    (initialize(variance_scaling(), (3, 3)), ["3, 4 or 5 axes", "(3, 3)"]),
     (lambda: variance_scaling(mode="fan_on"), ["mode 'fan_on'; did you mean 'fan_in'"]),
     (
         lambda: variance_scaling(distribution="uniforn"),
         ["distribution 'uniforn'; did you mean 'uniform'"],
     ),
     (
-        initialise(bilinear(2), (3, 3, 4, 4)),
+        initialize(bilinear(2), (3, 3, 4, 4)),
         ["stride 2", "4 taps per axis", "(3, 3, 4, 4)", "groups=1"],
     ),
-    (initialise(bilinear(3), (5, 6, 4, 4)), ["stride 3", "5 taps per axis", "(5, 6, 4, 4)"]),
+    (initialize(bilinear(3), (5, 6, 4, 4)), ["stride 3", "5 taps per axis", "(5, 6, 4, 4)"]),
     (
-        initialise(bilinear(2), (4, 4, 3, 4)),
+        initialize(bilinear(2), (4, 4, 3, 4)),
         ["equal numbers of input and output channels", "(4, 4, 3, 4)"],
     ),
     (
-        initialise(bilinear(2, groups=2), (4, 4, 4, 4)),
+        initialize(bilinear(2, groups=2), (4, 4, 4, 4)),
         ["equal numbers of input and output channels", "(4, 4, 4, 4)", "groups=2"],
     ),
     (
-        initialise(icnr(variance_scaling(), 2), (3, 3, 4, 6)),
+        initialize(icnr(variance_scaling(), 2), (3, 3, 4, 6)),
         ["factor 2", "multiple of 4", "(3, 3, 4, 6)"],
     ),
 ]

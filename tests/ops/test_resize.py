@@ -138,9 +138,9 @@ def dense_matrix(old, new, scale, method):
     width = 1.0 if method == "nearest" or scale > 1 else 1.0 / scale
     matrix = np.zeros((new, old))
     for i in range(new):
-        centre = (i + 0.5) / scale - 0.5
-        for pixel in range(math.floor(centre - 3 * width), math.ceil(centre + 3 * width) + 1):
-            matrix[i, mirrored(pixel, old)] += SHAPES[method]((centre - pixel) / width)
+        center = (i + 0.5) / scale - 0.5
+        for pixel in range(math.floor(center - 3 * width), math.ceil(center + 3 * width) + 1):
+            matrix[i, mirrored(pixel, old)] += SHAPES[method]((center - pixel) / width)
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
@@ -184,12 +184,12 @@ def test_imresize_reproduces_polynomials_in_the_interior(method, degree, scale):
     """Linear interpolation is exact for ramps, Keys' cubic with a = -1/2 also for parabolas."""
     size = 12
     new = math.ceil(size * scale)
-    centre = (np.arange(new) + 0.5) / scale - 0.5
-    inside = (centre >= 1) & (centre <= size - 2)
+    center = (np.arange(new) + 0.5) / scale - 0.5
+    inside = (center >= 1) & (center <= size - 2)
     for power in range(1, degree + 1):
         x = jnp.arange(float(size)).reshape(size, 1, 1) ** power
         y = imresize(x, (scale, 1.0), method=method)[:, 0, 0]
-        assert_close(y[inside], centre[inside] ** power, atol=1e-10)
+        assert_close(y[inside], center[inside] ** power, atol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,12 @@ def circulant(psf, size):
 
 
 def laplacian(rank):
-    """Return the stencil with 2 * rank at the centre and -1 at each neighbour."""
-    centre = np.eye(3)[1]
+    """Return the stencil with 2 * rank at the center and -1 at each neighbor."""
+    center = np.eye(3)[1]
     second_difference = np.array([-1.0, 2.0, -1.0])
     return sum(
         functools.reduce(
-            np.multiply.outer, [second_difference if i == axis else centre for i in range(rank)]
+            np.multiply.outer, [second_difference if i == axis else center for i in range(rank)]
         )
         for axis in range(rank)
     )
@@ -94,12 +94,12 @@ def tikhonov(y, blur, penalty):
 
 
 @on_sizes
-def test_psf2otf_equals_the_half_spectrum_of_the_centred_psf(size, psf_size):
+def test_psf2otf_equals_the_half_spectrum_of_the_centered_psf(size, psf_size):
     psf = draw(*psf_size)
-    centred = np.zeros(size)
+    centered = np.zeros(size)
     for index, weight in np.ndenumerate(psf):
-        centred[tuple(np.subtract(index, np.array(psf_size) // 2) % size)] = weight
-    full = np.fft.fftn(centred)
+        centered[tuple(np.subtract(index, np.array(psf_size) // 2) % size)] = weight
+    full = np.fft.fftn(centered)
     assert_close(psf2otf(psf, size), full[..., : size[-1] // 2 + 1])
 
 
@@ -115,7 +115,7 @@ def test_fft_conv_equals_scipy(size, psf_size, boundary):
 
 
 @on_sizes
-def test_linear_convolution_equals_the_full_one_cropped_at_the_centre(size, psf_size):
+def test_linear_convolution_equals_the_full_one_cropped_at_the_center(size, psf_size):
     """SciPy's "same" mode crops there for odd sizes only."""
     x, psf = draw(*size, 2), draw(*psf_size)
     y = np.asarray(fft_conv(x, psf, boundary="linear"))[..., 0]
@@ -158,7 +158,7 @@ def test_fft_conv_equals_conv_with_the_flipped_psf(size, psf_size, boundary, dty
         assert_close(y, expected, tolerance)
 
 
-def test_same_padding_puts_the_centre_of_the_psf_on_the_pixel():
+def test_same_padding_puts_the_center_of_the_psf_on_the_pixel():
     """ "SAME" pads (k - 1) // 2 pixels before the image and k // 2 after it."""
     x, psf = draw(1, 8, 9, 1), draw(4, 3)
     kernel = psf[::-1, ::-1, None, None]
@@ -168,11 +168,11 @@ def test_same_padding_puts_the_centre_of_the_psf_on_the_pixel():
 
 
 @on_boundaries
-def test_a_single_tap_shifts_the_image_by_its_distance_from_the_centre(boundary):
+def test_a_single_tap_shifts_the_image_by_its_distance_from_the_center(boundary):
     x = draw(7, 8, 2)
-    centre, below = np.zeros((2, 4, 5))
-    centre[2, 2] = below[3, 2] = 1.0
-    assert_close(fft_conv(x, centre, boundary=boundary), x)
+    center, below = np.zeros((2, 4, 5))
+    center[2, 2] = below[3, 2] = 1.0
+    assert_close(fft_conv(x, center, boundary=boundary), x)
     assert_close(np.asarray(fft_conv(x, below, boundary=boundary))[1:], x[:-1])
 
 

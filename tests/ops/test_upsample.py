@@ -104,7 +104,7 @@ def test_subpixel_upsampling_equals_convolution_and_shuffle_of_pytorch():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("factor", [2, 3])
-def test_subpixel_upsampling_with_a_repeated_kernel_is_nearest_neighbour(factor):
+def test_subpixel_upsampling_with_a_repeated_kernel_is_nearest_neighbor(factor):
     """ICNR (arXiv:1707.02937) starts with such a kernel, without checkerboard artifacts."""
     x, kernel = jnp.asarray(draw(2, 4, 5, 4)), jnp.asarray(draw(3, 3, 4, 3))
     repeated = jnp.repeat(kernel, factor**2, axis=-1)

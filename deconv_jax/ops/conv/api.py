@@ -58,7 +58,7 @@ def conv(
       padding_mode: Values of the padding: "zeros"; "circular" for the image wrapped around;
         "reflect" for the image mirrored without repeating its border pixel; "edge" for the border
         pixel repeated.
-      dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
+      dilation: Distance between neighboring kernel taps, in pixels: an int, or one per spatial
         axis.
       groups: Number of channel groups, each convolved on its own. `groups=in_channels` makes the
         convolution depthwise.
@@ -117,12 +117,12 @@ def conv_transpose(
         axes, then channels.
       kernel: Weights of shape (*kernel_size, out_channels / groups, in_channels): the kernel of the
         `conv` being transposed.
-      stride: Distance in the output between neighbouring input pixels, in pixels: an int, or one
+      stride: Distance in the output between neighboring input pixels, in pixels: an int, or one
         per spatial axis.
       padding: Padding of the `conv` being transposed, as for `conv`. The output is cropped by it.
       padding_mode: Values of the padding of the `conv` being transposed. Unless "zeros", the
         cropped pixels are added to the pixels that `conv` would have copied into the padding.
-      dilation: Distance between neighbouring kernel taps, in pixels: an int, or one per spatial
+      dilation: Distance between neighboring kernel taps, in pixels: an int, or one per spatial
         axis.
       groups: Number of channel groups, each convolved on its own.
       output_padding: Pixels to add to the smallest possible output size, from 0 to `stride - 1`: an
