@@ -4,23 +4,21 @@ from typing import Any
 
 
 def data_settings(
-    source: dict[str, Any], train: str, validation: str, test: str, **settings: Any
+    source: dict[str, Any], splits: tuple[str, str, str], **settings: Any
 ) -> dict[str, Any]:
     """Return the group `data` of a config.
 
     Args:
       source: Settings of the source.
-      train: Split to train on.
-      validation: Split to evaluate during training.
-      test: Split to evaluate at the end.
+      splits: Splits for training, for validation and for the test.
       **settings: Other fields of `data.pipeline.Data`.
 
     Example:
-      >>> data_settings({"name": "digits"}, "train", "validation", "test")["test_split"]
+      >>> data_settings({"name": "digits"}, ("train", "validation", "test"))["test_split"]
       'test'
     """
-    splits = {"train_split": train, "validation_split": validation, "test_split": test}
-    return {"source": source} | splits | settings
+    names = ("train_split", "validation_split", "test_split")
+    return {"source": source} | dict(zip(names, splits, strict=True)) | settings
 
 
 def cosine_settings(

@@ -39,9 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = experiment(**args, learning_rate=1e-4)
     config.data = data_settings(
         dict(name="folder", path="$DECONV_JAX_IMAGES", tile=512),
-        "all[:99%]",
-        "all[99%:]",
-        "all[99%:]",
+        ("all[:99%]", "all[99%:]", "all[99%:]"),
         workers=8,
     )
     config.task.crop = 256

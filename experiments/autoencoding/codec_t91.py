@@ -33,9 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = codec.experiment(**args, levels=5, batch_size=8, learning_rate=1e-3)
     config.data = data_settings(
         dict(name="folder", path=".", tile=180),
-        "t91+train400",
-        "set5",
-        "set14",
+        ("t91+train400", "set5", "set14"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )

@@ -26,7 +26,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
     )
     config.data = data_settings(
-        dict(name="tfds", dataset="mnist"), "train[:55000]", "train[55000:]", "test", cache="device"
+        dict(name="tfds", dataset="mnist"),
+        ("train[:55000]", "train[55000:]", "test"),
+        cache="device",
     )
     config.optimizer = cosine_settings("adam", 2e-3, 200)
     config.training = training_settings(4000, 128, every=1000, eval_batch_size=500)

@@ -38,9 +38,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="tfds", dataset="coco/2017", canvas=512),
-        "train[:99%]",
-        "train[99%:]",
-        "validation",
+        ("train[:99%]", "train[99%:]", "validation"),
         workers=8,
     )
     config.optimizer = cosine_settings(

@@ -18,6 +18,7 @@ from deconv_jax.config_groups import cosine_settings, data_settings, training_se
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: steps=900 (a multiple of 100), seed=0."""
     args = config_arguments(arg, steps=900, seed=0)
+    steps = args["steps"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="segmentation",
@@ -40,20 +41,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Sorted by name: 0, 1, 10 to 19, 2, 20 to 29, 3, then 4 to 9. Validation repeats training slices.
     config.data = data_settings(
         dict(name="image_label", path="em_membrane", color="gray", dark_foreground=True),
-        "all[:24]",
-        "all[:2]",
-        "all[24:]",
+        ("all[:24]", "all[:2]", "all[24:]"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )
     config.optimizer = cosine_settings("adamw", 3e-3, 50, weight_decay=1e-3, ema_decay=0.99)
     config.training = training_settings(
-        args["steps"],
-        4,
-        every=args["steps"] // 4,
-        eval_batch_size=2,
-        log_every=args["steps"] // 20,
-        steps_per_call=1,
+        steps, 4, every=steps // 4, eval_batch_size=2, log_every=steps // 20, steps_per_call=1
     )
     config.seed = args["seed"]
     return config

@@ -29,7 +29,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         translate=2,
     )
     config.data = data_settings(
-        dict(name="tfds", dataset="mnist"), "train[:55000]", "train[55000:]", "test", cache="device"
+        dict(name="tfds", dataset="mnist"),
+        ("train[:55000]", "train[55000:]", "test"),
+        cache="device",
     )
     config.optimizer = cosine_settings("adamw", 4e-3, 200, weight_decay=1e-4)
     config.training = training_settings(3000, 128, every=1000, eval_batch_size=500)

@@ -16,6 +16,7 @@ from deconv_jax.config_groups import cosine_settings, data_settings, training_se
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: steps=600 (a multiple of 100), seed=0."""
     args = config_arguments(arg, steps=600, seed=0)
+    steps = args["steps"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="segmentation",
@@ -36,20 +37,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     # Sorted by name: 20 files FudanPed, then 20 PennPed. Validation repeats training photographs.
     config.data = data_settings(
         dict(name="penn_fudan", path="pennfudan_subset", canvas=256),
-        "all[5:20]+all[25:40]",
-        "all[5:10]+all[25:30]",
-        "all[:5]+all[20:25]",
+        ("all[5:20]+all[25:40]", "all[5:10]+all[25:30]", "all[:5]+all[20:25]"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )
     config.optimizer = cosine_settings("adamw", 3e-3, 50, weight_decay=1e-2, ema_decay=0.99)
     config.training = training_settings(
-        args["steps"],
-        4,
-        every=args["steps"] // 4,
-        eval_batch_size=5,
-        log_every=args["steps"] // 20,
-        steps_per_call=1,
+        steps, 4, every=steps // 4, eval_batch_size=5, log_every=steps // 20, steps_per_call=1
     )
     config.seed = args["seed"]
     return config

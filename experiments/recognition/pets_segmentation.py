@@ -40,9 +40,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="tfds", dataset="oxford_iiit_pet", canvas=256),
-        "train[:95%]",
-        "train[95%:]",
-        "test",
+        ("train[:95%]", "train[95%:]", "test"),
         cache="memory",
     )
     config.optimizer = cosine_settings(

@@ -15,6 +15,7 @@ from deconv_jax.config_groups import cosine_settings, training_settings
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: output_stride=4 (2, 8, 16, 32), steps=4500 (a multiple of 100, at least 200), seed=0."""
     args = config_arguments(arg, output_stride=4, steps=4500, seed=0)
+    steps = args["steps"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="detection",
@@ -31,12 +32,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data = dict(source=dict(name="stacked", base=dict(name="digits")), cache="device")
     config.optimizer = cosine_settings("adamw", 4e-3, 100, weight_decay=1e-4)
     config.training = training_settings(
-        args["steps"],
-        16,
-        every=args["steps"] // 4,
-        eval_batch_size=60,
-        log_every=args["steps"] // 20,
-        steps_per_call=5,
+        steps, 16, every=steps // 4, eval_batch_size=60, log_every=steps // 20, steps_per_call=5
     )
     config.seed = args["seed"]
     return config

@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise InputError(f"upsampling requires model=unet; got model={args['model']}")
     if args["model"] == "unet":
         model["upsampling"] = args["upsampling"] or "transposed"
+    steps = args["steps"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="segmentation",
@@ -57,12 +58,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data = dict(source=dict(name="stacked", base=dict(name="digits")), cache="device")
     config.optimizer = cosine_settings("adamw", 3e-3, 100, weight_decay=0.05)
     config.training = training_settings(
-        args["steps"],
-        8,
-        every=args["steps"] // 4,
-        eval_batch_size=60,
-        log_every=args["steps"] // 20,
-        steps_per_call=5,
+        steps, 8, every=steps // 4, eval_batch_size=60, log_every=steps // 20, steps_per_call=5
     )
     config.seed = args["seed"]
     return config

@@ -44,9 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="tfds", dataset="voc/2007", canvas=384),
-        "train",
-        "validation",
-        "test",
+        ("train", "validation", "test"),
         cache="memory",
     )
     config.optimizer = cosine_settings(

@@ -33,9 +33,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="folder", path="train400", tile=180, color="gray"),
-        "all",
-        "folder:bsd68[:8]",
-        "folder:set12",
+        ("all", "folder:bsd68[:8]", "folder:set12"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )

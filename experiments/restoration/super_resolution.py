@@ -39,9 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="folder", path="t91", tile=40 * scale, color="y"),
-        "all",
-        "folder:bsd68[:8]",
-        "folder:set5",
+        ("all", "folder:bsd68[:8]", "folder:set5"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )

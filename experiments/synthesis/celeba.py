@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="pixels",
     )
     config.data = data_settings(
-        dict(name="tfds", dataset="celeb_a"), "train", "validation[:10000]", "test", workers=8
+        dict(name="tfds", dataset="celeb_a"), ("train", "validation[:10000]", "test"), workers=8
     )
     config.optimizer = dict(
         name="adam", learning_rate=2e-4, momentum=0.5, beta2=0.999, ema_decay=0.999

@@ -42,9 +42,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="tfds", dataset="cifar10"),
-        "train[:45000]",
-        "train[45000:]",
-        "test",
+        ("train[:45000]", "train[45000:]", "test"),
         cache="device",
     )
     config.optimizer = dict(

@@ -41,9 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.data = data_settings(
         dict(name="folder", path="att_faces", color="gray"),
-        "all",
-        "all",
-        "all",
+        ("all", "all", "all"),
         data_dir="$DECONV_JAX_DATA",
         cache="device",
     )

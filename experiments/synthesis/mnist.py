@@ -59,7 +59,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         extractor="mnist",
     )
     config.data = data_settings(
-        dict(name="tfds", dataset="mnist"), "train[:58000]", "train[58000:]", "test", cache="device"
+        dict(name="tfds", dataset="mnist"),
+        ("train[:58000]", "train[58000:]", "test"),
+        cache="device",
     )
     config.optimizer = dict(
         name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.995

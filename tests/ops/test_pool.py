@@ -12,16 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deconv_jax.ops.pool import (
-    avg_pool,
-    avg_unpool,
-    blur_pool,
-    global_avg_pool,
-    global_max_pool,
-    max_pool,
-    max_pool_with_switches,
-    max_unpool,
-)
+from deconv_jax import ops
 
 torch.set_num_threads(1)
 """The arrays are tiny: more threads would contend with those of JAX."""
@@ -139,7 +130,7 @@ def test_max_pool_its_gradient_and_switches_equal_pytorch(case):
     value, gradient = torch_value_and_gradient(functools.partial(torch_pool, "max", case), x)
     _, indices = torch_pool("max", case, torch.tensor(x), return_indices=True)
     with jax.enable_x64(True):
-        ours = value_and_gradient(case.pooled(max_pool_with_switches), x, has_aux=True)
+        ours = value_and_gradient(case.pooled(ops.max_pool_with_switches), x, has_aux=True)
     our_value, our_gradient, switches = ours
     np.testing.assert_array_equal(our_value, value)
     np.testing.assert_array_equal(switches, indices.numpy())
@@ -153,7 +144,7 @@ def test_max_pool_its_gradient_and_switches_equal_pytorch(case):
 def test_avg_pool_and_its_gradient_equal_pytorch(case, count_include_pad):
     x = draw(*case.shape)
     theirs = functools.partial(torch_pool, "avg", case, count_include_pad=count_include_pad)
-    ours = case.pooled(avg_pool, count_include_pad=count_include_pad)
+    ours = case.pooled(ops.avg_pool, count_include_pad=count_include_pad)
     with jax.enable_x64(True):
         results = value_and_gradient(ours, x)
     for mine, other in zip(results, torch_value_and_gradient(theirs, x), strict=True):
@@ -163,7 +154,7 @@ def test_avg_pool_and_its_gradient_equal_pytorch(case, count_include_pad):
 def padded_by_hand(case, x, fill):
     """Pad x, and return it with the same pooling without padding."""
     with jax.enable_x64(True):
-        pooled_size = jax.eval_shape(case.pooled(max_pool), x).shape[1:-1]
+        pooled_size = jax.eval_shape(case.pooled(ops.max_pool), x).shape[1:-1]
     widths = case.padding
     if case.padding == "SAME":
         stride = np.broadcast_to(case.window if case.stride is None else case.stride, case.rank)
@@ -177,7 +168,7 @@ def padded_by_hand(case, x, fill):
 def test_any_padding_equals_pytorch_on_a_padded_image(case):
     x = draw(*case.shape)
     with jax.enable_x64(True):
-        ours = jax.jit(lambda x: [case.pooled(pool)(x) for pool in (max_pool, avg_pool)])(x)
+        ours = jax.jit(lambda x: [case.pooled(pool)(x) for pool in (ops.max_pool, ops.avg_pool)])(x)
     for pooled, name, fill in zip(ours, ("max", "avg"), (-np.inf, 0.0), strict=True):
         padded, plain = padded_by_hand(case, x, fill)
         assert_close(pooled, torch_pool(name, plain, torch.tensor(padded)).numpy())
@@ -186,7 +177,7 @@ def test_any_padding_equals_pytorch_on_a_padded_image(case):
 @on_rest
 def test_switch_is_the_position_of_the_maximum_in_the_unpadded_image(case):
     x = draw_with_ties(*case.shape).astype(np.float32) - 5
-    y, switches = case.pooled(max_pool_with_switches)(jnp.asarray(x))
+    y, switches = case.pooled(ops.max_pool_with_switches)(jnp.asarray(x))
     flat, places = x.reshape(2, -1, 3), np.asarray(switches).reshape(2, -1, 3)
     np.testing.assert_array_equal(np.take_along_axis(flat, places, axis=1).reshape(y.shape), y)
 
@@ -208,25 +199,25 @@ def test_same_padding_divides_and_multiplies_the_size_by_the_stride(case):
     multiplied = tuple(n * s for n, s in zip(case.size, case.stride, strict=True))
     x = jax.ShapeDtypeStruct(case.shape, jnp.float32)
     y = jax.ShapeDtypeStruct((2, *divided, 3), jnp.float32)
-    for pool in (max_pool, avg_pool):
+    for pool in (ops.max_pool, ops.avg_pool):
         assert jax.eval_shape(case.pooled(pool), x).shape == y.shape
-    assert jax.eval_shape(case.pooled(avg_unpool), x).shape == (2, *multiplied, 3)
-    assert jax.eval_shape(case.pooled(avg_unpool, output_size=case.size), y).shape == x.shape
+    assert jax.eval_shape(case.pooled(ops.avg_unpool), x).shape == (2, *multiplied, 3)
+    assert jax.eval_shape(case.pooled(ops.avg_unpool, output_size=case.size), y).shape == x.shape
 
 
 def test_same_padding_puts_the_extra_pixel_at_the_end():
     x = jnp.asarray([[1.0], [2.0], [3.0]])
-    y, switches = max_pool_with_switches(x, (2,), stride=1, padding="SAME")
+    y, switches = ops.max_pool_with_switches(x, (2,), stride=1, padding="SAME")
     assert y.tolist() == [[2.0], [3.0], [3.0]]
     assert switches.tolist() == [[1], [2], [2]]
-    mean = avg_pool(x, (2,), stride=1, padding="SAME")
+    mean = ops.avg_pool(x, (2,), stride=1, padding="SAME")
     assert mean.tolist() == [[1.5], [2.5], [1.5]]
 
 
 @on_rest
 def test_avg_pool_without_counting_padding_keeps_a_constant_image(case):
     x = np.full(case.shape, 0.7, np.float32)
-    y = jax.jit(case.pooled(avg_pool, count_include_pad=False))(x)
+    y = jax.jit(case.pooled(ops.avg_pool, count_include_pad=False))(x)
     np.testing.assert_allclose(y, 0.7, rtol=1e-6)
 
 
@@ -234,18 +225,18 @@ def test_avg_pool_without_counting_padding_keeps_a_constant_image(case):
 def all_functions(x):
     """Apply every function of the module to images of 6x5 pixels."""
     options = {"window": (3, 2), "stride": (2, 1), "padding": 1}
-    y, switches = max_pool_with_switches(x, **options)
+    y, switches = ops.max_pool_with_switches(x, **options)
     return (
         y,
         switches,
-        max_pool(x, **options),
-        max_unpool(y, switches, (6, 5)),
-        avg_pool(x, **options),
-        avg_pool(x, **options, count_include_pad=False),
-        avg_unpool(y, **options, output_size=(6, 5)),
-        global_max_pool(x, rank=2),
-        global_avg_pool(x, rank=2),
-        blur_pool(x, 2),
+        ops.max_pool(x, **options),
+        ops.max_unpool(y, switches, (6, 5)),
+        ops.avg_pool(x, **options),
+        ops.avg_pool(x, **options, count_include_pad=False),
+        ops.avg_unpool(y, **options, output_size=(6, 5)),
+        ops.global_max_pool(x, rank=2),
+        ops.global_avg_pool(x, rank=2),
+        ops.blur_pool(x, 2),
     )
 
 
@@ -270,11 +261,14 @@ def test_an_int_window_applies_to_every_axis_after_one_batch_axis():
     def with_ints_and_tuples(x):
         tuples = {"stride": (3, 3), "padding": ((1, 1), (1, 1))}
         return (
-            (max_pool(x, 3), max_pool(x, (3, 3))),
-            (avg_pool(x, 3, stride=3, padding=1), avg_pool(x, (3, 3), **tuples)),
-            (avg_unpool(x, 3, output_size=18), avg_unpool(x, [3, 3], output_size=(18, 18))),
-            (global_max_pool(x), global_max_pool(x, rank=2)),
-            (global_avg_pool(x), global_avg_pool(x, rank=2)),
+            (ops.max_pool(x, 3), ops.max_pool(x, (3, 3))),
+            (ops.avg_pool(x, 3, stride=3, padding=1), ops.avg_pool(x, (3, 3), **tuples)),
+            (
+                ops.avg_unpool(x, 3, output_size=18),
+                ops.avg_unpool(x, [3, 3], output_size=(18, 18)),
+            ),
+            (ops.global_max_pool(x), ops.global_max_pool(x, rank=2)),
+            (ops.global_avg_pool(x), ops.global_avg_pool(x, rank=2)),
         )
 
     for an_int, a_tuple in with_ints_and_tuples(draw(2, 6, 6, 3).astype(np.float32)):
@@ -284,7 +278,7 @@ def test_an_int_window_applies_to_every_axis_after_one_batch_axis():
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_global_pooling_equals_adaptive_pooling_of_pytorch(rank):
     x = draw_with_ties(2, *(5, 4, 3)[:rank], 3)
-    for ours, name in ((global_max_pool, "max"), (global_avg_pool, "avg")):
+    for ours, name in ((ops.global_max_pool, "max"), (ops.global_avg_pool, "avg")):
         pool = getattr(torch.nn.functional, f"adaptive_{name}_pool{rank}d")
 
         def theirs(x, pool=pool):
@@ -298,12 +292,12 @@ def test_global_pooling_equals_adaptive_pooling_of_pytorch(rank):
 
 
 DIFFERENTIABLE = {
-    "max_pool": lambda x: max_pool(x, (3, 2), stride=(2, 1), padding=1),
-    "avg_pool": lambda x: avg_pool(x, (3, 2), stride=2, padding=1, count_include_pad=False),
-    "max_unpool": lambda x: max_unpool(x, switches_for(x.shape), (4, 4)),
-    "avg_unpool": lambda x: avg_unpool(x, (3, 2), stride=(2, 1), padding=1),
-    "global_max_pool": global_max_pool,
-    "global_avg_pool": global_avg_pool,
+    "max_pool": lambda x: ops.max_pool(x, (3, 2), stride=(2, 1), padding=1),
+    "avg_pool": lambda x: ops.avg_pool(x, (3, 2), stride=2, padding=1, count_include_pad=False),
+    "max_unpool": lambda x: ops.max_unpool(x, switches_for(x.shape), (4, 4)),
+    "avg_unpool": lambda x: ops.avg_unpool(x, (3, 2), stride=(2, 1), padding=1),
+    "global_max_pool": ops.global_max_pool,
+    "global_avg_pool": ops.global_avg_pool,
 }
 
 
@@ -347,8 +341,8 @@ def test_nan_propagates_to_the_windows_that_contain_it():
     expected, indices = torch_pool("max", case, torch.tensor(x), return_indices=True)
     assert expected.isnan().any()
     with jax.enable_x64(True):
-        y, switches = case.pooled(max_pool_with_switches)(jnp.asarray(x))
-        over_all, gradient = value_and_gradient(global_max_pool, x)
+        y, switches = case.pooled(ops.max_pool_with_switches)(jnp.asarray(x))
+        over_all, gradient = value_and_gradient(ops.global_max_pool, x)
     np.testing.assert_array_equal(y, expected.numpy())
     np.testing.assert_array_equal(switches, indices.numpy())
     assert np.isnan(over_all).tolist() == [[True, False]]
@@ -362,10 +356,10 @@ def test_padding_is_never_the_maximum(padding):
 
     @jax.jit
     def gradients(x):
-        y, pull = jax.vjp(functools.partial(max_pool, **options), x)
-        _, switches = max_pool_with_switches(x, **options)
+        y, pull = jax.vjp(functools.partial(ops.max_pool, **options), x)
+        _, switches = ops.max_pool_with_switches(x, **options)
         ones = jnp.ones_like(y)
-        return y, pull(ones)[0], max_unpool(ones, switches, x.shape[1:-1])
+        return y, pull(ones)[0], ops.max_unpool(ones, switches, x.shape[1:-1])
 
     for fill in (-np.inf, -1e30):
         x = np.full((1, 5, 4, 1), fill, np.float32)
@@ -386,7 +380,7 @@ EXTREME = {
 @pytest.mark.parametrize("case", [Case((5, 6), (3, 2), 1, 1), Case((5, 6), (3, 3), 2, 1)])
 def test_switches_of_extreme_values_equal_pytorch(x, case):
     expected, indices = torch_pool("max", case, torch.tensor(x), return_indices=True)
-    y, switches = case.pooled(max_pool_with_switches)(jnp.asarray(x))
+    y, switches = case.pooled(ops.max_pool_with_switches)(jnp.asarray(x))
     np.testing.assert_array_equal(y, expected.numpy())
     np.testing.assert_array_equal(switches, indices.numpy())
 
@@ -396,11 +390,11 @@ def test_bfloat16_is_the_float32_result_rounded_once():
     @jax.jit
     def pooled(x):
         return (
-            max_pool(x, 3, stride=2),
-            avg_pool(x, 8, stride=3, padding=2, count_include_pad=False),
-            avg_unpool(x, 5, stride=1),
-            global_max_pool(x),
-            global_avg_pool(x),
+            ops.max_pool(x, 3, stride=2),
+            ops.avg_pool(x, 8, stride=3, padding=2, count_include_pad=False),
+            ops.avg_unpool(x, 5, stride=1),
+            ops.global_max_pool(x),
+            ops.global_avg_pool(x),
         )
 
     x = draw(2, 16, 16, 3).astype(jnp.bfloat16)
@@ -412,7 +406,7 @@ def test_bfloat16_is_the_float32_result_rounded_once():
 def test_averages_in_bfloat16_are_exact_beyond_256_ones():
     """A sum kept in bfloat16 stops at 256."""
     ones = np.ones((1, 32, 32, 1), jnp.bfloat16)
-    for mean in jax.jit(lambda x: (avg_pool(x, 32), global_avg_pool(x)))(ones):
+    for mean in jax.jit(lambda x: (ops.avg_pool(x, 32), ops.global_avg_pool(x)))(ones):
         assert mean.item() == 1.0
 
 
@@ -437,6 +431,6 @@ def test_blur_pool_equals_a_depthwise_convolution_of_pytorch(filter_size, stride
     binomial = torch.tensor(taps, dtype=torch.float64) / sum(taps)
     weights = torch.outer(binomial, binomial).expand(3, 1, -1, -1)
     expected = torch.nn.functional.conv2d(padded, weights, stride=stride, groups=3)
-    y = blur_pool(jnp.asarray(x), stride, filter_size=filter_size)
+    y = ops.blur_pool(jnp.asarray(x), stride, filter_size=filter_size)
     assert y.shape == (2, -(-7 // stride), -(-9 // stride), 3)
     assert_close(y, channels_last(expected).numpy())

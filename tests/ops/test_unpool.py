@@ -11,8 +11,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.ops.pool import avg_pool, avg_unpool, max_pool, max_pool_with_switches, max_unpool
 
 
 def draw(*shape, seed=0):
@@ -49,15 +49,15 @@ on_cases = pytest.mark.parametrize(("size", "options"), CASES.values(), ids=CASE
 @pytest.mark.slow
 @on_cases
 def test_max_unpool_is_the_adjoint_of_the_linearized_max_pool(size, options):
-    """<max_pool'(x) d, y> = <d, max_unpool(y, switches)>, in forward and reverse mode."""
+    """<max_pool'(x) d, y> = <d, ops.max_unpool(y, switches)>, in forward and reverse mode."""
 
     @jax.jit
     def forward_and_back(x, d):
-        y, forward = jax.jvp(functools.partial(max_pool, **options), (x,), (d,))
+        y, forward = jax.jvp(functools.partial(ops.max_pool, **options), (x,), (d,))
         y = jnp.asarray(draw(*y.shape, seed=2))
-        (pulled,) = jax.vjp(functools.partial(max_pool, **options), x)[1](y)
-        _, switches = max_pool_with_switches(x, **options)
-        return y, forward, pulled, max_unpool(y, switches, size)
+        (pulled,) = jax.vjp(functools.partial(ops.max_pool, **options), x)[1](y)
+        _, switches = ops.max_pool_with_switches(x, **options)
+        return y, forward, pulled, ops.max_unpool(y, switches, size)
 
     x, d = draw(2, *size, 3), draw(2, *size, 3, seed=1)
     x[1] = np.random.default_rng(0).integers(0, 3, x[1].shape)  # many ties
@@ -78,7 +78,7 @@ def test_max_unpool_equals_pytorch_if_windows_do_not_overlap(size, window):
     y, indices = pool(x, window, return_indices=True)
     expected = unpool(y, indices, window).movedim(1, -1)
     with jax.enable_x64(True):
-        unpooled = jax.jit(max_unpool, static_argnums=2)
+        unpooled = jax.jit(ops.max_unpool, static_argnums=2)
         ours = unpooled(y.movedim(1, -1).numpy(), indices.movedim(1, -1).numpy(), size)
     np.testing.assert_array_equal(ours, expected.numpy())
 
@@ -86,8 +86,8 @@ def test_max_unpool_equals_pytorch_if_windows_do_not_overlap(size, window):
 @functools.partial(jax.jit, static_argnames=("window", "stride"))
 def pooled_and_unpooled(x, **options):
     """Return maxima, switches, and the image unpooled from them."""
-    y, switches = max_pool_with_switches(x, **options)
-    return y, switches, max_unpool(y, switches, x.shape[-1 - len(options["window"]) : -1])
+    y, switches = ops.max_pool_with_switches(x, **options)
+    return y, switches, ops.max_unpool(y, switches, x.shape[-1 - len(options["window"]) : -1])
 
 
 def test_max_unpool_sums_values_sent_to_one_pixel():
@@ -99,7 +99,7 @@ def test_max_unpool_sums_values_sent_to_one_pixel():
 
 
 def test_max_unpool_drops_values_outside_of_the_output():
-    unpool = jax.jit(lambda y, switches: max_unpool(y, switches, (3,)))
+    unpool = jax.jit(lambda y, switches: ops.max_unpool(y, switches, (3,)))
     x = unpool(np.ones((3, 1), np.float32), np.array([[1], [7], [3]]))
     assert np.ravel(x).tolist() == [0.0, 1.0, 0.0]
 
@@ -117,9 +117,9 @@ def test_max_pool_inverts_max_unpool_if_windows_do_not_overlap():
 def test_avg_unpool_is_the_adjoint_of_avg_pool_times_the_area(size, options):
     @jax.jit
     def forward_and_back(x):
-        pooled = avg_pool(x, **options)
+        pooled = ops.avg_pool(x, **options)
         y = jnp.asarray(draw(*pooled.shape, seed=1))
-        return pooled, y, avg_unpool(y, **options, output_size=size)
+        return pooled, y, ops.avg_unpool(y, **options, output_size=size)
 
     x = draw(2, *size, 3)
     with jax.enable_x64(True):
@@ -130,7 +130,7 @@ def test_avg_unpool_is_the_adjoint_of_avg_pool_times_the_area(size, options):
 
 def test_avg_unpool_copies_each_value_to_its_window():
     y = draw(2, 3, 4, 5).astype(np.float32)
-    x = jax.jit(lambda y: avg_unpool(y, (2, 3)))(y)
+    x = jax.jit(lambda y: ops.avg_unpool(y, (2, 3)))(y)
     np.testing.assert_array_equal(x, y.repeat(2, axis=1).repeat(3, axis=2))
 
 
@@ -146,7 +146,7 @@ def test_avg_pool_inverts_avg_unpool_if_windows_do_not_overlap(axes):
     stride = tuple(w + g for w, g in zip(window, gap, strict=True))
     y = draw(*size, 2).astype(np.float32)
     options = {"window": window, "stride": stride}
-    again = jax.jit(lambda y: avg_pool(avg_unpool(y, **options), **options))(y)
+    again = jax.jit(lambda y: ops.avg_pool(ops.avg_unpool(y, **options), **options))(y)
     assert_close(again, y, 1e-6)
 
 
@@ -164,10 +164,10 @@ def test_avg_unpool_returns_the_smallest_size_that_is_pooled_to_its_input(
     options = {"window": (window,), "stride": (stride,), "padding": (padding,)}
     y = jax.ShapeDtypeStruct((size, 1), jnp.float32)
     try:
-        x = jax.eval_shape(functools.partial(avg_unpool, **options), y)
+        x = jax.eval_shape(functools.partial(ops.avg_unpool, **options), y)
     except InputError:  # the padding crops the whole output
         assume(False)
-    pool = functools.partial(avg_pool, **options)
+    pool = functools.partial(ops.avg_pool, **options)
     assert jax.eval_shape(pool, x).shape == y.shape
     smaller = jax.ShapeDtypeStruct((x.shape[0] - 1, 1), jnp.float32)
     if x.shape[0] - 1 + sum(padding) >= window:
@@ -176,7 +176,7 @@ def test_avg_unpool_returns_the_smallest_size_that_is_pooled_to_its_input(
 
 def test_max_unpool_drops_negative_positions():
     y, switches = jnp.ones((1, 1, 3, 1)), jnp.array([-1, 2, 99], jnp.int32).reshape(1, 1, 3, 1)
-    assert max_unpool(y, switches, (2, 2)).ravel().tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert ops.max_unpool(y, switches, (2, 2)).ravel().tolist() == [0.0, 0.0, 1.0, 0.0]
 
 
 IMAGE = (1, 6, 6, 2)
@@ -193,5 +193,5 @@ IMAGE = (1, 6, 6, 2)
 )
 def test_errors_name_the_argument_and_its_value(switches_shape, output_size, words):
     with pytest.raises(InputError) as raised:
-        max_unpool(jnp.ones(IMAGE), jnp.zeros(switches_shape, jnp.int32), output_size)
+        ops.max_unpool(jnp.ones(IMAGE), jnp.zeros(switches_shape, jnp.int32), output_size)
     assert [word for word in words if word not in str(raised.value)] == []
