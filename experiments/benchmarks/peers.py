@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from timing import time_in_turns, time_ratios, write_record
 
+from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch
 from deconv_jax.models.layers import ConvTranspose, Upsample
@@ -209,6 +210,9 @@ def measure_cases(
       measured: As for `write_record`.
       protocol: Details of the protocol that are specific to these networks.
     """
+    jax.config.update("jax_platforms", "cpu")
+    retain_freed_memory()
+    torch.set_num_threads(processors())
     times, ratios, cost, parameters, shapes = {}, {}, {}, {}, {}
     for name, make in cases.items():
         case = make()

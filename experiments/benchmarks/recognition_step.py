@@ -20,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from peers import Case, measure_cases, torch_images
-from timing import ROOT, parse_arguments, processors
+from timing import ROOT, parse_arguments
 from torch.nn import functional
 
 from deconv_jax.cli import load_config
-from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.views import AnnotatedView, evaluation_view
 from deconv_jax.experiment import Experiment
@@ -37,7 +36,7 @@ from deconv_jax.training.step import apply_model, images_in_unit_range
 CONFIGS = ROOT / "experiments" / "recognition"
 CALLS = 3
 FORWARD_TOLERANCE = 1e-3
-"""Of logits and maps."""
+"""Largest absolute difference of logits and maps."""
 CHECKED_STEPS = 3
 
 Outputs = Any
@@ -48,10 +47,6 @@ Loss = Callable[[Outputs], torch.Tensor]
 def main() -> None:
     """Check that all candidates agree, then time them, one network after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
-    jax.config.update("jax_platforms", "cpu")
-    retain_freed_memory()
-    torch.set_num_threads(processors())
-
     measure_cases(
         arguments,
         CASES,

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from peers import Case, measure_cases
-from timing import ROOT, parse_arguments, processors
+from timing import ROOT, parse_arguments
 from torch.nn import functional
 
 from deconv_jax.cli import load_config
-from deconv_jax.cli.process import retain_freed_memory
 from deconv_jax.data.batch import Batch
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.experiment import Experiment
@@ -33,7 +32,7 @@ from deconv_jax.training.step import apply_model, gradient_step, init_state
 CONFIGS = ROOT / "experiments" / "restoration"
 CALLS = 3
 FORWARD_TOLERANCE = 1e-3
-"""Of pixels in [0, 1], and of bits relative to a patch's."""
+"""Largest absolute difference of pixels in [0, 1], and of bits per pixel."""
 CHECKED_STEPS = 3
 OPTIMIZER = Optimizer(name="adam", learning_rate=1e-4)
 BATCH_SIZE, PATCH = 16, 40
@@ -43,9 +42,6 @@ CODEC_BATCH_SIZE, CODEC_PATCH, CODEC_LAMBDA = 8, 128, 0.01
 def main() -> None:
     """Check that all agree, then time them, one network after the other."""
     arguments = parse_arguments(__file__, __doc__, rounds=15)
-    jax.config.update("jax_platforms", "cpu")
-    retain_freed_memory()
-    torch.set_num_threads(processors())
     measure_cases(
         arguments,
         CASES,

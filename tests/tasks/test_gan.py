@@ -89,21 +89,24 @@ def own_samples(measured_state):
 REAL = RNG.integers(0, 256, (COUNT, 28, 28, 1)).astype(np.uint8)
 
 
+FEATURE_METRICS = [
+    "frechet_distance",
+    "kernel_distance",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "repetition",
+]
+
+
 @pytest.mark.slow
 def test_evaluation_has_all_metrics_and_ignores_padding(measured_state):
     whole, padded = (
         MEASURED.evaluate(measured_state(), split_into(REAL, size)) for size in (15, 16)
     )
     assert set(whole) == {
-        *(
-            "frechet_distance",
-            "kernel_distance",
-            "precision",
-            "recall",
-            "density",
-            "coverage",
-            "repetition",
-        ),
+        *FEATURE_METRICS,
         *(
             "pairwise_ms_ssim",
             "real_pairwise_ms_ssim",
@@ -133,16 +136,7 @@ def test_samples_against_themselves_are_perfect(measured_state, own_samples):
 def test_baseline_compares_real_images_with_real_images():
     source = ArraySource({"image": REAL, "index": np.arange(COUNT)})
     measured = MEASURED.baseline(source, source)
-    names = (
-        "frechet_distance",
-        "kernel_distance",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "repetition",
-    )
-    assert set(measured) == {f"real_{name}" for name in names}
+    assert set(measured) == {f"real_{name}" for name in FEATURE_METRICS}
     assert measured["real_frechet_distance"] == pytest.approx(0.0, abs=1e-6)
     assert [measured[f"real_{name}"] for name in ("precision", "recall", "coverage")] == [1.0] * 3
 
