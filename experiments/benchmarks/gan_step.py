@@ -68,14 +68,14 @@ CALLS = 2
 FLAX_ROUNDS, FLAX_CALLS = 3, 1
 """Its step takes seconds, so few rounds give the ratio."""
 FORWARD_TOLERANCE = 1e-4
-"""Of pixels in [0, 1]."""
+"""Largest absolute difference of pixels in [0, 1]."""
 LOGIT_TOLERANCE = 1e-3
 CHECKED_STEPS = 3
 
 COMPILED = "torch.compile"
 LOSSES = ("discriminator_loss", "generator_loss")
 GEOMETRY = {"kernel_size": 4, "stride": 2, "padding": 1}
-"""Of all convolutions: "SAME"."""
+"""Padding of all convolutions: "SAME"."""
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def measure_peak(weights: Path, image: Path, output: Path) -> None:
     words = ["restore", "--weights", str(weights), str(image), "--output", str(output)]
     if cli.main(words):
         raise SystemExit(f"{image} was not restored")
-    # Of this program alone: what `getrusage` gives can be that of the process that started it.
+    # `getrusage` may report the peak of the parent process instead.
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]

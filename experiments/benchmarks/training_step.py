@@ -54,7 +54,7 @@ CONFIG = ROOT / "experiments" / "autoencoding" / "mnist.py"
 BATCH_SIZE = 128
 CALLS = 5
 FORWARD_TOLERANCE = 1e-4
-"""Of pixels in [0, 1]."""
+"""Largest absolute difference of pixels in [0, 1]."""
 CHECKED_STEPS = 5
 
 
