@@ -38,13 +38,16 @@ class Experiment:
     """A task, its data and its training.
 
     Attributes:
-      task: Task to train. If it has fields `optimizer`, `precision`, `seed` and `num_steps`, they have the
-        values of the experiment.
+      task: Task to train. `from_dict` gives its fields `optimizer`, `precision`, `seed` and `num_steps`, if it
+        has them, the values of the experiment.
       data: Data set.
       training: Length of training, and intervals of evaluating, saving and logging.
       optimizer: Optimizer and learning-rate schedule.
       precision: Precision of the computation.
-      seed: Seed of the initial weights, the order of examples and the task's random numbers.
+      seed: Seed of the initial weights, the order of examples and the task's random numbers, at least 0.
+
+    Raises:
+      InputError: The seed is negative.
     """
 
     task: Task
@@ -62,10 +65,14 @@ class Experiment:
         """Return the experiment of a config.
 
         Args:
-          config: Nested dict with the attributes of this class as keys. Keys with a default may be missing.
+          config: Nested dict with the attributes of this class as keys. `optimizer` and keys with a default
+            may be missing.
+
+        Returns:
+          The experiment. The optimizer of its task has `decay_steps=training.num_steps` if that key is None.
 
         Raises:
-          InputError: A key is unknown or missing, or a value has the wrong type.
+          InputError: A key is unknown or missing, or a value has the wrong type or is out of range.
         """
         try:
             return cls._build(config)
@@ -106,6 +113,6 @@ class Experiment:
                 yield key
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config of this experiment, with defaults, for `from_dict` and JSON."""
+        """Return the config of this experiment, with all defaults, for `from_dict` and JSON."""
         values = schema.to_dict(self, _CHOICES, exclude=frozenset({"task"}))
         return {"task": schema.to_dict(self.task, _CHOICES, exclude=_SHARED_FIELDS)} | values

@@ -47,14 +47,19 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """Train an experiment, or resume it from the last checkpoint in its workdir.
 
     The workdir receives checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and,
-    at the end of training, result.json. A finished run is not trained again.
+    at the end of training, result.json. A finished run is not trained again. A folder of images without
+    subfolders for the splits is split at random. Progress and notes go to standard error.
 
     Returns:
-      The content of result.json.
+      The content of result.json: "metrics" and "baseline", each {"test": {name: value}}; "config", "step",
+      "protocol" (definition of the metrics), "counts" (examples by split), "data" (fingerprint by split),
+      "overlapping_splits", "parameters" (their number), "seed", "resumed_at_step" (0 if not resumed),
+      "wall_time_s" (of the last command), and the keys of `workdir.provenance`.
 
     Raises:
-      InputError: The config does not fit the data, the devices or the workdir; another process is using the
-        workdir; the disk is full; or the loss became NaN.
+      InputError: The config does not fit the data, the devices or the workdir; the data cannot be opened;
+        another process is using the workdir; the disk is full; or, as `Diverged`, the loss or the gradient
+        norm became NaN or infinite.
       Interrupted: After SIGTERM or SIGINT, once the state is saved.
     """
     started, origin = time.perf_counter(), provenance()
@@ -146,15 +151,15 @@ def evaluate(
       checkpoint: "last", "best" on the validation split, or a step.
       split: Split to evaluate.
       data_dir: Folder of the data, if it has moved since training.
-      plots: Folder to write the task's pictures of the first examples and its plots of the whole split to,
-        as NAME.png. Existing files are replaced.
+      plots: Folder to write the task's pictures of the first 12 examples and its plots of the whole split to,
+        as NAME.png. It is created if missing, and existing files are replaced. None writes none.
 
     Returns:
       {"step": step of the checkpoint, "split": split, "metrics": {name: value}}
 
     Raises:
-      InputError: The folder is not the workdir of a run, it has no such checkpoint, or `plots` cannot be
-        written.
+      InputError: The folder is not the workdir of a run; it has no such checkpoint, or it is damaged; the
+        data cannot be opened or the split is empty; or `plots` cannot be written.
     """
     experiment = open_workdir(workdir)
     if plots is not None:  # Fail before the evaluation, which takes time.

@@ -41,7 +41,8 @@ _UNCHECKED_DATA_KEYS = frozenset({"data_dir", "workers", "prefetch"})
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
     """Raise InputError unless an experiment can start or resume in a workdir.
 
-    The config may differ from that of the workdir as long as there is no checkpoint.
+    The workdir must be missing, empty except for hidden files, or that of a run. If the run has a checkpoint or a
+    result, its config must be that of the experiment (`check_unchanged`).
     """
     kind = kind_of(workdir)
     if kind not in (None, "folder"):
@@ -62,8 +63,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> None:
     """Raise InputError if an experiment differs from the one that a run was started with.
 
-    Data paths and the speed of loading may differ. Comparing experiments rather than configs gives keys that
-    were added since then their default.
+    `data_dir`, `workers` and `prefetch` of the data may differ, because results do not depend on them. Comparing
+    experiments rather than configs gives keys that were added since then their default.
 
     Args:
       where: Workdir or checkpoint of the run, for the error message.
@@ -83,7 +84,13 @@ def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> N
 
 @contextlib.contextmanager
 def locked_for_all(workdir: Path) -> Iterator[None]:
-    """Hold the lock of a workdir. The first process holds it for all processes."""
+    """Hold the lock of a workdir, which is created if missing, in a `with` block.
+
+    The first process holds it for all processes.
+
+    Raises:
+      InputError: In all processes: another run holds the lock, or the workdir cannot be written.
+    """
     error = None
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -128,10 +135,10 @@ def write_result(workdir: Path, result: dict[str, Any]) -> None:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """Return the content of result.json, or None for a run that has not finished.
+    """Return the content of result.json, as from `train.train`; None if the file does not exist.
 
     Raises:
-      InputError: The file is damaged.
+      InputError: The file is damaged: it is not JSON, or has no "metrics".
     """
     path = workdir / RESULT
     if kind_of(path) is None:
@@ -149,7 +156,7 @@ def open_workdir(workdir: Path) -> Experiment:
     """Return the experiment of a workdir.
 
     Raises:
-      InputError: The folder is not the workdir of a run, or cannot be read.
+      InputError: The folder has no config.json, or it cannot be read or is not a config of this version.
     """
     path = workdir / CONFIG
     if kind_of(path) is None:
@@ -166,7 +173,7 @@ def open_task(workdir: Path, *kinds: type) -> Any:
 
     Args:
       workdir: Folder of the run.
-      kinds: Accepted task classes.
+      kinds: Accepted task classes, at least one.
 
     Raises:
       InputError: The folder is not the workdir of a run, or its task is of another class.
@@ -187,7 +194,8 @@ def load_state(
 ) -> tuple[int, TrainState]:
     """Return the step and the state of a checkpoint of a run.
 
-    If the last or the best checkpoint is damaged, print a warning and return the one before or the second best.
+    If the last checkpoint is damaged, print a warning and try the one before, and so on. From the best, go on to
+    the second best, and so on. A step is never replaced by another.
 
     Args:
       workdir: Folder of the run.
@@ -198,7 +206,8 @@ def load_state(
       The step, and the state, replicated over all devices.
 
     Raises:
-      InputError: The folder is not the workdir of a run, or the checkpoint is missing or damaged.
+      InputError: The folder is not the workdir of a run; the checkpoint is missing; it, or every candidate, is
+        damaged; or "best" is requested and no checkpoint has metrics.
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
@@ -214,6 +223,10 @@ def load_state(
 
 def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the shapes and dtypes of a batch of one training example of a run.
+
+    Returns:
+      Shape (1, ...) and dtype by name: "image" (1, height, width, channels), "index" (1,) and the other arrays
+      of the data set, such as "label".
 
     Raises:
       InputError: The folder is not the workdir of a run; or it has no inputs.json, because an older version
@@ -263,7 +276,12 @@ def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a result depends on besides its config: commit, versions, devices, platform, time."""
+    """Return what a result depends on besides its config, JSON-serializable.
+
+    Returns:
+      "commit" and "uncommitted_changes" (whether there are any), both None outside of a git checkout; "versions"
+      by package; "device" with "kind", "count", "processes" and "platform"; and "started", the time in UTC.
+    """
     root = Path(__file__).parent.parent
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     # Results and the texts rendered from them do not affect results.

@@ -38,7 +38,7 @@ KEEP_LATEST = 2
 
 
 def warn(message: str) -> None:
-    """Print a warning on standard error."""
+    """Print "warning: MESSAGE" on standard error."""
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -49,7 +49,7 @@ class RestoredCheckpoint:
     Attributes:
       step: Step at which it was saved.
       state: Train state.
-      data: State of the data iterator.
+      data: State of the data iterator, as given to `Checkpoints.save`.
       config: Config of the run, or None if it was saved without one.
     """
 
@@ -60,9 +60,10 @@ class RestoredCheckpoint:
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the latest `KEEP_LATEST`, and the best by a validation metric.
+    """The checkpoints in a folder: the latest two (`KEEP_LATEST`), and the best by a validation metric.
 
-    A context manager that waits for the last save and closes the folder.
+    Saving another one deletes the rest. A context manager that waits for the last save and closes the
+    folder.
     """
 
     def __init__(
@@ -74,17 +75,21 @@ class Checkpoints:
         report: Callable[[str], None] = warn,
         read_only: bool = False,
     ):
-        """Open the folder. Unless `read_only`, create it and remove unfinished checkpoints.
+        """Open the folder.
+
+        Unless `read_only`, create it, remove unfinished checkpoints, and rename those with damaged metadata to
+        STEP.damaged.
 
         Args:
           directory: Folder of the checkpoints.
-          monitor: Name of the metric whose best checkpoint is kept; see `Task.monitor`.
+          monitor: Name of the metric whose best checkpoint is kept; "-NAME" if lower is better.
           config: Config of the run, stored with each checkpoint as JSON.
           report: Function called with a message about each damaged checkpoint.
           read_only: Whether to change nothing, because a run may be writing to the folder.
 
         Raises:
-          InputError: The folder cannot be read or created, or every checkpoint in it is damaged.
+          InputError: The path is not a folder, or is missing and `read_only`; the folder cannot be read or
+            created; or, unless `read_only`, every checkpoint in it has damaged metadata.
         """
         self.directory = directory.absolute()
         self._metric, self._sign = monitor.removeprefix("-"), -1 if monitor[0] == "-" else 1
@@ -98,7 +103,7 @@ class Checkpoints:
         self._orbax = None if read_only else self._open_for_writing(exists=kind == "folder")
 
     def steps(self) -> list[int]:
-        """Return the steps that have a checkpoint, in increasing order.
+        """Return the steps that have a checkpoint, in increasing order; [] without any.
 
         Raises:
           InputError: The folder cannot be read.
@@ -107,7 +112,13 @@ class Checkpoints:
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     def best_step(self) -> int | None:
-        """Return the step with the best validation metric, or None."""
+        """Return the step with the best validation metric, or None if no checkpoint has metrics.
+
+        Checkpoints with damaged metrics are reported and passed over.
+
+        Raises:
+          InputError: The folder cannot be read.
+        """
         return next(iter(self._best_steps()), None)
 
     def save(self, state: TrainState, data: Any, metrics: dict[str, float] | None) -> None:
@@ -116,11 +127,13 @@ class Checkpoints:
         Args:
           state: State that is replicated over all devices.
           data: State of the data iterator, JSON-serializable.
-          metrics: Validation metrics of this state, or None.
+          metrics: Validation metrics of this state, or None. If the monitored one is missing or not finite,
+            none is saved, and this checkpoint cannot be the best.
 
         Raises:
           InputError: This checkpoint or the previous one cannot be written, or this or a later step already
             has a checkpoint. Existing checkpoints are unchanged.
+          ValueError: The folder was opened with `read_only`, or is closed.
         """
         if self._orbax is None:
             raise ValueError("these checkpoints were opened read-only or are closed")
@@ -158,10 +171,11 @@ class Checkpoints:
         sharding: jax.sharding.Sharding,
         which: Literal["last", "best"] | int = "last",
     ) -> RestoredCheckpoint | None:
-        """Return a checkpoint, or None if the folder has none.
+        """Return a checkpoint; None if "last" or "best" is requested and the folder has none.
 
-        If the last or the best is damaged, report it and return the one before or the second best. If the
-        folder is open for writing, also rename the damaged one.
+        If the last checkpoint is damaged, report it and try the one before, and so on, until one can be
+        read. From the best, go on to the second best, and so on. If the folder is open for writing, also rename
+        the damaged ones to STEP.damaged.
 
         Args:
           like: State of the same structure, shapes and dtypes; may be abstract.
@@ -169,8 +183,8 @@ class Checkpoints:
           which: The last checkpoint, the best by the validation metric, or that of a step.
 
         Raises:
-          InputError: The requested checkpoint, or every checkpoint, is damaged or belongs to another model;
-            or none has a metric, so none is best.
+          InputError: The requested step has no checkpoint; its checkpoint, or every checkpoint, is damaged or
+            belongs to another model; none has the metric, so none is best; or a permission is missing.
         """
         damaged: dict[int, str] = {}
         self._reported.clear()
@@ -202,7 +216,7 @@ class Checkpoints:
         )
 
     def close(self) -> None:
-        """Wait for the last save, and free orbax's threads.
+        """Wait for the last save, and free orbax's threads; do nothing if `read_only` or already closed.
 
         Raises:
           InputError: The last save failed, and no earlier call raised its error.

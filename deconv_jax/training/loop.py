@@ -32,13 +32,20 @@ class TrainingConfig:
 
     Attributes:
       num_steps: Number of updates.
-      batch_size: Number of examples per update, over all devices of all processes.
-      eval_batch_size: Number of examples per evaluation batch; None means `batch_size`.
-      eval_every: Steps between evaluations on the validation split, with pictures.
-      save_every: Steps between checkpoints. A checkpoint is always saved at the end.
+      batch_size: Number of examples per update, over all devices of all processes; a multiple of the number
+        of devices.
+      eval_batch_size: Number of examples per evaluation batch, rounded up to a multiple of the number of
+        devices; None means `batch_size`.
+      eval_every: Steps between evaluations on the validation split, with pictures. The first is before
+        training, and the last at the end.
+      save_every: Steps between checkpoints, a multiple of `eval_every`. The first is saved before training, and
+        the last at the end.
       log_every: Steps between log records. Multiple processes also agree on whether to stop at these steps.
       steps_per_call: Number of steps per dispatch. More steps cost less host time.
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
+
+    Raises:
+      InputError: A number is below 1 or not a multiple as stated, apart from the number of devices.
     """
 
     num_steps: int
@@ -70,7 +77,7 @@ class TrainingConfig:
 
 
 class Interrupted(Exception):
-    """The run was told to stop and has saved; the same command resumes it."""
+    """The run was told to stop and has saved its state; its only argument is the step."""
 
 
 class Diverged(InputError):
@@ -82,8 +89,9 @@ class LoopData:
     """The data of the training loop.
 
     Attributes:
-      train: Iterator over training batches on the devices, in groups of `steps_per_call`.
-      cached: Arrays of the whole training split on the devices, or {}.
+      train: Iterator over training batches on the devices, `steps_per_call` batches at a time, as from
+        `Devices.put_batches`.
+      cached: Arrays of the whole training split on the devices, if the batches hold only "index"; else {}.
       validation: Function that starts a new pass over the validation batches, on the devices.
       examples: A few validation examples for pictures, replicated.
     """
@@ -107,15 +115,19 @@ def fit(
 ) -> TrainState:
     """Train from `state` to `training.num_steps`, and return the final state once it is saved.
 
+    On the way, evaluate, save and log at the intervals of `training`. Must run in the main thread, because it
+    handles signals; a second SIGINT raises KeyboardInterrupt at once.
+
     Args:
       task: Task to train.
-      state: State to start from.
+      state: State to start from. With "jit", its buffers are donated, so it must not be used again.
       data: Training and validation data.
       training: Length and intervals.
       devices: Devices to compile for.
       checkpoints: Where to save.
       log: Where to log.
-      resumed_at: Step of the checkpoint that holds `state`, or None for a new run.
+      resumed_at: Step of the checkpoint that holds `state`, which is not evaluated and saved again; None for
+        a new run.
 
     Raises:
       Interrupted: After SIGTERM or SIGINT, once the current call has ended and its state is saved.

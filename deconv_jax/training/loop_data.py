@@ -20,7 +20,7 @@ NUM_PICTURED = 12
 
 
 def open_splits(data: Data) -> dict[str, Source]:
-    """Open the train, validation and test splits in every process.
+    """Return the splits by name, "train", "validation" and "test", opened in every process.
 
     The first process opens them before the others, because it may have to prepare an embedded data set.
 
@@ -51,7 +51,18 @@ def open_splits(data: Data) -> dict[str, Source]:
 def open_loop_data(
     data: Data, training: TrainingConfig, seed: int, devices: Devices, sources: Mapping[str, Source]
 ) -> LoopData:
-    """Return the data of the training loop, placed on the devices."""
+    """Return the data of the training loop, placed on the devices.
+
+    Args:
+      data: Data set, which determines whether the training split is kept on the devices.
+      training: Length of training and batch sizes.
+      seed: Seed of the order of the training examples.
+      devices: Devices to place batches on.
+      sources: Splits by name, among them "train" and "validation".
+
+    Raises:
+      InputError: The training split is empty.
+    """
     on_device = data.cache == "device"
     batches = training_iterator(
         sources["train"],
@@ -83,7 +94,11 @@ def open_loop_data(
 def device_batches(
     training: TrainingConfig, devices: Devices, source: Source
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yield all batches of a split for evaluation, placed on the devices."""
+    """Yield all batches of a split for evaluation, placed on the devices; none if it is empty.
+
+    All have the same size, the evaluation batch size rounded up to a multiple of the number of devices. Beside
+    the arrays of the source, they hold "index" and "mask", which is 0 for padding in the last batch.
+    """
     batch_size = training.eval_batch_size or training.batch_size
     batches = evaluation_batches(
         source,
@@ -96,13 +111,17 @@ def device_batches(
 
 
 def picture_examples(devices: Devices, source: Source) -> dict[str, jax.Array]:
-    """Return the first examples of a split, replicated, for pictures."""
+    """Return the first examples of a split, at most `NUM_PICTURED` (12), with "index", replicated."""
     indices = np.arange(min(NUM_PICTURED, len(source)), dtype=np.int32)
     return devices.replicate(source.gather(indices) | {"index": indices})
 
 
 def first_example(source: Source) -> Batch:
-    """Return the first example of a split as a batch of one; raise InputError if the split is empty."""
+    """Return the first example of a split, with "index", as a batch of one on the default device.
+
+    Raises:
+      InputError: The split is empty.
+    """
     if len(source) == 0:
         raise InputError("a split of the data set is empty")
     rows = source.gather(np.zeros(1, np.int32)) | {"index": np.zeros(1, np.int32)}

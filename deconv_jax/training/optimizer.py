@@ -22,20 +22,25 @@ class Optimizer:
       schedule: Learning rate after the warm-up: "constant"; "cosine" or "linear" decay to `end_factor` times
         the peak at `decay_steps`; or "step", multiplied by `step_factor` at each of `step_boundaries`.
       warmup_steps: Number of steps of a linear rise from zero.
-      decay_steps: Step at which the decay ends, counted from the start of the run; None means its last step.
+      decay_steps: Step at which the decay of "cosine" or "linear" ends, counted from the start of the run and
+        after the warm-up. `Experiment` replaces None by the last step of the run; elsewhere these schedules
+        require a number.
       end_factor: Learning rate at the end of the decay, relative to the peak.
-      step_boundaries: Increasing steps, counted from the start of the run.
+      step_boundaries: Increasing steps, counted from the start of the run and after the warm-up.
       step_factor: Factor of the learning rate at each boundary.
       momentum: Decay of the first moment (Adam's beta 1, momentum of SGD).
       beta2: Decay of the second moment of Adam and AdamW.
-      weight_decay: Weight decay of AdamW, applied to parameters with at least two axes.
+      weight_decay: Weight decay, applied to parameters with at least two axes; must be 0 except for "adamw".
       clip_norm: Largest global norm of the gradients, to which larger ones are scaled down; None disables
         clipping.
       accumulate_steps: Number of parts of the batch whose gradients are computed one after the other and
         averaged. Memory is that of one part, and the gradient is that of the whole batch, except that batch
         norm sees the parts.
-      ema_decay: Decay of the moving average of the weights, which evaluation then uses (see `update_ema`);
-        None disables averaging.
+      ema_decay: Decay of the moving average of the weights, which evaluation then uses; the decay is lower
+        during the first steps (`update_ema`). None disables averaging.
+
+    Raises:
+      InputError: A value is out of range, or settings contradict each other.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -79,7 +84,7 @@ class Optimizer:
             )
 
     def scale_schedule(self, factor: int) -> "Optimizer":
-        """Return this optimizer for `factor` updates per step: the schedule takes `factor` times as long."""
+        """Return this optimizer for `factor` updates per step, with a schedule `factor` times as long."""
         return dataclasses.replace(
             self,
             warmup_steps=factor * self.warmup_steps,
@@ -105,7 +110,11 @@ class Optimizer:
         return optax.incremental_update(latest, average, 1.0 - decay)
 
     def rate(self) -> optax.Schedule:
-        """Return the learning rate as a function of the step."""
+        """Return the learning rate as a function of the number of updates so far.
+
+        Raises:
+          InputError: The schedule is "cosine" or "linear", and `decay_steps` is None.
+        """
         peak, end = self.learning_rate, self.learning_rate * self.end_factor
         if self.schedule == "constant":
             main = optax.constant_schedule(peak)
@@ -127,7 +136,13 @@ class Optimizer:
         return optax.join_schedules([warmup, main], [self.warmup_steps])
 
     def transform(self) -> optax.GradientTransformation:
-        """Return the gradient transformation: clipping, then the optimizer."""
+        """Return the gradient transformation: clipping, if any, then the optimizer with its schedule.
+
+        Accumulation and weight averaging are not part of it.
+
+        Raises:
+          InputError: As for `rate`.
+        """
         if self.name == "sgd":
             update = optax.sgd(self.rate(), momentum=self.momentum)
         elif self.name == "adam":

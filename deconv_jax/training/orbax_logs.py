@@ -21,7 +21,7 @@ _TENSORSTORE_STATUS = re.compile(r"[A-Z_]{5,}: ")
 
 @functools.cache
 def silence_orbax() -> None:
-    """Drop orbax's log records, warnings and unraisable exceptions for the rest of the process.
+    """Drop orbax's log records, warnings and unraisable exceptions for the rest of the process, once.
 
     The command line calls this. It changes loggers and `sys.unraisablehook` of the whole process, so nothing
     else in the package does.

@@ -63,7 +63,11 @@ class Devices:
 
     @classmethod
     def all(cls, compiler: Compiler = "jit") -> "Devices":
-        """Return all devices of all processes."""
+        """Return all devices of all processes.
+
+        Raises:
+          InputError: The compiler is "pmap" and there are several processes.
+        """
         if compiler == "pmap" and jax.process_count() > 1:
             raise InputError(
                 "training.compiler must be 'jit' for more than one process; got 'pmap' and "
@@ -78,7 +82,7 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Raise InputError unless a global batch divides over the devices."""
+        """Raise InputError unless the size of a global batch is a positive multiple of the devices."""
         if batch_size < 1 or batch_size % self.mesh.size:
             raise InputError(
                 f"training.batch_size must be divisible by the number of devices, {self.mesh.size}; "
@@ -99,7 +103,12 @@ class Devices:
         return self._put(batch, PartitionSpec(DATA_AXIS))
 
     def put_batches(self, batches: list[HostBatch]) -> dict[str, jax.Array]:
-        """Place several batches, stacked along a new first axis, for one call of a compiled step."""
+        """Place one or more batches of equal size, stacked, for one call of a compiled step.
+
+        Returns:
+          Arrays (steps, batch, ...) split along the batch axis; with "pmap", (devices, steps, batch / devices,
+          ...).
+        """
         stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
         if self.compiler == "jit":
             return self._put(stacked, PartitionSpec(None, DATA_AXIS))
@@ -117,7 +126,7 @@ class Devices:
         }
 
     def init(self, function: Callable[..., TrainState], *args: Tree) -> TrainState:
-        """Return the replicated result of a jitted `function`."""
+        """Return `function(*args)`, compiled and replicated over all devices."""
         return jit(function, out_shardings=self.replicated)(*args)
 
     def compile(self, step: StepFunction) -> Callable[[TrainState, Tree, Tree], Any]:
@@ -126,7 +135,7 @@ class Devices:
         Returns:
           call(state, batches, cached) -> (state, scalars), with scalars of shape (steps,). `cached` holds
           the arrays of the whole data set if the batches hold only "index", and is {} if they hold the
-          examples. The state argument is donated.
+          examples. With "jit", the state argument is donated.
         """
 
         def call(state, batches, cached):
@@ -164,6 +173,6 @@ def same_on_all_processes(text: str) -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Wait until all processes have called this with the same name."""
+    """Wait until all processes have called this with the same name; with one process, do nothing."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

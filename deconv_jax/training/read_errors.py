@@ -21,6 +21,8 @@ READ_ERRORS = (
 def refuse_if_forbidden(path: Path, error: BaseException) -> None:
     """Raise InputError if an error comes from a missing permission, which is not damage.
 
+    That is, if the error says so, or a subfolder of the checkpoint cannot be entered.
+
     Args:
       path: Folder of the checkpoint.
       error: Error of reading it.
@@ -37,7 +39,10 @@ def refuse_if_forbidden(path: Path, error: BaseException) -> None:
 
 
 def root_reason(error: Exception) -> str:
-    """Return the first line of the message of an error's root cause."""
+    """Return the first line, at most 200 characters, of the message of an error's root cause.
+
+    An InputError is its own root cause. A cause without a message is described by its type.
+    """
     root = error if isinstance(error, InputError) else [*_causes(error)][-1]
     return (str(root).strip().splitlines() or [type(root).__name__])[0][:200]
 

@@ -47,6 +47,9 @@ class RunLog:
     ):
         """Open the log. If not `writes`, every method does nothing.
 
+        Records after `resumed_at` and those of the test split are dropped from an existing metrics.jsonl; a new
+        run drops all.
+
         Args:
           workdir: Folder of the run.
           resumed_at: Step of the checkpoint that the run resumes from, or None for a new run.
@@ -82,9 +85,13 @@ class RunLog:
         )
 
     def train(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Record the scalars of a step, with images/s since the last record.
+        """Record the scalars of a step, among them "loss", and report the progress on standard error.
 
-        The first record has the duration of the first call instead, which compiles the step.
+        The record also has "images_per_second" since the last record; the first one has "first_call_seconds"
+        instead, because the first call compiles the step.
+
+        Raises:
+          InputError: The log cannot be written.
         """
         if not self._writes:
             return
@@ -108,7 +115,7 @@ class RunLog:
             self._bar.update(step - self._bar.n)
 
     def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of a split."""
+        """Record the metrics of a split and print them; raise InputError if they cannot be written."""
         if not self._writes:
             return
         self._record(step, split, metrics)
@@ -117,7 +124,11 @@ class RunLog:
         self._events.flush()
 
     def pictures(self, step: int, pictures: Mapping[str, Image.Image]) -> None:
-        """Write pictures as pictures/NAME_STEP.png."""
+        """Write RGB pictures as pictures/NAME_STEP.png, STEP with seven digits, and to TensorBoard.
+
+        Raises:
+          InputError: A picture cannot be written.
+        """
         if not self._writes:
             return
         for name, picture in pictures.items():
@@ -171,8 +182,11 @@ class RunLog:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl, without a last line that a crash truncated.
 
+    A record has an integer "step", a "split", a "time" and numbers by name, with None for infinity and NaN.
+
     Raises:
-      InputError: The file cannot be read, or another line is not a record.
+      InputError: The file is missing or cannot be read, or another line is not a JSON object with an integer
+        "step".
     """
     *lines, rest = read_text(path).split("\n")
     if rest and not _is_truncated(rest):

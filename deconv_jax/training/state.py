@@ -29,5 +29,8 @@ class TrainState:
     ema: Tree
 
     def inference_variables(self) -> dict[str, Tree]:
-        """Return the variables for evaluation: averaged weights, if there are any."""
+        """Return "params", averaged if there is an average, and "batch_stats", for evaluation.
+
+        Not for a GAN, whose average is of other variables; see `GAN.sampling_variables`.
+        """
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}

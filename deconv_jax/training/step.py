@@ -29,13 +29,13 @@ def init_state(
     *inputs: jax.Array,
     method: str | None = None,
 ) -> TrainState:
-    """Return the initial state of a module and its optimizer.
+    """Return the state of a module and its optimizer at step 0.
 
     Args:
-      model: Module to initialize.
+      model: Module to initialize. Its collections other than "params" and "batch_stats" are dropped.
       optimizer: Optimizer of its parameters.
       key: Key of the initial parameters.
-      image: Batch of uint8 images; only the shape of one image matters.
+      image: Batch of images; only the shape of one image matters.
       inputs: Further inputs of the method.
       method: Method that uses all parameters; None means `__call__`.
     """
@@ -64,14 +64,14 @@ def apply_model(
     precision: Precision,
     method: str | None = None,
 ) -> tuple[Any, Tree]:
-    """Apply a module to images in [0, 1] and further inputs, in a precision.
+    """Apply a module to images in [0, 1] and further inputs, and return the output and batch statistics.
 
     With "bf16", the computation uses bfloat16 weights and activations. Parameters, their gradients and the
     output stay float32.
 
     Args:
       model: Module to apply.
-      variables: Its "params" and "batch_stats".
+      variables: Its "params" and "batch_stats", the latter {} without batch norm.
       inputs: Inputs of the method; those that are None, such as missing labels, are omitted.
       train: Whether to use the statistics of the batch, and to update the running ones.
       precision: Precision of the computation.
@@ -117,6 +117,9 @@ def gradient_step(
     Returns:
       The new state, and the scalars of the loss function with "loss", "grad_norm" (before clipping) and
       "learning_rate".
+
+    Raises:
+      InputError: The size of the batch is not divisible by `optimizer.accumulate_steps`.
     """
     loss, scalars, batch_stats, gradients = _accumulated(
         state, batch, loss_function, optimizer.accumulate_steps
@@ -169,9 +172,12 @@ def split_batch(batch: Mapping[str, jax.Array], parts: int, field: str) -> dict[
     Part i takes rows i, i + parts, ..., which are rows of every device, so no row moves between devices.
 
     Args:
-      batch: Batch with "index".
+      batch: Arrays with the same batch axis, among them "index".
       parts: Number of parts.
       field: Config key of `parts`, for the error message.
+
+    Returns:
+      Arrays (parts, batch / parts, ...) by name.
 
     Raises:
       InputError: The size of the batch is not divisible by `parts`.

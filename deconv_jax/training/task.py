@@ -46,11 +46,16 @@ class Task(Protocol):
         ...
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the metrics of a whole split."""
+        """Return the metrics of a whole split, by name.
+
+        Args:
+          state: State to evaluate.
+          batches: Batches of the split, with "index" and with "mask", which is 0 for padding.
+        """
         ...
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return sample images to log, by name."""
+        """Return sample images of the examples in `batch` to log, by name; names become file names."""
         ...
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
@@ -60,7 +65,7 @@ class Task(Protocol):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> Mapping[str, Drawing]:
-        """Return plots that summarize a split, by name.
+        """Return plots that summarize a split, by name; by default none.
 
         Args:
           state: State to evaluate.
@@ -71,11 +76,11 @@ class Task(Protocol):
         return {}
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
-        """Return warnings about the progress of training.
+        """Return warnings about the progress of training, to print; by default none.
 
         Args:
-          metrics: Metrics of the validation split.
-          scalars: Means of the training scalars since the last evaluation.
+          metrics: Metrics of the validation split, from `evaluate`.
+          scalars: Means of the scalars of `train_step` since the last evaluation.
         """
         del metrics, scalars
         return []

@@ -17,12 +17,17 @@ FLUSH_SECONDS = 30
 class EventWriter:
     """A TensorBoard event file, written by the calling thread.
 
+    Every method raises InputError if the file cannot be written.
+
     tensorboardX's `SummaryWriter` is not used: on a full disk, its thread prints a traceback and ends, and the
     run would wait for it forever.
     """
 
     def __init__(self, folder: Path, first_step: int):
-        """Open a new event file; events of earlier files from `first_step` on become void."""
+        """Open a new event file in `folder`, which is created if missing.
+
+        TensorBoard ignores the events of earlier files from `first_step` on.
+        """
         # Slow to import, and only one process needs it.
         from tensorboardX import summary
         from tensorboardX.event_file_writer import EventsWriter
@@ -44,7 +49,7 @@ class EventWriter:
             self._write(self._event(step=step, summary=self._summary.scalar(name, value)))
 
     def add_image(self, name: str, picture: Image.Image, step: int) -> None:
-        """Write an image."""
+        """Write an RGB image."""
         image = self._summary.image(name, np.asarray(picture), dataformats="HWC")
         self._write(self._event(step=step, summary=image))
 
@@ -54,7 +59,7 @@ class EventWriter:
         self._try(self._writer.flush)
 
     def close(self) -> None:
-        """Close the file; raise InputError if buffered events cannot be written."""
+        """Write buffered events and close the file."""
         self._try(self._writer.close)
 
     def _write(self, event: Any) -> None:
