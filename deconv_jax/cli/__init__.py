@@ -26,7 +26,18 @@ __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    Invalid input is reported on standard error. An invalid command line raises SystemExit(2), and
+    --help raises SystemExit(0).
+
+    Args:
+      argv: Command and flags; None for those of the process, `sys.argv[1:]`.
+
+    Returns:
+      0 for success; 1 if some files failed or a check found differences; 2 for invalid input; 75 if
+      training was stopped and saved; 130 after Ctrl-C.
+    """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     configure_output()
     try:

@@ -11,7 +11,14 @@ from deconv_jax.errors import InputError, escape_unprintable
 
 
 def add_parser(commands: Any, name: str, description: str, **options: Any) -> Any:
-    """Return the parser of a new command, whose short help is the first line of its description."""
+    """Return the parser of a new command, whose flags cannot be abbreviated.
+
+    Args:
+      commands: Subparsers of the program.
+      name: Name of the command.
+      description: Long help, kept as formatted; its first line is the short help.
+      options: Further arguments of `add_parser` of argparse.
+    """
     return commands.add_parser(
         name,
         help=description.splitlines()[0],
@@ -57,7 +64,7 @@ def add_data_dir(parser: Any) -> None:
 
 
 def add_inputs(parser: Any, nargs: str = "+") -> None:
-    """Add the positional input files."""
+    """Add the positional `inputs`: files, folders and patterns, at least one by default."""
     parser.add_argument(
         "inputs",
         nargs=nargs,
@@ -67,7 +74,7 @@ def add_inputs(parser: Any, nargs: str = "+") -> None:
 
 
 def add_output(parser: Any, metavar: str, help_text: str, *, required: bool = True) -> None:
-    """Add --output and --overwrite."""
+    """Add -o, --output, a path that is required by default, and --overwrite."""
     parser.add_argument(
         "-o", "--output", required=required, type=Path, metavar=metavar, help=help_text
     )
@@ -80,7 +87,11 @@ def add_overwrite(parser: Any) -> None:
 
 
 def parse_checkpoint(word: str | None) -> Literal["last", "best"] | int:
-    """Return the checkpoint that the value of --checkpoint selects; None selects the last."""
+    """Return the checkpoint that the value of --checkpoint selects; None selects the last.
+
+    Raises:
+      InputError: The value is neither "last" nor "best" nor an integer.
+    """
     if word is None or word == "last":
         return "last"
     if word == "best":
@@ -92,7 +103,13 @@ def parse_checkpoint(word: str | None) -> Literal["last", "best"] | int:
 
 
 def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
-    """Raise InputError unless an output folder is missing, empty or may be overwritten."""
+    """Raise InputError unless an output folder is None, missing or empty, or may be overwritten.
+
+    Args:
+      flag: Flag that names the folder, for the error message.
+      folder: Path of the folder. Any other existing kind of file is an error.
+      overwrite: Whether files in the folder may be replaced.
+    """
     from deconv_jax.io import kind_of
 
     if folder is None or kind_of(folder) is None:
@@ -108,14 +125,24 @@ def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
 
 
 def refuse(arguments: argparse.Namespace, flags: Sequence[str], other: str) -> None:
-    """Raise InputError if one of the flags is set, because it cannot be combined with another."""
+    """Raise InputError if one of the flags is set, because it cannot be combined with another.
+
+    Args:
+      arguments: Parsed flags; a flag is set if its value is not None, even if it is False.
+      flags: Flags such as "--self-ensemble".
+      other: Flag that they cannot be combined with, for the error message.
+    """
     for flag in flags:
         if getattr(arguments, flag.removeprefix("--").replace("-", "_")) is not None:
             raise InputError(f"{flag} cannot be combined with {other}")
 
 
 def report_skipped(found: Any) -> int:
-    """Print which files a `FoundFiles` left out, and return the exit code that follows from it alone."""
+    """Print the summary of the files that a `FoundFiles` skipped on standard error.
+
+    Returns:
+      1 if a folder could not be read, otherwise 0.
+    """
     for line in found.summary():
         print(escape_unprintable(f"deconv-jax: {line}"), file=sys.stderr)
     return 0 if found.complete else EXIT_SOME_FAILED

@@ -26,17 +26,21 @@ _SOURCE_IDENTITY = ("name", "path", "dataset", "base")
 def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the config of a file's `get_config`, with overrides, as a dict.
 
-    If the overrides select another folder of images, the splits that the file sets are dropped. If they
-    shorten the run, keys that count its steps are scaled. Overridden keys are never changed. A note on
-    standard error lists the changes.
+    If the overrides select another data set, settings of the source that it does not have are dropped,
+    and, for a folder of images, also the splits that the file sets. If they shorten the run, warm-ups,
+    `decay_steps`, `step_boundaries` and `training.steps_per_call` are scaled; the intervals of
+    evaluating, saving and logging are not. Overridden keys are never changed. Notes on standard error
+    list the changes. The config is not validated; `Experiment.from_dict` does that.
 
     Args:
-      path_and_argument: "FILE.py" or "FILE.py:ARGUMENT".
-      overrides: "--config.KEY.KEY=VALUE" strings. A value that is not a Python literal is a string.
-        `config.data.source` also accepts the short form of a data set; see `parse_source`.
+      path_and_argument: "FILE.py" or "FILE.py:ARGUMENT"; the argument is "" by default.
+      overrides: "--config.KEY.KEY=VALUE" strings; keys may be new. A value that is not a Python literal is a
+        string. `config.data.source` also accepts the short form of a data set, such as "mnist" or
+        "folder:PATH".
 
     Raises:
-      InputError: The file does not exist or has no `get_config`, or an override is malformed.
+      InputError: The file does not exist or has no `get_config`, an override is malformed, or it sets a key
+        below a value.
     """
     name, _, argument = path_and_argument.partition(":")
     module = load_module(Path(name))

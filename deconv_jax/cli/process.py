@@ -28,7 +28,11 @@ def configure_output() -> None:
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs on disk between runs, unless the environment configures the cache."""
+    """Keep compiled programs in ~/.cache/deconv_jax/xla between runs.
+
+    Sets environment variables of JAX that are not set yet, so call it before importing JAX.
+    $XDG_CACHE_HOME replaces ~/.cache.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "deconv_jax" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

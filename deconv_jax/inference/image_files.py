@@ -64,7 +64,7 @@ class FoundFiles:
         return not self.skipped.get(UNREADABLE)
 
     def summary(self) -> list[str]:
-        """Return one line per reason, with the number of skipped files and their names."""
+        """Return a line per reason, with the number of skipped files and the first 20 names."""
         lines = []
         for reason, names in self.skipped.items():
             hidden = len(names) - _MAX_NAMES
@@ -95,7 +95,8 @@ def plan_jobs(
     """Return one job per image that the inputs stand for.
 
     Args:
-      inputs: Paths of files and folders, and patterns such as "photos/*.jpg" or "**/*.png".
+      inputs: Paths of files and folders, and patterns such as "photos/*.jpg" or "**/*.png"; at least
+        one.
       output: Folder for the results. Files in it are never inputs: folders and patterns skip them,
         and naming one is an error.
       suffix: File suffix of the results, a key of `FORMATS`; None to keep each input's suffix.
@@ -104,13 +105,14 @@ def plan_jobs(
       compare: Whether to write NAME.compare.png beside each result.
 
     Returns:
-      Jobs in the order of the inputs. A file that several inputs or links name appears once, where
-      it was found first.
+      Jobs in the order of the inputs. The result of a file from an input folder keeps its path
+      relative to that folder; that of any other file goes directly into `output`. A file that several
+      inputs or links name appears once, where it was found first.
 
     Raises:
-      InputError: An input does not exist or is in the output folder; a folder or pattern contains no
-        images; two results have the same path; a result would replace an input or a reference; or no
-        image has a reference.
+      InputError: The suffix is unknown; `output` or `references` is not a folder; an input does not
+        exist or is in the output folder; a folder or pattern contains no images; two results have the
+        same path; a result would replace an input or a reference; or no image has a reference.
     """
     if suffix is not None and suffix not in FORMATS:
         raise InputError(f"no image format {suffix!r}; {did_you_mean(suffix, FORMATS)}")
@@ -167,6 +169,9 @@ def find_images(inputs: Sequence[str], output: Path) -> FoundFiles:
       inputs: Paths and patterns, as for `plan_jobs`.
       output: File for the result, which folders and patterns skip.
 
+    Returns:
+      Files in the order of the inputs, each once; none without inputs.
+
     Raises:
       InputError: An input does not exist or is the output; or a folder or pattern contains no
         images.
@@ -192,6 +197,10 @@ def expand_inputs(
       suffixes: Suffixes of the files taken from folders and patterns. A file that is named
         explicitly may have any suffix.
       is_result: Whether to skip a file of a folder or pattern as an earlier result.
+
+    Returns:
+      Files in the order of the inputs, each once, with paths relative to an input folder, or else
+      their names.
 
     Raises:
       InputError: An input does not exist, or a folder or pattern contains no such files.

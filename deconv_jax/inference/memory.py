@@ -19,7 +19,7 @@ def working_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def free_memory() -> int:
-    """Return the free bytes on the accelerator, or on the host if there is no accelerator.
+    """Return the free bytes on the first accelerator, or on the host if there is no accelerator.
 
     Where the system does not report free memory, return its total memory, or else 4 GiB.
     """
@@ -39,7 +39,7 @@ def free_memory() -> int:
 
 @contextlib.contextmanager
 def catch_out_of_memory(message: str) -> Iterator[None]:
-    """Raise InputError with this message where the host or the accelerator runs out of memory."""
+    """Raise InputError with this message if the `with` block runs out of host or accelerator memory."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

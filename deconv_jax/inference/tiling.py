@@ -50,7 +50,10 @@ class Tile:
 
 
 def min_tile(field: ReceptiveField) -> int:
-    """Return the smallest tile side, in pixels, that has a non-empty inner region."""
+    """Return the smallest tile side, in pixels, that has a non-empty inner region.
+
+    It is a multiple of `field.multiple`.
+    """
     return _round_up(field.before + field.after + field.multiple, field.multiple)
 
 
@@ -101,17 +104,19 @@ def restore_tiled(
     cropped.
 
     Args:
-      apply: Compiled network, called with a single shape.
+      apply: Compiled network, called with NumPy batches of one tile, all of the same shape.
       image: Image of any size.
       field: Receptive field of the network.
-      tile: Side of a tile, in pixels, see `tile_plan`; None for the whole image.
+      tile: Side of a tile, in pixels, rounded down to a multiple of `field.multiple`; None for the
+        whole image.
       report: Callback that receives the completed fraction after every tile.
 
     Returns:
       Float32 output in host memory, `field.scale` times as large as the image.
 
     Raises:
-      InputError: The image is empty, the output has the wrong size, or as for `tile_plan`.
+      InputError: The image is empty, the output has the wrong size, or the image is larger than the
+        tile and the tile is smaller than `min_tile`.
     """
     height, width = image.shape[:2]
     if not height or not width:
@@ -149,9 +154,9 @@ def restore_tiled(
 def default_tile(program_bytes: Callable[[int], int], field: ReceptiveField) -> int:
     """Return a tile side, in pixels, that suits the free memory.
 
-    The largest square tile that uses at most `MEMORY_FRACTION` of `free_memory`, assuming the memory
-    per pixel of a tile of `PROBE_TILE` pixels. The upper bound is `MAX_TILE`, or four times the
-    receptive field if that is larger; the lower bound is `min_tile`.
+    The largest square tile that uses at most a quarter (`MEMORY_FRACTION`) of the free memory, assuming
+    the memory per pixel of a tile of 256 pixels (`PROBE_TILE`). The upper bound is 1024 pixels
+    (`MAX_TILE`), or four times the receptive field if that is larger; the lower bound is `min_tile`.
 
     Args:
       program_bytes: Function from the side of a tile to the bytes that its program uses, see

@@ -75,7 +75,7 @@ class Codec:
 
     Args:
       model: Codec networks.
-      variables: Weights of the networks.
+      variables: Collection "params" of the networks.
       tables: Tables of the entropy coder; None to derive them from the weights.
       max_pixels: Maximum of height times width of images to compress or decompress.
 
@@ -119,8 +119,8 @@ class Codec:
           level: Quality level, in [0, levels).
 
         Raises:
-          InputError: The level is out of range, or the image has a wrong type or shape, is too large,
-            or has color while the codec is for gray images.
+          InputError: The level is out of range, or the image has a wrong type or shape, is empty or,
+            padded, larger than `max_pixels`, or has color while the codec is for gray images.
         """
         levels = self.model.levels
         if level not in range(levels):
@@ -151,7 +151,7 @@ class Codec:
         return data + _CHECKSUM.pack(self._checksum(data))
 
     def decompress(self, data: bytes) -> Pixels:
-        """Return the image of a compressed file.
+        """Return the image of a compressed file, with one channel if a gray image was compressed.
 
         Raises:
           InputError: The data is not a compressed file, is damaged, belongs to another codec, or the
@@ -173,7 +173,11 @@ class Codec:
     def model_bits(self, image: Pixels, level: int) -> float:
         """Return the bits of an image by the model's own probabilities, without tables and header.
 
-        The image must fit into one tile: the networks process it whole.
+        The networks process the image whole, so it must be small.
+
+        Args:
+          image: Image as for `compress`.
+          level: Quality level, which is not checked.
         """
         repeated = np.repeat(image, self.model.channels // image.shape[-1], axis=-1)
         images = self._pad(repeated)[None] / np.float32(255)

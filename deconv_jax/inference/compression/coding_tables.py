@@ -79,7 +79,7 @@ class CodingTables:
         return cls(prior, normal, layers, bounds)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the tables as arrays by name, for a file and for `Codec.digest`."""
+        """Return the tables as int32 arrays by name, such as "prior.lengths" and "layer0.kernel"."""
         arrays = _fields_to_arrays("prior", self.prior)
         if self.normal is not None:
             arrays |= _fields_to_arrays("normal", self.normal) | {"bounds": self.bounds}
@@ -129,7 +129,10 @@ class CodingTables:
             raise InputError(f"the tables of the codec do not fit its model {type(model).__name__}")
 
     def means_and_table_indices(self, hyperlatents: Latents) -> tuple[Latents, np.ndarray]:
-        """Return the mean of each latent, a multiple of 2^-10, and its index in `normal`."""
+        """Return the mean of each latent, a multiple of 2^-10, and the index of its table in `normal`.
+
+        Requires tables with a hyperprior. Both arrays have the shape of the latents.
+        """
         x: Any = hyperlatents.astype(np.float64)
         for number, layer in enumerate(self.layers):
             x = layer(np.maximum(x, 0.0) if number else x)
@@ -145,7 +148,7 @@ def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTa
       The tables; None if the file does not exist or holds the tables of other weights.
 
     Raises:
-      InputError: The file is damaged.
+      InputError: The file is unreadable or damaged, or does not fit the model.
     """
     if kind_of(path) is None:
         return None
@@ -161,14 +164,18 @@ def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTa
 
 
 def save_tables(path: Path, tables: CodingTables, variables: Tree) -> None:
-    """Write tables to a file, with the digest of the weights that they were derived from."""
+    """Write tables to a file, with the digest of the weights that they were derived from.
+
+    Raises:
+      InputError: The file cannot be written.
+    """
     metadata = {"weights": weights_digest(variables).hex()}
     data = safetensors.numpy.save(tables.to_arrays(), metadata)
     write_atomically(path, lambda file: file.write(data))
 
 
 def weights_digest(variables: Tree) -> bytes:
-    """Return the SHA-256 of a model's weights and their names."""
+    """Return the SHA-256 of the weights in "params", as float32, and of their names."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         digest.update(jax.tree_util.keystr(path).encode())

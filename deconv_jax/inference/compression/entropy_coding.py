@@ -47,6 +47,9 @@ class FrequencyTables:
         escape, and has no zeros.
       lengths: Number of entries of each table, with the escape, int32.
       firsts: Integer that the first entry of each table stands for, int32.
+
+    Raises:
+      InputError: There is no table, or the arrays are not such tables.
     """
 
     frequencies: Integers
@@ -74,7 +77,8 @@ class FrequencyTables:
         """Return the tables of distributions.
 
         Args:
-          masses: For each table its first integer, and the probabilities of it and its successors.
+          masses: For each table its first integer, and the probabilities of it and its successors. The
+            rest of the probability goes to the escape.
         """
         tables = [_quantize_masses(mass) for _, mass in masses]
         return cls(
@@ -101,7 +105,7 @@ class FrequencyTables:
         return constriction.stream.model.Categorical(weights, perfect=False)
 
     def min_bits(self) -> Float[np.ndarray, " tables"]:
-        """Return the bits of the cheapest value of each table."""
+        """Return the bits of the cheapest entry of each table."""
         most = np.maximum.reduceat(self.frequencies, self._starts)
         return -np.log2(most / _TOTAL)
 
@@ -112,6 +116,8 @@ class FrequencyTables:
 
 def probability_masses(logits: Logits) -> tuple[int, np.ndarray]:
     """Return the first integer and the probability masses of a distribution, without its tails.
+
+    Each tail has at most a mass of 2^-20.
 
     Args:
       logits: Increasing function whose sigmoid is the cumulative distribution function.
@@ -138,7 +144,7 @@ def probability_masses(logits: Logits) -> tuple[int, np.ndarray]:
 
 
 def normal_masses(scale: float) -> tuple[int, np.ndarray]:
-    """Return `probability_masses` of a normal distribution with mean 0 and this standard deviation."""
+    """Return the first integer and the probability masses of N(0, scale^2), within 5 scales of 0."""
     most = math.ceil(5.0 * scale + 0.5)
     # erfc keeps the digits of the tail; the distribution is symmetric.
     edges = [0.5 * math.erfc((n - 0.5) / (scale * math.sqrt(2))) for n in range(most + 2)]
@@ -158,7 +164,10 @@ class Encoder:
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def encode(self, groups: Sequence[Integers], tables: FrequencyTables) -> None:
-        """Encode groups of integers in [-MAX_VALUE, MAX_VALUE], each group with the table of its index."""
+        """Encode groups of integers, group i with table i.
+
+        The integers must be in [-MAX_VALUE, MAX_VALUE], which is not checked. A group may be empty.
+        """
         escapes = [np.zeros(0, np.int64)]
         for table, values in enumerate(groups):
             if not len(values):
@@ -206,7 +215,7 @@ class Decoder:
 
         Args:
           counts: Number of integers of each group.
-          tables: Table of each group.
+          tables: Tables; group i has table i.
 
         Raises:
           InputError: An integer is out of range.

@@ -25,6 +25,9 @@ class FixedPointLayer:
       kernel: Kernel in multiples of 2^-12, in the layout of the layer, int32.
       bias: Bias in multiples of 2^-22, int32.
       stride: 1 for a convolution, 2 or more for a transposed convolution.
+
+    Raises:
+      InputError: The bias has the wrong length, or a sum might not be exact.
     """
 
     kernel: Int[np.ndarray, "rows columns first second"]
@@ -42,7 +45,7 @@ class FixedPointLayer:
           stride: Stride of the layer.
 
         Raises:
-          InputError: A weight is out of range.
+          InputError: A weight is out of range, or a sum might not be exact.
         """
         kernel = np.rint(np.asarray(weights["kernel"], np.float64) * 2**cls.WEIGHT_BITS)
         bits = cls.WEIGHT_BITS + cls.VALUE_BITS
@@ -69,7 +72,13 @@ class FixedPointLayer:
         return (first, second) if self.stride == 1 else (second, first)
 
     def __call__(self, values: Map) -> Map:
-        """Return the output, rounded to the nearest multiple of 2^-10 (half up), in [-2^10, 2^10]."""
+        """Return the output, rounded to the nearest multiple of 2^-10 (half up), in [-2^10, 2^10].
+
+        Padding is "SAME" with zeros, so the output is `stride` times as large as the input.
+
+        Args:
+          values: Multiples of 2^-10 in [-2^10, 2^10].
+        """
         kernel = self.kernel.astype(np.float64)
         scaled = values * 2**self.VALUE_BITS
         summed = (

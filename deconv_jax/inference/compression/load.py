@@ -21,15 +21,17 @@ TABLES_FOLDER = "codec"
 def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compression, Codec]:
     """Return the task of a compression run and its codec.
 
-    The codec's tables are derived once and stored in the workdir, so that a copy of the workdir on
-    another machine has the same tables.
+    The codec's tables are derived once and stored in the workdir, as codec/STEP.safetensors, so that a
+    copy of the workdir on another machine has the same tables. If they cannot be stored, a warning is
+    printed.
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      checkpoint: "last", "best" on the validation split, or a step.
 
     Raises:
-      InputError: As for `workdir.load_state`, or the run has another task.
+      InputError: The folder is not the workdir of a compression run, the checkpoint is missing or
+        damaged, the stored tables are damaged, or the weights admit no tables.
     """
     task = open_task(workdir, Compression)
     model = cast(FactorizedCodec, task.model)

@@ -17,13 +17,14 @@ def load_generator(
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      checkpoint: "last", "best" on the validation split, or a step.
 
     Returns:
-      The task, and the variables as NumPy arrays.
+      The task, and its `sampling_variables` as NumPy arrays.
 
     Raises:
-      InputError: As for `workdir.load_state`, or the run has another task.
+      InputError: The folder is not the workdir of a GAN or VAE run, or the checkpoint is missing or
+        damaged.
     """
     task = open_task(workdir, GAN, Variational)
     example = {

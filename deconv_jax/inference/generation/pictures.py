@@ -35,6 +35,8 @@ def check_picture(
 ) -> None:
     """Raise InputError if a picture would have an unknown format or be too large.
 
+    A grid may have 10,000 pixels per side, and an animation 10^8 pixels in all frames together.
+
     Args:
       path: File to write.
       formats: Accepted formats by suffix: `STILL_FORMATS`, `ANIMATION_FORMATS` or both.
@@ -63,7 +65,7 @@ def check_picture(
 
 
 def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
-    """Write images as a grid.
+    """Write images as a grid, row by row; replace an existing file.
 
     Args:
       path: File to write, with a suffix of `STILL_FORMATS`.
@@ -81,9 +83,11 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
 def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
     """Write images as an endless animation, a lossless WebP or a GIF of 256 colors.
 
+    A frame lasts 60 ms. An existing file is replaced.
+
     Args:
       path: File to write, with a suffix of `ANIMATION_FORMATS`.
-      images: Frames (count, height, width, 1 or 3), uint8.
+      images: Frames (count, height, width, 1 or 3), uint8, at least one.
       scale: Factor by which images are enlarged.
 
     Raises:
@@ -103,10 +107,10 @@ def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
 
 
 def write_each(folder: Path, first: int, images: np.ndarray, scale: int) -> None:
-    """Write images to numbered files such as 000000.png.
+    """Write images to numbered files such as 000000.png; replace existing ones.
 
     Args:
-      folder: Folder of the files.
+      folder: Folder of the files, created if missing.
       first: Number of the first file.
       images: Images (count, height, width, 1 or 3), uint8.
       scale: Factor by which images are enlarged.

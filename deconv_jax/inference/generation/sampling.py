@@ -43,7 +43,8 @@ def latents_from_seed(
       count: Number of latents.
       latent_dim: Length of a latent vector.
       seed: Seed; each latent depends only on it and on its index.
-      truncation: Bound of the truncated normal distribution, see `draw_latents`; None for none.
+      truncation: Bound of the absolute value of a truncated normal distribution; None for a standard
+        normal one.
 
     Raises:
       InputError: The count is below 1, the seed is negative or the truncation is not positive.
@@ -60,6 +61,9 @@ def latent_walk(latents: Latents, steps: int) -> Float32[np.ndarray, "count*step
     Args:
       latents: Latents to pass through, at least two.
       steps: Number of points from one latent to just before the next.
+
+    Returns:
+      Points of the walk; row i * steps is latent i.
 
     Raises:
       InputError: There are fewer than two latents, or no steps.
@@ -82,7 +86,7 @@ def latent_traversal(
       steps: Number of values per dimension, at least two.
 
     Returns:
-      Latents, dimension by dimension.
+      Latents, dimension by dimension, each in order from -3 to 3.
 
     Raises:
       InputError: There are fewer than two steps.
@@ -100,13 +104,13 @@ def rank_dimensions(
     """Return the latent dimensions in order of decreasing effect on the images.
 
     The effect of a dimension is the variance of a pixel over a traversal from -3 to 3, averaged over
-    pixels and over a few fixed latents. A VAE may ignore dimensions; their effect is zero.
+    pixels and over four fixed latents. A VAE may ignore dimensions; their effect is zero.
 
     Args:
       decode: Decoder, as for `generate`.
       variables: Variables of the decoder.
       latent_dim: Length of a latent vector.
-      label: Class of the images, for a conditional generator.
+      label: Class of the images, required by a conditional generator; None for any other.
     """
     dimensions = np.arange(latent_dim)
     centers = latents_from_seed(_RANKING_LATENTS, latent_dim, seed=0)
@@ -126,11 +130,13 @@ def generate(
 ) -> Iterator[UInt8[np.ndarray, "batch height width channels"]]:
     """Yield batches of the images of latents, in their order.
 
+    A batch has 32 images per device, and the last one possibly fewer.
+
     Args:
-      decode: Decoder of a task.
+      decode: Decoder of a task, a pure function with images in [0, 1].
       variables: Variables of the decoder.
       latents: Latents to decode.
-      labels: Class of each image, int32, for a conditional generator.
+      labels: Class of each image, int32, required by a conditional generator; None for any other.
     """
     devices = Devices.all()
     specs = (PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec(DATA_AXIS))

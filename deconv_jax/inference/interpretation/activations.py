@@ -81,12 +81,18 @@ class Layer:
 
 
 def max_batch_size(size: Sequence[int]) -> int:
-    """Return the number of images of this height and width to process at once."""
+    """Return the number of images of this height and width to process at once.
+
+    It is at most 64 (`MAX_BATCH`) and keeps a batch below 2^20 pixels, but is at least 1.
+    """
     return max(1, min(MAX_BATCH, _MAX_PIXELS // math.prod(size)))
 
 
 def layer_shapes(model: nn.Module, variables: Tree, images: HasShape) -> dict[str, tuple[int, ...]]:
-    """Return the layers in the order in which they run, with the shapes of their feature maps.
+    """Return the shape of each layer's feature map for one image, by name.
+
+    Layers are in the order in which they run: "conv1", "dense1" and so on. The last is "logits", the output
+    of the module, if it is a single array.
 
     Args:
       model: Network that takes only images.
@@ -98,7 +104,7 @@ def layer_shapes(model: nn.Module, variables: Tree, images: HasShape) -> dict[st
 
 
 def layer_shape(model: nn.Module, variables: Tree, images: HasShape, layer: str) -> tuple[int, ...]:
-    """Return the shape of a layer's feature map for one image.
+    """Return the shape of a layer's feature map for one image, (*space, features).
 
     Args:
       model: Network that takes only images.
@@ -139,17 +145,20 @@ def feature_maps(
     shift: Mapping[str, Array] | None = None,
     before_activation: bool = False,
 ) -> tuple[Float[Array, "batch *space features"], ...]:
-    """Return the feature maps of layers, as differentiable functions of the images.
+    """Return the feature maps of layers, in their given order, as differentiable functions of the images.
+
+    A feature map is the output of the activation after the layer, or of a layer without one.
 
     Args:
       model: Network that takes only images.
       variables: Variables of the network.
       images: Preprocessed images.
-      layers: Names of the layers.
+      layers: Names of the layers, such as "conv1", "dense1" or "logits"; see `layer_shapes`.
       rule: Backward rule of every ReLU.
       shift: Array to add to the feature map of a layer, by name. Differentiating by it gives the
         gradient by the feature map.
-      before_activation: Whether to return the input of the activation instead of its output.
+      before_activation: Whether to return the input of the activation, if there is one, instead of its
+        output.
 
     Raises:
       InputError: There is no such layer or rule, or the rule is not "gradient" and the network has an
@@ -178,7 +187,13 @@ def feature_maps(
 
 
 def find_layers(model: nn.Module, variables: Tree, images: HasShape) -> dict[str, Layer]:
-    """Return the layers of a network by name, in the order in which they run."""
+    """Return the layers of a network by name, in the order in which they run.
+
+    Args:
+      model: Network that takes only images.
+      variables: Variables of the network.
+      images: Images (batch, height, width, channels); only their shape matters.
+    """
     found: dict[str, Layer] = {}
     counts = {"conv": itertools.count(1), "dense": itertools.count(1)}
     activations: list[str] = []

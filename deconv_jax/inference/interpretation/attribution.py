@@ -47,7 +47,7 @@ class Target:
       feature: Index of the feature map or class: one for all images, or one per image (batch,).
       position: Spatial position of the unit, one index per axis: one for all images, or one row per
         image (batch, axes). None for the sum over the whole map.
-      layer: Name of the layer, see `activations`.
+      layer: Name of the layer, such as "conv1"; by default "logits", the output of the network.
     """
 
     feature: ArrayLike
@@ -58,7 +58,13 @@ class Target:
 def target_activation(
     target: Target, maps: Float[Array, "batch *space features"]
 ) -> Float[Array, " batch"]:
-    """Return the activation of each image's target in the feature maps of its layer."""
+    """Return the activation of each image's target in the feature maps of its layer.
+
+    Without a position, it is the sum over the whole feature map.
+
+    Raises:
+      InputError: The target is not in the feature maps.
+    """
     return jnp.sum(_mask(target, maps) * maps, range(1, maps.ndim))
 
 
@@ -83,7 +89,8 @@ def backprojection(
         deconvnet of arXiv:1311.2901, rather than with ones. For a single unit this is a factor.
 
     Raises:
-      InputError: The target is not in the layer, or as for `feature_maps`.
+      InputError: There is no such layer or rule, the target is not in the layer, or the rule is not
+        "gradient" and an activation up to the layer is not a ReLU or not an `Activation` layer.
     """
 
     def total(images: Array) -> Array:
@@ -97,7 +104,7 @@ def backprojection(
 def gradient(model: nn.Module, variables: Tree, images: Images, target: Target) -> Images:
     """Return the gradient of the target (Simonyan et al., arXiv:1312.6034, section 3).
 
-    Its magnitude is their saliency map. See `backprojection` for arguments and errors.
+    Its magnitude is their saliency map. It is `backprojection` with rule "gradient".
     """
     return backprojection(model, variables, images, target)
 
@@ -107,7 +114,7 @@ def guided_backpropagation(
 ) -> Images:
     """Return guided backpropagation (Springenberg et al., arXiv:1412.6806, section 3.4).
 
-    See `backprojection` for arguments and errors.
+    It is `backprojection` with rule "guided": all activations up to the target must be ReLU layers.
     """
     return backprojection(model, variables, images, target, "guided")
 
@@ -115,7 +122,7 @@ def guided_backpropagation(
 def deconvnet(model: nn.Module, variables: Tree, images: Images, target: Target) -> Images:
     """Return the deconvnet projection (Zeiler & Fergus, arXiv:1311.2901, section 2.1) of ones.
 
-    See `backprojection` for arguments and errors.
+    It is `backprojection` with rule "deconvnet": all activations up to the target must be ReLU layers.
     """
     return backprojection(model, variables, images, target, "deconvnet")
 
@@ -139,11 +146,12 @@ def integrated_gradients(
       variables: Variables of the network.
       images: Preprocessed images.
       target: Target of each image.
-      baseline: Baseline: an image, one per image, or a number for all pixels.
+      baseline: Baseline, preprocessed like the images: an image, one per image, or a number for all
+        pixels.
       steps: Number of quadrature points.
 
     Raises:
-      InputError: There are no steps, or as for `backprojection`.
+      InputError: There are no steps, there is no such layer, or the target is not in it.
     """
     at_least("steps", steps, 1)
     points, weights = np.polynomial.legendre.leggauss(steps)
@@ -181,10 +189,12 @@ def occlusion(
       target: Target of each image.
       window: Side of the window in pixels, or its height and width.
       stride: Distance between windows in pixels, at most the window.
-      fill: Content of the window: an image or a number, gray by default.
+      fill: Content of the window, preprocessed like the images: an image or a number. The default is
+        gray only if preprocessed images are in [0, 1].
 
     Raises:
-      InputError: The window or stride is too large, or as for `backprojection`.
+      InputError: The window is larger than the image, the stride larger than the window, or either is
+        below 1; there is no such layer; or the target is not in it.
     """
     count, *size, _ = images.shape
     sides, strides = (
@@ -232,10 +242,10 @@ def grad_cam(
       layer: Layer whose feature maps are weighted by their mean gradients.
 
     Returns:
-      Non-negative maps with the size of the feature maps, see `resize_to_images`.
+      Non-negative maps with the size of the feature maps; `resize_to_images` enlarges them.
 
     Raises:
-      InputError: The layer has no height and width, or as for `backprojection`.
+      InputError: There is no such layer, it has no height and width, or the target is not in its layer.
     """
     maps, gradients = _layer_gradient(model, variables, images, target, layer)
     if maps.ndim != 4:

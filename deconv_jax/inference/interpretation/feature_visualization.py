@@ -89,14 +89,15 @@ def top_patches(
       variables: Variables of the network.
       images: Images (images, height, width, channels), float in [0, 1] or uint8; or an iterable of
         batches of them, of which only the current top images are kept in memory.
-      layer: Name of the layer, see `activations`.
-      count: Number of patches per feature map, at most the number of images.
+      layer: Name of the layer, such as "conv1"; see `activations.layer_shapes`.
+      count: Number of patches per feature map, each from another image; fewer if there are fewer images.
       maps: Number of feature maps, those with the highest activations; None for all.
       rule: Backward rule of the projections.
       preprocess: Preprocessing of images for the network; None for none.
 
     Raises:
-      InputError: There are no images, or as for `attribution.backprojection`.
+      InputError: There are no images, or no such layer or rule; `count` or `maps` is below 1; or the rule
+        is not "gradient" and an activation up to the layer is not a ReLU or not an `Activation` layer.
     """
     at_least("count", count, 1)
     if maps is not None:
@@ -161,7 +162,7 @@ def maximize_activation(
     Args:
       model: Network that takes only images.
       variables: Variables of the network.
-      target: Target of each image; there are as many images as features.
+      target: Target of each image. There are as many images as elements of `target.feature`.
       image_shape: Height, width and channels of the images.
       steps: Number of steps.
       rate: Step size, in units of the pixels.
@@ -176,7 +177,7 @@ def maximize_activation(
       Images in [0, 1].
 
     Raises:
-      InputError: An argument is out of range, or as for `attribution.backprojection`.
+      InputError: An argument is out of range, there is no such layer, or the target is not in it.
     """
     for name, value, least in (("steps", steps, 1), ("blur_every", blur_every, 1)):
         at_least(name, value, least)

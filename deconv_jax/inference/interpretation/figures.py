@@ -81,17 +81,20 @@ def draw_top_patches(
 ) -> Image.Image:
     """Draw the patches that activate each layer's feature maps most, beside their projections.
 
-    As figure 2 of Zeiler and Fergus, arXiv:1311.2901. The projections of a feature map share a scale.
+    As figure 2 of Zeiler and Fergus, arXiv:1311.2901. Each feature map has up to nine patches,
+    whose projections share a scale. Feature maps and patches without activation are left out.
 
     Args:
       model: Network to interpret.
       images: Images in [0, 1], a split of the run's data, or image files.
-      layers: Names of the layers, see `activations`.
+      layers: Names of the layers, such as "conv1"; see `layer_shapes`.
       rule: Backward rule of the projections.
-      maps: Maximum number of feature maps of a layer.
+      maps: Maximum number of feature maps of a layer, those with the highest activations.
 
     Raises:
-      InputError: No image activates a layer, or as for `feature_visualization.top_patches`.
+      InputError: There are no images, or a file cannot be read; there is no such layer, or no image
+        activates it; `maps` is below 1; or the rule is not "gradient" and the network has other
+        activations than ReLU layers.
     """
     for layer in layers:
         model.layer_shape(layer)
@@ -127,11 +130,11 @@ def draw_maximized_inputs(
 
     Args:
       model: Network to interpret.
-      layers: Names of the layers, see `activations`.
+      layers: Names of the layers, such as "conv1"; see `layer_shapes`.
       maps: Maximum number of feature maps of a layer.
 
     Raises:
-      InputError: `maps` is below 1, or as for `feature_visualization.maximize_activation`.
+      InputError: `maps` is below 1, or there is no such layer.
     """
     at_least("maps", maps, 1)
     size = max_batch_size(model.image_shape[:2])
@@ -169,15 +172,17 @@ def draw_attributions(
 
     Args:
       model: Network to interpret.
-      images: Images in [0, 1].
+      images: Images in [0, 1], at least one.
       names: Names of the images.
-      method: Attribution method, see `attribution`; its values are summed over channels.
-      layers: Layers of Grad-CAM, each with a map; () for the last one with height and width.
+      method: Attribution method; its values are summed over channels.
+      layers: Layers of Grad-CAM, each with a map; () for the last one with height and width. Other
+        methods ignore them.
       class_number: Class to explain; None for the predicted class of each image.
 
     Raises:
       InputError: The network has no classes, or not this class; it predicts a class per pixel and
-        `class_number` is None; or as for the method.
+        `class_number` is None; there is no such layer; or the method is "guided" or "deconvnet" and the
+        network has other activations than ReLU layers.
     """
     classes, probabilities = _explained_classes(model, images, class_number)
     columns: Sequence[str | None] = [None]

@@ -56,7 +56,9 @@ class InterpretableModel:
     def iterate_images(
         self, source: Source | Sequence[Path]
     ) -> Iterator[Float[np.ndarray, "batch height width channels"]]:
-        """Yield batches of all images of a split or of files, in order.
+        """Yield batches of all images of a split or of files, in order, in [0, 1] as `image_shape`.
+
+        Batches have at most 64 images, fewer if images are large.
 
         Raises:
           InputError: A file cannot be read.
@@ -76,10 +78,13 @@ class InterpretableModel:
     def read_images(
         self, files: Sequence[Path]
     ) -> Float[np.ndarray, "count height width channels"]:
-        """Return the images of files.
+        """Return the images of files, in [0, 1] as `image_shape`.
+
+        Args:
+          files: Paths of at least one file.
 
         Raises:
-          InputError: A file cannot be read.
+          InputError: A file cannot be read, or `view_pixels` refuses it.
         """
         images = []
         for file in files:
@@ -91,7 +96,7 @@ class InterpretableModel:
         return np.stack(images)
 
     def layer_shape(self, layer: str) -> tuple[int, ...]:
-        """Return the shape of a layer's feature map for one image.
+        """Return the shape of a layer's feature map for one image, (*space, features).
 
         Raises:
           InputError: There is no such layer.
@@ -99,7 +104,7 @@ class InterpretableModel:
         return layer_shape(self.model, self.variables, self._images_like(), layer)
 
     def last_spatial_layer(self) -> str:
-        """Return the name of the last layer with height and width.
+        """Return the name of the last layer with height and width, other than the output.
 
         Raises:
           InputError: There is no such layer.
@@ -107,7 +112,10 @@ class InterpretableModel:
         return last_spatial_layer(self.model, self.variables, self._images_like())
 
     def feature_map_name(self, layer: str, feature: int) -> str:
-        """Return the label of a feature map: its class for the logits, otherwise its index."""
+        """Return the label of a feature map: the class for the logits, such as "cat" or "class 3".
+
+        For another layer, or a network without classes, return the index, such as "map 3".
+        """
         if layer != LOGITS or not self.num_classes:
             return f"map {feature}"
         name = class_name(feature, self.class_names)

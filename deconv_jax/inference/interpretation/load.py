@@ -30,16 +30,18 @@ RESTORATION_CROP = 96
 def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> InterpretableModel:
     """Return the network of a recognition or restoration run, ready for interpretation.
 
-    A recognition network sees image files resized to the size of its training data, by
-    `center_resize_pixels`. A restoration network sees center crops of `RESTORATION_CROP` pixels, of
-    files as of its data.
+    A recognition network sees image files cropped centrally to the aspect ratio of its training data and
+    resized to its size. A restoration network sees center crops of 96 pixels (`RESTORATION_CROP`), of
+    files as of its data; a noise-conditional one refuses files.
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      checkpoint: "last", "best" on the validation split, or a step.
 
     Raises:
-      InputError: As for `load_recognition`, or the run has another task.
+      InputError: The folder is not the workdir of a recognition or restoration run; the checkpoint is
+        missing or damaged; or the network expects other than 1 or 3 channels. For recognition also:
+        inputs.json is damaged, or missing because an older version trained the run.
     """
     color = open_workdir(workdir).data.source.color
     kind = open_task(workdir, Classification, Segmentation, Detection, Restoration)

@@ -34,6 +34,8 @@ def receptive_windows(
 ) -> tuple[Int[np.ndarray, "rows 2"], Int[np.ndarray, "columns 2"]]:
     """Return the first and last input row of each row of units of a layer, and likewise columns.
 
+    The first array is for rows and the second for columns; both ends are inclusive.
+
     A line of ones is propagated through the network with positive weights and without activations and
     normalization, and every nonzero output of a layer is reset to one. The units that are nonzero in
     the end depend on that line. The windows are exact for any arrangement of layers, with skips and

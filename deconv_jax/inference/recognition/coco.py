@@ -42,16 +42,17 @@ class PredictedImage:
 def predict_file(
     predictor: Predictor, job: Job, output: Path, *, overwrite: bool = False
 ) -> PredictedImage:
-    """Predict for one image and write a picture; the picture is written completely or not at all.
+    """Predict for one image and write a picture as PNG, completely or not at all.
 
     Args:
       predictor: Network to apply.
       job: File to read and picture to write.
-      output: Folder of all results.
+      output: Folder of all results, which contains `job.output`.
       overwrite: Whether to replace an existing picture.
 
     Raises:
-      InputError: The file cannot be processed, or there is too little memory.
+      InputError: The file cannot be processed, the picture exists and `overwrite` is False, or there is
+        too little memory.
     """
     check_output_path(job.output, overwrite=overwrite)
     with catch_out_of_memory(f"{job.source}: not enough memory"):
@@ -71,7 +72,12 @@ def predict_file(
 
 
 def coco_dict(images: Sequence[PredictedImage], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the predictions of all images in COCO's format."""
+    """Return the predictions of all images in COCO's format, JSON-serializable.
+
+    Returns:
+      "info", "images" (ids from 1, in the given order), "categories" (ids from 0) and "annotations" (ids
+      from 1).
+    """
     annotations = [
         annotation | {"image_id": number}
         for number, image in enumerate(images, 1)

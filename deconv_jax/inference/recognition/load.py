@@ -25,14 +25,14 @@ def load_recognition(
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      checkpoint: "last", "best" on the validation split, or a step.
 
     Returns:
-      The task, and the variables as NumPy arrays.
+      The task, and "params" (averaged weights, if there are any) and "batch_stats" as NumPy arrays.
 
     Raises:
-      InputError: As for `workdir.load_state` and `workdir.read_input_shapes`, or the run has another
-        task.
+      InputError: The folder is not the workdir of a recognition run; the checkpoint is missing or
+        damaged; or inputs.json is damaged, or missing because an older version trained the run.
     """
     task = open_task(workdir, Classification, Segmentation, Detection)
     example = read_input_shapes(workdir)
@@ -52,8 +52,8 @@ def load_predictor(
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
-      threshold: Minimum score of a box, in [0, 1], for a detector; None for `MIN_SCORE`.
+      checkpoint: "last", "best" on the validation split, or a step.
+      threshold: Minimum score of a box, in [0, 1], for a detector; None for 0.3 (`MIN_SCORE`).
 
     Raises:
       InputError: As for `load_recognition`; the threshold is out of range or the run is not of
@@ -96,6 +96,8 @@ def load_predictor(
 
 def image_color(channels: int, data_color: Color) -> Color:
     """Return the color mode in which to read image files for a network.
+
+    It is "rgb" for three channels. For one channel it is "y" if the training data has it, else "gray".
 
     Args:
       channels: Number of channels that the network expects.

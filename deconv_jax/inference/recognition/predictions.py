@@ -31,14 +31,20 @@ _BAND = 512
 
 
 class Prediction(Protocol):
-    """The prediction of a network for an image."""
+    """The prediction of a network for an image.
+
+    A class without an entry in `names` is called by its number.
+    """
 
     def coco_annotations(self) -> list[dict[str, Any]]:
-        """Return COCO annotations, without "id" and "image_id"."""
+        """Return COCO annotations, JSON-serializable, without "id" and "image_id"."""
         ...
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
-        """Return the image with the prediction drawn on it."""
+        """Return the image with the prediction drawn on it.
+
+        An image whose longer side is below 256 pixels is enlarged by an integer factor.
+        """
         ...
 
     def summary(self, names: Sequence[str]) -> str:
@@ -53,7 +59,7 @@ class ClassProbabilities:
     probabilities: Float[np.ndarray, " classes"]
 
     def coco_annotations(self) -> list[dict[str, Any]]:
-        """Return an annotation for each of the `TOP_CLASSES` most likely classes."""
+        """Return "category_id" and "score" of the five (`TOP_CLASSES`) most likely classes, best first."""
         return [
             {"category_id": number, "score": _round_score(self.probabilities[number])}
             for number in self._top_classes()
@@ -65,7 +71,7 @@ class ClassProbabilities:
         return with_legend(_enlarge(pixels), legend)
 
     def summary(self, names: Sequence[str]) -> str:
-        """Return the most likely class and its probability."""
+        """Return the most likely class and its probability, as "cat: 0.912"."""
         return self._label(self._top_classes()[0], names)
 
     def _top_classes(self) -> list[int]:
@@ -82,7 +88,10 @@ class SegmentationMap:
     classes: UInt8[np.ndarray, "height width"]
 
     def coco_annotations(self) -> list[dict[str, Any]]:
-        """Return an annotation for each class in the image, with a run-length encoded mask."""
+        """Return an annotation for each class in the image, by increasing number.
+
+        Its keys are "category_id", "segmentation" (run-length encoded), "area", "bbox" and "iscrowd".
+        """
         return [self._annotation(number) for number in self._present()]
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
@@ -100,7 +109,7 @@ class SegmentationMap:
         return with_legend(_enlarge(tinted), legend)
 
     def summary(self, names: Sequence[str]) -> str:
-        """Return the fraction of pixels of each class."""
+        """Return the fraction of pixels of each class in the image, as "sky: 31.0%, sea: 69.0%"."""
         shares = self._counts() / self.classes.size
         return ", ".join(f"{class_name(n, names)}: {shares[n]:.1%}" for n in self._present())
 
@@ -141,7 +150,10 @@ class Detections:
     classes: Int[np.ndarray, " count"]
 
     def coco_annotations(self) -> list[dict[str, Any]]:
-        """Return an annotation for each object; "bbox" is left, top, width, height."""
+        """Return an annotation for each object, in order.
+
+        Its keys are "category_id", "bbox" (left, top, width, height), "area", "iscrowd" and "score".
+        """
         return [
             {
                 "category_id": int(number),
@@ -156,7 +168,7 @@ class Detections:
         ]
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
-        """Return the image with labelled boxes."""
+        """Return the image with labeled boxes."""
         return with_boxes(
             pixels,
             self.boxes,
@@ -167,7 +179,7 @@ class Detections:
         )
 
     def summary(self, names: Sequence[str]) -> str:
-        """Return the number of objects of each class."""
+        """Return the number of objects of each class, as "2 x cat, 1 x dog", or "nothing"."""
         counts = np.bincount(self.classes) if len(self.classes) else np.zeros(0, int)
         found = [f"{counts[n]} x {class_name(n, names)}" for n in np.flatnonzero(counts).tolist()]
         return ", ".join(found) or "nothing"

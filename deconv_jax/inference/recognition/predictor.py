@@ -73,6 +73,9 @@ class Predictor:
     def __call__(self, pixels: Pixels) -> Prediction:
         """Return the prediction for an image with the channels of `color`.
 
+        It is `Detections` of a detector, with scores of at least `threshold`, `SegmentationMap` of a
+        segmentation network, and otherwise `ClassProbabilities`.
+
         Raises:
           InputError: The output is not finite, or the network needs more memory than is free.
         """

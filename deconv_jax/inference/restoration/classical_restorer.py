@@ -52,8 +52,13 @@ class ClassicalRestorer:
       noise_sigma: Standard deviation of the image's noise, in units of 1/255; None if unknown.
       boundary: Scene beyond the border. "unknown" suits photographs, whose scene continues beyond the
         frame: the pixels outside that the blur mixed in are restored too and then cropped.
-      options: Keyword arguments of the method.
-      denoiser: Denoiser of the method "plug_and_play", see `make_pnp_denoiser`.
+      options: Keyword arguments of the method, other than its denoiser.
+      denoiser: Denoiser of the method "plug_and_play", as from `make_pnp_denoiser`; None for others.
+
+    Raises:
+      InputError: The method, the boundary or an option is unknown; an option has the wrong type or
+        value; the noise level is not positive, or is None and required; or the kernel or the denoiser is
+        missing, or a denoiser is given to a method that takes none.
     """
 
     method: str
@@ -96,11 +101,15 @@ class ClassicalRestorer:
         return 1
 
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
-        """Return the restored image.
+        """Return the restored image, of the same size, not clipped.
+
+        Args:
+          pixels: Image in [0, 1] of any number of channels.
+          progress: Callbacks; the progress is reported once, at the end.
 
         Raises:
-          InputError: The output is not finite, the kernel is larger than the image, or the method
-            needs more memory than is free.
+          InputError: The output is not finite, the kernel is larger than the image, or an image of at
+            least 2^22 samples needs more memory than is free.
         """
         size, kernel_size = pixels.shape[:2], self._kernel_size
         if any(k > n for k, n in zip(kernel_size, size, strict=True)):
@@ -127,7 +136,7 @@ class ClassicalRestorer:
     def needed_memory(self, shape: tuple[int, ...]) -> int:
         """Return an estimate of the bytes needed for an image of shape (height, width, channels).
 
-        The estimate scales the memory of a small compiled program.
+        The estimate scales the memory of a small program, which is compiled once per number of channels.
         """
         height, width, channels = shape
         if channels not in self._bytes_per_sample:

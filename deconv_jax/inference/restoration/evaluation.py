@@ -50,7 +50,11 @@ class Evaluation:
         every image, as the published scripts do; "jax" draws any noise from `jax.random.key(seed)`
         folded with the index of the image.
       seed: Seed of the noise.
-      multiple: Divisor to which image sizes are cropped at the bottom and right ("modcrop").
+      multiple: Divisor of image sizes; images are cropped at the bottom and right ("modcrop").
+
+    Raises:
+      InputError: `multiple` is below 1; or noise="numpy" and the degradation does not consist of linear
+        steps, followed by Gaussian noise of one level or by none.
     """
 
     degradation: Degradation
@@ -80,8 +84,8 @@ class Evaluation:
         """Return the degraded image, float32, not clipped.
 
         Args:
-          clean: Ground truth in [0, 1].
-          index: Index of the image in the test set.
+          clean: Ground truth in [0, 1], already cropped.
+          index: Index of the image in the test set, which only noise="jax" uses.
         """
         batch = jnp.asarray(clean)[None]
         if self.noise == "jax":
@@ -117,11 +121,12 @@ class Evaluation:
           images: Names and clean images in [0, 1].
 
         Returns:
-          JSON-serializable dict with "images" (a row per image), "mean" (by measure), "count" and
-          "protocol" (`describe()`).
+          JSON-serializable dict with "images" (a row "name", "psnr", "ssim" per image), "mean" ("psnr" and
+          "ssim"), "count" and "protocol" (`describe()`).
 
         Raises:
-          InputError: There is no image, or a restored image has another shape than the clean one.
+          InputError: There is no image, a restored image has another shape than the clean one, or an
+            image without the border has a side below 11 pixels.
         """
 
         def pairs() -> Iterator[tuple[str, Image, Image]]:
@@ -150,11 +155,11 @@ def _flatten(degradation: Degradation) -> list[Degradation]:
 def network_restorer(
     apply: Apply, field: ReceptiveField, sizes: Sequence[tuple[int, int]]
 ) -> Restore:
-    """Return a network as a restorer that compiles at most `MAX_PROGRAMS` programs for a test set.
+    """Return a network as a restorer that compiles few programs for a test set.
 
-    With at most `MAX_PROGRAMS` different sizes, images are restored whole. Otherwise all are restored
-    in exact tiles as large as the smallest side among them, so that one program serves all images
-    that are no smaller than a tile.
+    With at most 8 (`MAX_PROGRAMS`) different sizes, images are restored whole. Otherwise all are
+    restored in exact tiles as large as the smallest side among them, but at least `min_tile`, so that
+    one program serves all images that are no smaller than a tile.
 
     Args:
       apply: Network on a batch of one image, compiled here.

@@ -56,6 +56,10 @@ class ImageRestorer(Protocol):
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """Return the restored image, with the input's channels, not clipped.
 
+        Args:
+          pixels: Image in [0, 1] with 1 or 3 channels.
+          progress: Callbacks for the progress and for messages to the user.
+
         Raises:
           InputError: The image cannot be restored.
         """
@@ -74,11 +78,18 @@ class LearnedRestorer:
       model: Network with the attributes of `RestorationModel`.
       variables: Collection "params", and "batch_stats" if the network has it.
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
-      noise_sigma: Standard deviation of the noise for that map, in units of 1/255.
+      noise_sigma: Standard deviation of the noise for that map, in units of 1/255; required by, and
+        only for, noise-conditional networks.
       precision: "bf16" computes in bfloat16; an image for which that overflows is restored again in
         float32.
-      tile: Side of a tile, in pixels; None for `default_tile`.
-      ensemble: Whether to average over the symmetries of the square, see `self_ensemble`.
+      tile: Side of a tile, in pixels. None restores images up to 256 pixels per side whole, and larger
+        ones in tiles that suit the free memory (`default_tile`).
+      ensemble: Whether to average over the eight symmetries of the square, which takes eight times as
+        long.
+
+    Raises:
+      InputError: The model is not a restoration network for 1 or 3 channels, `noise_sigma` is missing,
+        negative or not applicable, or the tile is smaller than the receptive field allows.
     """
 
     model: nn.Module
@@ -110,10 +121,14 @@ class LearnedRestorer:
         return self._interface.scale
 
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
-        """Return the restored image.
+        """Return the restored image, `scale` times as large, with the input's channels, not clipped.
+
+        Args:
+          pixels: Image in [0, 1] with 1 or 3 channels.
+          progress: Callbacks for each tile, and for the message that float32 is used instead of bf16.
 
         Raises:
-          InputError: The output is not finite.
+          InputError: The output is not finite, or the image is empty.
         """
         channels = pixels.shape[-1]
         field = self._field(channels)
@@ -250,7 +265,7 @@ def adapt_channels(
     """Apply a function of images with `channels` channels, 1 or 3, to images with 1 or 3.
 
     Gray images are repeated to three channels and the output is averaged over them; each channel of
-    a color image becomes a separate image of the batch.
+    a color image becomes a separate image of the batch. The result has the channels of `images`.
     """
     batch, height, width, image_channels = images.shape
     if image_channels == channels:

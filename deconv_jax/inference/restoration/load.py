@@ -19,13 +19,14 @@ def load_restoration(
 
     Args:
       workdir: Folder of the run.
-      checkpoint: "last", "best" or a step, as for `workdir.load_state`.
+      checkpoint: "last", "best" on the validation split, or a step.
 
     Returns:
-      The task, and the variables as NumPy arrays.
+      The task, and "params" (averaged weights, if there are any) and "batch_stats" as NumPy arrays.
 
     Raises:
-      InputError: As for `workdir.load_state`, or the run has another task.
+      InputError: The folder is not the workdir of a restoration run, or the checkpoint is missing or
+        damaged.
     """
     task = open_task(workdir, Restoration)
     model = cast(RestorationModel, task.model)

@@ -22,7 +22,9 @@ BAND_PIXELS = 2**20
 
 
 def read_reference(path: Path, restored: Pixels, scale: int) -> Pixels:
-    """Return the reference of a restored image, cropped to its size as for "modcrop".
+    """Return the reference of a restored image, in [0, 1].
+
+    A reference that is larger by less than `scale` pixels is cropped at the bottom and right ("modcrop").
 
     Raises:
       InputError: The reference does not exist, is unreadable or has another size.
@@ -39,13 +41,14 @@ def read_reference(path: Path, restored: Pixels, scale: int) -> Pixels:
 
 
 def measure_file(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> Row:
-    """Return PSNR and SSIM of an image that was read from a file.
+    """Return "psnr" in dB and "ssim" of an image that was read from a file.
 
     A protocol that measures luma takes one channel for Y of studio range, whereas a gray file has the
     full range. Gray images are therefore measured as three equal channels.
 
     Raises:
-      InputError: As for `EvaluationProtocol.measure`.
+      InputError: The images differ in size or, with color="rgb", in their channels; or have a side below
+        11 pixels without the border.
     """
     if protocol.color != "rgb":
         output, truth = (np.broadcast_to(v, (*v.shape[:2], 3)) for v in (output, truth))
@@ -60,7 +63,8 @@ def measure_in_bands(protocol: EvaluationProtocol, output: Pixels, target: Pixel
     so an image needs one compiled program, whose memory does not grow with the image.
 
     Raises:
-      InputError: As for `EvaluationProtocol.measure`.
+      InputError: The images differ in size, their channels cannot be compared, or a side is below 11
+        pixels without the border.
     """
     # Raises the errors of `measure` without computing anything.
     jax.eval_shape(

@@ -43,6 +43,10 @@ class TrainedDenoiser:
       variables: Collection "params", and "batch_stats" if the network has it.
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
       degradation: Degradation of the training images; None if unknown, as for published weights.
+
+    Raises:
+      InputError: The model is not a restoration network of scale 1 for 1 or 3 channels, or the
+        degradation is known and not Gaussian noise alone.
     """
 
     name: str
@@ -113,7 +117,7 @@ class PnpDenoiser:
     Attributes:
       denoiser: Function of images and noise level. It is a pytree whose leaves are the networks'
         weights, so that they are arguments of compiled programs rather than constants.
-      options: Recommended keyword arguments of `plug_and_play`.
+      options: Recommended keyword arguments of `plug_and_play`; {} for a noise-conditional network.
     """
 
     denoiser: Denoiser
@@ -125,16 +129,19 @@ def make_pnp_denoiser(
 ) -> PnpDenoiser:
     """Combine networks into one denoiser for any noise level.
 
-    Images with other channels than the networks' are adapted as by `LearnedRestorer`.
+    Networks for gray images denoise color images channel by channel; networks for color images get
+    gray images with three equal channels.
 
     Args:
-      networks: A single noise-conditional network, or one or more single-level networks, among which
-        `any_level_denoiser` chooses. All have the same number of channels.
+      networks: A single noise-conditional network, or one or more single-level networks, of which the
+        one with the largest level up to the requested one denoises. All have the same number of
+        channels.
       sigmas: Trained noise level of each single-level network, in units of 1/255; () if all are
         known from their training.
 
     Raises:
-      InputError: The networks cannot be combined, or the sigmas do not match them.
+      InputError: There is no network, the networks cannot be combined, the sigmas do not match them, or
+        a trained level is unknown.
     """
     if not networks:
         raise InputError("a denoiser requires at least one network; got none")

@@ -66,6 +66,8 @@ def restore_files(
 ) -> int:
     """Restore files one after another, and print a line for each and the mean of their measures.
 
+    Errors of single files are printed on standard error and do not stop the others.
+
     Args:
       restorer: Restorer of images.
       jobs: Files to read and write.
@@ -124,19 +126,21 @@ def restore_file(
     """Restore one file; the result is written completely or not at all.
 
     Bit depth, alpha (enlarged bicubically), ICC profile, EXIF data and resolution are kept as far as
-    the format of the result allows, see `write_image`.
+    the format of the result allows.
 
     Args:
       restorer: Restorer of images.
       job: File to read and files to write.
       progress: Callbacks for progress and messages.
-      protocol: Protocol of the measurement, for a job with a reference. A reference that is larger
-        than the result by less than the scale is cropped at the bottom and right ("modcrop").
+      protocol: Protocol of the measurement, for a job with a reference; None for RGB without a border.
+        A reference that is larger than the result by less than the scale is cropped at the bottom and
+        right ("modcrop").
       overwrite: Whether to replace an existing result.
 
     Raises:
-      InputError: The file cannot be restored or there is too little memory. A result that cannot be
-        measured is not an error, see `Result.unmeasured`.
+      InputError: The file cannot be restored, a result or comparison exists and `overwrite` is False,
+        or there is too little memory. A result that cannot be measured is not an error, but has
+        `Result.unmeasured`.
     """
     started = time.perf_counter()
     protocol = protocol or EvaluationProtocol()
