@@ -124,7 +124,7 @@ def check_folder(flag: str, folder: Path | None, *, overwrite: bool) -> None:
         raise InputError(f"{folder} is not empty; give --overwrite to replace files in it")
 
 
-def refuse(arguments: argparse.Namespace, flags: Sequence[str], other: str) -> None:
+def refuse_flags(arguments: argparse.Namespace, flags: Sequence[str], other: str) -> None:
     """Raise InputError if one of the flags is set, because it cannot be combined with another.
 
     Args:

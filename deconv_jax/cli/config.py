@@ -65,7 +65,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     return config
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """Return the value of a Python literal, or the text itself if it is none."""
     try:
         return ast.literal_eval(text)
@@ -84,7 +84,7 @@ def _apply(config: dict[str, Any], override: str) -> str:
         group = group.setdefault(key, {})
         if not isinstance(group, dict):
             raise InputError(f"{override!r}: config.{key} is a value, not a group of keys")
-    value = literal(text)
+    value = parse_literal(text)
     if dotted == "data.source" and isinstance(value, str):
         value = _source_settings(value, group.get(last))
     group[last] = value

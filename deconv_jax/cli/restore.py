@@ -12,10 +12,10 @@ from deconv_jax.cli.arguments import (
     add_output,
     add_parser,
     parse_checkpoint,
-    refuse,
+    refuse_flags,
     report_skipped,
 )
-from deconv_jax.cli.config import literal
+from deconv_jax.cli.config import parse_literal
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
 from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError
@@ -237,12 +237,12 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     if not plug_and_play and len(networks) > 1:
         raise InputError(f"only --method plug_and_play takes several networks; got {len(networks)}")
     if plug_and_play:
-        refuse(arguments, _NETWORK_FLAGS, f"--method {method}")
+        refuse_flags(arguments, _NETWORK_FLAGS, f"--method {method}")
     elif method:
         others = (*_TRAINING_FLAGS, *_NETWORK_FLAGS, "--denoiser-sigma")
-        refuse(arguments, others, f"--method {method}")
+        refuse_flags(arguments, others, f"--method {method}")
     else:
-        refuse(arguments, _METHOD_FLAGS, networks[0].flag)
+        refuse_flags(arguments, _METHOD_FLAGS, networks[0].flag)
     if method and arguments.kernel is None:
         if method in METHODS and method not in DENOISING:
             raise InputError(
@@ -275,7 +275,7 @@ def _classical(arguments: argparse.Namespace) -> Any:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise InputError(f"--option must be KEY=VALUE; got {word!r}")
-        options[key] = literal(text)
+        options[key] = parse_literal(text)
     kernel = None if arguments.kernel is None else read_kernel(arguments.kernel)
     denoisers = [
         TrainedDenoiser(str(network.path), **_load(network, arguments))

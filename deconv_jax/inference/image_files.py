@@ -166,7 +166,7 @@ def find_images(inputs: Sequence[str], output: Path) -> FoundFiles:
     """Return the image files that the inputs of a command with a single output file stand for.
 
     Args:
-      inputs: Paths and patterns, as for `plan_jobs`.
+      inputs: Paths of files and folders, and patterns such as "photos/*.jpg".
       output: File for the result, which folders and patterns skip.
 
     Returns:
@@ -193,9 +193,9 @@ def expand_inputs(
     """Return the files that paths and patterns stand for.
 
     Args:
-      inputs: Paths and patterns, as for `plan_jobs`.
-      suffixes: Suffixes of the files taken from folders and patterns. A file that is named
-        explicitly may have any suffix.
+      inputs: Paths of files and folders, and patterns such as "photos/*.jpg".
+      suffixes: Suffixes, in lower case with a dot, of the files taken from folders and patterns. A file
+        that is named explicitly may have any suffix.
       is_result: Whether to skip a file of a folder or pattern as an earlier result.
 
     Returns:

@@ -141,7 +141,7 @@ class Optimizer:
         Accumulation and weight averaging are not part of it.
 
         Raises:
-          InputError: As for `rate`.
+          InputError: The schedule is "cosine" or "linear", and `decay_steps` is None.
         """
         if self.name == "sgd":
             update = optax.sgd(self.rate(), momentum=self.momentum)

@@ -107,7 +107,7 @@ def rank_dimensions(
     pixels and over four fixed latents. A VAE may ignore dimensions; their effect is zero.
 
     Args:
-      decode: Decoder, as for `generate`.
+      decode: Decoder of a task, a pure function with images in [0, 1].
       variables: Variables of the decoder.
       latent_dim: Length of a latent vector.
       label: Class of the images, required by a conditional generator; None for any other.

@@ -29,7 +29,7 @@ class PredictedImage:
     Attributes:
       file_name: Path of the image relative to the input that it was found in.
       size: Height and width, in pixels.
-      annotations: Predictions in COCO's format, see `Prediction.coco_annotations`.
+      annotations: Annotations in COCO's format, without "id" and "image_id".
       summary: Short description of the predictions, and of conversions when the file was read.
     """
 

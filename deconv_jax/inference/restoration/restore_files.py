@@ -46,7 +46,7 @@ class Result:
       before: The same measures of the input, or of its bicubic enlargement if the result is larger.
       unmeasured: Reason why the result could not be measured; None if it was, or if no reference was
         asked for.
-      notes: Conversions and losses when the file was read, see `ImageFile`.
+      notes: Conversions and losses when the file was read, in words.
     """
 
     size: tuple[int, int]

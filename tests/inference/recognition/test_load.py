@@ -95,7 +95,7 @@ def test_variables_are_those_of_the_checkpoint(saved_run, assert_trees_equal):
 def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(
     saved_run, assert_trees_equal, capfd
 ):
-    """By `experiment.load_state`, through which every command reads a run."""
+    """By `workdir.load_state`, through which every command reads a run."""
     workdir, state = saved_run(CLASSIFIER, DIGIT)
     with Checkpoints(workdir / CHECKPOINTS, monitor="accuracy") as checkpoints:
         later = jax.tree.map(lambda a: a + 1, state).replace(step=jnp.asarray(5, jnp.int32))
