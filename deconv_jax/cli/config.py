@@ -27,9 +27,10 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     """Return the config of a file's `get_config`, with overrides, as a dict.
 
     If the overrides select another data set, settings of the source that it does not have are dropped,
-    and, for a folder of images, also the splits that the file sets. If they shorten the run, warm-ups,
-    `decay_steps`, `step_boundaries` and `training.steps_per_call` are scaled; the intervals of
-    evaluating, saving and logging are not. Overridden keys are never changed. Notes on standard error
+    and, for a folder of images, also the splits that the file sets. If they shorten the run,
+    `warmup_steps`, `kl_warmup_steps`, `freeze_discriminator_steps`, `decay_steps` and `step_boundaries`
+    are scaled, and `training.steps_per_call` is reduced to a divisor of the new length; the intervals
+    of evaluating, saving and logging stay. Overridden keys are never changed. Notes on standard error
     list the changes. The config is not validated; `Experiment.from_dict` does that.
 
     Args:

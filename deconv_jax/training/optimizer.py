@@ -23,8 +23,8 @@ class Optimizer:
         the peak at `decay_steps`; or "step", multiplied by `step_factor` at each of `step_boundaries`.
       warmup_steps: Number of steps of a linear rise from zero.
       decay_steps: Step at which the decay of "cosine" or "linear" ends, counted from the start of the run and
-        after the warm-up. `Experiment` replaces None by the last step of the run; elsewhere these schedules
-        require a number.
+        after the warm-up. `Experiment.from_dict` replaces None by the last step of the run; elsewhere these
+        schedules require a number.
       end_factor: Learning rate at the end of the decay, relative to the peak.
       step_boundaries: Increasing steps, counted from the start of the run and after the warm-up.
       step_factor: Factor of the learning rate at each boundary.
