@@ -5,7 +5,7 @@
                    have class 1, others 0. Boxes have class 0.
     image_label    image/NAME.png and label/NAME.png, with the class of each pixel, or 255 for `IGNORED`.
                    With `dark_foreground`, label files are black and white, and black (0) is class 1, as
-                   the membranes of ISBI 2012 are labelled.
+                   the membranes of ISBI 2012 are labeled.
 
 An example is a whole image at the top left of a canvas. "size" is the size of its valid region; pixels
 outside have class `IGNORED` and are black.
@@ -29,7 +29,7 @@ from deconv_jax.data.overlap import whole_files
 from deconv_jax.errors import InputError
 from deconv_jax.io import open_regular
 
-PENN_FUDAN_IMAGES, LABELLED_IMAGES = "PNGImages", "image"
+PENN_FUDAN_IMAGES, LABELED_IMAGES = "PNGImages", "image"
 """Subfolders of the images."""
 
 _SIZE = re.compile(r"^Image size \(X x Y x C\) : (\d+) x (\d+) x \d+\s*$", re.MULTILINE)

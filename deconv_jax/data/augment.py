@@ -115,7 +115,7 @@ def center_resize(
     size: Sequence[int],
     valid_size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Take the largest centre crop with the aspect ratio of `size`, and resize it by antialiased bilinear interpolation.
+    """Take the largest center crop with the aspect ratio of `size`, and resize it by antialiased bilinear interpolation.
 
     Args:
       images: Images in [0, 1].

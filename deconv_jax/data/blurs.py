@@ -1,6 +1,6 @@
 """Linear degradations that lose detail: blur and downsampling.
 
-A blur is a true convolution, which flips the point-spread function (PSF), with the centre at index
+A blur is a true convolution, which flips the point-spread function (PSF), with the center at index
 `size // 2`, as in `deconv_jax.ops.spectral`. `method` chooses the Fourier transform or the spatial domain; it
 changes only the speed. Choose "spatial" for small kernels.
 
@@ -96,7 +96,7 @@ class Blur(Convolution):
     """Convolution with a point-spread function.
 
     Attributes:
-      psf: Point-spread function (height, width), or one per example (batch, height, width), with the centre at
+      psf: Point-spread function (height, width), or one per example (batch, height, width), with the center at
         index `size // 2`. A sum of 1 preserves the brightness.
       boundary: See `Boundary`.
       method: "fft", or "spatial" for small kernels.
@@ -140,7 +140,7 @@ class ParametricBlur(Convolution):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianBlur(ParametricBlur):
-    """Convolution with a Gaussian, sampled at the pixels and normalised to sum 1.
+    """Convolution with a Gaussian, sampled at the pixels and normalized to sum 1.
 
     Attributes:
       sigma: Standard deviation in pixels, or a range.
@@ -188,7 +188,7 @@ class GaussianBlur(ParametricBlur):
 class MotionBlur(ParametricBlur):
     """The blur of a camera that moves along a straight line at constant speed.
 
-    The weight of a pixel falls linearly from 1 on the line to 0 at a distance of one pixel; weights are normalised
+    The weight of a pixel falls linearly from 1 on the line to 0 at a distance of one pixel; weights are normalized
     to sum 1. A horizontal motion over an odd number of pixels is their mean.
 
     Attributes:

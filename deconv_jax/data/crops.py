@@ -1,10 +1,10 @@
-"""Centre crops of padded images, on the host."""
+"""Center crops of padded images, on the host."""
 
 import numpy as np
 
 
 def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
-    """Crop the centre of the valid region of each image.
+    """Crop the center of the valid region of each image.
 
     Args:
       images: Images (count, height, width, channels), padded at the bottom and right.

@@ -143,7 +143,7 @@ class StrokeMask(RandomMask):
 
     Attributes:
       count: Number of strokes per image. They may cross.
-      length: Length of the centre line in pixels, or a range.
+      length: Length of the center line in pixels, or a range.
       width: Width in pixels, or a range.
     """
 
@@ -161,13 +161,13 @@ class StrokeMask(RandomMask):
     def _lost(self, key: Array, height: int, width: int) -> Array:
         def stroke(key: Array) -> Array:
             of_row, of_column, of_angle, of_length, of_width = jax.random.split(key, 5)
-            centre = (
+            center = (
                 jax.random.uniform(of_row, maxval=height) - 0.5,
                 jax.random.uniform(of_column, maxval=width) - 0.5,
             )
             angle = jax.random.uniform(of_angle, maxval=180.0)
             length, tip = _number(of_length, self.length), _number(of_width, self.width)
-            return distance_to_segment(height, width, centre, length, angle) <= tip / 2
+            return distance_to_segment(height, width, center, length, angle) <= tip / 2
 
         return jnp.any(jax.vmap(stroke)(jax.random.split(key, self.count)), axis=0)
 

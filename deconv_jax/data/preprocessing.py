@@ -1,6 +1,6 @@
-"""Preprocessing of a classifier's input on the device: resizing and standardisation, and its inverse.
+"""Preprocessing of a classifier's input on the device: resizing and standardization, and its inverse.
 
-Standardisation is TensorFlow's `per_image_standardization`, over all pixels and channels of an image.
+Standardization is TensorFlow's `per_image_standardization`, over all pixels and channels of an image.
 
 Note:
   The minimum of the deviation, 1 / sqrt(number of values), is relative to images in [0, 1].
@@ -17,7 +17,7 @@ from deconv_jax.errors import at_least
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation that each image was standardised with."""
+    """Mean and standard deviation that each image was standardized with."""
 
     mean: Float[Array, "batch 1 1 1"]
     deviation: Float[Array, "batch 1 1 1"]
@@ -28,9 +28,9 @@ class Preprocessing:
     """Preprocessing steps. The default is none.
 
     Attributes:
-      resize: Height and width of the network's input in pixels. The largest centre crop of this aspect ratio is
+      resize: Height and width of the network's input in pixels. The largest center crop of this aspect ratio is
         resized by antialiased bilinear interpolation; see `center_resize`.
-      standardize: Whether each image is standardised to mean 0 and deviation 1.
+      standardize: Whether each image is standardized to mean 0 and deviation 1.
     """
 
     resize: tuple[int, int] | None = None
@@ -75,7 +75,7 @@ class Preprocessing:
         images: Float[Array, "batch height width channels"],
         valid_size: Int[Array, "batch 2"] | None = None,
     ) -> tuple[Float[Array, "batch out_height out_width channels"], Statistics]:
-        """Resize and standardise images, and return the statistics for `unstandardize`."""
+        """Resize and standardize images, and return the statistics for `unstandardize`."""
         return self.standardized(self.resized(images, valid_size))
 
 

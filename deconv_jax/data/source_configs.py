@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deconv_jax import schema
 from deconv_jax.data.annotated_folders import (
-    LABELLED_IMAGES,
+    LABELED_IMAGES,
     PENN_FUDAN_IMAGES,
     AnnotatedSource,
     LabelFiles,
@@ -80,12 +80,12 @@ class SourceConfig(abc.ABC):
         raise InputError(f"data set {str(self)!r} needs no preparation")
 
 
-class LabelledSourceConfig(SourceConfig):
+class LabeledSourceConfig(SourceConfig):
     """A data set with one label per image."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Digits(LabelledSourceConfig):
+class Digits(LabeledSourceConfig):
     """The embedded UCI digits, prepared on first use."""
 
     def __str__(self) -> str:
@@ -101,11 +101,11 @@ class Digits(LabelledSourceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tfds(LabelledSourceConfig):
+class Tfds(LabeledSourceConfig):
     """A TFDS data set.
 
     Attributes:
-      dataset: Name in the TFDS catalogue, such as "mnist" or "cifar10:3.0.2".
+      dataset: Name in the TFDS catalog, such as "mnist" or "cifar10:3.0.2".
       canvas: Side in pixels of the square that images and annotations are resized to fit; see
         `RecordSource`.
     """
@@ -136,7 +136,7 @@ class Stacked(SourceConfig):
       base: The data set of gray images with labels 0 to 9.
     """
 
-    base: LabelledSourceConfig
+    base: LabeledSourceConfig
 
     def __str__(self) -> str:
         return f"stacked_{self.base}"
@@ -285,11 +285,11 @@ class ImageLabel(SourceConfig):
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
         """See `SourceConfig.find_files`."""
-        return find_annotated(os.path.join(self.path, LABELLED_IMAGES), split, data_dir)
+        return find_annotated(os.path.join(self.path, LABELED_IMAGES), split, data_dir)
 
 
-LABELLED_SOURCES: dict[str, type] = {"digits": Digits, "tfds": Tfds}
-SOURCES: dict[str, type] = LABELLED_SOURCES | {
+LABELED_SOURCES: dict[str, type] = {"digits": Digits, "tfds": Tfds}
+SOURCES: dict[str, type] = LABELED_SOURCES | {
     "photographs": Photographs,
     "folder": Folder,
     "stacked": Stacked,
@@ -298,7 +298,7 @@ SOURCES: dict[str, type] = LABELLED_SOURCES | {
 }
 SOURCE_CHOICES: schema.Choices = {
     SourceConfig: SOURCES,
-    LabelledSourceConfig: LABELLED_SOURCES,
+    LabeledSourceConfig: LABELED_SOURCES,
 }
 
 
@@ -318,11 +318,11 @@ def parse_source(text: str) -> SourceConfig:
     if text == photographs.NAME:
         return Photographs()
     if text.startswith("stacked_"):
-        return Stacked(_parse_labelled(text.removeprefix("stacked_")))
-    return _parse_labelled(text)
+        return Stacked(_parse_labeled(text.removeprefix("stacked_")))
+    return _parse_labeled(text)
 
 
-def _parse_labelled(text: str) -> LabelledSourceConfig:
+def _parse_labeled(text: str) -> LabeledSourceConfig:
     return Digits() if text == DIGITS else Tfds(text)
 
 

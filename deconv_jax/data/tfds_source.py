@@ -102,7 +102,7 @@ def open_tfds(
     """Open a split of a prepared TFDS data set. The embedded digits are prepared on first use.
 
     Args:
-      dataset: Name in the TFDS catalogue, such as "mnist" or "cifar10:3.0.2", or "digits".
+      dataset: Name in the TFDS catalog, such as "mnist" or "cifar10:3.0.2", or "digits".
       split: TFDS split expression, such as "test" or "train[:55000]".
       data_dir: Folder of the TFDS data sets, or the folder above tfds/ with them. Without it, the first of
         $TFDS_DATA_DIR, $DECONV_JAX_DATA/tfds and ~/tensorflow_datasets that has the data set.
@@ -140,7 +140,7 @@ def prepare_tfds(dataset: str, data_dir: str | None = None) -> Path:
     """Download a TFDS data set and prepare it as `array_record`, unless it is already prepared.
 
     Args:
-      dataset: Name in the TFDS catalogue, or "digits", which needs no download.
+      dataset: Name in the TFDS catalog, or "digits", which needs no download.
       data_dir: See `open_tfds`.
 
     Returns:
@@ -249,5 +249,5 @@ def _suggestion(dataset: str, known: Sequence[str]) -> str:
         return f"did you mean {match!r}?"
     return (
         f"valid are {DIGITS}, {photographs.NAME}, folder:PATH, penn_fudan:PATH, image_label:PATH, or a "
-        "name in the TFDS catalogue, https://www.tensorflow.org/datasets/catalog/overview"
+        "name in the TFDS catalog, https://www.tensorflow.org/datasets/catalog/overview"
     )

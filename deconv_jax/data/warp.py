@@ -29,7 +29,7 @@ def sample_bilinear(
 ) -> Float[Array, "*view channels"]:
     """Sample an image at points (row, column) in pixels from its top left corner.
 
-    The centre of the first pixel is (0.5, 0.5). Outside the centres of the border pixels, the nearest pixel is
+    The center of the first pixel is (0.5, 0.5). Outside the centers of the border pixels, the nearest pixel is
     used.
     """
     height, width, channels = image.shape
@@ -56,7 +56,7 @@ class Warp(NamedTuple):
       displacement: Displacement (view height, view width, 2) in pixels; None for none.
       shape: Height and width of the view.
       size: Height and width (2,) of the valid region of the image.
-      pixel_exact: Whether pixel centres are mapped to pixel centres, so that no interpolation is needed.
+      pixel_exact: Whether pixel centers are mapped to pixel centers, so that no interpolation is needed.
     """
 
     center: Array
@@ -68,7 +68,7 @@ class Warp(NamedTuple):
     pixel_exact: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Return the positions in the image of the view's pixel centres."""
+        """Return the positions in the image of the view's pixel centers."""
         rows, columns = (
             jnp.arange(n) + 0.5 - middle
             for n, middle in zip(self.shape, self.view_center, strict=True)
@@ -162,7 +162,7 @@ class RandomWarp:
       crop: Side in pixels of a random crop of the valid region; None for the whole canvas.
       flip: Whether to mirror left and right with probability 1/2.
       dihedral: Whether to apply a random quarter turn and reflection.
-      rotate: Maximum angle of rotation about the centre of the view, in degrees.
+      rotate: Maximum angle of rotation about the center of the view, in degrees.
       scale: Minimum and maximum factor by which objects are enlarged, uniform in its logarithm.
       elastic: Standard deviation in pixels of the displacements on a 3 x 3 grid, interpolated bicubically
         (Ronneberger et al., arXiv:1505.04597, section 3.1).
@@ -235,7 +235,7 @@ class RandomWarp:
             covered = self.crop / factor
             room = true - covered
             drawn = jnp.floor(jax.random.uniform(corner, (2,)) * (jnp.floor(room) + 1))
-            # A valid region smaller than the crop is centred, at whole pixels.
+            # A valid region smaller than the crop is centered, at whole pixels.
             start = jnp.where(room >= 0, jnp.minimum(drawn, room), jnp.floor(room / 2))
             center = start + covered / 2
             view_center = jnp.full(2, self.crop / 2)

@@ -104,7 +104,7 @@ def _fields(cls: type) -> list[Any]:
 def _kind(base: Any) -> str:
     """Return the title of the section on the classes of a base, such as "Models"."""
     titles = {
-        "LabelledSourceConfig": "Labelled data sources",
+        "LabeledSourceConfig": "Labeled data sources",
         "Module": "Models",
         "SourceConfig": "Data sources",
     }

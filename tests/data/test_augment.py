@@ -107,8 +107,8 @@ def test_dihedral_orientations_are_uniform():
 
 def cubic_matrix(size, length, corner, factor):
     """Rows that resample an axis: Keys' cubic with a = -0.5, widened by 1 / factor."""
-    centres = corner + (np.arange(size)[:, None] + 0.5) / factor - 0.5
-    x = np.abs(centres - np.arange(length)) * factor
+    centers = corner + (np.arange(size)[:, None] + 0.5) / factor - 0.5
+    x = np.abs(centers - np.arange(length)) * factor
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))

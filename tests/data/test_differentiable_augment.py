@@ -77,7 +77,7 @@ def test_cutout_blanks_half_of_each_side_about_any_pixel():
             at_border = found[0] == 0 or found[-1] == n - 1
             assert len(found) == size or (at_border and size // 2 <= len(found) < size)
     least, most = np.min(corners, axis=0), np.max(corners, axis=0)
-    # The first row blanked is 0 to 12: centred at the last pixel's far side, 4 rows are left.
+    # The first row blanked is 0 to 12: centered at the last pixel's far side, 4 rows are left.
     np.testing.assert_array_equal(least, [0, 3, 0, 5])
     np.testing.assert_array_equal(most, [12, 15, 18, 23])
     # Nine of the 17 places leave the part whole across the rows, 13 of 25 across the columns.
@@ -121,7 +121,7 @@ def test_translation_and_cutout_are_linear(policy):
     assert products[0] == pytest.approx(products[1], rel=1e-6)
 
 
-# Colour
+# Color
 
 
 def drawn():
@@ -197,7 +197,7 @@ def test_steps_of_a_policy_are_independent():
     dot = np.zeros((*SIZE, 1), np.float32)
     dot[8, 12] = 1.0
     moved = np.asarray(augment(KEYS, alike(dot), ("translation", "translation")))
-    rows, columns = (np.nonzero(moved)[axis] - centre for axis, centre in ((1, 8), (2, 12)))
+    rows, columns = (np.nonzero(moved)[axis] - center for axis, center in ((1, 8), (2, 12)))
     first = shifts()
     assert (rows % 2 == 1).any()
     seconds = np.stack([rows - first[0], columns - first[1]])

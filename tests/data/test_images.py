@@ -68,7 +68,7 @@ LOSSLESS = [
 def test_lossless_formats_keep_samples_profile_and_exif(tmp_path, suffix, channels, bits):
     samples = random_samples(13, 17, channels, bits=bits)
     if channels % 2 == 0:
-        samples[:5, :, -1] = 0  # Colours that nobody sees are kept too.
+        samples[:5, :, -1] = 0  # Colors that nobody sees are kept too.
     path = tmp_path / f"a{suffix}"
     original = like(samples, profile=PROFILE, exif=exif_data().tobytes())
     write_image(path, original.pixels, original)
@@ -170,7 +170,7 @@ def saved(path, image, **options):
     return read_image(path)
 
 
-def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
+def test_palettes_transparent_colors_and_bits_are_expanded(tmp_path):
     indices = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) % 3, "L")
     palette = np.array([[255, 0, 0], [0, 128, 0], [10, 20, 30]], np.uint8)
     image = Image.frombytes("P", indices.size, indices.tobytes())
@@ -195,7 +195,7 @@ def test_palettes_transparent_colours_and_bits_are_expanded(tmp_path):
     for dtype in (
         np.uint8,
         np.uint16,
-    ):  # Only for colour, which Pillow does not support with 16 bits.
+    ):  # Only for color, which Pillow does not support with 16 bits.
         values = np.array([[[1, 2, 3], [1, 2, 4]]], dtype) * (257 if dtype == np.uint16 else 1)
         content = png(values, 2, 8 * values.itemsize)
         key = struct.pack(">HHH", *values[0, 1].tolist())

@@ -1,4 +1,4 @@
-"""Preprocessing of a classifier: the formula of standardisation, its inverse, and the region that is resized."""
+"""Preprocessing of a classifier: the formula of standardization, its inverse, and the region that is resized."""
 
 import functools
 
@@ -23,7 +23,7 @@ def draw(*shape, seed=0):
     return np.random.default_rng((seed, *shape)).random(shape, np.float32)
 
 
-def test_standardisation_equals_the_formula_of_tensorflow():
+def test_standardization_equals_the_formula_of_tensorflow():
     """(x - mean) / max(deviation, 1 / sqrt(n)) per image, as `tf.image.per_image_standardization`."""
     images = draw(5, 6, 7, 3) * np.array([1, 0.5, 0.2, 1e-3, 0]).reshape(-1, 1, 1, 1) + 0.1
     seen, statistics = STANDARD.standardized(jnp.asarray(images, jnp.float32))
@@ -60,7 +60,7 @@ def test_flat_image_becomes_0_and_deviation_has_a_minimum():
 
 
 @pytest.mark.parametrize("preprocessing", [Preprocessing(), STANDARD], ids=["none", "standard"])
-def test_restoring_undoes_standardising(preprocessing):
+def test_restoring_undoes_standardizing(preprocessing):
     images = jnp.asarray(draw(3, 5, 4, 3)).at[1].set(0.25)
     np.testing.assert_allclose(unstandardize(*preprocessing(images)), images, atol=1e-6)
 
@@ -73,7 +73,7 @@ def test_default_is_the_identity():
 
 
 def test_resizing_takes_the_centre_crop():
-    """The centre 4 x 4 of 4 x 8 pixels, with 2 x 2 blocks of equal value, is kept exactly."""
+    """The center 4 x 4 of 4 x 8 pixels, with 2 x 2 blocks of equal value, is kept exactly."""
     values = draw(1, 2, 2, 1)
     middle = values.repeat(2, axis=1).repeat(2, axis=2)
     for beside in (0.0, 1.0):
@@ -125,7 +125,7 @@ def test_padded_image_is_resized_like_the_unpadded_one(size):
 
 
 @pytest.mark.slow
-def test_steps_are_resizing_then_standardisation():
+def test_steps_are_resizing_then_standardization():
     images = jnp.asarray(draw(2, 9, 6, 3))
     both = Preprocessing(resize=(4, 4), standardize=True)
     seen, statistics = both(images)

@@ -59,7 +59,7 @@ def test_cmyk_becomes_rgb_without_its_profile(tmp_path):
         read = saved(tmp_path / f"a{suffix}", image, icc_profile=PROFILE)
         np.testing.assert_allclose(read.pixels[8, 8], [1, 0, 0], atol=2 / 255)
         assert (read.mode, read.icc_profile) == ("CMYK", None)
-        said = "CMYK converted to RGB, without its colour profile"
+        said = "CMYK converted to RGB, without its color profile"
         assert read.notes == read_8bit(tmp_path / f"a{suffix}")[1] == (said,)
         # Its copy is RGB.
         write_image(tmp_path / "copy.png", read.pixels, read)

@@ -217,7 +217,7 @@ def test_mnist_has_its_counts_and_margins(split, count):
     assert (batch["image"].shape[1:], batch["image"].dtype) == ((28, 28, 1), np.uint8)
     # About a tenth of each digit: 50 of 500, five standard deviations (6.7) either way.
     assert (np.abs(np.bincount(batch["label"], minlength=10) - 50) < 34).all()
-    # LeCun's digits were centred in a 28x28 field with a margin of 4 pixels around 20x20, by mass.
+    # LeCun's digits were centered in a 28x28 field with a margin of 4 pixels around 20x20, by mass.
     assert (batch["image"][:, 0] == 0).mean() > 0.99
 
 

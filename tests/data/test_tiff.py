@@ -223,7 +223,7 @@ def test_labels_of_few_bits_are_the_samples(tmp_path, bits, photometric):
         tags["ImageWidth"].overwrite(labels.shape[1])
         tags["BitsPerSample"].overwrite(bits)
         tags["PhotometricInterpretation"].overwrite(photometric)
-        if photometric == 3:  # The colours take the place of a tag that nobody needs.
+        if photometric == 3:  # The colors take the place of a tag that nobody needs.
             tiff.filehandle.seek(0, 2)
             place = tiff.filehandle.tell()
             tiff.filehandle.write(np.arange(3 * 2**bits, dtype="<u2").tobytes())
@@ -234,7 +234,7 @@ def test_labels_of_few_bits_are_the_samples(tmp_path, bits, photometric):
     np.testing.assert_array_equal(read_labels(path), labels * (255 if black_and_white else 1))
 
 
-def test_resolution_and_description_of_16_bit_colour_are_read(tmp_path):
+def test_resolution_and_description_of_16_bit_color_are_read(tmp_path):
     samples = np.arange(48, dtype=np.uint16).reshape(4, 4, 3)
     options = {"resolution": (118, 59), "resolutionunit": "CENTIMETER", "description": "a scan"}
     write(tmp_path / "a.tif", samples, photometric="rgb", **options)

@@ -1,6 +1,6 @@
 """Twelve photographs from scikit-image's wheel, a small data set for restoration.
 
-Portraits, still lifes, textures and a landscape, gray and colour, 300 to 741 pixels a side. Both views of a
+Portraits, still lifes, textures and a landscape, gray and color, 300 to 741 pixels a side. Both views of a
 stereo pair (motorcycle) are in the training split. Images that scikit-image would have to download are not
 used, nor are its drawings, text and microscopy.
 """

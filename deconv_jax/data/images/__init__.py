@@ -1,16 +1,16 @@
 """Read, write and list image files without losing information silently.
 
-`read_image` returns all that a restored copy should share with its original: bit depth, gray or colour, alpha,
+`read_image` returns all that a restored copy should share with its original: bit depth, gray or color, alpha,
 ICC profile and EXIF data. `read_pixels` is the short form for data sets: 8 bits, one or three channels.
 `write_image` writes a copy, and `list_images` finds the image files of a folder. Pixel values are those of the
-file: no colour profile is applied, and no gamma correction is undone.
+file: no color profile is applied, and no gamma correction is undone.
 
     file                           pixels
     black and white, gray          one channel
     palette                        expanded to RGB, with alpha if the palette has transparency
     YCbCr, HSV                     converted to RGB by Pillow
-    CMYK                           converted to RGB without colour management, with a note
-    one transparent colour         alpha
+    CMYK                           converted to RGB without color management, with a note
+    one transparent color         alpha
     orientation in EXIF or TIFF    applied, and removed from the EXIF data
     several pages or frames        error
     further pictures in a JPEG,    left out, with a note
@@ -20,7 +20,7 @@ file: no colour profile is applied, and no gamma correction is undone.
     32-bit integers, Lab
 
 Note:
-  Pillow silently reduces 16-bit colour to 8 bits. Such PNG files are therefore decoded in two passes, one for
+  Pillow silently reduces 16-bit color to 8 bits. Such PNG files are therefore decoded in two passes, one for
   each byte, and most TIFF files by tifffile.
 """
 

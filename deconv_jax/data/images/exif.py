@@ -28,7 +28,7 @@ _DESCRIPTIVE = frozenset(
 _GROUPS = (ExifTags.Base.ExifOffset, ExifTags.Base.GPSInfo)
 
 _PER_INCH = {2: 1.0, 3: 2.54}
-"""Factor to pixels per inch for each resolution unit of EXIF and TIFF: inch, centimetre."""
+"""Factor to pixels per inch for each resolution unit of EXIF and TIFF: inch, centimeter."""
 
 _MOST_DPI = 65_535
 

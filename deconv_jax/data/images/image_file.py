@@ -35,7 +35,7 @@ class ImageFile:
       alpha: Opacity (height, width, 1) in [0, 1], if the file has it. Pixels are not premultiplied.
       bit_depth: 8 or 16; 8 also for files with fewer bits.
       mode: Pillow's mode of the file, such as "L", "P", "RGBA" or "CMYK".
-      icc_profile: Colour profile of `pixels`, as stored; None for none and for CMYK.
+      icc_profile: Color profile of `pixels`, as stored; None for none and for CMYK.
       exif: EXIF data without the orientation; for a TIFF file, only tags that describe the picture.
       format: "BMP", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
       dpi: Horizontal and vertical resolution in pixels per inch, if the file has it.

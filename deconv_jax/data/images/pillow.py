@@ -16,7 +16,7 @@ from deconv_jax.errors import InputError
 
 _OPENED = tuple(sorted(set(FORMATS.values())))
 
-_REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colours"}
+_REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colors"}
 
 _STDERR = 2
 
@@ -102,7 +102,7 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
         samples = np.concatenate([samples, np.where(seen, 65535, 0).astype(np.uint16)], axis=-1)
     notes = []
     if mode == "CMYK":
-        notes.append(f"CMYK converted to RGB{', without its colour profile' if profile else ''}")
+        notes.append(f"CMYK converted to RGB{', without its color profile' if profile else ''}")
         profile = None
     if exif and kept is None and set(exif) - {ExifTags.Base.Orientation} and kind != "TIFF":
         notes.append("EXIF data that cannot be copied left out")
@@ -125,7 +125,7 @@ def _samples(image: Any) -> np.ndarray:
 
 
 def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
-    """Return the 16-bit samples of a colour PNG."""
+    """Return the 16-bit samples of a color PNG."""
     if samples_kind == "LA;16B":  # Its four bytes per pixel are read as 8-bit RGBA.
         with opened(file) as image:
             image.tile = [image.tile[0]._replace(args="RGBA")]

@@ -85,7 +85,7 @@ def read_8bit(
     lost = {
         "laid on white": decoded.samples.shape[-1] % 2 == 0,
         "rounded to 8 bits": decoded.samples.dtype == np.uint16,
-        "without its colour profile": bool(decoded.icc_profile),
+        "without its color profile": bool(decoded.icc_profile),
     }
     words = (*decoded.notes, *(words for words, happened in lost.items() if happened))
     samples = to_8bit_opaque(decoded.samples)
@@ -106,7 +106,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "
       max_pixels: As in `read_image`.
 
     Raises:
-      InputError: As in `read_image`, or the file has colours, alpha or more than 8 bits.
+      InputError: As in `read_image`, or the file has colors, alpha or more than 8 bits.
     """
     with _input_errors(path), open_regular(path) as file:
         layout = samples = None

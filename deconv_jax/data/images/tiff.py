@@ -5,7 +5,7 @@ by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits.
 
     samples            unsigned integers of 1, 2, 4, 8 or 16 bits; others are errors
     gray               one channel with 0 for black, whichever end is white in the file
-    an extra sample    alpha if its tag says so, or if it is the only one and has no tag. Colours that are
+    an extra sample    alpha if its tag says so, or if it is the only one and has no tag. Colors that are
                        premultiplied by it are divided. Other extra samples are left out.
     pages              one; reduced copies and masks are not counted
 """
@@ -60,12 +60,12 @@ class TiffLayout:
       size: Height and width in pixels, as stored.
       bits: Bits per sample.
       photometric: Photometric interpretation: `RGB`, `PALETTE`, ...
-      color_samples: Number of colour samples per pixel, which come first.
+      color_samples: Number of color samples per pixel, which come first.
       extras: Kinds of the other samples.
       planes: Whether each channel is stored separately (planar configuration).
       compression: Number of the compression.
       orientation: Orientation as in EXIF, 1 to 8.
-      icc_profile: Colour profile.
+      icc_profile: Color profile.
       copies: Number of reduced copies and masks in the file.
     """
 
@@ -174,7 +174,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
 
 
 def _extras(page: Any, count: int) -> tuple[int, ...]:
-    """Return the kinds of the samples that are not colours."""
+    """Return the kinds of the samples that are not colors."""
     kinds = [int(kind) for kind in page.extrasamples]
     if not kinds and count == 1:
         return (_ALPHA,)

@@ -25,7 +25,7 @@ _BAND = 256
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""PNG colour type by the number of channels: gray, gray and alpha, RGB, RGBA."""
+"""PNG color type by the number of channels: gray, gray and alpha, RGB, RGBA."""
 
 
 def write_image(
@@ -44,7 +44,7 @@ def write_image(
       pixels: One or three channels in [0, 1], which are clipped; or uint8, written unchanged if there is no
         `like`.
       like: Source of bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile (if both images are
-        gray or both are colour), EXIF data (except for 16-bit colour TIFF) and resolution. Without it, the file has
+        gray or both are color), EXIF data (except for 16-bit color TIFF) and resolution. Without it, the file has
         8 bits and none of these. Palettes are not restored.
 
     Raises:
@@ -154,7 +154,7 @@ def _encode_wide_png(
     chunks = [(b"IHDR", header)]
     if profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
-    if dpi is not None:  # Pixels per metre.
+    if dpi is not None:  # Pixels per meter.
         chunks.append((b"pHYs", struct.pack(">IIB", *(round(n / 0.0254) for n in dpi), 1)))
     if exif is not None:
         chunks.append((b"eXIf", exif.removeprefix(b"Exif\0\0")))

@@ -1,6 +1,6 @@
 """A view of annotated images, augmented together with their annotations in training.
 
-One random warp per example maps the image, the classes of its pixels and its boxes. It is centred on the valid
+One random warp per example maps the image, the classes of its pixels and its boxes. It is centered on the valid
 region.
 
 Note:

@@ -147,7 +147,7 @@ class DigitScenes:
     def _drawn(
         self, key: Key[Array, ""], ink: Float[Array, "height width"]
     ) -> Float[Array, "patch patch"]:
-        """Draw the opacity of a digit in the centre of a patch, which it fits into at any rotation."""
+        """Draw the opacity of a digit in the center of a patch, which it fits into at any rotation."""
         size, narrow, turn = jax.random.uniform(key, (3,))
         height = self.min_height + size * (self.max_height - self.min_height)
         width = height * (_NARROWEST + narrow * (1 - _NARROWEST))

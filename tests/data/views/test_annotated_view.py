@@ -178,7 +178,7 @@ def test_rotated_boxes_are_the_bounds_of_their_corners(batch):
 
 
 def test_warp_equals_numpy():
-    """Compared with NumPy: rotation about the centre of the valid region, scale, and the corners of a box."""
+    """Compared with NumPy: rotation about the center of the valid region, scale, and the corners of a box."""
     view = AnnotatedView(rotate=30.0, scale=(0.8, 1.4))
 
     @jax.jit
