@@ -46,7 +46,7 @@ def add_workdir(parser: Any, kind: str) -> None:
 
 
 def add_checkpoint(parser: Any) -> None:
-    """Add --checkpoint, which of the run's checkpoints to use."""
+    """Add --checkpoint, whose value, by default None, is for `parse_checkpoint`."""
     parser.add_argument(
         "--checkpoint",
         metavar="last|best|STEP",

@@ -54,7 +54,7 @@ class EventWriter:
         self._write(self._event(step=step, summary=image))
 
     def flush(self) -> None:
-        """Write buffered events to the disk."""
+        """Write buffered events to the disk now, rather than within `FLUSH_SECONDS` (30)."""
         self._flushed = time.time()
         self._try(self._writer.flush)
 

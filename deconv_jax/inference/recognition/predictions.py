@@ -66,7 +66,7 @@ class ClassProbabilities:
         ]
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
-        """Return the image beside its most likely classes."""
+        """Return the image, enlarged if it is small, beside a legend of its five most likely classes."""
         legend = [(class_color(n), self._label(n, names)) for n in self._top_classes()]
         return with_legend(_enlarge(pixels), legend)
 
@@ -95,7 +95,10 @@ class SegmentationMap:
         return [self._annotation(number) for number in self._present()]
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
-        """Return the image tinted by class, except for the class "background", beside a legend."""
+        """Return the image tinted by class, enlarged if it is small, beside a legend.
+
+        A class named "background" is neither tinted nor in the legend.
+        """
         background = background_index(names)
         tinted = np.concatenate(
             [
@@ -168,7 +171,7 @@ class Detections:
         ]
 
     def draw(self, pixels: Pixels, names: Sequence[str]) -> Picture:
-        """Return the image with labeled boxes."""
+        """Return the image, enlarged if it is small, with boxes labeled by class and score."""
         return with_boxes(
             pixels,
             self.boxes,
