@@ -40,21 +40,23 @@ _BOX = re.compile(
 
 
 class AnnotatedSource:
-    """A split of annotated images with features "image", "size" and the annotations; see `Batch`.
+    """A split of annotated images.
 
-    Every file is read once at the start, so that a damaged or missing file is found before training.
+    The features are "image", "size", "segments" if `read` returns segments, and "boxes" and "box_class" if
+    it returns boxes. Every file is read once at the start, so that a damaged or missing file is found
+    before training.
 
     Args:
-      images: The image files, in the order of examples.
-      read: Reads an image with its annotations.
-      annotation_files: Returns the annotation files of an image.
+      images: The image files, at least one, in the order of examples.
+      read: Function that reads an image file with its annotations.
+      annotation_files: Function that returns the annotation files of an image file.
       canvas: Side in pixels of the square that images are resized to fit. None keeps their size on a
         canvas of the largest height and width among them, rounded up to a multiple of 16.
-      color: Channels of the images; see `read_pixels`.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
 
     Attributes:
-      fingerprint: See `Source.fingerprint`. Depends on names and sizes of the files, not on their pixels.
-      files: See `Source.files`; the image files.
+      fingerprint: Identification by the names and sizes of the files and the options, not by the pixels.
+      files: The image files; see `Source.files`.
       skipped: One line for each link to a folder, which is not followed.
 
     Raises:
@@ -94,7 +96,13 @@ class AnnotatedSource:
         return len(self._paths)
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """See `Source.gather`; raises InputError if a file has become unusable."""
+        """Read the examples at `indices`, and pad them with 0 and `IGNORED` to the canvas; see `pad_to_batch`.
+
+        There are as many rows for boxes as the image with the most boxes needs.
+
+        Raises:
+          InputError: A file has become unusable, or the canvas is less than 1 pixel.
+        """
         examples = [self._example(self._paths[index]) for index in indices]
         return pad_to_batch(examples, self._shape, self._max_boxes)
 
@@ -104,7 +112,13 @@ class AnnotatedSource:
 
 
 def find_annotated(folder: str, split: str, data_dir: str | None = None) -> Files:
-    """Return the images of a split of a folder of annotated images; see `find_files`."""
+    """Return the images of a split of a folder of annotated images.
+
+    Arguments are those of `find_files`.
+
+    Raises:
+      InputError: The split names another folder ("folder:PATH"), or as in `find_files`.
+    """
     if FOLDER_PREFIX in split:
         raise InputError(
             f"split {split!r} is in another folder; a split of annotated images must be in {folder}"
@@ -119,6 +133,13 @@ def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:
     """Read an image of pedestrians with its mask and boxes.
 
     The corners in an annotation file are pixels counted from 1, and both belong to the box.
+
+    Args:
+      path: ROOT/PNGImages/NAME.png; `penn_fudan_files` names the other two files.
+      color: Channels of the image; see `read_pixels`.
+
+    Returns:
+      The image, with segments 1 for pedestrians and 0 for others, and the boxes, all of class 0.
 
     Raises:
       InputError: A file is missing or damaged, or an annotation does not match its image.
@@ -163,7 +184,10 @@ def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:
 
 
 def penn_fudan_files(path: Path) -> tuple[Path, ...]:
-    """Return the mask file and the annotation file of an image."""
+    """Return the paths of the mask and the annotation of an image, which need not exist.
+
+    For ROOT/PNGImages/NAME.png, they are ROOT/PedMasks/NAME_mask.png and ROOT/Annotation/NAME.txt.
+    """
     root = path.parent.parent
     return root / "PedMasks" / f"{path.stem}_mask.png", root / "Annotation" / f"{path.stem}.txt"
 
@@ -176,7 +200,7 @@ class LabelFiles(NamedTuple):
 
     Attributes:
       root: Folder of the images.
-      paths: Label files by the relative path of the image without suffix.
+      paths: Label files by the path of the image relative to `root`, without suffix.
       dark_foreground: Whether black is class 1 and white class 0.
     """
 
@@ -186,7 +210,11 @@ class LabelFiles(NamedTuple):
 
     @classmethod
     def beside(cls, root: Path, *, dark_foreground: bool) -> "LabelFiles":
-        """Find the label files of a folder of images, in the folder label/ beside it."""
+        """Find the label files of a folder of images, in the folder label/ beside it and its subfolders.
+
+        Raises:
+          InputError: There is no folder label/, or it cannot be read.
+        """
         folder = root.parent / "label"
         paths = {
             path.relative_to(folder).with_suffix("").as_posix(): path
@@ -195,7 +223,7 @@ class LabelFiles(NamedTuple):
         return cls(root, paths, dark_foreground)
 
     def of_image(self, path: Path) -> tuple[Path, ...]:
-        """Return the label file of an image."""
+        """Return the label file of an image, as a tuple of one; raises InputError if there is none."""
         name = path.relative_to(self.root).with_suffix("").as_posix()
         if name not in self.paths:
             raise InputError(
@@ -204,7 +232,14 @@ class LabelFiles(NamedTuple):
         return (self.paths[name],)
 
     def read(self, path: Path, color: Color) -> Example:
-        """Read an image with the class of each pixel."""
+        """Read an image with the class of each pixel, which is the pixel of the label file.
+
+        With `dark_foreground`, the class is 1 for black and 0 for white.
+
+        Raises:
+          InputError: A file is missing or damaged, the label file has another size than the image, or
+            with `dark_foreground` it has other pixels than 0 and 255.
+        """
         (label,) = self.of_image(path)
         image, segments = read_pixels(path, color), read_labels(label)
         _check_same_size(path, image, label, segments)
@@ -218,7 +253,10 @@ class LabelFiles(NamedTuple):
         return Example(image, segments)
 
     def check_ambiguity(self) -> None:
-        """Raise InputError if all label files have only 0 and 255, which may be classes or black and white."""
+        """Read all label files, and raise InputError if they have no other pixels than 0 and 255.
+
+        These may be classes or black and white. With `dark_foreground` there is nothing to check.
+        """
         if not self.dark_foreground and all(
             _is_black_and_white(read_labels(path)) for path in self.paths.values()
         ):

@@ -17,7 +17,7 @@ class Example(NamedTuple):
       image: uint8 (height, width, channels).
       segments: Class of each pixel, uint8 (height, width); None if unknown.
       boxes: Top, left, bottom and right edges in pixels, float32 (count, 4); None if unknown.
-      box_class: Class of each box, int32 (count,).
+      box_class: Class of each box, int32 (count,); None without boxes.
     """
 
     image: np.ndarray
@@ -27,9 +27,13 @@ class Example(NamedTuple):
 
 
 def resize_example(example: Example, side: int) -> Example:
-    """Resize an example so that its longer side is `side` pixels, and keep the aspect ratio.
+    """Shrink or enlarge an example so that its longer side is `side` pixels, and keep the aspect ratio.
 
-    Images are resampled by antialiased bilinear interpolation, segments by the nearest pixel.
+    Images are resampled by antialiased bilinear interpolation, segments by the nearest pixel. Boxes are
+    scaled. The shorter side is rounded, to at least one pixel.
+
+    Raises:
+      InputError: `side` is less than 1.
     """
     at_least("canvas", side, 1)
     height, width = example.image.shape[:2]
@@ -54,12 +58,14 @@ def _resize(pixels: np.ndarray, to: tuple[int, int], method: Image.Resampling) -
 def pad_to_batch(examples: Sequence[Example], shape: tuple[int, ...], max_boxes: int) -> HostBatch:
     """Pad examples to a batch, each at the top left of a canvas.
 
-    Images are padded with 0 and segments with `IGNORED`.
-
     Args:
-      examples: Examples that all have the same kinds of annotations.
+      examples: One or more examples that all have the same kinds of annotations.
       shape: Height and width of the canvas, at least those of the images.
-      max_boxes: Rows for boxes. The largest boxes are kept, in their order.
+      max_boxes: Rows for boxes. If there are more boxes, the largest by area are kept, in their order.
+
+    Returns:
+      "image", padded with 0, and "size"; "segments", padded with `IGNORED`, if the examples have them; "boxes"
+      and "box_class", with 0 and -1 in unused rows, if the examples have them.
     """
     count, channels = len(examples), examples[0].image.shape[-1]
     batch = {

@@ -22,7 +22,7 @@ def example_keys(key: Key[Array, ""], index: Int[Array, " batch"]) -> Key[Array,
 def random_translate(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"], max_shift: int
 ) -> Float[Array, "batch height width channels"]:
-    """Translate each image by up to `max_shift` pixels along each axis, and fill with zeros."""
+    """Translate each image by -`max_shift` to `max_shift` whole pixels along each axis, and fill with zeros."""
 
     def translate(key: Array, image: Array) -> Array:
         padded = jnp.pad(image, ((max_shift, max_shift), (max_shift, max_shift), (0, 0)))
@@ -65,7 +65,7 @@ def random_rescale(
       factors: Factors in (0, 1], chosen with equal probability. Repeat a factor to make it more likely.
 
     Raises:
-      InputError: The images are smaller than `size / min(factors)`, or a factor is out of range.
+      InputError: The images are smaller than `size / min(factors)`, or `factors` is empty or out of range.
     """
     if not factors or not all(0 < f <= 1 for f in factors):
         raise InputError(f"factors of random_rescale must be in (0, 1]; got {factors}")
@@ -97,7 +97,13 @@ def random_rescale(
 def random_dihedral(
     keys: Key[Array, " batch"], images: Float[Array, "batch height width channels"]
 ) -> Float[Array, "batch height width channels"]:
-    """Apply a random element of the dihedral group to each square image: quarter turns and reflections."""
+    """Apply a random element of the dihedral group to each square image: quarter turns and reflections.
+
+    All eight elements are equally likely.
+
+    Raises:
+      InputError: The images are not square.
+    """
     if images.shape[1] != images.shape[2]:
         raise InputError(f"random_dihedral requires square images; got {images.shape[1:3]}")
 
@@ -115,7 +121,9 @@ def center_resize(
     size: Sequence[int],
     valid_size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Take the largest center crop with the aspect ratio of `size`, and resize it by antialiased bilinear interpolation.
+    """Take the largest center crop with the aspect ratio of `size`, and shrink or enlarge it to `size`.
+
+    Interpolation is bilinear, with antialiasing if it shrinks.
 
     Args:
       images: Images in [0, 1].
@@ -123,7 +131,7 @@ def center_resize(
       valid_size: Height and width of the valid region of each image, at its top left; None for the whole image.
 
     Returns:
-      Images in [0, 1].
+      Images of `size`, clipped to [0, 1].
     """
     channels = images.shape[-1]
     if valid_size is None:
@@ -155,6 +163,8 @@ def random_brightness_contrast(
 ) -> Float[Array, "height width channels"]:
     """Change brightness and contrast of the valid region of an image, and clip it to [0, 1].
 
+    The contrast factor multiplies the difference to the mean over the region and all channels.
+
     Args:
       key: Key of this image.
       image: Image in [0, 1].
@@ -170,7 +180,7 @@ def random_brightness_contrast(
 
 
 def check_room(shape: Sequence[int], size: int) -> None:
-    """Raise InputError if crops of `size` pixels do not fit into images of a height and width."""
+    """Raise InputError if crops of `size` x `size` pixels do not fit into images of `shape` (height, width)."""
     if min(shape) < size:
         raise InputError(
             f"crops of {size} x {size} pixels do not fit into images of {shape[0]} x {shape[1]}"

@@ -33,7 +33,10 @@ IGNORED = 255
 
 
 def valid_sizes(batch: Mapping[str, Any]) -> Any:
-    """Return the height and width of the valid region of each image, int32 (batch, 2)."""
+    """Return the height and width of the valid region of each image, int32 (batch, 2).
+
+    These are the "size" of the batch, or without it the height and width of "image".
+    """
     images = batch["image"]
     if "size" in batch:
         return batch["size"]

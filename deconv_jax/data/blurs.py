@@ -53,7 +53,12 @@ class Convolution(Linear):
     method: Method
 
     def forward(self, x: Images) -> Images:
-        """Blur images; raises InputError for a PSF larger than the images, or for another number of PSFs."""
+        """Blur the images of a batch, of the size that `output_size` returns.
+
+        Raises:
+          InputError: The PSF is larger than the images, there are several PSFs but not one per image, or
+            a parameter of the PSF is a range that was not sampled.
+        """
         psf = jnp.asarray(self.psf, x.dtype)
         if psf.ndim == 2 or psf.shape[0] == 1:
             return self._blur(x, psf.reshape(psf.shape[-2:]))
@@ -70,7 +75,10 @@ class Convolution(Linear):
         return height, width
 
     def output_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """Return the height and width of blurred images in pixels; smaller if the boundary is "valid"."""
+        """Return the height and width in pixels of blurred images.
+
+        These are `size`, or `size - psf_size + 1` if the boundary is "valid".
+        """
         height, width = size
         if self.boundary != "valid":
             return height, width
@@ -97,8 +105,8 @@ class Blur(Convolution):
 
     Attributes:
       psf: Point-spread function (height, width), or one per example (batch, height, width), with the center at
-        index `size // 2`. A sum of 1 preserves the brightness.
-      boundary: See `Boundary`.
+        index `size // 2`. A sum of 1 preserves the brightness; it is not normalized.
+      boundary: "circular", "reflect" (without the border pixel), "zeros", or "valid", which makes images smaller.
       method: "fft", or "spatial" for small kernels.
     """
 
@@ -126,7 +134,11 @@ class ParametricBlur(Convolution):
 
     @property
     def psf(self) -> Float[Array, "*batch size size"]:  # type: ignore[override] # a field of `Blur`
-        """Point-spread function, or one per example."""
+        """Point-spread function (size, size), or (batch, size, size) if a parameter has one value per example.
+
+        Raises:
+          InputError: A parameter is a range that was not sampled.
+        """
         return self._computed_psf()
 
     def _computed_psf(self) -> Float[Array, "*batch size size"]:
@@ -143,9 +155,9 @@ class GaussianBlur(ParametricBlur):
     """Convolution with a Gaussian, sampled at the pixels and normalized to sum 1.
 
     Attributes:
-      sigma: Standard deviation in pixels, or a range.
+      sigma: Standard deviation in pixels, above 0, or a range.
       size: Side of the PSF in pixels, odd. The default truncates at 4 times the (largest) sigma, as
-        `scipy.ndimage.gaussian_filter`.
+        `scipy.ndimage.gaussian_filter`. Required if sigma is an array.
       boundary, method: As in `Blur`.
     """
 
@@ -227,7 +239,8 @@ class Downsample(Linear):
     """MATLAB's antialiased bicubic downsampling, `ops.imresize(x, 1 / scale)`.
 
     Attributes:
-      scale: Factor by which height and width are divided, rounded up. Papers crop images to multiples of it first.
+      scale: Factor, a positive integer, by which height and width are divided, rounded up. Papers crop images to
+        multiples of it first.
     """
 
     scale: int
@@ -252,7 +265,7 @@ class Decimate(Linear):
     """Downsampling that keeps every scale-th pixel of every scale-th row, from the first.
 
     Attributes:
-      scale: Factor by which height and width are divided, rounded up.
+      scale: Factor, a positive integer, by which height and width are divided, rounded up.
     """
 
     scale: int

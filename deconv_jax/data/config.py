@@ -32,7 +32,7 @@ class Data:
       cache: "none" decodes examples on demand. "memory" decodes each split once, into host memory.
         "device" also keeps the training split on every device, so that a step transfers only indices.
       workers: Number of processes that load examples; 0 loads them in threads of this process.
-      prefetch: Number of batches that are transferred to the device ahead of the step.
+      prefetch: Number of batches that are transferred to the device ahead of the step, at least 0.
     """
 
     source: SourceConfig
@@ -50,7 +50,10 @@ class Data:
 
     @staticmethod
     def check_keys(settings: Any) -> None:
-        """Raise InputError for the settings of an older version, which named a data set by `data.name`."""
+        """Raise InputError if settings have a key "name", by which an older version named a data set.
+
+        Other keys are not checked.
+        """
         if isinstance(settings, Mapping) and "name" in settings:
             raise InputError(
                 f"config.data.name={settings['name']!r} is the format of an older version; write a "
@@ -61,11 +64,12 @@ class Data:
     def with_splits(self) -> "Data":
         """Return the data with random splits if it is a folder for which no splits are defined.
 
-        That is a folder without a subfolder train, validation or test, for which the config names no
-        splits.
+        The splits hold about 80, 10 and 10 percent of the files, the same in every run. The data is returned
+        unchanged if one of the three splits is not the default, if the source is not a folder of the user, or
+        if the folder has a subfolder train, validation or test.
 
         Raises:
-          InputError: The folder does not exist, or has too few files.
+          InputError: The folder does not exist, or has fewer than three files.
         """
         splits = [f"{split}_split" for split in _SPLITS]
         if any(getattr(self, split) != getattr(Data, split) for split in splits):
@@ -83,7 +87,15 @@ class Data:
         )
 
     def open(self, split: Split) -> Source:
-        """Open a split, in memory if `cache` says so. Prints image files that are left out on stderr."""
+        """Open a split, and list image files that are left out on stderr.
+
+        Only training examples can be tiles; other splits have whole images. Unless `cache` is "none", all examples
+        are decoded into memory.
+
+        Raises:
+          InputError: The data set or the split does not exist or cannot be read, or the data set is not
+            prepared. The message starts with the settings.
+        """
         key = f"{split}_split"
         with self._naming_keys("source", key):
             config = self.source if split == "train" else self.source.untiled()

@@ -6,10 +6,15 @@ import numpy as np
 def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
     """Crop the center of the valid region of each image.
 
+    A crop of a smaller valid region starts at its top or left, and includes padding.
+
     Args:
-      images: Images (count, height, width, channels), padded at the bottom and right.
+      images: Images (count, height, width, channels), padded at the bottom and right; at least one.
       sizes: Height and width of the valid regions (count, 2).
-      pixels: Side of the crop; an axis shorter than this is kept whole.
+      pixels: Side of the crop.
+
+    Returns:
+      Crops (count, min(height, pixels), min(width, pixels), channels).
     """
 
     def crop(image: np.ndarray, size: np.ndarray) -> np.ndarray:

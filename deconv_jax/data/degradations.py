@@ -90,8 +90,8 @@ def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | No
     """Return the standard deviation of the Gaussian noise in a degradation, in units of [0, 1].
 
     Returns:
-      A number, or one per example; None without Gaussian noise. In a chain, later steps are ignored: it is the
-      standard deviation at the step that adds the noise.
+      A number, or one per example; None without Gaussian noise, also for other noise. In a chain, later steps
+      are ignored: it is the standard deviation at the step that adds the noise.
 
     Raises:
       InputError: A range was not sampled, or a chain has more than one Gaussian noise.

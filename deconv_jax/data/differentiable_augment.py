@@ -19,14 +19,14 @@ def differentiable_augment(
 
     Gradients pass through, so the generator is trained through the augmentation. Strengths are those of the
     authors' code. "color" adds up to +-0.25 to the brightness (half of that code's range of [-1, 1]), and multiplies
-    the saturation by 0 to 2 and the contrast by 0.5 to 1.5. "translation" translates by up to an eighth of each
-    side. "cutout" blanks a rectangle of half of each side. Both fill with 0, which is black here; that code fills
-    with middle gray.
+    the saturation by 0 to 2 and the contrast by 0.5 to 1.5. "translation" translates by whole pixels, up to an
+    eighth of each side. "cutout" blanks a rectangle of half of each side, which may lie partly outside. Both
+    fill with 0, which is black here; that code fills with middle gray.
 
     Args:
       keys: One key per example.
       images: Images in [0, 1]. "color" may leave that range.
-      policy: Augmentations to apply, in this order.
+      policy: Augmentations to apply, in this order; none returns the images unchanged.
     """
 
     def augment(key: Array, image: Array) -> Array:

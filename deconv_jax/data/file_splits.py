@@ -37,7 +37,7 @@ class Files:
 
     Attributes:
       root: The folder, to which the names of the files are relative.
-      paths: The files.
+      paths: The files, in the order of examples.
       left_out: One line for each link to a folder, which is not followed.
     """
 
@@ -56,11 +56,17 @@ def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
     Args:
       folder: Path of the folder. ~ and environment variables are expanded. A relative path is relative to
         `data_dir`, or else to the working directory.
-      split: Split expression; see the table above.
-      data_dir: Folder that a relative path is relative to.
+      split: Split expression: "all" or a subfolder, a slice such as "all[:90%]", a slice in a random order such
+        as "all@SEED[:90%]", several joined by "+", or "folder:PATH" for another folder.
+      data_dir: Folder that a relative path is relative to. ~ and environment variables are expanded.
+
+    Returns:
+      The files with the suffix of an image format, including those in subfolders, sorted by path unless the
+      order is random. They are not opened. Hidden files and linked folders are left out. The root is `folder`,
+      or the other folder, even if the files are in a subfolder.
 
     Raises:
-      InputError: The folder does not exist, or the split is ill-formed or has no files.
+      InputError: The folder does not exist or cannot be read, or the split is ill-formed or has no files.
     """
     one = _SPLIT.fullmatch(split)
     joined = "+" in split and FOLDER_PREFIX not in split
@@ -114,8 +120,12 @@ def _resolve(
 def random_splits(files: Files, seed: int = 0) -> dict[str, str]:
     """Split all files of a folder at random, about 80, 10 and 10 percent.
 
+    Args:
+      files: The files of the split "all"; only their number matters.
+      seed: Seed of the random order.
+
     Returns:
-      The split expressions of "train", "validation" and "test".
+      The split expressions by name: "train", "validation" and "test".
 
     Raises:
       InputError: There are fewer than three files.
@@ -143,7 +153,14 @@ def _shuffled(files: Files, seed: int) -> Files:
 
 
 def parse_split(split: str) -> tuple[str, tuple[str, str]]:
-    """Return the files that a split is a slice of, and the two bounds; "" for an open bound."""
+    """Return the files that a split is a slice of, and the two bounds; "" for an open bound.
+
+    "all@0[:90%]" gives ("all@0", ("", "90%")), and "train" gives ("train", ("", "")). Whether the files exist
+    is not checked. A "+" is not special.
+
+    Raises:
+      InputError: The split is ill-formed.
+    """
     match = _SPLIT.fullmatch(split)
     bounds = (match["start"] or "", match["stop"] or "") if match else ("", "")
     if match is None or any(bound and not _BOUND.fullmatch(bound) for bound in bounds):
@@ -159,8 +176,8 @@ def slice_files(files: Files, split: str, bounds: tuple[str, str]) -> Files:
     Args:
       files: The files.
       split: Split expression, for error messages.
-      bounds: Integers or percentages, counted from the end if negative. -10% is the same position as 90%,
-        so [:90%] and [-10%:] share no file.
+      bounds: Start and stop as text: integers or percentages, counted from the end if negative, or "" for
+        an open bound. -10% is the same position as 90%, so [:90%] and [-10%:] share no file.
 
     Raises:
       InputError: A bound is out of range, or the slice is empty.

@@ -39,24 +39,24 @@ class FileInfo(NamedTuple):
 class FolderSource:
     """A split of image files with features "image" and "size".
 
-    Every file is decoded once at the start, so that a damaged file is found before training. That takes
-    as long as a pass over the files.
+    Every file is decoded once at the start, so that a damaged file is found before training, and left out.
+    That takes as long as a pass over the files.
 
     Args:
-      files: The image files, in the order of examples.
+      files: The image files, in the order of examples. The tiles of a file follow one another, row by row.
       tile: Side in pixels of the tiles that examples are. None for whole images, padded to the largest
         height and width among them, rounded up to a multiple of 16.
-      color: Channels of the images; see `read_pixels`.
-      cache_bytes: Size of the cache of decoded images.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
+      cache_bytes: Size in bytes of the cache of decoded images; each loading process has its own.
 
     Attributes:
       names: Paths of the readable files, relative to the folder.
-      fingerprint: See `Source.fingerprint`. Depends on names and sizes of the files, not on their pixels.
-      files: See `Source.files`.
+      fingerprint: Identification by the names and sizes of the files and the options, not by the pixels.
+      files: The readable files; see `Source.files`.
       skipped: One line for each file or link that was left out, with the reason.
 
     Raises:
-      InputError: There is no file, or none can be read.
+      InputError: There is no file, none can be read, or `tile` is less than 1.
     """
 
     def __init__(
@@ -104,7 +104,13 @@ class FolderSource:
         return len(self._examples)
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """See `Source.gather`; raises InputError if a file has become unreadable."""
+        """Return the examples at `indices`, padded by reflection to the shape of the source.
+
+        "image" is uint8 (count, height, width, 3 or 1). "size", int32 (count, 2), is the part that is not padding.
+
+        Raises:
+          InputError: A file has become unreadable.
+        """
         height, width = self._shape
         sizes = np.empty((len(indices), 2), np.int32)
         images = np.empty((len(indices), height, width, 3 if self._color == "rgb" else 1), np.uint8)
@@ -155,7 +161,7 @@ class FolderSource:
 
 
 def common_shape(infos: Iterable[FileInfo]) -> tuple[int, int]:
-    """Return the largest height and width, rounded up to a multiple of `SIZE_MULTIPLE`."""
+    """Return the largest height and the largest width of one or more files, rounded up to multiples of 16."""
     height, width = np.max([(info.height, info.width) for info in infos], axis=0)
     return _round_up(height), _round_up(width)
 
@@ -173,6 +179,9 @@ def file_fingerprint(
       examples: Number of examples.
       infos: Sizes of the files, by name.
       options: Settings that change the examples.
+
+    Returns:
+      The numbers of "examples", "files" and "bytes", and "names_and_sizes", a hash of `infos` and `options`.
     """
     described = [options, *((name, tuple(info)) for name, info in infos.items())]
     return {
@@ -186,6 +195,8 @@ def file_fingerprint(
 def tile_starts(length: int, tile: int) -> list[int]:
     """Return where tiles start along an axis: every half tile, and one that ends at the border.
 
+    An axis no longer than a tile has one tile, which starts at 0.
+
     Any segment of at most half a tile plus one pixel lies inside some tile.
     """
     last = max(length - tile, 0)
@@ -193,7 +204,12 @@ def tile_starts(length: int, tile: int) -> list[int]:
 
 
 def pad_reflect(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pad an image (h, w, channels) at the bottom and right, by reflection about its last row and column."""
+    """Pad an image (h, w, channels) at the bottom and right, by reflection about its last row and column.
+
+    Args:
+      image: Image that is not larger than the result.
+      height, width: Size of the result in pixels.
+    """
     missing = (height - image.shape[0], width - image.shape[1])
     if missing == (0, 0):
         return image

@@ -37,8 +37,8 @@ class Degradation:
     """The base class of all degradations.
 
     Subclasses are dataclasses with `frozen=True, eq=False`. `leaves` names the fields that are leaves of the
-    pytree; the other fields are its static structure. Fields are validated in `__post_init__` only, because
-    inside `jax.jit` a leaf may be a tracer.
+    pytree; the other fields are its static structure. Fields are validated in `__post_init__` only, which
+    raises InputError, because inside `jax.jit` a leaf may be a tracer.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ()
@@ -54,14 +54,15 @@ class Degradation:
         """Sample all random parameters for the images of a batch.
 
         Args:
-          keys: One key per example; None for a degradation without random parameters.
+          keys: One key per example; not used by a degradation without random parameters.
           shape: Shape of the images (batch, height, width, channels).
 
         Returns:
-          A degradation whose ranges are replaced by arrays (batch,), sampled uniformly.
+          A degradation whose ranges are replaced by arrays (batch,), sampled uniformly; `self` if there are
+          no ranges.
 
         Raises:
-          InputError: There are random parameters but no keys.
+          InputError: There are random parameters but not one key per example.
         """
         ranges = [name for name in self.leaves if is_range(getattr(self, name))]
         if not ranges:
@@ -78,22 +79,27 @@ class Degradation:
 
         Args:
           x: Images in [0, 1].
-          keys: One key per example for the noise; None for a degradation without noise.
+          keys: One key per example for the noise; not used by a degradation without noise.
+
+        Returns:
+          Images of the size that `output_size` returns.
 
         Raises:
-          InputError: There is noise but no keys, or a parameter is a range that was not sampled.
+          InputError: There is noise but not one key per example, a range or a random mask was not sampled by
+            `draw`, or the images do not fit.
         """
         raise NotImplementedError
 
     def __call__(self, x: Images, keys: Keys | None = None) -> Images:
-        """Sample parameters and noise, and degrade images.
+        """Sample parameters and noise, and degrade images. Without anything random, `keys` may be None.
 
         Note:
           The keys of the parameters and of the noise are folded from `keys`. `draw(keys, shape)` therefore
           samples other parameters. To know the parameters, call `draw` and then `apply`.
 
         Raises:
-          InputError: x is not a batch of images, or as in `draw` and `apply`.
+          InputError: x is not a batch of images of floats, keys are not one per example, or as in `draw` and
+            `apply`.
         """
         x = jnp.asarray(x)
         if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -161,7 +167,11 @@ class Linear(Degradation):
     """A degradation that is a linear map A of each channel, without noise."""
 
     def forward(self, x: Images) -> Images:
-        """Return A x for images (batch, height, width, channels); raises InputError for another size."""
+        """Return A x for images (batch, height, width, channels).
+
+        Raises:
+          InputError: The images do not fit a PSF or a mask, or a parameter is a range that was not sampled.
+        """
         raise NotImplementedError
 
     def adjoint(self, y: Images, size: Sequence[int]) -> Images:
@@ -172,7 +182,7 @@ class Linear(Degradation):
           size: Height and width of the images that `forward` takes.
 
         Raises:
-          InputError: The size of y is not `output_size(size)`.
+          InputError: The size of y is not `output_size(size)`, or as in `forward`.
         """
         if y.shape[1:3] != self.output_size(size):
             raise InputError(
@@ -183,7 +193,7 @@ class Linear(Degradation):
         return jax.linear_transpose(self.forward, x)(y)[0]
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Return A x; keys are not used."""
+        """Return A x, which is `forward(x)`; keys are not used."""
         del keys
         return self.forward(x)
 
@@ -200,7 +210,11 @@ class Noise(Degradation):
         return None
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Add noise; the noise of example i depends only on `keys[i]`."""
+        """Add noise. The noise of example i depends only on `keys[i]`. The result is not clipped.
+
+        Raises:
+          InputError: There is not one key per example, or the strength is a range that was not sampled.
+        """
         keys = check_keys(self, keys, x.shape)
         strength = jnp.asarray(self._settled(self.leaves[0]), x.dtype)
         return jax.vmap(self._degrade)(keys, x, jnp.broadcast_to(strength, x.shape[:1]))
@@ -216,7 +230,10 @@ class Chain(Linear):
     """Degradations applied in order, the first to the clean image. An empty chain is the identity.
 
     A call and `apply` apply all steps. `forward` and `adjoint` are those of A: they apply the linear steps, skip
-    noise, and raise InputError for a step that is neither linear nor noise, such as `Jpeg`.
+    noise, and raise InputError for a step that is neither linear nor noise, such as `Jpeg` or a random mask.
+
+    Attributes:
+      steps: Degradations in a tuple, the first one applied to the clean image.
     """
 
     leaves = ("steps",)
@@ -228,7 +245,11 @@ class Chain(Linear):
             raise InputError(f"steps must be a tuple of degradations; got {self.steps!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> "Chain":
-        """Return a chain of the sampled steps, each with its own keys and the image size that it receives."""
+        """Return a chain of the sampled steps, each with its own keys and the image size that it receives.
+
+        Raises:
+          InputError: A step has random parameters but there is not one key per example.
+        """
         batch, *size, channels = shape
         drawn = []
         for i, step in enumerate(self.steps):
@@ -237,13 +258,21 @@ class Chain(Linear):
         return Chain(tuple(drawn))
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Apply all steps, each with its own keys."""
+        """Apply all steps, each with its own keys, which steps without noise do not need.
+
+        Raises:
+          InputError: As in `Degradation.apply` of a step.
+        """
         for i, step in enumerate(self.steps):
             x = step.apply(x, _fold_in_given(keys, i))
         return x
 
     def forward(self, x: Images) -> Images:
-        """Return A x, by the linear steps alone."""
+        """Return A x, by the linear steps alone.
+
+        Raises:
+          InputError: A step is neither linear nor noise, or as in `Linear.forward`.
+        """
         for step in _linear_steps(self):
             x = step.forward(x)
         return x
@@ -260,10 +289,12 @@ def linear_part(degradation: Degradation) -> Linear:
     """Return the linear operator A of a degradation y = A x + noise.
 
     Returns:
-      For a `Chain`, the chain of its linear steps. For noise, the empty `Chain`, which is the identity.
+      For a `Chain`, the chain of its linear steps. For noise, the empty `Chain`, which is the identity. Any other
+      linear degradation is returned as it is.
 
     Raises:
-      InputError: The degradation is not linear, or a random one was not sampled by `draw`.
+      InputError: The degradation or a step is neither linear nor noise (such as `Jpeg`), or a linear one or a
+        mask was not sampled by `draw`.
     """
     if isinstance(degradation, Chain | Noise):
         return Chain(_linear_steps(degradation))
@@ -304,12 +335,12 @@ def check_keys(degradation: Degradation, keys: Keys | None, shape: Sequence[int]
 
 
 def is_range(value: Any) -> bool:
-    """Return whether a parameter is a range (low, high), from which numbers are sampled."""
+    """Return whether a parameter is a range (low, high), from which numbers are sampled: any tuple."""
     return isinstance(value, tuple)
 
 
 def bounds(value: Any) -> tuple[Any, Any]:
-    """Return the minimum and maximum of a parameter, which is a number or a range."""
+    """Return the ends of a range, or a number (or array) twice."""
     return (value[0], value[1]) if is_range(value) else (value, value)
 
 
@@ -324,7 +355,8 @@ def check_numbers(
 ) -> None:
     """Raise InputError unless a parameter is a number or a range within [least, most].
 
-    Arrays may be traced, so only their dtype is checked. With `whole`, numbers must be integers.
+    Arrays may be traced, so only their dtype is checked. With `whole`, numbers must be integers. Bools, NaN and
+    infinity are errors.
     """
     kind = "an integer" if whole else "a number"
     wanted = f"{name} must be {kind}, a range (low, high) or an array"
@@ -343,7 +375,7 @@ def check_numbers(
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise InputError unless a field is an integer of at least `least`."""
+    """Raise InputError unless a field is an integer (not a bool) of at least `least`."""
     if not _is_number(value, whole=True):
         raise InputError(f"{name} must be an integer; got {value!r}")
     at_least(name, value, least)
@@ -359,6 +391,9 @@ def frozen_array(name: str, value: Any) -> Any:
     """Return numbers or nested sequences of numbers as a read-only float32 NumPy array.
 
     JAX arrays, which may be traced, are returned unchanged.
+
+    Raises:
+      InputError: The values are not numbers, or not finite.
     """
     if isinstance(value, jax.Array):
         return value

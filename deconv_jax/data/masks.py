@@ -56,7 +56,7 @@ class Mask(Linear):
         object.__setattr__(self, "mask", mask)
 
     def forward(self, x: Images) -> Images:
-        """Return the images with missing pixels set to 0; raises InputError for another size."""
+        """Return the images times the mask; raises InputError if the mask does not broadcast to the images."""
         mask = jnp.asarray(self.mask, x.dtype)
         shape = (*mask.shape, 1) if mask.ndim == 2 else mask.shape
         shape = (1,) * (4 - len(shape)) + shape
@@ -66,16 +66,20 @@ class Mask(Linear):
 
 
 class RandomMask(Degradation):
-    """The base class of random masks, from which `draw` makes a `Mask`."""
+    """The base class of random masks. A call samples and applies one; `apply` requires the `Mask` of `draw`."""
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """Return a `Mask` (batch, height, width, 1), sampled for each example."""
+        """Return a `Mask` (batch, height, width, 1), sampled for each example.
+
+        Raises:
+          InputError: There is not one key per example.
+        """
         keys = check_keys(self, keys, shape)
         lost = jax.vmap(functools.partial(self._lost, height=shape[1], width=shape[2]))(keys)
         return Mask(1.0 - lost.astype(jnp.float32)[..., None])
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Raise InputError, because the mask was not sampled."""
+        """Raise InputError, because the mask was not sampled. Call the mask, or apply the `Mask` of `draw`."""
         del x, keys
         raise InputError(f"{type(self).__name__} was not sampled; draw(keys, shape) returns a Mask")
 
@@ -109,8 +113,9 @@ class BoxMask(RandomMask):
     """Missing rectangles inside the image.
 
     Attributes:
-      count: Number of rectangles per image. They may overlap.
-      size: Height and width in pixels, or a range sampled for each side of each rectangle.
+      count: Number of rectangles per image, at least 1. They may overlap.
+      size: Height and width in pixels, at least 1, or a range (with both ends) sampled for each side of each
+        rectangle. A side longer than the image is cut to it.
     """
 
     leaves = ("size",)
@@ -142,9 +147,9 @@ class StrokeMask(RandomMask):
     """Missing straight strokes with round ends, in random directions, with their midpoints in the image.
 
     Attributes:
-      count: Number of strokes per image. They may cross.
-      length: Length of the center line in pixels, or a range.
-      width: Width in pixels, or a range.
+      count: Number of strokes per image, at least 1. They may cross.
+      length: Length of the center line in pixels, or a range sampled for each stroke.
+      width: Width in pixels, or a range sampled for each stroke.
     """
 
     leaves = ("length", "width")
@@ -176,7 +181,7 @@ class StrokeMask(RandomMask):
 class TextMask(RandomMask):
     """Missing pixels in the shape of a text, written over the whole image line by line.
 
-    The letters are Pillow's default font without antialiasing. The mask is not random: `draw` takes no keys and
+    The letters are Pillow's default font without antialiasing. The mask is not random: `draw` ignores the keys and
     depends only on the size of the images.
 
     Attributes:
@@ -195,7 +200,7 @@ class TextMask(RandomMask):
             )
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> Mask:
-        """Return a `Mask` (1, height, width, 1), the same for all examples."""
+        """Return a `Mask` (1, height, width, 1), the same for all examples; keys are not used."""
         del keys
         _, height, width, _ = shape
         known = 1.0 - text_mask(self.text, self.font_size, height, width)

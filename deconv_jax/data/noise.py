@@ -40,7 +40,7 @@ class GaussianNoise(Noise):
 
     @property
     def sigma_01(self) -> float | Float[Array, " batch"]:
-        """Standard deviation in units of [0, 1]; raises InputError for a range."""
+        """Standard deviation in units of [0, 1], `sigma / 255`; raises InputError for a range."""
         return self._settled("sigma") / 255
 
     @staticmethod
@@ -50,10 +50,10 @@ class GaussianNoise(Noise):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PoissonNoise(Noise):
-    """Photon noise: Poisson(peak * x) / peak, with variance x / peak.
+    """Photon noise: Poisson(peak * x) / peak, with variance x / peak. Negative values count as 0.
 
     Attributes:
-      peak: Mean photon count of a pixel of value 1, or a range.
+      peak: Mean photon count of a pixel of value 1, above 0, or a range.
     """
 
     leaves = ("peak",)
@@ -94,7 +94,7 @@ class SaltAndPepperNoise(Noise):
     """Values replaced by 0 or 1 with equal probability, independently in each channel.
 
     Attributes:
-      fraction: Fraction of the values that are replaced, or a range.
+      fraction: Probability that a value is replaced, from 0 to 1, or a range.
     """
 
     leaves = ("fraction",)
@@ -117,7 +117,7 @@ class Jpeg(Degradation):
 
     Attributes:
       quality: Quality from 1 to 100 as in libjpeg and Pillow, or a range that includes both ends.
-      subsampling: Subsampling of the chroma channels.
+      subsampling: Subsampling of the chroma channels; no effect on gray images.
     """
 
     leaves = ("quality",)
@@ -130,7 +130,11 @@ class Jpeg(Degradation):
         check_subsampling(self.subsampling)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:
-        """Return the decompressed images in [0, 1]; keys are not used."""
+        """Return the decompressed images in [0, 1]; keys are not used.
+
+        Raises:
+          InputError: The quality is a range that was not sampled, or the images are neither gray nor RGB.
+        """
         del keys
         return jpeg(x, self._settled("quality"), subsampling=self.subsampling)
 

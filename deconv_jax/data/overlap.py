@@ -23,7 +23,7 @@ def overlaps(splits: Mapping[str, Iterable[FileRecords]]) -> dict[str, int]:
     """Count the files or records that each split shares with each earlier split.
 
     Args:
-      splits: Files and records of each split, by its name.
+      splits: Files and records of each split, by its name. The order of the names decides which is earlier.
 
     Returns:
       The counts by "LATER in EARLIER", such as {"test in train": 400}. Disjoint pairs are left out.

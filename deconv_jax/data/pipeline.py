@@ -65,14 +65,19 @@ def training_iterator(
 ) -> grain.DatasetIterator[HostBatch]:
     """Return a checkpointable iterator over this process's rows of the global batches.
 
+    It yields `batches` batches of the features of the source and "index". A batch may span two epochs.
+
     Args:
       source: Training split.
       batch_size: Number of examples in a global batch, a multiple of `process_count`.
       batches: Number of batches.
       seed: Seed of the order.
       indices_only: Return only "index", for a data set that the devices hold.
-      workers: Number of loading processes; 0 for threads.
+      workers: Number of loading processes; 0 for threads, or none for a source in memory.
       process_index, process_count: Index of this process and number of processes.
+
+    Raises:
+      InputError: The source is empty.
     """
     if len(source) == 0:
         raise InputError("data.train_split is empty")
@@ -95,7 +100,7 @@ def training_iterator(
 
 
 class Prefetched:
-    """Batches that are transferred to the devices ahead of use.
+    """Batches that are transferred to the devices ahead of use. `next` returns what `put` returned.
 
     The state is that of the last batch used. The state of grain's iterator would be ahead by the batches in
     flight, and a run that resumes from it would skip them. The state includes the fingerprint of the source,
@@ -104,7 +109,7 @@ class Prefetched:
     Args:
       batches: Iterator over host batches.
       put: Transfers a list of batches to the devices.
-      batches_per_put: Number of batches in one call of `put`.
+      batches_per_put: Number of batches in one call of `put`. A last group with fewer is dropped.
       depth: Number of calls of `put` ahead of use.
       fingerprint: Fingerprint of the source.
     """
@@ -129,14 +134,15 @@ class Prefetched:
         self._state = batches.get_state()
 
     def get_state(self) -> Any:
-        """Return the JSON-able state of the iterator, with the fingerprint of the source."""
+        """Return the JSON-able state: that of the iterator as "batches", the fingerprint as "source"."""
         return {"batches": self._state, "source": self._fingerprint}
 
     def set_state(self, state: Any) -> None:
         """Continue from a state that `get_state` returned.
 
         Raises:
-          InputError: The fingerprint is that of another source. A state without a fingerprint is accepted.
+          InputError: The fingerprint is that of another source. A state of grain's iterator alone, without a
+            fingerprint, is accepted.
         """
         if "source" in state:
             was, now = state["source"], self._fingerprint
@@ -173,8 +179,9 @@ def evaluation_batches(
 ) -> Iterator[HostBatch]:
     """Yield this process's rows of batches that contain every example once, in order.
 
-    The last batch is padded with example 0. "mask" (float32) is 1 for an example and 0 for padding, so means over
-    the data set are exact on any number of devices.
+    The batches have the features of the source, "index" and "mask". The last batch is padded with example 0.
+    "mask" (float32) is 1 for an example and 0 for padding, so means over the data set are exact on any number of
+    devices. An empty source yields no batch. `batch_size` is global, a multiple of `process_count`.
     """
     for start in range(0, len(source), batch_size):
         places = np.arange(start, start + batch_size, dtype=np.int32)

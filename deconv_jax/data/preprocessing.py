@@ -17,7 +17,10 @@ from deconv_jax.errors import at_least
 
 
 class Statistics(NamedTuple):
-    """Mean and standard deviation that each image was standardized with."""
+    """Mean and standard deviation that each image was standardized with; 0 and 1 if it was not.
+
+    The deviation is at least 1 / sqrt(number of values).
+    """
 
     mean: Float[Array, "batch 1 1 1"]
     deviation: Float[Array, "batch 1 1 1"]
@@ -45,7 +48,9 @@ class Preprocessing:
         images: Float[Array, "batch height width channels"],
         valid_size: Int[Array, "batch 2"] | None = None,
     ) -> Float[Array, "batch out_height out_width channels"]:
-        """Resize images to the network's input size.
+        """Resize images to the network's input size, `resize`; return them unchanged if that is None.
+
+        They are also unchanged if they have this size and `valid_size` is None.
 
         Args:
           images: Images in [0, 1].
@@ -59,7 +64,11 @@ class Preprocessing:
     def standardized(
         self, images: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch height width channels"], Statistics]:
-        """Return (x - mean) / max(deviation, 1 / sqrt(n)) for images of n values, and the statistics."""
+        """Return (x - mean) / max(deviation, 1 / sqrt(n)) for images of n values, and the statistics.
+
+        The statistics are the mean and the denominator. Without `standardize`, the images are returned unchanged,
+        with mean 0 and deviation 1.
+        """
         if not self.standardize:
             shape = (len(images), 1, 1, 1)
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
@@ -75,12 +84,12 @@ class Preprocessing:
         images: Float[Array, "batch height width channels"],
         valid_size: Int[Array, "batch 2"] | None = None,
     ) -> tuple[Float[Array, "batch out_height out_width channels"], Statistics]:
-        """Resize and standardize images, and return the statistics for `unstandardize`."""
+        """Resize and standardize images, each if enabled, and return the statistics for `unstandardize`."""
         return self.standardized(self.resized(images, valid_size))
 
 
 def unstandardize(
     images: Float[Array, "batch height width channels"], statistics: Statistics
 ) -> Float[Array, "batch height width channels"]:
-    """Undo `Preprocessing.standardized`, so that a network's input can be displayed."""
+    """Undo `Preprocessing.standardized`, so that a network's input can be displayed. Resizing is not undone."""
     return images * statistics.deviation + statistics.mean

@@ -34,10 +34,21 @@ def step_key(seed: int, step: int | Array) -> Key[Array, ""]:
 def training_keys(
     seed: int, step: int | Array, index: Int[Array, " batch"]
 ) -> Key[Array, " batch"]:
-    """Return one key per example for a training step."""
+    """Return one key per example for a training step.
+
+    Args:
+      seed: Seed of the experiment.
+      step: Training step.
+      index: Positions of the examples in their split.
+    """
     return example_keys(step_key(seed, step), index)
 
 
 def evaluation_keys(evaluation_seed: int, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Return one key per example for an evaluation; see the seeds of this module."""
+    """Return one key per example for an evaluation, the same in every step and run.
+
+    Args:
+      evaluation_seed: One of the fixed seeds of this module, not the experiment's seed.
+      index: Positions of the examples in their split.
+    """
     return example_keys(jax.random.key(evaluation_seed), index)

@@ -41,7 +41,7 @@ class SourceConfig(abc.ABC):
 
     @property
     def color(self) -> Color:
-        """Channels that image files are converted to."""
+        """Channels that image files are converted to: "rgb" (the default), "gray" or "y"."""
         return "rgb"
 
     @property
@@ -50,7 +50,7 @@ class SourceConfig(abc.ABC):
         return None
 
     def untiled(self) -> "SourceConfig":
-        """Return the data set with whole images as examples, instead of tiles."""
+        """Return the data set with whole images as examples, instead of tiles; `self` if it has no tiles."""
         return self
 
     @abc.abstractmethod
@@ -58,23 +58,29 @@ class SourceConfig(abc.ABC):
         """Open a split.
 
         Args:
-          split: TFDS split expression, or for folders one of `file_splits`.
+          split: TFDS split expression, such as "train[:90%]"; for folders of files one of `file_splits`, such
+            as "all[:90%]".
           data_dir: Folder of TFDS data sets (see `open_tfds`), or the folder of relative paths.
 
         Raises:
-          InputError: The data set or the split does not exist, or the data set is not prepared.
+          InputError: The data set or the split does not exist or cannot be read, or the data set is not
+            prepared.
         """
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files | None:
-        """Return the image files of a split of a user's folder, or None for other data sets."""
+        """Return the image files of a split of a user's folder, or None for other data sets.
+
+        Raises:
+          InputError: The folder or the split does not exist, or the split has no files.
+        """
         del split, data_dir
         return None
 
     def prepare(self, data_dir: str | None = None) -> Path:
-        """Download and prepare the data set, and return its folder.
+        """Download and prepare a TFDS data set (or the embedded digits), and return its folder.
 
         Raises:
-          InputError: The data set cannot be prepared, or needs no preparation.
+          InputError: The data set cannot be prepared, or needs no preparation, as folders and photographs.
         """
         del data_dir
         raise InputError(f"data set {str(self)!r} needs no preparation")
@@ -92,11 +98,11 @@ class Digits(LabeledSourceConfig):
         return DIGITS
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a TFDS split, such as "train", "validation" or "test"; prepare the digits if necessary."""
         return open_tfds(DIGITS, split, data_dir)
 
     def prepare(self, data_dir: str | None = None) -> Path:
-        """See `SourceConfig.prepare`."""
+        """Prepare the digits without a download, and return their folder; see `prepare_tfds`."""
         return prepare_tfds(DIGITS, data_dir)
 
 
@@ -106,8 +112,8 @@ class Tfds(LabeledSourceConfig):
 
     Attributes:
       dataset: Name in the TFDS catalog, such as "mnist" or "cifar10:3.0.2".
-      canvas: Side in pixels of the square that images and annotations are resized to fit; see
-        `RecordSource`.
+      canvas: Side in pixels of the square that images and annotations are resized to fit. None keeps their
+        size, which must then be the same, and leaves out annotations.
     """
 
     dataset: str
@@ -120,11 +126,11 @@ class Tfds(LabeledSourceConfig):
         return self.dataset
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a TFDS split of the prepared data set; see `open_tfds`."""
         return open_tfds(self.dataset, split, data_dir, canvas=self.canvas)
 
     def prepare(self, data_dir: str | None = None) -> Path:
-        """See `SourceConfig.prepare`."""
+        """Download and prepare the data set, and return its folder; see `prepare_tfds`."""
         return prepare_tfds(self.dataset, data_dir)
 
 
@@ -142,11 +148,15 @@ class Stacked(SourceConfig):
         return f"stacked_{self.base}"
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a split of the base and stack its images, which are read into memory.
+
+        Raises:
+          InputError: The base cannot be opened, or its images are not gray, labeled 0 to 9 and of one shape.
+        """
         return StackedSource.of(self.base.open(split, data_dir))
 
     def prepare(self, data_dir: str | None = None) -> Path:
-        """See `SourceConfig.prepare`; prepares the base."""
+        """Prepare the base, and return its folder; see `SourceConfig.prepare`."""
         return self.base.prepare(data_dir)
 
 
@@ -156,7 +166,7 @@ class Photographs(SourceConfig):
 
     Attributes:
       tile: Side in pixels of the tiles that training examples are; None for whole images.
-      color: Channels of the images; see `read_pixels`.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 
     tile: int | None = None
@@ -169,11 +179,11 @@ class Photographs(SourceConfig):
         return photographs.NAME
 
     def untiled(self) -> SourceConfig:
-        """See `SourceConfig.untiled`."""
+        """Return the data set with whole images as examples, `tile=None`."""
         return dataclasses.replace(self, tile=None)
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open "train", "validation", "test", "all" or a slice such as "train[:2]"; `data_dir` is not used."""
         del data_dir
         files = photographs.find_files(split)
         return FolderSource(files, tile=self.tile, color=self.color)
@@ -184,9 +194,9 @@ class Folder(SourceConfig):
     """A folder of image files.
 
     Attributes:
-      path: Path of the folder; see `find_files`.
+      path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
       tile: Side in pixels of the tiles that training examples are; None for whole images.
-      color: Channels of the images; see `read_pixels`.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 
     path: str
@@ -201,16 +211,20 @@ class Folder(SourceConfig):
         return f"folder:{self.path}"
 
     def untiled(self) -> SourceConfig:
-        """See `SourceConfig.untiled`."""
+        """Return the data set with whole images as examples, `tile=None`."""
         return dataclasses.replace(self, tile=None)
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a split of the folder, such as "all[:90%]"; files that cannot be read are left out.
+
+        Raises:
+          InputError: The folder or the split does not exist, or has no file that can be read.
+        """
         files = self.find_files(split, data_dir)
         return FolderSource(files, tile=self.tile, color=self.color)
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
-        """See `SourceConfig.find_files`."""
+        """Return the image files of a split of the folder, unopened; see `find_files` in `file_splits`."""
         return find_files(self.path, split, data_dir)
 
 
@@ -219,9 +233,9 @@ class PennFudan(SourceConfig):
     """A folder of pedestrians with masks and boxes; see `annotated_folders`.
 
     Attributes:
-      path: Path of the folder; see `find_files`.
-      canvas: Side in pixels of the square that images are resized to fit; see `AnnotatedSource`.
-      color: Channels of the images; see `read_pixels`.
+      path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
+      canvas: Side in pixels of the square that images are resized to fit; None keeps their size.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 
     path: str
@@ -236,7 +250,11 @@ class PennFudan(SourceConfig):
         return f"penn_fudan:{self.path}"
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a split of the subfolder PNGImages, and read all files once.
+
+        Raises:
+          InputError: The folder or the split does not exist, or an image or annotation is missing or damaged.
+        """
         return AnnotatedSource(
             self.find_files(split, data_dir),
             read_penn_fudan,
@@ -246,7 +264,7 @@ class PennFudan(SourceConfig):
         )
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
-        """See `SourceConfig.find_files`."""
+        """Return the files of a split of the subfolder PNGImages; see `find_annotated`."""
         return find_annotated(os.path.join(self.path, PENN_FUDAN_IMAGES), split, data_dir)
 
 
@@ -255,9 +273,9 @@ class ImageLabel(SourceConfig):
     """A folder of images with label files; see `annotated_folders`.
 
     Attributes:
-      path: Path of the folder; see `find_files`.
-      canvas: Side in pixels of the square that images are resized to fit; see `AnnotatedSource`.
-      color: Channels of the images; see `read_pixels`.
+      path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
+      canvas: Side in pixels of the square that images are resized to fit; None keeps their size.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
       dark_foreground: Whether the label files are black and white, with class 1 black.
     """
 
@@ -274,7 +292,12 @@ class ImageLabel(SourceConfig):
         return f"image_label:{self.path}"
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """See `SourceConfig.open`."""
+        """Open a split of the subfolder image, and read all files once.
+
+        Raises:
+          InputError: The folder or the split does not exist, a file is missing or damaged, or the label files
+            contradict `dark_foreground`.
+        """
         images = self.find_files(split, data_dir)
         labels = LabelFiles.beside(images.root, dark_foreground=self.dark_foreground)
         source = AnnotatedSource(
@@ -284,7 +307,7 @@ class ImageLabel(SourceConfig):
         return source
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
-        """See `SourceConfig.find_files`."""
+        """Return the files of a split of the subfolder image; see `find_annotated`."""
         return find_annotated(os.path.join(self.path, LABELED_IMAGES), split, data_dir)
 
 
@@ -311,6 +334,11 @@ def parse_source(text: str) -> SourceConfig:
         folder:PATH, penn_fudan:PATH, image_label:PATH
         stacked_NAME    three images of digits or of a TFDS data set, such as stacked_mnist
         NAME            a TFDS data set, such as mnist
+
+    Other settings have their defaults. Whether a path or a name exists is checked by `open`.
+
+    Raises:
+      InputError: PATH is empty.
     """
     kind, _, path = text.partition(":")
     if kind in ("folder", "penn_fudan", "image_label"):

@@ -33,7 +33,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """Return the examples at `indices` as a batch, without "index" and "mask"."""
+        """Return the examples at `indices`, in this order, as a batch without "index" and "mask".
+
+        Raises:
+          InputError: A file has become unreadable, or the images of a batch have different shapes.
+        """
         ...
 
 
@@ -45,6 +49,9 @@ class ArraySource:
       arrays: Features by name, with one row per example.
       source_fingerprint: Fingerprint of the source that was read into memory, if any.
       files: Files of that source; see `Source.files`.
+
+    Raises:
+      InputError: There are no arrays, or they have different lengths.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -63,16 +70,16 @@ class ArraySource:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """See `Source.fingerprint`; the number of examples unless read from another source."""
+        """That of the source that was read into memory; else {"examples": number of examples}."""
         return self.source_fingerprint or {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """See `Source.gather`."""
+        """Return the rows of all arrays at `indices`, as copies."""
         return {name: array[indices] for name, array in self.arrays.items()}
 
 
 def in_memory(source: Source) -> ArraySource:
-    """Decode all examples of a source once, in the same order."""
+    """Decode all examples of a source once, in the same order; return an `ArraySource` unchanged."""
     if isinstance(source, ArraySource):
         return source
     return ArraySource(source.gather(np.arange(len(source))), source.fingerprint, source.files)
@@ -97,7 +104,12 @@ class StackedSource:
 
     @classmethod
     def of(cls, source: Source) -> "StackedSource":
-        """Stack a source; raises InputError unless it has gray images and labels below 10."""
+        """Read a source into memory and stack its images, chosen by a fixed seed, with replacement.
+
+        Raises:
+          InputError: The images are not gray or were padded (have a "size"), or the labels are missing or
+            above 9.
+        """
         base = in_memory(source)
         image, label = base.arrays["image"], base.arrays.get("label")
         if image.shape[-1] != 1 or label is None or label.max() > 9 or "size" in base.arrays:
@@ -113,16 +125,16 @@ class StackedSource:
 
     @property
     def files(self) -> tuple[FileRecords, ...]:
-        """See `Source.files`; those of the base set."""
+        """The files and records of the base set."""
         return self.base.files
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """See `Source.fingerprint`; the number of examples."""
+        """Number of examples, {"examples": number}."""
         return {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """See `Source.gather`; "label" is 100 a + 10 b + c for the "digits" (a, b, c)."""
+        """Return "image" (three channels), "digits" (a, b, c) and "label" 100 a + 10 b + c, for `indices`."""
         channels = [self.base.gather(places) for places in self.places[indices].T]
         digits = np.stack([channel["label"].astype(np.int32) for channel in channels], axis=-1)
         label = np.zeros(len(indices), np.int32)

@@ -42,7 +42,7 @@ class RecordSource:
       records: TFDS data source.
       canvas: Side in pixels of the square that images and annotations are resized to fit.
       max_boxes: Rows for boxes per example on a canvas. The largest boxes are kept.
-      files: See `Source.files`.
+      files: Record files, and the positions of the split's records in them; see `Source.files`.
     """
 
     records: Any
@@ -55,11 +55,18 @@ class RecordSource:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """See `Source.fingerprint`; the number of examples, because a TFDS version never changes."""
+        """Number of examples, {"examples": number}. It suffices, because a TFDS version never changes."""
         return {"examples": len(self)}
 
     def gather(self, indices: np.ndarray) -> HostBatch:
-        """See `Source.gather`; raises InputError for images of different shapes without a canvas."""
+        """Decode the records at `indices`, at least one.
+
+        The batch has "image", "label" if the records have it, and on a canvas also "size" and the annotations
+        that the records have.
+
+        Raises:
+          InputError: The images have different shapes and there is no canvas, or the canvas is less than 1.
+        """
         examples = self.records.__getitems__([int(i) for i in indices])
         if self.canvas is None:
             shapes = {np.shape(example["image"]) for example in examples}
@@ -106,11 +113,12 @@ def open_tfds(
       split: TFDS split expression, such as "test" or "train[:55000]".
       data_dir: Folder of the TFDS data sets, or the folder above tfds/ with them. Without it, the first of
         $TFDS_DATA_DIR, $DECONV_JAX_DATA/tfds and ~/tensorflow_datasets that has the data set.
-      canvas: See `RecordSource`.
+      canvas: Side in pixels of the square that images and annotations are resized to fit. None requires images
+        of one shape, and leaves out annotations.
 
     Raises:
-      InputError: The data set or split is unknown, or the data set is not prepared; the message says
-        which command prepares it.
+      InputError: The data set or split is unknown, the split is empty, or the data set is not prepared as
+        `array_record`; the message says which command prepares it.
     """
     if dataset == DIGITS:
         prepare_tfds(dataset, data_dir)
@@ -141,14 +149,15 @@ def prepare_tfds(dataset: str, data_dir: str | None = None) -> Path:
 
     Args:
       dataset: Name in the TFDS catalog, or "digits", which needs no download.
-      data_dir: See `open_tfds`.
+      data_dir: As in `open_tfds`. If none of the folders has the data set, it is prepared in the first; digits
+        without `data_dir` and $TFDS_DATA_DIR are prepared in ~/tensorflow_datasets.
 
     Returns:
       The folder of the data set.
 
     Raises:
-      InputError: The data set is unknown, it is already prepared in another format, or TensorFlow is
-        not installed.
+      InputError: The data set is unknown, it is already prepared in another format, TensorFlow is not
+        installed (digits do not need it), or the download or the writing fails.
     """
     builder = _builder(dataset, data_dir)
     if not _is_prepared(builder):

@@ -68,7 +68,7 @@ class Warp(NamedTuple):
     pixel_exact: bool
 
     def points(self) -> Float[Array, "view_height view_width 2"]:
-        """Return the positions in the image of the view's pixel centers."""
+        """Return the position (row, column) in the image of the center of each pixel of the view."""
         rows, columns = (
             jnp.arange(n) + 0.5 - middle
             for n, middle in zip(self.shape, self.view_center, strict=True)
@@ -83,7 +83,7 @@ class Warp(NamedTuple):
     def image(
         self, image: Float[Array, "height width channels"]
     ) -> Float[Array, "view_height view_width channels"]:
-        """Sample an image bilinearly without antialiasing; 0 outside its valid region."""
+        """Sample an image bilinearly without antialiasing, or exactly if `pixel_exact`; 0 outside its valid region."""
         points = self.points()
         if self.pixel_exact:
             seen = self._nearest(image, points)
@@ -106,7 +106,8 @@ class Warp(NamedTuple):
     ) -> tuple[Float[Array, "most 4"], Bool[Array, " most"]]:
         """Return the axis-aligned bounds of warped boxes in the view, and which boxes have at least 30% of their area there.
 
-        An elastic warp is inverted by a few fixed-point iterations at sample points of each box.
+        Boxes are (top, left, bottom, right) in pixels; the results are clipped to the view, in the same order, kept
+        or not. An elastic warp is inverted by a few fixed-point iterations at sample points of each box.
         """
         along = jnp.linspace(0.0, 1.0, _ALONG)[None]
         rows = boxes[:, :1] + (boxes[:, 2:3] - boxes[:, :1]) * along
@@ -159,8 +160,9 @@ class RandomWarp:
     """The distribution of random warps: the geometric augmentation of a view.
 
     Attributes:
-      crop: Side in pixels of a random crop of the valid region; None for the whole canvas.
-      flip: Whether to mirror left and right with probability 1/2.
+      crop: Side in pixels of a random crop of the valid region, centered if the region is smaller; None for the
+        whole canvas.
+      flip: Whether to mirror left and right with probability 1/2; no effect with `dihedral`.
       dihedral: Whether to apply a random quarter turn and reflection.
       rotate: Maximum angle of rotation about the center of the view, in degrees.
       scale: Minimum and maximum factor by which objects are enlarged, uniform in its logarithm.
@@ -196,7 +198,10 @@ class RandomWarp:
         return not self.rotate and self.scale == (1.0, 1.0) and not self.elastic
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise InputError if images of this height and width cannot be warped."""
+        """Raise InputError if images of this height and width are smaller than the crop.
+
+        Without a crop, also raise it for `dihedral` and images that are not square.
+        """
         if self.crop is not None:
             check_room(shape, self.crop)
         if self.dihedral and self.crop is None and shape[0] != shape[1]:
@@ -211,6 +216,9 @@ class RandomWarp:
           key: Key of this image.
           shape: Height and width of the padded image.
           size: Height and width of its valid region, at the top left.
+
+        Returns:
+          A warp to a view of `shape`, or of crop x crop pixels. `check` is not called.
         """
         turn, zoom, sides, corner, grid = jax.random.split(key, 5)
         transpose, down, across = jax.random.bernoulli(sides, shape=(3,))

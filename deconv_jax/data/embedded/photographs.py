@@ -30,8 +30,11 @@ SPLITS = {
 def find_files(split: str) -> Files:
     """Return the files of "train", "validation", "test" or "all", or a slice such as "train[:2]".
 
+    The order is that of `SPLITS`.
+
     Raises:
-      InputError: The split does not exist, or scikit-image was installed without its photographs.
+      InputError: The split does not exist, the slice is ill-formed or empty, or scikit-image was installed
+        without its photographs.
     """
     chosen, ends = parse_split(split)
     splits = SPLITS | {"all": tuple(name for names in SPLITS.values() for name in names)}

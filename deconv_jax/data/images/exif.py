@@ -34,9 +34,13 @@ _MOST_DPI = 65_535
 
 
 def kept_exif(exif: Any, kind: str) -> bytes | None:
-    """Return the EXIF data for a copy of a file, without the orientation.
+    """Return the EXIF data for a copy of a file, without the orientation; None if nothing is left.
 
     None also for data that Pillow cannot write again, such as tags of a non-standard type.
+
+    Args:
+      exif: Pillow's EXIF data of the file.
+      kind: Pillow's format of the file. For "TIFF", only tags that describe the picture are kept.
     """
     kept = (
         Image.Exif()
@@ -51,7 +55,16 @@ def kept_exif(exif: Any, kind: str) -> bytes | None:
 
 
 def resolution(kind: str, info: Mapping[str, Any], exif: Any) -> tuple[float, float] | None:
-    """Return the pixels per inch, from the format's own field or else from EXIF. Pillow's defaults are ignored."""
+    """Return the horizontal and vertical pixels per inch, or None if unknown or not in (0, 65535].
+
+    BMP, PNG and JPEG files with a JFIF unit have their own field, and EXIF is then not consulted. For others,
+    EXIF gives the value. Pillow's defaults are ignored.
+
+    Args:
+      kind: Pillow's format of the file.
+      info: Pillow's `info` of the image.
+      exif: Pillow's EXIF data of the file.
+    """
     if kind in ("BMP", "PNG") or info.get("jfif_unit") in (1, 2):
         values = info.get("dpi", ())
     else:

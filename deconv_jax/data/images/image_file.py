@@ -7,7 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 Color = Literal["rgb", "gray", "y"]
-"""Channels that an image file is converted to; see `read_pixels`."""
+"""Channels that an image file is converted to: RGB, luma, or the Y of MATLAB's `rgb2ycbcr`, from 16 to 235.
+
+A gray file is not changed by "gray" and "y"; see `read_pixels`.
+"""
 
 FORMATS = {
     ".bmp": "BMP",

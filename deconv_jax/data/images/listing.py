@@ -23,8 +23,9 @@ class FileListing(NamedTuple):
     """The files of a folder.
 
     Attributes:
-      files: Files with one of the requested suffixes.
-      left_out: Other files and folders that were not entered, by the reason.
+      files: Files with one of the requested suffixes, sorted by path. Links to files are included.
+      left_out: Other files and folders that were not entered, sorted, by the reason: `OTHER_FORMAT`, `LINKED`,
+        `HIDDEN` or `UNREADABLE`. Reasons that do not occur are missing.
     """
 
     files: list[Path]
@@ -34,10 +35,10 @@ class FileListing(NamedTuple):
 def list_images(folder: Path) -> list[Path]:
     """Return the image files in a folder and its subfolders, by suffix, sorted by path.
 
-    Hidden files and folders and links to folders are left out.
+    Hidden files and folders and links to folders are left out. Files are not opened.
 
     Raises:
-      InputError: The folder does not exist, or a folder in it cannot be read.
+      InputError: The folder does not exist, or it or a folder in it cannot be read.
     """
     return list_files(folder, complete=True).files
 
@@ -49,11 +50,11 @@ def list_files(
 
     Args:
       folder: Folder to search.
-      endings: Suffixes in lower case.
-      complete: Whether an unreadable subfolder is an error.
+      endings: Suffixes in lower case, with the dot. Those of files may have upper case.
+      complete: Whether an unreadable subfolder is an error, instead of being reported.
 
     Raises:
-      InputError: The folder does not exist or cannot be read.
+      InputError: The folder does not exist or cannot be read, or with `complete` a subfolder cannot be read.
     """
     if kind_of(folder) != "folder":
         raise InputError(f"no folder {folder}")

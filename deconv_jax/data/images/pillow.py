@@ -25,7 +25,7 @@ _limit = threading.Lock()
 
 @contextlib.contextmanager
 def without_limit() -> Iterator[None]:
-    """Disable Pillow's global pixel limit, which `max_pixels` replaces."""
+    """Disable Pillow's global pixel limit, which `max_pixels` replaces. Only one thread at a time is inside."""
     with _limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -36,7 +36,11 @@ def without_limit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(file: BinaryIO) -> Iterator[Any]:
-    """Open an image, whose header Pillow has read."""
+    """Open an image file from its start, and read its header. Only `FORMATS` are tried, for any suffix.
+
+    Raises:
+      UnidentifiedImageError: The file has another format or is damaged.
+    """
     file.seek(0)
     with without_limit():
         image = Image.open(file, formats=_OPENED)
@@ -45,7 +49,10 @@ def opened(file: BinaryIO) -> Iterator[Any]:
 
 
 def check_header(image: Any, max_pixels: int) -> None:
-    """Raise InputError for an image that is too large, or that is not the only one in its file."""
+    """Raise InputError for an image of more than `max_pixels` pixels, or for a file with several frames.
+
+    Frames of TIFF files and further pictures of a JPEG file (MPO) are not counted.
+    """
     check_size(image.width, image.height, max_pixels)
     # The pages of a TIFF file are already checked; further pictures of a JPEG file are previews.
     frames = getattr(image, "n_frames", 1)
@@ -54,7 +61,7 @@ def check_header(image: Any, max_pixels: int) -> None:
 
 
 def load(image: Any) -> None:
-    """Decode an opened image."""
+    """Decode an opened image, without libtiff's messages on stderr for a TIFF file."""
     if image.format != "TIFF":
         image.load()
         return
@@ -81,7 +88,16 @@ def _libtiff_silenced() -> Iterator[None]:
 
 
 def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decode a file, whose format Pillow detects."""
+    """Decode a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, by its content.
+
+    Pixels are upright. Palettes, YCbCr and CMYK become RGB, and transparency becomes alpha. 16-bit PNG files
+    keep their bits; TIFF files with 16 bits are for `decode_tiff`.
+
+    Raises:
+      InputError: The image is larger than `max_pixels`, the file has several frames, or its pixels are
+        32-bit integers, floats or Lab colors.
+      UnidentifiedImageError: The file has another format. Other errors of Pillow on damaged files pass through.
+    """
     with opened(file) as image:
         check_header(image, max_pixels)
         others = image.n_frames - 1 if image.format == "MPO" else 0
@@ -135,7 +151,11 @@ def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
 
 
 def read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
-    """Read 16-bit samples in two passes, with the raw modes by which Pillow returns the upper and the lower byte."""
+    """Read 16-bit samples in two passes, with the raw modes by which Pillow returns the upper and the lower byte.
+
+    Returns:
+      Samples uint16 (height, width, channels), as stored.
+    """
 
     def read(byte: str) -> np.ndarray:
         with opened(file) as image:

@@ -26,14 +26,18 @@ _FEW_BITS = {"L;2": 3, "L;4": 15}
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
-    """Read an image file with all that a copy should keep; see the table of the package.
+    """Read an image file with all that a copy should keep: 16 bits, alpha, ICC profile, EXIF and resolution.
+
+    The image is upright. Palettes, YCbCr and CMYK become RGB; a gray image has one channel. `notes` of the
+    result tell what was left out.
 
     Args:
       path: BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, with any suffix.
       max_pixels: Limit of height times width, above which the file is not decoded.
 
     Raises:
-      InputError: The file is missing, damaged, too large or of another kind.
+      InputError: The file is missing, damaged, too large or of another format, it has several pages or frames,
+        or its samples are floats, signed, 32-bit integers or Lab.
     """
     decoded = _decode(path, max_pixels)
     samples = decoded.samples
@@ -56,19 +60,19 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
 def read_pixels(
     path: Path, color: Color = "rgb", max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Read an image file for a data set.
+    """Read an image file for a data set, upright.
 
     16-bit samples are rounded to 8 bits, and transparent images are composited on white.
 
     Args:
-      path: As in `read_image`.
+      path: Image file, as in `read_image`.
       color: "rgb" returns three channels, equal ones for a gray file. "gray" returns the luma 0.299 R + 0.587 G +
         0.114 B, and "y" the Y of MATLAB's `rgb2ycbcr`, from 16 to 235 (ITU-R BT.601), both rounded. A gray file is
         returned unchanged, as in published results on Set14.
-      max_pixels: As in `read_image`.
+      max_pixels: Limit of height times width, above which the file is not decoded.
 
     Raises:
-      InputError: As in `read_image`.
+      InputError: The file cannot be read; see `read_image`.
     """
     return read_8bit(path, color, max_pixels)[0]
 
@@ -78,8 +82,12 @@ def read_8bit(
 ) -> tuple[UInt8[np.ndarray, "height width channels"], tuple[str, ...]]:
     """Read an image file as opaque 8-bit pixels, and report what that loses.
 
-    Arguments and errors are those of `read_pixels`; without `color`, pixels are gray or RGB as in the file. The
-    second result describes the losses, such as "laid on white".
+    Arguments and errors are those of `read_pixels`; without `color`, pixels are gray (one channel) or RGB as in
+    the file.
+
+    Returns:
+      The pixels, and the losses: the notes of `read_image`, then those of "laid on white", "rounded to 8 bits"
+      and "without its color profile" that apply. The conversion to `color` is not one of them.
     """
     decoded = _decode(path, max_pixels)
     lost = {
@@ -99,14 +107,15 @@ def read_8bit(
 def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "height width"]:
     """Read an image file whose pixels are numbers of classes or objects, unchanged, with up to 8 bits.
 
-    A file with a palette gives indices, a black and white file 0 and 255.
+    A file with a palette gives indices, a black and white (1-bit) file 0 and 255, and a gray file of 2 or 4
+    bits its samples, up to 3 or 15. An EXIF orientation is applied.
 
     Args:
-      path: As in `read_image`.
-      max_pixels: As in `read_image`.
+      path: Image file, as in `read_image`.
+      max_pixels: Limit of height times width, above which the file is not decoded.
 
     Raises:
-      InputError: As in `read_image`, or the file has colors, alpha or more than 8 bits.
+      InputError: The file cannot be read, as in `read_image`, or it has colors, alpha or more than 8 bits.
     """
     with _input_errors(path), open_regular(path) as file:
         layout = samples = None

@@ -9,7 +9,13 @@ from deconv_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-    """Decoded samples (height, width, channels), uint8 or uint16. The last of an even number of channels is alpha."""
+    """A decoded image file.
+
+    Attributes:
+      samples: Upright samples (height, width, channels), uint8 or uint16. The last of an even number of
+        channels is alpha.
+      mode, format, icc_profile, exif, dpi, notes: As in `ImageFile`.
+    """
 
     samples: np.ndarray
     mode: str
@@ -27,7 +33,10 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation of 1 to 8; other values are ignored."""
+    """Return samples (height, width, ...) with an EXIF orientation of 1 to 8 undone; other values are ignored.
+
+    The result may be a view of `samples`.
+    """
     if orientation in (5, 6, 7, 8):
         samples = samples.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
@@ -36,14 +45,17 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_8bit_opaque(samples: np.ndarray) -> np.ndarray:
-    """Round samples to 8 bits, and composite them on white."""
+    """Round uint16 samples to uint8, and composite samples with alpha (2 or 4 channels) on white.
+
+    Opaque uint8 samples are returned unchanged. The result has 1 or 3 channels.
+    """
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return composite_on_white(samples) if samples.shape[-1] % 2 == 0 else samples
 
 
 def composite_on_white(samples: np.ndarray) -> np.ndarray:
-    """Composite samples with alpha on white, in their own dtype."""
+    """Composite samples on white and drop alpha, which must be their last channel. The dtype is kept."""
     most = np.iinfo(samples.dtype).max
     pixels, alpha = samples[..., :-1].astype(np.uint64), samples[..., -1:].astype(np.uint64)
     mixed = pixels * alpha + most * (most - alpha)

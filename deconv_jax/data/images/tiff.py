@@ -93,7 +93,7 @@ class TiffLayout:
         return len(self.extras) - (self.alpha is not None)
 
     def described(self) -> str:
-        """Describe the samples for an error message."""
+        """Return a description of the samples for an error message."""
         return (
             f"{self.color_samples + len(self.extras)} samples a pixel of {self.bits} bits"
             f"{', in planes,' if self.planes else ''} with photometric interpretation "
@@ -101,7 +101,11 @@ class TiffLayout:
         )
 
     def pixels(self, samples: UInt[np.ndarray, "height width samples"]) -> np.ndarray:
-        """Convert stored gray or RGB samples to channels; the last of an even number is alpha."""
+        """Convert stored gray or RGB samples to gray or RGB, followed by alpha if there is one.
+
+        0 becomes black, premultiplied alpha is divided out, and other extra samples are dropped. The orientation
+        is not applied.
+        """
         color = samples[..., : self.color_samples]
         most = np.iinfo(samples.dtype).max
         if self.photometric == WHITE_IS_ZERO:
@@ -120,7 +124,8 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
     """Read the layout of the only page of a file.
 
     Raises:
-      InputError: The file has several pages, or its samples are not in the table of this module.
+      InputError: The file has no page or several, lacks a tag that is needed, or its samples are not unsigned
+        integers of 1, 2, 4, 8 or 16 bits of gray, RGB, palette, CMYK or YCbCr.
     """
     count = len(tiff.pages)
     if not count:
@@ -186,6 +191,9 @@ def read_samples(
 ) -> UInt[np.ndarray, "height width samples"] | None:
     """Read the stored samples of a page, uint8 or uint16, or None if Pillow has to decode them.
 
+    That is the case for fewer than 8 bits, compressions other than none and deflate, and pixels other than gray
+    and RGB.
+
     Raises:
       InputError: The file is truncated.
     """
@@ -223,7 +231,15 @@ def with_raw_tags(file: BinaryIO) -> io.BytesIO:
 
 
 def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray | None, Any]:
-    """Return the layout of a TIFF file, its samples (None if Pillow has to decode them) and its EXIF data."""
+    """Return the layout of a TIFF file, its samples (None if Pillow has to decode them) and its EXIF data.
+
+    Samples are as stored: not upright, and with all extra samples. The EXIF data is Pillow's; it is empty if
+    Pillow cannot read it.
+
+    Raises:
+      InputError: The image is larger than `max_pixels`, or as in `read_layout` and `read_samples`. Other errors
+        of tifffile on damaged files pass through.
+    """
     with tifffile.TiffFile(file) as tiff:
         layout = read_layout(tiff)
         check_size(layout.size[1], layout.size[0], max_pixels)
@@ -237,7 +253,15 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray |
 
 
 def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decode a TIFF file, by tifffile if possible and else by Pillow."""
+    """Decode a TIFF file; its tags decide whether tifffile or Pillow does so.
+
+    tifffile decodes 8- and 16-bit gray and RGB samples that are uncompressed or deflated, and Pillow the others.
+    Pillow supports 16 bits only for gray, RGB and RGB with one extra sample.
+
+    Raises:
+      InputError: As in `read_tiff`, or neither decodes the samples. Other errors of both on damaged files pass
+        through.
+    """
     layout, samples, exif = read_tiff(file, max_pixels)
     if samples is None and layout.bits < 16:
         try:

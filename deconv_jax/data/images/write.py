@@ -41,11 +41,11 @@ def write_image(
 
     Args:
       path: The file to create or replace.
-      pixels: One or three channels in [0, 1], which are clipped; or uint8, written unchanged if there is no
-        `like`.
+      pixels: One or three channels of floats in [0, 1], which are clipped and rounded. Without `like`, also
+        uint8, written unchanged.
       like: Source of bit depth, alpha (resized bicubically to the size of `pixels`), ICC profile (if both images are
-        gray or both are color), EXIF data (except for 16-bit color TIFF) and resolution. Without it, the file has
-        8 bits and none of these. Palettes are not restored.
+        gray or both are color), EXIF data (except for 16-bit color TIFF) and resolution, as far as the format
+        stores them. Without it, the file has 8 bits and none of these. Palettes are not restored.
 
     Raises:
       InputError: The suffix is unknown, pixels are NaN or have another shape, the image is too large for the

@@ -33,12 +33,21 @@ VIEWS: dict[str, type] = {"annotated": AnnotatedView, "digit_scenes": DigitScene
 
 
 def training_view(view: View, batch: Mapping[str, Array], seed: int, step: Array) -> AnnotatedBatch:
-    """Return the view of a training batch, with keys folded from the seed, the step and the index."""
+    """Return the view of a training batch, with keys folded from the seed, the step and the batch's "index".
+
+    It has "image", and "segments", "boxes" and "box_class" if the view provides them, but not "index" or "label".
+
+    Raises:
+      InputError: The batch lacks a feature that the view requires, or its shape is not valid.
+    """
     keys = training_keys(seed, step, batch["index"])
     return view(keys, batch, train=True)
 
 
 def evaluation_view(view: View, batch: Mapping[str, Array]) -> AnnotatedBatch:
-    """Return the view of an evaluation batch, the same in every step and run."""
+    """Return the view of an evaluation batch, without augmentation, the same in every step and run.
+
+    Keys depend only on the batch's "index". The features are those of `training_view`, and so are the errors.
+    """
     keys = evaluation_keys(VIEW_EVALUATION_SEED, batch["index"])
     return view(keys, batch, train=False)

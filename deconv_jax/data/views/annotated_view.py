@@ -26,12 +26,12 @@ from deconv_jax.errors import InputError
 class AnnotatedView(RandomWarp):
     """A `View` of "image" with the "segments" and "boxes" of the batch.
 
-    Evaluation changes nothing; training applies the augmentation. Pixels outside the valid region have class
-    `IGNORED`. See `RandomWarp` for the geometric fields.
+    Evaluation has no augmentation, crop included. Pixels outside the valid region have class `IGNORED`. Fields
+    not listed here are the geometric augmentation of `RandomWarp`.
 
     Attributes:
-      brightness: Maximum change of brightness, in units of [0, 1].
-      contrast: Maximum deviation of the contrast factor from 1.
+      brightness: Maximum change of brightness, in units of [0, 1], below 1.
+      contrast: Maximum deviation of the contrast factor from 1, below 1.
     """
 
     brightness: float = 0.0
@@ -48,7 +48,14 @@ class AnnotatedView(RandomWarp):
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
     ) -> AnnotatedBatch:
-        """See `View`."""
+        """Return "image" in [0, 1], and "segments", "boxes" and "box_class" if the batch has them.
+
+        In training, rows of boxes that lose more than 70% of their area become 0, with class -1.
+
+        Raises:
+          InputError: In training, the images are smaller than the crop, or not square for `dihedral` without
+            crop.
+        """
         images = batch["image"].astype(jnp.float32) / 255.0
         sizes = valid_sizes(batch)
         seen = {"image": images}

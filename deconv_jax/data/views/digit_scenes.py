@@ -38,16 +38,17 @@ _TILT = 0.2
 class DigitScenes:
     """A `View` that draws each channel of a stacked image as a digit, without overlap.
 
-    Returns "image" (batch, size, size, 1), "segments" with 0 for background and 1 + digit, and "boxes" with
-    "box_class" 0 to 9, in the order of the channels. Training and evaluation use the same distribution.
+    Returns "image" (batch, size, size, 1) in [0, 1], "segments" with 0 for background and 1 + digit, and "boxes"
+    with "box_class" 0 to 9, in the order of the channels; -1 for a digit that found no place. Training and
+    evaluation use the same distribution.
 
     Attributes:
       size: Side of the canvas in pixels.
       min_height, max_height: Range of the height of a digit's image in pixels, uniform. Its width is 0.8 to 1
         times the height.
-      turn: Maximum angle of rotation to either side, in degrees.
-      contrast: Minimum difference between a digit's brightness and the maximum of the background, which is
-        at most 0.5.
+      turn: Maximum angle of rotation to either side, in degrees, at most 45.
+      contrast: Minimum difference between a digit's brightness and the maximum of the background. Both are at
+        most 0.5.
       noise: Standard deviation of Gaussian noise, in units of [0, 1].
     """
 
@@ -88,7 +89,13 @@ class DigitScenes:
     def __call__(
         self, keys: Key[Array, " batch"], batch: Mapping[str, Array], *, train: bool
     ) -> AnnotatedBatch:
-        """See `View`. Requires "image" (batch, height, width, channels) and "digits" (batch, channels)."""
+        """Draw one scene per example, from "image" (batch, height, width, channels) and "digits" (batch, channels).
+
+        `train` has no effect.
+
+        Raises:
+          InputError: The batch lacks "digits", or does not have one for each channel.
+        """
         del train
         if "digits" not in batch:
             raise InputError(

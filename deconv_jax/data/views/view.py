@@ -9,8 +9,8 @@ from deconv_jax.data.batch import Batch
 AnnotatedBatch = Batch
 """A batch as a view returns it.
 
-"image" is float32 in [0, 1], "segments" int32, and the other features are as in `Batch`. Boxes are
-clipped to the image."""
+"image" is float32 in [0, 1], "segments" int32, "boxes" and "box_class" are as in `Batch`; only "image" is
+always there. Boxes are clipped to the image. Other features of the batch, such as "index", are left out."""
 
 
 class View(Protocol):
@@ -22,7 +22,7 @@ class View(Protocol):
         Args:
           keys: One key per example.
           batch: Images, and the annotations that the view requires.
-          train: Whether to apply the random augmentation of training.
+          train: Whether to apply the random augmentation of training, if the view has any.
 
         Raises:
           InputError: The batch lacks a feature, or its shape is not valid.
