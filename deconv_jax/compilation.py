@@ -23,8 +23,8 @@ def compiler_options() -> dict[str, str]:
     """Return the XLA options for fast convolutions on the default backend.
 
     Returns:
-      Value for the argument `compiler_options` of `jax.jit`. It is empty on GPU and TPU, and if
-      jaxlib does not support the options.
+      Value for the argument `compiler_options` of `jax.jit`. It is an empty dict on GPU and TPU,
+      and if jaxlib does not support the options.
     """
     return dict(_CPU_OPTIONS) if _backend_knows_options() else {}
 
@@ -37,10 +37,10 @@ def jit(function: Callable, **options: Any) -> "Jitted":
 
     Args:
       function: Function or method to compile.
-      **options: Other arguments of `jax.jit`.
+      **options: Other arguments of `jax.jit`, except `compiler_options`.
 
     Returns:
-      Compiled function.
+      Compiled function, with a method `lower` like that of `jax.jit`. In a class body it is a method.
     """
     return Jitted(function, options)
 

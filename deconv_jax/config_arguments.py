@@ -14,11 +14,13 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
     """Parse the arguments of a config file.
 
     Args:
-      argument: Text "NAME=VALUE,NAME=VALUE,...", possibly empty.
-      **defaults: Default value of every valid name.
+      argument: Text "NAME=VALUE,NAME=VALUE,...", possibly empty. The last value of a name counts.
+      **defaults: Default value of every valid name: a bool, int, float or string. A bool is written
+        as "True" or "False".
 
     Returns:
-      Value by name. Values have the type of their defaults, and missing names have their defaults.
+      Value of every valid name. Values have the type of their defaults, and names that are missing
+      in the text have their defaults.
 
     Raises:
       InputError: A name is unknown, or a value does not have the type of its default.
@@ -46,11 +48,14 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
 def load_module(path: Path) -> ModuleType:
     """Run a Python file and return it as a module. It may import files from its own folder.
 
+    Every call runs the file again, and the files that it imports from its own folder.
+
     Args:
       path: Path of the file.
 
     Raises:
-      InputError: The file does not exist, or is not a Python file.
+      InputError: There is no regular file at the path, or its name is not that of a Python file.
+        Exceptions of the file itself are passed on.
     """
     if kind_of(path) != "file":
         raise InputError(f"no config file {str(path)!r}")

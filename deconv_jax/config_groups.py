@@ -6,12 +6,12 @@ from typing import Any
 def data_settings(
     source: dict[str, Any], splits: tuple[str, str, str], **settings: Any
 ) -> dict[str, Any]:
-    """Return the group `data` of a config.
+    """Return the group `data` of a config, with the keys "source", "train_split" and so on.
 
     Args:
-      source: Settings of the source.
-      splits: Splits for training, for validation and for the test.
-      **settings: Other fields of `data.pipeline.Data`.
+      source: Settings of the source, with its "name".
+      splits: Names of the splits for training, for validation and for the test, in this order.
+      **settings: Other fields of `data.config.Data`.
 
     Example:
       >>> data_settings({"name": "digits"}, ("train", "validation", "test"))["test_split"]
@@ -30,7 +30,8 @@ def cosine_settings(
       name: Name of the optimizer.
       learning_rate: Largest learning rate.
       warmup_steps: Number of steps of linear warm-up.
-      **settings: Other fields of `training.optimizer.Optimizer`. Default here: clip_norm=1.0.
+      **settings: Other fields of `training.optimizer.Optimizer`. They replace the
+        defaults here, which are schedule="cosine" and clip_norm=1.0.
 
     Example:
       >>> cosine_settings("adamw", 1e-3, 100, weight_decay=0.01)["clip_norm"]
@@ -48,9 +49,9 @@ def training_settings(
     Args:
       num_steps: Number of training steps.
       batch_size: Number of examples per step.
-      every: Steps between evaluations, and between checkpoints.
-      **settings: Other fields of `training.loop.Training`. Defaults here: log_every=100,
-        steps_per_call=10.
+      every: Steps between evaluations and between checkpoints: "eval_every" and "save_every".
+      **settings: Other fields of `training.loop.TrainingConfig`. They replace the
+        defaults here, which are log_every=100 and steps_per_call=10.
 
     Example:
       >>> training_settings(1000, 64, every=250, log_every=50)["save_every"]

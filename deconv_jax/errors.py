@@ -16,7 +16,10 @@ class InputError(ValueError):
 
 
 def as_int(value: object) -> int | None:
-    """Return an integer of any type, such as NumPy's, as an int; None for anything else."""
+    """Return an integer of any type, such as NumPy's, as an int; None for anything else.
+
+    True and False count as 1 and 0, floats as anything else, even 2.0.
+    """
     if not isinstance(value, SupportsIndex):
         return None
     try:
@@ -42,13 +45,16 @@ def escape_unprintable(text: str) -> str:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raise InputError unless `value` is a number >= `least`."""
+    """Raise InputError unless `value`, called `name`, is a number >= `least`; NaN is an error."""
     if not value >= least:
         raise InputError(f"{name} must be at least {least}; got {value}")
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise InputError unless `value` is one of the strings of a `Literal`."""
+    """Raise InputError unless `value` is one of the strings of the `Literal` type `choices`.
+
+    The message is "no NAME 'VALUE'", with the similar choice or all choices.
+    """
     known = get_args(choices)
     if value not in known:
         raise InputError(f"no {name} {value!r}; {did_you_mean(value, known)}")
@@ -61,7 +67,10 @@ def closest_match(word: str, choices: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return the end of an error message: the choice similar to `word`, or else all choices."""
+    """Return the end of an error message that suggests a choice.
+
+    It is "did you mean 'CHOICE'?" if a choice is similar to `word`, else "known are: " and all choices.
+    """
     choices = sorted(choices)
     match = closest_match(word, choices)
     return f"did you mean {match!r}?" if match else f"known are: {', '.join(choices)}"

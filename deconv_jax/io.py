@@ -61,9 +61,12 @@ def check_regular(path: Path) -> None:
 def check_output_path(path: Path, *, overwrite: bool) -> None:
     """Raise InputError if writing to a path would replace something that it should not.
 
+    A path that cannot be accessed is an InputError too.
+
     Args:
       path: Path of the output file.
-      overwrite: Whether an existing regular file may be replaced.
+      overwrite: Whether an existing regular file may be replaced. Folders, pipes, sockets and
+        devices never may.
     """
     kind = kind_of(path)
     if kind in ("folder", "other"):
@@ -73,7 +76,13 @@ def check_output_path(path: Path, *, overwrite: bool) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raise OSError, without opening it, for anything else."""
+    """Open a regular file for reading.
+
+    Pipes and devices are not opened, because that may block.
+
+    Raises:
+      OSError: The file is missing, not a regular file or cannot be opened. It is not an InputError.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         kind = errno.EISDIR if path.is_dir() else errno.EINVAL
         raise OSError(kind, os.strerror(kind) if kind == errno.EISDIR else NOT_REGULAR, str(path))
@@ -89,7 +98,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
     Raises:
       InputError: The file cannot be written, or the path exists and is not a regular file. The path
-        is then unchanged.
+        is then unchanged. Other exceptions of `write` are passed on, with the path unchanged too.
     """
     if kind_of(path) == "other":
         raise InputError(f"cannot write {path}: it exists and is {NOT_REGULAR}")
@@ -110,12 +119,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Write an image as PNG, atomically."""
+    """Write an image as PNG; errors and parent folders as for `write_atomically`."""
     write_atomically(path, functools.partial(picture.save, format="PNG"))
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder if it is missing; raise InputError if that fails."""
+    """Create a folder and its parents if they are missing; raise InputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,17 +132,21 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, atomically."""
+    """Write UTF-8 text; errors and parent folders as for `write_atomically`."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON (`to_json`), atomically."""
+    """Write a value as indented JSON (`to_json`); errors and folders as for `write_atomically`."""
     write_text(path, to_json(value, indent=2))
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON with a final line break; infinity and NaN become null."""
+    """Return a value as JSON with a final line break; infinity and NaN become null.
+
+    Raises:
+      TypeError: A value is not one of JSON, such as a NumPy array or integer.
+    """
     return json.dumps(_finite(value), indent=indent, allow_nan=False) + "\n"
 
 
@@ -146,7 +159,11 @@ def _finite(value: Any) -> Any:
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the sorted names in a folder, none if it is missing; raise InputError on failure."""
+    """Return the sorted names of the files and folders in a folder; an empty list if it is missing.
+
+    Raises:
+      InputError: The path is not a folder or cannot be read.
+    """
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -156,7 +173,7 @@ def list_names(folder: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Read the UTF-8 text of a regular file; raise InputError if that fails."""
+    """Read the UTF-8 text of a regular file; raise InputError if that fails or it is missing."""
     check_regular(path)
     try:
         return path.read_text(encoding="utf-8")
@@ -195,7 +212,7 @@ def parse_json_object(text: str) -> dict[str, Any]:
 
 
 def write_error(path: Path, error: Exception) -> InputError:
-    """Return the InputError for a failure to write `path`."""
+    """Return, but do not raise, the InputError for a failure to write `path`."""
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     hint = " (free some space and run the same command again)" if full else ""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

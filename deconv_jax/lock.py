@@ -31,8 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
       folder: Folder to lock.
 
     Raises:
-      InputError: Another process, named in the message, holds the lock, or the folder cannot be
-        written.
+      InputError: The lock is held already, by the process that the message names or by this one, or
+        the folder cannot be written. The call does not wait.
     """
     created = [path for path in (folder, *folder.parents) if kind_of(path) is None]
     path = folder / LOCK

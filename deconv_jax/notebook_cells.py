@@ -45,10 +45,10 @@ if importlib.util.find_spec("deconv_jax") is None:
 
 
 def repository(root: Path) -> str:
-    """Return "Repository" of project.urls in pyproject.toml, or "" if it is not set.
+    """Return the URL "Repository" of project.urls in pyproject.toml, or "" if it is not set.
 
     Raises:
-      InputError: pyproject.toml cannot be read.
+      InputError: pyproject.toml cannot be read, or has no table "project".
     """
     try:
         project = tomllib.loads((root / PROJECT).read_text())["project"]
@@ -67,7 +67,12 @@ def install_cell(address: str) -> str:
 
 
 def with_install_cell(text: str, address: str) -> str:
-    """Return the JSON of a notebook with its cell tagged `INSTALLS` rendered again."""
+    """Return the JSON of a notebook with its cells tagged "install" rendered again by `install_cell`.
+
+    Args:
+      text: JSON of the notebook.
+      address: URL of the repository, as for `install_cell`.
+    """
     notebook = json.loads(text)
     for cell in notebook["cells"]:
         if INSTALLS in cell["metadata"].get("tags", []):
@@ -76,7 +81,7 @@ def with_install_cell(text: str, address: str) -> str:
 
 
 def colab_badge(address: str) -> str:
-    """Return a badge that opens the notebooks on Colab, or "" for a repository that is not on GitHub."""
+    """Return a Markdown badge that opens the notebooks on Colab, or "" for an address that is not on GitHub."""
     found = re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(\.git)?/?", address)
     if not found:
         return ""

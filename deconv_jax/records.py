@@ -63,7 +63,7 @@ class Stale:
     Attributes:
       name: "TABLE/PART".
       reasons: Reasons, in words.
-      seconds: Time that the measurement took, training included.
+      seconds: Time in seconds that the measurement or its training took, whichever is larger; 0 if unknown.
     """
 
     name: str
@@ -72,12 +72,19 @@ class Stale:
 
 
 def record_path(root: Path, table: str, part: str) -> Path:
-    """Return the path of a record in a project's folder."""
+    """Return the path of a record in a project's folder, experiments/results/TABLE/PART.json."""
     return root / RESULTS / table / f"{part}.json"
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record, with the old names of metrics (`_OLD_METRICS`) replaced by the new ones."""
+    """Read a record, with old names of metrics replaced: "fid" by "frechet_distance", and so on.
+
+    Names in "metrics" and "baseline" are replaced, unless the protocol names InceptionV3, for which the old
+    names are right.
+
+    Raises:
+      InputError: The record is missing or not a JSON object.
+    """
     record = read_json(path)
     if "InceptionV3" in record.get("protocol", ""):
         return record
@@ -94,25 +101,30 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def table_names(root: Path) -> list[str]:
-    """Return the names of the tables, which are the modules of `experiments/tables`."""
+    """Return the sorted names of the tables, which are the modules of `experiments/tables`."""
     return [path.stem for path in sorted((root / TABLES).glob("[a-z]*.py"))]
 
 
 def load_table(root: Path, name: str) -> ModuleType:
-    """Import the module of a table: its `PARTS` by name, its `render`, and its `VERSION`."""
+    """Run the module of a table, which has `PARTS`, `render`, `VERSION` and possibly `VIEWS`.
+
+    Raises:
+      InputError: There is no such table.
+    """
     return load_module(root / TABLES / f"{name}.py")
 
 
 def stale_records(root: Path, load_config: ConfigLoader) -> list[Stale]:
     """Return the records that do not show what the code would measure now.
 
-    A record is stale if a required key is missing; its commit is unknown or had uncommitted changes; its
-    table has no such part or another version; or, for a trained network, the config file resolves to
-    another config, the task has another version, or the task no longer emits a metric.
+    They are in the order of their paths. A record is stale if a required key is missing; its commit is unknown,
+    not in the history of the repository or had uncommitted changes; its table has no such part or another version; or,
+    for a trained network, the config file resolves to another config, the task has another version, or the task no
+    longer emits a metric.
 
     Args:
       root: Top folder of the project.
-      load_config: Function that loads a config file.
+      load_config: Function that loads the config "FILE.py:ARGUMENTS".
 
     Raises:
       InputError: A record or a table cannot be read.

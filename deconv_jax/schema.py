@@ -35,10 +35,11 @@ class UnknownKey(InputError):
         super().__init__(f"unknown key {path}.{key}; {did_you_mean(key, self._known)}")
 
     def with_suggestion(self, keys: Iterable[str]) -> InputError:
-        """Return this error, or one that suggests a key of another group.
+        """Return an error with the best suggestion: this one, or one for a key of another group.
 
         Suggestions are, in this order: the same key in another group, a similar key in the same
-        group (the message of this error), and a similar key in another group.
+        group (the message of this error), and a similar key in another group. If there is none, the
+        error itself lists the keys of its group.
 
         Args:
           keys: Paths of all keys of the config, such as "config.training.batch_size".
@@ -63,13 +64,16 @@ def build(cls: type, values: Any, choices: Choices, path: str = "config", **give
       values: Fields by name; nested dataclasses are dicts.
       choices: Classes that a "name" in the dict can select.
       path: Name of `values` in error messages.
-      **given: Fields that the dict must not set. Those that `cls` does not have are ignored.
+      **given: Values of fields that the dict must not set, used as they are. Those that `cls` does
+        not have are ignored.
 
     Returns:
       Instance of `cls`.
 
     Raises:
-      InputError: A key is unknown or missing, or a value has the wrong type.
+      UnknownKey: A key of the dict is unknown, or given by `**given`. It is an InputError.
+      InputError: `values` is not a mapping, a field without default is missing, a value has the
+        wrong type or is not finite, or a "name" is missing or unknown.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{path} must be a group of settings; got {values!r}")
@@ -105,7 +109,7 @@ def choose_class(
       (class, values without "name").
 
     Raises:
-      InputError: The name is missing or unknown.
+      InputError: `values` is not a mapping, or its name is missing or unknown.
     """
     if not isinstance(values, Mapping) or "name" not in values:
         raise InputError(f"{path}.name is missing; {did_you_mean('', options)}")
@@ -119,12 +123,13 @@ def choose_class(
 def to_dict(value: Any, choices: Choices, exclude: frozenset[str] = frozenset()) -> Any:
     """Convert a dataclass to a dict from which `build` restores it.
 
-    Defaults are written out, and tuples and arrays become lists.
+    Defaults are written out, and tuples and arrays become lists. A dataclass of `choices` also has
+    its "name". Other values, such as numbers, strings and None, are returned as they are.
 
     Args:
       value: Dataclass, or a value of one of its fields.
       choices: As for `build`.
-      exclude: Fields of `value` to leave out.
+      exclude: Fields of `value` to leave out; fields of nested dataclasses are kept.
     """
     if isinstance(value, tuple):
         return [to_dict(v, choices) for v in value]
@@ -142,7 +147,9 @@ def to_dict(value: Any, choices: Choices, exclude: frozenset[str] = frozenset())
 
 
 def key_paths(cls: type, values: Any, choices: Choices, path: str = "config") -> Iterator[str]:
-    """Yield the paths of all valid keys, including those of nested dataclasses.
+    """Yield the paths of all valid keys, such as "config.data.name", including nested dataclasses.
+
+    The fields of a class that is selected by name are left out if its name is missing or unknown.
 
     Args:
       cls: Dataclass.
@@ -166,7 +173,11 @@ def key_paths(cls: type, values: Any, choices: Choices, path: str = "config") ->
 
 
 def differences(old: Any, new: Any, path: str = "config") -> Iterator[str]:
-    """Yield "path: old -> new" for every value that differs between two nested dicts."""
+    """Yield "path: old -> new" for every value that differs between two nested dicts.
+
+    Keys are visited in sorted order. A missing key counts as None, and lists are compared as a
+    whole.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}")

@@ -34,7 +34,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
 
     Args:
       root: Top folder of the project.
-      check: Whether to change nothing.
+      check: Whether to write nothing and only return the paths.
 
     Returns:
       Paths of the texts that differ, or differed, from the records.
@@ -63,7 +63,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
 
 
 def texts(root: Path) -> list[Path]:
-    """Return the Markdown files that may have tables: the README, docs and experiments."""
+    """Return the paths of the Markdown files that may have tables: README.md, then docs, then experiments."""
     return [
         root / "README.md",
         *sorted((root / "docs").rglob("*.md")),
@@ -72,7 +72,10 @@ def texts(root: Path) -> list[Path]:
 
 
 def run_missing(root: Path, name: str, data: Path) -> list[Path]:
-    """Run the parts of a table that have no record yet.
+    """Run the parts of a table that have no record yet, and write their records.
+
+    A record consists of what the part returns, the provenance, "seed" (0 unless the part returns it),
+    "table_version" and "wall_time_s". The name of each part is printed as it starts.
 
     Args:
       root: Top folder of the project.
@@ -80,7 +83,7 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
       data: Folder of the data sets and weights.
 
     Returns:
-      Paths of the records written.
+      Paths of the records written; none if all exist.
 
     Raises:
       InputError: There is no such table or part, or data is missing.
@@ -106,7 +109,10 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
 
 
 def markdown(header: str, rows: list[list[str]]) -> str:
-    """Return a Markdown table; `header` has the names of its columns, separated by " | "."""
+    """Return a Markdown table; `header` has the names of its columns, separated by " | ".
+
+    Each row has one text per column. Nothing is escaped, and there is no final line break.
+    """
     columns = header.split(" | ")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,7 +2,7 @@
 
 A method is `method(y, forward_model, *, ...) -> x`. It maps observed images (batch, height, width, channels)
 to images of the size before the degradation, for any linear forward model unless stated otherwise. The noise
-level is that of the model's `GaussianNoise`. Results are not clipped.
+level is that of the model's `GaussianNoise`. Results are not clipped. `METHODS` lists the methods by name.
 """
 
 from deconv_jax.classical.denoiser_prior import (

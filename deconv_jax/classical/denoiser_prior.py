@@ -80,24 +80,27 @@ def plug_and_play(
         in [0, 1] units. A plain function is a static argument, so pass the same object in every call. The
         leaves of a `jax.tree_util.Partial` or another pytree, such as weights, are traced like y.
       sigma: Standard deviation of the noise in y in [0, 1] units, by default that of the forward model. It is
-        raised to at least 0.1 / 255.
-      iterations: Number of iterations, 8 in the paper; more are slower and hardly better.
+        raised to at least 0.1 / 255. If it or `last_sigma` is one per image, the denoiser is mapped over the
+        images, so that it always receives a scalar.
+      iterations: Number of iterations, at least 1; 8 in the paper; more are slower and hardly better.
       first_sigma: Noise level of the first denoising, raised to at least the last level.
       last_sigma: Noise level of the last denoising, by default sigma and raised to at least that. The data
         step uses sigma in any case.
       data_weight: lambda of the paper, which uses one value for all noise levels.
       splitting: "half_quadratic" or "admm".
-      data_iterations: Maximum number of conjugate gradient steps in a data step.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      data_iterations: Maximum number of conjugate gradient steps in a data step without closed form.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
       return_objective: Whether to return |A z - y|^2 / 2 after each iteration. A denoiser in general
         minimizes no objective, so it need not fall.
 
     Returns:
-      Restored images, and the objective if requested.
+      Restored images; with `return_objective` also the objective, (iterations, batch).
 
     Raises:
-      InputError: The splitting is unknown, sigma is missing and the model has no Gaussian noise, or the
-        arguments do not fit together.
+      UnknownNoise: `sigma` is missing and the model has no Gaussian noise. It is an InputError.
+      InputError: The splitting is unknown; `iterations` is below 1; y is not a float array of four axes; the
+        model is not linear or has a range that was not sampled; or it does not map `size` to the size of y.
     """
     check_choice("splitting", splitting, Splitting)
     y, model, size = prepare(y, forward_model, size)
@@ -197,11 +200,11 @@ def any_level_denoiser(
 def any_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
     """Return options of `plug_and_play` that suit an `any_level_denoiser`.
 
-    They are ADMM that ends at the lowest trained level, because no network was trained for lower ones, and a
-    data weight chosen on photographs.
+    They are {"splitting": "admm", "last_sigma": lowest trained level, "data_weight": 0.7}: no network was trained
+    for lower levels, and the data weight was chosen on photographs.
 
     Args:
-      trained_sigma: Noise levels, see `any_level_denoiser`.
+      trained_sigma: Noise levels in [0, 1] units, as for `any_level_denoiser`.
 
     Raises:
       InputError: There is no level, or a level is not positive.

@@ -26,6 +26,7 @@ from deconv_jax.classical.problem import (
     Observed,
     PerImageScalar,
     Problem,
+    above_zero,
     as_per_image,
     circular_psf,
     is_circular,
@@ -37,7 +38,7 @@ from deconv_jax.classical.problem import (
 )
 from deconv_jax.compilation import jit
 from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
-from deconv_jax.errors import InputError, check_choice
+from deconv_jax.errors import InputError, at_least, check_choice
 from deconv_jax.ops import spectral
 
 Regularizer = Literal["laplacian", "identity"]
@@ -56,19 +57,21 @@ Filter = Callable[[Array, Array, Array], Array]
 def inverse(
     y: Observed, forward_model: Degradation, *, threshold: PerImageScalar | None = None
 ) -> Images:
-    """Divide by the transfer function H of the blur where |H| > threshold, see `ops.inverse_filter`.
+    """Divide by the transfer function H of the blur where |H| > threshold; other frequencies become 0.
 
     Args:
       y: Observed images.
-      forward_model: A blur or a chain of circular blurs.
-      threshold: Threshold, at least 0. The default, chosen on photographs, is 1.6 sigma^0.6 for noise of
+      forward_model: A blur or a chain of circular blurs, with or without noise. For another boundary than
+        "circular", y is padded to the size before the blur and tapered, as the module describes.
+      threshold: Threshold, at least 0 (not checked). The default, chosen on photographs, is 1.6 sigma^0.6 for noise of
         standard deviation sigma in [0, 1] units, and 1e-3 for a model without noise.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: The forward model is not a blur.
+      InputError: y is not a float array of four axes; the model is not a blur or a chain of circular blurs; or
+        a boundary is not circular and the kernel is more than half as large as the result.
     """
     y, model, size = _prepare("inverse", y, forward_model)
     if threshold is None:
@@ -83,22 +86,25 @@ def wiener(
     *,
     noise_to_signal: float | Float[Array | np.ndarray, "..."] | None = None,
 ) -> Images:
-    """Return the linear estimate of least mean squared error, see `ops.wiener_filter`.
+    """Return the linear estimate of least mean squared error.
+
+    The spectrum of y is multiplied by conj(H) / (|H|^2 + noise_to_signal), with the transfer function H.
 
     Args:
       y: Observed images.
-      forward_model: A blur or a chain of circular blurs.
-      noise_to_signal: Power of the noise divided by that of the image: a number, one per image, one per
-        frequency (in the layout of `ops.psf2otf`), or one per image and frequency. By default the image is
-        assumed to have a power spectrum proportional to frequency^-3, which suits photographs, with the
+      forward_model: A blur or a chain of circular blurs, padded and tapered as for `inverse`. The noise matters
+        only for the default of `noise_to_signal`.
+      noise_to_signal: Power of the noise divided by that of the image: a number, (batch,), one per frequency
+        (height, width // 2 + 1) in the layout of `ops.psf2otf`, or both, with the batch axis first. By default
+        the image is assumed to have a power spectrum proportional to frequency^-3, which suits photographs, with the
         amplitude estimated by maximum likelihood for each image.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: The forward model is not a blur, or `noise_to_signal` is missing and the model has no
-        Gaussian noise.
+      UnknownNoise: `noise_to_signal` is missing and the model has no Gaussian noise. It is an InputError.
+      InputError: As for `inverse`.
     """
     y, model, size = _prepare("wiener", y, forward_model)
     if noise_to_signal is None:
@@ -122,7 +128,8 @@ def unsupervised_wiener(
 
     Args:
       y: Observed images.
-      forward_model: A blur or a chain of circular blurs; its noise is ignored.
+      forward_model: A blur or a chain of circular blurs, padded and tapered as for `inverse`. Its noise is
+        ignored.
       return_estimates: Whether to return the estimates.
 
     Returns:
@@ -130,7 +137,8 @@ def unsupervised_wiener(
       units, and "noise_to_signal", its power divided by that of the Laplacian of the image, both (batch,).
 
     Raises:
-      InputError: The forward model is not a blur.
+      InputError: y is not a float array of four axes; the model is not a blur or a chain of circular blurs; or
+        a boundary is not circular and the kernel is more than half as large as the result.
     """
     y, model, size = _prepare("unsupervised_wiener", y, forward_model)
     x, sigma, ratio = _wiener(y, model, None, size, 2.0)
@@ -155,21 +163,27 @@ def tikhonov(
     Args:
       y: Observed images.
       forward_model: Any forward model with a linear part.
-      weight: Positive weight of the penalty. The default, chosen on blurred photographs, is 35 sigma^2 for the
+      weight: Weight of the penalty, above 0. The default, chosen on blurred photographs, is 35 sigma^2 for the
         Laplacian and 1.3 sigma for the identity, for noise of standard deviation sigma in [0, 1] units, and
         1e-4 for a model without noise.
       regularizer: Operator L, "laplacian" (which penalizes roughness) or "identity".
-      iterations: Maximum number of conjugate gradient steps.
-      tolerance: Norm of the gradient, relative to that at x = 0, at which conjugate gradients stop.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      iterations: Maximum number of conjugate gradient steps, at least 1; not used for circular blurs.
+      tolerance: Norm of the gradient, relative to that at x = 0, at which conjugate gradients stop an image.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
 
     Returns:
       Restored images.
 
     Raises:
-      InputError: The regularizer is unknown, or the arguments do not fit together.
+      InputError: The regularizer is unknown; `weight` or `iterations` is out of range; y is not a float array of
+        four axes; the model is not linear, has a range that was not sampled or more than one Gaussian noise; or
+        it does not map `size` to the size of y.
     """
     check_choice("regularizer", regularizer, Regularizer)
+    at_least("iterations", iterations, 1)
+    if weight is not None:
+        above_zero("weight", weight)
     y, model, size = prepare(y, forward_model, size)
     sigma = noise_sigma(forward_model)
     if weight is None and sigma is not None:

@@ -27,6 +27,7 @@ from deconv_jax.classical.problem import (
     PerImageScalar,
     Problem,
     SolverResult,
+    above_zero,
     as_per_image,
     dot,
     gradient,
@@ -66,20 +67,22 @@ def richardson_lucy(
 
     Args:
       y: Observed images; negative values count as 0.
-      forward_model: A forward model whose A has no negative entries: blurs, `Decimate`, masks. Pixels that do
-        not influence y are not changed.
-      iterations: Number of steps; more steps restore more detail and more noise.
+      forward_model: A forward model whose A has no negative entries (not checked): blurs, `Decimate`, masks. Its
+        noise is ignored. Pixels that do not influence y stay at 0.5.
+      iterations: Number of steps, at least 1; more steps restore more detail and more noise.
       tv_weight: Weight of the total variation, at least 0 and below 1 / sqrt(8), from which the divisor could
-        become negative. The paper uses 0.002.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+        become negative. The paper uses 0.002. Arrays are not checked.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
       return_objective: Whether to return the objective after each iteration: the sum over pixels of
         A x - y + y log(y / A x), plus tv_weight times the total variation. For tv_weight=0 it never grows.
 
     Returns:
-      Restored images, at least 0, and the objective if requested.
+      Restored images, at least 0; with `return_objective` also the objective, (iterations, batch).
 
     Raises:
-      InputError: An argument is out of range, or the arguments do not fit together.
+      InputError: `iterations` or `tv_weight` is out of range; y is not a float array of four axes; the model is
+        not linear or has a range that was not sampled; or it does not map `size` to the size of y.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
@@ -146,25 +149,31 @@ def landweber(
       y: Observed images.
       forward_model: Any forward model with a linear part. sigma is that of its Gaussian noise; without it no
         image stops early.
-      iterations: Maximum number of steps.
+      iterations: Maximum number of steps, at least 1.
       relaxation: Relaxation factor, above 0 and below 2, from which the iteration diverges.
-      tau: Factor of the noise level at which to stop, about 1. Larger values stop earlier, with smoother images.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      tau: Factor of the noise level at which to stop, above 0 and about 1. Larger values stop earlier, with
+        smoother images.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
       return_objective: Whether to return |A x - y|^2 / 2 after each iteration. It stays constant for an image
         that has stopped.
-      return_iterations: Whether to return the number of iterations of each image.
+      return_iterations: Whether to return the number of iterations of each image, 0 if |y| is below the noise
+        level already.
 
     Returns:
-      Restored images, then the objective (iterations, batch) and the number of iterations (batch,) if
-      requested.
+      Restored images; or a tuple of the images, the objective (iterations, batch) if requested, and the number
+      of iterations (batch,) if requested.
 
     Raises:
-      InputError: An argument is out of range, or the arguments do not fit together.
+      InputError: `iterations`, `relaxation` or `tau` is out of range; y is not a float array of four axes; the
+        model is not linear, has a range that was not sampled or more than one Gaussian noise; or it does not
+        map `size` to the size of y.
     """
     if isinstance(relaxation, numbers.Real) and not 0 < relaxation < 2:
         raise InputError(f"relaxation must be above 0 and below 2; got {relaxation}")
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
+    above_zero("tau", tau)
     bound = _discrepancy(y, forward_model, tau)
     return _select(
         _landweber(y, model, jnp.asarray(relaxation, y.dtype), bound, size, iterations),
@@ -209,21 +218,25 @@ def cgls(
 ) -> Any:
     """Run conjugate gradients on the normal equations of |A x - y|^2 / 2, stopped at the noise level.
 
-    Each image stops as in `landweber`, after far fewer steps. The estimate after k steps has the smallest
-    residual in the span of (A^T A)^j A^T y, j < k.
+    The iteration starts from a black image. As in `landweber`, but after far fewer steps, an image stops when
+    |A x - y| <= tau sigma sqrt(number of values in y), with the sigma of the model's Gaussian noise. Without
+    Gaussian noise all iterations run. Among all images in the span of (A^T A)^j A^T y for j < k, the estimate
+    after k steps has the smallest residual.
 
     Args:
       y: Observed images.
-      forward_model, iterations, tau, size, return_objective, return_iterations: See `landweber`.
+      forward_model, iterations, tau, size, return_objective, return_iterations: As for `landweber`.
 
     Returns:
-      See `landweber`.
+      Restored images; or a tuple of the images, the objective |A x - y|^2 / 2 (iterations, batch) if requested,
+      and the number of iterations (batch,) if requested.
 
     Raises:
-      InputError: An argument is out of range, or the arguments do not fit together.
+      InputError: As for `landweber`.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
+    above_zero("tau", tau)
     bound = _discrepancy(y, forward_model, tau)
     return _select(_cgls(y, model, bound, size, iterations), return_objective, return_iterations)
 
@@ -253,8 +266,8 @@ def conjugate_gradients(
       start: Initial images.
 
     Returns:
-      The step, a function from state to next state, and the first state: x, residual, direction and squared
-      norm of the gradient.
+      The step, a function from state to next state, and the first state: x, residual target - forward(x),
+      direction, and squared norm of the gradient, (batch, 1, 1, 1).
     """
 
     def step(state: Any) -> Any:
@@ -286,9 +299,12 @@ def least_squares(
     """Minimize |forward(x) - target|^2 by `conjugate_gradients`.
 
     Args:
-      forward, adjoint, target, start: See `conjugate_gradients`.
+      forward, adjoint, target, start: As for `conjugate_gradients`.
       iterations: Maximum number of steps.
       tolerance: Norm of the gradient, relative to that at x = 0, at which an image is done.
+
+    Returns:
+      Images x. Images that are done do not change while others continue.
     """
     step, state = conjugate_gradients(forward, adjoint, target, start)
     at_zero = adjoint(target)
@@ -320,7 +336,8 @@ def iterate_until_done(
       objective: Function from state to one number per image, (batch,).
 
     Returns:
-      The last state, the objective after each step, and the number of steps of each image.
+      The last state; the objective after each step, which is repeated once all images are done; and the number
+      of steps of each image, 0 if it is done in the first state.
     """
 
     def proceed(carry: Any) -> Array:

@@ -8,6 +8,7 @@ so the restoration of an image does not depend on the rest of the batch.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -112,10 +113,11 @@ def prepare(
         the model maps to that of y.
 
     Returns:
-      y as a JAX array, the linear part of the model, and the size of x.
+      y as a JAX array, the linear part of the model, and the height and width of x.
 
     Raises:
-      InputError: y is not a batch of float images, the model has no linear part, or the size does not fit y.
+      InputError: y is not a float array of four axes; the model is not linear or has a range that was not
+        sampled; or the model does not map `size` to the size of y.
     """
     y = jnp.asarray(y)
     if y.ndim != 4 or not jnp.issubdtype(y.dtype, jnp.floating):
@@ -162,6 +164,7 @@ def known_sigma(forward_model: Degradation, requirement: str) -> Any:
 
     Raises:
       UnknownNoise: The model has no Gaussian noise.
+      InputError: The noise is a range that was not sampled, or a chain has more than one Gaussian noise.
     """
     sigma = noise_sigma(forward_model)
     if sigma is None:
@@ -170,6 +173,12 @@ def known_sigma(forward_model: Degradation, requirement: str) -> Any:
             f"{type(forward_model).__name__} without Gaussian noise"
         )
     return sigma
+
+
+def above_zero(name: str, value: Any) -> None:
+    """Raise InputError unless a number is positive; arrays, which may be traced, are not checked."""
+    if isinstance(value, numbers.Real) and not float(value) > 0:
+        raise InputError(f"{name} must be above 0; got {value}")
 
 
 def as_per_image(value: Any, y: Array) -> PerImage:
@@ -202,14 +211,14 @@ def linear_factors(model: Linear) -> Iterator[Linear]:
 
 
 def is_circular(model: Linear) -> bool:
-    """Return whether A is diagonal in frequency: a product of circular blurs."""
+    """Return whether A is diagonal in frequency: a product of circular blurs, or the identity."""
     return all(
         isinstance(s, Convolution) and s.boundary == "circular" for s in linear_factors(model)
     )
 
 
 def is_diagonal(model: Linear) -> bool:
-    """Return whether A is diagonal in space: a product of masks."""
+    """Return whether A is diagonal in space: a product of masks, or the identity."""
     return all(isinstance(s, Mask) for s in linear_factors(model))
 
 
@@ -221,7 +230,11 @@ def has_unknown_border(model: Linear) -> bool:
 def circular_psf(
     model: Linear, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "batch_or_1 psf_height psf_width"]:
-    """Return the point-spread function of a blur, or that of the product of circular blurs."""
+    """Return the point-spread function of a blur, or that of the product of circular blurs.
+
+    The former has the size of the blur's kernel, and the batch axis has length 1 unless there is a kernel per
+    image. The latter has the size of the images.
+    """
     factors = list(linear_factors(model))
     if len(factors) == 1 and isinstance(factors[0], Convolution):
         psf = jnp.asarray(factors[0].psf, dtype)

@@ -23,6 +23,7 @@ from deconv_jax.classical.problem import (
     PerImageScalar,
     Problem,
     SolverResult,
+    above_zero,
     as_per_image,
     gradient,
     gradient_adjoint,
@@ -68,19 +69,22 @@ def tv(
     Args:
       y: Observed images.
       forward_model: Any forward model with a linear part.
-      weight: Positive weight. The default, chosen on photographs, is 0.75 sigma^1.5 for noise of standard
+      weight: Weight, above 0. The default, chosen on photographs, is 0.75 sigma^1.5 for noise of standard
         deviation sigma in [0, 1] units, and 1.2 sigma^1.25 if the model is noise or a mask.
-      iterations: Number of primal-dual iterations. The default is 100, and 200 for blurs with
+      iterations: Number of primal-dual iterations, at least 1. The default is 100, and 200 for blurs with
         boundary="valid", because the pixels beyond the border of y converge slowly.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
       return_objective: Whether to return the objective after each iteration. It need not fall in each.
 
     Returns:
-      Restored images, and the objective if requested.
+      Restored images; with `return_objective` also the objective, (iterations, batch).
 
     Raises:
-      InputError: The weight is missing and the model has no Gaussian noise, or the arguments do not fit
-        together.
+      UnknownNoise: The weight is missing and the model has no Gaussian noise. It is an InputError.
+      InputError: `weight` or `iterations` is out of range; the noise level is 0 and the weight missing; y is not a
+        float array of four axes; the model is not linear or has a range that was not sampled; or it does not map `size`
+        to the size of y.
     """
     y, model, size = prepare(y, forward_model, size)
     if iterations is None:
@@ -88,7 +92,9 @@ def tv(
     at_least("iterations", iterations, 1)
     if weight is None:
         sigma = known_sigma(forward_model, "tv requires a weight")
+        above_zero("the standard deviation of the noise without a weight", sigma)
         weight = _weight_for(sigma, model, blurred=0.75, sharp=1.2)
+    above_zero("weight", weight)
     x, objective = _tv(y, model, as_per_image(weight, y), size, iterations, return_objective)
     return (x, objective) if return_objective else x
 
@@ -160,21 +166,24 @@ def wavelet(
     Args:
       y: Observed images.
       forward_model: Any forward model with a linear part.
-      weight: Positive weight. The default, chosen on photographs, is 1.6 sigma^1.5 for noise of standard
+      weight: Weight, above 0. The default, chosen on photographs, is 1.6 sigma^1.5 for noise of standard
         deviation sigma in [0, 1] units, and 2.2 sigma^1.25 if the model is noise or a mask.
       basis: A wavelet of `ops.wavelets.scaling_filter`, or "dct" for the cosine transform of blocks of
         `2**levels` pixels per side; 3 levels give the 8 x 8 blocks of JPEG.
-      levels: Number of levels of the transform.
-      iterations: Number of FISTA iterations.
-      size: Height and width of x, if they do not follow from those of y; see `prepare`.
+      levels: Number of levels of the transform, at least 1.
+      iterations: Number of FISTA iterations, at least 1.
+      size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
+        that the model maps to that of y.
       return_objective: Whether to return the objective after each iteration. It never grows.
 
     Returns:
-      Restored images, and the objective if requested.
+      Restored images; with `return_objective` also the objective, (iterations, batch).
 
     Raises:
-      InputError: The basis is unknown, the weight is missing and the model has no Gaussian noise, or the
-        arguments do not fit together.
+      UnknownNoise: The weight is missing and the model has no Gaussian noise. It is an InputError.
+      InputError: The basis is unknown; `weight`, `levels` or `iterations` is out of range; y is not a float array
+        of four axes; the model is not linear or has a range that was not sampled; or it does not map `size` to
+        the size of y.
     """
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
@@ -184,6 +193,7 @@ def wavelet(
     if weight is None:
         sigma = known_sigma(forward_model, "wavelet requires a weight")
         weight = _weight_for(sigma, model, blurred=1.6, sharp=2.2)
+    above_zero("weight", weight)
     options = size, basis, levels, iterations, return_objective
     x, objective = _wavelet(y, model, as_per_image(weight, y), *options)
     return (x, objective) if return_objective else x

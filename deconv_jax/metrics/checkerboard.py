@@ -20,20 +20,25 @@ extends two bins."""
 
 
 def minimum_side(stride: int) -> int:
-    """Return the side in pixels at which no peak of `checkerboard_energy` lies in another's surroundings."""
+    """Return the shortest side in pixels of images for `checkerboard_energy`, 14 * stride.
+
+    From this side on, no peak lies in the surroundings of another one.
+    """
     return (2 * _OUTER + 2) * stride
 
 
 def checkerboard_energy(
     images: Float[Array, "batch height width channels"], stride: int
 ) -> Float[Array, " batch"]:
-    """Return the power at the harmonics of 1 / stride relative to their surroundings, mean over channels.
+    """Return the power at the harmonics of 1 / stride relative to their surroundings, for each image.
+
+    It is the summed power of the stride^2 - 1 peaks divided by that of their surroundings, mean over channels.
 
     Images are cropped at the bottom and right to a multiple of `stride`, so that the harmonics fall on bins
     of the discrete spectrum. A Hann window keeps edges and strong neighbors from leaking into them.
 
     Args:
-      images: Images of any range; a constant offset has no effect.
+      images: Float images of any range; a constant offset has no effect.
       stride: Stride of the upsampling layer, at least 2.
 
     Returns:

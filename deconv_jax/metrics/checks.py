@@ -23,7 +23,11 @@ def check_finite(name: str, values: ArrayLike) -> None:
 
 
 def finite_rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
-    """Check that there are at least `least` finite rows, and convert them to double precision."""
+    """Check that there are at least `least` rows, and convert them to double precision.
+
+    Raises:
+      InputError: There are fewer rows, the array does not have two axes, or a value is not finite.
+    """
     if values.ndim != 2:
         raise InputError(f"{name} must be an array of two axes; got shape {values.shape}")
     at_least(f"the number of {name}", len(values), least)
@@ -34,7 +38,18 @@ def finite_rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
 def feature_pair(
     real: np.ndarray, fake: np.ndarray, least: int, least_fake: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Check two sets of features, and convert them to double precision."""
+    """Check two sets of features, and convert them to double precision.
+
+    Args:
+      real: Features of real images, one row per image.
+      fake: Features of generated images.
+      least: Minimum number of rows of each set.
+      least_fake: Minimum number of rows of `fake`, if it is another one.
+
+    Raises:
+      InputError: A set has fewer rows, an array does not have two axes, a value is not finite, or the numbers
+        of dimensions differ.
+    """
     real = finite_rows("real features", real, least)
     fake = finite_rows("fake features", fake, least if least_fake is None else least_fake)
     check_same_dims("real features", real, "fake features", fake)

@@ -24,7 +24,8 @@ def in_top_k(
 ) -> Float[Array, " batch"]:
     """Return 1 where the label is among the k classes of largest logits, else 0.
 
-    Ties go to the lower class. An example with a non-finite logit gives 0.
+    Ties go to the lower class. An example with a non-finite logit gives 0. A k above the number of
+    classes is a ValueError.
     """
     _, best = jax.lax.top_k(logits, k)
     found = jnp.any(best == labels[:, None], axis=-1) & _all_finite(logits)
@@ -38,7 +39,8 @@ def calibration_sums(
 ) -> Float[Array, "3 bins"]:
     """Return the count, the sum of confidences and the number of correct predictions of each bin.
 
-    Confidence is the largest probability. Only examples with mask 1 count. Sums of batches add up to those
+    Row 0 holds the counts, row 1 the sums of confidences, the largest softmax probabilities, and row 2 the
+    numbers of correct predictions. Only examples with mask 1 count. Sums of batches add up to those
     of the set. An example with a non-finite logit makes the confidence of the first bin NaN.
     """
     confidence = jnp.max(jax.nn.softmax(logits), axis=-1)

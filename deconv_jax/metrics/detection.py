@@ -46,10 +46,11 @@ def average_precision(
       true_classes: Class of each object, -1 in rows without an object.
 
     Returns:
-      Metrics in [0, 1]. "ap" is COCO's average precision, the mean over IoU thresholds 0.5, 0.55, ... 0.95
+      Metrics in [0, 1] by name: "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar" and "voc_map".
+      All are 0 without detections. "ap" is COCO's average precision, the mean over IoU thresholds 0.5, 0.55, ... 0.95
       and recall levels 0, 0.01, ... 1 of the highest precision at that recall or above; "ap50" and "ap75"
       are those at IoU 0.5 and 0.75. "ap_small", "ap_medium" and "ap_large" are restricted to objects of an
-      area below 32^2, of up to 96^2 and above, and left out where there are none. "ar" is the mean recall over
+      area below 32^2, of up to 96^2 and above; the key is missing where there are none. "ar" is the mean recall over
       the same thresholds. "voc_map" is VOC 2007's mean average precision at IoU 0.5. The number of
       detections per class and image is not limited.
 

@@ -17,7 +17,7 @@ from deconv_jax.metrics.checks import check_same_dims, feature_pair, finite_rows
 
 
 class FeatureStatistics:
-    """Count, mean and covariance of features, accumulated over batches of any size.
+    """Count, mean and covariance of features, accumulated over batches of any size by `update`.
 
     Means and scatter matrices of batches are merged as in Chan et al. 1983, "Algorithms for computing the
     sample variance". Unlike E[xx'] - E[x]E[x]', this keeps its precision for means far from 0.
@@ -30,7 +30,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "count dims"]) -> "FeatureStatistics":
-        """Return the statistics of one array; see `update` for errors."""
+        """Return the statistics of one array; raises InputError as `update` does."""
         statistics = cls()
         statistics.update(features)
         return statistics
@@ -113,9 +113,10 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Return the kernel distance and its standard error (arXiv:1801.01401).
 
-    The distance is the squared maximum mean discrepancy, the mean over consecutive blocks of rows of the unbiased estimate with the paper's kernel
-    (x.y / dims + 1)^3. The authors' code draws overlapping subsets instead. Disjoint blocks give independent
-    estimates, and thus the standard error of the mean, at a cost linear in the number of samples.
+    The distance is the squared maximum mean discrepancy with the paper's kernel (x.y / dims + 1)^3: the mean of
+    unbiased estimates over consecutive blocks of rows. The authors' code draws overlapping subsets instead.
+    Disjoint blocks give independent estimates, and thus the standard error of the mean, at a cost linear in the
+    number of samples.
 
     Args:
       real: Features of real images, in random order.
@@ -124,11 +125,12 @@ def kernel_distance(
         size of the smaller set. Rows that do not fill a block of both sets are left out.
 
     Returns:
-      Mean over blocks, which has expectation 0 for sets of one distribution and may be negative; and its
-      standard error, NaN for a single block.
+      (distance, standard error). The distance is the mean over blocks, which has expectation 0 for sets of one
+      distribution and may be negative. The standard error of this mean is NaN for a single block.
 
     Raises:
-      InputError: The block size or a set is below two, or the features cannot be compared.
+      InputError: The block size is below 2, a set has fewer than two rows, an array does not have two axes, a
+        value is not finite, or the numbers of dimensions differ.
     """
     at_least("block_size", block_size, 2)
     real, fake = feature_pair(real, fake, 2)

@@ -45,6 +45,12 @@ def mean_squared_error(
 ) -> Float[Array, " batch"]:
     """Return the mean squared difference over the pixels and channels of each image.
 
+    Args:
+      prediction: Float images of any range.
+      target: Images to compare with.
+      size: Height and width of each image in pixels, if images of several sizes share the array, padded at the
+        bottom and right. Padding is ignored, NaN included.
+
     Raises:
       InputError: The shapes differ, or an image is not of floats.
     """
@@ -60,7 +66,13 @@ def psnr(
     """Return the peak signal-to-noise ratio of images in [0, 1] in dB, -10 log10(MSE), for each image.
 
     The PSNR of a set is by convention the mean over its images, not the PSNR of the mean error. Equal
-    images give infinity.
+    images give infinity. Nothing is clipped or rounded.
+
+    Args:
+      prediction: Float images in [0, 1].
+      target: Images to compare with.
+      size: Height and width of each image in pixels, if images of several sizes share the array, padded at the
+        bottom and right. Padding is ignored, NaN included.
 
     Raises:
       InputError: The shapes differ, or an image is not of floats.
@@ -79,7 +91,7 @@ def ssim(
     target: Float[Array, "batch height width channels"],
     size: Int[Array, "batch 2"] | None = None,
 ) -> Float[Array, " batch"]:
-    """Return the structural similarity of images in [0, 1], at most 1.
+    """Return the structural similarity (SSIM) of images in [0, 1] for each image, from -1 to 1.
 
     SSIM is the mean over windows and channels of
 
@@ -92,7 +104,9 @@ def ssim(
     Args:
       prediction: Images.
       target: Images to compare with.
-      size: See the module. An image with a side below 11 has no window and gives NaN.
+      size: Height and width of each image in pixels, if images of several sizes share the array, padded at the
+        bottom and right. Padding is ignored, NaN included.
+        An image with a side below 11 has no window and gives NaN.
 
     Raises:
       InputError: The shapes differ, an image is not of floats, or a side of the array is below 11.
@@ -108,11 +122,11 @@ def ms_ssim(
     target: Float[Array, "batch height width channels"],
     scales: int = len(_SCALE_WEIGHTS),
 ) -> Float[Array, " batch"]:
-    """Return the multi-scale structural similarity of images in [0, 1], in [0, 1], mean over channels.
+    """Return the multi-scale structural similarity (MS-SSIM) of images in [0, 1] for each image, from 0 to 1.
 
-    MS-SSIM is a product over five scales. The factor of a scale is the mean of SSIM's contrast-structure
-    factor, at the coarsest scale of all of SSIM, to the power of the scale's weight. Each scale is the
-    previous one after 2 x 2 average pooling; the last row or column of an odd size is repeated, as in the
+    MS-SSIM is a product over `scales` scales, averaged over channels. The factor of a scale is the mean of SSIM's
+    contrast-structure factor, at the coarsest scale of all of SSIM, to the power of the scale's weight. Each scale is
+    the previous one after 2 x 2 average pooling; the last row or column of an odd size is repeated, as in the
     authors' code. A scale with a negative mean counts as 0 and has gradient 0.
 
     The five weights are used as published, although they sum to 1.0001. With fewer scales, the finest ones
@@ -121,7 +135,7 @@ def ms_ssim(
     Args:
       prediction: Images.
       target: Images to compare with.
-      scales: Number of scales, 1 to 5; see `max_ms_ssim_scales`.
+      scales: Number of scales, from 1 to 5. `max_ms_ssim_scales` returns the largest number for a size.
 
     Raises:
       InputError: The shapes differ, an image is not of floats, a side is below 11 * 2^(scales - 1) (176 for

@@ -14,9 +14,10 @@ PerExample = Mapping[str, Float[Array, " batch"]]
 
 
 def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[str, Array]:
-    """Return sums over the examples with mask 1, and their number as "count", as float32 scalars.
+    """Return the sum of each metric over the examples with mask 1, as float32 scalars.
 
-    Values of padding examples are ignored, including infinity and NaN.
+    The result has the names of `per_example`, and "count" for the number of examples with mask 1. Values of
+    padding examples (mask 0) are ignored, including infinity and NaN.
     """
     sums = {name: jnp.sum(jnp.where(mask > 0, values, 0.0)) for name, values in per_example.items()}
     return sums | {"count": jnp.sum(mask)}
@@ -31,10 +32,11 @@ def accumulate_sums(
 
     Args:
       batches: Arguments of `sums`.
-      sums: Function that returns the `masked_sums` of a batch, and optionally summed arrays.
+      sums: Function that returns the `masked_sums` of a batch, among them "count", and optionally sums that are
+        arrays.
 
     Returns:
-      A float64 scalar or array for each sum, "count" among them.
+      A float64 scalar or array for each name that `sums` returns, "count" among them.
 
     Raises:
       InputError: There is no example.
@@ -62,10 +64,10 @@ def mean_over(
     """Return the mean of each metric over all examples: `accumulate_sums` divided by "count".
 
     Args:
-      batches, sums: See `accumulate_sums`.
+      batches, sums: As for `accumulate_sums`.
 
     Returns:
-      A float for each scalar sum, a float64 array for each summed array.
+      A float for each scalar sum, a float64 array for each sum that is an array; "count" is left out.
 
     Raises:
       InputError: There is no example.

@@ -23,14 +23,15 @@ _BLOCK = 2**22
 def precision_recall(
     real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"], k: int = 3
 ) -> tuple[float, float]:
-    """Return precision and recall, in [0, 1] (arXiv:1904.06991, equations 1 and 2).
+    """Return (precision, recall), both in [0, 1] (arXiv:1904.06991, equations 1 and 2).
 
     The manifold of a set is the union of closed balls around its samples, each with the distance to the k-th
     nearest other sample as its radius. Precision is the fraction of fake samples on the real manifold, recall
     that of real samples on the fake manifold. The ball of an outlier may be large; see `density_coverage`.
 
     Raises:
-      InputError: k is below 1, a set has k samples or fewer, or the features cannot be compared.
+      InputError: k is below 1, a set has k samples or fewer, an array does not have two axes, a value is not
+        finite, or the numbers of dimensions differ.
     """
     at_least("k", k, 1)
     real, fake = feature_pair(real, fake, k + 1)
@@ -45,7 +46,7 @@ def precision_recall(
 def density_coverage(
     real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"], k: int = 5
 ) -> tuple[float, float]:
-    """Return density and coverage (arXiv:2002.09797, equations 3 and 4).
+    """Return (density, coverage) (arXiv:2002.09797, equations 3 and 4).
 
     Both use the balls of `precision_recall` around real samples. Density, at least 0, is the mean number of
     balls that contain a fake sample, divided by k, so that the ball of one outlier has little weight.
@@ -53,8 +54,8 @@ def density_coverage(
     from one distribution have expectations 1 and 1 - 2^-k (lemmas 1 and 2), 0.969 for k=5.
 
     Raises:
-      InputError: k is below 1, there are k real samples or fewer, there is no fake sample, or the features
-        cannot be compared.
+      InputError: k is below 1, there are k real samples or fewer, there is no fake sample, an array does not
+        have two axes, a value is not finite, or the numbers of dimensions differ.
     """
     at_least("k", k, 1)
     real, fake = feature_pair(real, fake, k + 1, 1)
@@ -70,16 +71,16 @@ def density_coverage(
 def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fake dims"]) -> float:
     """Return the fraction of fake samples that nearly repeat another fake sample, in [0, 1].
 
-    A sample is a repetition if its nearest other fake sample is closer than a tenth of the median distance
+    A fake sample is a repetition if its nearest other fake sample is closer than a tenth of the median distance
     between a real sample and its nearest other real sample. This metric is not from a paper. The median is
-    robust to duplicates in the real set, and chance distances below a tenth of it are rare in many
-    dimensions. A collapsed generator has 1 and a healthy one 0; uniform points in two dimensions have
-    1 - 2^(-1/100) = 0.007. Both sets should have one size, because nearest neighbors are closer in larger
-    sets.
+    robust to duplicates in the real set. In many dimensions, distances below a tenth of it hardly occur by
+    chance: a generator without repetitions has about 0, and one that always makes the same image has 1.
+    Uniform points in two dimensions have 1 - 2^(-1/100) = 0.007. Both sets should have one size, because nearest
+    neighbors are closer in larger sets.
 
     Raises:
-      InputError: A set has fewer than two samples, the features cannot be compared, or more than half of the
-        real samples are duplicates.
+      InputError: A set has fewer than two samples, an array does not have two axes, a value is not finite, the
+        numbers of dimensions differ, or more than half of the real samples are duplicates.
     """
     real, fake = feature_pair(real, fake, 2)
     scale = np.median(np.sqrt(_squared_radii(real, 1)))

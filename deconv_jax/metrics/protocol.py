@@ -42,10 +42,14 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationProtocol:
-    """Preparation of outputs and targets, float images in [0, 1]; see the module.
+    """Preparation of outputs and targets before they are compared, both float images in [0, 1].
+
+    Outputs are clipped, rounded to 8 bits, converted to Y and cropped, as far as the attributes say so. Targets
+    are only converted and cropped.
 
     Attributes:
-      color: "rgb" to compare all channels as they are, also of gray images; or "y".
+      color: "rgb" to compare all channels as they are, also of gray images; or "y" to convert images of three
+        channels to Y of BT.601 in studio range, and take images of one channel as Y already.
       border: Pixels cropped from each side. Super-resolution by convention crops the scale factor.
       clip: Whether to clip the output to [0, 1].
       round_to_8_bits: Whether to round the output to multiples of 1/255; requires `clip`.
@@ -78,10 +82,15 @@ class EvaluationProtocol:
     def prepare(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch cropped_height cropped_width measured_channels"]:
-        """Clip, round, convert and crop outputs, in that order.
+        """Clip, round, convert and crop outputs, in that order and as far as the attributes say so.
+
+        With `clip`, infinity becomes NaN, so that it is not mistaken for white or black.
+
+        Returns:
+          Images of at least float32, with one channel if color="y".
 
         Raises:
-          InputError: The images are not floats or have neither 1 nor 3 channels.
+          InputError: The images are not floats of four axes, have neither 1 nor 3 channels, or are all border.
         """
         images = _at_least_float32(images)
         if self.clip:
@@ -93,10 +102,10 @@ class EvaluationProtocol:
     def prepare_target(
         self, images: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch cropped_height cropped_width measured_channels"]:
-        """Convert and crop targets.
+        """Convert targets to Y if color="y" and they have three channels, and crop them by `border`.
 
         Raises:
-          InputError: The images are not floats, have neither 1 nor 3 channels, or are all border.
+          InputError: The images are not floats of four axes, have neither 1 nor 3 channels, or are all border.
         """
         images = _at_least_float32(images)
         _, height, width, channels = images.shape
@@ -120,7 +129,8 @@ class EvaluationProtocol:
     ) -> dict[str, Float[Array, " batch"]]:
         """Return the "psnr" in dB and the "ssim" of each image.
 
-        Equal 8-bit images have infinite PSNR. An output with infinity or NaN has NaN.
+        Images that are equal after their preparation have infinite PSNR. An output with NaN, or with
+        infinity and `clip`, has NaN in both, unless that is in padding or the border.
 
         Args:
           output: Restored images, neither clipped nor rounded.
@@ -129,9 +139,9 @@ class EvaluationProtocol:
             right to share an array. The border is cropped inside it.
 
         Raises:
-          InputError: The images differ in size, or have a side below 11 without the border; or their
-            channels cannot be compared, such as RGB outputs with gray targets, which would compare studio
-            range with full range.
+          InputError: The images are not floats of 1 or 3 channels; they differ in size, or have a side below
+            11 without the border; or their channels cannot be compared, such as RGB outputs with gray targets, which
+            would compare studio range with full range.
         """
         channels = output.shape[-1], target.shape[-1]
         if channels[0] != channels[1] and (self.color, *channels) != ("y", 1, 3):
@@ -159,8 +169,11 @@ class EvaluationProtocol:
         Args:
           pairs: Name, output and target of each image, the latter two (height, width, channels).
 
+        Returns:
+          A dict of "name", "psnr" in dB and "ssim" for each pair, in their order.
+
         Raises:
-          InputError: See `measure`.
+          InputError: As in `measure`.
         """
         rows = []
         for name, output, target in pairs:
@@ -197,7 +210,7 @@ class EvaluationProtocol:
 
 
 def mean_of_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean of each metric over the rows of `measure_all`, in double precision.
+    """Return the mean of each metric over the rows of `measure_all`, in double precision, without "name".
 
     Raises:
       InputError: There is no row.

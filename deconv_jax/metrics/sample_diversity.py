@@ -23,7 +23,7 @@ _ms_ssim = jit(ms_ssim, static_argnames="scales")
 def classifier_score(
     probabilities: Float[np.ndarray, "count classes"], splits: int = SCORE_SPLITS
 ) -> tuple[float, float]:
-    """Return the classifier score exp(E KL(p(y|x) || p(y))), from 1 to the number of classes.
+    """Return the classifier score exp(E KL(p(y|x) || p(y))) and its deviation over splits.
 
     With InceptionV3 it is the Inception score of arXiv:1606.03498, section 4. As in the authors' code it is
     computed for each of `splits` consecutive splits, with the mean of the split as p(y). Small splits, or rows
@@ -34,10 +34,12 @@ def classifier_score(
       splits: Number of splits, at least 1. Their sizes differ by at most one row.
 
     Returns:
-      Mean over splits, and population standard deviation over splits.
+      Mean of the score over splits, from 1 to the number of classes, and its population standard deviation over
+      splits.
 
     Raises:
-      InputError: A row is not a distribution, or there are fewer rows than splits.
+      InputError: `splits` is below 1, there are fewer rows than splits, the array does not have two axes, or a row
+        is not a distribution.
     """
     at_least("splits", splits, 1)
     probabilities = finite_rows("probabilities", probabilities, splits)
@@ -72,7 +74,7 @@ def mode_coverage(
       sets of n real samples is about (num_modes - 1) / n.
 
     Raises:
-      InputError: There is no label, or a label is out of range.
+      InputError: There is no label, a label is out of range, or the labels are not integers on one axis.
     """
     fake = _class_counts("labels", labels, num_modes)
     real = _class_counts("reference labels", reference, num_modes)
@@ -85,7 +87,7 @@ def class_imbalance(labels: Integer[np.ndarray, " count"], num_classes: int) -> 
     """Return the ratio of the largest to the smallest class, at least 1; infinite if a class is missing.
 
     Raises:
-      InputError: There is no label, or a label is out of range.
+      InputError: There is no label, a label is out of range, or the labels are not integers on one axis.
     """
     counts = _class_counts("labels", labels, num_classes)
     return float(np.max(counts) / np.min(counts)) if np.min(counts) else np.inf
@@ -100,16 +102,18 @@ def mean_pairwise_ms_ssim(
     """Return the mean MS-SSIM of random pairs of distinct images, in [0, 1]; lower is more diverse.
 
     Odena et al. 2017 (arXiv:1610.09585, section 4.2) compute it within each class and compare it with that of
-    real images of the class, because a mixture hides the collapse of a single class. Images too small for five
-    scales are compared at the largest number of scales that fits.
+    real images of the class, because a mixture hides the collapse of a single class. Images with a side below
+    176, too small for five scales, are compared at the largest number of scales that fits; such values are not
+    comparable with those for five.
 
     Args:
-      images: Images in [0, 1].
+      images: Float images in [0, 1].
       pairs: Number of pairs to draw, with replacement.
       seed: Seed of the draw.
 
     Raises:
-      InputError: There are fewer than two images or no pairs, a side is below 11, or a value is not finite.
+      InputError: There are fewer than two images, `pairs` is below 1, a side is below 11, a value is not finite,
+        or the images are not floats.
     """
     at_least("the number of images", len(images), 2)
     at_least("pairs", pairs, 1)

@@ -1,7 +1,8 @@
 """All metrics of generated against real images, computed from extracted features.
 
-The metrics themselves are in `feature_distance`, `nearest_neighbors` and `sample_diversity`. This module fixes what a table's protocol states, such as
-numbers of neighbors, blocks and pairs, and decides which metrics the available data permits.
+The metrics themselves are in `feature_distance`, `nearest_neighbors` and `sample_diversity`. This module fixes
+what a table's protocol states, such as numbers of neighbors, blocks and pairs, and decides which metrics the
+available data permits.
 """
 
 import collections
@@ -72,7 +73,12 @@ _SHUFFLE_SEED = 0
 
 
 def metric_names(*, inception: bool) -> tuple[str, ...]:
-    """Return the names of all metrics that `sample_quality` can return."""
+    """Return the names of all metrics that `sample_quality` can return.
+
+    Args:
+      inception: Whether the extractor is InceptionV3. It replaces "frechet_distance" by "fid", "kernel_distance"
+        by "kid" and "classifier_score" by "inception_score", also in names that start with these.
+    """
     return tuple(_INCEPTION_NAMES.get(name, name) if inception else name for name in _NAMES)
 
 
@@ -99,7 +105,8 @@ def concatenate_batches(
     """Concatenate batches, leaving out rows where the mask is 0.
 
     Args:
-      batches: Arrays of each batch by the name of their attribute, and the mask of its rows.
+      batches: Arrays of each batch by the name of their attribute of `ImageSetFeatures`, "features" among them;
+        and the mask of its rows.
 
     Raises:
       InputError: There is no row.
@@ -118,7 +125,8 @@ def predicted_class(
 ) -> Int[np.ndarray, " count"]:
     """Return the most probable class of each image.
 
-    The classes of several planes are combined as the digits of one number, the first plane first.
+    The classes of several planes are combined as the digits of one number in base `classes`, the first plane
+    first.
 
     Raises:
       InputError: A probability is not finite.
@@ -132,18 +140,29 @@ def predicted_class(
 def sample_quality(
     real: ImageSetFeatures, fake: ImageSetFeatures, *, inception: bool = False
 ) -> dict[str, float]:
-    """Compute the metrics of `PROTOCOL` that the data permits, by name.
+    """Compute the metrics of generated images that the data permits, by name.
 
     Both sets are shuffled with fixed seeds, so that blocks and splits of sorted data are representative.
+    `PROTOCOL` states the numbers of neighbors, blocks and pairs.
 
     Args:
       real: Real images.
       fake: Generated images.
       inception: Whether the extractor is InceptionV3, so that the Fréchet distance, the kernel distance
-        and the classifier score are called FID, KID and Inception score.
+        and the classifier score are called "fid", "kid" and "inception_score".
+
+    Returns:
+      Always "frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage" and
+      "repetition". For more than one block of 1000 also "kernel_distance_standard_error". With probabilities
+      of both sets also "modes" and "reverse_kl", for up to 1000 modes; and "classifier_score" and
+      "classifier_score_deviation", for one plane and at least 10 fake images. With images of at least 11 pixels
+      per side also "pairwise_ms_ssim", and with a finite checkerboard energy "checkerboard_energy", its median;
+      the names of those of the real images start with "real_".
 
     Raises:
-      InputError: A metric cannot be computed, see there.
+      InputError: There are fewer than 6 real or 4 fake images; the features differ in their number of
+        dimensions; a value is not finite; a row of probabilities does not sum to 1; or more than half of the
+        real features are duplicates.
     """
     real, fake = _shuffle(real, _SHUFFLE_SEED), _shuffle(fake, _SHUFFLE_SEED + 1)
     statistics = [FeatureStatistics.of(images.features) for images in (real, fake)]

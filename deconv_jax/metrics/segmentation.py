@@ -68,7 +68,7 @@ class SegmentationScores(NamedTuple):
       dice: 2 TP / (2 TP + FP + FN) of each class; NaN as for `iou`.
       accuracy: TP / (TP + FN) of each class, its recall; NaN if it does not occur in the truth.
       miou, mean_dice, mean_accuracy: Means over the classes that are not NaN.
-      pixel_accuracy: Fraction of all pixels that are correct.
+      pixel_accuracy: Fraction of all counted pixels that are correct.
     """
 
     iou: Float[np.ndarray, " num_classes"]
@@ -82,6 +82,9 @@ class SegmentationScores(NamedTuple):
 
 def segmentation_scores(confusion: ArrayLike) -> SegmentationScores:
     """Compute metrics from a confusion matrix (num_classes, num_classes), or a multiple of one.
+
+    Args:
+      confusion: Counts of pixels, with the truth in rows and the prediction in columns.
 
     Raises:
       InputError: The matrix is zero or not finite.
@@ -131,8 +134,8 @@ def boundary_counts(
         diagonal of the arrays, at least 1.
 
     Returns:
-      Number of boundary pixels of each class: matched ones of the prediction, all of the prediction,
-      matched ones of the truth, all of the truth.
+      Number of boundary pixels of each class, in this order: matched ones of the prediction, all of the
+      prediction, matched ones of the truth, all of the truth.
 
     Raises:
       InputError: The shapes differ, or the tolerance is negative.
@@ -156,8 +159,9 @@ def boundary_counts(
 def boundary_f1(counts: ArrayLike) -> Float[np.ndarray, " num_classes"]:
     """Compute the boundary F1 of each class, 2 P R / (P + R), from summed `boundary_counts`.
 
-    Precision P is the matched fraction of the predicted boundary, recall R that of the true boundary. The
-    result is NaN for a class without boundary in both, and 0 for one with boundary in only one of them.
+    Precision P is the matched fraction of the predicted boundary, recall R that of the true boundary. Add up
+    the counts of all batches before. The result is NaN for a class without boundary in both, and 0 for one with
+    boundary in only one of them.
 
     Raises:
       InputError: A count is not finite.

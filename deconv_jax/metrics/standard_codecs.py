@@ -20,19 +20,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def available(codec: StandardCodec) -> bool:
-    """Return whether the installed Pillow supports a format."""
+    """Return whether the installed Pillow supports a format; JPEG always."""
     return codec == "JPEG" or bool(features.check(codec.lower()))
 
 
 def encode_decode(
     image: UInt8[np.ndarray, "height width channels"], codec: StandardCodec, quality: int
 ) -> tuple[int, UInt8[np.ndarray, "height width channels"]]:
-    """Return the file size in bytes, headers included, and the decoded image.
+    """Encode an image; return the file size in bytes, headers included, and the decoded image.
 
     Args:
-      image: Gray or RGB image.
-      codec: Format, with its default chroma subsampling.
-      quality: Quality from 1 to 100.
+      image: Gray or RGB image, of 1 or 3 channels.
+      codec: Format, with its default chroma subsampling and encoder settings for small files.
+      quality: Quality from 1 to 100; not checked.
 
     Raises:
       InputError: The installed Pillow does not support the format.

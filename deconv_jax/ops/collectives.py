@@ -13,7 +13,7 @@ DATA_AXIS = "data"
 
 
 def bound_data_axis() -> str | None:
-    """Return `DATA_AXIS` while tracing under a `pmap` over it, else None."""
+    """Return "data" while tracing under a `pmap` whose axis has this name, else None."""
     try:
         jax.lax.axis_size(DATA_AXIS)
     except NameError:
@@ -22,18 +22,21 @@ def bound_data_axis() -> str | None:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Average each leaf over the devices of `pmap`; return the tree itself under `jit`."""
+    """Average each leaf over the devices of `pmap`; return the tree itself without `pmap`."""
     axis = bound_data_axis()
     return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
 def gather_over_devices(array: jax.Array) -> jax.Array:
-    """Concatenate the arrays of all devices of `pmap`; return the array itself under `jit`."""
+    """Concatenate the arrays of all devices of `pmap` along axis 0.
+
+    Without `pmap`, return the array itself.
+    """
     axis = bound_data_axis()
     return array if axis is None else jax.lax.all_gather(array, axis, tiled=True)
 
 
 def number_of_devices() -> int:
-    """Return the number of devices of `pmap`; 1 under `jit`."""
+    """Return the number of devices of `pmap`; 1 without `pmap`, even if a `jit` uses more."""
     axis = bound_data_axis()
     return 1 if axis is None else jax.lax.axis_size(axis)

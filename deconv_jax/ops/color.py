@@ -28,7 +28,7 @@ def rgb_to_ycbcr(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
     Equal to MATLAB's `rgb2ycbcr` of floats, and to `skimage.color.rgb2ycbcr` divided by 255.
 
     Args:
-      images: RGB images in [0, 1].
+      images: Float RGB images in [0, 1]; not clipped.
 
     Returns:
       Images with Y in [16/255, 235/255], and Cb and Cr in [16/255, 240/255].

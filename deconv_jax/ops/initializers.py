@@ -47,7 +47,8 @@ def fans(
       (fan_in, fan_out).
 
     Raises:
-      InputError: The shape is not that of a kernel, or an argument is invalid.
+      InputError: The shape does not have 3 to 5 axes, `groups` does not divide the last one,
+        `stride` does not match, or a number is below 1.
 
     Example:
       >>> fans((4, 4, 32, 64), transposed=True, stride=2)  # 2 * 2 * 64, 4 * 4 * 32
@@ -88,16 +89,16 @@ def variance_scaling(
     Glorot initialization.
 
     Args:
-      gain: Factor of the variance; 2 for a layer followed by a ReLU.
+      gain: Factor of the variance, above 0; 2 for a layer followed by a ReLU.
       mode: Fan to divide by: "fan_in", "fan_out", or "fan_avg" for their mean.
       distribution: Distribution of the weights: "truncated_normal" (at two standard deviations),
         "normal" or "uniform".
-      transposed: As for `fans`.
-      stride: As for `fans`.
-      groups: As for `fans`.
+      transposed: Whether the kernel is that of a transposed convolution.
+      stride: Stride: an int, or one per spatial axis.
+      groups: Number of channel groups.
 
     Returns:
-      Initializer. It raises InputError as `fans` does.
+      Initializer `init(key, shape, dtype)`. It raises InputError as `fans` does.
 
     Raises:
       InputError: The mode or the distribution is unknown.
@@ -129,7 +130,8 @@ def bilinear(stride: int, *, groups: int = 1) -> Initializer:
       groups: Number of channel groups; the number of channels for a depthwise one.
 
     Returns:
-      Initializer. It raises InputError for another kernel size, or if the numbers of input and
+      Initializer of a kernel of shape (*kernel_size, out_channels / groups, in_channels), which
+      ignores its key. It raises InputError for another kernel size, or if the numbers of input and
       output channels differ.
     """
 
@@ -161,7 +163,7 @@ def icnr(init: Initializer, factor: int) -> Initializer:
 
     Args:
       init: Initializer of the smaller kernel, of shape (*kernel_size, in_channels, out_channels).
-      factor: Ratio of output to input size along each spatial axis.
+      factor: Ratio of output to input size along each spatial axis, at least 1.
 
     Returns:
       Initializer of a kernel of shape (*kernel_size, in_channels, out_channels * factor**rank),

@@ -95,7 +95,10 @@ def jpeg(
     *,
     subsampling: Subsampling = "4:2:0",
 ) -> Float[Array, "batch height width channels"]:
-    """Compress images as JPEG and decompress them.
+    """Compress images as JPEG and decompress them, bit-exact with libjpeg.
+
+    The derivative is that of the same steps without rounding and clipping: the identity, except for
+    the subsampling of chroma.
 
     Args:
       x: Gray images (1 channel) or RGB images (3 channels) in [0, 1]; clipped and rounded to 8
@@ -108,7 +111,8 @@ def jpeg(
       Images of the shape and type of x, with values that are multiples of 1/255 in [0, 1].
 
     Raises:
-      InputError: The number of channels or an argument is invalid.
+      InputError: x does not have four axes and 1 or 3 channels, `subsampling` is unknown, or a
+        quality that is not an array is out of range.
 
     Example:
       >>> jpeg(jnp.full((1, 16, 16, 3), 0.4), quality=50).shape
@@ -138,8 +142,8 @@ def quantization_tables(
     """Return the quantization tables of annex K, scaled to a quality as libjpeg does.
 
     Args:
-      quality: Quality from 1 to 100. At 50 the tables are those of the standard, and at 100 all
-        steps are 1.
+      quality: Quality from 1 to 100 (not checked). At 50 the tables are those of the standard, and
+        at 100 all steps are 1.
 
     Returns:
       (luminance, chrominance): quantization steps from 1 to 255. The first axis of a table is

@@ -54,10 +54,12 @@ def max_pool(
         never the maximum.
 
     Returns:
-      Images of size `floor((size + padding - window) / stride) + 1`.
+      Images of size `floor((size + padding - window) / stride) + 1`, of the type of x.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: x does not hold floats or lacks spatial axes; the padded images are smaller than
+        the window; padding reaches the size of the window; or an argument has another form or is
+        out of range.
 
     Example:
       >>> max_pool(jnp.ones((1, 32, 32, 3)), 3, stride=2, padding="SAME").shape
@@ -78,10 +80,11 @@ def max_pool_with_switches(
     """Return the maximum of each window and its position, for `max_unpool`.
 
     Args:
-      x: As for `max_pool`.
-      window: As for `max_pool`.
-      stride: As for `max_pool`.
-      padding: As for `max_pool`.
+      x: Images: any number of batch axes, then spatial axes, then channels.
+      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
+        axis of images with one batch axis.
+      stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
+      padding: "SAME", "VALID", pixels on every side, or pairs (before, after), as for `max_pool`.
 
     Returns:
       The output of `max_pool`, and the switches: the position of each maximum in the image without
@@ -89,7 +92,7 @@ def max_pool_with_switches(
       first of equal values, and the last of several NaNs.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: As for `max_pool`.
 
     Example:
       >>> x = jnp.array([1.0, 4.0, 2.0, 3.0]).reshape(1, 4, 1)
@@ -118,10 +121,11 @@ def max_unpool(
       output_size: Spatial size of the output, in pixels: the size of the images before pooling.
 
     Returns:
-      Images of size `output_size`.
+      Images of size `output_size`, of the type of y.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: y and switches differ in shape, `output_size` does not have one entry per spatial
+        axis of y, or an entry is below 1.
 
     Example:
       >>> y, switches = jnp.array([4.0, 3.0]).reshape(1, 2, 1), jnp.array([1, 3]).reshape(1, 2, 1)
@@ -156,18 +160,20 @@ def avg_pool(
     """Return the mean of each window, per channel, accumulated in float32 or wider.
 
     Args:
-      x: As for `max_pool`.
-      window: As for `max_pool`.
-      stride: As for `max_pool`.
-      padding: As for `max_pool`; padded with zeros.
+      x: Images: any number of batch axes, then spatial axes, then channels.
+      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
+        axis of images with one batch axis.
+      stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
+      padding: "SAME", "VALID", pixels on every side, or pairs (before, after), as for `max_pool`.
+        Padding is zeros.
       count_include_pad: Whether to divide by the area of the window, rather than by the number of
         its pixels inside the image. False keeps a constant image constant up to its border.
 
     Returns:
-      Images of the size that `max_pool` returns.
+      Images of the size that `max_pool` returns, of the type of x.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: As for `max_pool`.
     """
     axes = _axes("x", x, window, stride, padding)
     wide = x.astype(_accumulator(x))
@@ -194,18 +200,20 @@ def avg_unpool(
 
     Args:
       y: Images of the shape that `avg_pool` returns.
-      window: As for the `avg_pool` being transposed, which has `count_include_pad=True`.
-      stride: As for `window`.
-      padding: As for `window`.
+      window: Size of the window of the `avg_pool` being transposed, which has
+        `count_include_pad=True`.
+      stride: Its step between windows. None means `window`.
+      padding: Its padding, as for `max_pool`.
       output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must
-        be a size that `avg_pool` maps to the size of y. None chooses as
-        `conv_transpose_output_size`.
+        be a size that `avg_pool` maps to the size of y. None means the smallest such size for
+        padding in pixels, `size * stride` for "SAME", and the larger of the two for "VALID".
 
     Returns:
-      Images of size `output_size`.
+      Images of size `output_size`, of the type of y.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: `avg_pool` does not map `output_size` to the size of y, padding reaches the size
+        of the window, y does not hold floats, or an argument has another form or is out of range.
 
     Example:
       >>> avg_unpool(jnp.array([4.0, 3.0]).reshape(1, 2, 1), (2,)).ravel()
@@ -235,7 +243,7 @@ def global_max_pool(
       Array of shape (*batch, channels). The first of equal maxima receives the gradient.
 
     Raises:
-      InputError: x does not have `rank` spatial axes, or has no pixels.
+      InputError: x does not have `rank` spatial axes, has no pixels, or does not hold floats.
     """
     pixels = _pixels(x, rank)
     best = jnp.max(lax.stop_gradient(pixels), axis=-2, keepdims=True)
@@ -252,14 +260,14 @@ def global_avg_pool(
     """Return the mean of each channel over all pixels, accumulated in float32 or wider.
 
     Args:
-      x: As for `global_max_pool`.
-      rank: As for `global_max_pool`.
+      x: Images: any number of batch axes, then `rank` spatial axes, then channels.
+      rank: Number of spatial axes. None means that there is one batch axis.
 
     Returns:
       Array of shape (*batch, channels).
 
     Raises:
-      InputError: x does not have `rank` spatial axes, or has no pixels.
+      InputError: x does not have `rank` spatial axes, has no pixels, or does not hold floats.
     """
     return jnp.mean(_pixels(x, rank), axis=-2, dtype=_accumulator(x)).astype(x.dtype)
 
@@ -281,7 +289,8 @@ def blur_pool(
       Images of size `ceil(size / stride)`.
 
     Raises:
-      InputError: `stride` or `filter_size` is below 1, or the images are too small.
+      InputError: `stride` or `filter_size` is below 1, or the images are too small or do not hold
+        floats.
     """
     at_least("stride", stride, 1)
     at_least("filter_size", filter_size, 1)

@@ -56,7 +56,8 @@ def resize(
       Images of the type of x. Half precision is computed in float32 and rounded once.
 
     Raises:
-      InputError: An argument is invalid.
+      InputError: x does not hold floats, has fewer than three axes or no pixels; the size is not a
+        pair of ints >= 1; the method is unknown; or antialias=True with "nearest".
 
     Example:
       >>> resize(jnp.ones((1, 64, 64, 3)), (128, 96)).shape
@@ -99,7 +100,8 @@ def imresize(
       Images of the type of x. Half precision is computed in float32 and rounded once.
 
     Raises:
-      InputError: Both or neither of `scale` and `size` are given, or an argument is invalid.
+      InputError: Both or neither of `scale` and `size` are given, or one of them is not positive; x
+        does not hold floats, has fewer than three axes or no pixels; or the method is unknown.
 
     Example:
       >>> imresize(jnp.ones((1, 64, 96, 3)), 1 / 4).shape

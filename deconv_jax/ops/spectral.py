@@ -51,7 +51,8 @@ def psf2otf(
       Spectrum of shape (*size[:-1], size[-1] // 2 + 1).
 
     Raises:
-      InputError: The psf has another rank than `size`, or is larger.
+      InputError: The psf is not float32 or float64, does not have 1, 2 or 3 axes, has another rank
+        than `size`, or is larger.
     """
     _check_fit(psf, size)
     padded = jnp.pad(psf, [(0, n - k) for n, k in zip(size, psf.shape, strict=True)])
@@ -80,7 +81,8 @@ def fft_conv(
       Images of the shape of x.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images; or the boundary is unknown.
     """
     size = _fft_size(x, psf, boundary)
     return _multiply_spectrum(x, psf2otf(psf, size), size)
@@ -99,13 +101,14 @@ def fft_conv_transpose(
     Args:
       y: Images.
       psf: Point-spread function, no larger than the images.
-      boundary: As for `fft_conv`.
+      boundary: "circular" or "linear", as for `fft_conv`.
 
     Returns:
       Images of the shape of y.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images; or the boundary is unknown.
     """
     size = _fft_size(y, psf, boundary)
     return _multiply_spectrum(y, jnp.conj(psf2otf(psf, size)), size)
@@ -125,14 +128,15 @@ def inverse_filter(
     Args:
       y: Blurred images.
       psf: Point-spread function, no larger than the images.
-      threshold: Magnitude of H up to which a frequency is discarded, at least 0. For a psf that
-        sums to 1, H is 1 at frequency 0.
+      threshold: Magnitude of H up to which a frequency is discarded, at least 0 (not checked). For
+        a psf that sums to 1, H is 1 at frequency 0.
 
     Returns:
       Restored images of the shape of y.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images.
     """
     size = _size(y, psf)
     otf = psf2otf(psf, size)
@@ -160,13 +164,15 @@ def wiener_filter(
       psf: Point-spread function, no larger than the images.
       noise_to_signal: Power of the noise divided by the power of the image, at least 0: a scalar,
         or one value per frequency in the layout of `psf2otf`. It must be positive wherever H is
-        zero.
+        zero; neither is checked.
 
     Returns:
       Restored images of the shape of y.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images; or `noise_to_signal` has another
+        shape.
     """
     size = _size(y, psf)
     otf = psf2otf(psf, size)
@@ -202,7 +208,8 @@ def constrained_least_squares_filter(
       Restored images of the shape of y.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images.
     """
     size = _size(y, psf)
     dtype = jnp.result_type(y, psf)
@@ -217,7 +224,7 @@ def constrained_least_squares_filter(
 def edge_taper(
     x: Float[Array, "*batch_and_space channels"], psf: Float[Array, "*psf_size"]
 ) -> Float[Array, "*batch_and_space channels"]:
-    """Blur images towards their borders so that they wrap around smoothly (MATLAB's `edgetaper`).
+    """Blur images toward their borders so that they wrap around smoothly (MATLAB's `edgetaper`).
 
     The restoration filters assume a circular blur. On a photograph, the jump between opposite
     borders causes ringing, which tapering reduces. The result is
@@ -237,7 +244,9 @@ def edge_taper(
       Images of the shape of x.
 
     Raises:
-      InputError: The psf does not fit the images, or an argument is invalid.
+      InputError: The images or the psf are not float32 or float64; the psf does not have 1, 2 or 3
+        axes, or is larger than the images; or an axis of the psf has more
+        than one pixel and more than half the size of the images.
     """
     size = _size(x, psf)
     if any(2 * k > n for n, k in zip(size, psf.shape, strict=True) if k > 1):
@@ -264,6 +273,8 @@ def _interior_weights(psf: Array, axis: int, n: int) -> Array:
 
 def _size(images: Array, psf: Array) -> tuple[int, ...]:
     """Return the size of images along the axes of the psf; raise InputError if it does not fit."""
+    if images.dtype not in (jnp.float32, jnp.float64):
+        raise InputError(f"images must be float32 or float64; got {images.dtype}")
     size = images.shape[-1 - psf.ndim : -1]
     _check_fit(psf, size)
     return size

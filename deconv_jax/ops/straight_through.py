@@ -18,7 +18,7 @@ def lower_bound(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape
 
     Args:
       x: Values.
-      bound: Lower bound.
+      bound: Lower bound, a number; it receives no gradient.
 
     Example:
       >>> float(jax.grad(lambda x: lower_bound(x, 0.5))(0.1))  # a descent step would decrease x

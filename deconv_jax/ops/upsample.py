@@ -39,7 +39,8 @@ def depth_to_space(
       Images of shape (*batch, *(size * factor), channels / pixels per block).
 
     Raises:
-      InputError: An argument is invalid, or the channels are not divisible.
+      InputError: The block's pixels do not divide the channels, `factor` does not match the axes of
+        x or is below 1, or the order is unknown.
 
     Example:
       >>> depth_to_space(jnp.ones((1, 8, 8, 12)), 2).shape
@@ -69,15 +70,16 @@ def space_to_depth(
 
     Args:
       x: Images of shape (*batch, *size, channels), with a size divisible by `factor`.
-      factor: As for `depth_to_space`.
-      channel_order: As for `depth_to_space`. "CRD" is PyTorch's `pixel_unshuffle`, "DCR"
-        TensorFlow's `space_to_depth`.
+      factor: Size of a block along each spatial axis, as for `depth_to_space`.
+      channel_order: Order of the output channels, as for `depth_to_space`. "CRD" is PyTorch's
+        `pixel_unshuffle`, "DCR" TensorFlow's `space_to_depth`.
 
     Returns:
       Images of shape (*batch, *(size / factor), channels * pixels per block).
 
     Raises:
-      InputError: An argument is invalid, or the size is not divisible.
+      InputError: `factor` does not divide the size, does not match the axes of x or is below 1, or
+        the order is unknown.
 
     Example:
       >>> space_to_depth(jnp.ones((1, 16, 16, 3)), 2).shape
@@ -126,7 +128,8 @@ def upsample(
       Images of size `factor * size`.
 
     Raises:
-      InputError: An argument is invalid, or the kernel does not match.
+      InputError: The method is unknown, `factor` is below 1, the images have no pixels, or the
+        kernel does not have four axes or does not match the channels of x.
 
     Example:
       >>> kernel = jnp.ones(upsample_kernel_shape("subpixel", 3, 16, 8, factor=2))

@@ -135,7 +135,8 @@ def wavelet_transform(
       Coefficients of the shape and type of x.
 
     Raises:
-      InputError: The wavelet is unknown, or the size is not divisible by `2**levels`.
+      InputError: The wavelet is unknown, `levels` is negative, or the size is not divisible by
+        `2**levels`.
     """
     _check_levels(x.shape, levels)
     if not levels:
@@ -159,14 +160,15 @@ def inverse_wavelet_transform(
 
     Args:
       coefficients: Coefficients in the layout of `wavelet_transform`.
-      wavelet: As for `wavelet_transform`.
-      levels: As for `wavelet_transform`.
+      wavelet: Wavelet of the transform.
+      levels: Number of levels of the transform.
 
     Returns:
       Images of the shape and type of the coefficients.
 
     Raises:
-      InputError: The wavelet is unknown, or the size is not divisible by `2**levels`.
+      InputError: The wavelet is unknown, `levels` is negative, or the size is not divisible by
+        `2**levels`.
     """
     _check_levels(coefficients.shape, levels)
     if not levels:
@@ -189,7 +191,7 @@ def coarse_mask(size: tuple[int, int], levels: int) -> np.ndarray:
       levels: Number of levels of the transform.
 
     Returns:
-      Boolean array of shape `size`, True at the top left.
+      Boolean array of shape `size`, True in the `size / 2**levels` pixels at the top left.
     """
     height, width = size
     coarse = np.zeros(size, bool)
@@ -211,7 +213,7 @@ def block_dct(
       top left.
 
     Raises:
-      InputError: The size is not divisible by `block`.
+      InputError: The size is not divisible by `block`, or `block` is below 1.
     """
     return _over_blocks(jax.scipy.fft.dctn, x, block)
 
@@ -229,7 +231,7 @@ def inverse_block_dct(
       Images of the shape of the coefficients.
 
     Raises:
-      InputError: The size is not divisible by `block`.
+      InputError: The size is not divisible by `block`, or `block` is below 1.
     """
     return _over_blocks(jax.scipy.fft.idctn, coefficients, block)
 

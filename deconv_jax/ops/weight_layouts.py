@@ -106,7 +106,7 @@ def kernel_from_lax(
         For a transposed one (*kernel_size, in_channels, out_channels), or with `transpose_kernel`
         (*kernel_size, out_channels, in_channels).
       transposed: Whether the kernel belongs to `lax.conv_transpose` or `flax.linen.ConvTranspose`.
-      transpose_kernel: Argument of the same name of those functions.
+      transpose_kernel: Argument of the same name of those functions; ignored unless `transposed`.
 
     Returns:
       Kernel for `conv` or `conv_transpose`.
@@ -124,8 +124,9 @@ def kernel_to_lax(
 
     Args:
       kernel: Kernel for `conv` or `conv_transpose`.
-      transposed: As for `kernel_from_lax`.
-      transpose_kernel: As for `kernel_from_lax`.
+      transposed: Whether the layer is a transposed convolution.
+      transpose_kernel: Argument of the same name of that function or layer; ignored unless
+        `transposed`.
 
     Returns:
       Writable array in the layout of `jax.lax`.
@@ -141,7 +142,7 @@ def layer_from_torch(parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
 
     Args:
       parameters: `state_dict()` of `torch.nn.Conv{1,2,3}d` or `ConvTranspose{1,2,3}d`: "weight"
-        and, if the layer has one, "bias".
+        and, if the layer has one, "bias". Other entries are ignored.
 
     Returns:
       Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
@@ -159,10 +160,10 @@ def layer_to_torch(parameters: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]
     """Convert the parameters of a layer to PyTorch: invert `layer_from_torch`.
 
     Args:
-      parameters: Parameters "kernel" and, if the layer has one, "bias".
+      parameters: Parameters "kernel" and, if the layer has one, "bias". Others are ignored.
 
     Returns:
-      "weight" and "bias" as writable NumPy arrays.
+      "weight" and, if it was given, "bias" as writable NumPy arrays.
 
     Raises:
       InputError: "kernel" is missing, or does not have 3, 4 or 5 axes.
@@ -176,7 +177,7 @@ def layer_from_keras(weights: Sequence[ArrayLike], *, depthwise: bool = False) -
 
     Args:
       weights: `layer.get_weights()`: the kernel and, if the layer has one, the bias.
-      depthwise: As for `kernel_from_keras`.
+      depthwise: Whether the layer is depthwise.
 
     Returns:
       Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
@@ -197,14 +198,15 @@ def layer_to_keras(
     """Convert the parameters of a layer to Keras: invert `layer_from_keras`.
 
     Args:
-      parameters: Parameters "kernel" and, if the layer has one, "bias".
-      depthwise_inputs: As for `kernel_to_keras`.
+      parameters: Parameters "kernel" and, if the layer has one, "bias". Others are ignored.
+      depthwise_inputs: Number of input channels of a depthwise layer; None for other layers.
 
     Returns:
-      Writable NumPy arrays for `layer.set_weights`.
+      Writable NumPy arrays for `layer.set_weights`: [kernel], or [kernel, bias].
 
     Raises:
-      InputError: "kernel" is missing, or `kernel_to_keras` refuses it.
+      InputError: "kernel" is missing, does not have 3, 4 or 5 axes, or is not that of a depthwise
+        layer with `depthwise_inputs` input channels.
     """
     layer = _numpy_layer(parameters)
     kernel = kernel_to_keras(layer.pop("kernel"), depthwise_inputs=depthwise_inputs)
@@ -217,9 +219,10 @@ def layer_from_lax(
     """Convert the parameters of `flax.linen.Conv` or `ConvTranspose`.
 
     Args:
-      parameters: Parameters "kernel" and, if the layer has one, "bias".
-      transposed: As for `kernel_from_lax`.
-      transpose_kernel: As for `kernel_from_lax`.
+      parameters: Parameters "kernel" and, if the layer has one, "bias". Others are ignored.
+      transposed: Whether the layer is a transposed convolution.
+      transpose_kernel: Argument of the same name of that function or layer; ignored unless
+        `transposed`.
 
     Returns:
       Parameters "kernel" and, if the layer has one, "bias" of `models.layers.Conv` or
@@ -241,12 +244,13 @@ def layer_to_lax(
     """Convert the parameters of a layer to Flax: invert `layer_from_lax`.
 
     Args:
-      parameters: Parameters "kernel" and, if the layer has one, "bias".
-      transposed: As for `kernel_from_lax`.
-      transpose_kernel: As for `kernel_from_lax`.
+      parameters: Parameters "kernel" and, if the layer has one, "bias". Others are ignored.
+      transposed: Whether the layer is a transposed convolution.
+      transpose_kernel: Argument of the same name of that function or layer; ignored unless
+        `transposed`.
 
     Returns:
-      "kernel" and "bias" as writable NumPy arrays.
+      "kernel" and, if it was given, "bias" as writable NumPy arrays.
 
     Raises:
       InputError: "kernel" is missing, or does not have 3, 4 or 5 axes.

@@ -24,10 +24,13 @@ def mosaic(
 
     Args:
       images: Images (count, height, width, channels), float in [0, 1] or uint8.
-      columns: Number of columns.
-      gap: Pixels between two images.
-      rows: Number of rows, by default as many as the images need.
-      background: Color of gaps and of cells without an image, by default white.
+      columns: Number of columns, at least 1.
+      gap: Pixels between two images; the grid has no frame.
+      rows: Number of rows, by default as many as the images need. Too few rows are a ValueError.
+      background: Value of each channel in gaps and in cells without an image, by default white.
+
+    Returns:
+      Grid (height, width, channels) of the dtype of the images.
     """
     count, height, width, channels = images.shape
     if rows is None:
@@ -48,8 +51,10 @@ def picture_grid(
     """Draw rows of images, each below its caption, as an RGB picture.
 
     Args:
-      rows: Images (count, height, width, 1 or 3) of each row by caption, float in [0, 1] or uint8.
-      names: Column headers. A column is as wide as the widest image or header.
+      rows: Images (count, height, width, 1 or 3) of each row by caption, float in [0, 1] or uint8. At least
+        one row is required; rows may differ in the size and number of images.
+      names: Column headers above the first row, by default none. All columns are as wide as the widest image
+        or header.
       scale: Side in pixels of each pixel of an image.
     """
     font = load_font(_TEXT)

@@ -23,7 +23,7 @@ def class_color(number: int) -> tuple[int, ...]:
 
 
 def class_name(number: int, names: Sequence[str]) -> str:
-    """Return the name of a class, or its number where `names` has none."""
+    """Return the name of a class, or its number as text if `names` is too short; number is at least 0."""
     return names[number] if number < len(names) else str(number)
 
 
@@ -35,11 +35,11 @@ def background_index(names: Sequence[str]) -> int | None:
 def with_segments(
     image: np.ndarray, segments: Int[np.ndarray, "height width"], *, background: int | None = 0
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Tint each pixel of an image by its class.
+    """Tint each pixel of an image by its class, with an opacity of 0.5; returns a copy.
 
     Args:
       image: Image (height, width, 1 or 3), float in [0, 1] or uint8.
-      segments: Class of each pixel. Pixels of class `background` or above 254 are not tinted.
+      segments: Class of each pixel. Pixels above 254, which mark ignored ones, are never tinted.
       background: Class that is not tinted, None to tint all.
     """
     pixels = rgb_pixels(image).astype(np.float32)
@@ -66,8 +66,8 @@ def with_boxes(
       image: Image (height, width, 1 or 3), float in [0, 1] or uint8.
       boxes: Top, left, bottom and right edge in pixels.
       classes: Class of each box. Boxes of a negative class are not drawn.
-      scores: Scores in [0, 1], written after the class.
-      names: Names of the classes.
+      scores: Scores in [0, 1], written after the class with two decimals. None writes the class alone.
+      names: Names of the classes; classes without a name show their number.
       scale: Factor by which the image is enlarged before drawing.
     """
     picture = Image.fromarray(enlarge(rgb_pixels(image), scale))

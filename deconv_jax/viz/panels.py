@@ -35,8 +35,8 @@ class Section:
 
     Attributes:
       caption: Text above the section.
-      labels: Label above each block.
-      blocks: Pictures, all of one size.
+      labels: Label above each block, "" for none.
+      blocks: Pictures, all of one size; at least one.
     """
 
     caption: str
@@ -45,7 +45,11 @@ class Section:
 
 
 def sheet(sections: Sequence[Section]) -> Image.Image:
-    """Draw sections below one another, the blocks of each in rows."""
+    """Draw sections below one another as an RGB picture, the blocks of each in rows with labels above.
+
+    A label that is wider than its block is shortened in the middle. At least one section is required, and
+    each must have as many labels as blocks, at least one.
+    """
     parts = [_draw_section(section) for section in sections]
     width = max(part.width for part in parts) + 2 * _MARGIN
     height = sum(part.height + _MARGIN for part in parts) + _MARGIN
@@ -58,14 +62,17 @@ def sheet(sections: Sequence[Section]) -> Image.Image:
 
 
 def hstack(tiles: Sequence[Tile], gap: int = _GAP) -> Tile:
-    """Concatenate tiles of equal height from left to right, with `gap` white pixels between them."""
+    """Concatenate one or more tiles of equal height from left to right, `gap` white pixels apart."""
     height = tiles[0].shape[0]
     space = np.full((height, gap, 3), 255, np.uint8)
     return np.concatenate([part for tile in tiles for part in (space, tile)][1:], axis=1)
 
 
 def square_grid(tiles: UInt8[np.ndarray, "count height width 3"]) -> Tile:
-    """Arrange tiles in as many rows as columns on colored paper, with a frame of it around them."""
+    """Arrange tiles in as many rows as columns on light blue paper, with a frame of it around them.
+
+    Cells without a tile show the paper.
+    """
     side = math.ceil(math.sqrt(len(tiles)))
     grid = mosaic(tiles, side, _TILE_GAP, rows=side, background=_PAPER)
     height, width = (n + 2 * _TILE_GAP for n in grid.shape[:2])
@@ -75,7 +82,10 @@ def square_grid(tiles: UInt8[np.ndarray, "count height width 3"]) -> Tile:
 
 
 def scale_to_side(pixels: Tile, side: int) -> Tile:
-    """Scale a tile by an integer factor, up or down, to a longer side of about `side` pixels."""
+    """Scale a tile by an integer factor to a longer side of about `side` pixels.
+
+    Enlarging repeats pixels and does not exceed `side`; reducing averages blocks and may exceed it.
+    """
     longest = max(pixels.shape[:2])
     if longest > side:
         return np.asarray(Image.fromarray(pixels).reduce(round(longest / side)))
@@ -87,7 +97,8 @@ def diverging_gray(
 ) -> UInt8[np.ndarray, "*batch 3"]:
     """Map signed values to gray levels: zero to mid-gray, +`largest` to white, -`largest` to black.
 
-    Channels are chosen as in `rgb_pixels`.
+    Larger magnitudes are clipped. The first three channels become red, green and blue; with fewer than three,
+    the first becomes gray. largest=0 counts as 1.
     """
     return rgb_pixels(0.5 + 0.5 * values / (largest or 1.0))
 

@@ -10,6 +10,7 @@ def rgb_pixels(images: np.ndarray) -> UInt8[np.ndarray, "*batch 3"]:
     Args:
       images: Images (..., channels), float in [0, 1] (clipped and rounded) or uint8. The first three
         channels become red, green and blue; with fewer than three, the first becomes gray.
+        Further channels are dropped.
     """
     images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1]
     if images.dtype != np.uint8:

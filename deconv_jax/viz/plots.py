@@ -81,8 +81,9 @@ class CountMatrix:
 
     Attributes:
       title, row_name, column_name: Title and axis labels.
-      counts: Nonnegative counts, written into the cells up to `MAX_ANNOTATED` rows and columns.
-      row_names, column_names: Name of each row and column, left out where cells are too small.
+      counts: Nonnegative counts, written into the cells up to `MAX_ANNOTATED` (30) rows and columns.
+      row_names, column_names: Name of each row and column, cut to 24 characters, and left out where cells are
+        too small.
     """
 
     title: str
@@ -97,7 +98,10 @@ Drawing = Plot | CountMatrix
 
 
 def draw(drawing: Drawing) -> Image.Image:
-    """Draw as an RGB picture: a plot in `WIDTH` x `HEIGHT` pixels, a matrix as large as it needs."""
+    """Draw as an RGB picture: a plot in 800 x 600 pixels, a matrix as large as it needs.
+
+    A plot without finite points has empty axes from 0 to 1. A matrix must have at least one cell.
+    """
     return _draw_matrix(drawing) if isinstance(drawing, CountMatrix) else _draw_plot(drawing)
 
 

@@ -15,7 +15,10 @@ def load_font(size: float) -> Font:
 
 
 def shorten_to_width(text: str, font: Font, width: float) -> str:
-    """Replace the middle of `text` by an ellipsis so that it fits `width` pixels."""
+    """Replace the middle of `text` by an ellipsis if it is wider than `width` pixels.
+
+    The result is "…" alone if fewer than two characters fit beside it, even if that is too wide.
+    """
     if font.getlength(text) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
@@ -26,7 +29,7 @@ def shorten_to_width(text: str, font: Font, width: float) -> str:
 
 
 def shorten_to_length(text: str, length: int) -> str:
-    """Cut `text` to `length` characters, the last one an ellipsis where something was cut."""
+    """Cut `text` to at most `length` >= 1 characters, the last one an ellipsis if something was cut."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
@@ -37,7 +40,7 @@ def text_mask(
     """Return a page filled with lines of `text`, repeated: 1 inside letters, else 0.
 
     Letters are not antialiased. Each line starts at another letter, so that letters do not align in
-    columns.
+    columns. `text` must not be empty. The array is cached and must not be changed.
     """
     page = Image.new("1", (width, height))
     draw = ImageDraw.Draw(page)

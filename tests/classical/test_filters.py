@@ -198,3 +198,15 @@ def test_missing_noise_level_and_unknown_regularizer_are_errors():
         wiener(y, BLUR)
     with pytest.raises(InputError, match="no regularizer 'laplace'; did you mean 'laplacian'"):
         tikhonov(y, BLUR, regularizer="laplace")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weight": 0.0}, "weight must be above 0; got 0.0"),
+        ({"iterations": 0}, "iterations must be at least 1; got 0"),
+    ],
+)
+def test_options_out_of_range_are_errors(options, words):
+    with pytest.raises(InputError, match=words):
+        tikhonov(jnp.zeros((1, 8, 8, 1)), BLUR, **options)

@@ -175,6 +175,9 @@ def test_all_iterations_run_without_a_noise_level():
         (landweber, {"relaxation": np.float32(2.0)}, "relaxation must be above 0 and below 2"),
         (richardson_lucy, {"tv_weight": np.int64(1)}, r"tv_weight must be .*; got 1"),
         (cgls, {"iterations": 0}, "iterations must be at least 1; got 0"),
+        (cgls, {"tau": 0.0}, "tau must be above 0; got 0.0"),
+        (landweber, {"tau": -1.0}, "tau must be above 0; got -1.0"),
+        (landweber, {"tau": float("nan")}, "tau must be above 0; got nan"),
     ],
 )
 def test_options_out_of_range_are_errors(method, options, words, monkeypatch):

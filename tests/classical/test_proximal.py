@@ -320,7 +320,9 @@ def test_gradient_through_plug_and_play_equals_central_differences():
     [
         (tv, {}, "tv requires a weight, or a forward model .*; got Blur without Gaussian noise"),
         (tv, {"weight": 0.1, "iterations": 0}, "iterations must be at least 1; got 0"),
+        (tv, {"weight": 0.0}, "weight must be above 0; got 0.0"),
         (wavelet, {}, "wavelet requires a weight"),
+        (wavelet, {"weight": -0.1}, "weight must be above 0; got -0.1"),
         (wavelet, {"weight": 0.1, "basis": "db"}, "no wavelet 'db'"),
         (wavelet, {"weight": 0.1, "levels": 0}, "levels must be at least 1; got 0"),
         (plug_and_play, {"denoiser": smooth}, "plug_and_play requires sigma, or"),
@@ -334,6 +336,11 @@ def test_gradient_through_plug_and_play_equals_central_differences():
 def test_invalid_options_are_errors(method, options, words):
     with pytest.raises(InputError, match=words):
         method(jnp.zeros((1, *SIZE, 1)), CIRCULAR, **options)
+
+
+def test_tv_without_weight_requires_a_positive_noise_level():
+    with pytest.raises(InputError, match=r"noise without a weight must be above 0; got 0\.0"):
+        tv(jnp.zeros((1, *SIZE, 1)), Chain((CIRCULAR, GaussianNoise(0.0))))
 
 
 def test_any_level_denoiser_requires_a_positive_level_per_denoiser():

@@ -210,7 +210,7 @@ def test_max_scales_leave_room_for_a_window():
     [(ssim, SCENE), (ms_ssim, scene(1, 176, 176, 1))],
     ids=["ssim", "ms_ssim"],
 )
-def test_derivative_towards_the_target_is_positive_zero_there_and_finite(measure, images):
+def test_derivative_toward_the_target_is_positive_zero_there_and_finite(measure, images):
     """It is finite also where every scale of MS-SSIM counts as 0."""
 
     @jax.jit

@@ -445,6 +445,11 @@ def test_errors_name_the_argument_and_its_value(function, images, psf, options, 
     assert [word for word in words if word not in message] == []
 
 
+def test_images_of_half_precision_are_errors():
+    with pytest.raises(InputError, match="images must be float32 or float64; got bfloat16"):
+        fft_conv(jnp.ones((1, 6, 7, 1), jnp.bfloat16), jnp.ones((3, 3), jnp.float32))
+
+
 def test_psf2otf_requires_a_size_for_every_axis_of_the_psf():
     with pytest.raises(InputError, match=r"psf \(3, 3\) requires .* size \(6,\)"):
         psf2otf(np.ones((3, 3)), (6,))

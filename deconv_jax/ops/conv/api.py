@@ -64,11 +64,15 @@ def conv(
         convolution depthwise.
 
     Returns:
-      Images of the size that `conv_output_size` returns, in the wider type of x and kernel.
+      Images of the size that `conv_output_size` returns: `ceil(size / stride)` for "SAME". Their
+      type is the wider one of x and kernel.
       Products of half-precision inputs are summed in float32, and the sum is rounded once.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: x or the kernel has another number of axes or channels, or does not hold floats;
+        `groups` does not divide the channels; the padded images are smaller than the dilated
+        kernel; the padding mode cannot pad that far ("reflect" adds at most size - 1 pixels,
+        "circular" at most size); or an argument has another form or is out of range.
 
     Example:
       >>> x = jnp.ones((1, 32, 32, 3))
@@ -126,16 +130,21 @@ def conv_transpose(
         axis.
       groups: Number of channel groups, each convolved on its own.
       output_padding: Pixels to add to the smallest possible output size, from 0 to `stride - 1`: an
-        int, or one per spatial axis. Not available with "SAME".
+        int, or one per spatial axis. With "SAME", or together with `output_size`, it is an error.
       output_size: Spatial size of the output, in pixels: an int, or one per spatial axis. It must
         be a size that `conv` maps to the size of y.
 
     Returns:
-      Images of the size that `conv_transpose_output_size` returns, in the wider type of y and
-      kernel. Products of half-precision inputs are summed in float32, and the sum is rounded once.
+      Images of the size that `conv_transpose_output_size` returns: by default `size * stride` for
+      "SAME", and the smallest possible size for padding in pixels. Their type is the wider one of y
+      and kernel. Products of half-precision inputs are summed in float32, and the sum is rounded
+      once.
 
     Raises:
-      InputError: The arguments are invalid or do not match.
+      InputError: y or the kernel has another number of axes or channels, or does not hold floats;
+        `groups` does not divide the channels; `conv` does not map `output_size` to the size of y;
+        the padding mode cannot pad that far ("reflect" adds at most size - 1 pixels, "circular" at
+        most size); or an argument has another form or is out of range.
 
     Example:
       >>> y = jnp.ones((1, 16, 16, 16))

@@ -41,7 +41,7 @@ def _in_single_precision(function: Callable) -> Callable:
 
 @_in_single_precision
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Compute y from x and the kernel."""
+    """Compute y from x and the kernel; arguments and result as for `lax.conv`."""
     if _is_depthwise(kernel):
         axes = list(zip(geometry.stride, geometry.output_size, strict=True))
         spans, ones = tuple(s * (m - 1) + 1 for s, m in axes), (1,) * len(axes)
@@ -65,7 +65,7 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 @_in_single_precision
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute x from y and the kernel."""
+    """Compute x from y and the kernel; arguments and result as for `lax.conv_transpose`."""
     if max(geometry.stride) == 1:
         return conv(y, *lax_conv.flip(kernel, geometry))
     dilated = max(geometry.dilation) > 1
@@ -79,7 +79,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 @_in_single_precision
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernel from x and the gradient of y."""
+    """Compute the gradient of the kernel from x and the gradient of y, as in `lax.py`."""
     inputs, (groups, outputs) = x.shape[-1], y.shape[-2:]
     if max(geometry.stride) == 1 and outputs < inputs:
         gradient = kernel_gradient(y, x, lax_conv.flip_geometry(geometry))

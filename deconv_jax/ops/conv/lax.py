@@ -54,7 +54,11 @@ class Geometry:
 
 
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Compute y from x and the kernel."""
+    """Compute y (batch, *output_size, groups, outputs) from x and the kernel.
+
+    x has shape (batch, *input_size, groups, inputs), the kernel (*kernel_size, inputs, groups,
+    outputs).
+    """
     y = canonical_conv(
         flatten_channels(x),
         flatten_channels(kernel),
@@ -68,7 +72,10 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute x: convolve y, dilated by the stride, with the flipped kernel."""
+    """Compute x: convolve y, dilated by the stride, with the flipped kernel.
+
+    Shapes are those of `conv`.
+    """
     kernel, flipped = flip(kernel, geometry)
     x = canonical_conv(
         flatten_channels(y),
@@ -84,7 +91,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernel: convolve x with y, and sum over the batch.
+    """Compute the gradient of the kernel, of its shape: convolve x with the gradient y, and sum.
 
     The batch axis is passed as the input channels, and the channels of x as the batch axis.
     """

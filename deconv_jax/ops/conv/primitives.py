@@ -65,7 +65,7 @@ _SHARED: dict[frozenset[Role], dict[Role, int]] = {
 
 
 def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Compute dT/dy.
+    """Compute dT/dy, the convolution of x with the kernel.
 
     Args:
       x: Images of shape (batch, *input_size, groups, inputs).
@@ -79,7 +79,7 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute dT/dx; arguments and shapes as for `conv`."""
+    """Compute dT/dx, the adjoint of `conv` applied to y; arguments and shapes as for `conv`."""
     return _derivative("x", geometry, kernel=kernel, y=y)
 
 

@@ -45,7 +45,8 @@ class Window:
         """Validate an operator's arguments and broadcast them to all spatial axes.
 
         Raises:
-          InputError: An argument is invalid.
+          InputError: `kernel_size` is not a tuple or list, an entry of it, the stride or the
+            dilation is below 1, padding is negative or of another form, or numbers of axes differ.
         """
         if not isinstance(kernel_size, tuple | list):
             raise InputError(f"kernel_size must be a tuple, one int per axis; got {kernel_size!r}")
@@ -63,7 +64,7 @@ class Window:
         return extents(self.kernel_size, self.dilation)
 
     def pads(self, size: Size) -> tuple[tuple[int, int], ...]:
-        """Return the padding (before, after) of images of `size`, in pixels."""
+        """Return the padding (before, after) of images of `size`, in pixels, per axis."""
         if self.padding == "VALID":
             return ((0, 0),) * len(size)
         if self.padding != "SAME":
@@ -85,7 +86,10 @@ class Window:
         return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
     def image_sizes(self, output_size: Size) -> list[range]:
-        """Return the sizes mapped to `output_size`, per axis (arXiv:1603.07285, relationship 14)."""
+        """Return the `stride` consecutive sizes that are mapped to `output_size`, per axis.
+
+        After arXiv:1603.07285, relationship 14. Sizes may be below 1 where padding is large.
+        """
         if self.padding == "SAME":
             lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
         else:
@@ -97,6 +101,10 @@ class Window:
         self, size: Sequence[int], output_padding: OnePerAxis | None, output_size: OnePerAxis | None
     ) -> Size:
         """Return the output size of the adjoint for images of `size`.
+
+        Without `output_padding` and `output_size` it is the smallest size that the window maps to
+        `size` for padding in pixels, `size * stride` for "SAME", and the larger of the two for
+        "VALID".
 
         Raises:
           InputError: `output_padding` or `output_size` is invalid, or the output would be empty.
@@ -149,7 +157,11 @@ def extents(kernel_size: Size, dilation: Size) -> Size:
 
 
 def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
-    """Broadcast the argument `name` to `rank` ints; raise InputError for entries below `least`."""
+    """Broadcast the argument `name` to `rank` ints.
+
+    Raises:
+      InputError: The value is not an int or `rank` ints, or one is below `least`.
+    """
     values = broadcast_ints(value, rank)
     if len(values) == rank and min(values) >= least:
         return values
