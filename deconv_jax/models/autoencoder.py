@@ -22,6 +22,8 @@ from deconv_jax.models.normalization import Norm, NormName
 class EncoderDecoder(nn.Module):
     """Base class of the plain, variational and vector-quantized autoencoders.
 
+    In every method, `train` makes batch normalization use and update the statistics of the batch.
+
     Attributes:
       image_shape: Shape (height, width, channels) of the images. Height and width must be multiples
         of the total stride, `stride ** len(features)`.
@@ -34,8 +36,10 @@ class EncoderDecoder(nn.Module):
       stride: Stride of every stage.
       residual_blocks: Number of residual blocks of two 3x3 convolutions after each stage, except
         the last of the decoder.
-      norm: Name of the normalization, see `Norm`.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization before the activations: "batch", "group" (8 groups), "layer" (over the
+        channels) or "none".
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
       remat: Whether to recompute each stage in the backward pass instead of storing its
         activations.
     """
@@ -136,13 +140,20 @@ class EncoderDecoder(nn.Module):
 class Autoencoder(EncoderDecoder):
     """A convolutional autoencoder with a latent vector or map.
 
-    Attributes: See `EncoderDecoder`.
+    A latent vector has shape (batch, latent_dim), and a latent map (batch, height / total stride,
+    width / total stride, latent_dim). The methods that take images raise InputError for images of
+    another shape than `image_shape`; with latent "map", other multiples of the total stride are
+    allowed.
+
+    Attributes:
+      Others: See `EncoderDecoder` (image_shape, features, latent, latent_dim, kernel_size, stride,
+        residual_blocks, norm, activation and remat).
     """
 
     def encode(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch *code"]:
-        """Encode images in [0, 1] to vectors (batch, latent_dim) or to feature maps."""
+        """Encode images in [0, 1] to latent vectors or maps."""
         return self._encoded(images, train)
 
     def decode(

@@ -56,15 +56,17 @@ class CenterNet(nn.Module):
 
     Attributes:
       num_classes: Number of classes, each with a heat map.
-      features: Number of channels of each encoder level, from half resolution down; each level
-        halves it. The decoder has the same number at the same resolution.
+      features: Number of channels of each encoder level, at least one, from half resolution down;
+        each level halves it. The decoder has the same number at the same resolution.
       blocks: Number of residual blocks per level.
       output_stride: Side of a grid cell, in pixels: a power of two from 2 to the stride of the last
         level.
       head_features: Number of channels between the two convolutions of each head.
       skips: Whether to add the encoder's feature maps in the decoder.
-      norm: Name of the normalization, see `Norm`.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization before the activations: "batch", "group" (8 groups), "layer" (over the
+        channels) or "none".
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
     """
 
     num_classes: int
@@ -87,9 +89,11 @@ class CenterNet(nn.Module):
     ) -> CenterMaps:
         """Predict the center maps of images in [0, 1], at 1 / `output_stride` of the resolution.
 
+        `train` makes batch norm use and update the statistics of the batch.
+
         Raises:
-          InputError: A side is not a multiple of `multiple`, an attribute is out of range, or an
-            unknown name.
+          InputError: A side is not a multiple of `multiple`, an attribute is out of range, or
+            `norm` or `activation` is unknown.
         """
         self._check()
         check_sides("CenterNet", images, self.multiple)

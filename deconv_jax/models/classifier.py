@@ -25,8 +25,10 @@ class Classifier(nn.Module):
       up_features: Number of channels of each upsampling block between the pooling blocks and the
         dense layers: a 4x4 transposed convolution that doubles height and width.
       embedding_dim: Width of the dense layer before the logits.
-      norm: Name of the normalization, see `Norm`.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization before the activations: "batch", "group" (8 groups), "layer" (over the
+        channels) or "none".
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
       remat: Whether to recompute each block in the backward pass instead of storing its
         activations.
     """
@@ -41,7 +43,7 @@ class Classifier(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Define the blocks."""
+        """Define the blocks and the dense layers."""
         block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
         up_block = nn.remat(_UpBlock, static_argnums=(2,)) if self.remat else _UpBlock
         self.blocks = [
@@ -61,8 +63,11 @@ class Classifier(nn.Module):
     ) -> Float[Array, "batch embedding_dim"]:
         """Return the penultimate activations of images in [0, 1].
 
+        `train` makes batch norm use and update the statistics of the batch.
+
         Raises:
-          InputError: The images are too small for the number of blocks.
+          InputError: A side is below `2 ** len(features)` pixels, or `norm` or `activation` is
+            unknown.
         """
         halvings = 2 ** len(self.features)
         if min(images.shape[1:3]) < halvings:
@@ -78,7 +83,7 @@ class Classifier(nn.Module):
     def __call__(
         self, images: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch num_classes"]:
-        """Return the logits of images in [0, 1]."""
+        """Return the logits of images in [0, 1]; for `train` and errors see `embed`."""
         return self.to_logits(self.embed(images, train))
 
 

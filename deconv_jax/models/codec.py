@@ -41,6 +41,7 @@ QualityLevels = Int[Array, " batch"]
 Keys = Key[Array, " batch"]
 
 KERNEL_SIZE, STRIDE, STAGES = 5, 2, 4
+"""Kernel size, stride and number of the layers of the analysis and the synthesis transform."""
 LATENT_STRIDE = STRIDE**STAGES
 """Total downsampling factor of the analysis transform along each axis."""
 HYPER_STRIDE = STRIDE**2
@@ -78,7 +79,7 @@ class GDN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
-        """Normalize x."""
+        """Normalize the channels of x at each position."""
         channels = x.shape[-1]
 
         def initial_gamma(key: Any, shape: tuple[int, int]) -> Array:
@@ -101,9 +102,9 @@ class CodecOutput(NamedTuple):
     """The decoded images and the rate.
 
     Attributes:
-      images: Decoded images, not clipped to [0, 1].
-      bits: Bits for the latents y, per image.
-      side_bits: Bits for the hyper-latents z, per image; 0 without a hyperprior.
+      images: Decoded images (batch, height, width, channels), not clipped to [0, 1].
+      bits: Bits of the latents y of each image (batch,).
+      side_bits: Bits of the hyper-latents z of each image (batch,); 0 without a hyperprior.
     """
 
     images: Any
@@ -118,7 +119,8 @@ class FactorizedCodec(nn.Module):
       channels: Number of image channels, 1 or 3.
       features: Number of channels of the hidden feature maps.
       latent_features: Number of channels of the latents.
-      initial_gains: Initial gain of the latents at each quality level.
+      initial_gains: Initial gain of the latents at each quality level, positive. Their number is
+        that of the levels; a single level has no gains, whatever its value.
     """
 
     channels: int = 3
@@ -180,11 +182,11 @@ class FactorizedCodec(nn.Module):
         return self.latent_features
 
     def analyze(self, images: Images, level: QualityLevels) -> Latents:
-        """Map images to latents, before rounding.
+        """Map images to latents at 1 / `LATENT_STRIDE` of the resolution, before rounding.
 
         Args:
-          images: Images in [0, 1], with sides that are multiples of `multiple`.
-          level: Quality level of each image.
+          images: Images in [0, 1], with sides that are multiples of `multiple` (not checked).
+          level: Quality level of each image, from 0 to `levels` - 1; ignored if there is one level.
         """
         x = 2.0 * images - 1.0
         for number, layer in enumerate(self.down):
@@ -195,7 +197,12 @@ class FactorizedCodec(nn.Module):
         return x if self.levels == 1 else x * self._gains(self.log_gain, level, x)
 
     def synthesize(self, latents: Latents, level: QualityLevels) -> Images:
-        """Map rounded latents to decoded images, not clipped to [0, 1]."""
+        """Map rounded latents to decoded images, not clipped to [0, 1].
+
+        Args:
+          latents: Latents of `analyze`, rounded.
+          level: Quality level of each image, as in `analyze`.
+        """
         x = latents / _LATENT_SCALE
         if self.levels > 1:
             x = x * self._gains(self.log_inverse_gain, level, x)
@@ -215,10 +222,10 @@ class FactorizedCodec(nn.Module):
         arXiv:2007.08739).
 
         Args:
-          images: Images in [0, 1], with sides that are multiples of `multiple`.
-          level: Quality level of each image.
-          keys: PRNG key of each image for the noise. None rounds in both, as when files are
-            written.
+          images: Images in [0, 1], with sides that are multiples of `multiple` (not checked).
+          level: Quality level of each image, from 0 to `levels` - 1; ignored if there is one level.
+          keys: PRNG key of each image for the noise. None rounds the latents for both the rate and
+            the decoded images, as when files are written.
         """
         y = self.analyze(images, level)
         bits = _sum_per_image(self.prior(_noisy(y, keys, 0)))
@@ -231,10 +238,13 @@ class FactorizedCodec(nn.Module):
 class HyperpriorCodec(FactorizedCodec):
     """A codec with a mean-scale hyperprior.
 
-    Attributes: See `FactorizedCodec`.
+    Attributes:
+      features: Number of channels of the hidden feature maps and of the hyper-latents.
+      Others: See `FactorizedCodec` (channels, latent_features and initial_gains).
     """
 
     multiple = LATENT_STRIDE * HYPER_STRIDE
+    """Required divisor of the image's height and width."""
 
     @property
     def prior_channels(self) -> int:
@@ -242,7 +252,11 @@ class HyperpriorCodec(FactorizedCodec):
         return self.features
 
     def setup(self) -> None:
-        """Define the layers; see `FactorizedCodec.setup`."""
+        """Define the layers.
+
+        Raises:
+          InputError: An attribute is out of range.
+        """
         super().setup()
         wide, between = self.features, 3 * self.latent_features // 2
         self.hyper_down = [
@@ -257,16 +271,19 @@ class HyperpriorCodec(FactorizedCodec):
         ]
 
     def hyper_analyze(self, latents: Latents) -> HyperLatents:
-        """Map the latents y to the hyper-latents z, before rounding."""
+        """Map the latents y to the hyper-latents z, before rounding.
+
+        The result has 1 / `HYPER_STRIDE` of the resolution of y, and `features` channels.
+        """
         x = latents
         for number, layer in enumerate(self.hyper_down):
             x = layer(jax.nn.relu(x) if number else x)
         return x
 
     def hyper_synthesize(self, hyper_latents: HyperLatents) -> tuple[Latents, Latents]:
-        """Map rounded hyper-latents z to the means and scales of y.
+        """Map rounded hyper-latents z to the means and the scales of y, each of the shape of y.
 
-        The scales are not bounded yet; `gaussian_bits` raises them to `MIN_SCALE`.
+        The scales can be below zero; `gaussian_bits` raises them to at least `MIN_SCALE`.
         """
         x = hyper_latents
         for number, layer in enumerate(self.hyper_up):
@@ -277,7 +294,11 @@ class HyperpriorCodec(FactorizedCodec):
     def __call__(
         self, images: Images, level: QualityLevels, keys: Keys | None = None
     ) -> CodecOutput:
-        """Encode and decode images, see `FactorizedCodec.__call__`."""
+        """Encode and decode images, without writing a bit stream.
+
+        The arguments and the result are those of `FactorizedCodec.__call__`, with the bits of z as
+        `side_bits`.
+        """
         y = self.analyze(images, level)
         z = self.hyper_analyze(y)
         mean, scale = self.hyper_synthesize(_rounded(z))
@@ -320,7 +341,7 @@ def _sum_per_image(values: Array) -> Array:
 
 
 def encoder_receptive_field() -> ReceptiveField:
-    """Return the receptive field of a latent, in units of `LATENT_STRIDE` pixels."""
+    """Return the receptive field of a latent, in units of `LATENT_STRIDE` pixels, rounded up."""
     tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
         tracker = tracker.conv(KERNEL_SIZE, STRIDE)
@@ -330,7 +351,7 @@ def encoder_receptive_field() -> ReceptiveField:
 
 
 def decoder_receptive_field() -> ReceptiveField:
-    """Return the receptive field of a decoded pixel, in latents."""
+    """Return the receptive field of a decoded pixel, in latents; its scale is `LATENT_STRIDE`."""
     tracker = ReceptiveFieldTracker()
     for _ in range(STAGES):
         tracker = tracker.conv_transpose(KERNEL_SIZE, STRIDE)

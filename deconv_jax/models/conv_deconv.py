@@ -38,7 +38,8 @@ class ConvDeconv(nn.Module):
       kernel_size: Size of all kernels, in pixels; odd.
       stride: Stride of the second convolution and its transpose.
       residual: Whether to add the image to the output.
-      activation: Name of the activation after every layer but the last, see `layers.ACTIVATIONS`.
+      activation: Activation after every layer but the last: "relu", "leaky_relu" (slope 0.2),
+        "elu", "gelu", "silu" or "tanh".
     """
 
     channels: int = 1
@@ -49,6 +50,7 @@ class ConvDeconv(nn.Module):
     activation: str = "relu"
 
     scale: ClassVar[int] = 1
+    """Ratio of output to input height and width."""
 
     @nn.compact
     def __call__(
@@ -56,8 +58,10 @@ class ConvDeconv(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Restore images, which may be followed along the channel axis by conditioning maps.
 
+        `train` has no effect.
+
         Raises:
-          InputError: Too few channels, or an attribute is out of range.
+          InputError: Too few channels, an attribute is out of range, or `activation` is unknown.
         """
         del train
         image = take_image_channels(images, self.channels)

@@ -38,8 +38,10 @@ class DeconvNet(nn.Module):
       bottleneck_features: Number of channels of the bottleneck.
       bottleneck_kernel_size: Kernel size of the first and last bottleneck layers; the middle one is
         1x1.
-      norm: Name of the normalization, see `Norm`.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization before the activations: "batch", "group" (8 groups), "layer" (over the
+        channels) or "none".
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
     """
 
     num_classes: int = 2
@@ -61,8 +63,11 @@ class DeconvNet(nn.Module):
     ) -> Float[Array, "batch height width num_classes"]:
         """Return the logits of each pixel of images in [0, 1].
 
+        `train` makes batch norm use and update the statistics of the batch.
+
         Raises:
-          InputError: The poolings do not divide the image's sides, or an attribute is out of range.
+          InputError: The sides are not multiples of `multiple`, an attribute is out of range, or
+            `norm` or `activation` is unknown.
         """
         positive = (
             *self.features,

@@ -33,7 +33,7 @@ class DnCNN(nn.Module):
 
     Attributes:
       channels: Number of image channels.
-      depth: Number of convolutions; 17 for DnCNN-S and 20 for DnCNN-B.
+      depth: Number of convolutions, at least 2; 17 for DnCNN-S and 20 for DnCNN-B.
       features: Number of channels of the hidden layers.
       kernel_size: Size of all kernels, in pixels; should be odd, so that the output is aligned to
         the image.
@@ -48,6 +48,7 @@ class DnCNN(nn.Module):
     norm: Literal["batch", "none"] = "batch"
 
     scale: ClassVar[int] = 1
+    """Ratio of output to input height and width."""
 
     @nn.compact
     def __call__(
@@ -55,8 +56,12 @@ class DnCNN(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Denoise images, which may be followed along the channel axis by conditioning maps.
 
+        The result is not clipped. `train` makes batch norm use and update the statistics of the
+        batch.
+
         Raises:
-          InputError: Too few channels, an attribute is out of range, or an unknown norm.
+          InputError: Too few channels, `depth` or `kernel_size` is out of range, or `norm` is
+            unknown.
         """
         at_least("depth", self.depth, 2)
         image = take_image_channels(images, self.channels)
@@ -74,7 +79,7 @@ class DnCNN(nn.Module):
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: An attribute is out of range.
+          InputError: The kernel size is below 1.
         """
         tracker = ReceptiveFieldTracker()
         for _ in range(self.depth):
@@ -110,12 +115,14 @@ def fold_batch_norm(
     each channel.
 
     Args:
-      params: Parameters of a network with `Norm("batch")` after convolutions.
-      batch_stats: Running statistics of the network.
+      params: Parameters of a network with `Norm("batch")` after convolutions, the value of "params"
+        in its variables.
+      batch_stats: Running statistics of the network, the value of "batch_stats".
       epsilon: Constant that the normalization adds to the variance.
 
     Returns:
-      Parameters of the same network with norm "none", in which the folded layers have a bias.
+      Parameters of the same network with norm "none": the same tree without the entries `Norm_i`,
+      in which the folded layers have a bias.
 
     Raises:
       InputError: A normalization has no statistics, no layer before it, or follows a transposed

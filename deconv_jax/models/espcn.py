@@ -48,6 +48,8 @@ class ESPCN(nn.Module):
     ) -> Float[Array, "batch out_height out_width channels"]:
         """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
+        The result has only the image's channels and is not clipped. `train` has no effect.
+
         Raises:
           InputError: Too few channels, an unknown upsampling or activation, or an attribute is out
             of range.
@@ -71,7 +73,7 @@ class ESPCN(nn.Module):
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: An attribute is out of range.
+          InputError: The scale is below 1, or `upsampling` is unknown.
         """
         size = self._upsampling_kernel_size()
         return (

@@ -42,6 +42,7 @@ Tree = Any
 BUNDLED_CLASSIFIERS = {"mnist": 28, "fashion": 28, "digits": 32}
 """Classifiers in the package, each with the side in pixels of its training images."""
 INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
+"""Extractors that use InceptionV3, each with its image resizer."""
 INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
 """Environment variable with the path of the Inception weights."""
 
@@ -58,8 +59,9 @@ class Extractor:
       description: Description in result records.
       variables: Variables of the network, the first argument of `apply`.
       apply: Function (variables, images (batch, height, width, channels) in [0, 1]) -> (features
-        (batch, dims), probabilities (batch, planes, classes)). Classifiers of gray images treat
-        every channel as a plane of its own. Without a classifier, `planes` and `classes` are 0.
+        (batch, dims), probabilities (batch, planes, classes)). It resizes the images itself.
+        Classifiers of gray images treat every channel as a plane of its own, and concatenate the
+        planes' features. Without a classifier, `planes` and `classes` are 0.
     """
 
     name: str
@@ -70,10 +72,15 @@ class Extractor:
 
 @functools.cache
 def load_extractor(name: str) -> Extractor:
-    """Return an extractor by name, see the module docstring.
+    """Return an extractor by name; the result is cached.
+
+    Args:
+      name: "mnist", "fashion" or "digits" for a classifier in the package; "inception" or
+        "inception-clean" for InceptionV3 with weights from the file that $DECONV_JAX_INCEPTION
+        names; "pixels" for the image at 8 x 8 pixels.
 
     Raises:
-      InputError: Unknown name, or a missing or damaged file of weights.
+      InputError: Unknown name, or the weights of InceptionV3 are missing or damaged.
     """
     if name in INCEPTION:
         return _inception(name)
@@ -110,8 +117,11 @@ def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> No
 
     Args:
       path: File to write.
-      variables: Variables of the classifier.
+      variables: Variables of the classifier: "params" and "batch_stats".
       scale: Root mean square of its penultimate activations on the training images.
+
+    Raises:
+      InputError: The file cannot be written.
     """
     flat = flatten_dict({**variables, _SCALE: scale}, sep="/")
     data = safetensors.numpy.save({k: np.asarray(v, np.float32) for k, v in flat.items()})

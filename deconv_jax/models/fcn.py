@@ -41,8 +41,10 @@ class FCN(nn.Module):
       features: Number of channels of each of the five blocks; a block halves the image.
       convs_per_block: Number of 3x3 convolutions before each pooling.
       top_features: Number of channels of the 3x3 and 1x1 convolutions after the last pooling.
-      norm: Name of the normalization, see `Norm`.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization before the activations: "batch", "group" (8 groups), "layer" (over the
+        channels) or "none".
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
     """
 
     num_classes: int = 2
@@ -64,8 +66,11 @@ class FCN(nn.Module):
     ) -> Float[Array, "batch height width num_classes"]:
         """Return the logits of each pixel of images in [0, 1].
 
+        `train` makes batch norm use and update the statistics of the batch.
+
         Raises:
-          InputError: The sides are not multiples of 32, or an attribute is out of range.
+          InputError: The sides are not multiples of 32, an attribute is out of range, or `norm` or
+            `activation` is unknown.
         """
         positive = (
             *self.features,

@@ -40,7 +40,7 @@ class FSRCNN(nn.Module):
       channels: Number of image channels; 1 (luma) in the paper.
       d: Number of channels of the features.
       s: Number of channels after shrinking.
-      m: Number of mapping layers.
+      m: Number of mapping layers; 0 is allowed.
       upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" is nearest-neighbor
         upsampling and a 9x9 convolution, with equally many weights. "subpixel" has the smallest odd
         kernel in which an output pixel depends on at least `ceil(9 / scale)` input pixels along
@@ -60,6 +60,8 @@ class FSRCNN(nn.Module):
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch out_height out_width channels"]:
         """Enlarge images, which may be followed along the channel axis by conditioning maps.
+
+        The result has only the image's channels and is not clipped. `train` has no effect.
 
         Raises:
           InputError: Too few channels, an unknown upsampling, or an attribute is out of range.
@@ -97,7 +99,7 @@ class FSRCNN(nn.Module):
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: An attribute is out of range.
+          InputError: `scale` or `m` is out of range, or `upsampling` is unknown.
         """
         self._check()
         tracker = ReceptiveFieldTracker().conv(5)

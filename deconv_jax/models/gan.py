@@ -39,13 +39,17 @@ class Generator(nn.Module):
 
     Attributes:
       image_shape: Shape (height, width, channels) of the images. The sides must be divisible by a
-        common power of two with quotients of at most 7: 28, 32, 64, 96x80, ...
+        common power of two with quotients of at most 7: 28, 32, 64, 96x80, ... The larger side must
+        be at least 8.
       latent_dim: Length of a latent.
       width: Number of channels of the largest hidden map.
       num_classes: Number of classes of a conditional generator; 0 for none.
-      upsampling: Upsampling method, see `layers.Upsample`.
-      kernel_size: Kernel size of the upsampling layers; None for the default of the method.
-      norm: Normalization of the hidden maps, conditional if there are classes.
+      upsampling: Upsampling layer: "transposed" (transposed convolution), "subpixel" (sub-pixel
+        convolution) or "resize" (nearest-neighbor upsampling and a convolution).
+      kernel_size: Kernel size of the upsampling layers; None for 4 with "transposed" and 3
+        otherwise.
+      norm: Normalization of the hidden maps: "batch", "group", "layer" or "none"; with a scale and
+        an offset for each class if there are classes.
     """
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
@@ -69,12 +73,13 @@ class Generator(nn.Module):
 
         Args:
           latents: Standard normal latents.
-          labels: Classes; required for a conditional generator, and not allowed otherwise.
+          labels: Classes from 0 (their range is not checked); required for a conditional generator,
+            and not allowed otherwise.
           train: Whether batch norm uses and updates the statistics of the batch.
 
         Raises:
-          InputError: The image shape is not supported, or latents or labels do not match the
-            generator.
+          InputError: The image shape is not supported, latents or labels do not match the
+            generator, or `upsampling` or `norm` is unknown.
         """
         stages = _halvings(self.image_shape, _MAX_BASE_SIDE)
         return _to_unit_range(self._image(latents, labels, stages, train))
@@ -100,9 +105,11 @@ class DCGANGenerator(Generator):
     """The DCGAN generator: every stage doubles the sides and halves the channels.
 
     Attributes:
-      final_conv: Whether to end with a 3x3 convolution at full resolution, as the SNGAN generator
-        does, instead of the last upsampling layer.
-      Others: See `Generator`.
+      final_conv: Whether to upsample to full resolution in hidden layers and end with a 3x3
+        convolution, as the SNGAN generator does. Otherwise the last upsampling layer gives the
+        image.
+      Others: See `Generator` (image_shape, latent_dim, width, num_classes, upsampling, kernel_size
+        and norm).
     """
 
     final_conv: bool = False
@@ -125,7 +132,13 @@ class DCGANGenerator(Generator):
 class ResNetGenerator(Generator):
     """The residual generator of arXiv:1802.05957, table 4, at any width and size.
 
-    Attributes: See `Generator`; every map has `width` channels, 256 in the paper.
+    Attributes:
+      image_shape: Shape (height, width, channels) of the images, as in `Generator`.
+      latent_dim: Length of a latent.
+      width: Number of channels of every hidden map; 256 in the paper.
+      upsampling: Upsampling layer of the residual branches: "transposed", "subpixel" or "resize",
+        as in `Generator`.
+      Others: See `Generator` (num_classes, kernel_size and norm).
     """
 
     image_shape: tuple[int, int, int] = (32, 32, 3)
@@ -151,7 +164,7 @@ class Discriminator(nn.Module):
     Attributes:
       width: Number of channels of the first map.
       num_classes: Number of classes of a conditional discriminator; 0 for none.
-      spectral_norm: Whether to apply spectral normalization to every kernel.
+      spectral_norm: Whether to divide every kernel by an estimate of its largest singular value.
       minibatch_std_group: Group size of the minibatch standard deviation feature, see
         `minibatch_deviation`; 0 for none. It must divide the batch. The feature is added before the
         logit; Karras et al., arXiv:1710.10196, section 3, add it as a map before the last
@@ -175,12 +188,15 @@ class Discriminator(nn.Module):
         """Return one logit per image; higher means more likely real.
 
         Args:
-          images: Images in [0, 1].
-          labels: Classes; required for a conditional discriminator, and not allowed otherwise.
-          train: Whether batch norm and spectral normalization update their statistics.
+          images: Images in [0, 1]; the larger side must exceed that of the last feature map.
+          labels: Classes from 0 (their range is not checked); required for a conditional
+            discriminator, and not allowed otherwise.
+          train: Whether batch norm uses the statistics of the batch, and batch norm and spectral
+            normalization update theirs.
 
         Raises:
-          InputError: The image size is not supported, or labels or the batch size do not match.
+          InputError: The image size is not supported, labels or the batch size do not match, or
+            `norm` is unknown.
         """
         features, last_map = self._features(images, train)
         return _logits(self, features, last_map, labels, train)
@@ -197,8 +213,9 @@ class DCGANDiscriminator(Discriminator):
 
     Attributes:
       kernel_size: Kernel size of the convolutions.
-      norm: Normalization of all maps but the first, as in the paper.
-      Others: See `Discriminator`.
+      norm: Normalization of all maps but the first, as in the paper: "batch", "group", "layer" or
+        "none".
+      Others: See `Discriminator` (width, num_classes, spectral_norm and minibatch_std_group).
     """
 
     kernel_size: int = 4
@@ -216,11 +233,13 @@ class DCGANDiscriminator(Discriminator):
 class SNGANDiscriminator(Discriminator):
     """The convolutional discriminator of arXiv:1802.05957, table 3.
 
-    It alternates 3x3 convolutions and 4x4 convolutions with stride 2.
+    It alternates 3x3 convolutions and 4x4 convolutions with stride 2, down to at most 7x7 pixels.
 
     Attributes:
-      norm: Normalization of all maps.
-      Others: See `Discriminator`; the paper has width 64 and spectral normalization.
+      spectral_norm: Whether to divide every kernel by an estimate of its largest singular value, as
+        in the paper.
+      norm: Normalization of all maps: "batch", "group", "layer" or "none".
+      Others: See `Discriminator` (width, 64 in the paper, num_classes and minibatch_std_group).
     """
 
     spectral_norm: bool = True
@@ -243,7 +262,11 @@ class ResNetDiscriminator(Discriminator):
     Blocks halve the image to at most 8x8 pixels, and two more keep the size. The features are
     summed over all positions before the logit.
 
-    Attributes: See `Discriminator`; every map has `width` channels, 128 in the paper.
+    Attributes:
+      width: Number of channels of every map; 128 in the paper.
+      spectral_norm: Whether to divide every kernel by an estimate of its largest singular value, as
+        in the paper.
+      Others: See `Discriminator` (num_classes and minibatch_std_group).
     """
 
     width: int = 128
@@ -268,6 +291,8 @@ def minibatch_deviation(
     x: Float[Array, "batch height width channels"], group: int
 ) -> Float[Array, "batch"]:
     """Return the standard deviation within each image's group, averaged over the feature map.
+
+    All images of a group get the same value.
 
     Args:
       x: Feature maps; a group consists of consecutive images.
@@ -352,7 +377,7 @@ def _conv_stack(
       images: Images in [0, 1].
       layers: Options (features, kernel size, stride, norm) of each layer.
       slope: Slope of the leaky ReLU for negative values.
-      train: See `Norm`.
+      train: Whether batch norm and spectral normalization update their statistics.
     """
     x = _to_signed_range(images)
     for features, kernel_size, stride, norm in layers:

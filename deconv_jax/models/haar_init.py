@@ -47,6 +47,10 @@ def haar_kernels(
     Args:
       channels: Number of image channels; three are taken as RGB and mixed to luma and chroma first.
       widths: Number of output channels of each layer.
+
+    Returns:
+      One float64 kernel for each layer; the inputs of a layer are the outputs of the layer before,
+      and those of the first are the image channels.
     """
     mixing = np.eye(channels)
     current = [_Channel(0.0, True)] * channels

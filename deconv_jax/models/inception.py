@@ -36,11 +36,13 @@ SIZE = 299
 """Height and width of the network's input, in pixels."""
 
 CLASSES = 1008
+"""Number of logits of the network."""
 
 WEIGHTS_FILENAME = "pt_inception-2015-12-05-6726825d.pth"
 """Name of the file of weights in the releases of pytorch-fid."""
 
 InceptionResize = Literal["legacy", "clean"]
+"""Image resizer, see `resize_for_inception`."""
 
 _BATCH_NORM_EPSILON = 1e-3
 _CONV_TENSORS = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
@@ -196,7 +198,7 @@ def resize_for_inception(
     """Resize images for `InceptionV3`, in float32.
 
     Args:
-      images: Gray or RGB images in [0, 1].
+      images: Gray or RGB images in [0, 1]; gray ones are repeated to three channels.
       how: "legacy" is the resizer of the original FID: TensorFlow 1's bilinear interpolation, which
         aliases and samples output pixel i at position i * old / new (no half-pixel centers).
         "clean" (arXiv:2104.11222) is Pillow's antialiased bicubic interpolation in floats, clipped

@@ -15,10 +15,10 @@ def draw_latents(
     Args:
       keys: PRNG key of each latent.
       latent_dim: Length of a latent.
-      truncation: Bound of the absolute value of a truncated normal distribution (the truncation
-        trick, Brock et al., arXiv:1809.11096, section 3.1). Lower values give less diverse and more
-        typical images. Below about 0.8, generators with batch norm degrade, because their running
-        statistics are those of untruncated latents.
+      truncation: None for no truncation, or the bound of the absolute value of a truncated normal
+        distribution (the truncation trick, Brock et al., arXiv:1809.11096, section 3.1). Lower
+        values give less diverse and more typical images. Below about 0.8, generators with batch
+        norm degrade, because their running statistics are those of untruncated latents.
 
     Raises:
       InputError: The truncation is not positive.
@@ -45,7 +45,7 @@ def interpolate_latents(
     Args:
       start: First latent.
       end: Latent that the path approaches.
-      steps: Number of latents, from `start` to one step before `end`.
+      steps: Number of latents, from `start` to one step before `end`, which is not included.
     """
     lengths = jnp.linalg.norm(start), jnp.linalg.norm(end)
     first, last = (_divide(v, n) for v, n in zip((start, end), lengths, strict=True))

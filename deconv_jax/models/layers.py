@@ -34,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "tanh": jax.numpy.tanh,
 }
+"""Activation functions by name."""
 
 RELU_GAIN = 2.0
 """Variance gain before a ReLU, which halves the mean square (He et al., arXiv:1502.01852)."""
@@ -49,7 +50,10 @@ RESIDUAL_GAIN = 1e-3
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Return an activation function by name; "leaky_relu" has slope 0.2 as in DCGAN.
+    """Return an activation function by name.
+
+    Args:
+      name: "relu", "leaky_relu" (slope 0.2, as in DCGAN), "elu", "gelu", "silu" or "tanh".
 
     Raises:
       InputError: Unknown name.
@@ -63,7 +67,7 @@ class Activation(nn.Module):
     """An activation function as a module, so that interpretation tools can find it in a network.
 
     Attributes:
-      kind: Name of the function, see `ACTIVATIONS`.
+      kind: Name of the function, as for `activation`.
     """
 
     kind: str
@@ -85,12 +89,17 @@ class Conv(nn.Module):
     Attributes:
       features: Number of output channels.
       kernel_size: Kernel size along each spatial axis; an int means two axes.
-      stride, padding, padding_mode, dilation, groups: See `ops.conv`.
+      stride: Step between output positions, in pixels.
+      padding: "SAME" for output size ceil(size / stride), "VALID", or pixels, see `ops.conv`.
+      padding_mode: Values of the padding: "zeros", "circular", "reflect" or "edge".
+      dilation: Distance between neighboring weights of the kernel, in pixels.
+      groups: Number of channel groups, each convolved on its own.
       use_bias: Whether to add a learned bias to each channel.
       gain: Ratio of output to input variance at initialization; `RELU_GAIN` before a ReLU.
       kernel_init: Initializer of the kernel, in place of the one that `gain` describes.
-      kernel_norm: Normalization of the kernel in every call, see `KernelNorm`.
-      train: Whether spectral normalization updates its estimate.
+      kernel_norm: Normalization of the kernel in every call: "none", "spectral" or "standardized",
+        see `KernelNorm`.
+      train: Whether "spectral" updates its estimate; no effect on other norms.
     """
 
     features: int
@@ -113,7 +122,7 @@ class Conv(nn.Module):
         """Convolve x.
 
         Raises:
-          InputError: See `ops.conv`.
+          InputError: An attribute is invalid or does not match x, see `ops.conv`.
         """
         y = ops.conv(
             x,
@@ -134,8 +143,11 @@ class ConvTranspose(nn.Module):
     the stride divides the kernel size, and otherwise the mean over the phases of the stride.
 
     Attributes:
-      output_padding, output_size: See `ops.conv_transpose`.
-      Others: See `Conv`.
+      output_padding: Pixels to add to the smallest possible output size; not with "SAME".
+      output_size: Spatial size of the output; None for `stride * size` with padding "SAME".
+      Others: See `Conv` (features, kernel_size, stride, padding, padding_mode, dilation, groups,
+        use_bias, gain, kernel_init, kernel_norm and train). Strides and padding are those of the
+        convolution that the layer transposes, so a stride upsamples.
     """
 
     features: int
@@ -160,7 +172,7 @@ class ConvTranspose(nn.Module):
         """Apply the transposed convolution to y.
 
         Raises:
-          InputError: See `ops.conv_transpose`.
+          InputError: An attribute is invalid or does not match y, see `ops.conv_transpose`.
         """
         x = ops.conv_transpose(
             y,
@@ -182,7 +194,8 @@ class Upsample(nn.Module):
     Attributes:
       features: Number of output channels.
       factor: Ratio of output to input height and width.
-      method: "transposed", "subpixel" (with ICNR initialization) or "resize", see `ops.upsample`.
+      method: "transposed" (transposed convolution), "subpixel" (sub-pixel convolution with ICNR
+        initialization) or "resize" (nearest-neighbor upsampling and a convolution).
       kernel_size: Kernel height and width. By default `2 * factor` for "transposed", so that every
         output pixel sees equally many weights, and 3 for the others.
       use_bias: Whether to add a learned bias to each channel.
@@ -203,7 +216,7 @@ class Upsample(nn.Module):
         """Upsample x.
 
         Raises:
-          InputError: See `ops.upsample`.
+          InputError: `factor` or `kernel_size` is below 1, or `method` is unknown.
         """
         at_least("factor", self.factor, 1)
         transposed = self.method == "transposed"
@@ -252,8 +265,10 @@ class Pool(nn.Module):
     """Max or average pooling.
 
     Attributes:
-      window, stride, padding: See `ops.max_pool`.
-      kind: "max" or "average".
+      window: Height and width of the window, in pixels.
+      stride: Step between windows, in pixels; None for the window's size.
+      padding: "VALID" for no padding, "SAME", or pixels, see `ops.max_pool`.
+      kind: "max" or "average". Average pooling counts the padding as zeros.
     """
 
     window: OnePerAxis = 2
@@ -267,7 +282,7 @@ class Pool(nn.Module):
         """Pool x.
 
         Raises:
-          InputError: Unknown `kind`, or see `ops.max_pool`.
+          InputError: `kind` is unknown, or another attribute is invalid or does not match x.
         """
         check_choice("kind of pooling", self.kind, PoolKind)
         pool = {"max": ops.max_pool, "average": ops.avg_pool}[self.kind]
@@ -279,7 +294,13 @@ class Pool(nn.Module):
         Float[Array, "*batch_and_output_size channels"],
         Int32[Array, "*batch_and_output_size channels"],
     ]:
-        """Return the maxima of x and their positions (switches), for `Unpool`."""
+        """Return the maxima of x and their positions (switches), for `Unpool`.
+
+        This is max pooling whatever `kind` is.
+
+        Raises:
+          InputError: An attribute is invalid or does not match x.
+        """
         return ops.max_pool_with_switches(x, self.window, stride=self.stride, padding=self.padding)
 
 
@@ -287,7 +308,8 @@ class Unpool(nn.Module):
     """Unpooling to the size before a `Pool`: `ops.max_unpool` or `ops.avg_unpool`.
 
     Attributes:
-      window, stride, padding, kind: Attributes of the `Pool` to undo.
+      window, stride, padding: Attributes of the `Pool` to undo; only "average" uses them.
+      kind: "max" or "average".
     """
 
     window: OnePerAxis = 2
@@ -310,7 +332,8 @@ class Unpool(nn.Module):
             allowed for "average".
 
         Raises:
-          InputError: Missing or superfluous switches, unknown `kind`, or see `ops.max_unpool`.
+          InputError: Missing or superfluous switches, an unknown `kind`, or sizes that do not
+            match.
         """
         check_choice("kind of pooling", self.kind, PoolKind)
         if self.kind == "max":

@@ -19,6 +19,7 @@ from deconv_jax.ops.conv.window import OnePerAxis
 from deconv_jax.ops.initializers import fans
 
 NormName = Literal["batch", "group", "layer", "none"]
+"""Normalization of activations, see `Norm`."""
 KernelNorm = Literal["none", "spectral", "standardized"]
 """Normalization of a kernel, seen as a matrix (fan-in, output channels).
 
@@ -35,9 +36,11 @@ class Norm(nn.Module):
     """A normalization of activations, chosen by name.
 
     Attributes:
-      kind: "batch" (over the global batch), "group", "layer" or "none".
+      kind: "batch" (each channel over the global batch, with decay 0.9 of the running statistics),
+        "group" (each image over its positions and a group of channels), "layer" (each position over
+        its channels) or "none" (x unchanged).
       train: Whether "batch" uses the batch's statistics and updates the running ones. Otherwise it
-        uses the running ones.
+        uses the running ones. No effect on other kinds.
       groups: Number of channel groups for "group"; reduced to its greatest common divisor with the
         number of channels.
       affine: Whether to learn a scale and an offset for each channel.
@@ -76,8 +79,9 @@ class ConditionalNorm(nn.Module):
 
     Attributes:
       num_classes: Number of classes; 0 for a plain `Norm`, which takes no labels.
-      kind: Name of the normalization, see `Norm`.
-      train: Whether to use and update the batch's statistics, see `Norm`.
+      kind: Normalization: "batch", "group", "layer" or "none", see `Norm`. With classes, "none"
+        still applies their scale and offset.
+      train: Whether "batch" uses the batch's statistics and updates the running ones.
     """
 
     num_classes: int = 0
@@ -88,10 +92,10 @@ class ConditionalNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "batch *size channels"], labels: Int32[Array, " batch"] | None = None
     ) -> Float[Array, "batch *size channels"]:
-        """Normalize x.
+        """Normalize x; `labels` are classes from 0, whose range is not checked.
 
         Raises:
-          InputError: Labels without classes, or classes without labels.
+          InputError: Labels without classes, classes without labels, or an unknown `kind`.
         """
         check_labels(self.num_classes, labels)
         if labels is None:
@@ -123,14 +127,14 @@ def normalize_kernel(
     stride: OnePerAxis,
     groups: int,
 ) -> Array:
-    """Return the normalized kernel of a convolution or transposed convolution.
+    """Return the normalized kernel of a convolution or transposed convolution, in its own shape.
 
     Args:
       layer: Module that owns the kernel and the variable of `spectral_norm`.
       kernel: Kernel (*size, in / groups, out), or (*size, out / groups, in) if transposed.
-      kind: Name of the normalization.
-      gain: Variance gain of "standardized".
-      train: Whether `spectral_norm` updates its variable.
+      kind: "none" (kernel unchanged), "spectral" or "standardized", see `KernelNorm`.
+      gain: Variance gain of "standardized"; not used by the others.
+      train: Whether "spectral" updates its variable; not used by the others.
       transposed: Whether the layer is a transposed convolution.
       stride: Stride of the layer.
       groups: Number of channel groups of the layer.
@@ -165,7 +169,7 @@ def spectral_norm(
       layer: Module that stores the right singular vector between calls, as the variable `u` of the
         collection "batch_stats".
       matrix: Weights of the layer.
-      train: Whether to update `u`.
+      train: Whether to update `u`. It is not updated while the layer is initialized.
     """
 
     def init() -> Array:

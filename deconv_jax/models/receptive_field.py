@@ -69,7 +69,7 @@ class ReceptiveFieldTracker:
           padding: Pixels before the image. None is "SAME" for sizes that are multiples of `stride`.
 
         Raises:
-          InputError: An argument is out of range.
+          InputError: The kernel size, stride or dilation is below 1.
         """
         extent = _extent(kernel_size, stride, dilation)
         before = _same_padding(extent, stride) if padding is None else padding
@@ -84,10 +84,15 @@ class ReceptiveFieldTracker:
     def conv_transpose(
         self, kernel_size: int, stride: int = 1, padding: int | None = None
     ) -> "ReceptiveFieldTracker":
-        """Add a transposed convolution; for the arguments see `conv`.
+        """Add a transposed convolution.
+
+        Args:
+          kernel_size: Size of the kernel, in pixels.
+          stride: Stride, the ratio of output to input size.
+          padding: Pixels that the output is cropped by at its start. None is "SAME".
 
         Raises:
-          InputError: An argument is out of range, or the kernel is smaller than the stride, so that
+          InputError: An argument is below 1, or the kernel is smaller than the stride, so that
             some output pixels depend on no input.
         """
         extent = _extent(kernel_size, stride, 1)
@@ -134,8 +139,15 @@ class ReceptiveFieldTracker:
     ) -> "ReceptiveFieldTracker":
         """Add learned upsampling by `ops.upsample`.
 
+        Args:
+          factor: Ratio of output to input size.
+          method: "transposed", "subpixel" or "resize".
+          kernel_size: Size of the kernel: in input pixels for "subpixel", in output pixels
+            otherwise.
+
         Raises:
-          InputError: Unknown method, or an argument is out of range.
+          InputError: Unknown method, an argument is below 1, or the kernel of "transposed" is
+            smaller than the factor.
         """
         layers = {
             "transposed": lambda: self.conv_transpose(kernel_size, factor),
@@ -147,7 +159,7 @@ class ReceptiveFieldTracker:
         return layers[method]()
 
     def join(self, other: "ReceptiveFieldTracker") -> "ReceptiveFieldTracker":
-        """Add or concatenate another path from the same input.
+        """Add or concatenate another path from the same input; each pixel depends on both paths.
 
         Raises:
           InputError: The paths have different resolutions.

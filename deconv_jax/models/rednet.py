@@ -49,12 +49,15 @@ class REDNet(nn.Module):
     skip_every: int = 2
 
     scale: ClassVar[int] = 1
+    """Ratio of output to input height and width."""
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "batch height width all_channels"], train: bool = False
     ) -> Float[Array, "batch height width channels"]:
         """Restore images, which may be followed along the channel axis by conditioning maps.
+
+        The result is not clipped. `train` has no effect.
 
         Raises:
           InputError: Too few channels, or an attribute is out of range.

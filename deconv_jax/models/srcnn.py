@@ -41,8 +41,10 @@ class SRCNN(nn.Module):
     ) -> Float[Array, "batch out_height out_width channels"]:
         """Enlarge images, which may be followed along the channel axis by conditioning maps.
 
+        The result has only the image's channels and is not clipped. `train` has no effect.
+
         Raises:
-          InputError: Too few channels, or an attribute is out of range.
+          InputError: Too few channels, or the scale or a kernel size is below 1.
         """
         del train
         take_image_channels(images, self.channels)
@@ -57,7 +59,7 @@ class SRCNN(nn.Module):
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: An attribute is out of range.
+          InputError: The scale or a kernel size is below 1.
         """
         tracker = ReceptiveFieldTracker().bicubic(self.scale)
         for kernel_size in self.kernel_sizes:

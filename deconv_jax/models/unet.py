@@ -43,11 +43,13 @@ class UNet(nn.Module):
     Attributes:
       channels: Number of output channels: those of the image, or one per class for segmentation.
       features: Number of channels of each level, from full resolution down; each level halves it.
-      upsampling: Upsampling method, see `layers.Upsample`.
+      upsampling: Upsampling layer: "transposed" (4x4 transposed convolution), "subpixel" (3x3
+        sub-pixel convolution) or "resize" (nearest-neighbor upsampling and a 3x3 convolution).
       residual: Whether to add the image to the output.
-      norm: Name of the normalization, see `Norm`. With "group", whose statistics cover the whole
-        image, the receptive field is unbounded.
-      activation: Name of the activation, see `layers.ACTIVATIONS`.
+      norm: Normalization: "batch", "group" (8 groups), "layer" (over the channels) or "none". With
+        "group", whose statistics cover the whole image, the receptive field is unbounded.
+      activation: Activation function: "relu", "leaky_relu" (slope 0.2), "elu", "gelu", "silu" or
+        "tanh".
     """
 
     channels: int = 1
@@ -58,13 +60,14 @@ class UNet(nn.Module):
     activation: str = "relu"
 
     scale: ClassVar[int] = 1
+    """Ratio of output to input height and width."""
 
     @property
     def multiple(self) -> int:
         """Required divisor of the image's height and width.
 
         Raises:
-          InputError: An attribute is out of range.
+          InputError: `features` is empty or has a number below 1.
         """
         return 2 ** (len(self._levels()) - 1)
 
@@ -74,9 +77,12 @@ class UNet(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Restore or segment images, which may be followed along the channel axis by conditioning maps.
 
+        The result is not clipped. `train` makes batch norm use and update the statistics of the
+        batch.
+
         Raises:
-          InputError: The poolings do not divide the image's sides, too few channels for `residual`,
-            or an unknown name.
+          InputError: The sides are not multiples of `multiple`, too few channels for `residual`,
+            `features` is out of range, or `upsampling`, `norm` or `activation` is unknown.
         """
         check_sides("U-Net", images, self.multiple)
         *upper, lowest = self._levels()
@@ -101,7 +107,7 @@ class UNet(nn.Module):
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: An attribute is out of range, or the norm is "group".
+          InputError: `features` is out of range, `upsampling` is unknown, or the norm is "group".
         """
         if self.norm == "group":
             raise InputError(

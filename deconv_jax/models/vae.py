@@ -33,9 +33,11 @@ class VAE(EncoderDecoder):
     """A convolutional variational autoencoder.
 
     Attributes:
-      likelihood: Likelihood of an image given its latents, see the module docstring. "gaussian"
-        learns a standard deviation for each channel, and "discretized_logistic" a scale.
-      Others: See `EncoderDecoder`; `latent` must be "vector".
+      likelihood: Likelihood of an image given its latents: "bernoulli" (binary cross-entropy),
+        "gaussian" (a density, with a learned standard deviation for each channel) or
+        "discretized_logistic" (a probability of 8-bit levels, with a learned scale per channel).
+      Others: See `EncoderDecoder` (image_shape, features, latent, latent_dim, kernel_size, stride,
+        residual_blocks, norm, activation and remat); `latent` must be "vector".
     """
 
     likelihood: Likelihood = "bernoulli"
@@ -43,10 +45,11 @@ class VAE(EncoderDecoder):
     outputs_per_latent: ClassVar[int] = 2
 
     def setup(self) -> None:
-        """Define the stages and the scale, see `EncoderDecoder.setup`.
+        """Define the stages, and the scale unless the likelihood is "bernoulli".
 
         Raises:
-          InputError: `latent` is not "vector", or see `EncoderDecoder.setup`.
+          InputError: `latent` is not "vector", another attribute is out of range, or the total
+            stride does not divide `image_shape`.
         """
         if self.latent != "vector":
             raise InputError(f"a VAE requires latent='vector'; got {self.latent!r}")
@@ -58,7 +61,11 @@ class VAE(EncoderDecoder):
     def encode(
         self, images: Images, train: bool = False
     ) -> tuple[Float[Array, "batch latent_dim"], Float[Array, "batch latent_dim"]]:
-        """Return the mean and log variance of q(z|x) for images in [0, 1]."""
+        """Return the mean and log variance of q(z|x) for images in [0, 1].
+
+        Raises:
+          InputError: The images do not have the shape `image_shape`.
+        """
         mean, log_variance = jnp.split(self._encoded(images, train), 2, axis=-1)
         return mean, log_variance
 
@@ -95,7 +102,10 @@ class VAE(EncoderDecoder):
           images: Images in [0, 1].
           noise: Standard normal noise of the reparameterization z = mean + exp(log variance / 2) *
             noise.
-          train: See `Norm`.
+          train: Whether batch norm uses and updates the statistics of the batch.
+
+        Raises:
+          InputError: The images do not have the shape `image_shape`.
         """
         mean, log_variance = self.encode(images, train)
         latents = mean + jnp.exp(0.5 * log_variance) * noise
@@ -105,7 +115,10 @@ class VAE(EncoderDecoder):
 def gaussian_kl(
     mean: Float[Array, "*batch latent_dim"], log_variance: Float[Array, "*batch latent_dim"]
 ) -> Float[Array, "*batch latent_dim"]:
-    """Return KL(N(mean, exp(log variance)) || N(0, 1)) in nats (arXiv:1312.6114, appendix B)."""
+    """Return KL(N(mean, exp(log variance)) || N(0, 1)) of each latent entry, in nats, not summed.
+
+    See arXiv:1312.6114, appendix B.
+    """
     return 0.5 * (jnp.exp(log_variance) + jnp.square(mean) - 1.0 - log_variance)
 
 

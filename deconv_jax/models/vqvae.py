@@ -55,7 +55,11 @@ class Codebook(nn.Module):
     restart_below: float
 
     def setup(self) -> None:
-        """Define the variables; they are zero until the first update, which restarts unused codes."""
+        """Define the variables, all zero until the first update.
+
+        All vectors are then equal, so the first batch is assigned to code 0, and the update sets
+        the other codes to random encoder outputs (restarts).
+        """
 
         def zeros(name: str, *shape: int, dtype: Any = jnp.float32) -> nn.Variable:
             return self.variable("batch_stats", name, jnp.zeros, shape, dtype)
@@ -74,13 +78,13 @@ class Codebook(nn.Module):
         return jnp.argmin(squares - 2 * inner, axis=-1).astype(jnp.int32)
 
     def lookup(self, indices: Int[Array, "*shape"]) -> Float[Array, "*shape dim"]:
-        """Return the vectors of codes in 0..size - 1."""
+        """Return the vectors of codes in 0..size - 1 (not checked)."""
         return self.vectors.value[indices]
 
     def update(
         self, outputs: Float[Array, "positions dim"], indices: Int32[Array, " positions"]
     ) -> None:
-        """Update the moving averages (arXiv:1711.00937, appendix A.1), then restart dead codes.
+        """Update the averages (arXiv:1711.00937, appendix A.1), restart dead codes, count the update.
 
         Args:
           outputs: Encoder outputs.
@@ -114,9 +118,13 @@ class VQVAE(EncoderDecoder):
     """A convolutional autoencoder whose latent is a map of codebook indices.
 
     Attributes:
-      codebook_size: Number of codes.
-      codebook_decay, restart_below: See `Codebook`.
-      Others: See `EncoderDecoder`; `latent` must be "map".
+      latent: Kind of latent; must be "map".
+      codebook_size: Number of codes, at least 2.
+      codebook_decay: Decay of the codebook's moving averages, in [0, 1).
+      restart_below: Usage, relative to the mean usage and in (0, 1), below which a code is
+        re-initialized at a random encoder output.
+      Others: See `EncoderDecoder` (image_shape, features, latent_dim, which is the length of a
+        codebook vector, kernel_size, stride, residual_blocks, norm, activation and remat).
     """
 
     latent: Literal["vector", "map"] = "map"
@@ -125,11 +133,11 @@ class VQVAE(EncoderDecoder):
     restart_below: float = 0.05
 
     def setup(self) -> None:
-        """Define the stages and the codebook, see `EncoderDecoder.setup`.
+        """Define the stages and the codebook.
 
         Raises:
-          InputError: `latent` is not "map", an attribute is out of range, or see
-            `EncoderDecoder.setup`.
+          InputError: `latent` is not "map", another attribute is out of range, or the total stride
+            does not divide `image_shape`.
         """
         if self.latent != "map":
             raise InputError(f"a VQVAE requires latent='map'; got {self.latent!r}")
@@ -146,11 +154,18 @@ class VQVAE(EncoderDecoder):
         )
 
     def encode(self, images: Images, train: bool = False) -> Indices:
-        """Encode images in [0, 1] to maps of indices at 1 / total stride of the resolution."""
+        """Encode images in [0, 1] to maps of indices at 1 / total stride of the resolution.
+
+        The codebook is not updated, even with `train`.
+
+        Raises:
+          InputError: The images have other channels than `image_shape`, or sides that are not
+            multiples of the total stride.
+        """
         return self.codebook.nearest(self._encoded(images, train))
 
     def decode(self, indices: Indices, train: bool = False) -> Images:
-        """Decode maps of indices in 0..codebook_size - 1 to images in [0, 1]."""
+        """Decode maps of indices in 0..codebook_size - 1 (not checked) to images in [0, 1]."""
         return jax.nn.sigmoid(self._logits(self.codebook.lookup(indices), train))
 
     def __call__(
@@ -160,12 +175,16 @@ class VQVAE(EncoderDecoder):
 
         Args:
           images: Images in [0, 1].
-          train: Whether to update the codebook after its use, and see `Norm`.
+          train: Whether to update the codebook after its use, and whether batch norm uses and
+            updates the statistics of the batch.
 
         Returns:
           The reconstructions in [0, 1]; the commitment loss of each image, the mean squared
           difference of the encoder outputs and the vectors that replace them (last term of equation
           3); and the indices.
+
+        Raises:
+          InputError: The images do not fit the model, see `encode`.
         """
         outputs = self._encoded(images, train)
         indices = self.codebook.nearest(outputs)
@@ -179,7 +198,7 @@ class VQVAE(EncoderDecoder):
 
 
 def perplexity(counts: Float[Array, " codes"]) -> Float[Array, ""]:
-    """Return the codebook perplexity: exp of the entropy of the code frequencies."""
+    """Return the codebook perplexity: exp of the entropy of the code frequencies, NaN without any."""
     return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.sum(counts))))
 
 

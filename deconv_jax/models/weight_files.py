@@ -35,18 +35,20 @@ _DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I64": "int64"}
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Read the tensors of a file.
 
-    The weights may be nested under "state_dict", "params" or similar keys. Prefixes that all names
-    share, such as "module.", are removed.
+    In a `.pth` or `.pt` file, the weights may be nested under "state_dict", "params_ema", "params",
+    "model_state_dict" or "model"; values beside them that are not tensors are ignored. Prefixes
+    that all names share, such as "module.", are removed.
 
     Args:
-      path: A `.safetensors`, `.pth` or `.pt` file.
+      path: A `.safetensors` file, or a `.pth` or `.pt` file, which requires PyTorch.
 
     Returns:
-      The tensors by name, in float32, and the metadata of a `.safetensors` file.
+      The tensors by name, in float32, and the metadata of a `.safetensors` file; {} for others.
 
     Raises:
-      InputError: The file cannot be read, is larger than `MAX_FILE_BYTES`, or contains anything but
-        tensors of finite numbers.
+      InputError: Another suffix, the file cannot be read or PyTorch is missing, it is larger than
+        `MAX_FILE_BYTES`, has no tensors (`.pth` and `.pt`), or has a tensor that is sparse, of
+        another dtype than float16, float32, float64 or int64, or not finite.
     """
     readers: dict[str, Callable[[Path], tuple[Tensors, dict[str, str]]]] = {
         ".safetensors": _read_safetensors,
@@ -84,13 +86,16 @@ def check_names(found: set[str], expected: set[str]) -> None:
     """Raise InputError unless the two sets of names are equal."""
     if found != expected:
         raise InputError(
-            f"the names do not match the network: missing {summarize(expected - found)}; "
-            f"unexpected {summarize(found - expected)}"
+            f"the names do not match the network: missing {abbreviate_names(expected - found)}; "
+            f"unexpected {abbreviate_names(found - expected)}"
         )
 
 
-def summarize(names: Iterable[str]) -> str:
-    """Return the first names and the number of others, for an error message."""
+def abbreviate_names(names: Iterable[str]) -> str:
+    """Return the first eight names in sorted order, and " and N more" if there are more.
+
+    The text is for an error message; it is "nothing" if there are no names.
+    """
     names = sorted(names)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return (", ".join(names[:8]) or "nothing") + more
@@ -192,7 +197,7 @@ def _dense_tensors(path: Path, values: Any) -> Tensors:
                 )
             return {name: value.detach().float().numpy() for name, value in tensors.items()}
         raise InputError(
-            f"{path} contains no tensors: it has {summarize(map(str, values))}; expected one of "
-            f"{_CHECKPOINT_KEYS}"
+            f"{path} contains no tensors: it has {abbreviate_names(map(str, values))}; "
+            f"expected one of {_CHECKPOINT_KEYS}"
         )
     raise InputError(f"{path} must contain a dict of weights; got a {type(values).__name__}")

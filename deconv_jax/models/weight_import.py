@@ -37,10 +37,10 @@ from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fsrcnn import FSRCNN
 from deconv_jax.models.weight_files import (
     Tensors,
+    abbreviate_names,
     check_names,
     check_tensors,
     read_tensors,
-    summarize,
 )
 from deconv_jax.ops.weight_layouts import layer_from_torch, layer_to_torch
 
@@ -70,10 +70,12 @@ def load_torch_weights(
     Args:
       path: A `.safetensors` file, or a `.pth` or `.pt` file, which requires PyTorch. See
         `weight_files.read_tensors`.
-      scale: Scale of the network; required for an FSRCNN.
-      batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance. By
-        default it is inferred from the names, see the module docstring.
-      report: Callback for a sentence about an inferred epsilon.
+      scale: Scale of the network; required for an FSRCNN, unless `save_torch_weights` wrote the
+        file.
+      batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance, in (0,
+        1). By default it is inferred from the names: 1e-5 for `dncnn.0.weight` without a bias, 1e-4
+        otherwise.
+      report: Callback for a sentence about an inferred epsilon; not called for other files.
 
     Returns:
       The module and {"params": ...} in float32. Batch normalization is folded into the
@@ -81,7 +83,8 @@ def load_torch_weights(
 
     Raises:
       InputError: The file cannot be read, does not contain a supported network, or contradicts
-        `scale` or `batch_norm_epsilon`.
+        `scale` or `batch_norm_epsilon` (which requires batch normalization); or an FSRCNN has no
+        scale.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)
@@ -117,9 +120,9 @@ def save_torch_weights(path: str | Path, module: nn.Module, params: Mapping[str,
 
     Args:
       path: File to create or replace.
-      module: A DnCNN with norm "none" (see `fold_batch_norm`), an FSRCNN with upsampling
-        "transposed", or an ESPCN with upsampling "subpixel" and activation "tanh".
-      params: Parameters of the module.
+      module: A DnCNN with norm "none" (see `fold_batch_norm`) and a depth other than 7, an FSRCNN
+        with upsampling "transposed", or an ESPCN with upsampling "subpixel" and activation "tanh".
+      params: Parameters of the module, the value of "params" in its variables.
 
     Raises:
       InputError: Another suffix or network, parameters that do not match the module, or a file that
@@ -169,7 +172,7 @@ def _recognize(tensors: Tensors, scale: int | None, epsilon: float) -> tuple[Tor
         return _recognize_espcn(tensors), tensors
     if "model.0.weight" in tensors:
         return _recognize_dncnn(tensors, epsilon)
-    raise InputError(f"unknown network: it has {summarize(tensors)}; {_SUPPORTED}")
+    raise InputError(f"unknown network: it has {abbreviate_names(tensors)}; {_SUPPORTED}")
 
 
 def _recognize_fsrcnn(tensors: Tensors, scale: int | None) -> FSRCNN:
@@ -322,7 +325,7 @@ def _conv_indices(tensors: Tensors, part: str) -> list[int]:
 
 def _kernel_shape(tensors: Tensors, name: str) -> tuple[int, ...]:
     if name not in tensors:
-        raise InputError(f"{name} is missing; it has {summarize(tensors)}")
+        raise InputError(f"{name} is missing; it has {abbreviate_names(tensors)}")
     shape = tensors[name].shape
     if len(shape) != 4 or 0 in shape:
         raise InputError(f"{name} must be a non-empty kernel with four axes; got shape {shape}")
@@ -333,7 +336,7 @@ def _subtree(params: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, A
     for key in keys:
         if key not in params:
             raise InputError(
-                f"the parameters have no {'/'.join(keys)}; they have {summarize(params)}"
+                f"the parameters have no {'/'.join(keys)}; they have {abbreviate_names(params)}"
             )
         params = params[key]
     return params

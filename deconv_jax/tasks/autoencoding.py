@@ -64,7 +64,7 @@ class Autoencoding(Task):
     Attributes:
       model: `Autoencoder`, which maps images to images in [0, 1].
       optimizer: Optimizer of the model.
-      precision: Precision of the computation, see `apply_model`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       degradation: Shape-preserving degradation of the model's input; the clean image is the target.
         None for a plain autoencoder.
       loss: Loss of a pixel with reconstruction x and clean value t, mean over pixels: "l2" is
@@ -107,7 +107,7 @@ class Autoencoding(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`; describes the metrics of `evaluate` and `baseline`."""
+        """Definition of the metrics of `evaluate` and `baseline`, stored with results."""
         metrics = (
             "PSNR in dB of 8-bit images scaled to [0, 1], reconstruction not rounded, whole image, mean "
             "over images of each image's PSNR; mse: mean over all pixels"
@@ -123,13 +123,22 @@ class Autoencoding(Task):
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """Return the initial state for images of the batch's shape."""
+        """Return the initial state for images of the batch's shape.
+
+        Raises:
+          InputError: The images do not fit the model.
+        """
         return init_state(self.model, self.optimizer, key, batch["image"])
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Take a gradient step on the mean loss with penalties.
 
-        Scalars: "contractive" and "sparsity", the unweighted penalties, if they are enabled.
+        Scalars: "contractive" and "sparsity", the unweighted penalties, if they are enabled; and
+        "loss", "grad_norm" (before clipping) and "learning_rate".
+
+        Raises:
+          InputError: The images do not fit the model, are too small for `ms_ssim`, or the degradation
+            changes their shape.
         """
         key = step_key(self.seed, state.step)
 
@@ -186,7 +195,14 @@ class Autoencoding(Task):
         return self.ms_ssim * dissimilarity + (1.0 - self.ms_ssim) * losses
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return "psnr" (dB) and "mse", means over images."""
+        """Return "psnr" (dB) and "mse", means over images.
+
+        The model's input is degraded if there is a degradation, and its output is compared with the
+        clean images.
+
+        Raises:
+          InputError: There are no examples.
+        """
         return mean_over(batches, functools.partial(self._metric_sums, state))
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
@@ -202,7 +218,10 @@ class Autoencoding(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Return the scatter plot of the split's codes, see `latent_scatter`."""
+        """Return "codes", a scatter plot with one point per image; {} for codes with one entry.
+
+        Codes with more than two entries are projected on their first two principal components.
+        """
         del metrics
         return latent_scatter(batches, functools.partial(self._encode, state))
 
@@ -211,7 +230,8 @@ class Autoencoding(Task):
 
         "pca_psnr" and "pca_mse" are those of PCA, fitted to the clean training images, with as many
         components as the code has entries; omitted if an image has no more entries than the code. For a
-        denoising autoencoder, "input_psnr" and "input_mse" are those of the clipped degraded image.
+        denoising autoencoder, "input_psnr" and "input_mse" are those of the clipped degraded image. The
+        result can be {}.
 
         Note: PCA of degraded images is not the optimal linear map: it keeps the noise along the
         components that it keeps.
@@ -239,10 +259,12 @@ class Autoencoding(Task):
 
     @functools.partial(jit, static_argnums=0)
     def model_input(self, batch: Batch) -> Images:
-        """Return the model's input in evaluation; degraded images may have values outside [0, 1].
+        """Return the model's input in evaluation: the clean images in [0, 1], or degraded ones.
+
+        Degraded images may have values outside [0, 1].
 
         Args:
-          batch: Batch with "image" and "index"; example i is degraded by a key of `index[i]`.
+          batch: Batch with uint8 "image" and "index"; example i is degraded by a key of `index[i]`.
 
         Raises:
           InputError: The degradation changes the shape of the images.
@@ -314,10 +336,10 @@ def pca_reconstruction(train: np.ndarray, images: np.ndarray, components: int) -
     Args:
       train: Images that the components are fitted to (count, height, width, channels).
       images: Images to project (other count, height, width, channels).
-      components: Number of components.
+      components: Number of components; more than the rank of `train` give no error.
 
     Returns:
-      The projections, of the shape of `images`, clipped to [0, 1].
+      The projections in float64, of the shape of `images`, clipped to [0, 1].
     """
     rows = train.reshape(len(train), -1).astype(np.float64)
     mean, basis = principal_components(rows, components)

@@ -32,7 +32,8 @@ class CenterTargets(NamedTuple):
         equation 1); the maximum where Gaussians overlap.
       cell_index: Flat row-major index of the cell of each object's center.
       log_size, offset: Size and offset of each object, see `CenterMaps`.
-      present: Whether the row holds an object; the other attributes of empty rows are undefined.
+      present: Whether the row holds an object; `cell_index`, `log_size` and `offset` of empty rows are
+        undefined.
     """
 
     heat: Float[Array, "batch rows columns classes"]
@@ -61,8 +62,8 @@ def gaussian_radius(
 ) -> Float[Array, "*shape"]:
     """Return how far both corners of a box may move along both axes while it keeps an IoU.
 
-    The radius is the minimum over three cases: both corners move in the same direction, inwards, or
-    outwards.
+    The radius is the minimum over three cases: both corners move in the same direction, inward, or
+    outward.
 
     Args:
       height: Height of the box, positive, in any unit.
@@ -71,11 +72,11 @@ def gaussian_radius(
     """
     area, perimeter = height * width, height + width
     shifted = _smaller_root(1.0, -perimeter, area * (1 - gaussian_iou) / (1 + gaussian_iou))
-    inwards = _smaller_root(4.0, -2 * perimeter, area * (1 - gaussian_iou))
-    outwards = _smaller_root(
+    inward = _smaller_root(4.0, -2 * perimeter, area * (1 - gaussian_iou))
+    outward = _smaller_root(
         -4 * gaussian_iou, -2 * gaussian_iou * perimeter, area * (1 - gaussian_iou)
     )
-    return jnp.minimum(shifted, jnp.minimum(inwards, outwards))
+    return jnp.minimum(shifted, jnp.minimum(inward, outward))
 
 
 def _smaller_root(a: float, b: Array, c: Array) -> Array:
@@ -96,7 +97,8 @@ def center_targets(
     Args:
       boxes: Top, left, bottom and right edges of each object in pixels. Boxes with zero area are
         ignored.
-      box_class: Class of each box; negative in empty rows.
+      box_class: Class of each box; negative in empty rows. Boxes of classes that the heat maps lack are
+        ignored.
       shape: Rows, columns and classes of the heat maps.
       stride: Pixels per heat-map cell along each axis.
       gaussian_iou: See `gaussian_radius`; a Gaussian's standard deviation is (2 radius + 1) / 6.
@@ -167,16 +169,17 @@ def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[A
     }
 
 
-def detections(maps: CenterMaps, *, stride: int, max_detections: int) -> Detections:
+def decode_detections(maps: CenterMaps, *, stride: int, max_detections: int) -> Detections:
     """Decode the highest peaks of the heat maps to boxes (section 4, "From points to bounding boxes").
 
     A peak is a cell that is at least as high as its eight neighbors in the same heat map; among equal
-    neighbors the first one counts. There is no other non-maximum suppression.
+    neighbors the first one counts. There is no other non-maximum suppression and no score threshold.
 
     Args:
       maps: Output of a network.
       stride: Pixels per heat-map cell along each axis.
-      max_detections: Number of detections per image, limited by the number of heat-map entries.
+      max_detections: Number of rows per image; fewer if the heat maps have fewer entries. Rows beyond
+        the number of peaks are empty.
     """
     batch, rows, columns, classes = maps.heat.shape
     _, argmax = max_pool_with_switches(maps.heat, 3, stride=1, padding="SAME")

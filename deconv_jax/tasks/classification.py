@@ -49,11 +49,13 @@ class Classification(Task):
     Attributes:
       model: Module that maps images to logits.
       optimizer: Optimizer of the model.
-      preprocessing: Transform of images before the model, in training, evaluation and prediction.
-      precision: Precision of the computation, see `apply_model`.
+      preprocessing: Resizing and standardization of images before the model, in training, evaluation
+        and prediction; none by default.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       translate: Maximum random translation of training images along each axis, in pixels.
       label_smoothing: Weight of the uniform distribution in the training targets.
-      top_k: Value of k for an additional top-k accuracy in evaluation; 1 for none.
+      top_k: Value of k, less than the number of classes, for an additional top-k accuracy in
+        evaluation; 1 for none.
       class_names: Display names of the classes in order; () for indices.
       seed: Seed of the translations.
     """
@@ -82,7 +84,7 @@ class Classification(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         k = self.top_k
         top_k = f"; top{k}_accuracy: fraction with the label among the {k} largest" if k > 1 else ""
         return (
@@ -96,7 +98,8 @@ class Classification(Task):
         """Return the initial state for images of the batch's shape.
 
         Raises:
-          InputError: The data has no labels, or `top_k` or `class_names` do not fit the classes.
+          InputError: The data has no labels, its images do not fit the model, or `top_k` or
+            `class_names` do not fit the classes.
         """
         if "label" not in batch:
             raise InputError(
@@ -123,7 +126,10 @@ class Classification(Task):
         return state
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a gradient step on the mean cross-entropy; scalars: "accuracy"."""
+        """Take a gradient step on the mean cross-entropy.
+
+        Scalars: "accuracy" in [0, 1]; and "loss", "grad_norm" (before clipping) and "learning_rate".
+        """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             images = self._resized(batch)
@@ -147,8 +153,9 @@ class Classification(Task):
         """Compute the metrics of a split.
 
         Returns:
-          "accuracy" and, if `top_k` > 1, "topK_accuracy", in [0, 1]; "cross_entropy" in nats, mean
-          over images; "calibration_error" in [0, 1], see `metrics.classification`.
+          "accuracy" and, if `top_k` > 1, "topK_accuracy" with the number for K, in [0, 1];
+          "cross_entropy" in nats, without label smoothing, mean over images; "calibration_error", the
+          expected calibration error in [0, 1].
 
         Raises:
           InputError: The split is empty, or the model's output is not finite.
@@ -173,7 +180,13 @@ class Classification(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> Mapping[str, Drawing]:
-        """Return the confusion matrix as "confusion" and the reliability diagram as "reliability"."""
+        """Return the confusion matrix as "confusion" and the reliability diagram as "reliability".
+
+        Args:
+          state: State to evaluate.
+          batches: Batches of the split.
+          metrics: Metrics of the split from `evaluate`; "calibration_error" is used.
+        """
         totals = accumulate_sums(batches, functools.partial(self._table_sums, state))
         counts = totals["confusion"].astype(np.int64)
         names = [class_name(number, self.class_names) for number in range(len(counts))]
@@ -206,7 +219,7 @@ class Classification(Task):
           images: Images in [0, 1], before preprocessing.
 
         Returns:
-          "probabilities" (batch, classes).
+          "probabilities" (batch, classes), float32.
         """
         prepared, _ = self.preprocessing(images)
         return {"probabilities": jax.nn.softmax(run_model(self, variables, prepared))}

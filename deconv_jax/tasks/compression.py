@@ -61,7 +61,7 @@ class Compression(Task):
 
     Attributes:
       model: `FactorizedCodec` or `HyperpriorCodec`.
-      lambdas: Weight of the distortion at each of the model's levels, ascending.
+      lambdas: Weight of the distortion at each of the model's levels, positive and ascending.
       optimizer: Optimizer of the model.
       precision: "f32"; bfloat16 has too few digits for rounding to integers.
       distortion: "mse", 255^2 times the squared error of images in [0, 1], or "ms_ssim", 1 - MS-SSIM
@@ -102,7 +102,7 @@ class Compression(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         return (
             f"images padded by reflection to one canvas with sides that are multiples of {self._multiple} "
             "pixels; for each level, bpp: bits per canvas pixel under the model's probabilities of "
@@ -121,7 +121,11 @@ class Compression(Task):
         return self._codec.multiple
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """Return the initial state for images with the batch's number of channels."""
+        """Return the initial state for images with the batch's number of channels.
+
+        Raises:
+          InputError: The model has another number of channels.
+        """
         channels = self._codec.channels
         if batch["image"].shape[-1] != channels:
             raise InputError(
@@ -135,7 +139,7 @@ class Compression(Task):
         """Take a gradient step on the mean loss.
 
         Scalars: "bpp"; "side_bpp", the part of it that the hyperprior takes; "psnr" of the batch's mean
-        squared error.
+        squared error, in dB; and "loss", "grad_norm" (before clipping) and "learning_rate".
         """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
@@ -168,7 +172,17 @@ class Compression(Task):
         return 1.0 - ms_ssim(decoded, images, max_ms_ssim_scales(*images.shape[1:3]))
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return "bpp_LEVEL", "psnr_LEVEL" (dB), "ms_ssim_LEVEL" for large images, and "loss"."""
+        """Compute the metrics of each quality level, means over images.
+
+        Returns:
+          "loss", lambda * distortion + bits per pixel, mean over levels; for each level from 0,
+          "bpp_LEVEL"; "psnr_LEVEL" in dB; and
+          "ms_ssim_LEVEL" for images without padding of at least 176 x 176 pixels. Decoded images are
+          clipped and rounded to 8 bits for the last two.
+
+        Raises:
+          InputError: There are no examples.
+        """
         return mean_over(batches, functools.partial(self._metric_sums, state))
 
     @functools.partial(jit, static_argnums=0)
@@ -200,7 +214,7 @@ class Compression(Task):
         return jnp.pad(images, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="symmetric")
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "decoded": center crops of originals and of the lowest and the highest level."""
+        """Return "decoded": center crops of four originals, and of the lowest and the highest level."""
         few = first_examples(batch, PICTURE_EXAMPLES)
         rows = {"original": images_in_unit_range(few["image"])}
         for level in sorted({0, len(self.lambdas) - 1}):
@@ -215,7 +229,10 @@ class Compression(Task):
         return jnp.clip(decoded[:, : images.shape[1], : images.shape[2]], 0.0, 1.0)
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Return "jpegQ_bpp" and "jpegQ_psnr" (dB) of Pillow's JPEG at five qualities Q."""
+        """Return "jpegQ_bpp" and "jpegQ_psnr" (dB) of Pillow's JPEG at Q = 10, 30, 50, 75 and 90.
+
+        They are means over the unpadded images of `test`; `train` is not used.
+        """
         del train
         rows = (test.gather(np.array([index])) for index in range(len(test)))
         return _jpeg_metrics(image for batch in rows for image in _unpadded_images(batch))
@@ -223,7 +240,10 @@ class Compression(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Return "rate_distortion": bits per pixel and PSNR of all levels, and of JPEG."""
+        """Return "rate_distortion": bits per pixel and PSNR of all levels, and of JPEG.
+
+        The points of the levels come from `metrics`, and `state` is not used.
+        """
         del state
         jpeg = _jpeg_metrics(image for batch in batches for image in _unpadded_images(batch))
         levels = [f"{{}}_{level}" for level in range(len(self.lambdas))]

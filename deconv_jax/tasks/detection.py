@@ -29,7 +29,7 @@ from deconv_jax.tasks.centernet_targets import (
     Detections,
     center_losses,
     center_targets,
-    detections,
+    decode_detections,
 )
 from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.tasks.view_shapes import view_shapes
@@ -58,13 +58,13 @@ class Detection(Task):
       model: CenterNet.
       optimizer: Optimizer of the model.
       view: Transform of a batch to the network's input and boxes.
-      precision: Precision of the computation, see `apply_model`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       class_names: Display names of all classes; () for indices.
-      max_detections: Maximum number of detections per image.
+      max_detections: Maximum number of detections per image, at least 1.
       size_weight: Weight of the size loss relative to the heat-map loss (equation 4).
       offset_weight: Weight of the offset loss relative to the heat-map loss (equation 4).
-      gaussian_iou: IoU that determines the width of the heat maps' Gaussians, see
-        `gaussian_radius`.
+      gaussian_iou: IoU in (0, 1) that a box keeps when its corners move by the radius of the heat
+        map's Gaussian; higher values give narrower Gaussians.
       seed: Seed of the view.
     """
 
@@ -116,7 +116,7 @@ class Detection(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         return (
             "ap: COCO average precision of boxes (IoU 0.5 to 0.95, 101 recalls, pycocotools); ap50 and "
             "ap75: at one IoU; ar: mean recall over the same IoUs; ap_small, ap_medium and ap_large: "
@@ -137,7 +137,11 @@ class Detection(Task):
         return init_state(self.model, self.optimizer, key, jnp.zeros(seen["image"].shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a gradient step on the weighted sum of `center_losses`; the scalars hold each term."""
+        """Take a gradient step on the weighted sum of `center_losses`.
+
+        Scalars: "heat_loss", "size_loss" and "offset_loss", unweighted; and
+        "loss", "grad_norm" (before clipping) and "learning_rate".
+        """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             seen = training_view(self.view, batch, self.seed, state.step)
@@ -163,7 +167,8 @@ class Detection(Task):
 
         Args:
           variables: Variables from `TrainState.inference_variables`.
-          images: Images (batch, height, width, channels) in [0, 1].
+          images: Images (batch, height, width, channels) in [0, 1], with sides that are multiples of
+            `model.multiple`.
 
         Returns:
           By descending score: "boxes" (batch, max_detections, 4), the top, left, bottom and right
@@ -173,10 +178,15 @@ class Detection(Task):
         return self._detect(variables, images)._asdict()
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the metrics of `average_precision` over the whole split, independent of batching.
+        """Compute average precision over the whole split, independent of batching.
+
+        Returns:
+          "ap", "ap50", "ap75", "ar" and "voc_map" in [0, 1]; and "ap_small", "ap_medium" and "ap_large"
+          for the sizes that occur; see `protocol` for the definitions.
 
         Raises:
-          InputError: The split has no objects, or a class that the model lacks.
+          InputError: The split has no examples or no objects, a class that the model lacks, or the
+            detections are not finite.
         """
         rows = _gather_rows(self._evaluation_rows(state, batch) for batch in batches)
         if np.any(rows["true_classes"] >= self.num_classes):
@@ -187,7 +197,10 @@ class Detection(Task):
         return average_precision(**rows)
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "detections": images with the true boxes above images with the detected boxes."""
+        """Return "detections": images with the true boxes above images with the detected boxes.
+
+        Detections with a score below `MIN_SCORE` are left out.
+        """
         seen, found = jax.device_get(self._view_and_detections(state, batch))
         scale = max(1, _MIN_PICTURE_HEIGHT // seen["image"].shape[1])
         drawn_classes = np.where(found.scores >= MIN_SCORE, found.classes, -1)
@@ -216,7 +229,9 @@ class Detection(Task):
 
     def _detect(self, variables: Tree, images: jax.Array) -> Detections:
         maps = run_model(self, variables, images)
-        return detections(maps, stride=self.output_stride, max_detections=self.max_detections)
+        return decode_detections(
+            maps, stride=self.output_stride, max_detections=self.max_detections
+        )
 
     @functools.partial(jit, static_argnums=0)
     def _view_and_detections(

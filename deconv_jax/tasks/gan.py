@@ -48,22 +48,25 @@ _PICTURE_ROWS, _PICTURE_COLUMNS = 4, 12
 class GAN(AdversarialTraining, Task):
     """A generative adversarial network of images in [0, 1].
 
-    Attributes: See `AdversarialTraining`.
+    Attributes:
+      Others: See `AdversarialTraining` (generator, discriminator, optimizer, num_steps,
+        discriminator_optimizer, precision, loss, discriminator_steps, gradient_penalty, r1, augment,
+        freeze_discriminator_steps, resize, extractor and seed).
     """
 
     @property
     def monitor(self) -> str:
-        """See `Task.monitor`: the Fréchet distance, minimized."""
+        """Metric that selects the best checkpoint: the Fréchet distance, minimized."""
         return "-fid" if self._inception else "-frechet_distance"
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """See `Task.metric_names`."""
+        """Names of all metrics that `evaluate` can return."""
         return (*metric_names(inception=self._inception), "real_accuracy", "fake_accuracy")
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         return (
             f"features of {load_extractor(self.extractor).description}; as many samples as real "
             "images in the split, all rounded to 8 bits"
@@ -75,25 +78,36 @@ class GAN(AdversarialTraining, Task):
     def sample(
         self, variables: Mapping[str, Tree], latents: jax.Array, labels: Labels = None
     ) -> Images:
-        """Return images in [0, 1].
+        """Return the generator's images of latents, in [0, 1].
 
         Args:
           variables: Variables from `sampling_variables`.
           latents: Latent vectors (batch, latent_dim).
-          labels: Class of each image, for a conditional generator.
+          labels: Class of each image; required for a conditional generator, and not allowed otherwise.
+
+        Raises:
+          InputError: The latents or labels do not fit the generator.
         """
         return apply_model(
             self.generator, variables, latents, labels, train=False, precision=self.precision
         )[0]
 
     def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
-        """Return the generator's variables for sampling: the average if one is kept."""
+        """Return "params" and "batch_stats" of the generator: the averages if `ema_decay` is set."""
         return state.ema or generator_variables(state)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the metrics of `evaluate_samples`.
+        """Compare as many samples as there are images in the split with these images.
 
-        The discriminator's accuracies are included if its logits depend on one image each.
+        Returns:
+          "frechet_distance" and "kernel_distance" ("fid" and "kid" for an Inception extractor),
+          "precision", "recall", "density", "coverage" and "repetition"; further metrics of
+          `sample_quality` that the images and the extractor permit; and the discriminator's
+          "real_accuracy" and "fake_accuracy", if it has neither batch norm nor `minibatch_std_group`.
+
+        Raises:
+          InputError: The split is empty or too small for a metric, a label is out of range, or the
+            extractor cannot be loaded.
         """
         extractor = load_extractor(self.extractor)
         describe = functools.partial(self._describe, extractor.apply, extractor.variables, state)
@@ -102,19 +116,24 @@ class GAN(AdversarialTraining, Task):
         )
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Return the metrics of `real_baseline`: training images instead of samples."""
+        """Return the metrics of sample quality, as "real_NAME", of training images instead of samples."""
         extractor = load_extractor(self.extractor)
         describe = functools.partial(self._describe_real, extractor.apply, extractor.variables)
         return real_baseline(train, test, describe, self.num_classes, inception=self._inception)
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
-        """Return the warnings of `failure_warnings`."""
+        """Return warnings about a discriminator that wins and about mode collapse; [] if there are none.
+
+        Args:
+          metrics: Metrics of the validation split.
+          scalars: Means of the training scalars since the last validation.
+        """
         return failure_warnings(metrics, scalars)
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
         """Return "samples": images of the data above samples of the same latents at every step.
 
-        A conditional generator's samples have one column per class.
+        There are four rows of samples, with one column per class, or 12 columns without classes.
         """
         columns = self.num_classes or _PICTURE_COLUMNS
         samples = np.asarray(self._samples(state, jnp.arange(_PICTURE_ROWS * columns)))

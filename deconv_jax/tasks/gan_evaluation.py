@@ -50,7 +50,7 @@ def feature_rows(extract: Extract, variables: Tree, images: Images) -> Rows:
 
 
 def pixel_rows(images: Images) -> Rows:
-    """Return uint8 "images" and, for images that are large enough, their "checkerboard_energy"."""
+    """Return uint8 "images" and, if both sides reach `minimum_side(2)`, their "checkerboard_energy"."""
     rows = {"images": jnp.round(images * 255).astype(jnp.uint8)}
     if min(images.shape[1:3]) >= minimum_side(_UPSAMPLING_STRIDE):
         rows["checkerboard_energy"] = checkerboard_energy(images, _UPSAMPLING_STRIDE)
@@ -71,9 +71,12 @@ def evaluate_samples(
       batches: Batches of the split; examples with mask 0 are ignored.
       describe: Function that returns the rows of a batch's images as "real", and those of as many
         samples as "fake".
-      loss: Adversarial loss, which defines the discriminator's accuracies.
-      num_classes: Number of classes of a conditional generator; 0 if unconditional.
-      inception: Whether the features are InceptionV3's, see `sample_quality`.
+      loss: Adversarial loss, which defines the discriminator's accuracies; used only if the rows have
+        "logits".
+      num_classes: Number of classes of a conditional generator; 0 if unconditional. If positive, the
+        batches need "label".
+      inception: Whether the features are InceptionV3's, so that metrics have their established names
+        ("fid" for "frechet_distance", ...).
 
     Returns:
       The metrics of `sample_quality`. If the rows have "logits", also the discriminator's
@@ -81,7 +84,7 @@ def evaluate_samples(
       memorized the training images.
 
     Raises:
-      InputError: A label is out of range, or the split is empty.
+      InputError: A label is out of range, the split is empty, or a metric cannot be computed.
     """
     sets: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = {"real": [], "fake": []}
     logits: dict[str, list[np.ndarray]] = {"real": [], "fake": []}
@@ -118,6 +121,16 @@ def real_baseline(
 
     The training images are a random subset as large as the test set and, for a conditional generator,
     with its class counts as far as the training set allows.
+
+    Args:
+      train: Source of the training images.
+      test: Source of the images to compare with, all of which are used.
+      describe: Function that returns the rows of the images of a batch, with "features".
+      num_classes: Number of classes of a conditional generator; 0 if unconditional.
+      inception: Whether the features are InceptionV3's, see `evaluate_samples`.
+
+    Raises:
+      InputError: A metric cannot be computed.
     """
     described = []
     for source, indices in (
@@ -138,9 +151,16 @@ def real_baseline(
 def failure_warnings(metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
     """Return warnings about a discriminator that wins outright and about mode collapse.
 
+    The first is returned if both accuracies exceed 99 %, the second if the repetition exceeds 5 % or the
+    coverage is below 3 %.
+
     Args:
-      metrics: Metrics of the validation split.
-      scalars: Means of the training scalars since the last validation.
+      metrics: Metrics of the validation split; "repetition" and "coverage" are required.
+      scalars: Means of the training scalars since the last validation; "real_accuracy" and
+        "fake_accuracy" are required.
+
+    Returns:
+      Zero to two messages.
     """
     messages = []
     if min(scalars["real_accuracy"], scalars["fake_accuracy"]) > _MAX_ACCURACY:

@@ -52,7 +52,7 @@ class AdversarialLoss:
     boundary: float | None = 0.0
 
     def discriminator(self, real: Logits, fake: Logits) -> jax.Array:
-        """Return the discriminator's loss, a scalar."""
+        """Return the discriminator's loss, a scalar: mean over real plus mean over generated images."""
         return jnp.mean(self.on_real(real)) + jnp.mean(self.on_fake(fake))
 
     def accuracies(self, real: Logits, fake: Logits) -> tuple[jax.Array, jax.Array]:
@@ -87,6 +87,7 @@ LOSSES: dict[LossName, AdversarialLoss] = {
     ),
     "wasserstein": AdversarialLoss(_negative, lambda fake: fake, _negative, boundary=None),
 }
+"""The losses by name."""
 
 
 def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:

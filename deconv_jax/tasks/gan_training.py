@@ -54,17 +54,22 @@ class AdversarialTraining:
       discriminator: Module that maps images, and labels if it has classes, to logits.
       optimizer: Optimizer of the generator; its `ema_decay` averages the generator's variables.
       num_steps: Number of training steps of the run.
-      discriminator_optimizer: Optimizer of the discriminator; None for a copy of `optimizer`.
-      precision: Precision of the computation, see `apply_model`.
-      loss: Name of the adversarial loss, see `gan_losses`.
+      discriminator_optimizer: Optimizer of the discriminator, without `ema_decay`; None for a copy of
+        `optimizer`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
+      loss: Adversarial loss: "minimax", "non_saturating", "least_squares", "hinge" or "wasserstein",
+        see `gan_losses`. The last requires `gradient_penalty`, `r1` or spectral normalization.
       discriminator_steps: Number of discriminator updates per generator update.
-      gradient_penalty: Weight of `gan_losses.gradient_penalty`; 10 in the paper.
-      r1: Weight of `gan_losses.r1_penalty`; gamma in the paper.
-      augment: Augmentations of all images shown to the discriminator, see `differentiable_augment`.
+      gradient_penalty: Weight of the penalty (|grad D| - 1)^2 between real and generated images, 10 in
+        the paper; 0 for none. It requires a discriminator without batch norm.
+      r1: Weight of the penalty |grad D|^2 / 2 on real images, gamma in the paper; 0 for none.
+      augment: Augmentations of all images shown to the discriminator, in this order: "color",
+        "translation" and "cutout", see `differentiable_augment`.
       freeze_discriminator_steps: Number of steps at the end of the run that train the generator alone,
         with a frozen discriminator.
       resize: Whether real images are center-cropped and resized to the generator's size.
-      extractor: Name of the feature extractor of the metrics, see `models.extractors`.
+      extractor: Feature extractor of the metrics: "pixels", "mnist", "fashion", "digits", "inception"
+        or "inception-clean", see `models.extractors`.
       seed: Seed of all random numbers.
     """
 
@@ -169,7 +174,13 @@ class AdversarialTraining:
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """Return the initial state.
 
-        Its fields are dicts with keys "generator" and "discriminator"; `ema` is the generator's only.
+        `params`, `batch_stats` and `opt_state` are dicts with keys "generator" and "discriminator".
+        `ema` holds the average of the generator's "params" and "batch_stats", or is {} without
+        `optimizer.ema_decay`.
+
+        Raises:
+          InputError: The batch's images do not fit the networks, or a conditional generator's batch has
+            no labels.
         """
         images, labels = self._real({name: array[:1] for name, array in batch.items()})
         keys = jax.random.split(key)
@@ -201,8 +212,13 @@ class AdversarialTraining:
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Update the discriminator `discriminator_steps` times, then the generator once.
 
-        The scalars are losses (the discriminator's without penalties), accuracies, gradient norms and
-        penalties of the last update of each network.
+        Scalars of the last update of each network: "generator_loss"; "discriminator_loss", without
+        penalties; "loss", their sum; "real_accuracy" and "fake_accuracy"; "r1_penalty" and
+        "gradient_penalty", unweighted, if they are enabled; "generator_grad_norm",
+        "discriminator_grad_norm" and "grad_norm", of both; and "learning_rate", the generator's.
+
+        Raises:
+          InputError: `discriminator_steps` does not divide the batch, or see `init`.
         """
         key = step_key(self.seed, state.step)
         update_mask: jax.Array | bool = True
@@ -372,7 +388,7 @@ class _UpdateBatch:
 
 
 def generator_variables(state: TrainState) -> dict[str, Tree]:
-    """Return the variables of a state's generator."""
+    """Return "params" and "batch_stats" of a state's generator, without averaging."""
     return {field: getattr(state, field)["generator"] for field in ("params", "batch_stats")}
 
 

@@ -20,7 +20,7 @@ def latent_scatter(
     colored by label if there are at most ten labels.
 
     Args:
-      batches: Batches of a split; examples with mask 0 are ignored.
+      batches: Batches of a split, at least one; examples with mask 0 are ignored.
       encode: Function that returns the codes (batch, *code) of a batch.
 
     Returns:
@@ -62,9 +62,13 @@ def principal_components(
 ) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim components"]]:
     """Compute principal components in double precision.
 
+    Args:
+      rows: One example per row.
+      components: Number of components.
+
     Returns:
       The mean of the rows, and an orthonormal basis of the directions of largest variance, in
-      descending order; it has at most min(count, dim) columns.
+      descending order; it has `components` columns, and at most min(count, dim).
     """
     mean = rows.mean(axis=0, dtype=np.float64)
     centered = rows - mean

@@ -25,7 +25,7 @@ def center_crop_grid(
     rows: Mapping[str, Float[Array | np.ndarray, "count height width channels"]],
     sizes: Array | np.ndarray,
 ) -> Image.Image:
-    """Draw the center crops of images, one row per caption, at their original resolution.
+    """Draw center crops of at most 192 x 192 pixels, one row per caption, at original resolution.
 
     Args:
       rows: Images in [0, 1] by caption.

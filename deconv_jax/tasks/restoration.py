@@ -59,18 +59,19 @@ class Restoration(Task):
         [0, 1].
       degradation: Degradation to invert.
       optimizer: Optimizer of the model.
-      precision: Precision of the computation, see `apply_model`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       crop: Side of the clean training patches in pixels, a multiple of the model's scale; None for
         whole images.
-      rescale: Factors from which each training image's random downscaling is chosen.
+      rescale: Factors from which each training image's random downscaling is chosen; others than (1.0,)
+        require `crop`.
       augment: Whether to flip and rotate training patches at random (8 symmetries).
       loss: Loss of a pixel with restored value x and clean value t: "l2" is (x - t)^2, "l1" is
         |x - t|, "charbonnier" is sqrt((x - t)^2 + 0.001^2) (Lai et al., arXiv:1704.03915).
       reduction: "mean" over all pixels, or "half_sum": half the sum over the pixels of an example,
         mean over examples, as in equation 1 of DnCNN (arXiv:1608.03981). With Adam the two differ
         only through its epsilon.
-      noise_conditional: Whether the model's input has an additional channel with the standard
-        deviation of the noise, in [0, 1].
+      noise_conditional: Whether the model's input has an additional last channel with the standard
+        deviation of the noise, in [0, 1]; it requires a degradation with Gaussian noise.
       border: Number of pixels on each side that the metrics leave out.
       seed: Seed of crops and degradations.
     """
@@ -109,7 +110,7 @@ class Restoration(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         return (
             "PSNR in dB of images in [0, 1], output clipped and not rounded, mean over images of each "
             "image's PSNR; mse likewise; images padded by reflection to one canvas and cropped to "
@@ -119,7 +120,12 @@ class Restoration(Task):
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """Return the initial state for images with the batch's number of channels."""
+        """Return the initial state for images with the batch's number of channels.
+
+        Raises:
+          InputError: The images do not fit the model or the degradation, or `noise_conditional` has no
+            Gaussian noise.
+        """
 
         def degraded_patch() -> Images:
             keys = example_keys(key, jnp.zeros(1, int))
@@ -129,7 +135,13 @@ class Restoration(Task):
         return init_state(self.model, self.optimizer, key, jnp.zeros(degraded.shape))
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a gradient step on the mean loss."""
+        """Take a gradient step on the mean loss.
+
+        Scalars: "loss", "grad_norm" (before clipping) and "learning_rate".
+
+        Raises:
+          InputError: The model's output does not have the shape of the clean images, or see `init`.
+        """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             keys = training_keys(self.seed, state.step, batch["index"])
@@ -147,11 +159,15 @@ class Restoration(Task):
         return gradient_step(state, batch, loss, self.optimizer)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return "psnr" (dB) and "mse", means over images."""
+        """Return "psnr" (dB) and "mse" of the clipped output, without `border`, means over images.
+
+        Raises:
+          InputError: There are no examples, or the output does not have the shape of the clean images.
+        """
         return mean_over(batches, functools.partial(self._metric_sums, state))
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "restorations": center crops of degraded, restored and clean images."""
+        """Return "restorations": center crops of four degraded, restored and clean images."""
         few = first_examples(batch, PICTURE_EXAMPLES)
         degraded, output, clean = (np.asarray(a) for a in self._restore(state, few))
         rows = {
@@ -162,7 +178,7 @@ class Restoration(Task):
         return {"restorations": center_crop_grid(rows, valid_sizes({"image": clean} | few))}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Return "input_psnr" and "input_mse" of the degraded image itself.
+        """Return "input_psnr" (dB) and "input_mse" of the clipped degraded image; `train` is not used.
 
         Downscaled images are first enlarged by bicubic interpolation. Returns {} if the degradation
         crops the image, so that its pixels do not correspond to those of the clean image.
@@ -177,7 +193,14 @@ class Restoration(Task):
         return {f"input_{name}": value for name, value in means.items()}
 
     def evaluation_pair(self, batch: Batch) -> tuple[Images, Images]:
-        """Return the model's input in evaluation, the same at every step, and the clean images."""
+        """Return the model's input in evaluation, the same at every step, and the clean images.
+
+        Clean images are cropped to multiples of `scale`. With `noise_conditional`, the input has the
+        channel of the noise level.
+
+        Args:
+          batch: Batch with uint8 "image" and "index".
+        """
         clean = self._clean(batch)
         keys = evaluation_keys(RESTORATION_EVALUATION_SEED, batch["index"])
         return self._degrade(keys, clean), clean

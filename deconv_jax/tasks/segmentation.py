@@ -70,8 +70,8 @@ class Segmentation(Task):
       model: Module that maps images to logits of each pixel.
       optimizer: Optimizer of the model.
       view: Transform of a batch to the network's input and label maps.
-      precision: Precision of the computation, see `apply_model`.
-      class_names: Display names of the classes in order; () for indices.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
+      class_names: Display names of the classes in order; () for indices, and for no metrics "iou_*".
       class_weights: Weight of each class in the cross-entropy; () for equal weights.
       dice: Weight of 1 - `soft_dice` relative to the cross-entropy.
       seed: Seed of the view.
@@ -122,7 +122,10 @@ class Segmentation(Task):
         return state
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a gradient step on the loss; scalars: "pixel_accuracy"."""
+        """Take a gradient step on cross-entropy and Dice.
+
+        Scalars: "pixel_accuracy" in [0, 1]; and "loss", "grad_norm" (before clipping) and "learning_rate".
+        """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             seen = training_view(self.view, batch, self.seed, state.step)
@@ -149,8 +152,8 @@ class Segmentation(Task):
           "iou_NAME" of each named class that occurs.
 
         Raises:
-          InputError: The segments have a class that the model lacks, all pixels are ignored, or the
-            model's output is not finite.
+          InputError: There are no examples, the segments have a class that the model lacks, all pixels
+            are ignored, or the model's output is not finite.
         """
         means = mean_over(batches, functools.partial(self._metric_sums, state))
         check_finite_output(means["nats"])
@@ -175,7 +178,7 @@ class Segmentation(Task):
         } | class_ious
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "segments": images, and images tinted by true and by predicted class.
+        """Return "segments": six images, and the same tinted by true and by predicted class.
 
         A class called "background" is not tinted.
         """
@@ -207,7 +210,7 @@ class Segmentation(Task):
 
         Args:
           variables: Variables from `TrainState.inference_variables`.
-          images: Images in [0, 1] whose sides are multiples of `model.multiple`.
+          images: Images in [0, 1] whose sides are multiples of `model.multiple`, if it has one.
 
         Returns:
           "probabilities" (batch, height, width, num_classes).
@@ -280,6 +283,11 @@ def cross_entropy(
     Equal to `torch.nn.functional.cross_entropy(weight=..., ignore_index=255)`: the sum of weight times
     loss, divided by the sum of weights over the whole batch on all devices. It is 0 if all pixels are
     ignored.
+
+    Args:
+      logits: Logits of each pixel.
+      segments: Class of each pixel; pixels of other classes than 0..num_classes - 1 are ignored.
+      class_weights: Weight of each class; () for equal weights.
     """
     weights = jnp.asarray(class_weights or (1.0,) * logits.shape[-1], logits.dtype)
     target = jnp.where(one_hot(segments, logits.shape[-1]), weights.reshape(1, 1, 1, -1), 0.0)
@@ -292,7 +300,8 @@ def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
 
     Sums are over the pixels of an image that are not ignored; p is the probability of the class and t
     its one-hot label. Milletari et al., arXiv:1606.04797, section 3, define it for one class. Classes
-    absent from an image, for which t = 0, are excluded and left to the cross-entropy.
+    absent from an image, for which t = 0, are excluded and left to the cross-entropy. It is 0 if all
+    pixels are ignored, which are those of other classes than 0..num_classes - 1.
     """
     is_class = one_hot(segments, probabilities.shape[-1])
     known, true = jnp.any(is_class, -1, keepdims=True), is_class.astype(probabilities.dtype)

@@ -26,7 +26,14 @@ class HasModel(Protocol):
 def run_model(
     task: HasModel, variables: Tree, *inputs: jax.Array, method: str | None = None
 ) -> Any:
-    """Run a task's model in evaluation mode and return its output; see `apply_model`."""
+    """Run a task's model in evaluation mode and return its output, with floats in float32.
+
+    Args:
+      task: Task with the model and the precision.
+      variables: "params" and "batch_stats" of the model.
+      inputs: Inputs of the method.
+      method: Method of the model; None means `__call__`.
+    """
     output, _ = apply_model(
         task.model, variables, *inputs, train=False, precision=task.precision, method=method
     )

@@ -62,15 +62,15 @@ class Variational(Task):
     Attributes:
       model: `VAE`.
       optimizer: Optimizer of the model.
-      precision: Precision of the computation, see `apply_model`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       beta: Weight of the KL divergence (Higgins et al. 2017, equation 4); 1 for the ELBO.
       kl_warmup_steps: Number of steps in which that weight rises linearly from 0 (Sonderby et al.,
-        arXiv:1602.02282).
+        arXiv:1602.02282); 0 for no warm-up.
       free_bits: KL divergence of a latent, batch mean in nats, below which it is not penalized
-        (Kingma et al., arXiv:1606.04934, appendix C.8).
-      binarize: Binarization of images: "stochastic" samples every pixel as 1 with its value as
-        probability, "threshold" cuts at one half.
-      iwae_samples: Number of latent samples per image in evaluation.
+        (Kingma et al., arXiv:1606.04934, appendix C.8); 0 for none.
+      binarize: Binarization of images, which requires the Bernoulli likelihood: "stochastic" samples
+        every pixel as 1 with its value as probability, "threshold" cuts at one half.
+      iwae_samples: Number of latent samples per image in evaluation, for both bounds.
       seed: Seed of latent samples and of binarization.
     """
 
@@ -107,7 +107,7 @@ class Variational(Task):
 
     @property
     def protocol(self) -> str:
-        """See `Task.protocol`."""
+        """Definition of the metrics of `evaluate`, a sentence that is stored with results."""
         images = {
             "none": "images in [0, 1]",
             "stochastic": "images binarized once, each pixel 1 with its value as probability, by "
@@ -149,14 +149,19 @@ class Variational(Task):
         return cast(VAE, self.model)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """Return the initial state for images of the batch's shape."""
+        """Return the initial state for images of the batch's shape.
+
+        Raises:
+          InputError: The images do not fit the model.
+        """
         noise = jnp.zeros((1, self.latent_dim))
         return init_state(self.model, self.optimizer, key, batch["image"], noise)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Take a gradient step on the negative ELBO with `beta`, warm-up and free bits.
 
-        Scalars: the unmodified "elbo", "kl" and "log_likelihood", in nats per image.
+        Scalars: the unmodified "elbo", "kl" and "log_likelihood", in nats per image; and
+        "loss", "grad_norm" (before clipping) and "learning_rate".
         """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
@@ -181,7 +186,16 @@ class Variational(Task):
         return self.beta * jnp.minimum(step / self.kl_warmup_steps, 1.0)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the metrics of `protocol`, means over images."""
+        """Compute both bounds and the quality of reconstructions over a split.
+
+        Returns:
+          Means over images of "elbo", "iwae" and "kl", in nats, and of "psnr" (dB) of the decoded
+          posterior mean; "bits_per_dim", computed from "elbo"; and "active_units", the number of
+          latents whose posterior mean varies over the split.
+
+        Raises:
+          InputError: There are no examples.
+        """
         means = mean_over(batches, functools.partial(self._metric_sums, state))
         pixels = math.prod(self.image_shape)
         bits = -means["elbo"] / (pixels * math.log(2))
@@ -226,7 +240,7 @@ class Variational(Task):
         }
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "reconstructions": rows of modeled images, reconstructions and prior samples."""
+        """Return "reconstructions": rows of (binarized) images, reconstructions and prior samples."""
         rows = self._picture_rows(state, batch)
         return {
             "reconstructions": picture_grid({name: np.asarray(rows[name]) for name in sorted(rows)})
@@ -235,7 +249,10 @@ class Variational(Task):
     def plots(
         self, state: TrainState, batches: Iterable[Batch], metrics: Mapping[str, float]
     ) -> dict[str, Plot]:
-        """Return the scatter plot of the posterior means of a split, see `latent_scatter`."""
+        """Return "codes", a scatter plot of posterior means, one point per image; {} for one latent.
+
+        Latents with more than two entries are projected on their first two principal components.
+        """
         del metrics
         return latent_scatter(batches, functools.partial(self._posterior_means, state))
 
@@ -270,7 +287,7 @@ class Variational(Task):
         return run_model(self, variables, latents, method="decode")
 
     def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
-        """Return the variables for sampling: the average if one is kept."""
+        """Return "params" (the average if `ema_decay` is set) and "batch_stats" for sampling."""
         return state.inference_variables()
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:

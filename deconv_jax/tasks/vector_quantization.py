@@ -55,7 +55,7 @@ class VectorQuantization(Task):
     Attributes:
       model: `VQVAE`.
       optimizer: Optimizer of the model.
-      precision: Precision of the computation, see `apply_model`.
+      precision: "f32", or "bf16" for bfloat16 weights and activations.
       commitment: Weight of the mean squared distance between the encoder's outputs and their
         codebook vectors (beta of equation 3).
       image_variance: Variance of the data's pixel values, by which the mean squared error is divided
@@ -105,14 +105,18 @@ class VectorQuantization(Task):
         return cast(VQVAE, self.model)
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
-        """Return the initial state for images of the batch's shape."""
+        """Return the initial state for images of the batch's shape.
+
+        Raises:
+          InputError: The images do not fit the model.
+        """
         return init_state(self.model, self.optimizer, key, batch["image"])
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Take a gradient step on squared error and commitment, and update the codebook averages.
 
         Scalars: "perplexity" of the batch's codes; "commitment", the unweighted mean squared distance;
-        "mse".
+        "mse"; and "loss", "grad_norm" (before clipping) and "learning_rate".
         """
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
@@ -135,7 +139,16 @@ class VectorQuantization(Task):
         return jnp.bincount(indices.reshape(-1), weights=repeated, length=self.codebook_size)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return the metrics of `protocol` other than those of `baseline`."""
+        """Compute the quality of reconstructions and the use of the codebook over a split.
+
+        Returns:
+          "psnr" (dB) and "mse", means over images; "perplexity" of the split's codes; "codes_used", the
+          fraction of codes that occur; and "bits_per_dim" of fixed-length codes, which depends on the
+          model alone.
+
+        Raises:
+          InputError: There are no examples.
+        """
         means = mean_over(batches, functools.partial(self._metric_sums, state))
         counts = means.pop("codes")
         channels = self._vqvae.image_shape[-1]
@@ -202,7 +215,12 @@ class VectorQuantization(Task):
         }
 
     def warnings(self, metrics: Mapping[str, float], scalars: Mapping[str, float]) -> list[str]:
-        """Return a warning if most of the codebook is unused."""
+        """Return a warning if less than 30 % of the codes are used, and [] otherwise.
+
+        Args:
+          metrics: Metrics of the validation split; "codes_used" is required.
+          scalars: Not used.
+        """
         del scalars
         if metrics["codes_used"] >= _MIN_CODES_USED:
             return []

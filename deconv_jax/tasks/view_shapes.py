@@ -20,6 +20,8 @@ def view_shapes(
 ) -> tuple[AnnotatedBatch, AnnotatedBatch]:
     """Return the shapes of a view's outputs in training and in evaluation, for a batch of one.
 
+    The values are `jax.ShapeDtypeStruct`, by the names of the view's outputs, such as "image".
+
     Args:
       model: Model of the task; its `multiple`, if it has one, must divide the sides of the images.
       view: View of the task.

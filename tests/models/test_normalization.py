@@ -237,9 +237,9 @@ def test_standardized_layers_have_the_variance_of_their_gain_at_init(layer):
 
 def test_unknown_kernel_norm_suggests_the_closest_name(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
-    with pytest.raises(InputError, match="'standardised'; did you mean 'standardized'"):
+    with pytest.raises(InputError, match="'standardize'; did you mean 'standardized'"):
         jax.eval_shape(
-            Conv(6, kernel_norm="standardised").init, jax.random.key(0), normal(1, 4, 4, 4)
+            Conv(6, kernel_norm="standardize").init, jax.random.key(0), normal(1, 4, 4, 4)
         )
 
 

@@ -12,7 +12,7 @@ from deconv_jax.models.centernet import CenterMaps
 from deconv_jax.tasks.centernet_targets import (
     center_losses,
     center_targets,
-    detections,
+    decode_detections,
     gaussian_radius,
 )
 
@@ -176,7 +176,7 @@ def test_center_on_the_far_edge_belongs_to_the_last_cell():
     targets = targets_of(corner, np.zeros((1, 1), np.int32))
     assert targets.cell_index.item() == ROWS * COLUMNS - 1
     np.testing.assert_allclose(targets.offset, [[[1, 1]]])
-    found = detections(maps_of(targets), stride=STRIDE, max_detections=1)
+    found = decode_detections(maps_of(targets), stride=STRIDE, max_detections=1)
     np.testing.assert_allclose(
         found.boxes, [[[44, 36, 48, 40]]], atol=1e-4
     )  # Clipped to the image.
@@ -264,7 +264,7 @@ def test_losses_divide_by_the_objects_of_all_devices():
 
 def test_decoding_inverts_encoding():
     targets = targets_of(BOXES, BOX_CLASS)
-    found = jax.device_get(detections(maps_of(targets), stride=STRIDE, max_detections=6))
+    found = jax.device_get(decode_detections(maps_of(targets), stride=STRIDE, max_detections=6))
     for image in range(2):
         real = BOX_CLASS[image] >= 0
         confident = found.scores[image] > 0.9
@@ -300,7 +300,7 @@ def peaks_by_brute_force(maps, max_detections):
 @pytest.mark.parametrize("max_detections", [1, 20, 400])
 def test_detections_are_the_highest_peaks(max_detections):
     maps = random_maps(8)
-    found = jax.device_get(detections(maps, stride=STRIDE, max_detections=max_detections))
+    found = jax.device_get(decode_detections(maps, stride=STRIDE, max_detections=max_detections))
     assert found.scores.shape == (2, min(max_detections, ROWS * COLUMNS * CLASSES))
     for image, peaks in enumerate(peaks_by_brute_force(maps, max_detections)):
         count = len(peaks)
@@ -318,6 +318,6 @@ def test_first_of_equal_neighbors_is_the_peak():
     for row, column, label in ((3, 3, 0), (3, 4, 0), (4, 5, 0), (3, 3, 1), (8, 8, 0)):
         heat[0, row, column, label] = 2
     maps = random_maps(9, batch=1)._replace(heat=jnp.asarray(heat))
-    found = detections(maps, stride=STRIDE, max_detections=10)
+    found = decode_detections(maps, stride=STRIDE, max_detections=10)
     assert (np.asarray(found.scores) > 0.5).sum() == 3
     np.testing.assert_array_equal(found.classes[0, :3], [0, 1, 0])

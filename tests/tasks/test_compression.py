@@ -128,8 +128,8 @@ def test_training_reduces_squared_error(state, learning_state, learn):
     for _ in range(80):
         learning_state, scalars = learn(learning_state, batch)
         assert np.isfinite(scalars["loss"])
-    learnt = state.replace(params=learning_state.params)
-    assert TASK.evaluate(learnt, [first])["loss"] < 0.9 * before["loss"]
+    learned = state.replace(params=learning_state.params)
+    assert TASK.evaluate(learned, [first])["loss"] < 0.9 * before["loss"]
 
 
 @pytest.mark.slow
@@ -261,6 +261,6 @@ def test_invalid_settings_are_rejected(fields, message):
 
 
 def test_images_with_other_channels_are_rejected():
-    colour = {"image": jnp.zeros((1, 48, 48, 3), jnp.uint8)}
+    color = {"image": jnp.zeros((1, 48, 48, 3), jnp.uint8)}
     with pytest.raises(InputError, match=r"task.model.channels is 1, .* images have 3 channels"):
-        TASK.init(jax.random.key(0), colour)
+        TASK.init(jax.random.key(0), color)

@@ -52,8 +52,8 @@ def points_of(plot):
 
 def projected(codes):
     """Project on the first two principal components by a singular value decomposition."""
-    centred = codes - codes.mean(axis=0)
-    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    centered = codes - codes.mean(axis=0)
+    return centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
 
 
 def assert_equal_up_to_signs(points, expected):
