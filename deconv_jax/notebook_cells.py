@@ -10,8 +10,8 @@ from pathlib import Path
 
 from deconv_jax.errors import InputError
 
-PROJECT = "pyproject.toml"
-INSTALLS = "install"
+PYPROJECT = "pyproject.toml"
+INSTALL_CELL_TAG = "install"
 """Tag of the cell that installs the package."""
 _INSTALL = """\
 # `deconv-jax tables` writes this cell, with the address that pyproject.toml has under project.urls.
@@ -51,9 +51,9 @@ def repository(root: Path) -> str:
       InputError: pyproject.toml cannot be read, or has no table "project".
     """
     try:
-        project = tomllib.loads((root / PROJECT).read_text())["project"]
+        project = tomllib.loads((root / PYPROJECT).read_text())["project"]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot read {root / PROJECT}: {error}") from error
+        raise InputError(f"cannot read {root / PYPROJECT}: {error}") from error
     return project.get("urls", {}).get("Repository", "")
 
 
@@ -75,7 +75,7 @@ def with_install_cell(text: str, address: str) -> str:
     """
     notebook = json.loads(text)
     for cell in notebook["cells"]:
-        if INSTALLS in cell["metadata"].get("tags", []):
+        if INSTALL_CELL_TAG in cell["metadata"].get("tags", []):
             cell["source"] = install_cell(address).splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 

@@ -1,8 +1,8 @@
 """Records of measurements: one JSON file each, with its provenance, and the check that none is stale.
 
 A record is `experiments/results/TABLE/PART.json`. A part is a function that measures something; its table
-is the module of `experiments/tables` that names it in `PARTS`. Every record has the keys of `REQUIRED`. A
-record of a trained network also has "training" (see `TRAINING`) and "metrics", those of the test split.
+is the module of `experiments/tables` that names it in `PARTS`. Every record has the keys of `REQUIRED_KEYS`. A
+record of a trained network also has "training" (see `TRAINING_KEYS`) and "metrics", those of the test split.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ RESULTS = Path("experiments/results")
 TABLES = Path("experiments/tables")
 CONFIGS = Path("experiments")
 
-REQUIRED = (
+REQUIRED_KEYS = (
     "protocol",
     "seed",
     "commit",
@@ -33,7 +33,7 @@ REQUIRED = (
     "wall_time_s",
 )
 """Keys of every record: how, where, when and by which code it was measured."""
-TRAINING = ("config_file", "config", "task_version", "wall_time_s")
+TRAINING_KEYS = ("config_file", "config", "task_version", "wall_time_s")
 """Keys of "training": "FAMILY/FILE.py:ARGUMENTS", what it resolved to, the task's version, seconds."""
 
 _OLD_METRICS = {
@@ -148,7 +148,7 @@ def _reasons(
     record: Mapping[str, Any],
     load_config: ConfigLoader,
 ) -> Iterator[str]:
-    missing = [key for key in REQUIRED if key not in record]
+    missing = [key for key in REQUIRED_KEYS if key not in record]
     if missing:
         yield f"it lacks {', '.join(missing)}"
     if not record.get("commit"):
@@ -171,7 +171,7 @@ def _training_reasons(
     from deconv_jax.experiment import Experiment
 
     training = record["training"]
-    missing = [key for key in TRAINING if key not in training]
+    missing = [key for key in TRAINING_KEYS if key not in training]
     if missing:
         yield f"training lacks {', '.join(missing)}"
         return

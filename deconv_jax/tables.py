@@ -47,7 +47,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
     changed = []
     rendered: dict[Path, Callable[[str], str]] = {
         path: lambda text: _MARKED.sub(lambda mark: _render(root, mark), text)
-        for path in texts(root)
+        for path in markdown_files(root)
     }
     address = repository(root)
     for path in sorted((root / NOTEBOOKS).glob("*.ipynb")):
@@ -62,7 +62,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
     return changed
 
 
-def texts(root: Path) -> list[Path]:
+def markdown_files(root: Path) -> list[Path]:
     """Return the paths of the Markdown files that may have tables: README.md, then docs, then experiments."""
     return [
         root / "README.md",

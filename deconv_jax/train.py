@@ -33,10 +33,10 @@ from deconv_jax.workdir import (
     check_unchanged,
     check_workdir,
     load_state,
-    locked_for_all,
     open_workdir,
     provenance,
     read_result,
+    workdir_lock,
     write_description,
     write_inputs,
     write_result,
@@ -68,7 +68,7 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     finished = _finished_result(workdir, experiment)
     if finished is not None:
         return finished
-    with locked_for_all(workdir):
+    with workdir_lock(workdir):
         check_workdir(workdir, experiment)  # Another process may have written to it since.
         task, training = experiment.task, experiment.training
 
@@ -218,7 +218,7 @@ def _restore(
     if restored.config is not None:
         before = Experiment.from_dict(restored.config)
         check_unchanged(f"the checkpoint of step {restored.step}", before, experiment)
-    data.train.set_state(restored.data)
+    data.train.set_state(restored.iterator_state)
     return restored.state, restored.step
 
 

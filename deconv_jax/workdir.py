@@ -83,7 +83,7 @@ def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> N
 
 
 @contextlib.contextmanager
-def locked_for_all(workdir: Path) -> Iterator[None]:
+def workdir_lock(workdir: Path) -> Iterator[None]:
     """Hold the lock of a workdir, which is created if missing, in a `with` block.
 
     The first process holds it for all processes.

@@ -13,9 +13,9 @@ from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
-from deconv_jax.notebook_cells import PROJECT, install_cell, repository
-from deconv_jax.records import REQUIRED, RESULTS, TABLES, read_record, stale_records
-from deconv_jax.tables import NOTEBOOKS, render_texts, run_missing, texts
+from deconv_jax.notebook_cells import PYPROJECT, install_cell, repository
+from deconv_jax.records import REQUIRED_KEYS, RESULTS, TABLES, read_record, stale_records
+from deconv_jax.tables import NOTEBOOKS, markdown_files, render_texts, run_missing
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,8 +25,8 @@ def project(tmp_path):
     """Copy the texts, the notebooks, the records and the tables into a folder."""
     for folder in (NOTEBOOKS, RESULTS, TABLES):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    shutil.copy(ROOT / PROJECT, tmp_path / PROJECT)
-    for path in texts(ROOT):
+    shutil.copy(ROOT / PYPROJECT, tmp_path / PYPROJECT)
+    for path in markdown_files(ROOT):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
@@ -67,7 +67,7 @@ def test_address_is_rendered_into_notebooks_and_badge(project, address, badge):
     render_texts(project)
     assert repository(project) == ""
     assert "colab-badge" not in text.read_text()
-    with (project / PROJECT).open("a") as file:
+    with (project / PYPROJECT).open("a") as file:
         file.write(f'\n[project.urls]\nRepository = "{address}"\n')
     notebooks = sorted((project / NOTEBOOKS).glob("*.ipynb"))
     changed = set(render_texts(project, check=True))
@@ -85,7 +85,7 @@ def test_address_is_rendered_into_notebooks_and_badge(project, address, badge):
 
 @pytest.mark.parametrize("text", ["[project", "[tool]"])
 def test_a_project_file_that_cannot_be_read_is_named(project, text):
-    (project / PROJECT).write_text(text)
+    (project / PYPROJECT).write_text(text)
     with pytest.raises(InputError, match=r"cannot read .*pyproject\.toml"):
         render_texts(project)
 
@@ -128,7 +128,7 @@ def test_a_part_of_a_paper_is_run_once_and_rendered(paper):
     record = json.loads(written[0].read_text())
     assert record["figure"] == 1.5
     assert record["read"] == "data"
-    assert set(REQUIRED) - {"protocol"} <= set(record)
+    assert set(REQUIRED_KEYS) - {"protocol"} <= set(record)
     render_texts(paper)
     assert "one: 1.5\n" in (paper / "README.md").read_text()
     assert run_missing(paper, "paper/one", Path("elsewhere")) == []
@@ -181,7 +181,7 @@ def fresh(project, monkeypatch):
     shutil.copytree(ROOT / "experiments" / "autoencoding", project / "experiments" / "autoencoding")
     config = "autoencoding/digits.py"
     resolved = Experiment.from_dict(load_config(f"{ROOT / 'experiments' / config}")).to_dict()
-    record = dict.fromkeys(REQUIRED, "something") | {
+    record = dict.fromkeys(REQUIRED_KEYS, "something") | {
         "commit": "abc1234",
         "uncommitted_changes": False,
         "wall_time_s": 30.0,

@@ -97,7 +97,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     from deconv_jax.inference.image_files import find_images
     from deconv_jax.inference.interpretation.figures import (
-        MAPS,
+        DEFAULT_MAX_MAPS,
         draw_attributions,
         draw_maximized_inputs,
         draw_top_patches,
@@ -112,7 +112,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
     found = find_images(arguments.inputs, output)
     files = [file for file, _ in found.files]
     model = load_interpretable_model(arguments.workdir, parse_checkpoint(arguments.checkpoint))
-    maps = MAPS if arguments.maps is None else arguments.maps
+    maps = DEFAULT_MAX_MAPS if arguments.maps is None else arguments.maps
     with catch_out_of_memory(
         f"not enough memory to visualize {arguments.workdir}; use fewer images or a smaller --maps"
     ):

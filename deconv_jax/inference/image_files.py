@@ -59,7 +59,7 @@ class FoundFiles:
     skipped: Mapping[str, Sequence[str]]
 
     @property
-    def complete(self) -> bool:
+    def all_folders_readable(self) -> bool:
         """Whether every folder was readable."""
         return not self.skipped.get(UNREADABLE)
 

@@ -21,7 +21,7 @@ from deconv_jax.models.extractors import INCEPTION, load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks.gan_evaluation import (
     Extract,
-    Rows,
+    PerImageArrays,
     evaluate_samples,
     failure_warnings,
     feature_rows,
@@ -157,7 +157,7 @@ class GAN(AdversarialTraining, Task):
     @functools.partial(jit, static_argnums=(0, 1))
     def _describe(
         self, extract: Extract, variables: Tree, state: TrainState, batch: Batch
-    ) -> dict[str, Rows]:
+    ) -> dict[str, PerImageArrays]:
         """Return the rows of a batch's images as "real", and those of as many samples as "fake"."""
         real, labels = self._real(batch)
         fake = self._samples(state, batch["index"], labels)
@@ -175,7 +175,7 @@ class GAN(AdversarialTraining, Task):
         return described
 
     @functools.partial(jit, static_argnums=(0, 1))
-    def _describe_real(self, extract: Extract, variables: Tree, batch: Batch) -> Rows:
+    def _describe_real(self, extract: Extract, variables: Tree, batch: Batch) -> PerImageArrays:
         return feature_rows(extract, variables, round_to_8_bits(self._real(batch)[0]))
 
     def _has_independent_logits(self) -> bool:

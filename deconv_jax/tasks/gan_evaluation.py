@@ -23,7 +23,7 @@ from deconv_jax.training.parallel import gather_to_host
 from deconv_jax.training.state import Tree
 
 Images = Float[Array, "batch height width channels"]
-Rows = dict[str, Array]
+PerImageArrays = dict[str, Array]
 """Arrays with one row per image: fields of `sample_quality.ImageSetFeatures` and, optionally, "logits"."""
 Extract = Callable[[Tree, Array], tuple[Array, Array]]
 """The `apply` of an `Extractor`: (variables, images) -> (features, probabilities)."""
@@ -42,14 +42,14 @@ def round_to_8_bits(images: Images) -> Images:
     return jnp.round(images * 255) / 255
 
 
-def feature_rows(extract: Extract, variables: Tree, images: Images) -> Rows:
+def feature_rows(extract: Extract, variables: Tree, images: Images) -> PerImageArrays:
     """Return the "features" of images and, if the extractor has classes, their "probabilities"."""
     features, probabilities = extract(variables, images)
     rows = {"features": features}
     return rows | ({"probabilities": probabilities} if probabilities.size else {})
 
 
-def pixel_rows(images: Images) -> Rows:
+def pixel_rows(images: Images) -> PerImageArrays:
     """Return uint8 "images" and, if both sides reach `minimum_side(2)`, their "checkerboard_energy"."""
     rows = {"images": jnp.round(images * 255).astype(jnp.uint8)}
     if min(images.shape[1:3]) >= minimum_side(_UPSAMPLING_STRIDE):
@@ -59,7 +59,7 @@ def pixel_rows(images: Images) -> Rows:
 
 def evaluate_samples(
     batches: Iterable[Batch],
-    describe: Callable[[Batch], dict[str, Rows]],
+    describe: Callable[[Batch], dict[str, PerImageArrays]],
     loss: AdversarialLoss,
     num_classes: int,
     *,
@@ -112,7 +112,7 @@ def evaluate_samples(
 def real_baseline(
     train: Source,
     test: Source,
-    describe: Callable[[Mapping[str, Any]], Rows],
+    describe: Callable[[Mapping[str, Any]], PerImageArrays],
     num_classes: int,
     *,
     inception: bool,

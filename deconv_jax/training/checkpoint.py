@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from deconv_jax.errors import InputError
 from deconv_jax.io import kind_of, list_names, read_json, write_error
 from deconv_jax.training.parallel import any_process, wait_for_all
-from deconv_jax.training.read_errors import READ_ERRORS, refuse_if_forbidden, root_reason
+from deconv_jax.training.read_errors import READ_ERRORS, raise_if_permission_denied, root_reason
 from deconv_jax.training.state import TrainState
 
 T = TypeVar("T")
@@ -49,13 +49,13 @@ class RestoredCheckpoint:
     Attributes:
       step: Step at which it was saved.
       state: Train state.
-      data: State of the data iterator, as given to `Checkpoints.save`.
+      iterator_state: State of the data iterator, as given to `Checkpoints.save`.
       config: Config of the run, or None if it was saved without one.
     """
 
     step: int
     state: TrainState
-    data: Any
+    iterator_state: Any
     config: Any
 
 
@@ -121,12 +121,14 @@ class Checkpoints:
         """
         return next(iter(self._best_steps()), None)
 
-    def save(self, state: TrainState, data: Any, metrics: dict[str, float] | None) -> None:
+    def save(
+        self, state: TrainState, iterator_state: Any, metrics: dict[str, float] | None
+    ) -> None:
         """Start writing a checkpoint, and return once the state may be changed.
 
         Args:
           state: State that is replicated over all devices.
-          data: State of the data iterator, JSON-serializable.
+          iterator_state: State of the data iterator, JSON-serializable.
           metrics: Validation metrics of this state, or None. If the monitored one is missing or not finite,
             none is saved, and this checkpoint cannot be the best.
 
@@ -142,7 +144,7 @@ class Checkpoints:
         # JSON cannot represent other values, such as an infinite PSNR, and they do not compare.
         finite = {k: v for k, v in (metrics or {}).items() if np.isfinite(v)}
         saved_metrics = finite if self._metric in finite else None
-        facts = {"step": step, "data": data, "config": self._config}
+        facts = {"step": step, "data": iterator_state, "config": self._config}
         extra = facts | {"checksum": _checksum(state, facts | {"metrics": saved_metrics})}
         try:
             response = self._orbax.save_checkpointables_async(
@@ -304,7 +306,7 @@ class Checkpoints:
                 if metrics is not None:
                     scores[step] = self._score(metrics)
             except READ_ERRORS as error:
-                refuse_if_forbidden(self.directory / str(step), error)
+                raise_if_permission_denied(self.directory / str(step), error)
                 damaged[step] = root_reason(error)
         self._report_all(damaged, "passed over")
         return sorted(scores, key=lambda step: scores[step], reverse=True)
@@ -367,7 +369,7 @@ class Checkpoints:
             try:
                 return read(step), ""
             except READ_ERRORS as error:
-                refuse_if_forbidden(self.directory / str(step), error)
+                raise_if_permission_denied(self.directory / str(step), error)
                 reason = root_reason(error)
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
                 gc.collect()  # A task logs its exception when it is collected: do it while muted.

@@ -26,25 +26,25 @@ StepFunction = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState,
 Compiler = Literal["jit", "pmap"]
 
 
-def initialize_processes(where: str) -> None:
+def initialize_processes(coordinator: str) -> None:
     """Connect this process to the other processes of a run, before anything else uses a device.
 
     Args:
-      where: "auto" to detect SLURM, Open MPI, Kubernetes or a TPU pod, or "HOST:PORT,INDEX,COUNT": the
+      coordinator: "auto" to detect SLURM, Open MPI, Kubernetes or a TPU pod, or "HOST:PORT,INDEX,COUNT": the
         address of the coordinator, the index of this process and the number of processes.
 
     Raises:
-      InputError: `where` is malformed.
+      InputError: `coordinator` is malformed.
     """
-    if where == "auto":
+    if coordinator == "auto":
         jax.distributed.initialize()
         return
     try:
-        address, index, count = where.split(",")
+        address, index, count = coordinator.split(",")
         process, processes = int(index), int(count)
     except ValueError:
         raise InputError(
-            f"--distributed must have no value or HOST:PORT,INDEX,COUNT; got {where!r}"
+            f"--distributed must have no value or HOST:PORT,INDEX,COUNT; got {coordinator!r}"
         ) from None
     jax.distributed.initialize(address, num_processes=processes, process_id=process)
 

@@ -18,7 +18,7 @@ READ_ERRORS = (
 """Exceptions that reading a damaged checkpoint can raise."""
 
 
-def refuse_if_forbidden(path: Path, error: BaseException) -> None:
+def raise_if_permission_denied(path: Path, error: BaseException) -> None:
     """Raise InputError if an error comes from a missing permission, which is not damage.
 
     That is, if the error says so, or a subfolder of the checkpoint cannot be entered.

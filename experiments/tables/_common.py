@@ -102,7 +102,7 @@ def finished_run(
       data_dir: Folder of the data, if it differs from the config's.
 
     Returns:
-      The workdir, the content of result.json, and the "training" of a record (see `records.TRAINING`).
+      The workdir, the content of result.json, and the "training" of a record (see `records.TRAINING_KEYS`).
     """
     workdir = RUNS / re.sub(r"[.]py:|[=,/]", "_", config)
     experiment = Experiment.from_dict(load_config(f"{CONFIGS / config}"))

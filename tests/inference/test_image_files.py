@@ -86,7 +86,7 @@ def test_skipped_files_are_counted_and_named(touch):
         "skipped 1 (another name of an input): in/z.png is in/a.png",
         "skipped 1 (output of an earlier run): in/a.png.compare.png",
     }
-    assert plan.complete
+    assert plan.all_folders_readable
     touch(*(f"in/{number:03}.txt" for number in range(30)))
     line = next(line for line in plan_jobs(["in/*"], Path("out")).summary() if OTHER_FORMAT in line)
     assert line.startswith(f"skipped 32 ({OTHER_FORMAT}): in/000.txt, in/001")
@@ -108,7 +108,7 @@ def test_an_unreadable_folder_is_skipped(touch, monkeypatch):
     plan = plan_jobs(["in"], Path("out"))
     assert [job.source for job in plan.jobs] == [Path("in/a.png")]
     assert plan.summary() == [f"skipped 1 ({UNREADABLE}): in/closed"]
-    assert not plan.complete
+    assert not plan.all_folders_readable
     with pytest.raises(InputError, match="cannot read folder in/closed: Permission denied"):
         plan_jobs(["in/closed"], Path("out"))
     # A data set, in contrast, requires every folder.

@@ -72,7 +72,7 @@ def written(tmp_path_factory):
 def test_restore_on_another_number_of_devices(tmp_path, assert_trees_equal, written_on, read_on):
     write(tmp_path / "c", {7: 1.0}, written_on)
     restored, reports = read(tmp_path / "c", read_on)
-    assert (restored.step, restored.data, reports) == (7, {"next_index": 7}, [])
+    assert (restored.step, restored.iterator_state, reports) == (7, {"next_index": 7}, [])
     assert_trees_equal(restored.state, state_of(7))
     assert {len(a.sharding.device_set) for a in jax.tree.leaves(restored.state)} == {read_on}
 
@@ -184,7 +184,7 @@ def test_changed_metadata_is_detected(tmp_path, written, change):
     folder = shutil.copytree(written, tmp_path / "c")
     edit(folder / "10", change)
     restored, reports = read(folder)
-    assert (restored.step, restored.data) == (5, {"next_index": 5})
+    assert (restored.step, restored.iterator_state) == (5, {"next_index": 5})
     assert len(reports) == 1
 
 
@@ -214,7 +214,7 @@ def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_
 
     edit(folder / "10", age)
     restored, reports = read(folder)
-    assert (restored.step, restored.data, reports) == (10, {"next_index": 10}, [])
+    assert (restored.step, restored.iterator_state, reports) == (10, {"next_index": 10}, [])
     assert_trees_equal(restored.state, state_of(10))
 
 

@@ -43,15 +43,15 @@ class CodingTables:
     Attributes:
       prior: A table per channel of the hyperlatents, or of the latents without a hyperprior.
       normal: A table per standard deviation in `_SCALES`; None without a hyperprior.
-      layers: Layers from hyperlatents to means and scales; () without a hyperprior.
-      bounds: Scales that separate neighboring tables of `normal`, int32 multiples of 2^-10; empty
+      hyper_decoder_layers: Layers from hyperlatents to means and scales; () without a hyperprior.
+      scale_boundaries: Scales that separate neighboring tables of `normal`, int32 multiples of 2^-10; empty
         without a hyperprior.
     """
 
     prior: FrequencyTables
     normal: FrequencyTables | None = None
-    layers: tuple[FixedPointLayer, ...] = ()
-    bounds: Int[np.ndarray, " bounds"] = dataclasses.field(
+    hyper_decoder_layers: tuple[FixedPointLayer, ...] = ()
+    scale_boundaries: Int[np.ndarray, " boundaries"] = dataclasses.field(
         default_factory=lambda: np.zeros(0, np.int32)
     )
 
@@ -82,8 +82,8 @@ class CodingTables:
         """Return the tables as int32 arrays by name, such as "prior.lengths" and "layer0.kernel"."""
         arrays = _fields_to_arrays("prior", self.prior)
         if self.normal is not None:
-            arrays |= _fields_to_arrays("normal", self.normal) | {"bounds": self.bounds}
-        for number, layer in enumerate(self.layers):
+            arrays |= _fields_to_arrays("normal", self.normal) | {"bounds": self.scale_boundaries}
+        for number, layer in enumerate(self.hyper_decoder_layers):
             arrays |= _fields_to_arrays(f"layer{number}", layer)
         return arrays
 
@@ -114,16 +114,16 @@ class CodingTables:
         """Raise InputError unless the tables fit a model."""
         fits = len(self.prior) == model.prior_channels
         if isinstance(model, HyperpriorCodec):
-            strides = tuple(layer.stride for layer in self.layers)
-            widths = [model.features, *(layer.channels[1] for layer in self.layers)]
-            inputs = [layer.channels[0] for layer in self.layers]
+            strides = tuple(layer.stride for layer in self.hyper_decoder_layers)
+            widths = [model.features, *(layer.channels[1] for layer in self.hyper_decoder_layers)]
+            inputs = [layer.channels[0] for layer in self.hyper_decoder_layers]
             fits = (
                 fits
                 and strides == HYPER_UP_STRIDES
                 and widths == [*inputs, 2 * model.latent_features]
                 and self.normal is not None
-                and self.bounds.shape == (len(self.normal) - 1,)
-                and bool(np.all(np.diff(self.bounds) > 0))
+                and self.scale_boundaries.shape == (len(self.normal) - 1,)
+                and bool(np.all(np.diff(self.scale_boundaries) > 0))
             )
         if not fits:
             raise InputError(f"the tables of the codec do not fit its model {type(model).__name__}")
@@ -134,11 +134,11 @@ class CodingTables:
         Requires tables with a hyperprior. Both arrays have the shape of the latents.
         """
         x: Any = hyperlatents.astype(np.float64)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.hyper_decoder_layers):
             x = layer(np.maximum(x, 0.0) if number else x)
         mean, scale = np.split(x, 2, axis=-1)
         fixed = (scale + SCALE_OFFSET) * 2**FixedPointLayer.VALUE_BITS
-        return mean, np.searchsorted(self.bounds, fixed)
+        return mean, np.searchsorted(self.scale_boundaries, fixed)
 
 
 def load_tables(path: Path, model: FactorizedCodec, variables: Tree) -> CodingTables | None:

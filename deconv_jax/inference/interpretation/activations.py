@@ -71,12 +71,12 @@ class Layer:
 
     Attributes:
       shape: Shape of its feature map for one image, (*space, features).
-      call: Index of the intercepted call that returns the feature map.
+      call_index: Index of the intercepted call that returns the feature map.
       activations: Kinds of the activations that run up to and including that call.
     """
 
     shape: tuple[int, ...]
-    call: int
+    call_index: int
     activations: tuple[str, ...]
 
 
@@ -167,7 +167,7 @@ def feature_maps(
     check_choice("rule", rule, ReluRule)
     known = find_layers(model, variables, images)
     found = {name: get_layer(known, name) for name in layers}
-    shifts = {get_layer(known, name).call: value for name, value in (shift or {}).items()}
+    shifts = {get_layer(known, name).call_index: value for name, value in (shift or {}).items()}
 
     def replace(call: int, module: nn.Module, args: Any, compute: Callable[..., Array]) -> Array:
         is_relu = isinstance(module, Activation) and module.kind == "relu"
@@ -255,7 +255,7 @@ def run_with_replacements(
       replace: Function that computes the output of each layer.
       before_activation: Whether to return the input of an activation instead of its output.
     """
-    names = {layer.call: name for name, layer in layers.items()}
+    names = {layer.call_index: name for name, layer in layers.items()}
 
     def keep(call: int, module: nn.Module, args: Any, compute: Callable[..., Array]) -> Array:
         output = replace(call, module, args, compute)

@@ -75,7 +75,7 @@ def backprojection(
     target: Target,
     rule: ReluRule = "gradient",
     *,
-    scaled: bool = False,
+    start_from_activations: bool = False,
 ) -> Images:
     """Return the gradient of the target by the pixels, with a backward rule at the ReLUs.
 
@@ -85,7 +85,7 @@ def backprojection(
       images: Preprocessed images.
       target: Target of each image.
       rule: Backward rule of the ReLUs.
-      scaled: Whether the backward signal starts with the activations of the target, as in the
+      start_from_activations: Whether the backward signal starts with the activations of the target, as in the
         deconvnet of arXiv:1311.2901, rather than with ones. For a single unit this is a factor.
 
     Raises:
@@ -96,7 +96,9 @@ def backprojection(
     def total(images: Array) -> Array:
         (maps,) = feature_maps(model, variables, images, target.layer, rule=rule)
         weights = _mask(target, maps)
-        return jnp.sum((lax.stop_gradient(maps) * weights if scaled else weights) * maps)
+        return jnp.sum(
+            (lax.stop_gradient(maps) * weights if start_from_activations else weights) * maps
+        )
 
     return jax.grad(total)(images)
 

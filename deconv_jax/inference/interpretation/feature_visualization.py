@@ -334,7 +334,9 @@ def _project_batch(
 ) -> Array:
     is_spatial = len(layer_shape(model, variables, images, layer)) == 3
     target = Target(features, positions if is_spatial else None, layer)
-    return backprojection(model, variables, preprocess(images), target, rule, scaled=True)
+    return backprojection(
+        model, variables, preprocess(images), target, rule, start_from_activations=True
+    )
 
 
 def _corners(

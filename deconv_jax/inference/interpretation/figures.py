@@ -52,7 +52,7 @@ Attribution = Literal[
     "gradient", "guided", "deconvnet", "integrated_gradients", "occlusion", "grad_cam"
 ]
 
-MAPS = 16
+DEFAULT_MAX_MAPS = 16
 """Default maximum number of feature maps of a layer."""
 
 _PATCH_SIDE, _IMAGE_SIDE = 84, 160
@@ -77,7 +77,7 @@ def draw_top_patches(
     layers: Sequence[str],
     *,
     rule: ReluRule = "deconvnet",
-    maps: int = MAPS,
+    maps: int = DEFAULT_MAX_MAPS,
 ) -> Image.Image:
     """Draw the patches that activate each layer's feature maps most, beside their projections.
 
@@ -124,7 +124,7 @@ def draw_top_patches(
 
 
 def draw_maximized_inputs(
-    model: InterpretableModel, layers: Sequence[str], *, maps: int = MAPS
+    model: InterpretableModel, layers: Sequence[str], *, maps: int = DEFAULT_MAX_MAPS
 ) -> Image.Image:
     """Draw an image that maximizes each of a layer's first feature maps.
 

@@ -34,9 +34,9 @@ class InterpretableModel:
       model: Network that takes only images.
       variables: Variables of the network.
       image_shape: Height, width and channels of the images.
-      view_batch: Function from a batch of the network's data to images in [0, 1] of that shape, as in
+      images_from_batch: Function from a batch of the network's data to images in [0, 1] of that shape, as in
         evaluation.
-      view_pixels: Function from the pixels of an image file to an image in [0, 1] of that shape.
+      image_from_pixels: Function from the pixels of an image file to an image in [0, 1] of that shape.
       color: Color mode in which to read image files.
       preprocess: Preprocessing of images for the network.
       num_classes: Number of classes of the logits; 0 if the network has no classes.
@@ -46,8 +46,8 @@ class InterpretableModel:
     model: nn.Module
     variables: Tree
     image_shape: tuple[int, int, int]
-    view_batch: Callable[[Batch], Array]
-    view_pixels: Callable[[UInt8[np.ndarray, "height width channels"]], np.ndarray]
+    images_from_batch: Callable[[Batch], Array]
+    image_from_pixels: Callable[[UInt8[np.ndarray, "height width channels"]], np.ndarray]
     color: Color
     preprocess: Preprocess
     num_classes: int = 0
@@ -73,7 +73,7 @@ class InterpretableModel:
         size = min(size, max_batch_size(first.shape[1:3]))
         for batch in evaluation_batches(source, batch_size=size):
             real = batch["mask"] > 0
-            yield np.asarray(self.view_batch(jax.tree.map(jnp.asarray, batch)))[real]
+            yield np.asarray(self.images_from_batch(jax.tree.map(jnp.asarray, batch)))[real]
 
     def read_images(
         self, files: Sequence[Path]
@@ -84,13 +84,13 @@ class InterpretableModel:
           files: Paths of at least one file.
 
         Raises:
-          InputError: A file cannot be read, or `view_pixels` refuses it.
+          InputError: A file cannot be read, or `image_from_pixels` refuses it.
         """
         images = []
         for file in files:
             pixels = read_pixels(file, self.color)
             try:
-                images.append(self.view_pixels(pixels))
+                images.append(self.image_from_pixels(pixels))
             except InputError as error:
                 raise InputError(f"{file}: {error}") from error
         return np.stack(images)

@@ -51,12 +51,14 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
     preprocessing = task.preprocessing if isinstance(task, Classification) else Preprocessing()
 
     @jit
-    def view_batch(batch: Batch) -> jax.Array:
+    def images_from_batch(batch: Batch) -> jax.Array:
         if isinstance(task, Classification):
             return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
         return evaluation_view(task.view, batch)["image"]
 
-    height, width, channels = jax.eval_shape(view_batch, read_input_shapes(workdir)).shape[1:]
+    height, width, channels = jax.eval_shape(images_from_batch, read_input_shapes(workdir)).shape[
+        1:
+    ]
     num_classes = 0
     if not isinstance(task, Detection):
         image = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
@@ -65,8 +67,8 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
         task.model,
         jax.tree.map(jnp.asarray, variables),
         (height, width, channels),
-        view_batch,
-        view_pixels=lambda pixels: center_resize_pixels(pixels, (height, width)),
+        images_from_batch,
+        image_from_pixels=lambda pixels: center_resize_pixels(pixels, (height, width)),
         color=image_color(channels, color),
         preprocess=lambda images: preprocessing.standardized(images)[0],
         num_classes=num_classes,
@@ -80,11 +82,11 @@ def _load_restoration_model(
     channels = cast(RestorationModel, task.model).channels
     degrade = jit(lambda batch: task.evaluation_pair(batch)[0])
 
-    def view_batch(batch: Batch) -> jax.Array:
+    def images_from_batch(batch: Batch) -> jax.Array:
         sizes = np.asarray(valid_sizes(batch)) // task.scale
         return jnp.asarray(center_crops(np.asarray(degrade(batch)), sizes, RESTORATION_CROP))
 
-    def view_pixels(pixels: np.ndarray) -> np.ndarray:
+    def image_from_pixels(pixels: np.ndarray) -> np.ndarray:
         if task.noise_conditional:
             raise InputError(
                 "a noise-conditional network cannot be interpreted on files, whose noise level is "
@@ -102,8 +104,8 @@ def _load_restoration_model(
         task.model,
         jax.tree.map(jnp.asarray, variables),
         (RESTORATION_CROP, RESTORATION_CROP, channels + task.noise_conditional),
-        view_batch,
-        view_pixels,
+        images_from_batch,
+        image_from_pixels,
         color=image_color(channels, color),
         preprocess=lambda images: images,
     )

@@ -30,7 +30,7 @@ from deconv_jax.inference.restoration.learned_restorer import Pixels
 from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 from deconv_jax.inference.tiling import PROBE_TILE
 
-CHECKED_SAMPLES = 2**22
+MEMORY_CHECK_MIN_SAMPLES = 2**22
 """Number of samples of an image from which its memory use is estimated beforehand."""
 _TRANSFORM_BYTES = 24
 """Bytes per sample of Fourier transforms on a CPU that XLA does not report, measured."""
@@ -116,7 +116,7 @@ class ClassicalRestorer:
             raise InputError(
                 f"the kernel must be no larger than the image, {size} pixels; got {kernel_size}"
             )
-        if pixels.size >= CHECKED_SAMPLES:
+        if pixels.size >= MEMORY_CHECK_MIN_SAMPLES:
             needed, free = self.needed_memory(pixels.shape), free_memory()
             if needed > free:
                 raise InputError(

@@ -40,7 +40,7 @@ def read_reference(path: Path, restored: Pixels, scale: int) -> Pixels:
     return truth
 
 
-def measure_file(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> Row:
+def measure_image(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> Row:
     """Return "psnr" in dB and "ssim" of an image that was read from a file.
 
     A protocol that measures luma takes one channel for Y of studio range, whereas a gray file has the

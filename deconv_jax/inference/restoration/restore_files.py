@@ -1,6 +1,6 @@
 """Restoration of files: read, restore, write, measure and compare each, and report on it.
 
-A file that fails does not stop the others: its error goes to stderr, results and measures go to
+A file that fails does not stop the others: its error goes to stderr, results and metrics go to
 stdout. Results are measured in memory, before they are rounded to the bit depth of their file; the
 protocol rounds to 8 bits itself. A result that cannot be measured is still written.
 """
@@ -23,7 +23,7 @@ from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.progress import ProgressBar, ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
-from deconv_jax.inference.restoration.measurement import measure_file, read_reference
+from deconv_jax.inference.restoration.measurement import measure_image, read_reference
 from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
@@ -42,18 +42,18 @@ class Result:
     Attributes:
       size: Height and width of the result, in pixels.
       seconds: Duration, with reading and writing.
-      measured: "psnr" in dB and "ssim" of the result; None without a reference.
-      before: The same measures of the input, or of its bicubic enlargement if the result is larger.
-      unmeasured: Reason why the result could not be measured; None if it was, or if no reference was
+      metrics: "psnr" in dB and "ssim" of the result; None without a reference.
+      input_metrics: Metrics of the input, or of its bicubic enlargement if the result is larger.
+      measurement_error: Reason why the result could not be measured; None if it was, or if no reference was
         asked for.
       notes: Conversions and losses when the file was read, in words.
     """
 
     size: tuple[int, int]
     seconds: float
-    measured: Row | None = None
-    before: Row | None = None
-    unmeasured: str | None = None
+    metrics: Row | None = None
+    input_metrics: Row | None = None
+    measurement_error: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -64,7 +64,7 @@ def restore_files(
     protocol: EvaluationProtocol,
     overwrite: bool = False,
 ) -> int:
-    """Restore files one after another, and print a line for each and the mean of their measures.
+    """Restore files one after another, and print a line for each and the mean of their metrics.
 
     Errors of single files are printed on standard error and do not stop the others.
 
@@ -75,7 +75,7 @@ def restore_files(
       overwrite: Whether to replace existing results.
 
     Returns:
-      Number of files that could not be restored, or not be measured against their reference.
+      Number of files that could not be restored, or not measured against their reference.
     """
     results: list[Result] = []
     failed = 0
@@ -101,14 +101,14 @@ def restore_files(
                 line = _format_result(result, restorer.scale)
                 bar.write(f"{job.source} -> {job.output}  {line}")
             bar.show(index + 1)
-    after = [result.measured for result in results if result.measured]
-    before = [result.before for result in results if result.before]
+    after = [result.metrics for result in results if result.metrics]
+    before = [result.input_metrics for result in results if result.input_metrics]
     if after:
         mean_before = mean_of_rows(before) if before else None
-        means = _format_measures(mean_of_rows(after), mean_before, restorer.scale)
+        means = _format_metrics(mean_of_rows(after), mean_before, restorer.scale)
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
-    unmeasured = sum(result.unmeasured is not None for result in results)
+    unmeasured = sum(result.measurement_error is not None for result in results)
     for count, verb in ((failed, "restored"), (unmeasured, "measured")):
         if count:
             report(f"{count} of {len(jobs)} files were not {verb}")
@@ -140,7 +140,7 @@ def restore_file(
     Raises:
       InputError: The file cannot be restored, a result or comparison exists and `overwrite` is False,
         or there is too little memory. A result that cannot be measured is not an error, but has
-        `Result.unmeasured`.
+        `Result.measurement_error`.
     """
     started = time.perf_counter()
     protocol = protocol or EvaluationProtocol()
@@ -164,21 +164,21 @@ def restore_file(
             views[BICUBIC] = np.asarray(ops.imresize(jnp.asarray(image.pixels), restorer.scale))
         views["restored"] = restored
         rows: dict[str, Row] = {}
-        unmeasured = None
+        measurement_error = None
         if job.reference is not None:
             try:
                 rows, views["reference"] = _measure(job.reference, views, restorer.scale, protocol)
             except InputError as error:
-                unmeasured = str(error)
+                measurement_error = str(error)
         if job.comparison is not None:
             write_png(job.comparison, _draw_comparison(views, rows, restorer.scale))
     height, width = restored.shape[:2]
     return Result(
         size=(height, width),
         seconds=time.perf_counter() - started,
-        measured=rows.get("restored"),
-        before=rows.get(BICUBIC if restorer.scale > 1 else "input"),
-        unmeasured=unmeasured,
+        metrics=rows.get("restored"),
+        input_metrics=rows.get(BICUBIC if restorer.scale > 1 else "input"),
+        measurement_error=measurement_error,
         notes=image.notes,
     )
 
@@ -186,7 +186,7 @@ def restore_file(
 def _measure(
     reference: Path, views: Mapping[str, Pixels], scale: int, protocol: EvaluationProtocol
 ) -> tuple[dict[str, Row], Pixels]:
-    """Return the measures of each view that has the result's size, and the reference.
+    """Return the metrics of each view that has the result's size, and the reference.
 
     Raises:
       InputError: The views cannot be measured.
@@ -195,7 +195,7 @@ def _measure(
     with catch_out_of_memory("not enough memory"):
         truth = read_reference(reference, restored, scale)
         rows = {
-            name: measure_file(protocol, view, truth)
+            name: measure_image(protocol, view, truth)
             for name, view in views.items()
             if view.shape[:2] == restored.shape[:2]
         }
@@ -221,14 +221,14 @@ def _draw_comparison(
 
 def _format_result(result: Result, scale: int) -> str:
     height, width = result.size
-    measures = _format_measures(result.measured, result.before, scale)
-    if result.unmeasured is not None:
-        measures = f"  not measured: {result.unmeasured}"
+    metrics = _format_metrics(result.metrics, result.input_metrics, scale)
+    if result.measurement_error is not None:
+        metrics = f"  not measured: {result.measurement_error}"
     notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
-    return f"{width} x {height}  {result.seconds:.1f} s{measures}{notes}"
+    return f"{width} x {height}  {result.seconds:.1f} s{metrics}{notes}"
 
 
-def _format_measures(after: Row | None, before: Row | None, scale: int) -> str:
+def _format_metrics(after: Row | None, before: Row | None, scale: int) -> str:
     """Return PSNR and SSIM of a result and of the baseline, as the end of a line."""
     baseline = "input" if scale == 1 else BICUBIC
     words = ""

@@ -251,10 +251,12 @@ def test_deconvnet_rectifies_transposes_and_unpools(scaled, random_variables, dr
     target = Target(feature, np.array([row, column]), layer="conv3")
     images = jnp.asarray(image[None], jnp.float32)
     weights = jax.tree.map(jnp.asarray, variables)
-    project = compiled(backprojection, rule="deconvnet", scaled=scaled)
+    project = compiled(backprojection, rule="deconvnet", start_from_activations=scaled)
     assert_close(project(model, weights, images, target)[0], signal)
     # It differs from the gradient.
-    plain = compiled(backprojection, scaled=scaled)(model, weights, images, target)[0]
+    plain = compiled(backprojection, start_from_activations=scaled)(model, weights, images, target)[
+        0
+    ]
     assert np.abs(plain - signal).max() > 0.05 * np.abs(signal).max()
 
 

@@ -53,13 +53,21 @@ def test_batches_have_a_limited_number_of_pixels(classifier, monkeypatch):
     monkeypatch.setattr(activations, "_MAX_PIXELS", 2 * 32 * 40)
     shapes = []
 
-    def view_batch(batch):
+    def images_from_batch(batch):
         shapes.append(batch["image"].shape)
         return np.zeros((len(batch["image"]), *model.image_shape), np.float32)
 
     large = ArraySource({"image": np.zeros((3, 32, 40, 1), np.uint8)})
     assert (
-        sum(map(len, dataclasses.replace(model, view_batch=view_batch).iterate_images(large))) == 3
+        sum(
+            map(
+                len,
+                dataclasses.replace(model, images_from_batch=images_from_batch).iterate_images(
+                    large
+                ),
+            )
+        )
+        == 3
     )
     assert shapes == [(2, 32, 40, 1)] * 2
 

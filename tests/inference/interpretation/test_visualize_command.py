@@ -10,7 +10,7 @@ from deconv_jax.cli import main, visualize
 from deconv_jax.data.images import write_image
 from deconv_jax.inference.interpretation import figures
 from deconv_jax.inference.interpretation.figures import (
-    MAPS,
+    DEFAULT_MAX_MAPS,
     Attribution,
 )
 from deconv_jax.inference.interpretation.relu_rules import ReluRule
@@ -153,7 +153,7 @@ def test_flags_offer_every_method(capsys):
     assert set(visualize._CLASS_METHODS) == set(get_args(Attribution))
     with pytest.raises(SystemExit):
         run("--help")
-    assert f"(default: {MAPS})" in capsys.readouterr().out
+    assert f"(default: {DEFAULT_MAX_MAPS})" in capsys.readouterr().out
 
 
 def test_too_little_memory_is_reported(classifier, tmp_path, monkeypatch, capsys):

@@ -53,7 +53,7 @@ def test_metadata_and_alpha_are_kept(tmp_path, photo):
     job = Job(tmp_path / "photo.png", tmp_path / "out" / "photo.png")
     result = restore_file(Scaled(scale=2), job, SILENT)
     assert result.size == (12, 14)
-    assert result.measured is None
+    assert result.metrics is None
     restored = read_image(job.output)
     np.testing.assert_array_equal(restored.pixels[::2, ::2], photo.pixels)
     np.testing.assert_allclose(restored.alpha, np.full((12, 14, 1), 0.25), atol=1e-4)
@@ -88,7 +88,7 @@ def test_result_and_input_are_measured_and_drawn(tmp_path, draw):
     result = restore_file(Scaled(factor=0.6), job, SILENT, protocol=protocol)
     stored = [read_image(tmp_path / f"{n}.png").pixels for n in ("truth", "noisy", "out")]
     inner = [image[2:-2, 2:-2].astype(np.float64) for image in stored]
-    for row, image in ((result.before, inner[1]), (result.measured, inner[2])):
+    for row, image in ((result.input_metrics, inner[1]), (result.metrics, inner[2])):
         expected = -10 * np.log10(np.mean((image - inner[0]) ** 2))
         assert row["psnr"] == pytest.approx(expected, abs=1e-3)
     picture = np.asarray(Image.open(tmp_path / "compare.png"))
@@ -107,11 +107,11 @@ def test_enlargement_is_measured_against_bicubic(tmp_path, draw):
         tmp_path / "small.png", tmp_path / "out.png", tmp_path / "large.png", tmp_path / "c.png"
     )
     result = restore_file(Scaled(scale=2), job, SILENT)
-    assert result.measured["psnr"] > 100
+    assert result.metrics["psnr"] > 100
     stored = read_image(tmp_path / "small.png").pixels
     bicubic = np.asarray(imresize(jnp.asarray(stored), 2))
     error = np.mean((np.round(255 * np.clip(bicubic, 0, 1)) / 255 - large) ** 2, dtype=np.float64)
-    assert result.before["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.02)
+    assert result.input_metrics["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.02)
     picture = np.asarray(Image.open(tmp_path / "c.png"))
     shown = [
         find_columns(image, picture)
@@ -160,8 +160,8 @@ def test_unmeasurable_results_are_still_written(tmp_path, draw, reference, messa
         write_image(tmp_path / "r.png", draw(*reference))
     job = Job(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "r.png", tmp_path / "c.png")
     result = restore_file(Scaled(scale=2), job, SILENT, protocol=EvaluationProtocol(border=4))
-    assert re.search(message, result.unmeasured)
-    assert result.measured is None
+    assert re.search(message, result.measurement_error)
+    assert result.metrics is None
     assert result.size == (18, 24)
     assert job.output.exists()
     assert job.comparison.exists()
@@ -231,7 +231,7 @@ def test_out_of_memory_is_an_input_error_and_other_errors_are_not(tmp_path, draw
     # Too little memory for the measurement does not affect the result.
     measured = dataclasses.replace(job, reference=job.source)
     for error in exhausted:
-        monkeypatch.setattr(restore_files, "measure_file", fail(error))
+        monkeypatch.setattr(restore_files, "measure_image", fail(error))
         result = restore_file(Scaled(), measured, SILENT, overwrite=True)
-        assert result.unmeasured == "not enough memory"
+        assert result.measurement_error == "not enough memory"
         assert job.output.exists()
