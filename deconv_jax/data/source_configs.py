@@ -230,7 +230,9 @@ class Folder(SourceConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PennFudan(SourceConfig):
-    """A folder of pedestrians with masks and boxes; see `annotated_folders`.
+    """A folder of pedestrians with masks and boxes, in the layout of Penn-Fudan.
+
+    Images are PNGImages/NAME.png, with PedMasks/NAME_mask.png and Annotation/NAME.txt.
 
     Attributes:
       path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
@@ -270,7 +272,7 @@ class PennFudan(SourceConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ImageLabel(SourceConfig):
-    """A folder of images with label files; see `annotated_folders`.
+    """A folder of images image/NAME.png, with the class of each pixel in label/NAME.png, or 255 to ignore it.
 
     Attributes:
       path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.

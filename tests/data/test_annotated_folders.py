@@ -1,4 +1,4 @@
-"""Annotated images: masks, boxes and classes of pixels fit their images, or are refused with a reason."""
+"""Folders of annotated images: masks, boxes and pixel classes match their images; bad files are errors."""
 
 import os
 import pickle

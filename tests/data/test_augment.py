@@ -75,7 +75,7 @@ def test_example_keys_depend_only_on_the_index():
 
 
 def ramp(count, height, width):
-    """Images whose pixels tell their own place: channels row / 64 and column / 64."""
+    """Return images with two channels, row / 64 and column / 64, so that a crop shows its position."""
     rows, columns = np.mgrid[:height, :width] / 64.0
     return jnp.asarray(np.tile(np.stack([rows, columns], -1), (count, 1, 1, 1)), jnp.float32)
 
@@ -204,7 +204,7 @@ def test_crops_that_do_not_fit_are_errors():
 
 
 def triangle_matrix(size, true, scale, count):
-    """Weights of `count` pixels, of which `true` count, in `size` about their middle; Pillow's."""
+    """Return the weights (size, count) of a triangle filter as Pillow's, about the middle of the first `true` pixels."""
     places = (np.arange(size) + 0.5 - (size - scale * true) / 2) / scale - 0.5
     reach = max(1.0, 1.0 / scale)
     weights = np.maximum(1 - np.abs(places[:, None] - np.arange(count)) / reach, 0)
@@ -217,7 +217,7 @@ def test_center_resize_to_the_same_size_is_the_identity():
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 14), (14, 8), (9, 9)])
-def test_center_resize_takes_the_centre_crop(height, width):
+def test_center_resize_takes_the_center_crop(height, width):
     """Where nothing is resized, the result is the crop."""
     images = np.random.default_rng(0).random((2, height, width, 2), np.float32)
     size = min(height, width)

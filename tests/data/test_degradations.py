@@ -210,7 +210,7 @@ COUNT = 4000
 
 @jax.jit
 def repeated(degradation, value):
-    """The pixel `value`, degraded under many keys."""
+    """Return a pixel of this value, degraded with many keys."""
     return degradation(jnp.broadcast_to(value, (COUNT, 1, 1, 1)), keys(COUNT)).ravel()
 
 

@@ -18,7 +18,7 @@ def images_of(count, channels=3, size=SIZE, seed=0):
 
 
 def alike(image):
-    """An image for each key."""
+    """Return one copy of an image per key."""
     return jnp.asarray(np.tile(image[None], (COUNT, 1, 1, 1)))
 
 
@@ -125,7 +125,7 @@ def test_translation_and_cutout_are_linear(policy):
 
 
 def drawn():
-    """Brightness, saturation and contrast of each key, read off what becomes of two images."""
+    """Return brightness, saturation and contrast of each key, computed from two augmented images."""
     black = augment(KEYS, alike(np.zeros((*SIZE, 3), np.float32)), ("color",))
     brightness = np.asarray(black)[:, 0, 0, 0]
     # The left half in red, the right half in gray of the same mean: contrast moves the halves.

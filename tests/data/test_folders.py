@@ -86,7 +86,7 @@ def test_folder_without_splits_is_split_at_random(tmp_path, count):
     held_out = {3: 1, 4: 1, 15: 2, 40: 4}[count]
     assert [len(split) for split in splits] == [count - 2 * held_out, held_out, held_out]
     assert data.with_splits() == data
-    # A file more moves no other one past its neighbors.
+    # An additional file keeps the order of the others.
     before = names(data.source.path, "all@0")
     assert names(data.source.path, "all@1") != before or count < 5
     Image.new("L", (2, 2)).save(tmp_path / "new.png")

@@ -68,7 +68,7 @@ LOSSLESS = [
 def test_lossless_formats_keep_samples_profile_and_exif(tmp_path, suffix, channels, bits):
     samples = random_samples(13, 17, channels, bits=bits)
     if channels % 2 == 0:
-        samples[:5, :, -1] = 0  # Colors that nobody sees are kept too.
+        samples[:5, :, -1] = 0  # Colors of transparent pixels are kept too.
     path = tmp_path / f"a{suffix}"
     original = like(samples, profile=PROFILE, exif=exif_data().tobytes())
     write_image(path, original.pixels, original)
@@ -88,13 +88,13 @@ def test_lossless_formats_keep_samples_profile_and_exif(tmp_path, suffix, channe
 
 
 def paeth(left, up, corner):
-    """The PNG specification's predictor, of one byte."""
+    """Return the Paeth predictor of the PNG specification for one byte."""
     estimate = left + up - corner
     return min((left, up, corner), key=lambda value: abs(estimate - value))
 
 
 def png(samples, color_type, bits):
-    """A PNG file by the specification, its rows filtered in each of the five ways in turn."""
+    """Return a PNG file by the specification, whose rows use the five filters in turn."""
     height, width, channels = samples.shape
     step = channels * bits // 8
     rows = samples.astype(f">u{bits // 8}").reshape(height, -1).view(np.uint8).astype(int)
@@ -143,7 +143,7 @@ def test_16_bit_tiffs_of_other_programs_are_read(tmp_path):
     tifffile.imwrite(path, multiplied, photometric="rgb", extrasamples=["assocalpha"])
     read = read_image(path)
     np.testing.assert_array_equal(samples_of(read)[..., 3:], alpha)
-    # Rounding the product to a level leaves half a level over alpha of doubt.
+    # Rounding the product by half a level changes the quotient by up to half a level / alpha.
     error = np.abs(samples_of(read)[..., :3] - color)
     assert error.reshape(-1, 3)[1:].max() <= 0.5 * 65535 / 40_000 + 0.5
     assert (read.pixels[0, 0] == 0).all()

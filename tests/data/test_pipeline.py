@@ -19,7 +19,7 @@ many = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def source_of(length):
-    """Examples that can be told from one another by either array."""
+    """Return a source whose examples all differ in both arrays."""
     places = np.arange(length)
     images = np.stack([places % 256, places // 256], axis=1).astype(np.uint8)
     return ArraySource({"image": images.reshape(-1, 1, 2, 1), "label": places.astype(np.int32)})
@@ -31,7 +31,7 @@ def training(length=10, *, batch_size=4, batches=20, seed=0, source=None, **opti
 
 
 def order(*args, **options):
-    """The indices of all batches, a row a batch."""
+    """Return the indices of all batches, one row per batch."""
     return np.array([batch["index"] for batch in training(*args, **options)])
 
 

@@ -72,7 +72,7 @@ def test_default_is_the_identity():
         np.testing.assert_array_equal(seen, images)
 
 
-def test_resizing_takes_the_centre_crop():
+def test_resizing_takes_the_center_crop():
     """The center 4 x 4 of 4 x 8 pixels, with 2 x 2 blocks of equal value, is kept exactly."""
     values = draw(1, 2, 2, 1)
     middle = values.repeat(2, axis=1).repeat(2, axis=2)

@@ -1,4 +1,4 @@
-"""TIFF files: samples become pixels by what the tags say, however they are stored, or are refused."""
+"""TIFF files: tags determine how samples become pixels; unsupported files are errors."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def samples_of(path):
 
 
 def lzw(data):
-    """LZW of nothing but single bytes: the table is cleared before its codes have ten bits."""
+    """Encode bytes as LZW codes of single bytes; the table is cleared before codes need ten bits."""
     codes = [code for start in range(0, len(data), 250) for code in (256, *data[start:][:250])]
     bits = "".join(format(code, "09b") for code in [*codes, 257])
     bits += "0" * (-len(bits) % 8)
@@ -26,7 +26,7 @@ def lzw(data):
 
 
 def write(path, samples, compression=None, **options):
-    """Write a TIFF file of one strip; LZW, which tifffile does not have, takes its place at the end."""
+    """Write a TIFF file of one strip. LZW, which tifffile cannot write, is appended to the file."""
     given = None if compression == "lzw" else compression
     tifffile.imwrite(path, samples, compression=given, metadata=None, **options)
     if compression != "lzw":

@@ -44,13 +44,13 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def list_files(
-    folder: Path, endings: Collection[str] = tuple(FORMATS), *, complete: bool = False
+    folder: Path, suffixes: Collection[str] = tuple(FORMATS), *, complete: bool = False
 ) -> FileListing:
     """Find the files with one of the suffixes in a folder and its subfolders, and report the others.
 
     Args:
       folder: Folder to search.
-      endings: Suffixes in lower case, with the dot. Those of files may have upper case.
+      suffixes: Suffixes in lower case, with the dot. Those of files may have upper case.
       complete: Whether an unreadable subfolder is an error, instead of being reported.
 
     Raises:
@@ -71,8 +71,8 @@ def list_files(
         left_out[HIDDEN] += [Path(parent, n) for n in (*folders, *names) if n.startswith(".")]
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(parent, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if path.suffix.lower() in endings]
-        left_out[OTHER_FORMAT] += [path for path in paths if path.suffix.lower() not in endings]
+        found += [path for path in paths if path.suffix.lower() in suffixes]
+        left_out[OTHER_FORMAT] += [path for path in paths if path.suffix.lower() not in suffixes]
         below = [Path(parent, name) for name in folders]
         left_out[LINKED] += [path for path in below if path.is_symlink()]
 

@@ -1,4 +1,4 @@
-"""AnnotatedBatch images moved in training: pixels, classes and boxes go to the same places."""
+"""Annotated images warped in training: pixels, classes and boxes move together."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ BOXES = np.array([[6, 4, 20, 14], [24, 16, 40, 37], [0, 0, 0, 0]], np.float32)
 
 @pytest.fixture(scope="module")
 def batch():
-    """Two rectangles, of gray 100 and class 1, and of gray 200 and class 2, right of them no image."""
+    """Return a batch of two rectangles, gray 100 of class 1 and gray 200 of class 2, padded at the right with 255."""
     image = np.full((COUNT, SIDE, SIDE, 1), 20, np.uint8)
     segments = np.zeros((COUNT, SIDE, SIDE), np.uint8)
     for number, (top, left, bottom, right) in enumerate(BOXES[:2].astype(int), start=1):
@@ -49,7 +49,7 @@ evaluated = jax.jit(evaluation_view, static_argnums=0)
 
 
 def drawn(view, count, shape=(SIDE, SIDE), size=TRUE):
-    """Maps of a view, by many keys, as the fields of one."""
+    """Return the warps of `count` keys, stacked in one `Warp`."""
     draw = jax.jit(
         jax.vmap(lambda key: view.draw(key, shape, jnp.array(size))._replace(shape=None))
     )
@@ -246,7 +246,7 @@ def test_crops_cover_the_valid_region_and_nothing_else(batch):
     assert corners == {(float(row), float(column)) for row in range(13) for column in range(5)}
 
 
-def test_crop_larger_than_the_valid_region_centres_it(batch):
+def test_crop_larger_than_the_valid_region_centers_it(batch):
     seen = trained(AnnotatedView(crop=46), batch)["segments"]
     columns = (seen != IGNORED).any((0, 1))
     np.testing.assert_array_equal(np.nonzero(columns)[0], np.arange(3, 43))
