@@ -76,7 +76,14 @@ class VAE(EncoderDecoder):
     def log_likelihood(
         self, images: Images, latents: Float[Array, "batch latent_dim"], train: bool = False
     ) -> Float[Array, " batch"]:
-        """Return log p(x|z) of each image in nats, always computed in float32."""
+        """Return log p(x|z) of each image in nats, summed over pixels, always computed in float32.
+
+        Args:
+          images: Images in [0, 1]; of zeros and ones for "bernoulli", of 8-bit levels over 255 for
+            "discretized_logistic" (not checked).
+          latents: Latent of each image.
+          train: Whether batch norm uses and updates the statistics of the batch.
+        """
         x = images.astype(jnp.float32)
         logits = self._logits(latents, train).astype(jnp.float32)
         if self.likelihood == "bernoulli":

@@ -198,7 +198,13 @@ class VQVAE(EncoderDecoder):
 
 
 def perplexity(counts: Float[Array, " codes"]) -> Float[Array, ""]:
-    """Return the codebook perplexity: exp of the entropy of the code frequencies, NaN without any."""
+    """Return the codebook perplexity: exp of the entropy of the code frequencies.
+
+    It is 1 if only one code occurs, and the number of codes if all are equally frequent.
+
+    Args:
+      counts: Number of occurrences of each code; their sum must be positive.
+    """
     return jnp.exp(jnp.sum(jax.scipy.special.entr(counts / jnp.sum(counts))))
 
 

@@ -143,6 +143,10 @@ def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[A
 
     Each term is a sum divided by the number of objects in the whole batch, or by 1 if there are none.
 
+    Args:
+      maps: Output of a network; `heat` holds logits.
+      targets: Targets of the same shapes, from `center_targets`.
+
     Returns:
       "heat_loss", the focal loss of equation 1 summed over all cells; "size_loss" and "offset_loss",
       the absolute differences at the object centers, of log sizes and in units of the stride. Under

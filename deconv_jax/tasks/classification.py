@@ -225,7 +225,10 @@ class Classification(Task):
         return {"probabilities": jax.nn.softmax(run_model(self, variables, prepared))}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Return "nearest_mean_accuracy" of the class whose mean training image is closest."""
+        """Return "nearest_mean_accuracy" on `test`: each image gets the class of the closest mean.
+
+        The means are those of the training images of each class, without preprocessing.
+        """
         fitted, measured = (s.gather(np.arange(len(s))) for s in (train, test))
         classes = np.unique(fitted["label"])
         flat = [b["image"].reshape(len(b["image"]), -1) / 255.0 for b in (fitted, measured)]

@@ -91,7 +91,7 @@ LOSSES: dict[LossName, AdversarialLoss] = {
 
 
 def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:
-    """Return the squared norm of each logit's gradient with respect to its image, (batch,).
+    """Return the squared norm of each logit's gradient with respect to its image, of shape (batch,).
 
     The gradient is that with respect to an image in [-1, 1], as in the papers, although `images` are
     in [0, 1].

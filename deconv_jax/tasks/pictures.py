@@ -17,7 +17,7 @@ _CROP_PIXELS = 192
 
 
 def first_examples(batch: Batch, count: int) -> dict[str, jax.Array]:
-    """Return the first `count` examples of a batch."""
+    """Return the first `count` examples of a batch, or all if it has fewer."""
     return {name: array[:count] for name, array in batch.items()}
 
 

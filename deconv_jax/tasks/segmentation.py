@@ -195,7 +195,10 @@ class Segmentation(Task):
         return {"segments": picture_grid(rows, scale=scale)}
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
-        """Return "majority_pixel_accuracy" and "majority_miou" of the most frequent training class."""
+        """Return "majority_pixel_accuracy" and "majority_miou" on `test`.
+
+        Every pixel is assigned to the most frequent class of the training pixels.
+        """
         train_counts, test_counts = (self._class_counts(source) for source in (train, test))
         confusion = np.zeros((len(test_counts), len(test_counts)))
         confusion[:, train_counts.argmax()] = test_counts
