@@ -44,7 +44,7 @@ if importlib.util.find_spec("deconv_jax") is None:
 """
 
 
-def repository(root: Path) -> str:
+def repository_url(root: Path) -> str:
     """Return the URL "Repository" of project.urls in pyproject.toml, or "" if it is not set.
 
     Raises:

@@ -19,7 +19,7 @@ from types import ModuleType
 
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, write_json, write_text
-from deconv_jax.notebook_cells import colab_badge, repository, with_install_cell
+from deconv_jax.notebook_cells import colab_badge, repository_url, with_install_cell
 from deconv_jax.records import load_table, read_record, record_path, table_names
 
 NOTEBOOKS = Path("colab")
@@ -49,7 +49,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
         path: lambda text: _MARKED.sub(lambda mark: _render(root, mark), text)
         for path in markdown_files(root)
     }
-    address = repository(root)
+    address = repository_url(root)
     for path in sorted((root / NOTEBOOKS).glob("*.ipynb")):
         rendered[path] = lambda text: with_install_cell(text, address)
     for path, render in rendered.items():
@@ -120,7 +120,7 @@ def markdown(header: str, rows: list[list[str]]) -> str:
 
 def _render(root: Path, mark: re.Match[str]) -> str:
     if mark["name"] == BADGE:
-        return f"{mark[1]}{colab_badge(repository(root))}\n{mark[3]}"
+        return f"{mark[1]}{colab_badge(repository_url(root))}\n{mark[3]}"
     name, _, view = mark["name"].partition("/")
     table = _table(root, name)
     if view and view not in table.VIEWS:

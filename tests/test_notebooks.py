@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from deconv_jax.notebook_cells import install_cell, repository
+from deconv_jax.notebook_cells import install_cell, repository_url
 
 FOLDER = Path(__file__).parents[1] / "colab"
 NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
@@ -122,7 +122,7 @@ def test_first_cell_explains_missing_archive(installed, tmp_path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_installs_first_and_leaves_device_to_jax(path):
     cells = code_cells(nbformat.read(path, as_version=nbformat.NO_CONVERT))
-    assert cells[0].source == install_cell(repository(FOLDER.parent))
+    assert cells[0].source == install_cell(repository_url(FOLDER.parent))
     assert not any("jax_platforms" in cell.source for cell in cells)
 
 

@@ -13,7 +13,7 @@ from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
-from deconv_jax.notebook_cells import PYPROJECT, install_cell, repository
+from deconv_jax.notebook_cells import PYPROJECT, install_cell, repository_url
 from deconv_jax.records import REQUIRED_KEYS, RESULTS, TABLES, read_record, stale_records
 from deconv_jax.tables import NOTEBOOKS, markdown_files, render_texts, run_missing
 
@@ -65,7 +65,7 @@ def test_address_is_rendered_into_notebooks_and_badge(project, address, badge):
     text = project / "docs" / "page.md"
     text.write_text("<!-- table: badge -->\n<!-- end -->\n")
     render_texts(project)
-    assert repository(project) == ""
+    assert repository_url(project) == ""
     assert "colab-badge" not in text.read_text()
     with (project / PYPROJECT).open("a") as file:
         file.write(f'\n[project.urls]\nRepository = "{address}"\n')

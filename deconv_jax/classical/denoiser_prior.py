@@ -86,7 +86,7 @@ def plug_and_play(
       first_sigma: Noise level of the first denoising, raised to at least the last level.
       last_sigma: Noise level of the last denoising, by default sigma and raised to at least that. The data
         step uses sigma in any case.
-      data_weight: lambda of the paper, which uses one value for all noise levels.
+      data_weight: lambda of the paper, above 0 (not checked); one value for all noise levels.
       splitting: "half_quadratic" or "admm".
       data_iterations: Maximum number of conjugate gradient steps in a data step without closed form.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size

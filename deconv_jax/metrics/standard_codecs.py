@@ -19,7 +19,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 """Encoder settings that trade time for smaller files."""
 
 
-def available(codec: StandardCodec) -> bool:
+def is_available(codec: StandardCodec) -> bool:
     """Return whether the installed Pillow supports a format; JPEG always."""
     return codec == "JPEG" or bool(features.check(codec.lower()))
 
@@ -37,7 +37,7 @@ def encode_decode(
     Raises:
       InputError: The installed Pillow does not support the format.
     """
-    if not available(codec):
+    if not is_available(codec):
         raise InputError(f"the installed Pillow was built without {codec}")
     file = io.BytesIO()
     gray = image.shape[-1] == 1

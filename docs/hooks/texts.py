@@ -13,7 +13,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
-from deconv_jax.notebook_cells import repository
+from deconv_jax.notebook_cells import repository_url
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -43,7 +43,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point relative links at pages of the site, or at files of the repository."""
     here = page.file.src_uri
     origin = _ORIGINS.get(here, f"docs/{here}")
-    address = repository(ROOT).removesuffix(".git").rstrip("/")
+    address = repository_url(ROOT).removesuffix(".git").rstrip("/")
 
     def link(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), match["path"]))

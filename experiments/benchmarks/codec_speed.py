@@ -18,7 +18,7 @@ from PIL import Image
 from timing import parse_arguments, time_in_turns, time_ratios, write_record
 
 from deconv_jax.inference.compression.codec import Codec
-from deconv_jax.metrics.standard_codecs import available
+from deconv_jax.metrics.standard_codecs import is_available
 from deconv_jax.models import FactorizedCodec, HyperpriorCodec
 
 MODELS = {
@@ -64,7 +64,7 @@ def main() -> None:
     found |= {
         name: standard(name, quality, image)
         for name, quality in STANDARD.items()
-        if available(name)  # type: ignore[arg-type]
+        if is_available(name)  # type: ignore[arg-type]
     }
     candidates = {
         f"{name}, {what}": call

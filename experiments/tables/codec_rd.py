@@ -25,7 +25,7 @@ from _common import finished_run, training_summary
 from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.metrics.image import ms_ssim, psnr_from_mse
-from deconv_jax.metrics.standard_codecs import available, encode_decode
+from deconv_jax.metrics.standard_codecs import encode_decode, is_available
 from deconv_jax.tables import markdown
 
 VERSION = 1
@@ -89,7 +89,7 @@ def _learned(data: Path, *, folder: str) -> dict[str, Any]:
 
 def _standard(data: Path, *, folder: str, codec: Any) -> dict[str, Any]:
     points = []
-    for quality in QUALITIES if available(codec) else ():
+    for quality in QUALITIES if is_available(codec) else ():
         rows = []
         for name, image in _images(data / folder):
             size, decoded = encode_decode(image, codec, quality)

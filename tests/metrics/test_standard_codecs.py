@@ -9,10 +9,10 @@ from PIL import Image
 
 from deconv_jax.errors import InputError
 from deconv_jax.metrics import standard_codecs
-from deconv_jax.metrics.standard_codecs import available, encode_decode
+from deconv_jax.metrics.standard_codecs import encode_decode, is_available
 
 
-@pytest.mark.parametrize("codec", [c for c in ("JPEG", "WEBP", "AVIF") if available(c)])
+@pytest.mark.parametrize("codec", [c for c in ("JPEG", "WEBP", "AVIF") if is_available(c)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_higher_quality_gives_more_bytes_and_less_error(codec, channels):
     image = skimage.data.chelsea()[:96, :128, :channels]
