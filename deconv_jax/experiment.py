@@ -86,7 +86,7 @@ class Experiment:
         for key in values:
             if key not in known:
                 raise schema.UnknownKey("config", key, known)
-        Data.check_keys(values.get("data"))
+        Data.reject_old_format(values.get("data"))
         task_values = values.pop("task", None)
         task_class, task_fields = schema.choose_class(TASKS, task_values, "config.task")
         outer = schema.build(cls, {"optimizer": {}} | values, _CHOICES, task=None)

@@ -25,8 +25,8 @@ from deconv_jax.classical.data_fit import (
 )
 from deconv_jax.classical.problem import (
     Observed,
-    PerImageScalar,
     Problem,
+    ScalarOrPerImage,
     SolverResult,
     as_per_image,
     has_unknown_border,
@@ -35,7 +35,7 @@ from deconv_jax.classical.problem import (
 )
 from deconv_jax.classical.proximal import tv
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise, Linear
+from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise, LinearDegradation
 from deconv_jax.errors import InputError, at_least, check_choice
 
 Splitting = Literal["half_quadratic", "admm"]
@@ -49,10 +49,10 @@ def plug_and_play(
     forward_model: Degradation,
     *,
     denoiser: Denoiser,
-    sigma: PerImageScalar | None = None,
+    sigma: ScalarOrPerImage | None = None,
     iterations: int = 8,
     first_sigma: float = 49 / 255,
-    last_sigma: PerImageScalar | None = None,
+    last_sigma: ScalarOrPerImage | None = None,
     data_weight: float = 0.23,
     splitting: Splitting = "half_quadratic",
     data_iterations: int = 30,
@@ -121,7 +121,7 @@ def plug_and_play(
 @functools.partial(jit, static_argnums=(5, 6, 7, 8, 9))
 def _plug_and_play(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     denoiser: Denoiser,
     schedule: tuple[Array, Array, Array],
     start: Array | None,

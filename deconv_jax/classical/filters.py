@@ -24,8 +24,8 @@ from deconv_jax.classical.iterative import least_squares
 from deconv_jax.classical.problem import (
     Images,
     Observed,
-    PerImageScalar,
     Problem,
+    ScalarOrPerImage,
     above_zero,
     as_per_image,
     circular_psf,
@@ -37,7 +37,7 @@ from deconv_jax.classical.problem import (
     squeeze_per_image,
 )
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Convolution, Degradation, Linear, noise_sigma
+from deconv_jax.data.degradations import Convolution, Degradation, LinearDegradation, noise_sigma
 from deconv_jax.errors import InputError, at_least, check_choice
 from deconv_jax.ops import spectral
 
@@ -55,7 +55,7 @@ Filter = Callable[[Array, Array, Array], Array]
 
 
 def inverse(
-    y: Observed, forward_model: Degradation, *, threshold: PerImageScalar | None = None
+    y: Observed, forward_model: Degradation, *, threshold: ScalarOrPerImage | None = None
 ) -> Images:
     """Divide by the transfer function H of the blur where |H| > threshold; other frequencies become 0.
 
@@ -149,7 +149,7 @@ def tikhonov(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: PerImageScalar | None = None,
+    weight: ScalarOrPerImage | None = None,
     regularizer: Regularizer = "laplacian",
     iterations: int = 200,
     tolerance: float = 1e-4,
@@ -199,7 +199,7 @@ def tikhonov(
 @functools.partial(jit, static_argnums=(4, 5, 6))
 def _tikhonov(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     weight: Array,
     tolerance: float | Array,
     size: tuple[int, int],
@@ -222,7 +222,7 @@ def _tikhonov(
 
 def _prepare(
     name: str, y: Observed, forward_model: Degradation
-) -> tuple[Array, Linear, tuple[int, int]]:
+) -> tuple[Array, LinearDegradation, tuple[int, int]]:
     """Check the arguments as `problem.prepare` does, and that the model is a blur."""
     y, model, size = prepare(y, forward_model)
     parts = list(linear_factors(model))
@@ -249,7 +249,7 @@ def _constrained_filter(y: Array, psf: Array, gamma: Array) -> Array:
 
 @functools.partial(jit, static_argnums=(3, 4))
 def _filtered(
-    y: Array, model: Linear, strength: Array, size: tuple[int, int], apply: Filter
+    y: Array, model: LinearDegradation, strength: Array, size: tuple[int, int], apply: Filter
 ) -> Array:
     y, psf = _circular_form(y, model, size)
     return _for_each(apply)(y, psf, strength)
@@ -266,7 +266,9 @@ def _for_each(apply: Filter) -> Filter:
     return batched
 
 
-def _circular_form(y: Array, model: Linear, size: tuple[int, int]) -> tuple[Array, Array]:
+def _circular_form(
+    y: Array, model: LinearDegradation, size: tuple[int, int]
+) -> tuple[Array, Array]:
     """Return y as if it came from a circular blur, padded and tapered if necessary, and the psf."""
     psf = circular_psf(model, (y.shape[0], *size, y.shape[-1]), y.dtype)
     if is_circular(model):
@@ -283,7 +285,7 @@ def _sizes(y: Array, psf: Array, size: tuple[int, int]) -> list[tuple[int, int, 
 @functools.partial(jit, static_argnums=(3, 4))
 def _wiener(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     sigma: Array | None,
     size: tuple[int, int],
     exponent: float,

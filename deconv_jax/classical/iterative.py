@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int
 from deconv_jax.classical.problem import (
     Observed,
     PerImage,
-    PerImageScalar,
     Problem,
+    ScalarOrPerImage,
     SolverResult,
     above_zero,
     as_per_image,
@@ -38,7 +38,7 @@ from deconv_jax.classical.problem import (
     total_variation,
 )
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Degradation, Linear, noise_sigma
+from deconv_jax.data.degradations import Degradation, LinearDegradation, noise_sigma
 from deconv_jax.errors import InputError, at_least
 
 _TV_SMOOTHING = 1e-3
@@ -52,7 +52,7 @@ def richardson_lucy(
     forward_model: Degradation,
     *,
     iterations: int = 30,
-    tv_weight: PerImageScalar = 0.0,
+    tv_weight: ScalarOrPerImage = 0.0,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
 ) -> SolverResult:
@@ -99,7 +99,7 @@ def richardson_lucy(
 @functools.partial(jit, static_argnums=(3, 4, 5))
 def _richardson_lucy(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     tv_weight: PerImage,
     size: tuple[int, int],
     iterations: int,
@@ -185,7 +185,7 @@ def landweber(
 @functools.partial(jit, static_argnums=(4, 5))
 def _landweber(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     relaxation: Array,
     bound: PerImage,
     size: tuple[int, int],
@@ -243,7 +243,7 @@ def cgls(
 
 @functools.partial(jit, static_argnums=(3, 4))
 def _cgls(
-    y: Array, model: Linear, bound: PerImage, size: tuple[int, int], iterations: int
+    y: Array, model: LinearDegradation, bound: PerImage, size: tuple[int, int], iterations: int
 ) -> tuple[Array, Array, Array]:
     problem = Problem.of(y, model, size)
     start = jnp.zeros(problem.shape, y.dtype)

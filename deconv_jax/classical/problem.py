@@ -21,7 +21,7 @@ from deconv_jax.data.degradations import (
     Chain,
     Convolution,
     Degradation,
-    Linear,
+    LinearDegradation,
     Mask,
     linear_part,
     noise_sigma,
@@ -32,7 +32,7 @@ from deconv_jax.ops.spectral import psf2otf
 Images = Float[Array, "batch height width channels"]
 Observed = Float[Array | np.ndarray, "batch observed_height observed_width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
-PerImageScalar = float | Float[Array | np.ndarray, " batch"]
+ScalarOrPerImage = float | Float[Array | np.ndarray, " batch"]
 """A parameter: one number for all images, or one per image."""
 SolverResult = Images | tuple[Images, Float[Array, "iterations batch"]]
 """Return type of iterative methods: images, and the objective after each iteration if requested."""
@@ -56,14 +56,14 @@ class Problem:
       adjoint: Function y -> A^T y.
     """
 
-    model: Linear
+    model: LinearDegradation
     y: Float[Array, "batch observed_height observed_width channels"]
     shape: tuple[int, ...]
     forward: Callable[[Array], Array]
     adjoint: Callable[[Array], Array]
 
     @classmethod
-    def of(cls, y: Array, model: Linear, size: tuple[int, int]) -> "Problem":
+    def of(cls, y: Array, model: LinearDegradation, size: tuple[int, int]) -> "Problem":
         """Build the problem for x of height and width `size`; `model` has no noise."""
         shape = (y.shape[0], *size, y.shape[-1])
         zeros = jnp.zeros(shape, y.dtype)
@@ -103,7 +103,7 @@ class Problem:
 
 def prepare(
     y: Observed, forward_model: Degradation, size: Sequence[int] | None = None
-) -> tuple[Array, Linear, tuple[int, int]]:
+) -> tuple[Array, LinearDegradation, tuple[int, int]]:
     """Check the arguments of a method.
 
     Args:
@@ -135,7 +135,7 @@ def prepare(
     return y, model, found
 
 
-def _size_before(model: Linear, observed: tuple[int, int]) -> tuple[int, int]:
+def _size_before(model: LinearDegradation, observed: tuple[int, int]) -> tuple[int, int]:
     """Return the size that the model maps to `observed`: the same one if possible, else the largest."""
     if model.output_size(observed) == observed:
         return observed
@@ -201,7 +201,7 @@ def tiny(x: Array) -> float:
     return float(jnp.finfo(x.dtype).tiny)
 
 
-def linear_factors(model: Linear) -> Iterator[Linear]:
+def linear_factors(model: LinearDegradation) -> Iterator[LinearDegradation]:
     """Yield the linear maps whose product is the model; none for the identity."""
     if isinstance(model, Chain):
         for step in model.steps:
@@ -210,25 +210,25 @@ def linear_factors(model: Linear) -> Iterator[Linear]:
         yield model
 
 
-def is_circular(model: Linear) -> bool:
+def is_circular(model: LinearDegradation) -> bool:
     """Return whether A is diagonal in frequency: a product of circular blurs, or the identity."""
     return all(
         isinstance(s, Convolution) and s.boundary == "circular" for s in linear_factors(model)
     )
 
 
-def is_diagonal(model: Linear) -> bool:
+def is_diagonal(model: LinearDegradation) -> bool:
     """Return whether A is diagonal in space: a product of masks, or the identity."""
     return all(isinstance(s, Mask) for s in linear_factors(model))
 
 
-def has_unknown_border(model: Linear) -> bool:
+def has_unknown_border(model: LinearDegradation) -> bool:
     """Return whether x has pixels beyond the border of y: for blurs with boundary="valid"."""
     return any(isinstance(s, Convolution) and s.boundary == "valid" for s in linear_factors(model))
 
 
 def circular_psf(
-    model: Linear, shape: tuple[int, ...], dtype: Any
+    model: LinearDegradation, shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "batch_or_1 psf_height psf_width"]:
     """Return the point-spread function of a blur, or that of the product of circular blurs.
 
@@ -244,7 +244,7 @@ def circular_psf(
 
 
 def transfer_function(
-    model: Linear, shape: tuple[int, ...], dtype: Any
+    model: LinearDegradation, shape: tuple[int, ...], dtype: Any
 ) -> Complex[Array, "batch_or_1 height frequencies 1"]:
     """Return the transfer function of circular blurs on images of `shape`, as `psf2otf` with a channel axis."""
     size = shape[1], shape[2]

@@ -20,8 +20,8 @@ from jaxtyping import Array
 from deconv_jax.classical.data_fit import closed_form_data_step, initial_estimate
 from deconv_jax.classical.problem import (
     Observed,
-    PerImageScalar,
     Problem,
+    ScalarOrPerImage,
     SolverResult,
     above_zero,
     as_per_image,
@@ -36,7 +36,7 @@ from deconv_jax.classical.problem import (
     total_variation,
 )
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Degradation, Linear
+from deconv_jax.data.degradations import Degradation, LinearDegradation
 from deconv_jax.errors import at_least
 from deconv_jax.ops import wavelets
 
@@ -56,7 +56,7 @@ def tv(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: PerImageScalar | None = None,
+    weight: ScalarOrPerImage | None = None,
     iterations: int | None = None,
     size: Sequence[int] | None = None,
     return_objective: bool = False,
@@ -102,7 +102,7 @@ def tv(
 @functools.partial(jit, static_argnums=(3, 4, 5))
 def _tv(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     weight: Array,
     size: tuple[int, int],
     iterations: int,
@@ -151,7 +151,7 @@ def wavelet(
     y: Observed,
     forward_model: Degradation,
     *,
-    weight: PerImageScalar | None = None,
+    weight: ScalarOrPerImage | None = None,
     basis: str = "db4",
     levels: int = 4,
     iterations: int = 100,
@@ -202,7 +202,7 @@ def wavelet(
 @functools.partial(jit, static_argnums=(3, 4, 5, 6, 7))
 def _wavelet(
     y: Array,
-    model: Linear,
+    model: LinearDegradation,
     weight: Array,
     size: tuple[int, int],
     basis: str,
@@ -281,7 +281,7 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
     return analyze, synthesize, free
 
 
-def _weight_for(sigma: Any, model: Linear, *, blurred: float, sharp: float) -> Array:
+def _weight_for(sigma: Any, model: LinearDegradation, *, blurred: float, sharp: float) -> Array:
     """Return the default weight for a noise level; it differs for blurs and for masks or noise only."""
     level = jnp.asarray(sigma)
     return sharp * level**1.25 if is_diagonal(model) else blurred * level**1.5

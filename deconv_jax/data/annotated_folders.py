@@ -25,11 +25,11 @@ from deconv_jax.data.batch import HostBatch
 from deconv_jax.data.file_splits import FOLDER_PREFIX, Files, find_files
 from deconv_jax.data.folders import FileInfo, common_shape, file_fingerprint
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
-from deconv_jax.data.overlap import whole_files
+from deconv_jax.data.overlap import image_file_records
 from deconv_jax.errors import InputError
 from deconv_jax.io import open_regular
 
-PENN_FUDAN_IMAGES, LABELED_IMAGES = "PNGImages", "image"
+PENN_FUDAN_IMAGE_FOLDER, LABELED_IMAGE_FOLDER = "PNGImages", "image"
 """Subfolders of the images."""
 
 _SIZE = re.compile(r"^Image size \(X x Y x C\) : (\d+) x (\d+) x \d+\s*$", re.MULTILINE)
@@ -73,7 +73,7 @@ class AnnotatedSource:
         color: Color = "rgb",
     ):
         self._paths, self._read, self._color, self._canvas = images.paths, read, color, canvas
-        self.files = whole_files(images.paths)
+        self.files = image_file_records(images.paths)
         self.skipped = images.left_out
 
         def inspect(path: Path) -> tuple[FileInfo, int]:
@@ -209,7 +209,7 @@ class LabelFiles(NamedTuple):
     dark_foreground: bool
 
     @classmethod
-    def beside(cls, root: Path, *, dark_foreground: bool) -> "LabelFiles":
+    def find(cls, root: Path, *, dark_foreground: bool) -> "LabelFiles":
         """Find the label files of a folder of images, in the folder label/ beside it and its subfolders.
 
         Raises:
@@ -252,7 +252,7 @@ class LabelFiles(NamedTuple):
             segments = (segments == 0).astype(np.uint8)
         return Example(image, segments)
 
-    def check_ambiguity(self) -> None:
+    def require_class_numbers(self) -> None:
         """Read all label files, and raise InputError if they have no other pixels than 0 and 255.
 
         These may be classes or black and white. With `dark_foreground` there is nothing to check.

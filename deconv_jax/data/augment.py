@@ -37,7 +37,7 @@ def random_crop(
 ) -> Float[Array, "batch size size channels"]:
     """Crop a square at a uniformly random position; raises InputError for images smaller than `size`."""
     height, width, channels = images.shape[1:]
-    check_room(images.shape[1:3], size)
+    check_crop_fits(images.shape[1:3], size)
 
     def crop(key: Array, image: Array) -> Array:
         most = jnp.array([height - size, width - size])
@@ -71,7 +71,7 @@ def random_rescale(
         raise InputError(f"factors of random_rescale must be in (0, 1]; got {factors}")
     # Rounded first, because 42 / 0.7 in floating point would require a 61st pixel.
     sides = [math.ceil(round(size / factor, 6)) for factor in factors]
-    check_room(images.shape[1:3], max(sides))
+    check_crop_fits(images.shape[1:3], max(sides))
     channels = images.shape[-1]
     choices = jnp.array(factors, images.dtype)
     most = jnp.array([[n - side for n in images.shape[1:3]] for side in sides])
@@ -179,7 +179,7 @@ def random_brightness_contrast(
     return jnp.where(inside, jnp.clip(changed, 0.0, 1.0), image)
 
 
-def check_room(shape: Sequence[int], size: int) -> None:
+def check_crop_fits(shape: Sequence[int], size: int) -> None:
     """Raise InputError if crops of `size` x `size` pixels do not fit into images of `shape` (height, width)."""
     if min(shape) < size:
         raise InputError(

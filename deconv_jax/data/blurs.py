@@ -23,10 +23,10 @@ from jaxtyping import Array, Float
 from deconv_jax import ops
 from deconv_jax.data.forward_model import (
     Images,
-    Linear,
+    LinearDegradation,
     bounds,
+    check_integer,
     check_numbers,
-    check_whole,
     frozen_array,
 )
 from deconv_jax.data.geometry import distance_to_segment
@@ -37,12 +37,12 @@ Boundary = Literal["circular", "reflect", "zeros", "valid"]
 which makes the result smaller by `size - 1` of the PSF.
 """
 
-Method = Literal["fft", "spatial"]
+ConvolutionMethod = Literal["fft", "spatial"]
 
 _NUMPY_PAD_MODE = {"circular": "wrap", "reflect": "reflect", "zeros": "constant"}
 
 
-class Convolution(Linear):
+class Convolution(LinearDegradation):
     """The base class of blurs, with a point-spread function `psf`, a `boundary` and a `method`.
 
     `psf` is (height, width), or (batch, height, width) with one PSF per example; a batch of 1 is broadcast.
@@ -50,7 +50,7 @@ class Convolution(Linear):
 
     psf: Any
     boundary: Boundary
-    method: Method
+    method: ConvolutionMethod
 
     def forward(self, x: Images) -> Images:
         """Blur the images of a batch, of the size that `output_size` returns.
@@ -114,7 +114,7 @@ class Blur(Convolution):
 
     psf: np.ndarray | Array
     boundary: Boundary = "circular"
-    method: Method = "fft"
+    method: ConvolutionMethod = "fft"
 
     def __post_init__(self) -> None:
         psf = frozen_array("psf", self.psf)
@@ -166,7 +166,7 @@ class GaussianBlur(ParametricBlur):
     sigma: float | tuple[float, float]
     size: int | None = None
     boundary: Boundary = "circular"
-    method: Method = "fft"
+    method: ConvolutionMethod = "fft"
     support: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class GaussianBlur(ParametricBlur):
             )
         _, largest = bounds(self.sigma)
         size = 2 * int(4 * largest + 0.5) + 1 if self.size is None else self.size
-        check_whole("size", size, 1)
+        check_integer("size", size, 1)
         if size % 2 == 0:
             raise InputError(f"size must be odd; got {size}")
         object.__setattr__(self, "support", size)
@@ -214,7 +214,7 @@ class MotionBlur(ParametricBlur):
     length: float | tuple[float, float]
     angle: float | tuple[float, float] = 0.0
     boundary: Boundary = "circular"
-    method: Method = "fft"
+    method: ConvolutionMethod = "fft"
     support: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -235,7 +235,7 @@ class MotionBlur(ParametricBlur):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Downsample(Linear):
+class Downsample(LinearDegradation):
     """MATLAB's antialiased bicubic downsampling, `ops.imresize(x, 1 / scale)`.
 
     Attributes:
@@ -246,7 +246,7 @@ class Downsample(Linear):
     scale: int
 
     def __post_init__(self) -> None:
-        check_whole("scale", self.scale, 1)
+        check_integer("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
         """Return the downsampled images."""
@@ -261,7 +261,7 @@ class Downsample(Linear):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Decimate(Linear):
+class Decimate(LinearDegradation):
     """Downsampling that keeps every scale-th pixel of every scale-th row, from the first.
 
     Attributes:
@@ -271,7 +271,7 @@ class Decimate(Linear):
     scale: int
 
     def __post_init__(self) -> None:
-        check_whole("scale", self.scale, 1)
+        check_integer("scale", self.scale, 1)
 
     def forward(self, x: Images) -> Images:
         """Return the downsampled images."""
@@ -284,7 +284,7 @@ class Decimate(Linear):
 
 
 def _check_blur(blur: Convolution) -> None:
-    for name, choices in {"boundary": Boundary, "method": Method}.items():
+    for name, choices in {"boundary": Boundary, "method": ConvolutionMethod}.items():
         if getattr(blur, name) not in get_args(choices):
             raise InputError(
                 f"{name} must be one of {', '.join(get_args(choices))}; got {getattr(blur, name)!r}"

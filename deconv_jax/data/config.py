@@ -49,7 +49,7 @@ class Data:
         at_least("data.prefetch", self.prefetch, 0)
 
     @staticmethod
-    def check_keys(settings: Any) -> None:
+    def reject_old_format(settings: Any) -> None:
         """Raise InputError if settings have a key "name", by which an older version named a data set.
 
         Other keys are not checked.

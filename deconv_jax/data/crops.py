@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarray:
+def center_crops(images: np.ndarray, sizes: np.ndarray, side: int) -> np.ndarray:
     """Crop the center of the valid region of each image.
 
     A crop of a smaller valid region starts at its top or left, and includes padding.
@@ -11,15 +11,15 @@ def center_crops(images: np.ndarray, sizes: np.ndarray, pixels: int) -> np.ndarr
     Args:
       images: Images (count, height, width, channels), padded at the bottom and right; at least one.
       sizes: Height and width of the valid regions (count, 2).
-      pixels: Side of the crop.
+      side: Side of the crop.
 
     Returns:
-      Crops (count, min(height, pixels), min(width, pixels), channels).
+      Crops (count, min(height, side), min(width, side), channels).
     """
 
     def crop(image: np.ndarray, size: np.ndarray) -> np.ndarray:
-        starts = [max(int(n) - pixels, 0) // 2 for n in size]
-        top, left = (min(s, max(n - pixels, 0)) for s, n in zip(starts, image.shape, strict=False))
-        return image[top : top + pixels, left : left + pixels]
+        starts = [max(int(n) - side, 0) // 2 for n in size]
+        top, left = (min(s, max(n - side, 0)) for s, n in zip(starts, image.shape, strict=False))
+        return image[top : top + side, left : left + side]
 
     return np.stack([crop(*pair) for pair in zip(images, sizes, strict=True)])

@@ -20,13 +20,13 @@ from deconv_jax.data.blurs import (
     Blur,
     Boundary,
     Convolution,
+    ConvolutionMethod,
     Decimate,
     Downsample,
     GaussianBlur,
-    Method,
     MotionBlur,
 )
-from deconv_jax.data.forward_model import Chain, Degradation, Linear, Noise, linear_part
+from deconv_jax.data.forward_model import Chain, Degradation, LinearDegradation, Noise, linear_part
 from deconv_jax.data.masks import BoxMask, Mask, RandomMask, RandomPixelMask, StrokeMask, TextMask
 from deconv_jax.data.noise import (
     GaussianNoise,
@@ -44,15 +44,15 @@ __all__ = [
     "BoxMask",
     "Chain",
     "Convolution",
+    "ConvolutionMethod",
     "Decimate",
     "Degradation",
     "Downsample",
     "GaussianBlur",
     "GaussianNoise",
     "Jpeg",
-    "Linear",
+    "LinearDegradation",
     "Mask",
-    "Method",
     "MotionBlur",
     "Noise",
     "PoissonNoise",
@@ -97,7 +97,7 @@ def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | No
       InputError: A range was not sampled, or a chain has more than one Gaussian noise.
     """
     if isinstance(degradation, Noise):
-        return degradation.sigma_01
+        return degradation.sigma_unit_range
     if not isinstance(degradation, Chain):
         return None
     found = [s for s in map(noise_sigma, degradation.steps) if s is not None]

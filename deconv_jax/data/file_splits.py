@@ -18,7 +18,7 @@ import os
 import re
 from pathlib import Path
 
-from deconv_jax.data.images import LINKED, list_files
+from deconv_jax.data.images import SKIPPED_LINK, list_files
 from deconv_jax.errors import InputError
 from deconv_jax.io import kind_of
 
@@ -79,8 +79,8 @@ def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
         )
     chosen, bounds = parse_split(split)
     root, subfolder, seed = _resolve(folder, chosen, split, data_dir)
-    found = list_files(subfolder, complete=True)
-    links = found.left_out.get(LINKED, ())
+    found = list_files(subfolder, strict=True)
+    links = found.left_out.get(SKIPPED_LINK, ())
     left_out = tuple(f"{path} is a link to a folder, not followed" for path in links)
     files = Files(root, tuple(found.files), left_out)
     return slice_files(files if seed is None else _shuffled(files, seed), split, bounds)

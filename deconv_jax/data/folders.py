@@ -19,7 +19,7 @@ import numpy as np
 from deconv_jax.data.batch import HostBatch
 from deconv_jax.data.file_splits import Files
 from deconv_jax.data.images import Color, read_pixels
-from deconv_jax.data.overlap import whole_files
+from deconv_jax.data.overlap import image_file_records
 from deconv_jax.errors import InputError, at_least
 
 SIZE_MULTIPLE = 16
@@ -95,7 +95,7 @@ class FolderSource:
                 for left in tile_starts(info.width, tile)
             ]
         self.names = tuple(map(files.name, infos))
-        self.files = whole_files(infos)
+        self.files = image_file_records(infos)
         self.fingerprint = file_fingerprint(
             len(self), dict(zip(self.names, infos.values(), strict=True)), (tile, color)
         )

@@ -163,7 +163,7 @@ class Degradation:
         return hash(self._content())
 
 
-class Linear(Degradation):
+class LinearDegradation(Degradation):
     """A degradation that is a linear map A of each channel, without noise."""
 
     def forward(self, x: Images) -> Images:
@@ -205,7 +205,7 @@ class Noise(Degradation):
     """
 
     @property
-    def sigma_01(self) -> float | Float[Array, " batch"] | None:
+    def sigma_unit_range(self) -> float | Float[Array, " batch"] | None:
         """Standard deviation in units of [0, 1], or None if it depends on the image."""
         return None
 
@@ -226,7 +226,7 @@ class Noise(Degradation):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chain(Linear):
+class Chain(LinearDegradation):
     """Degradations applied in order, the first to the clean image. An empty chain is the identity.
 
     A call and `apply` apply all steps. `forward` and `adjoint` are those of A: they apply the linear steps, skip
@@ -271,7 +271,7 @@ class Chain(Linear):
         """Return A x, by the linear steps alone.
 
         Raises:
-          InputError: A step is neither linear nor noise, or as in `Linear.forward`.
+          InputError: A step is neither linear nor noise, or as in `LinearDegradation.forward`.
         """
         for step in _linear_steps(self):
             x = step.forward(x)
@@ -285,7 +285,7 @@ class Chain(Linear):
         return height, width
 
 
-def linear_part(degradation: Degradation) -> Linear:
+def linear_part(degradation: Degradation) -> LinearDegradation:
     """Return the linear operator A of a degradation y = A x + noise.
 
     Returns:
@@ -301,12 +301,12 @@ def linear_part(degradation: Degradation) -> Linear:
     return _linear_steps(degradation)[0]
 
 
-def _linear_steps(degradation: Degradation) -> tuple[Linear, ...]:
+def _linear_steps(degradation: Degradation) -> tuple[LinearDegradation, ...]:
     if isinstance(degradation, Noise):
         return ()
     if isinstance(degradation, Chain):
         return tuple(itertools.chain(*map(_linear_steps, degradation.steps)))
-    if not isinstance(degradation, Linear):
+    if not isinstance(degradation, LinearDegradation):
         raise InputError(
             f"{type(degradation).__name__} is not linear; draw() turns a random mask into a linear map"
         )
@@ -351,21 +351,25 @@ def check_numbers(
     most: float = math.inf,
     *,
     exclude_least: bool = False,
-    whole: bool = False,
+    integer: bool = False,
 ) -> None:
     """Raise InputError unless a parameter is a number or a range within [least, most].
 
-    Arrays may be traced, so only their dtype is checked. With `whole`, numbers must be integers. Bools, NaN and
+    Arrays may be traced, so only their dtype is checked. With `integer`, numbers must be integers. Bools, NaN and
     infinity are errors.
     """
-    kind = "an integer" if whole else "a number"
+    kind = "an integer" if integer else "a number"
     wanted = f"{name} must be {kind}, a range (low, high) or an array"
     if isinstance(value, np.ndarray | jax.Array):
-        if not jnp.issubdtype(value.dtype, jnp.integer if whole else jnp.number):
+        if not jnp.issubdtype(value.dtype, jnp.integer if integer else jnp.number):
             raise InputError(f"{wanted}; got an array of {value.dtype}")
         return
     ends = value if is_range(value) else (value, value)
-    if len(ends) != 2 or not all(_is_number(end, whole) for end in ends) or not ends[0] <= ends[1]:
+    if (
+        len(ends) != 2
+        or not all(_is_number(end, integer) for end in ends)
+        or not ends[0] <= ends[1]
+    ):
         raise InputError(f"{wanted}; got {value!r}")
     low, high = ends
     if not least <= low <= high <= most or (exclude_least and low == least):
@@ -374,16 +378,16 @@ def check_numbers(
         raise InputError(f"{name} must be {wanted}; got {value}")
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_integer(name: str, value: Any, least: int) -> None:
     """Raise InputError unless a field is an integer (not a bool) of at least `least`."""
-    if not _is_number(value, whole=True):
+    if not _is_number(value, integer=True):
         raise InputError(f"{name} must be an integer; got {value!r}")
     at_least(name, value, least)
 
 
-def _is_number(value: Any, whole: bool) -> bool:
+def _is_number(value: Any, integer: bool) -> bool:
     """Return whether a value is a finite real number (NumPy scalars included) and not a bool."""
-    kind = numbers.Integral if whole else numbers.Real
+    kind = numbers.Integral if integer else numbers.Real
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 

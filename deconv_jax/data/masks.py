@@ -20,11 +20,11 @@ from deconv_jax.data.forward_model import (
     Degradation,
     Images,
     Keys,
-    Linear,
+    LinearDegradation,
     bounds,
+    check_integer,
     check_keys,
     check_numbers,
-    check_whole,
     frozen_array,
     is_range,
 )
@@ -34,7 +34,7 @@ from deconv_jax.viz.text import text_mask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Mask(Linear):
+class Mask(LinearDegradation):
     """Multiplication by a mask.
 
     Attributes:
@@ -124,8 +124,8 @@ class BoxMask(RandomMask):
     size: int | tuple[int, int]
 
     def __post_init__(self) -> None:
-        check_whole("count", self.count, 1)
-        check_numbers("size", self.size, 1, whole=True)
+        check_integer("count", self.count, 1)
+        check_numbers("size", self.size, 1, integer=True)
 
     def _lost(self, key: Array, height: int, width: int) -> Array:
         """Return the missing pixels, from the rows and columns that each box covers."""
@@ -159,7 +159,7 @@ class StrokeMask(RandomMask):
     width: float | tuple[float, float]
 
     def __post_init__(self) -> None:
-        check_whole("count", self.count, 1)
+        check_integer("count", self.count, 1)
         check_numbers("length", self.length, 0)
         check_numbers("width", self.width, 0)
 
@@ -193,7 +193,7 @@ class TextMask(RandomMask):
     font_size: int = 20
 
     def __post_init__(self) -> None:
-        check_whole("font_size", self.font_size, 1)
+        check_integer("font_size", self.font_size, 1)
         if not self.text.strip() or "\n" in self.text:
             raise InputError(
                 f"text must be a single line with at least one letter; got {self.text!r}"

@@ -39,7 +39,7 @@ class GaussianNoise(Noise):
         check_numbers("sigma", self.sigma, 0)
 
     @property
-    def sigma_01(self) -> float | Float[Array, " batch"]:
+    def sigma_unit_range(self) -> float | Float[Array, " batch"]:
         """Standard deviation in units of [0, 1], `sigma / 255`; raises InputError for a range."""
         return self._settled("sigma") / 255
 
@@ -126,7 +126,7 @@ class Jpeg(Degradation):
     subsampling: Subsampling = "4:2:0"
 
     def __post_init__(self) -> None:
-        check_numbers("quality", self.quality, 1, 100, whole=True)
+        check_numbers("quality", self.quality, 1, 100, integer=True)
         check_subsampling(self.subsampling)
 
     def apply(self, x: Images, keys: Keys | None = None) -> Images:

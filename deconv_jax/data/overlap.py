@@ -14,7 +14,7 @@ FileRecords = tuple[str, range]
 """A file and the positions of records in it; range(1) for a file that is one example."""
 
 
-def whole_files(paths: Iterable[Path]) -> tuple[FileRecords, ...]:
+def image_file_records(paths: Iterable[Path]) -> tuple[FileRecords, ...]:
     """Return the `FileRecords` of image files. Links are resolved."""
     return tuple((os.path.realpath(path), range(1)) for path in paths)
 

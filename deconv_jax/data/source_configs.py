@@ -19,8 +19,8 @@ from pathlib import Path
 
 from deconv_jax import schema
 from deconv_jax.data.annotated_folders import (
-    LABELED_IMAGES,
-    PENN_FUDAN_IMAGES,
+    LABELED_IMAGE_FOLDER,
+    PENN_FUDAN_IMAGE_FOLDER,
     AnnotatedSource,
     LabelFiles,
     find_annotated,
@@ -267,7 +267,7 @@ class PennFudan(SourceConfig):
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
         """Return the files of a split of the subfolder PNGImages; see `find_annotated`."""
-        return find_annotated(os.path.join(self.path, PENN_FUDAN_IMAGES), split, data_dir)
+        return find_annotated(os.path.join(self.path, PENN_FUDAN_IMAGE_FOLDER), split, data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,16 +301,16 @@ class ImageLabel(SourceConfig):
             contradict `dark_foreground`.
         """
         images = self.find_files(split, data_dir)
-        labels = LabelFiles.beside(images.root, dark_foreground=self.dark_foreground)
+        labels = LabelFiles.find(images.root, dark_foreground=self.dark_foreground)
         source = AnnotatedSource(
             images, labels.read, labels.of_image, canvas=self.canvas, color=self.color
         )
-        labels.check_ambiguity()
+        labels.require_class_numbers()
         return source
 
     def find_files(self, split: str, data_dir: str | None = None) -> Files:
         """Return the files of a split of the subfolder image; see `find_annotated`."""
-        return find_annotated(os.path.join(self.path, LABELED_IMAGES), split, data_dir)
+        return find_annotated(os.path.join(self.path, LABELED_IMAGE_FOLDER), split, data_dir)
 
 
 LABELED_SOURCES: dict[str, type] = {"digits": Digits, "tfds": Tfds}

@@ -94,11 +94,11 @@ class StackedSource:
 
     Attributes:
       base: The gray images with their labels.
-      places: Positions in `base`, int32 (examples, channels).
+      base_indices: Positions in `base`, int32 (examples, channels).
     """
 
     base: ArraySource
-    places: np.ndarray
+    base_indices: np.ndarray
 
     CHANNELS = 3
 
@@ -121,7 +121,7 @@ class StackedSource:
         return cls(base, np.random.default_rng(0).integers(0, len(base), shape, dtype=np.int32))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.base_indices)
 
     @property
     def files(self) -> tuple[FileRecords, ...]:
@@ -135,7 +135,7 @@ class StackedSource:
 
     def gather(self, indices: np.ndarray) -> HostBatch:
         """Return "image" (three channels), "digits" (a, b, c) and "label" 100 a + 10 b + c, for `indices`."""
-        channels = [self.base.gather(places) for places in self.places[indices].T]
+        channels = [self.base.gather(rows) for rows in self.base_indices[indices].T]
         digits = np.stack([channel["label"].astype(np.int32) for channel in channels], axis=-1)
         label = np.zeros(len(indices), np.int32)
         for digit in digits.T:

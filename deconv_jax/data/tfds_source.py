@@ -25,7 +25,7 @@ from deconv_jax.errors import InputError, closest_match
 from deconv_jax.io import is_folder
 
 DIGITS = "digits"
-DATA_VARIABLE, TFDS_SUBFOLDER = "DECONV_JAX_DATA", "tfds"
+DATA_DIR_ENV, TFDS_SUBFOLDER = "DECONV_JAX_DATA", "tfds"
 """Environment variable of the folder with all data, and the folder of TFDS data sets in it."""
 
 
@@ -236,7 +236,7 @@ def _tfds_folder(dataset: str, data_dir: str | None) -> Path:
     if data_dir:
         places = [expanded(data_dir), expanded(data_dir) / TFDS_SUBFOLDER]
     else:
-        own, everything = os.environ.get("TFDS_DATA_DIR"), os.environ.get(DATA_VARIABLE)
+        own, everything = os.environ.get("TFDS_DATA_DIR"), os.environ.get(DATA_DIR_ENV)
         places = [expanded(own)] if own else []
         if everything:
             places.append(expanded(everything) / TFDS_SUBFOLDER)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from deconv_jax.data.augment import check_room
+from deconv_jax.data.augment import check_crop_fits
 from deconv_jax.errors import InputError, at_least
 
 _ELASTIC_GRID = 3
@@ -203,7 +203,7 @@ class RandomWarp:
         Without a crop, also raise it for `dihedral` and images that are not square.
         """
         if self.crop is not None:
-            check_room(shape, self.crop)
+            check_crop_fits(shape, self.crop)
         if self.dihedral and self.crop is None and shape[0] != shape[1]:
             raise InputError(
                 f"dihedral requires square images or a crop; got {shape[0]} x {shape[1]} without crop"

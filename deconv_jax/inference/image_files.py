@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deconv_jax.data.images import FORMATS, OTHER_FORMAT, UNREADABLE, list_files
+from deconv_jax.data.images import FORMATS, SKIPPED_OTHER_FORMAT, SKIPPED_UNREADABLE, list_files
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of
 
@@ -61,7 +61,7 @@ class FoundFiles:
     @property
     def all_folders_readable(self) -> bool:
         """Whether every folder was readable."""
-        return not self.skipped.get(UNREADABLE)
+        return not self.skipped.get(SKIPPED_UNREADABLE)
 
     def summary(self) -> list[str]:
         """Return a line per reason, with the number of skipped files and the first 20 names."""
@@ -251,7 +251,9 @@ def _expand(
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         files = [file for file in matches if not _is(file, "folder")]
         found = [(file, Path(file.name)) for file in files if file.suffix.lower() in suffixes]
-        others = {OTHER_FORMAT: [file for file in files if file.suffix.lower() not in suffixes]}
+        others = {
+            SKIPPED_OTHER_FORMAT: [file for file in files if file.suffix.lower() not in suffixes]
+        }
         if "**" not in name:  # A recursive pattern also matches the folders' contents.
             others[_MATCHED_FOLDER] = [file for file in matches if file not in files]
     elif path.is_symlink():

@@ -22,7 +22,7 @@ def check_finite(name: str, values: ArrayLike) -> None:
         )
 
 
-def finite_rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
+def checked_rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
     """Check that there are at least `least` rows, and convert them to double precision.
 
     Raises:
@@ -50,8 +50,8 @@ def feature_pair(
       InputError: A set has fewer rows, an array does not have two axes, a value is not finite, or the numbers
         of dimensions differ.
     """
-    real = finite_rows("real features", real, least)
-    fake = finite_rows("fake features", fake, least if least_fake is None else least_fake)
+    real = checked_rows("real features", real, least)
+    fake = checked_rows("fake features", fake, least if least_fake is None else least_fake)
     check_same_dims("real features", real, "fake features", fake)
     return real, fake
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deconv_jax.errors import at_least
-from deconv_jax.metrics.checks import check_same_dims, feature_pair, finite_rows
+from deconv_jax.metrics.checks import check_same_dims, checked_rows, feature_pair
 
 
 class FeatureStatistics:
@@ -42,7 +42,7 @@ class FeatureStatistics:
           InputError: The array does not have two axes, a value is not finite, or the number of dimensions
             differs from that of earlier rows.
         """
-        features = finite_rows("features", features, 0)
+        features = checked_rows("features", features, 0)
         added = len(features)
         if not added:
             return

@@ -24,15 +24,16 @@ def masked_sums(per_example: PerExample, mask: Float[Array, " batch"]) -> dict[s
 
 
 def accumulate_sums(
-    batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
+    batches: Iterable[Mapping[str, Array]],
+    sum_batch: Callable[[Mapping[str, Array]], dict[str, Array]],
 ) -> dict[str, Any]:
     """Add up the sums of all batches.
 
     The host accumulates in double precision, each batch after the next one has been dispatched.
 
     Args:
-      batches: Arguments of `sums`.
-      sums: Function that returns the `masked_sums` of a batch, among them "count", and optionally sums that are
+      batches: Arguments of `sum_batch`.
+      sum_batch: Function that returns the `masked_sums` of a batch, among them "count", and optionally sums that are
         arrays.
 
     Returns:
@@ -49,7 +50,7 @@ def accumulate_sums(
 
     pending: Mapping[str, Array] = {}
     for batch in batches:
-        dispatched = sums(batch)
+        dispatched = sum_batch(batch)
         add(pending)
         pending = dispatched
     add(pending)
@@ -59,7 +60,8 @@ def accumulate_sums(
 
 
 def mean_over(
-    batches: Iterable[Mapping[str, Array]], sums: Callable[[Mapping[str, Array]], dict[str, Array]]
+    batches: Iterable[Mapping[str, Array]],
+    sum_batch: Callable[[Mapping[str, Array]], dict[str, Array]],
 ) -> dict[str, Any]:
     """Return the mean of each metric over all examples: `accumulate_sums` divided by "count".
 
@@ -72,7 +74,7 @@ def mean_over(
     Raises:
       InputError: There is no example.
     """
-    totals = accumulate_sums(batches, sums)
+    totals = accumulate_sums(batches, sum_batch)
     count = totals.pop("count")
     means = {name: total / count for name, total in totals.items()}
     return {name: mean if np.ndim(mean) else float(mean) for name, mean in means.items()}

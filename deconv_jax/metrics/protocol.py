@@ -36,7 +36,7 @@ _EQUAL_TOLERANCE = 1e-6
 """Tolerance for equal pixels: above float32 rounding, below one level of blue, which is 4e-4 in Y."""
 
 MeasuredColor = Literal["rgb", "y"]
-Row = dict[str, Any]
+ImageScore = dict[str, Any]
 """The "name" of an image and its "psnr" and "ssim"."""
 
 
@@ -163,7 +163,7 @@ class EvaluationProtocol:
 
     def measure_all(
         self, pairs: Iterable[tuple[str, Array | np.ndarray, Array | np.ndarray]]
-    ) -> list[Row]:
+    ) -> list[ImageScore]:
         """Measure images of any size one by one, compiling once per size.
 
         Args:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Integer
 
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.metrics.checks import check_finite, finite_rows
+from deconv_jax.metrics.checks import check_finite, checked_rows
 from deconv_jax.metrics.image import max_ms_ssim_scales, ms_ssim
 
 SCORE_SPLITS = 10
@@ -42,7 +42,7 @@ def classifier_score(
         is not a distribution.
     """
     at_least("splits", splits, 1)
-    probabilities = finite_rows("probabilities", probabilities, splits)
+    probabilities = checked_rows("probabilities", probabilities, splits)
     sums = np.sum(probabilities, axis=1)
     if np.min(probabilities) < 0 or np.max(np.abs(sums - 1)) > 1e-3:
         raise InputError(

@@ -23,16 +23,16 @@ from deconv_jax.metrics.checks import check_finite
 BOUNDARY_TOLERANCE = 0.0075
 """Default tolerance of the boundary F1 as a fraction of the image diagonal (section 3 of the paper)."""
 
-Segments = Int[Array, "batch height width"]
+LabelMaps = Int[Array, "batch height width"]
 
 
-def one_hot(segments: Segments, num_classes: int) -> Bool[Array, "batch height width num_classes"]:
+def one_hot(segments: LabelMaps, num_classes: int) -> Bool[Array, "batch height width num_classes"]:
     """Return a one-hot encoding; pixels of other values, such as ignored ones, are False everywhere."""
     return segments[..., None] == jnp.arange(num_classes).reshape(1, 1, 1, -1)
 
 
 def confusion_matrix(
-    truth: Segments, prediction: Segments, num_classes: int
+    truth: LabelMaps, prediction: LabelMaps, num_classes: int
 ) -> Int32[Array, "num_classes num_classes"]:
     """Count the pixels of each class in the truth (rows) and the prediction (columns).
 
@@ -116,8 +116,8 @@ def nan_mean(values: Float[np.ndarray, " num_classes"]) -> float:
 
 
 def boundary_counts(
-    truth: Segments,
-    prediction: Segments,
+    truth: LabelMaps,
+    prediction: LabelMaps,
     num_classes: int,
     tolerance: float | None = None,
 ) -> Int32[Array, "num_classes 4"]:

@@ -81,9 +81,9 @@ class EncoderDecoder(nn.Module):
         self.to_code: nn.Module
         self.from_code: nn.Module
         if self.latent == "vector":
-            self.base = (height // total, width // total, self.features[-1])
+            self.base_shape = (height // total, width // total, self.features[-1])
             self.to_code = nn.Dense(self.outputs_per_latent * self.latent_dim)
-            self.from_code = nn.Dense(math.prod(self.base))
+            self.from_code = nn.Dense(math.prod(self.base_shape))
         else:
             self.to_code = Conv(self.outputs_per_latent * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
@@ -130,7 +130,7 @@ class EncoderDecoder(nn.Module):
         """Decode latents to logits of images in [0, 1]."""
         x = self.from_code(code)
         if self.latent == "vector":
-            x = x.reshape(x.shape[0], *self.base)
+            x = x.reshape(x.shape[0], *self.base_shape)
         x = self.activate(x)
         for stage in self.up:
             x = stage(x, train)

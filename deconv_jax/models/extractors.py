@@ -41,7 +41,7 @@ from deconv_jax.models.inception import InceptionResize, load_inception, resize_
 Tree = Any
 BUNDLED_CLASSIFIERS = {"mnist": 28, "fashion": 28, "digits": 32}
 """Classifiers in the package, each with the side in pixels of its training images."""
-INCEPTION: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
+INCEPTION_RESIZERS: dict[str, InceptionResize] = {"inception": "legacy", "inception-clean": "clean"}
 """Extractors that use InceptionV3, each with its image resizer."""
 INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
 """Environment variable with the path of the Inception weights."""
@@ -82,14 +82,14 @@ def load_extractor(name: str) -> Extractor:
     Raises:
       InputError: Unknown name, or the weights of InceptionV3 are missing or damaged.
     """
-    if name in INCEPTION:
+    if name in INCEPTION_RESIZERS:
         return _inception(name)
     if name == "pixels":
         size = " x ".join(map(str, _PIXELS))
         return Extractor(name, f"pixels at {size}", {}, _pixels)
     if name not in BUNDLED_CLASSIFIERS:
         raise InputError(
-            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION))}"
+            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION_RESIZERS))}"
         )
     folder = resources.files("deconv_jax.models") / "pretrained"
     record = json.loads((folder / f"{name}.json").read_text())
@@ -164,13 +164,13 @@ def _inception(name: str) -> Extractor:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
-        features, _ = _apply(module, variables, resize_for_inception(images, INCEPTION[name]))
+        features, _ = _apply(
+            module, variables, resize_for_inception(images, INCEPTION_RESIZERS[name])
+        )
         # The code of the Inception Score leaves out the bias of the logits.
         with jax.default_matmul_precision("highest"):
             logits = features @ variables["params"]["fc"]["kernel"]
         return features, jax.nn.softmax(logits)[:, None]
 
-    description = (
-        f"InceptionV3, 2,048 features, {INCEPTION[name]} resize, weights of SHA-256 {digest}..."
-    )
+    description = f"InceptionV3, 2,048 features, {INCEPTION_RESIZERS[name]} resize, weights of SHA-256 {digest}..."
     return Extractor(name, description, jax.tree.map(jnp.asarray, variables), apply)

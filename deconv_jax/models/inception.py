@@ -29,7 +29,7 @@ from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of
 from deconv_jax.models.layers import RELU_GAIN, Conv
 from deconv_jax.models.weight_files import Tensors, check_tensors, read_tensors
-from deconv_jax.ops.conv.window import OnePerAxis, Padding
+from deconv_jax.ops.conv.window import IntOrPerAxis, Padding
 from deconv_jax.ops.weight_layouts import layer_from_torch
 
 SIZE = 299
@@ -53,7 +53,7 @@ class _Conv(NamedTuple):
     """Arguments of a `layers.Conv` with folded normalization, which is followed by a ReLU."""
 
     features: int
-    kernel_size: OnePerAxis
+    kernel_size: IntOrPerAxis
     stride: int = 1
     padding: Padding = "SAME"
 

@@ -18,7 +18,7 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least, check_choice, did_you_mean
 from deconv_jax.models.normalization import KernelNorm, normalize_kernel, spectral_norm
 from deconv_jax.ops.conv import PaddingMode
-from deconv_jax.ops.conv.window import OnePerAxis, Padding, per_axis
+from deconv_jax.ops.conv.window import IntOrPerAxis, Padding, per_axis
 from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.upsample import UpsampleMethod
 
@@ -103,11 +103,11 @@ class Conv(nn.Module):
     """
 
     features: int
-    kernel_size: OnePerAxis = 3
-    stride: OnePerAxis = 1
+    kernel_size: IntOrPerAxis = 3
+    stride: IntOrPerAxis = 1
     padding: Padding = "SAME"
     padding_mode: PaddingMode = "zeros"
-    dilation: OnePerAxis = 1
+    dilation: IntOrPerAxis = 1
     groups: int = 1
     use_bias: bool = True
     gain: float = 1.0
@@ -151,14 +151,14 @@ class ConvTranspose(nn.Module):
     """
 
     features: int
-    kernel_size: OnePerAxis = 4
-    stride: OnePerAxis = 1
+    kernel_size: IntOrPerAxis = 4
+    stride: IntOrPerAxis = 1
     padding: Padding = "SAME"
     padding_mode: PaddingMode = "zeros"
-    dilation: OnePerAxis = 1
+    dilation: IntOrPerAxis = 1
     groups: int = 1
-    output_padding: OnePerAxis | None = None
-    output_size: OnePerAxis | None = None
+    output_padding: IntOrPerAxis | None = None
+    output_size: IntOrPerAxis | None = None
     use_bias: bool = True
     gain: float = 1.0
     kernel_init: Initializer | None = None
@@ -271,8 +271,8 @@ class Pool(nn.Module):
       kind: "max" or "average". Average pooling counts the padding as zeros.
     """
 
-    window: OnePerAxis = 2
-    stride: OnePerAxis | None = None
+    window: IntOrPerAxis = 2
+    stride: IntOrPerAxis | None = None
     padding: Padding = "VALID"
     kind: PoolKind = "max"
 
@@ -312,8 +312,8 @@ class Unpool(nn.Module):
       kind: "max" or "average".
     """
 
-    window: OnePerAxis = 2
-    stride: OnePerAxis | None = None
+    window: IntOrPerAxis = 2
+    stride: IntOrPerAxis | None = None
     padding: Padding = "VALID"
     kind: PoolKind = "max"
 

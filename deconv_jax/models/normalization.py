@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 
 from deconv_jax.errors import InputError, check_choice
 from deconv_jax.ops.collectives import bound_data_axis
-from deconv_jax.ops.conv.window import OnePerAxis
+from deconv_jax.ops.conv.window import IntOrPerAxis
 from deconv_jax.ops.initializers import fans
 
 NormName = Literal["batch", "group", "layer", "none"]
@@ -124,7 +124,7 @@ def normalize_kernel(
     gain: float,
     train: bool,
     transposed: bool,
-    stride: OnePerAxis,
+    stride: IntOrPerAxis,
     groups: int,
 ) -> Array:
     """Return the normalized kernel of a convolution or transposed convolution, in its own shape.

@@ -31,14 +31,14 @@ from jaxtyping import Array, Float, Int, Int32
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.ops.conv import conv
-from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window, per_axis
+from deconv_jax.ops.conv.window import IntOrPerAxis, Padding, Size, Window, per_axis
 
 
 def max_pool(
     x: Float[Array, "*batch_and_size channels"],
-    window: OnePerAxis,
+    window: IntOrPerAxis,
     *,
-    stride: OnePerAxis | None = None,
+    stride: IntOrPerAxis | None = None,
     padding: Padding = "VALID",
 ) -> Float[Array, "*batch_and_output_size channels"]:
     """Return the maximum of each window, per channel; NaN if the window contains a NaN.
@@ -70,9 +70,9 @@ def max_pool(
 
 def max_pool_with_switches(
     x: Float[Array, "*batch_and_size channels"],
-    window: OnePerAxis,
+    window: IntOrPerAxis,
     *,
-    stride: OnePerAxis | None = None,
+    stride: IntOrPerAxis | None = None,
     padding: Padding = "VALID",
 ) -> tuple[
     Float[Array, "*batch_and_output_size channels"], Int32[Array, "*batch_and_output_size channels"]
@@ -151,9 +151,9 @@ def max_unpool(
 
 def avg_pool(
     x: Float[Array, "*batch_and_size channels"],
-    window: OnePerAxis,
+    window: IntOrPerAxis,
     *,
-    stride: OnePerAxis | None = None,
+    stride: IntOrPerAxis | None = None,
     padding: Padding = "VALID",
     count_include_pad: bool = True,
 ) -> Float[Array, "*batch_and_output_size channels"]:
@@ -187,11 +187,11 @@ def avg_pool(
 
 def avg_unpool(
     y: Float[Array, "*batch_and_size channels"],
-    window: OnePerAxis,
+    window: IntOrPerAxis,
     *,
-    stride: OnePerAxis | None = None,
+    stride: IntOrPerAxis | None = None,
     padding: Padding = "VALID",
-    output_size: OnePerAxis | None = None,
+    output_size: IntOrPerAxis | None = None,
 ) -> Float[Array, "*batch_and_output_size channels"]:
     """Add each value to every pixel of its window: the adjoint of `avg_pool` times the window area.
 
@@ -443,6 +443,8 @@ def _axes(name: str, x, window, stride, padding) -> tuple[_Axis, ...]:
     )
 
 
-def _window(window: OnePerAxis, stride: OnePerAxis | None, padding: Padding, rank: int) -> Window:
+def _window(
+    window: IntOrPerAxis, stride: IntOrPerAxis | None, padding: Padding, rank: int
+) -> Window:
     sizes = per_axis("window", window, rank, 1)
     return Window.of(sizes, sizes if stride is None else stride, padding)

@@ -17,7 +17,7 @@ from deconv_jax.data.batch import Batch
 from deconv_jax.data.random_keys import GAN_EVALUATION_SEED, evaluation_keys
 from deconv_jax.data.sources import Source
 from deconv_jax.metrics.sample_quality import PROTOCOL, metric_names
-from deconv_jax.models.extractors import INCEPTION, load_extractor
+from deconv_jax.models.extractors import INCEPTION_RESIZERS, load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.tasks.gan_evaluation import (
     Extract,
@@ -144,7 +144,7 @@ class GAN(AdversarialTraining, Task):
     @property
     def _inception(self) -> bool:
         """Whether the extractor is InceptionV3, whose metrics have established names."""
-        return self.extractor in INCEPTION
+        return self.extractor in INCEPTION_RESIZERS
 
     @functools.partial(jit, static_argnums=0)
     def _samples(self, state: TrainState, numbers: jax.Array, labels: Labels = None) -> Images:

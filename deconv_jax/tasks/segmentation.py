@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from PIL import Image
 
 from deconv_jax.compilation import jit
@@ -33,6 +33,7 @@ from deconv_jax.data.views import (
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.masked_mean import mean_over
 from deconv_jax.metrics.segmentation import (
+    LabelMaps,
     boundary_counts,
     boundary_f1,
     confusion_matrix,
@@ -49,10 +50,9 @@ from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
 from deconv_jax.training.step import apply_model, gradient_step, init_state
 from deconv_jax.training.task import Task
 from deconv_jax.viz.grids import picture_grid
-from deconv_jax.viz.overlays import background_index, with_segments
+from deconv_jax.viz.overlays import background_index, tint_by_class
 
 Logits = Float[Array, "batch height width num_classes"]
-Segments = Int[Array, "batch height width"]
 
 _PICTURE_EXAMPLES, _MIN_PICTURE_PIXELS = 6, 192
 _BASELINE_BATCH = 64
@@ -186,7 +186,7 @@ class Segmentation(Task):
         seen, logits = self._view_and_logits(state, few)
         images, truth = np.asarray(seen["image"]), np.asarray(seen["segments"])
         predicted = np.asarray(jnp.argmax(logits, -1))
-        tinted = functools.partial(with_segments, background=background_index(self.class_names))
+        tinted = functools.partial(tint_by_class, background=background_index(self.class_names))
         rows = {"image": images} | {
             name: np.stack([tinted(*pair) for pair in zip(images, segments, strict=True)])
             for name, segments in (("truth", truth), ("prediction", predicted))
@@ -249,7 +249,7 @@ class Segmentation(Task):
         """Count the pixels of each class from 0 to 254 in the evaluation views of a split."""
 
         @jit
-        def segments(batch: Batch) -> Segments:
+        def segments(batch: Batch) -> LabelMaps:
             return _ignore_padding(evaluation_view(self.view, batch)["segments"], batch["mask"])
 
         counts = np.zeros(IGNORED + 1)
@@ -279,7 +279,7 @@ class Segmentation(Task):
 
 
 def cross_entropy(
-    logits: Logits, segments: Segments, class_weights: tuple[float, ...] = ()
+    logits: Logits, segments: LabelMaps, class_weights: tuple[float, ...] = ()
 ) -> Float[Array, ""]:
     """Compute the weighted mean of -log softmax(logits) over all pixels that are not ignored, in nats.
 
@@ -298,7 +298,7 @@ def cross_entropy(
     return -jnp.sum(target * jax.nn.log_softmax(logits)) / jnp.where(total > 0, total, 1.0)
 
 
-def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
+def soft_dice(probabilities: Logits, segments: LabelMaps) -> Float[Array, ""]:
     """Compute the mean of 2 sum(p t) / (sum(p^2) + sum(t^2)) over the classes that occur in each image.
 
     Sums are over the pixels of an image that are not ignored; p is the probability of the class and t
@@ -316,11 +316,11 @@ def soft_dice(probabilities: Logits, segments: Segments) -> Float[Array, ""]:
     return jnp.sum(overlaps) / jnp.maximum(count, jnp.finfo(overlaps.dtype).tiny)
 
 
-def _at_true_class(values: Logits, segments: Segments) -> Float[Array, "batch height width"]:
+def _at_true_class(values: Logits, segments: LabelMaps) -> Float[Array, "batch height width"]:
     """Return the value of each pixel's class; 0 for ignored pixels."""
     return jnp.sum(jnp.where(one_hot(segments, values.shape[-1]), values, 0.0), axis=-1)
 
 
-def _ignore_padding(segments: Segments, mask: Float[Array, " batch"]) -> Segments:
+def _ignore_padding(segments: LabelMaps, mask: Float[Array, " batch"]) -> LabelMaps:
     """Set all pixels of examples with mask 0 to `IGNORED`."""
     return jnp.where(mask.reshape(-1, 1, 1) > 0, segments, IGNORED)

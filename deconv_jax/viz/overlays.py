@@ -32,7 +32,7 @@ def background_index(names: Sequence[str]) -> int | None:
     return names.index("background") if "background" in names else None
 
 
-def with_segments(
+def tint_by_class(
     image: np.ndarray, segments: Int[np.ndarray, "height width"], *, background: int | None = 0
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Tint each pixel of an image by its class, with an opacity of 0.5; returns a copy.

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from deconv_jax.data.images import HIDDEN, LINKED, OTHER_FORMAT, UNREADABLE, list_images, read_image
+from deconv_jax.data.images import (
+    SKIPPED_HIDDEN,
+    SKIPPED_LINK,
+    SKIPPED_OTHER_FORMAT,
+    SKIPPED_UNREADABLE,
+    list_images,
+    read_image,
+)
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import plan_jobs
 
@@ -80,16 +87,18 @@ def test_skipped_files_are_counted_and_named(touch):
     plan = plan_jobs(["in"], Path("out"))
     assert [job.source for job in plan.jobs] == [Path("in/a.png")]
     assert set(plan.summary()) == {
-        f"skipped 3 ({OTHER_FORMAT}): in/b.heic, in/c.gif, in/deep/notes.txt",
-        f"skipped 1 ({LINKED}): in/link",
-        f"skipped 3 ({HIDDEN}): in/.d.png, in/.e, in/.hidden_link",
+        f"skipped 3 ({SKIPPED_OTHER_FORMAT}): in/b.heic, in/c.gif, in/deep/notes.txt",
+        f"skipped 1 ({SKIPPED_LINK}): in/link",
+        f"skipped 3 ({SKIPPED_HIDDEN}): in/.d.png, in/.e, in/.hidden_link",
         "skipped 1 (another name of an input): in/z.png is in/a.png",
         "skipped 1 (output of an earlier run): in/a.png.compare.png",
     }
     assert plan.all_folders_readable
     touch(*(f"in/{number:03}.txt" for number in range(30)))
-    line = next(line for line in plan_jobs(["in/*"], Path("out")).summary() if OTHER_FORMAT in line)
-    assert line.startswith(f"skipped 32 ({OTHER_FORMAT}): in/000.txt, in/001")
+    line = next(
+        line for line in plan_jobs(["in/*"], Path("out")).summary() if SKIPPED_OTHER_FORMAT in line
+    )
+    assert line.startswith(f"skipped 32 ({SKIPPED_OTHER_FORMAT}): in/000.txt, in/001")
     assert line.endswith("in/019.txt and 12 more")
     matched = "skipped 2 (folder matched by a pattern): in/deep, in/link"
     assert matched in plan_jobs(["in/*"], Path("out")).summary()
@@ -107,7 +116,7 @@ def test_an_unreadable_folder_is_skipped(touch, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)
     plan = plan_jobs(["in"], Path("out"))
     assert [job.source for job in plan.jobs] == [Path("in/a.png")]
-    assert plan.summary() == [f"skipped 1 ({UNREADABLE}): in/closed"]
+    assert plan.summary() == [f"skipped 1 ({SKIPPED_UNREADABLE}): in/closed"]
     assert not plan.all_folders_readable
     with pytest.raises(InputError, match="cannot read folder in/closed: Permission denied"):
         plan_jobs(["in/closed"], Path("out"))
@@ -140,7 +149,7 @@ def test_special_files_fail_one_by_one(touch):
     ("inputs", "options", "message"),
     [
         (["none.png"], {}, "input none.png does not exist"),
-        (["empty"], {}, rf"empty contains no .* files; skipped 1 \({OTHER_FORMAT}\)"),
+        (["empty"], {}, rf"empty contains no .* files; skipped 1 \({SKIPPED_OTHER_FORMAT}\)"),
         (["*.gif"], {}, r"\*.gif contains no .* files"),
         (["a.png", "in/a.png"], {}, "a.png and in/a.png would both be written to out/a.png"),
         (["in/a.png", "in/a.tif"], {"suffix": ".png"}, "would both be written to out/a.png"),

@@ -19,7 +19,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.models import extractors
 from deconv_jax.models.extractors import (
     BUNDLED_CLASSIFIERS,
-    INCEPTION,
+    INCEPTION_RESIZERS,
     INCEPTION_WEIGHTS_ENV,
     load_extractor,
     save_extractor,
@@ -157,7 +157,7 @@ def test_unknown_name_suggests_the_closest(name, words):
     assert [word for word in words if word not in str(raised.value)] == []
 
 
-on_inception = pytest.mark.parametrize("name", INCEPTION)
+on_inception = pytest.mark.parametrize("name", INCEPTION_RESIZERS)
 
 
 @on_inception
@@ -210,7 +210,7 @@ def test_inception_probabilities_exclude_the_bias(tmp_path, monkeypatch, name):
     assert probabilities.shape == (4, 1, 5)
     np.testing.assert_allclose(probabilities[:, 0], jax.nn.softmax(colors @ kernel), rtol=1e-3)
     assert extractor.name == name
-    assert f"{INCEPTION[name]} resize" in extractor.description
+    assert f"{INCEPTION_RESIZERS[name]} resize" in extractor.description
     assert hashlib.sha256(b"weights").hexdigest()[:16] in extractor.description
 
 

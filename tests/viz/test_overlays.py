@@ -7,9 +7,9 @@ from PIL import ImageColor
 from deconv_jax.viz.overlays import (
     class_color,
     class_name,
+    tint_by_class,
     with_boxes,
     with_legend,
-    with_segments,
 )
 from deconv_jax.viz.pixels import rgb_pixels
 from deconv_jax.viz.plots import COLORS
@@ -35,7 +35,7 @@ def test_tinted_pixels_are_half_the_color_of_their_class(background):
     image = draw(6, 7, 3)
     segments = np.random.default_rng(1).integers(0, 13, (6, 7))
     segments[0] = 255
-    tinted = with_segments(image, segments, background=background)
+    tinted = tint_by_class(image, segments, background=background)
     for place in np.ndindex(6, 7):
         number = segments[place]
         expected = image[place].astype(float)

@@ -26,10 +26,10 @@ Note:
 
 from deconv_jax.data.images.image_file import FORMATS, MAX_PIXELS, Color, ImageFile
 from deconv_jax.data.images.listing import (
-    HIDDEN,
-    LINKED,
-    OTHER_FORMAT,
-    UNREADABLE,
+    SKIPPED_HIDDEN,
+    SKIPPED_LINK,
+    SKIPPED_OTHER_FORMAT,
+    SKIPPED_UNREADABLE,
     FileListing,
     list_files,
     list_images,
@@ -39,12 +39,12 @@ from deconv_jax.data.images.write import JPEG_QUALITY, write_image
 
 __all__ = [
     "FORMATS",
-    "HIDDEN",
     "JPEG_QUALITY",
-    "LINKED",
     "MAX_PIXELS",
-    "OTHER_FORMAT",
-    "UNREADABLE",
+    "SKIPPED_HIDDEN",
+    "SKIPPED_LINK",
+    "SKIPPED_OTHER_FORMAT",
+    "SKIPPED_UNREADABLE",
     "Color",
     "FileListing",
     "ImageFile",

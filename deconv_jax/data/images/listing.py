@@ -10,13 +10,13 @@ from deconv_jax.data.images.image_file import FORMATS
 from deconv_jax.errors import InputError
 from deconv_jax.io import kind_of
 
-OTHER_FORMAT = "of a format that is not read here"
+SKIPPED_OTHER_FORMAT = "of a format that is not read here"
 
-LINKED = "links to folders, which are not followed"
+SKIPPED_LINK = "links to folders, which are not followed"
 
-HIDDEN = "hidden"
+SKIPPED_HIDDEN = "hidden"
 
-UNREADABLE = "folders that cannot be read"
+SKIPPED_UNREADABLE = "folders that cannot be read"
 
 
 class FileListing(NamedTuple):
@@ -24,8 +24,8 @@ class FileListing(NamedTuple):
 
     Attributes:
       files: Files with one of the requested suffixes, sorted by path. Links to files are included.
-      left_out: Other files and folders that were not entered, sorted, by the reason: `OTHER_FORMAT`, `LINKED`,
-        `HIDDEN` or `UNREADABLE`. Reasons that do not occur are missing.
+      left_out: Other files and folders that were not entered, sorted, by the reason: `SKIPPED_OTHER_FORMAT`, `SKIPPED_LINK`,
+        `SKIPPED_HIDDEN` or `SKIPPED_UNREADABLE`. Reasons that do not occur are missing.
     """
 
     files: list[Path]
@@ -40,21 +40,21 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
       InputError: The folder does not exist, or it or a folder in it cannot be read.
     """
-    return list_files(folder, complete=True).files
+    return list_files(folder, strict=True).files
 
 
 def list_files(
-    folder: Path, suffixes: Collection[str] = tuple(FORMATS), *, complete: bool = False
+    folder: Path, suffixes: Collection[str] = tuple(FORMATS), *, strict: bool = False
 ) -> FileListing:
     """Find the files with one of the suffixes in a folder and its subfolders, and report the others.
 
     Args:
       folder: Folder to search.
       suffixes: Suffixes in lower case, with the dot. Those of files may have upper case.
-      complete: Whether an unreadable subfolder is an error, instead of being reported.
+      strict: Whether an unreadable subfolder is an error, instead of being reported.
 
     Raises:
-      InputError: The folder does not exist or cannot be read, or with `complete` a subfolder cannot be read.
+      InputError: The folder does not exist or cannot be read, or with `strict` a subfolder cannot be read.
     """
     if kind_of(folder) != "folder":
         raise InputError(f"no folder {folder}")
@@ -63,18 +63,22 @@ def list_files(
 
     def unreadable(error: OSError) -> None:
         path = Path(error.filename)
-        if complete or path == folder:
+        if strict or path == folder:
             raise InputError(f"cannot read folder {path}: {error.strerror}") from error
-        left_out[UNREADABLE].append(path)
+        left_out[SKIPPED_UNREADABLE].append(path)
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
-        left_out[HIDDEN] += [Path(parent, n) for n in (*folders, *names) if n.startswith(".")]
+        left_out[SKIPPED_HIDDEN] += [
+            Path(parent, n) for n in (*folders, *names) if n.startswith(".")
+        ]
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(parent, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if path.suffix.lower() in suffixes]
-        left_out[OTHER_FORMAT] += [path for path in paths if path.suffix.lower() not in suffixes]
+        left_out[SKIPPED_OTHER_FORMAT] += [
+            path for path in paths if path.suffix.lower() not in suffixes
+        ]
         below = [Path(parent, name) for name in folders]
-        left_out[LINKED] += [path for path in below if path.is_symlink()]
+        left_out[SKIPPED_LINK] += [path for path in below if path.is_symlink()]
 
     def place(path: Path) -> str:
         return path.relative_to(folder).as_posix()

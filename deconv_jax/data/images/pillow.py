@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from deconv_jax.data.images.exif import kept_exif, resolution
 from deconv_jax.data.images.image_file import FORMATS
-from deconv_jax.data.images.samples import Decoded, check_size, counted, upright
+from deconv_jax.data.images.samples import Decoded, check_size, pluralize, upright
 from deconv_jax.errors import InputError
 
 _OPENED = tuple(sorted(set(FORMATS.values())))
@@ -24,7 +24,7 @@ _limit = threading.Lock()
 
 
 @contextlib.contextmanager
-def without_limit() -> Iterator[None]:
+def without_pixel_limit() -> Iterator[None]:
     """Disable Pillow's global pixel limit, which `max_pixels` replaces. Only one thread at a time is inside."""
     with _limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -42,7 +42,7 @@ def opened(file: BinaryIO) -> Iterator[Any]:
       UnidentifiedImageError: The file has another format or is damaged.
     """
     file.seek(0)
-    with without_limit():
+    with without_pixel_limit():
         image = Image.open(file, formats=_OPENED)
     with image:
         yield image
@@ -66,7 +66,7 @@ def load(image: Any) -> None:
         image.load()
         return
     # Pillow checks the size of TIFF files again before it decodes them.
-    with without_limit(), _libtiff_silenced():
+    with without_pixel_limit(), _libtiff_silenced():
         image.load()
 
 
@@ -123,7 +123,7 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
     if exif and kept is None and set(exif) - {ExifTags.Base.Orientation} and kind != "TIFF":
         notes.append("EXIF data that cannot be copied left out")
     if others:
-        notes.append(f"{counted(others, 'further picture')} in the file left out")
+        notes.append(f"{pluralize(others, 'further picture')} in the file left out")
     samples = np.ascontiguousarray(upright(samples, turned))
     return Decoded(samples, mode, kind, profile, kept, dpi, tuple(notes))
 
@@ -147,10 +147,10 @@ def _decode_wide_png(file: BinaryIO, samples_kind: str) -> np.ndarray:
             image.tile = [image.tile[0]._replace(args="RGBA")]
             pairs = np.asarray(image).astype(np.uint16)
         return pairs[..., 0::2] << 8 | pairs[..., 1::2]
-    return read_twice(file, samples_kind, samples_kind.replace("16B", "16L"))
+    return read_16bit_in_two_passes(file, samples_kind, samples_kind.replace("16B", "16L"))
 
 
-def read_twice(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
+def read_16bit_in_two_passes(file: BinaryIO, upper: str, lower: str) -> np.ndarray:
     """Read 16-bit samples in two passes, with the raw modes by which Pillow returns the upper and the lower byte.
 
     Returns:

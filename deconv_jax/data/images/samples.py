@@ -62,6 +62,6 @@ def composite_on_white(samples: np.ndarray) -> np.ndarray:
     return ((mixed + most // 2) // most).astype(samples.dtype)
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """Return a count with its noun, such as "2 samples"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -23,8 +23,8 @@ from jaxtyping import UInt
 from PIL import Image
 
 from deconv_jax.data.images.exif import kept_exif, resolution
-from deconv_jax.data.images.pillow import decode_with_pillow, load, opened, read_twice
-from deconv_jax.data.images.samples import Decoded, check_size, counted, upright
+from deconv_jax.data.images.pillow import decode_with_pillow, load, opened, read_16bit_in_two_passes
+from deconv_jax.data.images.samples import Decoded, check_size, pluralize, upright
 from deconv_jax.errors import InputError
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -62,7 +62,7 @@ class TiffLayout:
       photometric: Photometric interpretation: `RGB`, `PALETTE`, ...
       color_samples: Number of color samples per pixel, which come first.
       extras: Kinds of the other samples.
-      planes: Whether each channel is stored separately (planar configuration).
+      is_planar: Whether each channel is stored separately (planar configuration).
       compression: Number of the compression.
       orientation: Orientation as in EXIF, 1 to 8.
       icc_profile: Color profile.
@@ -74,7 +74,7 @@ class TiffLayout:
     photometric: int
     color_samples: int
     extras: tuple[int, ...]
-    planes: bool
+    is_planar: bool
     compression: int
     orientation: int
     icc_profile: bytes | None
@@ -96,7 +96,7 @@ class TiffLayout:
         """Return a description of the samples for an error message."""
         return (
             f"{self.color_samples + len(self.extras)} samples a pixel of {self.bits} bits"
-            f"{', in planes,' if self.planes else ''} with photometric interpretation "
+            f"{', in planes,' if self.is_planar else ''} with photometric interpretation "
             f"{self.photometric} and compression {self.compression}"
         )
 
@@ -170,7 +170,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
         photometric=int(photometric),
         color_samples=color_samples,
         extras=_extras(page, samples - color_samples),
-        planes=page.planarconfig == 2,
+        is_planar=page.planarconfig == 2,
         compression=int(page.compression),
         orientation=1 if orientation is None else int(orientation.value),
         icc_profile=page.iccprofile or None,
@@ -210,7 +210,7 @@ def read_samples(
     samples = page.asarray()
     if samples.ndim == 2:
         return samples[..., None]
-    return np.moveaxis(samples, 0, -1) if layout.planes else samples
+    return np.moveaxis(samples, 0, -1) if layout.is_planar else samples
 
 
 def with_raw_tags(file: BinaryIO) -> io.BytesIO:
@@ -276,9 +276,9 @@ def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         decoded = Decoded(pixels, mode, "TIFF", layout.icc_profile, kept, dpi)
     notes = list(decoded.notes)
     if layout.unused:
-        notes.append(f"{counted(layout.unused, 'sample')} a pixel of no stated meaning left out")
+        notes.append(f"{pluralize(layout.unused, 'sample')} a pixel of no stated meaning left out")
     if layout.copies:
-        notes.append(f"{counted(layout.copies, 'further page')} (reduced copies, masks) left out")
+        notes.append(f"{pluralize(layout.copies, 'further page')} (reduced copies, masks) left out")
     return dataclasses.replace(decoded, notes=tuple(notes))
 
 
@@ -288,12 +288,12 @@ def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         raise InputError("its 16-bit samples are neither gray nor RGB")
     kinds = (layout.color_samples, len(layout.extras))
-    if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.planes):
+    if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.is_planar):
         raise InputError(f"{layout.described()} are not read; with compression 1 (none) they are")
     raw = with_raw_tags(file)
     if channels > 1:
         name = {3: "RGB", 4: "RGBA"}[channels]
-        return read_twice(raw, f"{name};16L", f"{name};16B")
+        return read_16bit_in_two_passes(raw, f"{name};16L", f"{name};16B")
     with opened(raw) as image:
         load(image)
         return np.asarray(image).astype(np.uint16)[..., None]

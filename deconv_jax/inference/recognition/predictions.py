@@ -12,9 +12,9 @@ from deconv_jax.viz.overlays import (
     background_index,
     class_color,
     class_name,
+    tint_by_class,
     with_boxes,
     with_legend,
-    with_segments,
 )
 from deconv_jax.viz.pixels import enlarge, rgb_pixels
 
@@ -102,7 +102,7 @@ class SegmentationMap:
         background = background_index(names)
         tinted = np.concatenate(
             [
-                with_segments(pixels[b], self.classes[b], background=background)
+                tint_by_class(pixels[b], self.classes[b], background=background)
                 for b in self._bands()
             ]
         )

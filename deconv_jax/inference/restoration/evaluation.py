@@ -21,7 +21,7 @@ from deconv_jax.data.degradations import (
     Chain,
     Degradation,
     GaussianNoise,
-    Linear,
+    LinearDegradation,
     linear_part,
     noise_sigma,
 )
@@ -68,7 +68,7 @@ class Evaluation:
         if self.noise == "numpy":
             *before, last = _flatten(self.degradation) or [self.degradation]
             linear = before if isinstance(last, GaussianNoise) else [*before, last]
-            if not all(isinstance(step, Linear) for step in linear):
+            if not all(isinstance(step, LinearDegradation) for step in linear):
                 raise InputError(
                     "noise='numpy' requires linear degradations followed by Gaussian noise; use "
                     f"noise='jax' for {self.degradation}"

@@ -15,7 +15,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import Pixels
 from deconv_jax.io import kind_of
 from deconv_jax.metrics.image import SSIM_MIN_SIZE
-from deconv_jax.metrics.protocol import EvaluationProtocol, Row
+from deconv_jax.metrics.protocol import EvaluationProtocol, ImageScore
 
 BAND_PIXELS = 2**20
 """Number of pixels of a band; SSIM uses about 150 bytes for each, with color."""
@@ -40,7 +40,7 @@ def read_reference(path: Path, restored: Pixels, scale: int) -> Pixels:
     return truth
 
 
-def measure_image(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> Row:
+def measure_image(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> ImageScore:
     """Return "psnr" in dB and "ssim" of an image that was read from a file.
 
     A protocol that measures luma takes one channel for Y of studio range, whereas a gray file has the
@@ -55,7 +55,7 @@ def measure_image(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -
     return measure_in_bands(protocol, output, truth)
 
 
-def measure_in_bands(protocol: EvaluationProtocol, output: Pixels, target: Pixels) -> Row:
+def measure_in_bands(protocol: EvaluationProtocol, output: Pixels, target: Pixels) -> ImageScore:
     """Return `protocol.measure` of one image, up to rounding, computed in bands of rows.
 
     The mean squared error is the mean over the bands, and SSIM is the mean over windows: a band

@@ -25,7 +25,7 @@ from deconv_jax.inference.progress import ProgressBar, ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
 from deconv_jax.inference.restoration.measurement import measure_image, read_reference
 from deconv_jax.io import check_output_path, write_png
-from deconv_jax.metrics.protocol import EvaluationProtocol, Row, mean_of_rows
+from deconv_jax.metrics.protocol import EvaluationProtocol, ImageScore, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.pixels import enlarge
 
@@ -51,8 +51,8 @@ class Result:
 
     size: tuple[int, int]
     seconds: float
-    metrics: Row | None = None
-    input_metrics: Row | None = None
+    metrics: ImageScore | None = None
+    input_metrics: ImageScore | None = None
     measurement_error: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -163,7 +163,7 @@ def restore_file(
         if restorer.scale > 1 and (job.reference or job.comparison) is not None:
             views[BICUBIC] = np.asarray(ops.imresize(jnp.asarray(image.pixels), restorer.scale))
         views["restored"] = restored
-        rows: dict[str, Row] = {}
+        rows: dict[str, ImageScore] = {}
         measurement_error = None
         if job.reference is not None:
             try:
@@ -185,7 +185,7 @@ def restore_file(
 
 def _measure(
     reference: Path, views: Mapping[str, Pixels], scale: int, protocol: EvaluationProtocol
-) -> tuple[dict[str, Row], Pixels]:
+) -> tuple[dict[str, ImageScore], Pixels]:
     """Return the metrics of each view that has the result's size, and the reference.
 
     Raises:
@@ -203,7 +203,7 @@ def _measure(
 
 
 def _draw_comparison(
-    views: Mapping[str, Pixels], rows: Mapping[str, Row], scale: int
+    views: Mapping[str, Pixels], rows: Mapping[str, ImageScore], scale: int
 ) -> Image.Image:
     """Draw the center of each view side by side, with its name and PSNR above."""
     side = COMPARISON_SIDE // scale
@@ -228,7 +228,7 @@ def _format_result(result: Result, scale: int) -> str:
     return f"{width} x {height}  {result.seconds:.1f} s{metrics}{notes}"
 
 
-def _format_metrics(after: Row | None, before: Row | None, scale: int) -> str:
+def _format_metrics(after: ImageScore | None, before: ImageScore | None, scale: int) -> str:
     """Return PSNR and SSIM of a result and of the baseline, as the end of a line."""
     baseline = "input" if scale == 1 else BICUBIC
     words = ""

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from deconv_jax.errors import InputError, as_int
 from deconv_jax.ops.conv import primitives
 from deconv_jax.ops.conv.lax import Geometry
-from deconv_jax.ops.conv.window import OnePerAxis, Padding, Size, Window
+from deconv_jax.ops.conv.window import IntOrPerAxis, Padding, Size, Window
 
 PaddingMode = Literal["zeros", "circular", "reflect", "edge"]
 
@@ -39,10 +39,10 @@ def conv(
     x: Float[Array, "*batch_and_size in_channels"],
     kernel: Float[Array, "*kernel_size in_channels_per_group out_channels"],
     *,
-    stride: OnePerAxis = 1,
+    stride: IntOrPerAxis = 1,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
-    dilation: OnePerAxis = 1,
+    dilation: IntOrPerAxis = 1,
     groups: int = 1,
 ) -> Float[Array, "*batch_and_output_size out_channels"]:
     """Compute a strided, dilated, grouped cross-correlation: the "convolution" of neural networks.
@@ -104,13 +104,13 @@ def conv_transpose(
     y: Float[Array, "*batch_and_size in_channels"],
     kernel: Float[Array, "*kernel_size out_channels_per_group in_channels"],
     *,
-    stride: OnePerAxis = 1,
+    stride: IntOrPerAxis = 1,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
-    dilation: OnePerAxis = 1,
+    dilation: IntOrPerAxis = 1,
     groups: int = 1,
-    output_padding: OnePerAxis | None = None,
-    output_size: OnePerAxis | None = None,
+    output_padding: IntOrPerAxis | None = None,
+    output_size: IntOrPerAxis | None = None,
 ) -> Float[Array, "*batch_and_output_size out_channels"]:
     """Compute a transposed convolution ("deconvolution"): the adjoint of `conv`.
 
@@ -185,9 +185,9 @@ def conv_output_size(
     size: Sequence[int],
     kernel_size: Sequence[int],
     *,
-    stride: OnePerAxis = 1,
+    stride: IntOrPerAxis = 1,
     padding: Padding = "SAME",
-    dilation: OnePerAxis = 1,
+    dilation: IntOrPerAxis = 1,
 ) -> Size:
     """Return the spatial size of the output of `conv`.
 
@@ -218,11 +218,11 @@ def conv_transpose_output_size(
     size: Sequence[int],
     kernel_size: Sequence[int],
     *,
-    stride: OnePerAxis = 1,
+    stride: IntOrPerAxis = 1,
     padding: Padding = "SAME",
-    dilation: OnePerAxis = 1,
-    output_padding: OnePerAxis | None = None,
-    output_size: OnePerAxis | None = None,
+    dilation: IntOrPerAxis = 1,
+    output_padding: IntOrPerAxis | None = None,
+    output_size: IntOrPerAxis | None = None,
 ) -> Size:
     """Return the spatial size of the output of `conv_transpose`.
 

@@ -12,7 +12,7 @@ from deconv_jax.errors import InputError, as_int
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 """Padding of every spatial axis: by rule, in pixels on every side, or (before, after) per axis."""
-OnePerAxis = int | Sequence[int]
+IntOrPerAxis = int | Sequence[int]
 """An int for every spatial axis, or one per axis."""
 Size = tuple[int, ...]
 """One int per spatial axis."""
@@ -38,9 +38,9 @@ class Window:
     def of(
         cls,
         kernel_size: Sequence[int],
-        stride: OnePerAxis,
+        stride: IntOrPerAxis,
         padding: Padding,
-        dilation: OnePerAxis = 1,
+        dilation: IntOrPerAxis = 1,
     ) -> "Window":
         """Validate an operator's arguments and broadcast them to all spatial axes.
 
@@ -98,7 +98,10 @@ class Window:
         return [range(low, low + s) for low, s in zip(lowest, self.stride, strict=True)]
 
     def transposed_size(
-        self, size: Sequence[int], output_padding: OnePerAxis | None, output_size: OnePerAxis | None
+        self,
+        size: Sequence[int],
+        output_padding: IntOrPerAxis | None,
+        output_size: IntOrPerAxis | None,
     ) -> Size:
         """Return the output size of the adjoint for images of `size`.
 
@@ -156,7 +159,7 @@ def extents(kernel_size: Size, dilation: Size) -> Size:
     return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
 
 
-def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
+def per_axis(name: str, value: IntOrPerAxis, rank: int, least: int) -> Size:
     """Broadcast the argument `name` to `rank` ints.
 
     Raises:
@@ -168,7 +171,7 @@ def per_axis(name: str, value: OnePerAxis, rank: int, least: int) -> Size:
     raise InputError(f"{name} must be an int >= {least}, or {rank} of them; got {value!r}")
 
 
-def broadcast_ints(value: OnePerAxis, count: int) -> Size:
+def broadcast_ints(value: IntOrPerAxis, count: int) -> Size:
     """Return an int `count` times, a sequence of ints as a tuple, and () for anything else."""
     number = as_int(value)
     if number is not None:

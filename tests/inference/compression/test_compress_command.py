@@ -6,7 +6,7 @@ from PIL import Image
 
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
-from deconv_jax.data.images import LINKED, OTHER_FORMAT
+from deconv_jax.data.images import SKIPPED_LINK, SKIPPED_OTHER_FORMAT
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.compression.load import TABLES_FOLDER, load_codec
 from deconv_jax.train import train
@@ -126,8 +126,8 @@ def test_a_folder_round_trips(run, tmp_path, capsys):
         f"deconv-jax: error: cannot read image {folder}/d.webp: it has 3 frames; only files with one "
         "image are read",
         "deconv-jax: 1 of 3 files failed",
-        f"deconv-jax: skipped 1 ({OTHER_FORMAT}): {folder}/c.heic",
-        f"deconv-jax: skipped 1 ({LINKED}): {folder}/deep/link",
+        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/c.heic",
+        f"deconv-jax: skipped 1 ({SKIPPED_LINK}): {folder}/deep/link",
     ]
     assert main(["decompress", *start, str(small), "-o", str(back)]) == 0
     np.testing.assert_array_equal(read(back / "a.png"), read(back / "deep" / "b.png"))

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from deconv_jax.cli import main
-from deconv_jax.data.images import OTHER_FORMAT, read_pixels
+from deconv_jax.data.images import SKIPPED_OTHER_FORMAT, read_pixels
 from deconv_jax.inference.recognition import coco
 from deconv_jax.inference.recognition.coco import PREDICTIONS_FILE
 from deconv_jax.inference.recognition.load import load_predictor
@@ -155,7 +155,7 @@ def test_skipped_files_are_named(tmp_path, classifier, folder, capsys):
     assert captured.err.splitlines() == [
         f"deconv-jax: error: cannot read image {folder}/e.png: not a regular file",
         "deconv-jax: 1 of 3 files failed",
-        f"deconv-jax: skipped 1 ({OTHER_FORMAT}): {folder}/d.heic",
+        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/d.heic",
     ]
     found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png", name]

@@ -5,7 +5,7 @@ import pytest
 
 from deconv_jax.inference.recognition import predictions
 from deconv_jax.inference.recognition.predictions import ClassProbabilities, SegmentationMap
-from deconv_jax.viz.overlays import class_color, with_segments
+from deconv_jax.viz.overlays import class_color, tint_by_class
 from deconv_jax.viz.pixels import rgb_pixels
 
 NAMES = ("background", "cat", "dog", "elk", "fox", "gnu", "hen")
@@ -35,7 +35,7 @@ def test_segmentation_picture_is_the_tinted_image_with_a_legend(monkeypatch):
     pixels = random_pixels(256, 300, 3)
     classes = np.random.default_rng(0).integers(0, 3, (256, 300)).astype(np.uint8)
     picture = SegmentationMap(classes).draw(pixels, NAMES)
-    np.testing.assert_array_equal(picture[:256, :300], with_segments(pixels, classes))
+    np.testing.assert_array_equal(picture[:256, :300], tint_by_class(pixels, classes))
     shown = [(picture[:, 300:] == class_color(n)).all(axis=-1).any() for n in range(4)]
     assert shown == [False, True, True, False]
     legend = SegmentationMap(classes).draw(pixels, ("pet", "background", "border"))[:, 300:]

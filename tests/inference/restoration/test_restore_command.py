@@ -11,7 +11,7 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.data.degradations import Blur
-from deconv_jax.data.images import OTHER_FORMAT, read_image, write_image
+from deconv_jax.data.images import SKIPPED_OTHER_FORMAT, read_image, write_image
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
@@ -106,7 +106,7 @@ def test_odd_names_and_bad_files_do_not_stop_the_others(tmp_path, weights, draw,
         f"error: cannot read image {folder}/e.png: Too many levels of symbolic links",
         f"error: cannot read image {folder}/f.tif: it has 2 pages; only files with one page are read",
         "3 of 6 files were not restored",
-        f"skipped 1 ({OTHER_FORMAT}): {folder}/g.heic",
+        f"skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/g.heic",
     ]
 
 
