@@ -28,7 +28,7 @@ class GaussianNoise(Noise):
     """White Gaussian noise, independent of the image.
 
     Attributes:
-      sigma: Standard deviation in 8-bit levels, or a range.
+      sigma: Standard deviation in 8-bit levels, at least 0, or a range.
     """
 
     leaves = ("sigma",)
@@ -74,7 +74,7 @@ class SpeckleNoise(Noise):
     """Multiplicative noise, x * (1 + sigma * standard normal), as in radar images.
 
     Attributes:
-      sigma: Standard deviation relative to the pixel's value, or a range.
+      sigma: Standard deviation relative to the pixel's value, at least 0, or a range.
     """
 
     leaves = ("sigma",)

@@ -31,8 +31,8 @@ class Preprocessing:
     """Preprocessing steps. The default is none.
 
     Attributes:
-      resize: Height and width of the network's input in pixels. The largest center crop of this aspect ratio is
-        resized by antialiased bilinear interpolation; see `center_resize`.
+      resize: Height and width of the network's input in pixels, at least 1; None keeps the size. The largest center
+        crop of this aspect ratio is resized by antialiased bilinear interpolation; see `center_resize`.
       standardize: Whether each image is standardized to mean 0 and deviation 1.
     """
 

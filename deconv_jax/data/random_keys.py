@@ -27,7 +27,7 @@ AUTOENCODING_EVALUATION_SEED = 40_000
 
 
 def step_key(seed: int, step: int | Array) -> Key[Array, ""]:
-    """Return the key of a training step."""
+    """Return the key of a training step, folded from the seed."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 

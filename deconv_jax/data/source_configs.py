@@ -183,7 +183,11 @@ class Photographs(SourceConfig):
         return dataclasses.replace(self, tile=None)
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
-        """Open "train", "validation", "test", "all" or a slice such as "train[:2]"; `data_dir` is not used."""
+        """Open "train", "validation", "test", "all" or a slice such as "train[:2]"; `data_dir` is not used.
+
+        Raises:
+          InputError: The split does not exist or is empty, or scikit-image lacks its photographs.
+        """
         del data_dir
         files = photographs.find_files(split)
         return FolderSource(files, tile=self.tile, color=self.color)

@@ -96,7 +96,7 @@ class Warp(NamedTuple):
     def segments(
         self, segments: Int[Array, "height width"], outside: int
     ) -> Int[Array, "view_height view_width"]:
-        """Sample the classes of pixels by the nearest pixel; `outside` outside the valid region."""
+        """Sample the classes of pixels by the nearest pixel. Points outside the valid region get class `outside`."""
         points = self.points()
         seen = self._nearest(segments[..., None], points)[..., 0]
         return jnp.where(self._inside(points), seen, outside)
@@ -157,15 +157,15 @@ class Warp(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RandomWarp:
-    """The distribution of random warps: the geometric augmentation of a view.
+    """The distribution of random warps: the geometric augmentation of a view. A field out of range raises InputError.
 
     Attributes:
       crop: Side in pixels of a random crop of the valid region, centered if the region is smaller; None for the
         whole canvas.
       flip: Whether to mirror left and right with probability 1/2; no effect with `dihedral`.
       dihedral: Whether to apply a random quarter turn and reflection.
-      rotate: Maximum angle of rotation about the center of the view, in degrees.
-      scale: Minimum and maximum factor by which objects are enlarged, uniform in its logarithm.
+      rotate: Maximum angle of rotation about the center of the view to either side, 0 to 180 degrees.
+      scale: Minimum and maximum factor by which objects are enlarged, above 0, uniform in its logarithm.
       elastic: Standard deviation in pixels of the displacements on a 3 x 3 grid, interpolated bicubically
         (Ronneberger et al., arXiv:1505.04597, section 3.1).
     """
@@ -190,7 +190,7 @@ class RandomWarp:
 
     @property
     def is_active(self) -> bool:
-        """Whether any warp is enabled."""
+        """Whether `draw` may return anything but the identity."""
         return self.crop is not None or self.flip or self.dihedral or not self._is_pixel_exact
 
     @property

@@ -40,7 +40,8 @@ class DigitScenes:
 
     Returns "image" (batch, size, size, 1) in [0, 1], "segments" with 0 for background and 1 + digit, and "boxes"
     with "box_class" 0 to 9, in the order of the channels; -1 for a digit that found no place. Training and
-    evaluation use the same distribution.
+    evaluation use the same distribution. A field out of range raises InputError, and so does a canvas that a
+    rotated digit of `max_height` does not fit into.
 
     Attributes:
       size: Side of the canvas in pixels.
@@ -49,7 +50,7 @@ class DigitScenes:
       turn: Maximum angle of rotation to either side, in degrees, at most 45.
       contrast: Minimum difference between a digit's brightness and the maximum of the background. Both are at
         most 0.5.
-      noise: Standard deviation of Gaussian noise, in units of [0, 1].
+      noise: Standard deviation of Gaussian noise, in units of [0, 1], at least 0. The image is then clipped.
     """
 
     size: int = 96
