@@ -39,7 +39,7 @@ def calibration_sums(
 ) -> Float[Array, "3 bins"]:
     """Return the count, the sum of confidences and the number of correct predictions of each bin.
 
-    Row 0 holds the counts, row 1 the sums of confidences, the largest softmax probabilities, and row 2 the
+    Row 0 holds the counts, row 1 the sums of confidences (the largest softmax probabilities), row 2 the
     numbers of correct predictions. Only examples with mask 1 count. Sums of batches add up to those
     of the set. An example with a non-finite logit makes the confidence of the first bin NaN.
     """

@@ -120,7 +120,7 @@ def red_blue_overlay(
 
 
 def blank_out(tile: Tile, blank: Bool[np.ndarray, "height width"]) -> Tile:
-    """Replace the pixels of a tile where `blank` is True by paper."""
+    """Return a copy of a tile with light blue paper where `blank` is True, as in `square_grid`."""
     return np.where(blank[..., None], np.array([[_PAPER]], np.uint8), tile)
 
 

@@ -91,7 +91,9 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernel, of its shape: convolve x with the gradient y, and sum.
+    """Compute the gradient of the kernel by convolving x with the gradient y of the output.
+
+    The result has the shape of the kernel, (*kernel_size, inputs, groups, outputs).
 
     The batch axis is passed as the input channels, and the channels of x as the batch axis.
     """
