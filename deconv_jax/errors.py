@@ -1,4 +1,4 @@
-"""`InputError`, the exception for unusable input, and helpers to check values and word messages.
+"""`InputError`, the exception for unusable input, and helpers that check values and phrase messages.
 
 Code below the command line raises `InputError` for what a user can correct, such as a config key, a
 path or an image size. The command line prints its message and exits with code 2. Any other

@@ -59,7 +59,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_output_path(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError if writing to a path would replace something that it should not.
+    """Raise InputError if a path exists and must not be replaced.
 
     A path that cannot be accessed is an InputError too.
 

@@ -34,7 +34,7 @@ REQUIRED_KEYS = (
 )
 """Keys of every record: how, where, when and by which code it was measured."""
 TRAINING_KEYS = ("config_file", "config", "task_version", "wall_time_s")
-"""Keys of "training": "FAMILY/FILE.py:ARGUMENTS", what it resolved to, the task's version, seconds."""
+"""Keys of "training": config file with arguments, resolved config, version of the task, and training time."""
 
 _OLD_METRICS = {
     "fid": "frechet_distance",
@@ -183,7 +183,7 @@ def _training_reasons(
         yield f"its config does not load: {error}"
         return
     before, now = (dict(config) for config in (training["config"], experiment.to_dict()))
-    # The place of the data is not a setting of the experiment.
+    # The data folder differs between machines and is not compared.
     for config in (before, now):
         config["data"] = dict(config["data"]) | {"data_dir": None}
     changes = list(schema.differences(before, now))

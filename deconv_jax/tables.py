@@ -1,10 +1,10 @@
-"""Tables in texts, rendered from records and never typed.
+"""Tables in Markdown files, rendered from records and never typed.
 
-A text marks the place of a table with `<!-- table: NAME -->` and `<!-- end -->`; the lines between are
+A file marks the place of a table with `<!-- table: NAME -->` and `<!-- end -->`; the lines between are
 replaced. NAME is a module of `experiments/tables`, or MODULE/VIEW for one of its `VIEWS`. Such a module has
 
     PARTS     what is measured: functions of the data folder that return a record, by name
-    VERSION   a number that is raised when code changes alter figures, which makes old records stale
+    VERSION   an integer; raise it when a code change alters the results, which makes old records stale
     render    a function of the records by part that returns Markdown
     VIEWS     optional: further functions like `render`, by name
 
@@ -24,23 +24,23 @@ from deconv_jax.records import load_table, read_record, record_path, table_names
 
 NOTEBOOKS = Path("colab")
 BADGE = "badge"
-"""Name of the mark for the badge of the notebooks."""
+"""Name in the comment `<!-- table: NAME -->` that marks the place of the Colab badge."""
 
 _MARKED = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render_texts(root: Path, *, check: bool = False) -> list[Path]:
-    """Render every marked table of the project's texts, and the install cells of the notebooks.
+    """Render every marked table of the project's Markdown files, and the install cells of the notebooks.
 
     Args:
       root: Top folder of the project.
       check: Whether to write nothing and only return the paths.
 
     Returns:
-      Paths of the texts that differ, or differed, from the records.
+      Paths of the files that differ, or differed, from the records.
 
     Raises:
-      InputError: A text or a record cannot be read, or a mark names no table.
+      InputError: A file or a record cannot be read, or a mark names no table.
     """
     if kind_of(root / "README.md") != "file":
         raise InputError(f"{root / 'README.md'} is missing; run this in the project's top folder")

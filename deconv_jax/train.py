@@ -151,15 +151,15 @@ def evaluate(
       checkpoint: "last", "best" on the validation split, or a step.
       split: Split to evaluate.
       data_dir: Folder of the data, if it has moved since training.
-      plots: Folder to write the task's pictures of the first 12 examples and its plots of the whole split to,
-        as NAME.png. It is created if missing, and existing files are replaced. None writes none.
+      plots: Folder for NAME.png files: the task's pictures of the first 12 examples and its plots of the
+        whole split. It is created if missing, and existing files are replaced. None writes none.
 
     Returns:
       {"step": step of the checkpoint, "split": split, "metrics": {name: value}}
 
     Raises:
-      InputError: The folder is not the workdir of a run; it has no such checkpoint, or it is damaged; the
-        data cannot be opened or the split is empty; or `plots` cannot be written.
+      InputError: The folder is not the workdir of a run; the checkpoint is missing or
+        damaged; the data cannot be opened or the split is empty; or `plots` cannot be written.
     """
     experiment = open_workdir(workdir)
     if plots is not None:  # Fail before the evaluation, which takes time.
@@ -227,7 +227,8 @@ def _warn_of_overlaps(log: RunLog, sources: Mapping[str, Source]) -> dict[str, i
     shared = overlaps({name: source.files for name, source in sources.items()})
     for pair, count in shared.items():
         log.say(
-            f"warning: splits overlap, {pair}: {count} files or records, so metrics are not of new images; "
+            f"warning: splits overlap, {pair}: {count} files or records, so metrics are partly measured on "
+            "images of another split; "
             "set data.train_split, data.validation_split and data.test_split to disjoint splits"
         )
     return shared

@@ -63,8 +63,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> None:
     """Raise InputError if an experiment differs from the one that a run was started with.
 
-    `data_dir`, `workers` and `prefetch` of the data may differ, because results do not depend on them. Comparing
-    experiments rather than configs gives keys that were added since then their default.
+    `data_dir`, `workers` and `prefetch` of the data may differ, because results do not depend on them.
+    Experiments are compared rather than configs, so that keys added in newer versions have their defaults.
 
     Args:
       where: Workdir or checkpoint of the run, for the error message.
@@ -194,8 +194,8 @@ def load_state(
 ) -> tuple[int, TrainState]:
     """Return the step and the state of a checkpoint of a run.
 
-    If the last checkpoint is damaged, print a warning and try the one before, and so on. From the best, go on to
-    the second best, and so on. A step is never replaced by another.
+    If the last checkpoint is damaged, print a warning and try the one before, and so on. For "best", try the
+    second best next, and so on. For a step, there is no fallback.
 
     Args:
       workdir: Folder of the run.
@@ -206,8 +206,8 @@ def load_state(
       The step, and the state, replicated over all devices.
 
     Raises:
-      InputError: The folder is not the workdir of a run; the checkpoint is missing; it, or every candidate, is
-        damaged; or "best" is requested and no checkpoint has metrics.
+      InputError: The folder is not the workdir of a run; the step is missing or damaged; every candidate for
+        "last" or "best" is damaged; or "best" is requested and no checkpoint has metrics.
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
@@ -236,7 +236,7 @@ def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
     if kind_of(workdir / INPUTS) is None:
         raise InputError(
             f"{workdir} has no {INPUTS}, because it was trained by a version that did not record the "
-            "shapes of its data; run the command that trained it again to add them"
+            "shapes of its data; run its training command again to add them"
         )
     described = read_json(workdir / INPUTS)
     try:

@@ -53,7 +53,11 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     if _identity(_get(config, "data", "source")) != _identity(source):
         dropped = [*_dropped_keys(config, source), *_drop_splits(config["data"], overridden)]
         if dropped:
-            print(f"note: another data.source drops {', '.join(dropped)}", file=sys.stderr)
+            print(
+                "note: data.source changed, so these settings of the config are dropped: "
+                f"{', '.join(dropped)}",
+                file=sys.stderr,
+            )
     new_num_steps = _num_steps(config)
     if num_steps and new_num_steps and new_num_steps < num_steps:
         scaled = list(_scale_steps(config, Fraction(new_num_steps, num_steps), overridden))
@@ -107,8 +111,8 @@ def _num_steps(config: dict[str, Any]) -> int | None:
 def _source_settings(text: str, before: Any) -> dict[str, Any]:
     """Return the settings of `config.data.source` for a short form such as "folder:PATH" or "mnist".
 
-    No other part of a config accepts short forms. Settings of the source before, such as tile and color,
-    are kept if the new source has them too.
+    No other part of a config accepts short forms. Settings of the previous source, such as tile and
+    color, are kept if the new source has them too.
     """
     from deconv_jax import schema
     from deconv_jax.data.source_configs import SOURCE_CHOICES, parse_source
@@ -129,7 +133,7 @@ def _identity(source: Any) -> dict[str, Any]:
 
 
 def _dropped_keys(config: dict[str, Any], before: Any) -> Iterator[str]:
-    """Yield "KEY=VALUE" for each setting of the source before that the new source cannot have."""
+    """Yield "KEY=VALUE" for each setting of the previous source that the new source cannot have."""
     after = _get(config, "data", "source")
     for key, value in (before if isinstance(before, dict) else {}).items():
         if key not in _SOURCE_IDENTITY and isinstance(after, dict) and key not in after:

@@ -81,7 +81,7 @@ def add_commands(commands: Any) -> None:
         type=float,
         metavar="T",
         help="draw latents from a normal distribution truncated to [-T, T], for less diversity; "
-        "with batch norm, samples fade below about 0.8",
+        "generators with batch norm give faded samples for T below about 0.8",
     )
     generate.add_argument(
         "--walk",

@@ -24,21 +24,21 @@ classify, segment or detect objects in images
   deconv-jax predict --workdir runs/detector street.jpg -o found/ --threshold 0.5
 
 Writes a picture NAME.png for each image: the five most likely classes, pixels tinted by class, or
-boxes with scores. Writes predictions.json in COCO's format, in which a category's id is the
-number of the class: class probabilities, masks or boxes. After an interruption it holds the
-images that are done. Images smaller than 256 pixels are drawn enlarged. A file that cannot be
-read, or has several pages or frames, is reported and the others are processed; the exit code is
-then 1. Folders may also hold files of other formats, hidden files and links to folders: these are
-skipped and listed at the end.
+boxes with scores. Writes predictions.json in COCO's format, in which a category's id is the number
+of the class: class probabilities, masks or boxes. After an interruption it holds the images that
+are done. Images smaller than 256 pixels are drawn enlarged. If a file cannot be read, or has
+several pages or frames, it is reported and the others are processed; the exit code is then 1.
+Folders may also hold files of other formats, hidden files and links to folders: these are skipped
+and listed at the end.
 
 The score of a classifier is the softmax probability over the classes it was trained on. The score
 of a detector is the height of the heat map at the object's center. Both are between 0 and 1 and
 rank the network's own answers. Neither tells whether an image resembles the training data: an
 image that shows none of the classes may get a high score.
 
-A classifier gets the largest central crop that has the aspect ratio of its training images. A
-network for gray images gets, and draws, images converted to gray. Transparent pixels are blended
-with white.
+A classifier gets the largest central crop that has the aspect ratio of its training images. For a
+network trained on gray images, inputs are converted to gray, and the pictures are gray, too.
+Transparent pixels are blended with white.
 """
 
 

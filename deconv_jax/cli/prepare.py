@@ -9,7 +9,8 @@ _PREPARE = """\
 download and prepare a data set
 
 Prepares a TFDS data set in the format that training reads. Requires the extra `prepare` (pip
-install 'deconv_jax[prepare]'), except for embedded data sets.
+install 'deconv_jax[prepare]'), except for the data
+set digits, which is bundled with the package.
 """
 
 

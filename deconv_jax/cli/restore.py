@@ -32,16 +32,16 @@ restore images with a trained network or a classical method
 
 Reads PNG, JPEG, TIFF, BMP and WebP. Folders are searched recursively, and the output keeps their
 structure. A result has the name, format, bit depth, transparency, color profile, EXIF data and
-resolution of its input. A file that cannot be restored (such as one with several pages or
-frames), lacks a reference or has a result already is reported and the others are processed; the
-exit code is then 1. Folders may also hold files of other formats, hidden files and links to
-folders: these are skipped and listed at the end.
+resolution of its input. If a file cannot be restored (such as one with several pages or frames),
+lacks a reference, or already has a result, it is reported and the others are processed; the exit
+code is then 1. Folders may also hold files of other formats, hidden files and links to folders:
+these are skipped and listed at the end.
 
 A network for one channel restores the channels of a color image one by one; if it enlarges, it
-restores the luma, and the color is enlarged bicubically. A network works in tiles. A method works
-on the whole image, needs 40 to 120 bytes per sample, and refuses images that do not fit into free
-memory. The method plug_and_play undoes a blur with denoising networks: one that takes the noise
-level as input, or several that were each trained for one level.
+restores the luma, and the color is enlarged bicubically. A network works in tiles. A classical
+method works on the whole image, needs 40 to 120 bytes per sample, and refuses images that do not
+fit into free memory. The method plug_and_play undoes a blur with denoising networks: one that takes
+the noise level as input, or several that were each trained for one level.
 """
 _USAGE = """\
 deconv-jax restore (--workdir DIR | --weights FILE) INPUT [INPUT ...] --output DIR [options]
@@ -84,7 +84,8 @@ def add_commands(commands: Any) -> None:
         "--noise-sigma",
         type=float,
         metavar="SIGMA",
-        help="tell a network or method this standard deviation of the noise, in units of 1/255",
+        help="set the standard deviation of the noise that the network or method assumes, in units "
+        "of 1/255",
     )
     _add_network_flags(restore.add_argument_group("trained networks"))
     _add_method_flags(restore.add_argument_group("classical methods"))
@@ -122,8 +123,8 @@ def _add_network_flags(group: Any) -> None:
         "--batch-norm-epsilon",
         type=float,
         metavar="EPSILON",
-        help="set the epsilon of the batch normalization of a DnCNN's --weights (default: that of "
-        "the codebase whose parameter names the file has)",
+        help="set the epsilon of the batch normalization of a DnCNN's --weights (default: "
+        "inferred from the parameter names in the file, which identify the codebase)",
     )
     group.add_argument(
         "--tile",
@@ -155,8 +156,8 @@ def _add_method_flags(group: Any) -> None:
         "--kernel",
         type=Path,
         metavar="FILE",
-        help="undo this blur: an image of a blurred white point on black, with the point's own "
-        "position at the center, or a .npy array; normalized to sum 1",
+        help="undo this blur: the point-spread function, centered, as an image (bright on black) or "
+        "a .npy array; normalized to sum 1",
     )
     group.add_argument(
         "--boundary",

@@ -1,4 +1,4 @@
-"""`deconv-jax tables`: measure what the tables show, and render it into the texts."""
+"""`deconv-jax tables`: measure what the tables show, and render it into Markdown files."""
 
 import argparse
 import os
@@ -12,11 +12,11 @@ from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 from deconv_jax.errors import InputError
 
 _TABLES = """\
-run the missing parts of a table and render the texts
+run the missing parts of a table and render the Markdown files
 
 Runs the parts of a table (a module of experiments/tables) that have no record under
-experiments/results, then renders all records into the marked sections of the texts. Data sets and
-published weights are read from the folder $DECONV_JAX_DATA.
+experiments/results, then renders all records into the marked sections of the Markdown files. Data
+sets and published weights are read from the folder $DECONV_JAX_DATA.
 """
 
 
@@ -31,8 +31,8 @@ def add_commands(commands: Any) -> None:
         nargs="?",
         const="all",
         choices=("all", "texts"),
-        help="write nothing; fail if a text is out of date or a record is stale (texts: check only "
-        "the texts)",
+        help="write nothing; fail if a file is out of date or a record is stale (texts: ignore "
+        "stale records)",
     )
     tables.set_defaults(run=_tables)
 

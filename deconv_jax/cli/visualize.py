@@ -163,5 +163,7 @@ def _shows_layers(arguments: argparse.Namespace) -> bool:
         raise InputError(f"--maps requires --layer and one of the methods {layer_methods}")
     uses_test_split = shows_layers and method != "maximize" and not has_inputs
     if arguments.data_dir is not None and not uses_test_split:
-        raise InputError("--data-dir requires patches of the run's test split, without inputs")
+        raise InputError(
+            "--data-dir requires --layer without inputs, when patches come from the run's test split"
+        )
     return shows_layers

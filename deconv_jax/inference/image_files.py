@@ -25,7 +25,7 @@ _MAX_NAMES = 20
 _COMPARISON = ".compare.png"
 """Suffix of before-and-after pictures, which are never inputs."""
 _EARLIER_RESULT = "output of an earlier run"
-_DUPLICATE = "another name of an input"
+_DUPLICATE = "duplicate of another input"
 _MATCHED_FOLDER = "folder matched by a pattern"
 
 

@@ -182,8 +182,8 @@ def _tiles_along_axis(size: int, tile: int, field: ReceptiveField) -> list[tuple
     tile -= tile % field.multiple
     step = _round_down(tile - field.before - field.after, field.multiple)
     starts = [*range(0, size - tile, step), size - tile]
-    # Output is valid up to the image's border, and elsewhere where the tile's own border has no
-    # influence. Valid regions of neighboring tiles overlap; the later tile takes over.
+    # A tile's output is valid at the image's border, and beyond the receptive field of the tile's other
+    # borders. Valid regions of neighboring tiles overlap; the later tile takes over.
     begins = [0, *(start + field.before for start in starts[1:])]
     ends = [*begins[1:], size]
     windows = [range(start, start + tile) for start in starts]

@@ -229,12 +229,12 @@ class Autoencoding(Task):
         """Return PSNR (dB) and mean squared error of methods without a network, means over images.
 
         "pca_psnr" and "pca_mse" are those of PCA, fitted to the clean training images, with as many
-        components as the code has entries; omitted if an image has no more entries than the code. For a
-        denoising autoencoder, "input_psnr" and "input_mse" are those of the clipped degraded image. The
-        result can be {}.
+        components as the code has entries; omitted if the code is at least as long as a flattened
+        image. For a denoising autoencoder, "input_psnr" and "input_mse" are those of the clipped
+        degraded image. The result can be {}.
 
-        Note: PCA of degraded images is not the optimal linear map: it keeps the noise along the
-        components that it keeps.
+        Note: PCA of degraded images is not the optimal linear map: it also keeps the noise
+        along its components.
         """
         images = train.gather(np.arange(len(train)))["image"]
         code = jax.eval_shape(

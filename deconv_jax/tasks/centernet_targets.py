@@ -60,7 +60,7 @@ class Detections(NamedTuple):
 def gaussian_radius(
     height: Float[Array, "*shape"], width: Float[Array, "*shape"], gaussian_iou: float
 ) -> Float[Array, "*shape"]:
-    """Return how far both corners of a box may move along both axes while it keeps an IoU.
+    """Return the largest shift of both corners of a box for which its IoU with the original is large enough.
 
     The radius is the minimum over three cases: both corners move in the same direction, inward, or
     outward.
@@ -68,7 +68,7 @@ def gaussian_radius(
     Args:
       height: Height of the box, positive, in any unit.
       width: Width of the box, in the same unit.
-      gaussian_iou: IoU of the moved and the original box, in (0, 1).
+      gaussian_iou: Minimum IoU of the moved and the original box, in (0, 1).
     """
     area, perimeter = height * width, height + width
     shifted = _smaller_root(1.0, -perimeter, area * (1 - gaussian_iou) / (1 + gaussian_iou))
@@ -148,9 +148,9 @@ def center_losses(maps: CenterMaps, targets: CenterTargets) -> dict[str, Float[A
       targets: Targets of the same shapes, from `center_targets`.
 
     Returns:
-      "heat_loss", the focal loss of equation 1 summed over all cells; "size_loss" and "offset_loss",
-      the absolute differences at the object centers, of log sizes and in units of the stride. Under
-      `pmap` the mean over devices is the loss of the batch.
+      "heat_loss", the focal loss of equation 1 summed over all cells; "size_loss" and
+      "offset_loss", L1 losses at the object centers, of the log sizes and of the offsets in cells.
+      Under `pmap` the mean over devices is the loss of the batch.
     """
     total = mean_over_devices(jnp.sum(targets.present.astype(jnp.float32)))
     count = jnp.where(total > 0, total, 1 / number_of_devices())

@@ -165,7 +165,7 @@ class Classification(Task):
         return means | {"calibration_error": calibration_error(means["calibration_error"])}
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "predictions": resized images below "label > prediction"; errors are marked with "!"."""
+        """Return "predictions": resized images with captions "label > prediction"; errors end in "!"."""
         images, logits = self._images_and_logits(state.inference_variables(), batch)
         predicted = np.asarray(jnp.argmax(logits, -1))
         labels = np.asarray(batch["label"])

@@ -250,8 +250,8 @@ class Compression(Task):
         qualities = [f"jpeg{quality}_{{}}" for quality in _JPEG_QUALITIES]
         series = []
         for name, points, values in (
-            ("codec, by its model", levels, metrics),
-            ("JPEG, files", qualities, jpeg),
+            ("codec (estimated rate)", levels, metrics),
+            ("JPEG (file size)", qualities, jpeg),
         ):
             bits, decibels = (
                 np.array([values[point.format(metric)] for point in points])

@@ -131,7 +131,7 @@ class GAN(AdversarialTraining, Task):
         return failure_warnings(metrics, scalars)
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "samples": images of the data above samples of the same latents at every step.
+        """Return "samples": real images above samples, whose latents are the same at every step.
 
         There are four rows of samples, with one column per class, or 12 columns without classes.
         """
@@ -148,7 +148,7 @@ class GAN(AdversarialTraining, Task):
 
     @functools.partial(jit, static_argnums=0)
     def _samples(self, state: TrainState, numbers: jax.Array, labels: Labels = None) -> Images:
-        """Return the samples with these numbers, rounded to 8 bits; labels default to class order."""
+        """Return samples of evaluation latents by index, rounded to 8 bits; labels default to class order."""
         if self.num_classes and labels is None:
             labels = numbers % self.num_classes
         latents = draw_latents(evaluation_keys(GAN_EVALUATION_SEED, numbers), self.latent_dim)
@@ -158,7 +158,7 @@ class GAN(AdversarialTraining, Task):
     def _describe(
         self, extract: Extract, variables: Tree, state: TrainState, batch: Batch
     ) -> dict[str, PerImageArrays]:
-        """Return the rows of a batch's images as "real", and those of as many samples as "fake"."""
+        """Describe a batch's images as "real", and the same number of samples as "fake"."""
         real, labels = self._real(batch)
         fake = self._samples(state, batch["index"], labels)
         described = {}

@@ -69,8 +69,8 @@ def evaluate_samples(
 
     Args:
       batches: Batches of the split; examples with mask 0 are ignored.
-      describe: Function that returns the rows of a batch's images as "real", and those of as many
-        samples as "fake".
+      describe: Function that returns the arrays of a batch's images as "real", and those of the same
+        number of samples as "fake".
       loss: Adversarial loss, which defines the discriminator's accuracies; used only if the rows have
         "logits".
       num_classes: Number of classes of a conditional generator; 0 if unconditional. If positive, the
@@ -79,7 +79,7 @@ def evaluate_samples(
         ("fid" for "frechet_distance", ...).
 
     Returns:
-      The metrics of `sample_quality`. If the rows have "logits", also the discriminator's
+      The metrics of `sample_quality`. If the arrays include "logits", also the discriminator's
       "real_accuracy" and "fake_accuracy" on the split; a low "real_accuracy" indicates that it has
       memorized the training images.
 
@@ -119,13 +119,13 @@ def real_baseline(
 ) -> dict[str, float]:
     """Return the metrics, as "real_NAME", of training images in place of generated samples.
 
-    The training images are a random subset as large as the test set and, for a conditional generator,
-    with its class counts as far as the training set allows.
+    The training images are a random subset as large as the test set and, for a conditional
+    generator, with the class counts of the test set, as far as the training set has enough images.
 
     Args:
       train: Source of the training images.
       test: Source of the images to compare with, all of which are used.
-      describe: Function that returns the rows of the images of a batch, with "features".
+      describe: Function that returns the arrays of the images of a batch, with "features".
       num_classes: Number of classes of a conditional generator; 0 if unconditional.
       inception: Whether the features are InceptionV3's, see `evaluate_samples`.
 

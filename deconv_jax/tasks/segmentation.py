@@ -98,8 +98,9 @@ class Segmentation(Task):
     protocol: ClassVar[str] = (
         "pixels counted over the whole split, whole images, one view per image, 8-bit images scaled to "
         f"[0, 1], pixels of class {IGNORED} excluded; miou and dice: means over the classes that occur "
-        "in the truth or the prediction; iou_NAME: IoU of a class; boundary_f1: the same mean for "
-        "boundary pixels, matched within 0.75 % of the diagonal of the padded image and at least 1 pixel; "
+        "in the truth or the prediction; iou_NAME: IoU of a class; boundary_f1: F1 of "
+        "boundary pixels, mean over those classes, matched within 0.75 % of the diagonal of the "
+        "padded image and at least 1 pixel; "
         "pixel_accuracy: over all pixels; cross_entropy: nats per pixel, without class weights"
     )
 

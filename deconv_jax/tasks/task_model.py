@@ -41,7 +41,7 @@ def run_model(
 
 
 def check_model(model: nn.Module, attribute: str, kind: str, example: str) -> None:
-    """Raise InputError unless a task's model has an attribute that its kind of model has.
+    """Raise InputError if a task's model lacks an attribute, because it is of the wrong kind.
 
     Args:
       model: Value of `task.model`.

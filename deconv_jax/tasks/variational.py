@@ -5,8 +5,8 @@ equation 3), with one latent sample per image. Evaluation also reports the tight
 bound (Burda et al., arXiv:1509.00519, equation 8).
 
 Note: Published results on "binarized MNIST" sample every pixel as 1 with its gray value as probability,
-anew at every training step and once for the test set. Images thresholded at one half are different data
-with lower values.
+anew at every training step and once for the test set. Images thresholded at one half are a different
+data set, on which -log p(x) is lower.
 """
 
 import dataclasses

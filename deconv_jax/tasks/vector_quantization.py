@@ -195,7 +195,7 @@ class VectorQuantization(Task):
         order = rng.permutation(len(images))
         _, height, width, _ = images.shape
         count = _PATCHES_PER_CENTROID * self.codebook_size
-        # Choose patches at random from twice as many images as hold `count` patches.
+        # Draw the patches from a random subset of images that holds about 2 * count patches.
         images = images[order[: 2 * math.ceil(count * size**2 / (height * width))]]
         patches = rng.permutation(_patches(images / 255.0, size))[:count]
         centroids = kmeans_patches(patches, self.codebook_size, rng)

@@ -62,7 +62,7 @@ class RestoredCheckpoint:
 class Checkpoints:
     """The checkpoints in a folder: the latest two (`KEEP_LATEST`), and the best by a validation metric.
 
-    Saving another one deletes the rest. A context manager that waits for the last save and closes the
+    Each save deletes all other checkpoints. A context manager that waits for the last save and closes the
     folder.
     """
 
@@ -85,7 +85,7 @@ class Checkpoints:
           monitor: Name of the metric whose best checkpoint is kept; "-NAME" if lower is better.
           config: Config of the run, stored with each checkpoint as JSON.
           report: Function called with a message about each damaged checkpoint.
-          read_only: Whether to change nothing, because a run may be writing to the folder.
+          read_only: Whether to leave the folder unmodified, as is necessary while a run may be writing to it.
 
         Raises:
           InputError: The path is not a folder, or is missing and `read_only`; the folder cannot be read or
@@ -130,7 +130,7 @@ class Checkpoints:
           state: State that is replicated over all devices.
           iterator_state: State of the data iterator, JSON-serializable.
           metrics: Validation metrics of this state, or None. If the monitored one is missing or not finite,
-            none is saved, and this checkpoint cannot be the best.
+            no metrics are saved, and this checkpoint cannot be the best.
 
         Raises:
           InputError: This checkpoint or the previous one cannot be written, or this or a later step already
@@ -141,7 +141,7 @@ class Checkpoints:
             raise ValueError("these checkpoints were opened read-only or are closed")
         self.wait()
         step = int(state.step)
-        # JSON cannot represent other values, such as an infinite PSNR, and they do not compare.
+        # Non-finite values, such as an infinite PSNR, have no JSON representation and cannot be ranked.
         finite = {k: v for k, v in (metrics or {}).items() if np.isfinite(v)}
         saved_metrics = finite if self._metric in finite else None
         facts = {"step": step, "data": iterator_state, "config": self._config}
@@ -175,9 +175,9 @@ class Checkpoints:
     ) -> RestoredCheckpoint | None:
         """Return a checkpoint; None if "last" or "best" is requested and the folder has none.
 
-        If the last checkpoint is damaged, report it and try the one before, and so on, until one can be
-        read. From the best, go on to the second best, and so on. If the folder is open for writing, also rename
-        the damaged ones to STEP.damaged.
+        If the last checkpoint is damaged, report it and try the one before, and so on, until one
+        can be read. For "best", try the second best next, and so on. If the folder is open for
+        writing, also rename the damaged ones to STEP.damaged.
 
         Args:
           like: State of the same structure, shapes and dtypes; may be abstract.
@@ -210,7 +210,7 @@ class Checkpoints:
             others = [step for step in self.steps() if step != which]
             raise InputError(
                 f"the checkpoint of step {which} in {self.directory} is damaged: {damaged[which]}; "
-                f"others are of steps {others}"
+                f"other checkpoints: steps {others}"
             )
         self._report_all(damaged, "passed over")
         raise InputError(
@@ -350,7 +350,7 @@ class Checkpoints:
     def _damaged_metadata(self) -> dict[int, str]:
         """Return the steps whose metadata orbax cannot parse, with the reason.
 
-        With one of them, orbax would refuse to open the folder.
+        Orbax refuses to open a folder that contains such a checkpoint.
         """
 
         def read(step: int) -> bool:

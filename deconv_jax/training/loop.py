@@ -45,7 +45,8 @@ class TrainingConfig:
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
 
     Raises:
-      InputError: A number is below 1 or not a multiple as stated, apart from the number of devices.
+      InputError: A number is below 1 or not the multiple stated above. Only `Devices` checks divisibility by
+        the number of devices.
     """
 
     num_steps: int
@@ -144,7 +145,7 @@ def fit(
     with _stop_signals() as stop_requested:
         while True:
             done = step >= training.num_steps
-            # Before it stopped, a resumed run evaluated and saved this state.
+            # The state of a resumed run was already evaluated and saved before it stopped.
             fresh = step != resumed_at
             metrics = None
 
@@ -216,7 +217,7 @@ def _record(
 
 
 def _stop_agreed(requested: Callable[[], bool], step: int, training: TrainingConfig) -> bool:
-    """Return whether to stop at this step; multiple processes agree only where they log."""
+    """Return whether to stop at this step; multiple processes agree on it only at steps that are logged."""
     if jax.process_count() == 1:
         return requested()
     return step % training.log_every == 0 and any_process(requested())

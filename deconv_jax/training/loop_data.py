@@ -22,7 +22,7 @@ NUM_PICTURED = 12
 def open_splits(data: Data) -> dict[str, Source]:
     """Return the splits by name, "train", "validation" and "test", opened in every process.
 
-    The first process opens them before the others, because it may have to prepare an embedded data set.
+    The first process opens them before the others, because it may have to prepare a bundled data set.
 
     Raises:
       InputError: A process cannot open the data, or processes see different examples. All processes raise it.

@@ -22,11 +22,12 @@ class Optimizer:
       schedule: Learning rate after the warm-up: "constant"; "cosine" or "linear" decay to `end_factor` times
         the peak at `decay_steps`; or "step", multiplied by `step_factor` at each of `step_boundaries`.
       warmup_steps: Number of steps of a linear rise from zero.
-      decay_steps: Step at which the decay of "cosine" or "linear" ends, counted from the start of the run and
-        after the warm-up. `Experiment.from_dict` replaces None by the last step of the run; elsewhere these
-        schedules require a number.
+      decay_steps: Step at which the decay of "cosine" or "linear" ends, counted from the start of
+        the run; must be larger than `warmup_steps`. `Experiment.from_dict` replaces None by the
+        last step of the run; elsewhere these schedules require a number.
       end_factor: Learning rate at the end of the decay, relative to the peak.
-      step_boundaries: Increasing steps, counted from the start of the run and after the warm-up.
+      step_boundaries: Increasing steps, counted from the start of the run; must be larger than
+        `warmup_steps`.
       step_factor: Factor of the learning rate at each boundary.
       momentum: Decay of the first moment (Adam's beta 1, momentum of SGD).
       beta2: Decay of the second moment of Adam and AdamW.

@@ -43,7 +43,7 @@ def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     # An abandoned task may be collected when no frame of orbax is left on the stack.
     if type(error) is ValueError and _TENSORSTORE_STATUS.match(str(error)):
         return False
-    # The record itself may name a file of absl or asyncio.
+    # The record may name a file of absl or asyncio as its origin, so inspect the stack instead.
     frames = (*traceback.walk_stack(None), *traceback.walk_tb(trace))
     files = (frame.f_code.co_filename for frame, _ in frames)
     return not any(f"{os.sep}orbax{os.sep}" in file for file in files)

@@ -82,7 +82,7 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Raise InputError unless the size of a global batch is a positive multiple of the devices."""
+        """Raise InputError unless a global batch size is a positive multiple of the number of devices."""
         if batch_size < 1 or batch_size % self.mesh.size:
             raise InputError(
                 f"training.batch_size must be divisible by the number of devices, {self.mesh.size}; "

@@ -21,7 +21,7 @@ READ_ERRORS = (
 def raise_if_permission_denied(path: Path, error: BaseException) -> None:
     """Raise InputError if an error comes from a missing permission, which is not damage.
 
-    That is, if the error says so, or a subfolder of the checkpoint cannot be entered.
+    The error names a missing permission, or a subfolder of the checkpoint cannot be entered.
 
     Args:
       path: Folder of the checkpoint.

@@ -19,7 +19,8 @@ class TrainState:
       params: "params" of the module, float32.
       batch_stats: "batch_stats" of the module, or {}.
       opt_state: State of the optimizer.
-      ema: Moving average of `params`, or {} without averaging. For a GAN, of the generator's variables.
+      ema: Moving average of `params`, or {} without averaging. For a GAN, the moving
+        average of the generator's variables.
     """
 
     step: jax.Array
@@ -31,6 +32,6 @@ class TrainState:
     def inference_variables(self) -> dict[str, Tree]:
         """Return "params", averaged if there is an average, and "batch_stats", for evaluation.
 
-        Not for a GAN, whose average is of other variables; see `GAN.sampling_variables`.
+        Note: For a GAN, whose average covers other variables, use `GAN.sampling_variables`.
         """
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}

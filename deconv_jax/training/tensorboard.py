@@ -11,7 +11,7 @@ from PIL import Image
 from deconv_jax.io import make_folder, write_error
 
 FLUSH_SECONDS = 30
-"""Seconds after which an event reaches the disk at the latest, as long as further events follow."""
+"""Maximum number of seconds between flushes while events are being written."""
 
 
 class EventWriter:
@@ -26,7 +26,7 @@ class EventWriter:
     def __init__(self, folder: Path, first_step: int):
         """Open a new event file in `folder`, which is created if missing.
 
-        TensorBoard ignores the events of earlier files from `first_step` on.
+        TensorBoard ignores events of earlier files at steps >= `first_step`.
         """
         # Slow to import, and only one process needs it.
         from tensorboardX import summary

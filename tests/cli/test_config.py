@@ -75,8 +75,8 @@ def test_overriding_the_data_set_drops_the_splits_of_the_file(config_file, capsy
     moved = load_config(file, ["--config.data.source=folder:x"])
     assert moved["data"] == {"source": folder}
     assert capsys.readouterr().err == (
-        "note: another data.source drops data.source.canvas=8, data.test_split='test', "
-        "data.train_split='train[:9]'\n"
+        "note: data.source changed, so these settings of the config are dropped: "
+        "data.source.canvas=8, data.test_split='test', data.train_split='train[:9]'\n"
     )
     words = ["--config.data.source=folder:x", "--config.data.test_split=all[:1]"]
     given = {"source": folder, "train_split": "train[:9]", "test_split": "all[:1]"}

@@ -90,7 +90,7 @@ def test_skipped_files_are_counted_and_named(touch):
         f"skipped 3 ({SKIPPED_OTHER_FORMAT}): in/b.heic, in/c.gif, in/deep/notes.txt",
         f"skipped 1 ({SKIPPED_LINK}): in/link",
         f"skipped 3 ({SKIPPED_HIDDEN}): in/.d.png, in/.e, in/.hidden_link",
-        "skipped 1 (another name of an input): in/z.png is in/a.png",
+        "skipped 1 (duplicate of another input): in/z.png is in/a.png",
         "skipped 1 (output of an earlier run): in/a.png.compare.png",
     }
     assert plan.all_folders_readable

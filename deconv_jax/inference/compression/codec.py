@@ -9,10 +9,10 @@ first; the eighth bit is set if more bytes follow.
     1 byte    quality level, plus 128 for a gray image
     varint    height in pixels
     varint    width in pixels
-    ...       integers coded by `entropy_coding.Encoder`, as little-endian 32-bit words without up to
-              eight trailing zero bytes. Hyperprior codec: hyperlatents by channel, then latents grouped
-              by table, each group in row-major order. Factorized codec: latents by channel. The escapes
-              of each of these sequences follow it.
+    ...       integers coded by `entropy_coding.Encoder`, as little-endian 32-bit words; up to eight
+              trailing zero bytes are dropped. Hyperprior codec: hyperlatents by channel, then
+              latents grouped by table, each group in row-major order. Factorized codec: latents by
+              channel. Each of these sequences is followed by its escapes, see `entropy_coding`.
     4 bytes   CRC-32 of the codec's digest and all preceding bytes, little-endian
 
 Note: Decoded pixels may differ between machines by floating-point rounding, but the coded integers,
@@ -80,7 +80,7 @@ class Codec:
       max_pixels: Maximum of height times width of images to compress or decompress.
 
     Raises:
-      InputError: The weights admit no tables, or the model has more levels than a file can name.
+      InputError: No tables can be derived from the weights, or the model has more than 128 levels.
 
     Attributes:
       digest: SHA-256 of the weights and the tables. Only the codec that wrote a file can read it.
@@ -171,7 +171,7 @@ class Codec:
         return np.rint(255.0 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
 
     def model_bits(self, image: Pixels, level: int) -> float:
-        """Return the bits of an image by the model's own probabilities, without tables and header.
+        """Return the bits of an image estimated by the model, without tables and header.
 
         The networks process the image whole, so it must be small.
 

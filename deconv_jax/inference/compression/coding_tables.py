@@ -33,7 +33,7 @@ from deconv_jax.training.state import Tree
 Latents = Float[np.ndarray, "height width channels"]
 
 _SCALES = np.geomspace(MIN_SCALE, 128.0, 128)
-"""Standard deviations with a table; neighbors differ by 6 %, which costs 0.001 bits per latent."""
+"""Standard deviations that have a frequency table; their spacing of 6 % costs 0.001 bits per latent."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ latent-variable models", ICLR 2019). Frequency tables are therefore derived once
 model as integers; the network that selects the table of each latent works on integers too
 (`fixed_point`). The range coder is that of `constriction`.
 
-A value outside its table is coded as the table's last entry, the escape. After the values of all
-tables follow, for each escape, the sign, the number of digits and the digits of its distance from the
-table.
+A value outside its table is coded as the table's last entry, the escape. The values of all tables
+come first. They are followed by the distances of all escaped values from their tables: all signs,
+then all numbers of binary digits after the leading one, then all these digits.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _TAIL_MASS = 2.0**-20
 """Maximum probability mass at either end that a table leaves to the escape."""
 _MAX_TABLE_LENGTH = 2**15
 _DISTANCE_DIGITS = 17
-"""Number of possible counts, 0 to 16, of binary digits after the leading one of a distance."""
+"""Number of possible digit counts: a distance has 0 to 16 binary digits after its leading one."""
 _WORD = np.dtype("<u4")
 
 
@@ -157,8 +157,8 @@ class Encoder:
     """A range encoder of integers."""
 
     SLACK_BITS = 128
-    """Bits by which the output may be shorter than the cost of the values: the coder's state, and
-    trailing zeros."""
+    """Maximum number of bits by which the output is shorter than the sum of -log2 p of the values, due to
+    the coder's state and dropped trailing zeros."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()

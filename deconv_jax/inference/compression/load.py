@@ -31,7 +31,7 @@ def load_codec(workdir: Path, checkpoint: Checkpoint = "last") -> tuple[Compress
 
     Raises:
       InputError: The folder is not the workdir of a compression run, the checkpoint is missing or
-        damaged, the stored tables are damaged, or the weights admit no tables.
+        damaged, the stored tables are damaged, or no tables can be derived from the weights.
     """
     task = open_task(workdir, Compression)
     model = cast(FactorizedCodec, task.model)

@@ -20,7 +20,7 @@ ANIMATION_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 
 _FRAME_MS = 60
 _MAX_SIDE = 10_000
-"""Maximum side of a grid in pixels; an animation has at most the square of it in all frames."""
+"""Maximum side of a grid, in pixels. All frames of an animation have at most _MAX_SIDE**2 pixels together."""
 
 
 def check_picture(

@@ -155,8 +155,8 @@ def feature_maps(
       images: Preprocessed images.
       layers: Names of the layers, such as "conv1", "dense1" or "logits"; see `layer_shapes`.
       rule: Backward rule of every ReLU.
-      shift: Array to add to the feature map of a layer, by name. Differentiating by it gives the
-        gradient by the feature map.
+      shift: Array to add to the feature map of a layer, by name. Differentiating with respect to it
+        gives the gradient with respect to the feature map.
       before_activation: Whether to return the input of the activation, if there is one, instead of its
         output.
 
@@ -262,7 +262,7 @@ def run_with_replacements(
         if call in names:
             is_activation = isinstance(module, _ACTIVATIONS)
             value = args[0] if before_activation and is_activation else output
-            # A variable also leaves modules that are rematerialized (`nn.remat`).
+            # `sow` also works inside `nn.remat`, where a Python side effect would leak tracers.
             module.sow(_COLLECTION, names[call], value)
         return output
 

@@ -77,7 +77,7 @@ def backprojection(
     *,
     start_from_activations: bool = False,
 ) -> Images:
-    """Return the gradient of the target by the pixels, with a backward rule at the ReLUs.
+    """Return the gradient of the target with respect to the pixels, with a backward rule at the ReLUs.
 
     Args:
       model: Network that takes only images.
@@ -85,8 +85,9 @@ def backprojection(
       images: Preprocessed images.
       target: Target of each image.
       rule: Backward rule of the ReLUs.
-      start_from_activations: Whether the backward signal starts with the activations of the target, as in the
-        deconvnet of arXiv:1311.2901, rather than with ones. For a single unit this is a factor.
+      start_from_activations: Whether the backward signal starts with the activations of the target,
+        as in the deconvnet of arXiv:1311.2901, rather than with ones. For a single unit, this only
+        multiplies the result by its activation.
 
     Raises:
       InputError: There is no such layer or rule, the target is not in the layer, or the rule is not
@@ -122,7 +123,9 @@ def guided_backpropagation(
 
 
 def deconvnet(model: nn.Module, variables: Tree, images: Images, target: Target) -> Images:
-    """Return the deconvnet projection (Zeiler & Fergus, arXiv:1311.2901, section 2.1) of ones.
+    """Return the deconvnet projection (Zeiler & Fergus, arXiv:1311.2901, section 2.1).
+
+    The projection starts from ones at the target.
 
     It is `backprojection` with rule "deconvnet": all activations up to the target must be ReLU layers.
     """
@@ -269,7 +272,7 @@ def resize_to_images(
 def _layer_gradient(
     model: nn.Module, variables: Tree, images: Images, target: Target, layer: str
 ) -> tuple[Array, Array]:
-    """Return the feature maps of a layer, and the gradient of the target by them."""
+    """Return the feature maps of a layer, and the gradient of the target with respect to them."""
 
     def total(shift: Array) -> tuple[Array, Array]:
         maps, layer_maps = feature_maps(

@@ -157,7 +157,7 @@ def maximize_activation(
     After Yosinski et al. (arXiv:1506.06579, section 3), with the jitter of Mordvintsev et al.
     ("Inceptionism", 2015). Each step shifts the image randomly, adds the gradient divided by its root
     mean square, decays the image toward gray and, every few steps, blurs it. The objective is the
-    activation's input, because an inactive ReLU has no gradient.
+    pre-activation, because an inactive ReLU has no gradient.
 
     Args:
       model: Network that takes only images.
@@ -349,7 +349,7 @@ def _corners(
     for window, places, length in zip(windows, positions.T, size, strict=True):
         first, last = window.T
         side = max(int((last - first).max()) + 1, 1)
-        # A window that the start of the image clips is aligned by its end.
+        # If the top or left border clips a window, its last pixel stays in place.
         starts = np.where((first > 0) | (last == length - 1), first, last - side + 1)
         corners.append(starts[places])
         sides.append(side)

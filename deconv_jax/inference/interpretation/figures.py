@@ -1,7 +1,7 @@
 """Figures of feature visualization and attribution, computed in batches.
 
 Results are computed from preprocessed images but drawn beside the images as people see them. Pixels of
-a patch outside the image are drawn as paper, a color that is neither black nor white.
+a patch outside the image are drawn in the background color, which is neither black nor white.
 """
 
 import functools
@@ -57,7 +57,7 @@ DEFAULT_MAX_MAPS = 16
 
 _PATCH_SIDE, _IMAGE_SIDE = 84, 160
 """Approximate longer side of a drawn patch and image, in pixels."""
-_PROJECTION = "projection of the class to pixels, lighter (red) and darker (blue)"
+_PROJECTION = "backprojection of the class score: positive (red) and negative (blue)"
 _CAPTIONS: dict[Attribution, str] = {
     "gradient": "pixels that would make the class stronger (red) or weaker (blue) if lighter",
     "guided": _PROJECTION,

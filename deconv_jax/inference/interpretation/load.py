@@ -31,8 +31,8 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
     """Return the network of a recognition or restoration run, ready for interpretation.
 
     A recognition network sees image files cropped centrally to the aspect ratio of its training data and
-    resized to its size. A restoration network sees center crops of 96 pixels (`RESTORATION_CROP`), of
-    files as of its data; a noise-conditional one refuses files.
+    resized to its size. A restoration network sees center crops of 96 pixels (`RESTORATION_CROP`), both
+    of files and of its data; a noise-conditional one refuses files.
 
     Args:
       workdir: Folder of the run.

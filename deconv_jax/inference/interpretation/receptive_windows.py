@@ -59,7 +59,7 @@ def receptive_windows(
     @jit
     def propagate(marks: Array) -> Array:
         output = run_with_replacements(model, weights, marks, layers, _propagate_marks)[layer]
-        # The output of a module itself may be nonzero for zero input, which is subtracted.
+        # A module may add a constant to its output, so the output for zero input is subtracted.
         return jnp.abs(output[1:] - output[:1]) > _MIN_MARK
 
     def windows(axis: int) -> np.ndarray:

@@ -56,9 +56,9 @@ def load_predictor(
       threshold: Minimum score of a box, in [0, 1], for a detector; None for 0.3 (`MIN_SCORE`).
 
     Raises:
-      InputError: The folder is not the workdir of a recognition run; the checkpoint or inputs.json is
-        missing or damaged; the threshold is out of range, or the run is not of detection; or the network
-        expects other than 1 or 3 channels.
+      InputError: The folder is not the workdir of a recognition run; the checkpoint or inputs.json
+        is missing or damaged; the threshold is out of range, or given for a run other than
+        detection; or the network expects other than 1 or 3 channels.
     """
     task, variables = load_recognition(workdir, checkpoint)
     if threshold is not None and not isinstance(task, Detection):

@@ -31,7 +31,7 @@ from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
 from deconv_jax.inference.tiling import PROBE_TILE
 
 MEMORY_CHECK_MIN_SAMPLES = 2**22
-"""Number of samples of an image from which its memory use is estimated beforehand."""
+"""Minimum number of samples (pixels times channels) of an image whose memory use is checked in advance."""
 _TRANSFORM_BYTES = 24
 """Bytes per sample of Fourier transforms on a CPU that XLA does not report, measured."""
 
@@ -51,7 +51,8 @@ class ClassicalRestorer:
         that are only noisy, for the methods in `DENOISING`.
       noise_sigma: Standard deviation of the image's noise, in units of 1/255; None if unknown.
       boundary: Scene beyond the border. "unknown" suits photographs, whose scene continues beyond the
-        frame: the pixels outside that the blur mixed in are restored too and then cropped.
+        frame: the scene just outside the frame, which the blur mixed in, is restored too and then
+        cropped.
       options: Keyword arguments of the method, other than its denoiser.
       denoiser: Denoiser of the method "plug_and_play", as from `make_pnp_denoiser`; None for others.
 
@@ -97,7 +98,7 @@ class ClassicalRestorer:
 
     @property
     def scale(self) -> int:
-        """Height of the restored image over height of the input, which is 1."""
+        """Upscaling factor, always 1."""
         return 1
 
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:

@@ -1,10 +1,10 @@
 """Evaluation of a restorer on full-size images, one at a time, under a published protocol.
 
 An `Evaluation` fixes the degradation, the source of the random noise, and the comparison with the
-ground truth. Figures of two methods are comparable if they come from the same `Evaluation`.
+ground truth. Results of two methods are comparable if they come from the same `Evaluation`.
 
-Note: Published denoising figures restart the random generator for each image, do not clip the noisy
-image, and round the output.
+Note: The evaluation code of published denoisers restarts the random generator for each image, does not
+clip the noisy image, and rounds the output.
 """
 
 import dataclasses

@@ -43,8 +43,8 @@ def read_reference(path: Path, restored: Pixels, scale: int) -> Pixels:
 def measure_image(protocol: EvaluationProtocol, output: Pixels, truth: Pixels) -> ImageScore:
     """Return "psnr" in dB and "ssim" of an image that was read from a file.
 
-    A protocol that measures luma takes one channel for Y of studio range, whereas a gray file has the
-    full range. Gray images are therefore measured as three equal channels.
+    A protocol with color="y" interprets a single channel as studio-range Y, but gray files have the full
+    range. Gray images are therefore measured as three equal channels.
 
     Raises:
       InputError: The images differ in size or, with color="rgb", in their channels; or have a side below

@@ -128,7 +128,7 @@ def test_segmentation_and_restoration_networks_are_visualized(
         (["--method", "occlusion", "--layer", "conv1", "IN"], "cannot be combined with --layer"),
         (["--layer", "conv1", "--class", "3"], "--class cannot be combined with --layer"),
         (["IN", "--maps", "3"], "--maps requires --layer"),
-        (["IN", "--data-dir", "there"], "--data-dir requires patches"),
+        (["IN", "--data-dir", "there"], "--data-dir requires --layer without inputs"),
         (["--layer", "conv1", "--maps", "0"], "maps"),
         (["--layer", "conv1", "--method", "maximize", "--maps", "0"], "maps"),
         (["--layer", "conv7"], "no layer 'conv7'"),
