@@ -166,8 +166,8 @@ def test_what_protocols_share_is_said_once():
     line = load_module(ROOT / TABLES / "_common.py").protocol_line
     assert line([]) == []
     assert line(["Blur; x; y", "Noise; x; y"]) == ["Protocol: x; y."]
-    assert line(["Blur; x; y; u", "Blur; x; z"]) == ["Protocol: x. With: y, u; z."]
-    assert line(["Blur; x; y", "Blur; x"]) == ["Protocol: x. Some with: y."]
+    assert line(["Blur; x; y; u", "Blur; x; z"]) == ["Protocol: x. Per row: y, u; z."]
+    assert line(["Blur; x; y", "Blur; x"]) == ["Protocol: x. Some rows: y."]
 
 
 # Stale records
@@ -280,7 +280,7 @@ def test_rows_are_means_and_deviations_over_seeds(synthesis):
         "other_0": synthesis_record(5.0, steps=1),
     }
     titles, lines, record = synthesis.rows(records, NAMES, {"frechet_distance": 2, "modes": 0})
-    assert titles == ["Fréchet distance", "modes", "time a run", "seeds"]
+    assert titles == ["Fréchet distance", "modes", "time per run", "seeds"]
     assert lines == [
         ["Hinge", "2.00 ± 1.00", "999 ± 1", "1.5 min", "3"],
         ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "1"],

@@ -61,12 +61,12 @@ from deconv_jax.training.step import apply_model, images_in_unit_range
 
 BATCH_SIZE, SIZE, CHANNELS, LATENT_DIM = 64, 32, 3, 100
 WIDTHS = (64, 128)
-"""Channels of the largest hidden map: of the usual light DCGAN, and of the paper's (figure 1)."""
+"""Channels of the largest hidden map: 64 as in common small DCGANs, 128 as in the paper (figure 1)."""
 STAGES = 3
 """Enlargements from 4 x 4 pixels to 32 x 32."""
 CALLS = 2
 FLAX_ROUNDS, FLAX_CALLS = 3, 1
-"""Its step takes seconds, so few rounds give the ratio."""
+"""A step with flax.linen takes seconds, so it has few rounds."""
 FORWARD_TOLERANCE = 1e-4
 """Largest absolute difference of pixels in [0, 1]."""
 LOGIT_TOLERANCE = 1e-3

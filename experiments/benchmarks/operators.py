@@ -1,11 +1,10 @@
-"""Both operators with both gradients, beside plain `lax`, PyTorch and `flax.linen.ConvTranspose`.
+"""Speed of `conv` and `conv_transpose` with their gradients, compared with other implementations.
 
-A case is one compiled call that returns the output, the gradient of the images and that of the
-kernel for a given cotangent; float32, on a CPU. Plain `lax` is one `lax` convolution for each of the
-three, with the same compiler options. PyTorch runs eagerly, with channels-last memory. The results are
-checked to be equal before they are timed. Peak memory is measured in a process per candidate: the
-resident set's high-water mark during the first call, compiled before, over what was resident when it
-began. So it holds the results and everything in between.
+A case is one compiled call that returns the output and, for a given cotangent, the gradients of images and
+kernel, in float32 on a CPU. The peers are `flax.linen.ConvTranspose`, plain `lax` (one `lax` convolution for each of
+the three, with the same compiler options), and PyTorch, which runs eagerly with channels-last memory. The results
+are checked before they are timed. Peak memory is the increase of the peak resident set during the first call of a
+compiled candidate, in a process of its own. It includes outputs and temporaries.
 
   python experiments/benchmarks/operators.py            # measures; writes the record and its picture
   python experiments/benchmarks/operators.py --draw     # draws the picture of the existing record
@@ -44,9 +43,9 @@ from deconv_jax.ops import (
 RECORD = ROOT / "experiments" / "results" / "benchmarks" / "operators.json"
 PICTURE = ROOT / "docs" / "operators.png"
 TOLERANCE = 1e-4
-"""Relative to the largest element, of what the candidates compute."""
+"""Largest difference of results, relative to the largest element."""
 FLAX_CALLS = 3
-"""It may take seconds a call, and only how many times as long matters."""
+"""A call of flax.linen may take seconds, so few calls are timed."""
 MEMORY_CASES = (
     "DCGAN 16 to 32 px, 128 to 64",
     "kernel 3, 32 px, 64 to 64",

@@ -31,13 +31,13 @@ from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Scalars, TrainState
 
 Train = Callable[[], list[float]]
-"""Trains a step further each time and returns its losses."""
+"""Each call trains one more step and returns its losses."""
 
 OURS, PLAIN, FLAX, TORCH = "deconv_jax", "plain lax", "flax.linen", "torch"
 LOSS_TOLERANCE = 1e-3
-"""Relative, after each of the checked updates."""
+"""Largest relative difference of the losses."""
 STEP_PROTOCOL = (
-    "memory kept between steps as by `deconv-jax train`, for all; plain lax has the derivative rules "
+    "all candidates keep freed memory as `deconv-jax train` does; plain lax has the derivative rules "
     "and compiler options of deconv_jax; torch eager, channels_last, fused Adam"
 )
 

@@ -152,15 +152,13 @@ def channels_first(images: Any) -> torch.Tensor:
 
 
 class TorchRestorer(torch.nn.Module):
-    """The `ConvDeconv` of these settings, of stride 1."""
+    """PyTorch version of `ConvDeconv` with stride 1."""
 
     def __init__(self, model: Any):
-        """Lay out the layers; exit unless `model` is of the kind written here."""
+        """Make the layers. Exit if `model` has settings that are not implemented here."""
         super().__init__()
         if (model.stride, model.residual, model.activation) != (1, True, "relu"):
-            raise SystemExit(
-                "denoise_photos.py no longer has the network that this script writes out"
-            )
+            raise SystemExit("the network of denoise_photos.py has changed; update this script")
         (first, second), size = model.features, model.kernel_size
         options = {"kernel_size": size, "padding": size // 2}
         self.layers = torch.nn.ModuleList(
@@ -186,10 +184,10 @@ class TorchRestorer(torch.nn.Module):
 
 
 class TorchDnCNN(torch.nn.Module):
-    """The `DnCNN` of these settings."""
+    """PyTorch version of `DnCNN`."""
 
     def __init__(self, model: Any):
-        """Lay out the layers."""
+        """Make the layers."""
         super().__init__()
         features, depth = model.features, model.depth
         self.convs, self.norms = torch.nn.ModuleList(), torch.nn.ModuleList()
@@ -216,10 +214,10 @@ class TorchDnCNN(torch.nn.Module):
 
 
 class TorchFSRCNN(torch.nn.Module):
-    """The `FSRCNN` of these settings, with its deconvolution."""
+    """PyTorch version of `FSRCNN`, with its transposed convolution."""
 
     def __init__(self, model: Any):
-        """Lay out the layers."""
+        """Make the layers."""
         super().__init__()
         maps = [f"map_{i}" for i in range(model.m)]
         sizes = {"extract": (1, model.d, 5), "shrink": (model.d, model.s, 1)}
@@ -251,7 +249,7 @@ class TorchFSRCNN(torch.nn.Module):
 
 
 class _LowerBound(torch.autograd.Function):
-    """max(x, bound), whose gradient passes where it leads above the bound."""
+    """max(x, bound). Below the bound, the gradient also passes if the update would increase x."""
 
     @staticmethod
     def forward(context: Any, x: torch.Tensor, bound: float) -> torch.Tensor:
@@ -266,7 +264,7 @@ class _LowerBound(torch.autograd.Function):
 
 
 class TorchGDN(torch.nn.Module):
-    """The `GDN` of these settings."""
+    """PyTorch version of `GDN`."""
 
     def __init__(self, channels: int, *, inverse: bool):
         """Make the parameters."""
@@ -287,12 +285,12 @@ class TorchGDN(torch.nn.Module):
         return x * (power.sqrt() if self.inverse else power.rsqrt())
 
     def weight_pairs(self, params: Any) -> list[tuple[torch.Tensor, np.ndarray]]:
-        """Return each parameter with the array that it is to be."""
+        """Return each parameter with the array to copy into it."""
         return [(self.beta, params["beta"]), (self.gamma, params["gamma"])]
 
 
 class TorchPrior(torch.nn.Module):
-    """The `FactorizedPrior` of these settings."""
+    """PyTorch version of `FactorizedPrior`."""
 
     WIDTHS = (1, 3, 3, 3, 3, 1)
 
@@ -321,7 +319,7 @@ class TorchPrior(torch.nn.Module):
         return values[..., 0]
 
     def weight_pairs(self, params: Any) -> list[tuple[torch.Tensor, np.ndarray]]:
-        """Return each parameter with the array that it is to be."""
+        """Return each parameter with the array to copy into it."""
         lists = {"matrix": self.matrices, "bias": self.biases, "factor": self.factors}
         return [
             (parameter, params[f"{name}{i}"])
@@ -331,12 +329,12 @@ class TorchPrior(torch.nn.Module):
 
 
 class TorchCodec(torch.nn.Module):
-    """The `FactorizedCodec` of these settings, of one quality."""
+    """PyTorch version of `FactorizedCodec` with one quality."""
 
     STEPS = 40.0
 
     def __init__(self, model: FactorizedCodec, noise: torch.Tensor):
-        """Lay out the layers; `noise` is added to the latents in place of rounding, for the bits."""
+        """Make the layers. To estimate bits, `noise` is added to the latents instead of rounding."""
         super().__init__()
         self.noise = noise
         widths = [model.channels, *[model.features] * 3, model.latent_features]

@@ -80,10 +80,9 @@ def main() -> None:
         arguments.output,
         {
             "measured": "peak resident memory of deconv-jax restore on one 8-bit gray PNG file",
-            "protocol": "the high-water mark of the command's process, from its start to its end, "
-            "compiling, reading and writing included; image_mb is one copy of the image in float32; square "
-            f"images of waves with Gaussian noise of sigma {SIGMA:g}; tiles as the free memory "
-            "allows",
+            "protocol": "peak resident memory of the command's process, including compilation and files; "
+            "image_mb is one copy of the image in float32; square images of waves with Gaussian noise of "
+            f"sigma {SIGMA:g}; tile size chosen from the free memory",
             "peak_memory": rows,
             "threads": processors(),
             "load_average": [round(load, 2) for load in os.getloadavg()],

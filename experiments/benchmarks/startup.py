@@ -45,7 +45,7 @@ def main() -> None:
                 times[which].append(start(folder / f"round_{number}", folder / "data"))
     write_record(
         arguments.output,
-        measured="command to the end of the first training step on digits",
+        measured="time from the command to the end of the first training step on digits",
         protocol="median over rounds of a first start with an empty compilation cache and a second start, each a "
         "process of its own, until the time of the first training record in metrics.jsonl; data set "
         "prepared and one uncounted start beforehand; overrides: " + " ".join(OVERRIDES),

@@ -106,7 +106,7 @@ class TorchAutoencoder(torch.nn.Module):
         super().__init__()
         kind = (model.latent, model.norm, model.activation, model.remat)
         if kind != ("vector", "batch", "relu", False) or (model.kernel_size - model.stride) % 2:
-            raise SystemExit(f"{CONFIG} is no longer the autoencoder that this script writes out")
+            raise SystemExit(f"{CONFIG} has another autoencoder now; update this script")
         total = model.stride ** len(model.features)
         height, width, channels = model.image_shape
         self.base = (height // total, width // total, model.features[-1])

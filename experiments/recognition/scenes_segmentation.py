@@ -18,7 +18,7 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        # The last map needs more channels than there are classes: 8 rectified channels confused classes.
+        # With 8 channels after the last ReLU, the network confused classes.
         features=(16, 16, 32, 64, 128, 128),
         residual=False,
         norm="batch",

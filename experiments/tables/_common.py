@@ -54,7 +54,7 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
     common = [clause for clause in clauses[0] if all(clause in other for other in clauses)]
     own = dict.fromkeys(", ".join(c for c in line if c not in common) for line in clauses)
     line = f"Protocol: {'; '.join(common)}."
-    which = "Some with" if "" in own else "With"
+    which = "Some rows" if "" in own else "Per row"
     return [f"{line} {which}: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 

@@ -30,14 +30,14 @@ def parts(configs: Mapping[str, str], seeds: Iterable[int]) -> Parts:
 
 
 def rows(
-    records: Records, names: Mapping[str, str], measures: Mapping[str, int]
+    records: Records, names: Mapping[str, str], decimals: Mapping[str, int]
 ) -> tuple[list[str], list[list[str]], dict[str, Any] | None]:
     """Return titles, rows of means and standard deviations over seeds, and one of the records.
 
     Args:
       records: Records of `parts`.
       names: Row label of each config.
-      measures: Number of decimals of each metric.
+      decimals: Number of decimals of each metric.
 
     Raises:
       InputError: The records differ in protocol or training length.
@@ -52,10 +52,10 @@ def rows(
         raise InputError(
             "the records of one table must share training length and protocol; measure them again"
         )
-    titles = [*(TITLES.get(m, m.replace("_", " ")) for m in measures), "time a run", "seeds"]
+    titles = [*(TITLES.get(m, m.replace("_", " ")) for m in decimals), "time per run", "seeds"]
     lines = []
     for label, of_seeds in found.items():
-        cells = [_spread([r["metrics"].get(m) for r in of_seeds], n) for m, n in measures.items()]
+        cells = [_spread([r["metrics"].get(m) for r in of_seeds], n) for m, n in decimals.items()]
         # The wall time of a resumed run covers only its last part.
         whole = [r["training"] for r in of_seeds if not r["training"]["resumed_at_step"]]
         minutes = (
@@ -67,9 +67,9 @@ def rows(
     return titles, lines, everything[0] if everything else None
 
 
-def real_row(record: dict[str, Any], measures: Mapping[str, int]) -> list[str]:
+def real_row(record: dict[str, Any], decimals: Mapping[str, int]) -> list[str]:
     """Return the row of real training images in place of samples."""
-    cells = [_spread([record["baseline"].get(f"real_{m}")], n) for m, n in measures.items()]
+    cells = [_spread([record["baseline"].get(f"real_{m}")], n) for m, n in decimals.items()]
     return ["*real images*", *cells, "", ""]
 
 

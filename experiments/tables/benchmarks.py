@@ -122,7 +122,7 @@ def _operators(records: Records) -> str:
         for row in record["peak_memory"]
     ]
     return (
-        f'{_sentence(record["measured"])}; "against" is how many times as fast.\n\n'
+        f'{_sentence(record["measured"])}; "against X" is the speed relative to X.\n\n'
         f"{markdown(header, rows)}\n\n"
         f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
         f"{_protocol(record)}"
@@ -137,11 +137,11 @@ def _operator_speed(records: Records) -> str:
         row["peak_mb"]["deconv_jax"] / row["peak_mb"]["torch"] for row in record["peak_memory"]
     ]
     return (
-        "On a CPU, forward and both gradients, `conv_transpose` is "
+        "On a CPU, with the gradients of input and kernel, `conv_transpose` is "
         f"{means['conv_transpose against flax.linen']:.0f} times as fast as "
         f"`flax.linen.ConvTranspose` and {means['conv_transpose against torch']:.2f} times as fast "
-        f"as PyTorch's, `conv` {means['conv against torch']:.2f} times (geometric means); at its peak it "
-        f"takes {min(memory):.1f} to {max(memory):.1f} times PyTorch's memory."
+        f"as PyTorch's. `conv` is {means['conv against torch']:.2f} times as fast as PyTorch's (geometric means). "
+        f"The peak memory of `conv_transpose` is {min(memory):.1f} to {max(memory):.1f} times PyTorch's."
     )
 
 

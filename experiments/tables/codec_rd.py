@@ -225,7 +225,7 @@ def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
                 )
             axis.set_xlim(0, 2)
             axis.set_title(f"{title} ({'PSNR' if measure == 'psnr' else 'MS-SSIM'})")
-            axis.set_xlabel("bits a pixel, of files")
+            axis.set_xlabel("bits per pixel (file size)")
             axis.set_ylabel("dB" if measure == "psnr" else "-10 log10(1 - MS-SSIM), dB")
             axis.grid(alpha=0.3)
             axis.legend()
@@ -236,8 +236,8 @@ def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     from deconv_jax.io import read_json
-    from deconv_jax.tables import RESULTS
+    from deconv_jax.records import RESULTS
 
-    folder = RESULTS / "tables" / "codec_rd"
+    folder = RESULTS / "codec_rd"
     draw({path.stem: read_json(path) for path in folder.glob("*.json")}, PICTURE)
     print(f"written: {PICTURE}")

@@ -5,7 +5,7 @@
 Image i of Set12 is blurred (circularly) by kernel i of `kernels/kernels_12.mat`: four isotropic Gaussians,
 four anisotropic ones, and four of camera shake. Noise of sigma 2.55 or 7.65 (in units of 1/255) is added.
 Every method gets the kernel and the noise level, and has its default options. Plug-and-play has those of
-`fixed_level_options`; its denoisers are the published DnCNN networks for sigma 15, 25 and 50, and its weight
+`classical.any_level_options`; its denoisers are the published DnCNN networks for sigma 15, 25 and 50, and its weight
 was chosen on images of `train400/`. No paper has this table. Table 3 of DPIR (arXiv:2008.13751) is closest.
 """
 

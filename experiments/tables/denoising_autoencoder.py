@@ -30,7 +30,7 @@ from deconv_jax.workdir import open_workdir
 VERSION = 1
 SIGMAS = (25, 50, 100)
 WINDOWS = (3, 5, 7)
-CHOSEN_ON = 2_000
+NUM_SELECTION_IMAGES = 2_000
 """Number of training images that windows are chosen on."""
 
 METHODS = {
@@ -97,17 +97,17 @@ def measure(data: Path, config: str) -> dict[str, Any]:
     sigma = float(noise_sigma(task.degradation))
     train, test = (
         source.gather(np.arange(len(source)))["image"]
-        for source in map(experiment.data.source, ("train", "test"))
+        for source in map(experiment.data.open, ("train", "test"))
     )
 
     def pair(images: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return noisy and clean images. The noise is that of example indices from `first` on."""
+        """Return noisy and clean images. Image i gets the noise of example index first + i."""
         index = first + np.arange(len(images))
         return np.asarray(task.model_input({"image": images, "index": index})), images / 255.0
 
     noisy, clean = pair(test, 0)
     # Indices beyond the test set, so the noise differs from the test noise.
-    chosen_noisy, chosen_clean = pair(train[:CHOSEN_ON], len(test))
+    chosen_noisy, chosen_clean = pair(train[:NUM_SELECTION_IMAGES], len(test))
     filters: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
         "median": median,
         "local_wiener": functools.partial(local_wiener, sigma=sigma),

@@ -26,7 +26,7 @@ from deconv_jax.workdir import load_state, open_workdir
 VERSION = 1
 JUDGE = "recognition/mnist_classifier.py:seed=1"
 GENERATOR = "synthesis/mnist.py:loss=hinge,classes=10,width=48,steps=6000"
-CLASSES, AT_A_TIME = 10, 500
+CLASSES, BATCH_SIZE = 10, 500
 
 
 def _judge(data: Path) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _judge(data: Path) -> dict[str, Any]:
     count = len(test["label"])
     labels = (np.arange(count) % CLASSES).astype(np.int32)
     latents = latents_from_seed(count, task.latent_dim, seed=0)
-    parts = np.split(test["image"], range(AT_A_TIME, count, AT_A_TIME))
+    parts = np.split(test["image"], range(BATCH_SIZE, count, BATCH_SIZE))
     return {
         "real": opinion(parts, test["label"]),
         "samples": opinion(generate(task.sample, variables, latents, labels), labels),

@@ -20,7 +20,7 @@ LOSSES = {
     "wasserstein": "Wasserstein, gradient penalty",
 }
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
-MEASURES = {
+METRIC_DECIMALS = {
     "frechet_distance": 3,
     "kernel_distance": 4,
     "precision": 3,
@@ -39,10 +39,10 @@ def render(records: Records) -> str:
     blocks = []
     for data, title in DATA.items():
         names = {f"{data}_{loss}": name for loss, name in LOSSES.items()}
-        titles, lines, record = rows(records, names, MEASURES)
+        titles, lines, record = rows(records, names, METRIC_DECIMALS)
         if record is None:
             continue
-        lines.append(real_row(record, MEASURES))
+        lines.append(real_row(record, METRIC_DECIMALS))
         blocks += [
             f"#### {title}",
             markdown(" | ".join(["loss", *titles]), lines),

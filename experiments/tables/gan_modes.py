@@ -18,16 +18,16 @@ REMEDIES = {
     "both": "both",
     "gradient_penalty": "Wasserstein, gradient penalty",
 }
-MEASURES = {"modes": 0, "reverse_kl": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
+METRIC_DECIMALS = {"modes": 0, "reverse_kl": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
 
 PARTS = parts({remedy: f"stacked_mnist.py:remedy={remedy}" for remedy in REMEDIES}, seeds=range(3))
 
 
 def render(records: Records) -> str:
     """Return a row for each remedy."""
-    titles, lines, record = rows(records, REMEDIES, MEASURES)
+    titles, lines, record = rows(records, REMEDIES, METRIC_DECIMALS)
     if record is None:
         return ""
-    lines.append(real_row(record, MEASURES))
+    lines.append(real_row(record, METRIC_DECIMALS))
     table = markdown(" | ".join(["remedy", *titles]), lines)
     return f"{table}\n\n{training_and_protocol(record)}"

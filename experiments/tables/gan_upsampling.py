@@ -21,7 +21,7 @@ KINDS = {
     "subpixel": ("subpixel", "sub-pixel 3x3, ICNR"),
     "resize": ("resize", "resize, 3x3"),
 }
-MEASURES = {"checkerboard_energy": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
+METRIC_DECIMALS = {"checkerboard_energy": 3, "frechet_distance": 3, "recall": 3, "coverage": 3}
 
 PARTS = parts(
     {name: f"fashion_mnist.py:upsampling={kind}" for name, (kind, _) in KINDS.items()},
@@ -32,7 +32,7 @@ PARTS = parts(
 def render(records: Records) -> str:
     """Return a row for each upsampling method."""
     names = {name: label for name, (_, label) in KINDS.items()}
-    titles, lines, record = rows(records, names, MEASURES)
+    titles, lines, record = rows(records, names, METRIC_DECIMALS)
     if record is None:
         return ""
     table = markdown(" | ".join(["upsampling", *titles]), lines)

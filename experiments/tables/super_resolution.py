@@ -3,7 +3,7 @@
   deconv-jax tables super_resolution
 
 Networks are trained from scratch on T91 (hours on 2 CPU cores; a stopped run is resumed) and compared with
-bicubic interpolation. The protocol is that of the papers' MATLAB code: Y is rounded to 8 bits on both sides,
+bicubic interpolation. The protocol is that of the papers' MATLAB code: Outputs are rounded to 8 bits,
 images are cropped to multiples of the scale and downsampled by `imresize` without rounding, and a border of
 `scale` pixels is ignored. The ablation changes the upsampling layer at a smaller, equal number of steps.
 """

@@ -22,15 +22,15 @@ from deconv_jax.workdir import load_state, open_workdir
 VERSION = 1
 CONFIG = "autoencoding/vae.py"
 SAMPLES = 1_000
-COUNTED = 2_000
+NUM_IMAGES = 2_000
 """Number of test images, the first ones, for the bound with `SAMPLES` samples."""
-AT_A_TIME = 500
+BATCH_SIZE = 500
 
 PUBLISHED = {
     "VAE, Pythae's own run": 89.78,
-    "VAE, the reference it names": 89.9,
+    "VAE, reference value cited by Pythae": 89.9,
 }
-"""Negative log-likelihoods in nats in the table of reproductions of Pythae, as quoted by others."""
+"""Negative log-likelihoods in nats in Pythae's table of reproduced results, from secondary sources."""
 
 
 def _vae(data: Path) -> dict[str, Any]:
@@ -41,16 +41,16 @@ def _vae(data: Path) -> dict[str, Any]:
     source = dataclasses.replace(experiment.data, data_dir=str(data / "tfds")).open("test")
     batches = (
         jax.tree.map(jax.numpy.asarray, batch)
-        for batch in evaluation_batches(source, batch_size=AT_A_TIME)
+        for batch in evaluation_batches(source, batch_size=BATCH_SIZE)
     )
-    first = [batch for batch, _ in zip(batches, range(COUNTED // AT_A_TIME), strict=False)]
+    first = [batch for batch, _ in zip(batches, range(NUM_IMAGES // BATCH_SIZE), strict=False)]
     _, state = load_state(workdir, "last", lambda key: task.init(key, first[0]))
     return {
         "metrics": result["metrics"]["test"],
         "samples": experiment.task.iwae_samples,  # type: ignore[attr-defined]
         "metrics_of_more": task.evaluate(state, first),
         "samples_of_more": SAMPLES,
-        "count_of_more": COUNTED,
+        "count_of_more": NUM_IMAGES,
         "baseline": result["baseline"]["test"],
         "protocol": result["protocol"],
         "count": result["counts"]["test"],

@@ -22,14 +22,14 @@ from deconv_jax.training.step import images_in_unit_range
 from deconv_jax.workdir import RESULT, load_state, open_workdir
 
 FOLDER = Path(models.__file__).parent / "pretrained"
-PART = 250
-"""Images looked at in one call."""
+BATCH_SIZE = 250
+"""Number of images per call."""
 
 
 def main() -> None:
     """Read the run and write both files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workdir", type=Path, help="of a run of recognition, finished")
+    parser.add_argument("workdir", type=Path, help="workdir of a finished classification run")
     parser.add_argument("name", choices=sorted(BUNDLED_CLASSIFIERS))
     arguments = parser.parse_args()
     record = read_json(arguments.workdir / RESULT)
@@ -46,7 +46,10 @@ def main() -> None:
         features = task.model.apply(variables, images_in_unit_range(images), method="embed")
         return jnp.mean(jnp.square(features))
 
-    parts = np.split(data["image"][: len(data["image"]) // PART * PART], len(data["image"]) // PART)
+    parts = np.split(
+        data["image"][: len(data["image"]) // BATCH_SIZE * BATCH_SIZE],
+        len(data["image"]) // BATCH_SIZE,
+    )
     scale = float(np.sqrt(np.mean([mean_square(part) for part in parts])))
     save_extractor(FOLDER / f"{arguments.name}.safetensors", jax.device_get(variables), scale)
     record["config"]["data"]["data_dir"] = None  # The path of the data is specific to one machine.
