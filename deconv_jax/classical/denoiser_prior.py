@@ -91,8 +91,8 @@ def plug_and_play(
       data_iterations: Maximum number of conjugate gradient steps in a data step without closed form.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
         that the model maps to that of y.
-      return_objective: Whether to return |A z - y|^2 / 2 after each iteration. A denoiser in general
-        minimizes no objective, so it need not fall.
+      return_objective: Whether to return |A z - y|^2 / 2 after each iteration. A denoiser in
+        general minimizes no objective, so the returned value may increase.
 
     Returns:
       Restored images; with `return_objective` also the objective, (iterations, batch).

@@ -1,9 +1,10 @@
 """Linear restoration in one step: inverse filter, Wiener filter, Tikhonov regularization.
 
-The filters are those of `deconv_jax.ops.spectral`, with the point-spread function and the noise level of the
-forward model. Unknown powers of image and noise are estimated by maximum likelihood. As in Orieux, Giovannelli
-& Rodet (J. Opt. Soc. Am. A 27, 1593-1607, 2010), a frequency of y is Gaussian with variance
-s |H|^2 / R + sigma^2, where R is the roughness of that frequency.
+The filters are those of `deconv_jax.ops.spectral`, with the point-spread function and the noise
+level of the forward model. Unknown powers of image and noise are estimated by maximum likelihood.
+As in Orieux, Giovannelli & Rodet (J. Opt. Soc. Am. A 27, 1593-1607, 2010), each Fourier coefficient
+of y is Gaussian with variance s |H|^2 / R + sigma^2, where H is the transfer function of the blur,
+and R a power of that of the Laplacian.
 
 Note: The filters assume circular blurs. For another boundary, y is first padded to the size of x by its border
 pixels and tapered (`edge_taper`). This softens ringing, but the border is restored worse than the interior.

@@ -70,8 +70,8 @@ def richardson_lucy(
       forward_model: A forward model whose A has no negative entries (not checked): blurs, `Decimate`, masks. Its
         noise is ignored. Pixels that do not influence y stay at 0.5.
       iterations: Number of steps, at least 1; more steps restore more detail and more noise.
-      tv_weight: Weight of the total variation, at least 0 and below 1 / sqrt(8), from which the divisor could
-        become negative. The paper uses 0.002. Arrays are not checked.
+      tv_weight: Weight of the total variation, in [0, 1 / sqrt(8)); larger values could make the
+        divisor negative. The paper uses 0.002. Arrays are not checked.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
         that the model maps to that of y.
       return_objective: Whether to return the objective after each iteration: the sum over pixels of
@@ -150,7 +150,7 @@ def landweber(
       forward_model: Any forward model with a linear part. sigma is that of its Gaussian noise; without it no
         image stops early.
       iterations: Maximum number of steps, at least 1.
-      relaxation: Relaxation factor, above 0 and below 2, from which the iteration diverges.
+      relaxation: Relaxation factor in (0, 2); from 2 on, the iteration diverges.
       tau: Factor of the noise level at which to stop, above 0 and about 1. Larger values stop earlier, with
         smoother images.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
@@ -260,7 +260,8 @@ def conjugate_gradients(
     """Set up CGLS, which minimizes |forward(x) - target|^2 for each image of a batch.
 
     Args:
-      forward: Linear map from images to a pytree of images, which allows to stack penalties below A.
+      forward: Linear map from images to a pytree of images; a pytree can hold A x and penalty
+        terms.
       adjoint: Adjoint of `forward`.
       target: Pytree like the output of `forward`.
       start: Initial images.

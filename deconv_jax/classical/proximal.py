@@ -75,7 +75,8 @@ def tv(
         boundary="valid", because the pixels beyond the border of y converge slowly.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
         that the model maps to that of y.
-      return_objective: Whether to return the objective after each iteration. It need not fall in each.
+      return_objective: Whether to return the objective after each iteration. It may increase in
+        some iterations.
 
     Returns:
       Restored images; with `return_objective` also the objective, (iterations, batch).
@@ -111,7 +112,7 @@ def _tv(
     problem = Problem.of(y, model, size)
     closed = closed_form_data_step(problem)
     x = initial_estimate(problem)
-    # Primal step size: the inverse of the sum of dual step size times squared norm, 8 for the gradient.
+    # Primal step size: 1 / sum(dual step size * |K|^2) over the operators K; |gradient|^2 <= 8.
     unknown_border = has_unknown_border(model)
     gradient_rate = (_UNKNOWN_BORDER_GRADIENT_RATE if unknown_border else _GRADIENT_RATE) * weight
     inverse_rate = 8.0 * gradient_rate
@@ -223,7 +224,7 @@ def _wavelet(
         return jnp.sign(c) * jnp.maximum(jnp.abs(c) - by, 0.0)
 
     def step(state: Any, _: Any) -> Any:
-        # Coefficients c are kept in pairs with A W^T c, which extrapolates linearly too.
+        # Store pairs (c, A W^T c). A W^T is linear, so the second entry can be extrapolated like c.
         best, least, ahead, momentum = state
         slope = analyze(problem.adjoint(ahead[1] - y))
         c = shrink(ahead[0] - rate * slope, rate * threshold)

@@ -246,8 +246,8 @@ class LabelFiles(NamedTuple):
         if self.dark_foreground:
             if not _is_black_and_white(segments):
                 raise InputError(
-                    f"label file {label} has other pixels than 0 and 255, as dark_foreground=True "
-                    "requires; set it to False for label files with class numbers"
+                    f"dark_foreground=True requires label files with only 0 and 255; {label} has other "
+                    "values; set it to False for label files with class numbers"
                 )
             segments = (segments == 0).astype(np.uint8)
         return Example(image, segments)
@@ -261,7 +261,7 @@ class LabelFiles(NamedTuple):
             _is_black_and_white(read_labels(path)) for path in self.paths.values()
         ):
             raise InputError(
-                f"the label files in {self.root.parent / 'label'} have no other pixels than 0 and 255; set "
+                f"the label files in {self.root.parent / 'label'} have only 0 and 255; set "
                 "dark_foreground=True if black is class 1 and white class 0, or else write the files "
                 "again with 0 and 1"
             )

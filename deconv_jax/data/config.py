@@ -27,8 +27,9 @@ class Data:
       data_dir: Folder of TFDS data sets, or the folder that a relative path is relative to; see
         `SourceConfig.open`.
       train_split, validation_split, test_split: Split expressions; see `SourceConfig.open`, and
-        `with_splits` for folders without such subfolders. The validation split is evaluated during
-        training and selects the best checkpoint; the test split is evaluated once, at the end.
+        `with_splits` for folders without subfolders train, validation and test. The validation
+        split is evaluated during training and selects the best checkpoint; the test split is
+        evaluated once, at the end.
       cache: "none" decodes examples on demand. "memory" decodes each split once, into host memory.
         "device" also keeps the training split on every device, so that a step transfers only indices.
       workers: Number of processes that load examples; 0 loads them in threads of this process.
@@ -87,7 +88,7 @@ class Data:
         )
 
     def open(self, split: Split) -> Source:
-        """Open a split, and list image files that are left out on stderr.
+        """Open a split; skipped image files are listed on stderr.
 
         Only training examples can be tiles; other splits have whole images. Unless `cache` is "none", all examples
         are decoded into memory.

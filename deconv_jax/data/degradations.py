@@ -1,8 +1,8 @@
 """All degradations, by the names that configs use. Import them from here.
 
-A value y = A(x) + noise makes training pairs on the device, gives classical solvers A and its transpose, gives
-a network its noise level, and names the protocol of a table. `forward_model` explains how such values
-behave; the families are in `blurs`, `masks` and `noise`.
+A degradation is an object that models y = A(x) + noise. It makes training pairs on the device,
+provides A, its adjoint and the noise level to solvers and networks, and describes itself in tables
+of results. `forward_model` explains its use; the families are in `blurs`, `masks` and `noise`.
 
     degradation = Chain((GaussianBlur(1.6), Decimate(3), GaussianNoise((0, 10))))
     y = degradation(x, keys)                    # a training pair

@@ -44,8 +44,8 @@ class FolderSource:
 
     Args:
       files: The image files, in the order of examples. The tiles of a file follow one another, row by row.
-      tile: Side in pixels of the tiles that examples are. None for whole images, padded to the largest
-        height and width among them, rounded up to a multiple of 16.
+      tile: Side in pixels of the square tiles used as examples. None for whole images, padded to
+        the largest height and width among them, rounded up to a multiple of 16.
       color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
       cache_bytes: Size in bytes of the cache of decoded images; each loading process has its own.
 

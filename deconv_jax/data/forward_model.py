@@ -1,9 +1,10 @@
 """The base classes of degradations: y = A(x) + noise.
 
-A degradation is a frozen dataclass. Its values are compared and hashed by content, NumPy kernels included, so
-a config can hold one, a protocol can name one, and it can be a static argument of `jax.jit`. It is also a
-pytree whose leaves are its numbers and kernels. As an ordinary argument of `jax.jit`, a solver is compiled
-once for all kernels of one size, and a parameter can be an array with one number per example.
+A degradation is a frozen dataclass. Its values are compared and hashed by content, NumPy kernels
+included, so a config can hold one, a protocol can name one, and it can be a static argument of
+`jax.jit`. It is also a pytree whose leaves are its numbers and kernels. A jitted solver that takes
+it as an ordinary argument is compiled once for all kernels of one size. A parameter can then be an
+array with one number per example.
 
 A parameter can be a range, such as `GaussianNoise(sigma=(0, 55))`. `draw` samples every range, and whatever
 else is random about A (such as the pixels of a mask), for each example; `apply` then adds the noise. Calling
@@ -94,8 +95,9 @@ class Degradation:
         """Sample parameters and noise, and degrade images. Without anything random, `keys` may be None.
 
         Note:
-          The keys of the parameters and of the noise are folded from `keys`. `draw(keys, shape)` therefore
-          samples other parameters. To know the parameters, call `draw` and then `apply`.
+          The keys of the parameters and of the noise are folded from `keys`. `draw` with the same
+          keys therefore samples different parameters. To know the parameters, call `draw` and then
+          `apply`.
 
         Raises:
           InputError: x is not a batch of images of floats, keys are not one per example, or as in `draw` and
@@ -245,7 +247,7 @@ class Chain(LinearDegradation):
             raise InputError(f"steps must be a tuple of degradations; got {self.steps!r}")
 
     def draw(self, keys: Keys | None, shape: Sequence[int]) -> "Chain":
-        """Return a chain of the sampled steps, each with its own keys and the image size that it receives.
+        """Sample each step with its own keys, for the image size at that step.
 
         Raises:
           InputError: A step has random parameters but there is not one key per example.

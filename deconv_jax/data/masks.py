@@ -90,7 +90,7 @@ class RandomMask(Degradation):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RandomPixelMask(RandomMask):
-    """Single missing pixels, independently and with the same probability.
+    """A mask of pixels that are missing independently, with equal probability.
 
     Attributes:
       keep: Probability that a pixel is known, or a range sampled per example.

@@ -3,7 +3,7 @@
 Standardization is TensorFlow's `per_image_standardization`, over all pixels and channels of an image.
 
 Note:
-  The minimum of the deviation, 1 / sqrt(number of values), is relative to images in [0, 1].
+  The lower bound of the standard deviation, 1 / sqrt(n) for n values, applies to images in [0, 1].
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class Preprocessing:
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
         numbers = images[0].size
         mean = jnp.mean(images, (1, 2, 3), keepdims=True)
-        # The floor is under the root, whose derivative at 0 is infinite.
+        # Clamp the variance before the square root, whose derivative at 0 is infinite.
         variance = jnp.maximum(jnp.var(images, (1, 2, 3), keepdims=True), 1 / numbers)
         deviation = jnp.sqrt(variance)
         return (images - mean) / deviation, Statistics(mean, deviation)

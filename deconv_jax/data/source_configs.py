@@ -60,7 +60,8 @@ class SourceConfig(abc.ABC):
         Args:
           split: TFDS split expression, such as "train[:90%]"; for folders of files one of `file_splits`, such
             as "all[:90%]".
-          data_dir: Folder of TFDS data sets (see `open_tfds`), or the folder of relative paths.
+          data_dir: Folder of TFDS data sets (see `open_tfds`), or the folder that a relative path
+            is relative to.
 
         Raises:
           InputError: The data set or the split does not exist or cannot be read, or the data set is not
@@ -165,7 +166,7 @@ class Photographs(SourceConfig):
     """Twelve photographs that scikit-image includes.
 
     Attributes:
-      tile: Side in pixels of the tiles that training examples are; None for whole images.
+      tile: Side in pixels of the square tiles used as training examples; None for whole images.
       color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 
@@ -199,7 +200,7 @@ class Folder(SourceConfig):
 
     Attributes:
       path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
-      tile: Side in pixels of the tiles that training examples are; None for whole images.
+      tile: Side in pixels of the square tiles used as training examples; None for whole images.
       color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 

@@ -41,7 +41,7 @@ class RecordSource:
     Attributes:
       records: TFDS data source.
       canvas: Side in pixels of the square that images and annotations are resized to fit.
-      max_boxes: Rows for boxes per example on a canvas. The largest boxes are kept.
+      max_boxes: Maximum number of boxes per example, with a canvas; the largest ones are kept.
       files: Record files, and the positions of the split's records in them; see `Source.files`.
     """
 
@@ -219,7 +219,7 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         known = [DIGITS, photographs.NAME, *tfds.list_builders(with_community_datasets=False)]
         raise InputError(f"no data set {dataset!r}; {_suggestion(dataset, known)}") from error
-    # An unknown version or configuration, or a name that no file or user can have.
+    # Raised for an unknown version or configuration, or a name that is not a valid path.
     except (AssertionError, ValueError, OSError, RuntimeError) as error:
         if is_folder(Path(os.path.expanduser(dataset))):
             raise InputError(f"no data set {dataset!r}; {_suggestion(dataset, ())}") from error

@@ -23,7 +23,7 @@ def check_finite(name: str, values: ArrayLike) -> None:
 
 
 def checked_rows(name: str, values: np.ndarray, least: int) -> np.ndarray:
-    """Check that there are at least `least` rows, and convert them to double precision.
+    """Check that there are at least `least` rows, all finite; return them in double precision.
 
     Raises:
       InputError: There are fewer rows, the array does not have two axes, or a value is not finite.

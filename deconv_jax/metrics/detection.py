@@ -25,7 +25,7 @@ from deconv_jax.metrics.checks import check_finite
 
 VOC_IOU_THRESHOLD = 0.5
 VOC_RECALL_LEVELS = np.arange(11) / 10
-"""Quotients like a recall: 3 of 10 is 0.3, where np.linspace gives the larger 0.30000000000000004."""
+"""Computed as k / 10, so that a recall of 3 / 10 reaches level 0.3; np.linspace gives 0.30000000000000004."""
 
 
 def average_precision(
@@ -46,12 +46,13 @@ def average_precision(
       true_classes: Class of each object, -1 in rows without an object.
 
     Returns:
-      Metrics in [0, 1] by name: "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar" and "voc_map".
-      All are 0 without detections. "ap" is COCO's average precision, the mean over IoU thresholds 0.5, 0.55, ... 0.95
-      and recall levels 0, 0.01, ... 1 of the highest precision at that recall or above; "ap50" and "ap75"
-      are those at IoU 0.5 and 0.75. "ap_small", "ap_medium" and "ap_large" are restricted to objects of an
-      area below 32^2, of up to 96^2 and above; the key is missing where there are none. "ar" is the mean recall over
-      the same thresholds. "voc_map" is VOC 2007's mean average precision at IoU 0.5. The number of
+      Metrics in [0, 1] by name: "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar" and
+      "voc_map". All are 0 without detections. "ap" is COCO's average precision: the interpolated
+      precision (the highest at a recall of at least r), averaged over r = 0, 0.01, ... 1 and over
+      IoU thresholds 0.5, 0.55, ... 0.95; "ap50" and "ap75" are those at IoU 0.5 and 0.75.
+      "ap_small", "ap_medium" and "ap_large" are restricted to objects of an area below 32^2, of up
+      to 96^2 and above; the key is missing where there are none. "ar" is the mean recall over the
+      same thresholds. "voc_map" is VOC 2007's mean average precision at IoU 0.5. The number of
       detections per class and image is not limited.
 
     Raises:

@@ -113,10 +113,10 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Return the kernel distance and its standard error (arXiv:1801.01401).
 
-    The distance is the squared maximum mean discrepancy with the paper's kernel (x.y / dims + 1)^3: the mean of
-    unbiased estimates over consecutive blocks of rows. The authors' code draws overlapping subsets instead.
-    Disjoint blocks give independent estimates, and thus the standard error of the mean, at a cost linear in the
-    number of samples.
+    The distance is the squared maximum mean discrepancy with the paper's kernel (x.y / dims + 1)^3.
+    Its unbiased estimate is averaged over consecutive blocks of rows. The authors' code draws
+    overlapping subsets instead. Disjoint blocks give independent estimates, and thus the standard
+    error of the mean, at a cost linear in the number of samples.
 
     Args:
       real: Features of real images, in random order.

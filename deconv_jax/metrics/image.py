@@ -5,8 +5,8 @@ similarity", with the window and constants of the authors' `ssim_index.m`. MS-SS
 2003, "Multiscale structural similarity for image quality assessment".
 
 Note: Default windows differ between libraries; scikit-image's is uniform, 7 x 7. The window here is
-Gaussian, 11 x 11, and lies inside the image. Variances are computed as sums of squares, because
-E[x^2] - E[x]^2 loses the significant digits of flat regions in float32.
+Gaussian, 11 x 11, and lies inside the image. Variances are computed as means of squared deviations,
+because E[x^2] - E[x]^2 loses the significant digits of flat regions in float32.
 
 Images of several sizes can share an array, each padded at the bottom and right. `size` is then the height
 and width of each image in pixels, and padding values are ignored, NaN included.
@@ -124,10 +124,11 @@ def ms_ssim(
 ) -> Float[Array, " batch"]:
     """Return the multi-scale structural similarity (MS-SSIM) of images in [0, 1] for each image, from 0 to 1.
 
-    MS-SSIM is a product over `scales` scales, averaged over channels. The factor of a scale is the mean of SSIM's
-    contrast-structure factor, at the coarsest scale of all of SSIM, to the power of the scale's weight. Each scale is
-    the previous one after 2 x 2 average pooling; the last row or column of an odd size is repeated, as in the
-    authors' code. A scale with a negative mean counts as 0 and has gradient 0.
+    MS-SSIM is a product over `scales` scales, averaged over channels. Each scale contributes the
+    mean of SSIM's contrast-structure factor, the coarsest the mean of the full SSIM, raised to the
+    weight of the scale. Each scale is the previous one after 2 x 2 average pooling; the last row or
+    column of an odd size is repeated, as in the authors' code. A scale with a negative mean counts
+    as 0 and has gradient 0.
 
     The five weights are used as published, although they sum to 1.0001. With fewer scales, the finest ones
     are used and their weights normalized. Values for different numbers of scales are not comparable.

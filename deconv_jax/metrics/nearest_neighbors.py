@@ -95,8 +95,9 @@ def repetition(real: Float[np.ndarray, "real dims"], fake: Float[np.ndarray, "fa
 def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield squared distances of rows to all columns, in blocks of rows that bound the memory.
 
-    |x|^2 + |y|^2 - 2 x.y is a matrix product but cancels, least around the mean of the columns. Values below
-    10^-12 of the norms are rounding errors and are set to 0, so that equal rows have distance 0.
+    |x|^2 + |y|^2 - 2 x.y requires only a matrix product, but suffers from cancellation. Subtracting
+    the mean of the columns first reduces it. Values below 10^-12 of the norms are rounding errors
+    and are set to 0, so that equal rows have distance 0.
     """
     origin = np.mean(columns, axis=0)
     columns = columns - origin

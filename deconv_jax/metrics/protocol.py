@@ -1,4 +1,4 @@
-"""Evaluation protocol of PSNR and SSIM: the preparation of images before they are compared, as a value.
+"""Evaluation protocol of PSNR and SSIM: the preparation of images before they are compared.
 
 Conventions of different papers differ by half a decibel, so a result needs its protocol. The steps are:
 
@@ -9,9 +9,10 @@ Conventions of different papers differ by half a decibel, so a result needs its 
 3. With `round_y`, round a Y that was converted from RGB to 8 bits.
 4. Crop a border from all sides of both.
 
-Python code (BasicSR, KAIR) converts the rounded RGB and does not round Y, the default of color="y". The
-MATLAB code of SRCNN (arXiv:1501.00092) and FSRCNN (arXiv:1608.00367) applies `rgb2ycbcr` to the stored 8-bit
-image, which rounds Y. That is `round_y`, for a Y output and a target that is RGB or its rounded Y.
+Python code (BasicSR, KAIR) converts the rounded RGB and does not round Y, the default of color="y".
+The MATLAB code of SRCNN (arXiv:1501.00092) and FSRCNN (arXiv:1608.00367) applies `rgb2ycbcr` to the
+stored 8-bit image, which rounds Y. `round_y` reproduces this if the output is Y and the target is
+RGB or Y rounded from it.
 
 Note: A gray file in a set of color images is measured in full range by the MATLAB code, and as RGB with three
 equal channels, in studio range, by the Python code.

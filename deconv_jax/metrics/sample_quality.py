@@ -1,8 +1,8 @@
 """All metrics of generated against real images, computed from extracted features.
 
-The metrics themselves are in `feature_distance`, `nearest_neighbors` and `sample_diversity`. This module fixes
-what a table's protocol states, such as numbers of neighbors, blocks and pairs, and decides which metrics the
-available data permits.
+The metrics themselves are in `feature_distance`, `nearest_neighbors` and `sample_diversity`. This
+module sets the parameters that tables of results state (neighbors, block size, pairs) and computes
+the metrics that the available data permits.
 """
 
 import collections

@@ -159,9 +159,9 @@ def boundary_counts(
 def boundary_f1(counts: ArrayLike) -> Float[np.ndarray, " num_classes"]:
     """Compute the boundary F1 of each class, 2 P R / (P + R), from summed `boundary_counts`.
 
-    Precision P is the matched fraction of the predicted boundary, recall R that of the true boundary. Add up
-    the counts of all batches before. The result is NaN for a class without boundary in both, and 0 for one with
-    boundary in only one of them.
+    Precision P is the matched fraction of the predicted boundary, recall R that of the true
+    boundary. Add up the counts of all batches before. The result is NaN for a class without
+    boundary pixels in either map, and 0 for a class with boundary pixels in only one.
 
     Raises:
       InputError: A count is not finite.

@@ -145,8 +145,8 @@ class FactorizedCodec(nn.Module):
             )
         widths = [self.features] * (STAGES - 1) + [self.latent_features]
         kernels = haar_kernels(self.channels, widths)
-        # Low-pass outputs keep the range of the image, where the initial GDN is close to the
-        # identity.
+        # The scale keeps low-pass outputs in the range of the image, in which the initial GDN is
+        # close to the identity.
         self.down = [
             Conv(kernel.shape[3], KERNEL_SIZE, STRIDE, kernel_init=_noisy_kernel(kernel, 0.5))
             for kernel in kernels

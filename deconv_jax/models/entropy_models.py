@@ -19,8 +19,8 @@ from deconv_jax.ops.straight_through import lower_bound
 MIN_LIKELIHOOD = 1e-9
 """Lower bound of the likelihood, which limits the rate of a latent to 29.9 bits.
 
-At the bound the gradient still increases the likelihood; where the likelihood underflows, it is
-zero.
+At the bound the gradient still increases the likelihood; where the likelihood underflows, the
+gradient is zero.
 """
 MIN_SCALE = 0.11
 """Lower bound of the scales, at which a Gaussian almost surely rounds to its mean."""

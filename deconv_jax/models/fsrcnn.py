@@ -42,10 +42,10 @@ class FSRCNN(nn.Module):
       s: Number of channels after shrinking.
       m: Number of mapping layers; 0 is allowed.
       upsampling: "transposed" is the paper's 9x9 deconvolution. "resize" is nearest-neighbor
-        upsampling and a 9x9 convolution, with equally many weights. "subpixel" has the smallest odd
-        kernel in which an output pixel depends on at least `ceil(9 / scale)` input pixels along
-        each axis, as it does with the deconvolution. It has equally many weights for scale 3, 100 /
-        81 times as many for scale 2, and 144 / 81 times for scale 4.
+        upsampling and a 9x9 convolution, with equally many weights. The kernel size of "subpixel"
+        is the smallest odd number that is at least `ceil(9 / scale)`, so an output pixel depends on
+        at least as many input pixels along each axis as with the deconvolution. It has equally many
+        weights for scale 3, 100 / 81 times as many for scale 2, and 144 / 81 times for scale 4.
     """
 
     scale: int = 3

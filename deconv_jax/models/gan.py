@@ -166,9 +166,9 @@ class Discriminator(nn.Module):
       num_classes: Number of classes of a conditional discriminator; 0 for none.
       spectral_norm: Whether to divide every kernel by an estimate of its largest singular value.
       minibatch_std_group: Group size of the minibatch standard deviation feature, see
-        `minibatch_deviation`; 0 for none. It must divide the batch. The feature is added before the
-        logit; Karras et al., arXiv:1710.10196, section 3, add it as a map before the last
-        convolution.
+        `minibatch_deviation`; 0 for none. It must divide the batch. The feature is concatenated to
+        the input of the logit layer; Karras et al., arXiv:1710.10196, section 3, concatenate it as
+        a map to the input of the last convolution.
     """
 
     width: int = 64

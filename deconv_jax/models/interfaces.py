@@ -15,7 +15,7 @@ protocols tell a type checker which attributes such a module has:
     CodecModel         `channels`, `multiple` and `levels`
     GeneratorModel     `latent_dim`, `image_shape` and `num_classes`
 
-A module is seen through a protocol by `typing.cast`:
+Use `typing.cast` to give a module the type of a protocol:
 
     model = typing.cast(HasScale, self.model)
 """
@@ -50,7 +50,7 @@ class HasMultiple(Protocol):
 
 
 class HasNumClasses(Protocol):
-    """A model of images or objects of a number of classes."""
+    """A model of images or objects that belong to one of several classes."""
 
     @property
     def num_classes(self) -> int:

@@ -2,8 +2,8 @@
 
 `Conv` and `ConvTranspose` keep the variance of activations at initialization. An output pixel of a
 transposed convolution sees `in * kernel area / stride**2` weights, and its kernel is stored in the
-layout of the convolution it transposes. Initializers that read the fan-in off the kernel's shape,
-as Flax's do, get both wrong.
+layout of the convolution it transposes. Flax's initializers derive the fan-in from the kernel's
+shape, so they ignore the stride and confuse fan-in with fan-out.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,9 +2,9 @@
 
 Mao et al., "Image restoration using very deep convolutional encoder-decoder networks with symmetric
 skip connections", arXiv:1603.09056, section 2: `depth / 2` convolutions and `depth / 2` transposed
-convolutions, all 3x3 with 64 channels and a ReLU. The output of every second convolution is added,
-before the ReLU, to that of the transposed convolution that mirrors the next convolution. The input
-is added to the output of the last layer. The paper's RED10, RED20 and RED30 differ in depth.
+convolutions, all 3x3 with 64 channels and a ReLU. The feature map after every second convolution is
+added, before the ReLU, to the decoder feature map of the same depth. The input is added to the
+output of the last layer. The paper's RED10, RED20 and RED30 differ in depth.
 
 Note: All layers have stride 1 and work at full resolution, so the receptive field grows by one
 pixel on each side per layer.

@@ -175,7 +175,7 @@ class VQVAE(EncoderDecoder):
 
         Args:
           images: Images in [0, 1].
-          train: Whether to update the codebook after its use, and whether batch norm uses and
+          train: Whether to update the codebook after quantization, and whether batch norm uses and
             updates the statistics of the batch.
 
         Returns:

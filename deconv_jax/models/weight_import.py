@@ -75,7 +75,7 @@ def load_torch_weights(
       batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance, in (0,
         1). By default it is inferred from the names: 1e-5 for `dncnn.0.weight` without a bias, 1e-4
         otherwise.
-      report: Callback for a sentence about an inferred epsilon; not called for other files.
+      report: Function that is called with a message if the epsilon is inferred.
 
     Returns:
       The module and {"params": ...} in float32. Batch normalization is folded into the

@@ -1,4 +1,4 @@
-"""Reductions over the data-parallel axis of a step that also compiles without one.
+"""Reductions over the data-parallel axis; no-ops in a step compiled without that axis.
 
 Under `jax.jit` a step sees the global batch and needs no reduction. Under `jax.pmap` it sees the
 batch of one device. These functions do nothing in the first case, so the same step compiles both

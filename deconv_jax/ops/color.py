@@ -87,7 +87,7 @@ def _scaled_luma(
 
 
 def _mix(images: Array, weights: np.ndarray) -> Array:
-    """Multiply the channels by a matrix, at the highest precision of an accelerator."""
+    """Multiply the channels by a matrix in full precision; accelerators round factors by default."""
     matrix = jnp.asarray(weights, images.dtype)
     return jnp.einsum("...i,oi->...o", images, matrix, precision=lax.Precision.HIGHEST)
 

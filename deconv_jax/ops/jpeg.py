@@ -103,8 +103,8 @@ def jpeg(
     Args:
       x: Gray images (1 channel) or RGB images (3 channels) in [0, 1]; clipped and rounded to 8
         bits.
-      quality: Quality from 1 (worst) to 100: one for all images, or one per image. Values of arrays
-        are clipped to this range.
+      quality: Quality from 1 (worst) to 100: one for all images, or one per image. If it is an
+        array, its values are clipped to this range.
       subsampling: Resolution of chroma; ignored for gray images.
 
     Returns:
@@ -257,7 +257,7 @@ def _encode_subsampled(
     padded = _pad_to_multiples(plane, rows, 8 * columns)
     split = padded.reshape(-1, padded.shape[1] // rows, rows, padded.shape[2] // columns, columns)
     biases = (1, 2) if rows == 2 else (0, 1)
-    # Divide the sum of 2 or 4 pixels by a shift of 1 or 2 bits, which is the number of rows.
+    # Shift the sum of 2 or 4 pixels right by 1 or 2 bits, which happens to equal `rows`.
     reduced = code(divide(jnp.sum(split, axis=(2, 4)), rows, biases))
     reduced = reduced[:, : -(-height // rows), : -(-width // columns)]
     return _enlarge(reduced, rows, columns, divide)[:, :height, :width]

@@ -45,8 +45,8 @@ def max_pool(
 
     Args:
       x: Images: any number of batch axes, then spatial axes, then channels.
-      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
-        axis of images with one batch axis.
+      window: Size of the window, in pixels: a sequence with one int per spatial axis; or an int for
+        all spatial axes, which requires that x has exactly one batch axis.
       stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
       padding: "SAME" for an output of size `ceil(size / stride)`, "VALID" for no padding, the
         number of pixels on every side, or a pair (before, after) per spatial axis; smaller than the
@@ -81,8 +81,8 @@ def max_pool_with_switches(
 
     Args:
       x: Images: any number of batch axes, then spatial axes, then channels.
-      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
-        axis of images with one batch axis.
+      window: Size of the window, in pixels: a sequence with one int per spatial axis; or an int for
+        all spatial axes, which requires that x has exactly one batch axis.
       stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
       padding: "SAME", "VALID", pixels on every side, or pairs (before, after), as for `max_pool`.
 
@@ -161,8 +161,8 @@ def avg_pool(
 
     Args:
       x: Images: any number of batch axes, then spatial axes, then channels.
-      window: Size of the window, in pixels: one int per spatial axis, or an int for every spatial
-        axis of images with one batch axis.
+      window: Size of the window, in pixels: a sequence with one int per spatial axis; or an int for
+        all spatial axes, which requires that x has exactly one batch axis.
       stride: Step between windows, in pixels: an int, or one per spatial axis. None means `window`.
       padding: "SAME", "VALID", pixels on every side, or pairs (before, after), as for `max_pool`.
         Padding is zeros.

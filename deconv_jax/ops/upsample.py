@@ -29,11 +29,12 @@ def depth_to_space(
     ONNX's. For one output channel, both are equation 4 of Shi et al., arXiv:1609.05158.
 
     Args:
-      x: Images of shape (*batch, *size, channels), with channels divisible by the block's pixels.
+      x: Images of shape (*batch, *size, channels), whose number of channels is divisible by the
+        number of pixels of a block.
       factor: Size of a block along each spatial axis, in pixels. An int applies to every axis
         except the first (batch) and the last (channels).
-      channel_order: Input channels that form an output channel: adjacent ones ("CRD"), or ones that
-        are the number of output channels apart ("DCR").
+      channel_order: Which input channels form an output channel: consecutive ones ("CRD"), or every
+        n-th one for n output channels ("DCR").
 
     Returns:
       Images of shape (*batch, *(size * factor), channels / pixels per block).

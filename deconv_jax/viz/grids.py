@@ -55,7 +55,7 @@ def picture_grid(
         one row is required; rows may differ in the size and number of images.
       names: Column headers above the first row, by default none. All columns are as wide as the widest image
         or header.
-      scale: Side in pixels of each pixel of an image.
+      scale: Integer factor by which images are enlarged.
     """
     font = load_font(_TEXT)
     strips = [(caption, enlarge(rgb_pixels(images), scale)) for caption, images in rows.items()]

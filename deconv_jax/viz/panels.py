@@ -69,9 +69,9 @@ def hstack(tiles: Sequence[Tile], gap: int = _GAP) -> Tile:
 
 
 def square_grid(tiles: UInt8[np.ndarray, "count height width 3"]) -> Tile:
-    """Arrange tiles in as many rows as columns on light blue paper, with a frame of it around them.
+    """Arrange tiles in as many rows as columns on a light blue background, which also frames them.
 
-    Cells without a tile show the paper.
+    Cells without a tile show the background.
     """
     side = math.ceil(math.sqrt(len(tiles)))
     grid = mosaic(tiles, side, _TILE_GAP, rows=side, background=_PAPER)
@@ -120,7 +120,7 @@ def red_blue_overlay(
 
 
 def blank_out(tile: Tile, blank: Bool[np.ndarray, "height width"]) -> Tile:
-    """Return a copy of a tile with light blue paper where `blank` is True, as in `square_grid`."""
+    """Return a copy of a tile with a light blue background where `blank` is True, as in `square_grid`."""
     return np.where(blank[..., None], np.array([[_PAPER]], np.uint8), tile)
 
 

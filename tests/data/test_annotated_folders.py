@@ -239,7 +239,8 @@ def test_black_and_white_labels_require_dark_foreground(tmp_path):
     batch = ImageLabel(name).open("all[:1]").gather(np.arange(1))
     np.testing.assert_array_equal(batch["segments"][0, :12, :10], lines)
     message = message_of(ImageLabel(name, dark_foreground=True).open, "all")
-    assert "1.png has other pixels than 0 and 255" in message
+    assert "requires label files with only 0 and 255" in message
+    assert "1.png has other values" in message
 
 
 def test_labels_are_classes_and_255_is_ignored(tmp_path):

@@ -80,7 +80,7 @@ def test_fourth_sample_has_the_meaning_of_its_tag(tmp_path, dtype, compression, 
     options = {"photometric": "rgb", "compression": compression, "byteorder": order}
     write(path, samples, extrasamples=["unspecified"], **options)
     np.testing.assert_array_equal(samples_of(path), samples[..., :3])
-    said = ("1 sample a pixel of no stated meaning left out",)
+    said = ("left out 1 extra sample per pixel of unspecified kind",)
     assert read_image(path).notes == said
     write(path, samples, extrasamples=["unassalpha"], **options)
     np.testing.assert_array_equal(samples_of(path), samples)

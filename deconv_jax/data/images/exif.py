@@ -42,9 +42,8 @@ def kept_exif(exif: Any, kind: str) -> bytes | None:
       exif: Pillow's EXIF data of the file.
       kind: Pillow's format of the file. For "TIFF", only tags that describe the picture are kept.
     """
-    kept = (
-        Image.Exif()
-    )  # A new object, because that of a TIFF file would be written as a TIFF file.
+    # Copy to a new object, because Pillow writes that of a TIFF file as a whole TIFF file.
+    kept = Image.Exif()
     for tag in exif:
         if tag != ExifTags.Base.Orientation and (kind != "TIFF" or tag in _DESCRIPTIVE):
             kept[tag] = exif.get_ifd(tag) or exif[tag] if tag in _GROUPS else exif[tag]

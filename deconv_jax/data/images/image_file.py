@@ -42,7 +42,7 @@ class ImageFile:
       exif: EXIF data without the orientation; for a TIFF file, only tags that describe the picture.
       format: "BMP", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
       dpi: Horizontal and vertical resolution in pixels per inch, if the file has it.
-      notes: What was left out or converted, such as "CMYK converted to RGB".
+      notes: Messages about content that was left out or converted, such as "CMYK converted to RGB".
     """
 
     pixels: Float[np.ndarray, "height width channels"]

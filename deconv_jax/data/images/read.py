@@ -86,12 +86,13 @@ def read_8bit(
     the file.
 
     Returns:
-      The pixels, and the losses: the notes of `read_image`, then those of "laid on white", "rounded to 8 bits"
-      and "without its color profile" that apply. The conversion to `color` is not one of them.
+      The pixels, and the losses: the notes of `read_image`, then those of "composited on white",
+      "rounded to 8 bits" and "without its color profile" that apply. The conversion to `color` is
+      not one of them.
     """
     decoded = _decode(path, max_pixels)
     lost = {
-        "laid on white": decoded.samples.shape[-1] % 2 == 0,
+        "composited on white": decoded.samples.shape[-1] % 2 == 0,
         "rounded to 8 bits": decoded.samples.dtype == np.uint16,
         "without its color profile": bool(decoded.icc_profile),
     }

@@ -12,8 +12,8 @@ class Decoded:
     """A decoded image file.
 
     Attributes:
-      samples: Upright samples (height, width, channels), uint8 or uint16. The last of an even number of
-        channels is alpha.
+      samples: Upright samples (height, width, channels), uint8 or uint16. With 2 or 4 channels, the
+        last one is alpha.
       mode, format, icc_profile, exif, dpi, notes: As in `ImageFile`.
     """
 

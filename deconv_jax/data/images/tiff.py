@@ -1,10 +1,10 @@
-"""TIFF files, decoded as far as their tags say what the samples are.
+"""Decoding of TIFF files whose tags state the meaning of the samples.
 
 tifffile reads the tags, and 8- and 16-bit samples that are uncompressed or deflated. Pillow decodes all others
 by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits.
 
     samples            unsigned integers of 1, 2, 4, 8 or 16 bits; others are errors
-    gray               one channel with 0 for black, whichever end is white in the file
+    gray               one channel with 0 for black; WhiteIsZero files are inverted
     an extra sample    alpha if its tag says so, or if it is the only one and has no tag. Colors that are
                        premultiplied by it are divided. Other extra samples are left out.
     pages              one; reduced copies and masks are not counted
@@ -267,7 +267,9 @@ def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         try:
             decoded = decode_with_pillow(file, max_pixels)
         except Image.UnidentifiedImageError as error:
-            raise InputError(f"it is damaged, or {layout.described()} are not read") from error
+            raise InputError(
+                f"it is damaged, or its layout is not supported: {layout.described()}"
+            ) from error
     else:
         pixels = layout.pixels(_decode_wide_tiff(file, layout) if samples is None else samples)
         pixels = np.ascontiguousarray(upright(pixels, layout.orientation))
@@ -276,7 +278,8 @@ def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
         decoded = Decoded(pixels, mode, "TIFF", layout.icc_profile, kept, dpi)
     notes = list(decoded.notes)
     if layout.unused:
-        notes.append(f"{pluralize(layout.unused, 'sample')} a pixel of no stated meaning left out")
+        unused = pluralize(layout.unused, "extra sample")
+        notes.append(f"left out {unused} per pixel of unspecified kind")
     if layout.copies:
         notes.append(f"{pluralize(layout.copies, 'further page')} (reduced copies, masks) left out")
     return dataclasses.replace(decoded, notes=tuple(notes))
@@ -289,7 +292,10 @@ def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
         raise InputError("its 16-bit samples are neither gray nor RGB")
     kinds = (layout.color_samples, len(layout.extras))
     if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.is_planar):
-        raise InputError(f"{layout.described()} are not read; with compression 1 (none) they are")
+        raise InputError(
+            f"{layout.described()} are supported only without compression; save the file "
+            "uncompressed"
+        )
     raw = with_raw_tags(file)
     if channels > 1:
         name = {3: "RGB", 4: "RGBA"}[channels]

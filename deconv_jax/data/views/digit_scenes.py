@@ -28,7 +28,10 @@ _GAP = 2
 _NARROWEST = 0.8
 """Minimum ratio of a digit's width to its height."""
 _STEEPNESS = 4.0
-"""Slope of opacity over ink. The edge of an embedded digit, enlarged 8 times, becomes 1 to 2 pixels wide."""
+"""Slope of the function from ink to opacity, which sharpens the edges of enlarged digits.
+
+The edge of an embedded digit, enlarged 8 times, becomes 1 to 2 pixels wide.
+"""
 _BRIGHTEST_BACKGROUND = 0.5
 _TILT = 0.2
 """Maximum change of the background's level from one side of the canvas to the other."""

@@ -231,8 +231,8 @@ def conv_transpose_output_size(
         (size - 1) * stride + dilation * (kernel_size - 1) + 1 - padding + a,  0 <= a < stride
 
     `output_padding` gives `a`, and `output_size` gives the size itself. Without either, padding in
-    pixels takes a = 0, as PyTorch does; "SAME" takes `size * stride` and "VALID" the larger of that
-    and a = 0, as Keras does.
+    pixels means a = 0, as in PyTorch; "SAME" means `size * stride`, and "VALID" the larger of
+    `size * stride` and the size for a = 0, as in Keras.
 
     Args:
       size: Spatial size of the images that `conv_transpose` takes, in pixels.
@@ -294,7 +294,10 @@ def _split_padding(window: Window, size: Size, mode: PaddingMode):
 
 
 def _widen_for_padding(images: Array, kernel: Array, mode: PaddingMode) -> tuple[Array, Array]:
-    """Cast to at least float32 unless the padding is zeros, so that its adjoint rounds once."""
+    """Cast to at least float32 for padding other than zeros.
+
+    The adjoint of such padding sums pixels, and so rounds only once.
+    """
     if mode == "zeros":
         return images, kernel
     wide = jnp.promote_types(images.dtype, jnp.float32)
@@ -316,9 +319,9 @@ def _promote(name: str, images: Array, kernel: Array, groups: int) -> tuple[Arra
     rank = kernel.ndim - 2
     if not 1 <= rank <= 3 or images.ndim < rank + 1:
         raise InputError(
-            f"{name}: a kernel must have 1, 2 or 3 spatial axes and two channel axes, and images as "
-            f"many spatial axes and a channel axis; got kernel {kernel.shape} and images "
-            f"{images.shape}"
+            f"{name}: a kernel must have 1, 2 or 3 spatial axes and two channel axes; images must "
+            f"have the same number of spatial axes and one channel axis; got kernel {kernel.shape} "
+            f"and images {images.shape}"
         )
     dtype = jnp.promote_types(images.dtype, kernel.dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):

@@ -157,9 +157,10 @@ def _conv_to_each_phase(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 
 def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the pixels of each block of `stride` pixels of x as channels of a convolution of y.
+    """Compute x by a sub-pixel convolution of y, whose channels are the pixels of a block of x.
 
-    After Shi et al., arXiv:1609.07009. The kernel is padded with zeros to a multiple of the stride.
+    The blocks have `stride` pixels (Shi et al., arXiv:1609.07009). The kernel is padded with zeros
+    to a multiple of the stride.
     """
     rank, (inputs, groups, outputs) = len(geometry.stride), kernel.shape[-3:]
     sizes = (geometry.input_size, geometry.kernel_size, geometry.stride, geometry.pad_before)

@@ -19,8 +19,9 @@ This is the only module that uses JAX internals. Public JAX offers no equivalent
 `jax.custom_derivatives.linear_call` has no batching rule, and `jax.custom_vjp` has no forward mode.
 
 Arrays of a convolution have their channels split into (groups, channels per group), as in `lax.py`.
-An axis added by `vmap` therefore always merges with one existing axis: the one shared by exactly
-those arrays that are batched.
+An axis added by `vmap` can therefore always be folded into an existing axis: the batch if x and y
+are batched, the input channels if x and the kernel are, the output channels if the kernel and y
+are, and the groups if all three are.
 
 The primitives work under `jit`, `pmap`, `shard_map`, and over meshes with automatic or explicit
 axes. Over explicit axes the batch may be sharded, and the kernel must be replicated.
@@ -110,7 +111,7 @@ def apply_linear_map(linear_map: LinearMap, x: Array) -> Array:
 
 
 def _run_compiled(primitive: Primitive, static: tuple[str, ...]) -> Callable[..., Array]:
-    """Return an implementation of a primitive outside of `jit`: it compiles the lowering.
+    """Return the eager implementation of a primitive, which compiles its lowering.
 
     A primitive has no smaller steps, so it is compiled even where compilation is disabled, by the
     user or by `jax.debug_nans`.
