@@ -236,7 +236,9 @@ def test_damaged_best_checkpoint_falls_back_to_the_second_best(tmp_path, victim)
 def test_damaged_checkpoint_of_a_requested_step_is_an_error(tmp_path, written):
     folder = shutil.copytree(written, tmp_path / "c")
     (folder / "10" / "_CHECKPOINT_METADATA").unlink()
-    with pytest.raises(InputError, match=r"checkpoint of step 10 .* is damaged: .*of steps \[5\]"):
+    with pytest.raises(
+        InputError, match=r"checkpoint of step 10 .* is damaged: .*other checkpoints: steps \[5\]"
+    ):
         read(folder, which=10, read_only=True)
 
 

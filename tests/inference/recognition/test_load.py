@@ -193,7 +193,7 @@ def test_missing_or_damaged_input_shapes_are_refused(saved_run, tmp_path):
     with pytest.raises(InputError, match=f"{INPUTS}: it holds an array"):
         load_recognition(workdir)
     (workdir / INPUTS).unlink()
-    with pytest.raises(InputError, match=f"has no {INPUTS}.*command that trained it again"):
+    with pytest.raises(InputError, match=f"has no {INPUTS}.*run its training command again"):
         load_recognition(workdir)
     with pytest.raises(InputError, match="is not the workdir of a run"):
         read_input_shapes(tmp_path / "nothing")

@@ -132,7 +132,7 @@ def test_luma_of_gray_files_is_that_of_equal_channels(channels, tmp_path, draw):
     found = []
     for source, reference in names:
         job = Job(*(tmp_path / f"{n}.png" for n in (source, f"out_{source}", reference)))
-        found.append(restore_file(Scaled(), job, SILENT, protocol=protocol).measured["psnr"])
+        found.append(restore_file(Scaled(), job, SILENT, protocol=protocol).metrics["psnr"])
     # 8-bit levels v become 16 + 219 v / 255.
     error = np.mean((219 / 255 * (gray - other).astype(np.float64)) ** 2)
     assert found[0] == pytest.approx(-10 * np.log10(error), abs=0.01)
