@@ -1,8 +1,8 @@
 """Records of measurements: one JSON file each, with its provenance, and the check that none is stale.
 
-A record is `experiments/results/TABLE/PART.json`. A part is a function that measures something; its table
-is the module of `experiments/tables` that names it in `PARTS`. Every record has the keys of `REQUIRED_KEYS`. A
-record of a trained network also has "training" (see `TRAINING_KEYS`) and "metrics", those of the test split.
+A record is `experiments/results/TABLE/PART.json`. PART is a measurement: an entry of
+`PARTS` in the module TABLE of `experiments/tables`. Every record has the keys of `REQUIRED_KEYS`. A record
+of a trained network also has "training" (see `TRAINING_KEYS`) and "metrics", those of the test split.
 """
 
 import dataclasses

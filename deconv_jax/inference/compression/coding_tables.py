@@ -44,8 +44,8 @@ class CodingTables:
       prior: A table per channel of the hyperlatents, or of the latents without a hyperprior.
       normal: A table per standard deviation in `_SCALES`; None without a hyperprior.
       hyper_decoder_layers: Layers from hyperlatents to means and scales; () without a hyperprior.
-      scale_boundaries: Scales that separate neighboring tables of `normal`, int32 multiples of 2^-10; empty
-        without a hyperprior.
+      scale_boundaries: Scales that separate neighboring tables of `normal`, int32 multiples of 2^-10;
+        empty without a hyperprior.
     """
 
     prior: FrequencyTables
