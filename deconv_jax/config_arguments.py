@@ -48,7 +48,8 @@ def config_arguments(argument: str, **defaults: Any) -> dict[str, Any]:
 def load_module(path: Path) -> ModuleType:
     """Run a Python file and return it as a module. It may import files from its own folder.
 
-    Every call runs the file again, and the files that it imports from its own folder.
+    Every call runs the file again, and the files that it imports from its own folder. The module is not
+    registered in `sys.modules`.
 
     Args:
       path: Path of the file.

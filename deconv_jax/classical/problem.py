@@ -233,7 +233,8 @@ def circular_psf(
     """Return the point-spread function of a blur, or that of the product of circular blurs.
 
     The former has the size of the blur's kernel, and the batch axis has length 1 unless there is a kernel per
-    image. The latter has the size of the images.
+    image. The latter has the size of the images: it is the response to a pixel in the
+    middle. Whether the model is a blur is not checked.
     """
     factors = list(linear_factors(model))
     if len(factors) == 1 and isinstance(factors[0], Convolution):

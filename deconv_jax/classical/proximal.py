@@ -69,7 +69,8 @@ def tv(
     Args:
       y: Observed images.
       forward_model: Any forward model with a linear part.
-      weight: Weight, above 0. The default, chosen on photographs, is 0.75 sigma^1.5 for noise of standard
+      weight: Weight, above 0, or one per image; an image with an array entry of 0 or less has an undefined
+        result. The default, chosen on photographs, is 0.75 sigma^1.5 for noise of standard
         deviation sigma in [0, 1] units, and 1.2 sigma^1.25 if the model is noise or a mask.
       iterations: Number of primal-dual iterations, at least 1. The default is 100, and 200 for blurs with
         boundary="valid", because the pixels beyond the border of y converge slowly.

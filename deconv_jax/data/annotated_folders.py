@@ -139,7 +139,8 @@ def read_penn_fudan(path: Path, color: Color = "rgb") -> Example:
       color: Channels of the image; see `read_pixels`.
 
     Returns:
-      The image, with segments 1 for pedestrians and 0 for others, and the boxes, all of class 0.
+      The image; `segments`, 1 for pedestrians and 0 for other pixels; and `boxes` as top, left, bottom and right
+      edges counted from 0, all with `box_class` 0.
 
     Raises:
       InputError: A file is missing or damaged, or an annotation does not match its image.

@@ -22,7 +22,9 @@ SYMMETRIES = tuple(itertools.product(range(4), (False, True)))
 
 
 def self_ensemble(apply: Apply) -> Apply:
-    """Return a function that averages a network over the eight symmetries of the square.
+    """Return a function of images that averages a network over the eight symmetries of the square.
+
+    Its result is float32 at least.
 
     Args:
       apply: Network of any scale. It is called eight times; a compiled one is compiled for two shapes

@@ -137,11 +137,12 @@ class EvaluationProtocol:
           output: Restored images, neither clipped nor rounded.
           target: Images to compare with. With color="y", a Y output may have an RGB target.
           size: Height and width of each image without padding, where images are padded at the bottom and
-            right to share an array. The border is cropped inside it.
+            right to share an array. The border is cropped inside it. An image with a side below 11 after
+            cropping has NaN as "ssim".
 
         Raises:
-          InputError: The images are not floats of 1 or 3 channels; they differ in size, or have a side below
-            11 without the border; or their channels cannot be compared, such as RGB outputs with gray targets, which
+          InputError: The images are not floats of 1 or 3 channels; the arrays differ in size, or have a side
+            below 11 without the border; or their channels cannot be compared, such as RGB outputs with gray targets, which
             would compare studio range with full range.
         """
         channels = output.shape[-1], target.shape[-1]

@@ -21,7 +21,10 @@ _TENSORSTORE_STATUS = re.compile(r"[A-Z_]{5,}: ")
 
 @functools.cache
 def silence_orbax() -> None:
-    """Drop orbax's log records, warnings and unraisable exceptions for the rest of the process, once.
+    """Drop what orbax prints about failed reads and writes, for the rest of the process, once.
+
+    That is: the log records of absl and asyncio that orbax causes, its warning about a coroutine that was never
+    awaited, and unraisable exceptions of abandoned tasks ("Event loop is closed", also from other code).
 
     The command line calls this. It changes loggers and `sys.unraisablehook` of the whole process, so nothing
     else in the package does.

@@ -39,12 +39,12 @@ def tint_by_class(
 
     Args:
       image: Image (height, width, 1 or 3), float in [0, 1] or uint8.
-      segments: Class of each pixel. Pixels above 254, which mark ignored ones, are never tinted.
+      segments: Class of each pixel. Pixels of other values than 0 to 254 are never tinted.
       background: Class that is not tinted, None to tint all.
     """
     pixels = rgb_pixels(image).astype(np.float32)
     for number in np.unique(segments):
-        if number != background and number < 255:
+        if number != background and 0 <= number < 255:
             where = segments == number
             color = np.array(class_color(int(number)), np.float32)
             pixels[where] = (1 - _OPACITY) * pixels[where] + _OPACITY * color

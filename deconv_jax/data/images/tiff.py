@@ -195,7 +195,8 @@ def read_samples(
     and RGB.
 
     Raises:
-      InputError: The file is truncated.
+      InputError: The page lists too few strips or tiles, or empty ones. Errors of tifffile, as for truncated
+        or damaged pixel data, are passed on.
     """
     page: Any = tiff.pages[0]
     if (

@@ -79,7 +79,16 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
 @_in_single_precision
 def kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernel from x and the gradient of y, as in `lax.py`."""
+    """Compute the gradient of the kernel, as `lax.kernel_gradient` does.
+
+    Args:
+      x: Images (batch, *input_size, groups, inputs).
+      y: Gradient of the output (batch, *output_size, groups, outputs).
+      geometry: Geometry of the convolution.
+
+    Returns:
+      Gradient (*kernel_size, inputs, groups, outputs).
+    """
     inputs, (groups, outputs) = x.shape[-1], y.shape[-2:]
     if max(geometry.stride) == 1 and outputs < inputs:
         gradient = kernel_gradient(y, x, lax_conv.flip_geometry(geometry))
