@@ -121,7 +121,7 @@ def test_logits_are_equivariant_to_shifts_by_the_top_stride(random_variables, ap
 @pytest.mark.parametrize(
     ("fields", "size", "words"),
     [
-        ({"features": (4, 4)}, (32, 32), r"5 features, one per block.*features=\(4, 4\)"),
+        ({"features": (4, 4)}, (32, 32), r"5 positive features, one per block.*features=\(4, 4\)"),
         ({"stride": 4}, (32, 32), "stride 32, 16 or 8, .*stride=4"),
         ({"features": (4, 4, 0, 4, 4)}, (32, 32), r"features=\(4, 4, 0, 4, 4\)"),
         ({"num_classes": 0}, (32, 32), "num_classes=0"),
