@@ -80,9 +80,10 @@ class FCN(nn.Module):
         )
         if len(self.features) != _BLOCKS or self.stride not in (32, 16, 8) or min(positive) < 1:
             raise InputError(
-                f"an FCN requires {_BLOCKS} positive features, one per block, stride 32, 16 or 8, and "
-                f"num_classes, convs_per_block and top_features of at least 1; got "
-                f"features={self.features}, stride={self.stride}, num_classes={self.num_classes}, convs_per_block={self.convs_per_block} and "
+                f"an FCN requires {_BLOCKS} positive features, one per block, stride 32, 16 or 8, "
+                "and num_classes, convs_per_block and top_features of at least 1; got "
+                f"features={self.features}, stride={self.stride}, num_classes={self.num_classes}, "
+                f"convs_per_block={self.convs_per_block} and "
                 f"top_features={self.top_features}"
             )
         check_sides("FCN", images, self.multiple)
