@@ -33,7 +33,14 @@ REQUIRED_KEYS = (
     "wall_time_s",
 )
 """Keys of every record: how, where, when and by which code it was measured."""
-TRAINING_KEYS = ("config_file", "config", "task_version", "wall_time_s")
+TRAINING_KEYS = (
+    "config_file",
+    "config",
+    "task_version",
+    "commit",
+    "uncommitted_changes",
+    "wall_time_s",
+)
 """Keys of "training": config file with arguments, resolved config, version of the task, and training time."""
 
 _OLD_METRICS = {
@@ -151,30 +158,39 @@ def _reasons(
     missing = [key for key in REQUIRED_KEYS if key not in record]
     if missing:
         yield f"it lacks {', '.join(missing)}"
-    if not record.get("commit"):
-        yield "its commit is unknown"
-    elif record.get("uncommitted_changes") is not False:
-        yield "its code had uncommitted changes"
-    elif not _has_commit(root, record["commit"]):
-        yield f"commit {record['commit'][:7]} is not in the history"
+    yield from _commit_reasons(root, record)
     if table is None or part not in table.PARTS:
         yield "no table has this part"
-    elif record.get("table_version", 1) != table.VERSION:
-        yield f"table version {record.get('table_version', 1)} is now {table.VERSION}"
+    elif record.get("table_version") != table.VERSION:
+        yield f"table version {record.get('table_version')} is now {table.VERSION}"
     if "training" in record:
         yield from _training_reasons(root, record, load_config)
+
+
+def _commit_reasons(root: Path, origin: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why the code of a record, or of the training in it, is not known."""
+    commit = origin.get("commit")
+    if not commit:
+        yield "its commit is unknown"
+    elif origin.get("uncommitted_changes") is not False:
+        yield "its code had uncommitted changes"
+    elif not _has_commit(root, commit):
+        yield f"commit {commit[:7]} is not in the history"
 
 
 def _training_reasons(
     root: Path, record: Mapping[str, Any], load_config: ConfigLoader
 ) -> Iterator[str]:
     from deconv_jax.experiment import Experiment
+    from deconv_jax.workdir import UNCHECKED_DATA_KEYS
 
     training = record["training"]
     missing = [key for key in TRAINING_KEYS if key not in training]
     if missing:
         yield f"training lacks {', '.join(missing)}"
         return
+    for reason in _commit_reasons(root, training):
+        yield f"training: {reason}"
     try:
         experiment = Experiment.from_dict(
             load_config(f"{root / CONFIGS / training['config_file']}")
@@ -183,9 +199,8 @@ def _training_reasons(
         yield f"its config does not load: {error}"
         return
     before, now = (dict(config) for config in (training["config"], experiment.to_dict()))
-    # The data folder differs between machines and is not compared.
     for config in (before, now):
-        config["data"] = dict(config["data"]) | {"data_dir": None}
+        config["data"] = {k: v for k, v in config["data"].items() if k not in UNCHECKED_DATA_KEYS}
     changes = list(schema.differences(before, now))
     if changes:
         yield f"its config has changed: {'; '.join(changes)}"
@@ -202,8 +217,8 @@ def _training_reasons(
 
 
 def _has_commit(root: Path, commit: str) -> bool:
-    """Return whether a commit is in the history of the project's repository."""
-    command = ["git", "-C", str(root), "cat-file", "-e", f"{commit}^{{commit}}"]
+    """Return whether a commit is in the history of the checked-out commit."""
+    command = ["git", "-C", str(root), "merge-base", "--is-ancestor", commit, "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:

@@ -123,11 +123,12 @@ def _render(root: Path, mark: re.Match[str]) -> str:
         return f"{mark[1]}{colab_badge(repository_url(root))}\n{mark[3]}"
     name, _, view = mark["name"].partition("/")
     table = _table(root, name)
-    if view and view not in table.VIEWS:
-        raise InputError(f"table {name!r} has no view {view!r}; {did_you_mean(view, table.VIEWS)}")
+    views = getattr(table, "VIEWS", {})
+    if view and view not in views:
+        raise InputError(f"table {name!r} has no view {view!r}; {did_you_mean(view, views)}")
     paths = {part: record_path(root, name, part) for part in table.PARTS}
     records = {part: read_record(path) for part, path in paths.items() if path.exists()}
-    text = (table.VIEWS[view] if view else table.render)(records)
+    text = (views[view] if view else table.render)(records)
     return f"{mark[1]}{text}\n{mark[3]}"
 
 

@@ -34,7 +34,7 @@ Checkpoint = Literal["last", "best"] | int
 
 CONFIG, INPUTS, RESULT, CHECKPOINTS = "config.json", "inputs.json", "result.json", "checkpoints"
 
-_UNCHECKED_DATA_KEYS = frozenset({"data_dir", "workers", "prefetch"})
+UNCHECKED_DATA_KEYS = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of `config.data` that may change when a run resumes, because results do not depend on them."""
 
 
@@ -73,7 +73,7 @@ def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> N
     """
     old, new = before.to_dict(), experiment.to_dict()
     for values in (old, new):
-        values["data"] = {k: v for k, v in values["data"].items() if k not in _UNCHECKED_DATA_KEYS}
+        values["data"] = {k: v for k, v in values["data"].items() if k not in UNCHECKED_DATA_KEYS}
     changes = list(schema.differences(old, new))
     if changes:
         raise InputError(
@@ -297,7 +297,7 @@ def provenance() -> dict[str, Any]:
             "kind": jax.devices()[0].device_kind,
             "count": jax.device_count(),
             "processes": jax.process_count(),
-            "platform": platform.platform(terse=True),
+            "platform": f"{platform.system()} {platform.machine()}",
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -96,6 +96,12 @@ def test_a_mark_of_no_table_is_refused(project):
         render_texts(project)
 
 
+def test_unknown_view_is_refused(project):
+    (project / "README.md").write_text("<!-- table: denoising/foo -->\n<!-- end -->\n")
+    with pytest.raises(InputError, match="table 'denoising' has no view 'foo'"):
+        render_texts(project)
+
+
 TABLE = """
 calls = []
 
@@ -184,12 +190,15 @@ def fresh(project, monkeypatch):
     record = dict.fromkeys(REQUIRED_KEYS, "something") | {
         "commit": "abc1234",
         "uncommitted_changes": False,
+        "table_version": 1,
         "wall_time_s": 30.0,
         "metrics": {"mse": 0.01, "psnr": 20.0},
         "training": {
             "config_file": config,
             "config": resolved,
             "task_version": 1,
+            "commit": "abc1234",
+            "uncommitted_changes": False,
             "wall_time_s": 90.0,
         },
     }
@@ -205,7 +214,8 @@ def fresh(project, monkeypatch):
 
 def test_record_of_what_the_code_measures_is_not_stale(fresh):
     assert fresh() == []
-    assert fresh(lambda r: r["training"]["config"]["data"].update(data_dir="elsewhere")) == []
+    for change in ({"data_dir": "elsewhere"}, {"workers": 3}):
+        assert fresh(lambda r, c=change: r["training"]["config"]["data"].update(c)) == []
 
 
 @pytest.mark.parametrize(
@@ -218,7 +228,12 @@ def test_record_of_what_the_code_measures_is_not_stale(fresh):
         (lambda r: r.update(uncommitted_changes=None), "its code had uncommitted changes"),
         (lambda r: r.update(table_version=0), "table version 0 is now 1"),
         (lambda r: r["training"].pop("config_file"), "training lacks config_file"),
+        (lambda r: r.pop("table_version"), "table version None is now 1"),
         (lambda r: r["training"].update(task_version=0), "task version 0 is now 1"),
+        (
+            lambda r: r["training"].update(uncommitted_changes=True),
+            "training: its code had uncommitted changes",
+        ),
         (
             lambda r: r["training"]["config"].update(seed=3),
             "its config has changed: config.seed: 3 -> 0",

@@ -51,7 +51,7 @@ def load_config(path_and_argument: str, overrides: Sequence[str] = ()) -> dict[s
     num_steps, source = _num_steps(config), copy.deepcopy(_get(config, "data", "source"))
     overridden = {_apply(config, word) for word in overrides}
     if _identity(_get(config, "data", "source")) != _identity(source):
-        dropped = [*_dropped_keys(config, source), *_drop_splits(config["data"], overridden)]
+        dropped = [*_dropped_keys(config, source), *_drop_splits(config, overridden)]
         if dropped:
             print(
                 "note: data.source changed, so these settings of the config are dropped: "
@@ -140,9 +140,10 @@ def _dropped_keys(config: dict[str, Any], before: Any) -> Iterator[str]:
             yield f"data.source.{key}={value!r}"
 
 
-def _drop_splits(data: dict[str, Any], overridden: Set[str]) -> Iterator[str]:
+def _drop_splits(config: dict[str, Any], overridden: Set[str]) -> Iterator[str]:
     """Remove the splits of a folder of images unless one is overridden; yield "KEY=VALUE" for each."""
-    if "path" not in _identity(data["source"]):
+    data, source = config.get("data"), _get(config, "data", "source")
+    if not isinstance(data, dict) or "path" not in _identity(source):
         return
     splits = [key for key in data if key.endswith("_split")]
     if any(f"data.{key}" in overridden for key in splits):
@@ -159,7 +160,7 @@ def _scale_steps(
     Args:
       config: Config with the new number of steps.
       ratio: New number of steps over the old one.
-      overridden: Dotted keys to leave unchanged, such as "optimizer.warmup_steps".
+      overridden: Dotted keys and groups to leave unchanged, such as "optimizer.warmup_steps".
       prefix: Prefix of the dotted keys of this group.
     """
     for key, old in config.items():
@@ -176,6 +177,6 @@ def _scale_steps(
             new = math.ceil(ratio * old)
         elif key in _MILESTONES and isinstance(old, tuple | list):
             new = tuple(math.ceil(ratio * step) for step in old)
-        if new != old and dotted not in overridden:
+        if new != old and not any(f"{dotted}.".startswith(f"{word}.") for word in overridden):
             config[key] = new
             yield f"{dotted} {old} -> {new}"

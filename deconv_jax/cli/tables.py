@@ -38,6 +38,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
+    from deconv_jax.records import RESULTS
     from deconv_jax.tables import render_texts, run_missing
 
     if arguments.name and arguments.check:
@@ -48,8 +49,14 @@ def _tables(arguments: argparse.Namespace) -> int:
         data = os.environ.get("DECONV_JAX_DATA")
         if not data:
             raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
-        for path in run_missing(Path.cwd(), arguments.name, Path(data)):
+        written = run_missing(Path.cwd(), arguments.name, Path(data))
+        for path in written:
             print(f"written: {path}")
+        if not written:
+            print(
+                f"{arguments.name} has all its records; to measure a part again, remove "
+                f"{RESULTS}/TABLE/PART.json and run the same command"
+            )
     check = arguments.check is not None
     changed = render_texts(Path.cwd(), check=check)
     for path in changed:

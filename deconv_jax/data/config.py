@@ -59,7 +59,7 @@ class Data:
             raise InputError(
                 f"config.data.name={settings['name']!r} is the format of an older version; write a "
                 "config.data.source such as dict(name='folder', path=..., tile=..., color=...) or "
-                "dict(name='tfds', dataset='mnist'), or give --config.data.source=folder:PATH"
+                "dict(name='tfds', dataset='mnist'), and train the run again"
             )
 
     def with_splits(self) -> "Data":

@@ -50,8 +50,8 @@ def average_precision(
       "voc_map". All are 0 without detections. "ap" is COCO's average precision: the interpolated
       precision (the highest at a recall of at least r), averaged over r = 0, 0.01, ... 1 and over
       IoU thresholds 0.5, 0.55, ... 0.95; "ap50" and "ap75" are those at IoU 0.5 and 0.75.
-      "ap_small", "ap_medium" and "ap_large" are restricted to objects of an area below 32^2, of up
-      to 96^2 and above; the key is missing where there are none. "ar" is the mean recall over the
+      "ap_small", "ap_medium" and "ap_large" are restricted to objects of an area up to 32^2, from
+      there to 96^2, and from there on, bounds included; the key is missing where there are none. "ar" is the mean recall over the
       same thresholds. "voc_map" is VOC 2007's mean average precision at IoU 0.5. The number of
       detections per class and image is not limited.
 

@@ -95,8 +95,8 @@ def center_targets(
     """Return the training targets for boxes.
 
     Args:
-      boxes: Top, left, bottom and right edges of each object in pixels. Boxes with zero area are
-        ignored.
+      boxes: Top, left, bottom and right edges of each object in pixels. Boxes without a positive
+        height and width are ignored. A center outside the heat map goes to the nearest border cell.
       box_class: Class of each box; negative in empty rows. Boxes of classes that the heat maps lack are
         ignored.
       shape: Rows, columns and classes of the heat maps.

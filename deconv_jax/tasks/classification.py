@@ -81,6 +81,8 @@ class Classification(Task):
     def __post_init__(self) -> None:
         at_least("translate", self.translate, 0)
         at_least("top_k", self.top_k, 1)
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"label_smoothing must be in [0, 1); got {self.label_smoothing}")
 
     @property
     def protocol(self) -> str:

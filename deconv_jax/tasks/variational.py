@@ -293,9 +293,9 @@ class Variational(Task):
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Return "independent_elbo", the log-likelihood of a model of independent pixels.
 
-        Every pixel has its own distribution, fitted to the training set: Bernoulli, normal, or
-        categorical over 8-bit levels with add-one smoothing, matching the model's likelihood. The unit
-        is nats per image. Returns {} for a Bernoulli likelihood of images that are not binarized.
+        Every pixel has its own distribution, fitted to the training set and matching the model's
+        likelihood: Bernoulli or categorical over 8-bit levels, both with add-one smoothing, or normal
+        with a standard deviation of at least 0.01. The unit is nats per image. Returns {} for a Bernoulli likelihood of images that are not binarized.
         """
         fit, look = (source.gather(np.arange(len(source)))["image"] for source in (train, test))
         likelihood = self._vae.likelihood

@@ -115,7 +115,8 @@ def finished_run(
     settings = experiment.to_dict()
     # The path of the data is specific to this machine.
     settings["data"] |= {"data_dir": None}
-    same = ("parameters", "seed", "wall_time_s", "resumed_at_step", "commit", "device")
+    same = ("parameters", "seed", "wall_time_s", "resumed_at_step", "device")
+    same += ("commit", "uncommitted_changes")
     record = {name: result[name] for name in same} | {
         "config_file": config,
         "config": settings,

@@ -4,6 +4,7 @@ import pytest
 
 from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
+from deconv_jax.experiment import Experiment
 
 DIGITS = "experiments/autoencoding/digits.py"
 
@@ -94,3 +95,17 @@ def test_short_data_source_keeps_applicable_settings(config_file):
     stacked = {"name": "stacked", "base": {"name": "digits"}}
     words = ["--config.data.source=stacked_digits"]
     assert load_config(file, words)["data"]["source"] == stacked
+
+
+@pytest.mark.parametrize("value", ["mnist", "5", "{}"])
+def test_malformed_data_group_is_refused(value):
+    config = load_config(DIGITS, [f"--config.data={value}"])
+    with pytest.raises(InputError, match=r"config\.data"):
+        Experiment.from_dict(config)
+
+
+def test_keys_of_an_overridden_group_are_not_scaled(config_file):
+    optimizer = {"schedule": "cosine", "warmup_steps": 40}
+    overrides = ["--config.training.num_steps=100", f"--config.optimizer={optimizer}"]
+    config = load_config(str(config_file(SHORT)), overrides)
+    assert config["optimizer"]["warmup_steps"] == 40

@@ -48,9 +48,11 @@ def list_files(
 ) -> FileListing:
     """Find the files with one of the suffixes in a folder and its subfolders, and report the others.
 
+    Hidden files and folders, and links to folders, are reported and not searched.
+
     Args:
       folder: Folder to search.
-      suffixes: Suffixes in lower case, with the dot. Those of files may have upper case.
+      suffixes: Collection of suffixes in lower case, with the dot; not one string. Those of files may have upper case.
       strict: Whether an unreadable subfolder is an error, instead of being reported.
 
     Raises:
