@@ -162,7 +162,7 @@ def test_run_resumes_only_with_the_same_image_files(
             train(experiment, tmp_path / "run")
 
     (folder / "0.png").rename(tmp_path / "0.png")
-    with pytest.raises(InputError, match="examples are others") as raised:
+    with pytest.raises(InputError, match="training data changed since the checkpoint") as raised:
         train(experiment, tmp_path / "run")
     # One of the first four files is missing, so the next file moves into the slice.
     assert "names_and_sizes: " in str(raised.value)

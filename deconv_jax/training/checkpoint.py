@@ -100,7 +100,9 @@ class Checkpoints:
         kind = kind_of(directory)
         if kind != "folder" and (read_only or kind):
             raise InputError(f"{directory} holds no checkpoints")
-        self._orbax = None if read_only else self._open_for_writing(exists=kind == "folder")
+        # All processes decide alike, although one may create the folder before another one looks.
+        exists = not read_only and any_process(kind == "folder")
+        self._orbax = None if read_only else self._open_for_writing(exists=exists)
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, in increasing order; [] without any.
