@@ -53,6 +53,7 @@ def test_changed_record_is_noticed_and_rendered(project):
     assert render_texts(project, check=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "badge"),
     [

@@ -83,6 +83,7 @@ def test_checkpoint_of_another_config_is_rejected(tmp_path, finished, small_conf
         train(Experiment.from_dict(other), workdir)
 
 
+@pytest.mark.slow
 def test_config_may_change_before_the_first_checkpoint(tmp_path, monkeypatch, small_config):
     """A config that failed before anything was saved can be corrected."""
     broken, corrected = (

@@ -93,6 +93,7 @@ def test_unsupervised_wiener_estimates_noise_and_image_power():
     np.testing.assert_allclose(estimates["noise_to_signal"], (sigmas / 0.02) ** 2, rtol=0.25)
 
 
+@pytest.mark.slow
 def test_estimates_are_invariant_to_transposing_the_image():
     """The half spectrum counts correctly along either axis."""
     model = Blur(gaussian_psf(7, 1.2)[1:])

@@ -115,6 +115,7 @@ def test_landweber_equals_its_spectral_filter():
     np.testing.assert_allclose(ours, expected, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [CIRCULAR, BLUR_AND_DECIMATE], ids=["circular", "decimate"])
 def test_cgls_has_the_iterates_of_lsqr(model):
     """The algorithm of Paige and Saunders has another recurrence for the same iterates."""

@@ -112,6 +112,7 @@ def test_tv_satisfies_its_optimality_conditions(model):
     assert np.all(default[-1] <= 1.03 * objective[-1])
 
 
+@pytest.mark.slow
 def test_tv_of_a_circular_blur_is_the_same_with_and_without_the_closed_form():
     y = observe(CIRCULAR)
     whole = Chain((CIRCULAR, Mask(np.ones(SIZE))))
@@ -123,6 +124,7 @@ def shrink(c, by):
     return np.sign(c) * np.maximum(np.abs(c) - by, 0)
 
 
+@pytest.mark.slow
 def test_wavelet_denoising_is_soft_thresholding():
     y = observe(Chain())
     options = {"basis": "db2", "levels": 2}
@@ -264,6 +266,7 @@ def soft(x, level):
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - level, 0.0)
 
 
+@pytest.mark.slow
 def test_any_level_denoiser_scales_the_image_or_the_correction():
     """Soft thresholding at t is exact after scaling. A small offset identifies the level used."""
     levels = (0.2, 0.05, 0.1)
@@ -301,6 +304,7 @@ def test_weights_of_a_denoiser_are_leaves_and_sigma_may_be_per_image():
     assert float(np.max(np.abs(other - together))) > 0.1
 
 
+@pytest.mark.slow
 def test_gradient_through_plug_and_play_equals_central_differences():
     """A network could be trained through the iterations."""
     y = observe(CIRCULAR, count=1)

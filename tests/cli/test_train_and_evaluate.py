@@ -21,6 +21,7 @@ FEW = {
 """Config overrides for small splits."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -114,6 +115,7 @@ def test_plots_must_be_a_writable_folder(error_of, tmp_path, small_config):
     assert f"cannot write {tmp_path / 'file' / 'in'}" in error_of(*where, tmp_path / "file" / "in")
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_train_again(capsys, tmp_path, config_file, small_config, error_of):
     workdir = tmp_path / "run"
     config = config_file(small_config(**FEW))

@@ -115,6 +115,7 @@ def cubic_matrix(size, length, corner, factor):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_rescaled_crops_equal_numpy_and_are_uniform():
     """Each of 600 results equals one computed with NumPy; with factor 1, bit for bit."""
     size, shape, factors = 8, (20, 22), (1.0, 0.75, 0.5)
@@ -227,6 +228,7 @@ def test_center_resize_takes_the_center_crop(height, width):
     np.testing.assert_allclose(resized, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "to"), [((24, 31), (7, 9)), ((7, 9), (28, 28)), ((5, 8), (9, 4)), ((9, 14), (9, 9))]
 )

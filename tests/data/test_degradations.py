@@ -190,6 +190,7 @@ def test_result_of_an_example_depends_only_on_its_key():
     assert len(np.unique(np.asarray(result).reshape(4, -1), axis=0)) == 4
 
 
+@pytest.mark.slow
 def test_call_uses_separate_keys_for_draw_and_apply():
     model, x = Chain((MotionBlur((1.0, 5.0), 45.0), SpeckleNoise(0.1))), images(4, 16, 12, 3)
     of_draw, of_noise = (jax.vmap(jax.random.fold_in, (0, None))(keys(4), i) for i in range(2))
@@ -296,6 +297,7 @@ def test_text_mask_covers_the_image_and_is_deterministic():
         np.testing.assert_array_equal(image[..., 0] == 0, page)
 
 
+@pytest.mark.slow
 def test_linear_part_and_noise_of_a_chain():
     x = images(2, 12, 12, 1)
     model = Chain((Blur(psf(3, 3)), GaussianNoise((5.0, 25.0)), Downsample(2), BoxMask(1, 3)))

@@ -35,6 +35,7 @@ def shifts():
     return rows - 8, columns - 12
 
 
+@pytest.mark.slow
 def test_translation_is_uniform_up_to_an_eighth_and_fills_with_zeros():
     """16 x 24 pixels: by up to 2 and 3 pixels, all 5 x 7 shifts equally likely."""
     down, right = shifts()

@@ -173,6 +173,7 @@ def test_ms_ssim_equals_the_formula_in_double_precision():
     np.testing.assert_array_equal(jitted_ms_ssim(targets, targets), [1, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [2, 3])
 def test_fewer_scales_use_the_finest_ones(scales):
     """Also at the minimum size, and with a few more rows and columns."""
@@ -248,6 +249,7 @@ def test_ssim_is_invariant_to_swapping_flipping_and_splitting_channels():
 SIZES = np.array([[40, 52], [17, 30], [40, 11]], np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", [mean_squared_error, psnr, ssim])
 def test_padding_is_ignored(measure):
     measure = jax.jit(measure)

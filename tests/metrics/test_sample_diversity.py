@@ -79,6 +79,7 @@ def test_class_imbalance_is_the_ratio_of_largest_to_smallest_class():
 # Pairwise MS-SSIM
 
 
+@pytest.mark.slow
 def test_pairwise_ms_ssim_is_the_mean_over_pairs_of_distinct_images():
     """Two images have a single pair; for three images, all pairs are equally likely."""
     images = jnp.asarray(np.random.default_rng(0).random((3, 25, 23, 2), np.float32))

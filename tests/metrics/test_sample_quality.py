@@ -138,6 +138,7 @@ def test_metrics_are_those_that_the_data_permits(options, more):
             assert metrics[f"{prefix}pairwise_ms_ssim"] == pytest.approx(every_pair, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"planes": 1, "images": 16, "checkerboard_energy": True}])
 def test_inception_features_give_the_same_values_under_established_names(options):
     pair = random_data(2000, **options), random_data(2000, seed=1, **options)

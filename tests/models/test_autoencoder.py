@@ -58,6 +58,7 @@ def test_codes_and_reconstructions_have_the_expected_shapes(fields, code):
     assert reconstructions.shape == x.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", ["vector", "map"])
 def test_reconstruction_equals_decoded_code(initialized, apply, latent):
     model, variables, x = initialized(latent=latent)
@@ -93,6 +94,7 @@ def test_reconstructions_are_in_the_unit_interval(initialized, apply, scale):
     assert 0.0 <= jnp.min(y) < jnp.max(y) <= 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", ["vector", "map"])
 def test_evaluation_is_independent_of_the_batch(initialized, apply, latent):
     model, variables, x = initialized(latent=latent)

@@ -17,6 +17,7 @@ DOCUMENTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", DOCUMENTED.values(), ids=DOCUMENTED)
 def test_docstring_example_prints_what_it_says(function):
     names = {**vars(ops), **vars(initializers), **vars(straight_through), "jnp": jnp}

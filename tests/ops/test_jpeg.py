@@ -93,6 +93,7 @@ def test_derivative_without_subsampling_is_the_identity(channels, subsampling):
     np.testing.assert_array_equal(jax.vjp(compressed, x)[1](tangent)[0], tangent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subsampling", ["4:2:2", "4:2:0"])
 def test_derivative_is_the_subsampling_of_chroma(subsampling):
     """Applied to the image itself, it equals compression at the best quality up to rounding.

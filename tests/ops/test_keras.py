@@ -182,6 +182,7 @@ def tensorflows_conv_transpose(case, y, kernel, bias):
     return x + bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_conv_transpose_equals_keras_and_tensorflows_definition(case):
     layer = keras_layer("Conv{}DTranspose", case, filters=OUTPUTS)

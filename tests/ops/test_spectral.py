@@ -359,6 +359,7 @@ def test_derivatives_by_images_and_psf_equal_central_differences(function):
         assert_close(second, (np.asarray(a) - np.asarray(b)) / (2 * step), 1e-6)
 
 
+@pytest.mark.slow
 def test_filter_parameters_can_be_traced_differentiated_and_mapped():
     y, psf = draw(8, 7, 1), draw_psf(3, 2)
 

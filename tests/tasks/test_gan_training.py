@@ -387,6 +387,7 @@ def test_both_networks_depend_on_labels(run):
         assert np.abs(images[a] - images[b]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_samples_are_independent(run):
     states, _, _ = run
     sample = jax.jit(RUN.sample)

@@ -99,6 +99,7 @@ def test_one_dimensional_codes_have_no_plot():
     assert task.plots(state_of(task), batches(), {}) == {}
 
 
+@pytest.mark.slow
 def test_more_labels_than_colors_share_one_series():
     task = Autoencoding(Autoencoder(**STAGES, latent_dim=2), Optimizer())
     many = ({**batch, "label": batch["index"]} for batch in batches())

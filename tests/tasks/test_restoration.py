@@ -45,6 +45,7 @@ def test_training_pairs_are_crops_with_the_stated_noise():
     assert noise.mean() * 255 == pytest.approx(0, abs=0.5)
 
 
+@pytest.mark.slow
 def test_step_does_not_depend_on_batch_order(drawn_state):
     state, step = drawn_state(DENOISE, batch_of()), jax.jit(DENOISE.train_step)
     order = np.array([2, 0, 3, 1])
@@ -86,6 +87,7 @@ def test_losses_equal_their_formulas(drawn_state, loss, penalty):
     np.testing.assert_allclose(summed["loss"], penalty(noise).sum() / 8, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_excludes_padding_and_repeats_the_noise(drawn_state):
     state = drawn_state(DENOISE, batch_of())
     mask = np.array([1, 1, 1, 0], np.float32)

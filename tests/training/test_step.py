@@ -67,6 +67,7 @@ def gradient(state, batch, model=None):
     return jax.jit(jax.value_and_grad(loss))(state.params)
 
 
+@pytest.mark.slow
 def test_step_descends_along_the_gradient_and_reports_scalars(assert_trees_equal):
     optimizer = Optimizer(**PLAIN, warmup_steps=4)
     state, batch = initial(Linear(), optimizer), batch_of(6)

@@ -100,6 +100,7 @@ def test_digits_are_brighter_than_the_background_with_narrow_edges(batch):
         assert np.mean(digits >= behind + view.contrast) > 0.7
 
 
+@pytest.mark.slow
 def test_mask_is_the_enlarged_ink_thresholded_at_half():
     """A digit without rotation on a canvas of its size, compared with interpolation in NumPy."""
     random = np.random.default_rng(0)

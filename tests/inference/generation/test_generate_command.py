@@ -190,6 +190,7 @@ def test_picture_and_single_files_show_the_same_samples(run, tmp_path):
     np.testing.assert_array_equal(pixels(single[4]), whole[66 : 66 + 64, 66 : 66 + 64])
 
 
+@pytest.mark.slow
 def test_picture_of_a_conditional_generator_has_a_column_per_class(run, tmp_path):
     path = tmp_path / "all.png"
     assert main(["generate", "--workdir", str(run(CLASSES)), "--output", str(path)]) == 0
@@ -219,6 +220,7 @@ def test_samples_have_the_given_class_or_all_classes_in_turn(run, tmp_path):
         np.testing.assert_array_equal(files, np.concatenate(list(expected))[..., 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["walk.gif", "walk.webp"])
 def test_walk_as_an_animation(run, tmp_path, name):
     words = ["--workdir", str(run(0)), "--output", str(tmp_path / name)]

@@ -314,6 +314,7 @@ def test_occlusion_is_the_mean_drop_over_the_windows_that_cover_a_pixel(
     np.testing.assert_allclose(found, total / count, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_map_is_the_sum_over_its_units(both):
     model, variables, images, _ = both
     units = np.stack(np.mgrid[:6, :8], axis=-1).reshape(-1, 2)

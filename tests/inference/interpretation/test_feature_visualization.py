@@ -218,6 +218,7 @@ def test_maximized_images_activate_more_than_noise(preprocess, network):
     assert (own > np.asarray(jax.jit(logits)(jnp.asarray(noise, jnp.float32))).max(axis=0)).all()
 
 
+@pytest.mark.slow
 def test_seed_determines_the_images(template):
     make = functools.partial(
         maximize_activation,

@@ -84,6 +84,7 @@ def test_batches_have_a_limited_number_of_pixels(classifier, monkeypatch):
     assert features == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_inactive_layers_and_unknown_classes_are_refused(classifier, draw):
     model = load_interpretable_model(classifier)
     images = draw(2, 16, 20, 1)

@@ -110,6 +110,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(
         load_recognition(workdir, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "example", "data", "expected"),
     [

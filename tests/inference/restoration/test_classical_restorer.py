@@ -30,6 +30,7 @@ def test_method_receives_the_forward_model_and_its_options(draw):
         restorer(image[:2], SILENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", DENOISING)
 def test_without_a_kernel_the_forward_model_is_noise(draw, method):
     image = draw(12, 16, 3)
@@ -80,6 +81,7 @@ def _psnr(image, truth):
     return -10 * np.log10(np.mean(np.square(image - truth)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 6), (8, 5)])
 @pytest.mark.parametrize("method", ["tv", "plug_and_play"])
 def test_unknown_boundary_restores_the_border_as_well_as_the_center(method, size):

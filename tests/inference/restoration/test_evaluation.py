@@ -48,6 +48,7 @@ def test_noise_is_added_after_the_blur():
     np.testing.assert_allclose(evaluation.degrade(clean, 0), blurred + noise, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_psnr_matches_its_formula():
     evaluation = Evaluation(Downsample(3), EvaluationProtocol(border=3), multiple=3)
     images = [("a", image(25, 32)), ("b", image(36, 30))]

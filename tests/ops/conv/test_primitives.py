@@ -214,6 +214,7 @@ def test_derivatives_use_no_convolution_but_the_three_primitives(name, derivativ
     assert "conv_general_dilated" in found
 
 
+@pytest.mark.slow
 @both_operators
 @pytest.mark.parametrize("transformed", [jax.jit, jax.checkpoint], ids=["jit", "checkpoint"])
 def test_jit_and_checkpoint_change_no_gradient(name, transformed):

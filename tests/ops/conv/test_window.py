@@ -8,6 +8,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.ops import conv, conv_output_size, conv_transpose, conv_transpose_output_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 6, 7])
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("stride", [1, 2, 3])
