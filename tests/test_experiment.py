@@ -28,5 +28,5 @@ def test_config_of_an_older_version_names_the_new_format(small_config):
             Experiment.from_dict(small_config(data={"name": name, "tile": 8}))
         message = str(raised.value)
         assert message.startswith(f"config.data.name={name!r} is the format of an older version")
-        assert "--config.data.source=folder:PATH" in message
+        assert "write a config.data.source" in message
         assert len(message.splitlines()) == 1
