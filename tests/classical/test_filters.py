@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.restoration
+from arrays import draw
 
 from deconv_jax import ops
 from deconv_jax.classical import inverse, problem, tikhonov, unsupervised_wiener, wiener
@@ -12,10 +13,6 @@ from deconv_jax.data.degradations import Blur, Chain, Decimate, Downsample, Gaus
 from deconv_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("double_precision")
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def gaussian_psf(size, sigma):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import skimage.restoration
+from arrays import draw
 from jaxtyping import config as jaxtyping_config
 
 from deconv_jax.classical import cgls, landweber, richardson_lucy
@@ -16,10 +17,6 @@ from deconv_jax.errors import InputError
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 SIZE = (12, 10)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def uniform(*shape, seed=0):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 
 from deconv_jax import ops
 from deconv_jax.classical import problem as problems
@@ -22,10 +23,6 @@ from deconv_jax.errors import InputError
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 SIZE = (12, 10)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def psf(*size, seed=5):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.restoration
+from arrays import draw
 from jax.tree_util import Partial
 
 from deconv_jax.classical import (
@@ -29,10 +30,6 @@ from deconv_jax.ops.wavelets import (
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 SIZE = (16, 12)
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def psf(*size):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from degradation_inputs import images, keys, psf
 
 from deconv_jax import schema
 from deconv_jax.data.degradations import (
@@ -30,28 +31,6 @@ from deconv_jax.data.degradations import (
     noise_sigma,
 )
 from deconv_jax.errors import InputError
-
-KEY = jax.random.key(0)
-
-
-def images(*shape):
-    """Numbers from 0 to 1, float32."""
-    return jnp.asarray(np.random.default_rng(shape).random(shape), jnp.float32)
-
-
-def keys(count):
-    return jax.random.split(KEY, count)
-
-
-def psf(*shape):
-    """Positive numbers that sum to 1, without any symmetry."""
-    weights = np.exp(draw(*shape))
-    return weights / weights.sum()
-
-
-def draw(*shape):
-    """Standard normal numbers, float64, different for every shape."""
-    return np.random.default_rng(shape).standard_normal(shape)
 
 
 def test_values_are_compared_and_hashed_by_content():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
+from degradation_inputs import draw, images, keys, psf
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import (
@@ -32,33 +33,11 @@ from deconv_jax.data.degradations import (
     noise_sigma,
 )
 
-KEY = jax.random.key(0)
-
 # Compiled whole, with the degradation as an argument, as a step of training or a solver would.
 degrade = jax.jit(lambda degradation, x, keys=None: degradation(x, keys))
 settle = jax.jit(lambda degradation, keys, shape: degradation.draw(keys, shape), static_argnums=2)
 forward = jax.jit(lambda model, x: model.forward(x))
 adjoint = jax.jit(lambda model, y, size: model.adjoint(y, size), static_argnums=2)
-
-
-def draw(*shape):
-    """Standard normal numbers, float64, different for every shape."""
-    return np.random.default_rng(shape).standard_normal(shape)
-
-
-def images(*shape):
-    """Numbers from 0 to 1, float32."""
-    return jnp.asarray(np.random.default_rng(shape).random(shape), jnp.float32)
-
-
-def keys(count):
-    return jax.random.split(KEY, count)
-
-
-def psf(*shape):
-    """Positive numbers that sum to 1, without any symmetry."""
-    weights = np.exp(draw(*shape))
-    return weights / weights.sum()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_errors_of_a_split_name_its_key(folder):
 @settings(deadline=None, derandomize=True)
 @given(count=st.integers(2, 40), percent=st.integers(0, 100), place=st.integers(0, 40))
 def test_adjacent_slices_are_disjoint_and_complete(count, percent, place):
-    files = Files(file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count)))
+    files = Files(Path("/"), tuple(Path(f"/{i}.png") for i in range(count)))
     for end in (f"{percent}%", str(min(place, count)), f"-{min(place, count)}", f"-{percent}%"):
         parts = []
         for ends in (("", end), (end, "")):
@@ -140,11 +141,9 @@ def test_adjacent_slices_are_disjoint_and_complete(count, percent, place):
 
 
 def test_percentages_from_both_ends_are_the_same_position():
-    """Of 15 files, [:90%] has 14, so [-10%:] must have one, although 1.5 is rounded to 2."""
+    """[:90%] of 15 files has 14 files, so [-10%:] must have one, although 1.5 is rounded to 2."""
     for count in range(1, 51):
-        files = Files(
-            file_splits.Path("/"), tuple(file_splits.Path(f"/{i}.png") for i in range(count))
-        )
+        files = Files(Path("/"), tuple(Path(f"/{i}.png") for i in range(count)))
         for percent in (1, 5, 10, 15, 25, 30, 50, 70, 75, 90, 99):
             parts = []
             for ends in (("", f"{percent}%"), (f"-{100 - percent}%", "")):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.ndimage
+from arrays import draw, draw_psf
 
 from deconv_jax.ops import spectral
 
@@ -13,17 +14,6 @@ edge_taper = jax.jit(spectral.edge_taper)
 
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
-
-
-def draw_psf(*shape):
-    """Draw positive numbers that sum to 1."""
-    psf = np.exp(draw(*shape, seed=5))
-    return psf / np.sum(psf)
 
 
 def assert_close(actual, expected):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from arrays import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +17,6 @@ from deconv_jax import ops
 
 torch.set_num_threads(1)
 """The arrays are tiny: more threads would contend with those of JAX."""
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def draw_with_ties(*shape):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
+from arrays import draw, draw_psf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -44,17 +45,6 @@ on_dtypes = pytest.mark.parametrize(
 
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
-
-
-def draw_psf(*shape):
-    """Draw positive numbers that sum to 1."""
-    psf = np.exp(draw(*shape, seed=5))
-    return psf / np.sum(psf)
 
 
 def assert_close(actual, expected, tolerance=1e-10):

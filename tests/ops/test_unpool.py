@@ -8,16 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from arrays import draw
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def assert_close(actual, expected, tolerance=1e-12):

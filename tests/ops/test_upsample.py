@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from arrays import draw, from_torch, to_torch
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops.conv import conv
@@ -16,19 +17,6 @@ from deconv_jax.ops.upsample import depth_to_space, space_to_depth, upsample, up
 
 torch.set_num_threads(1)
 """The arrays are tiny: more threads would contend with those of JAX."""
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
-
-
-def to_torch(images):
-    return torch.from_numpy(np.moveaxis(np.asarray(images), -1, 1).copy())
-
-
-def from_torch(images):
-    return np.moveaxis(images.detach().numpy(), 1, -1)
 
 
 assert_close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-12)

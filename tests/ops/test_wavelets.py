@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from arrays import draw
 
 from deconv_jax.errors import InputError
 from deconv_jax.ops import wavelets
@@ -22,10 +23,6 @@ on_bases = pytest.mark.parametrize(("wavelet", "levels"), BASES)
 
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def moments_of(wavelet):

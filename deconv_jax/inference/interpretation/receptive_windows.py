@@ -32,9 +32,10 @@ _MIN_MARK = 1e-3
 def receptive_windows(
     model: nn.Module, variables: Tree, images: HasShape, layer: str
 ) -> tuple[Int[np.ndarray, "rows 2"], Int[np.ndarray, "columns 2"]]:
-    """Return the first and last input row of each row of units of a layer, and likewise columns.
+    """Return the input rows and columns that the units of a layer depend on.
 
-    The first array is for rows and the second for columns; both ends are inclusive.
+    The first array has the first and last input row for each row of units, the second array the same for
+    columns. Both ends are inclusive.
 
     A line of ones is propagated through the network with positive weights and without activations and
     normalization, and every nonzero output of a layer is reset to one. The units that are nonzero in

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,6 @@ from deconv_jax.ops.conv import lax as lax_conv
 from deconv_jax.ops.conv.lax import Geometry
 
 NAMES = ("conv", "conv_transpose", "kernel_gradient")
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 @st.composite

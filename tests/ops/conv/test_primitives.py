@@ -7,16 +7,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import draw
 from jax import lax
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 
 from deconv_jax.ops import conv, conv_transpose
-
-
-def draw(*shape, seed=0):
-    """Draw standard normal float64 numbers, different for every shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape)
 
 
 def assert_close(actual, expected, tolerance=1e-10):
