@@ -9,6 +9,7 @@ from deconv_jax.models.deconvnet import DeconvNet
 from deconv_jax.models.dncnn import DnCNN
 from deconv_jax.models.espcn import ESPCN
 from deconv_jax.models.fcn import FCN
+from deconv_jax.models.ffdnet import FFDNet
 from deconv_jax.models.fsrcnn import FSRCNN
 from deconv_jax.models.gan import (
     DCGANDiscriminator,
@@ -34,6 +35,7 @@ MODELS = {
     "espcn": ESPCN,
     "factorized_codec": FactorizedCodec,
     "fcn": FCN,
+    "ffdnet": FFDNet,
     "fsrcnn": FSRCNN,
     "hyperprior_codec": HyperpriorCodec,
     "rednet": REDNet,
@@ -63,6 +65,7 @@ __all__ = [
     "DCGANGenerator",
     "DeconvNet",
     "DnCNN",
+    "FFDNet",
     "FactorizedCodec",
     "HyperpriorCodec",
     "REDNet",

@@ -97,6 +97,7 @@ class Conv(nn.Module):
       use_bias: Whether to add a learned bias to each channel.
       gain: Ratio of output to input variance at initialization; `RELU_GAIN` before a ReLU.
       kernel_init: Initializer of the kernel, in place of the one that `gain` describes.
+      bias_init: Initializer of the bias.
       kernel_norm: Normalization of the kernel in every call: "none", "spectral" or "standardized",
         see `KernelNorm`.
       train: Whether "spectral" updates its estimate; no effect on other norms.
@@ -112,6 +113,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     gain: float = 1.0
     kernel_init: Initializer | None = None
+    bias_init: Initializer = nn.initializers.zeros
     kernel_norm: KernelNorm = "none"
     train: bool = False
 
@@ -430,5 +432,6 @@ def _kernel(layer: Conv | ConvTranspose, first: int, second: int) -> Array:
 def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array:
     if not layer.use_bias:
         return x
-    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
+    init = layer.bias_init if isinstance(layer, Conv) else nn.initializers.zeros
+    bias = layer.param("bias", init, (layer.features,))
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

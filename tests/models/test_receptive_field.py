@@ -8,7 +8,7 @@ from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models import ESPCN, FSRCNN, SRCNN, ConvDeconv, DnCNN, REDNet, UNet
+from deconv_jax.models import ESPCN, FSRCNN, SRCNN, ConvDeconv, DnCNN, FFDNet, REDNet, UNet
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BUMP = 1e6
@@ -168,6 +168,7 @@ NETWORKS = {
     "espcn-2-transposed": ESPCN(scale=2, features=(3, 2), upsampling="transposed"),
     "espcn-2-resize": ESPCN(scale=2, features=(3, 2), upsampling="resize"),
     "dncnn": DnCNN(depth=4, features=3),
+    "ffdnet": FFDNet(depth=3, features=5),
     "rednet": REDNet(depth=6, features=3),
     "unet": UNet(features=(4, 6, 8)),
     "unet-subpixel": UNet(features=(2, 3), upsampling="subpixel", norm="batch"),

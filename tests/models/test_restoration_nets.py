@@ -18,6 +18,7 @@ from deconv_jax.models import (
     Autoencoder,
     ConvDeconv,
     DnCNN,
+    FFDNet,
     REDNet,
     UNet,
 )
@@ -107,10 +108,11 @@ def test_too_few_channels_are_refused(name):
     [
         ConvDeconv(features=(8, 8), kernel_size=3),
         DnCNN(depth=3, features=8),
+        FFDNet(depth=3, features=8),
         REDNet(depth=2, features=8),
         UNet(features=(8,)),
     ],
-    ids=["conv_deconv", "dncnn", "rednet", "unet"],
+    ids=["conv_deconv", "dncnn", "ffdnet", "rednet", "unet"],
 )
 def test_residual_networks_start_near_the_identity(model, apply):
     """But not at it: the last layer has nonzero weights, so that the others have a gradient."""

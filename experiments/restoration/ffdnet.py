@@ -1,0 +1,53 @@
+"""FFDNet for Gaussian noise of every level from 0 to 75, for gray or color images.
+
+  deconv-jax train --config experiments/restoration/ffdnet.py:color=rgb --workdir runs/ffdnet_color
+
+The network, the noise levels and the loss are those of the paper and of its authors' PyTorch code
+(arXiv:1710.04026). The data is the 432 images of BSDS500 that are not in the test set. $DECONV_JAX_DATA must
+name a folder with bsd432/ for training, and bsd68/ and set12/ (gray) or cbsd68/ (color) for validation and
+the test. Training takes about two hours on one CPU core. The table zoo in experiments/tables has its figures.
+"""
+
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+from deconv_jax.config_groups import cosine_settings, data_settings, training_settings
+
+MODELS = {
+    "gray": dict(name="ffdnet", channels=1, depth=15, features=64),
+    "rgb": dict(name="ffdnet", channels=3, depth=12, features=96),
+}
+SPLITS = {
+    "gray": ("all", "folder:bsd68[:8]", "folder:set12"),
+    "rgb": ("all", "folder:cbsd68[:8]", "folder:cbsd68[8:]"),
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: color=gray (rgb), steps=8000, batch=16."""
+    args = config_arguments(arg, color="gray", steps=8000, batch=16)
+    color, steps = args["color"], args["steps"]
+    config = ml_collections.ConfigDict()
+    config.task = dict(
+        name="restoration",
+        model=MODELS[color],
+        degradation=dict(name="gaussian_noise", sigma=(0.0, 75.0)),
+        noise_conditional=True,
+        crop=64,
+        rescale=(1.0, 0.9, 0.8, 0.7),
+        loss="l1",
+    )
+    config.data = data_settings(
+        dict(name="folder", path="bsd432", tile=160, color=color),
+        SPLITS[color],
+        data_dir="$DECONV_JAX_DATA",
+        cache="device",
+    )
+    config.optimizer = cosine_settings(
+        "adam", 1e-3, min(200, steps // 2), end_factor=0.0, ema_decay=0.999
+    )
+    config.training = training_settings(
+        steps, args["batch"], every=max(steps // 16 // 10 * 10, 10), eval_batch_size=1
+    )
+    config.seed = 0
+    return config
