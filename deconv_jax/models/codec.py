@@ -121,12 +121,16 @@ class FactorizedCodec(nn.Module):
       latent_features: Number of channels of the latents.
       initial_gains: Initial gain of the latents at each quality level, positive. Their number is
         that of the levels; a single level has no gains, whatever its value.
+      stage_features: Number of channels at 1/2, 1/4 and 1/8 of the resolution, in place of
+        `features` at each. A small network needs few at 1/2, where they cost most, and many at
+        1/8, where they limit the quality at high rates.
     """
 
     channels: int = 3
     features: int = 128
     latent_features: int = 192
     initial_gains: tuple[float, ...] = (1.0,)
+    stage_features: tuple[int, int, int] | None = None
 
     multiple = LATENT_STRIDE
     """Required divisor of the image's height and width."""
@@ -139,12 +143,13 @@ class FactorizedCodec(nn.Module):
         """
         for name in ("channels", "features", "latent_features"):
             at_least(name, getattr(self, name), 1)
+        stages = self.stage_features or (self.features,) * (STAGES - 1)
+        at_least("stage_features", min(stages), 1)
         if not self.initial_gains or min(self.initial_gains) <= 0:
             raise InputError(
                 f"initial_gains must be one or more positive numbers; got {self.initial_gains}"
             )
-        widths = [self.features] * (STAGES - 1) + [self.latent_features]
-        kernels = haar_kernels(self.channels, widths)
+        kernels = haar_kernels(self.channels, [*stages, self.latent_features])
         # The scale keeps low-pass outputs in the range of the image, in which the initial GDN is
         # close to the identity.
         self.down = [
@@ -240,8 +245,12 @@ class HyperpriorCodec(FactorizedCodec):
 
     Attributes:
       features: Number of channels of the hidden feature maps and of the hyper-latents.
-      Others: See `FactorizedCodec` (channels, latent_features and initial_gains).
+      hyper_features: Number of channels of both hidden layers of the hyper-synthesis; by default
+        `latent_features` and 3/2 of it, as in the paper.
+      Others: See `FactorizedCodec` (channels, latent_features, initial_gains and stage_features).
     """
+
+    hyper_features: int | None = None
 
     multiple = LATENT_STRIDE * HYPER_STRIDE
     """Required divisor of the image's height and width."""
@@ -258,15 +267,19 @@ class HyperpriorCodec(FactorizedCodec):
           InputError: An attribute is out of range.
         """
         super().setup()
-        wide, between = self.features, 3 * self.latent_features // 2
+        wide = self.features
+        if self.hyper_features is not None:
+            at_least("hyper_features", self.hyper_features, 1)
+        first = self.hyper_features or self.latent_features
+        second = self.hyper_features or 3 * self.latent_features // 2
         self.hyper_down = [
             Conv(wide, 3, gain=RELU_GAIN),
             Conv(wide, KERNEL_SIZE, STRIDE, gain=RELU_GAIN),
             Conv(wide, KERNEL_SIZE, STRIDE),
         ]
         self.hyper_up = [
-            ConvTranspose(self.latent_features, KERNEL_SIZE, HYPER_UP_STRIDES[0], gain=RELU_GAIN),
-            ConvTranspose(between, KERNEL_SIZE, HYPER_UP_STRIDES[1], gain=RELU_GAIN),
+            ConvTranspose(first, KERNEL_SIZE, HYPER_UP_STRIDES[0], gain=RELU_GAIN),
+            ConvTranspose(second, KERNEL_SIZE, HYPER_UP_STRIDES[1], gain=RELU_GAIN),
             Conv(2 * self.latent_features, 3),
         ]
 

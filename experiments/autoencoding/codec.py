@@ -6,7 +6,7 @@
 
 The defaults have the size that arXiv:1802.01436 uses for low rates (128 features, 192 latent channels). They
 are meant for an accelerator and several hundred thousand photographs. This length has not been trained yet,
-so no figure is claimed. `codec_t91.py` is the same codec at a size that two CPU cores can train.
+so no figure is claimed. `codec_small.py` is the same codec at a size that CPU cores can train.
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
   deconv-jax tables codec_rd
   pip install -e '.[bench]' && python experiments/tables/codec_rd.py   # draws docs/codec_rd.png
 
-The codec is that of experiments/autoencoding/codec_t91.py. Rates are those of whole files, headers and
+The codec is that of experiments/autoencoding/codec_small.py. Rates are those of whole files, headers and
 checksums included. Files are decoded again, and PSNR and MS-SSIM compare the decoded image with the original.
 
 Note:
@@ -29,7 +29,7 @@ from deconv_jax.metrics.standard_codecs import encode_decode, is_available
 from deconv_jax.tables import markdown
 
 VERSION = 1
-CONFIG = "autoencoding/codec_t91.py"
+CONFIG = "autoencoding/codec_small.py"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 STANDARD = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}

@@ -69,6 +69,22 @@ def codec(request):
     return model, variables, jnp.asarray(images)
 
 
+def test_stage_and_hyper_features_set_the_widths():
+    model = HyperpriorCodec(
+        features=4, latent_features=6, stage_features=(2, 3, 5), hyper_features=7
+    )
+    params = jax.eval_shape(
+        model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros(1, int)
+    )
+    widths = {
+        name: layer["bias"].shape[0] for name, layer in params["params"].items() if "bias" in layer
+    }
+    assert [widths[f"down_{n}"] for n in range(4)] == [2, 3, 5, 6]
+    assert [widths[f"up_{n}"] for n in range(4)] == [5, 3, 2, 3]
+    assert [widths[f"hyper_down_{n}"] for n in range(3)] == [4, 4, 4]
+    assert [widths[f"hyper_up_{n}"] for n in range(3)] == [7, 7, 12]
+
+
 @pytest.mark.slow
 def test_without_keys_output_and_rate_are_those_of_rounded_latents(codec):
     model, variables, images = codec
