@@ -238,7 +238,21 @@ def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
             f"{workdir} has no {INPUTS}, because it was trained by a version that did not record the "
             "shapes of its data; run its training command again to add them"
         )
-    described = read_json(workdir / INPUTS)
+    return parse_input_shapes(read_json(workdir / INPUTS), workdir / INPUTS)
+
+
+def parse_input_shapes(
+    described: dict[str, Any], where: Path | str = "inputs"
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes of a batch of one example from the content of inputs.json.
+
+    Args:
+      described: "shape", without the batch axis, and "dtype" by name of the array.
+      where: File of the description, for the error message.
+
+    Raises:
+      InputError: The description is damaged.
+    """
     try:
         example = {
             name: jax.ShapeDtypeStruct((1, *map(operator.index, about["shape"])), about["dtype"])
@@ -253,7 +267,7 @@ def read_input_shapes(workdir: Path) -> dict[str, jax.ShapeDtypeStruct]:
         valid = False
     if not valid:
         raise InputError(
-            f"{workdir / INPUTS} is damaged: expected a shape and a dtype for each array, among them "
+            f"{where} is damaged: expected a shape and a dtype for each array, among them "
             f'"image" with three axes and "index"; got {described}'
         )
     return example

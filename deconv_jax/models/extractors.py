@@ -47,7 +47,8 @@ INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
 """Environment variable with the path of the Inception weights."""
 
 _PIXELS = (8, 8)
-_SCALE = "feature_scale"
+FEATURE_SCALE = "feature_scale"
+"""Name of the scale of the features in a file of weights."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def load_extractor(name: str) -> Extractor:
     variables = unflatten_dict(
         safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()), sep="/"
     )
-    scale = float(variables.pop(_SCALE))
+    scale = float(variables.pop(FEATURE_SCALE))
     accuracy = record["metrics"]["test"]["accuracy"]
     return Extractor(
         name,
@@ -123,7 +124,7 @@ def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> No
     Raises:
       InputError: The file cannot be written.
     """
-    flat = flatten_dict({**variables, _SCALE: scale}, sep="/")
+    flat = flatten_dict({**variables, FEATURE_SCALE: scale}, sep="/")
     data = safetensors.numpy.save({k: np.asarray(v, np.float32) for k, v in flat.items()})
     write_atomically(path, lambda file: file.write(data))
 

@@ -1,0 +1,22 @@
+"""FFDNet without a noise-level map for JPEG artifacts of every quality from 5 to 95, gray or color.
+
+  deconv-jax train --config experiments/restoration/jpeg_blind.py:color=rgb --workdir runs/jpeg_color
+
+Network, data and schedule are those of `ffdnet.py`. The network is blind: it estimates the quality from the
+image, as DnCNN-3 does (arXiv:1608.03981, section III-E). $DECONV_JAX_DATA must name a folder with bsd432/ for
+training, and bsd68/ and classic5/ (gray) or cbsd68/ (color) for validation and the test. Training takes about
+two hours on one CPU core.
+"""
+
+import ffdnet
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: those of `ffdnet.py`."""
+    config = ffdnet.get_config(arg)
+    config.task.degradation = dict(name="jpeg", quality=(5, 95))
+    config.task.noise_conditional = False
+    if config.task.model.channels == 1:
+        config.data.test_split = "folder:classic5"
+    return config

@@ -1,0 +1,27 @@
+"""FFDNet for color photographs: Gaussian noise up to sigma 50, and then JPEG of quality 30 to 100.
+
+  deconv-jax train --config experiments/restoration/photo.py --workdir runs/photo
+
+Network, data and schedule are those of `ffdnet.py:color=rgb`. A photograph from a phone or from the web was
+compressed after the sensor added its noise, so the noise that is left is no longer white. The network gets the
+level of the noise before the compression. Training takes about two hours on one CPU core.
+"""
+
+import ffdnet
+import ml_collections
+
+from deconv_jax.config_arguments import config_arguments
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Arguments: steps=8000, batch=16."""
+    args = config_arguments(arg, steps=8000, batch=16)
+    config = ffdnet.get_config(f"color=rgb,steps={args['steps']},batch={args['batch']}")
+    config.task.degradation = dict(
+        name="chain",
+        steps=(
+            dict(name="gaussian_noise", sigma=(0.0, 50.0)),
+            dict(name="jpeg", quality=(30, 100)),
+        ),
+    )
+    return config
