@@ -332,10 +332,10 @@ def _load(network: _Network, arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--weights: no such file {network.path}")
     if kind == "folder":
         raise InputError(f"--weights must be a file; got the folder {network.path} (see --workdir)")
-    model, variables = load_torch_weights(
+    model, variables, noise_conditional = load_torch_weights(
         network.path,
         arguments.scale,
         batch_norm_epsilon=arguments.batch_norm_epsilon,
         report=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
     )
-    return {"model": model, "variables": variables, "noise_conditional": False}
+    return {"model": model, "variables": variables, "noise_conditional": noise_conditional}

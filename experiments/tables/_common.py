@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -14,6 +15,7 @@ from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
+from deconv_jax.inference.restoration.learned_restorer import apply_at_noise_level
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.train import train
@@ -58,10 +60,21 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
     return [f"{line} {which}: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 
-def tiled_restorer(module: nn.Module, variables: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that restores images of any size with a network, tile by tile."""
+def tiled_restorer(
+    module: nn.Module, variables: Any, noise_sigma: float | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that restores images of any size with a network, tile by tile.
+
+    Args:
+      module: Restoration network for images with its number of channels.
+      variables: Its weights.
+      noise_sigma: Standard deviation of the noise, in units of 1/255, for a noise-conditional network;
+        None for others.
+    """
     field = module.receptive_field()
-    apply = jax.jit(lambda images: module.apply(variables, images))
+    level = None if noise_sigma is None else jnp.float32(noise_sigma / 255)
+    variables = {"batch_stats": {}} | dict(variables)
+    apply = jax.jit(lambda images: apply_at_noise_level(module, variables, level, images))
     return lambda image: restore_tiled(apply, image, field)
 
 

@@ -75,7 +75,7 @@ def _restore(
 
 def _plugged(data: Path) -> dict[str, Any]:
     networks = [load_torch_weights(data / "weights" / f"dncnn_{level}.pth") for level in LEVELS]
-    functions = [Partial(_apply, Partial(module.apply), v) for module, v in networks]
+    functions = [Partial(_apply, Partial(n.module.apply), n.variables) for n in networks]
     levels = [level / 255 for level in LEVELS]
     denoiser = classical.any_level_denoiser(functions, levels)
     return {"denoiser": denoiser} | classical.any_level_options(levels)

@@ -64,7 +64,8 @@ def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore])
 
 
 def _dncnn(data: Path, sigma: int) -> Restore:
-    return tiled_restorer(*load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth"))
+    network = load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth")
+    return tiled_restorer(network.module, network.variables)
 
 
 def _bm3d(data: Path, sigma: int) -> Restore:

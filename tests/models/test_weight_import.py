@@ -1,5 +1,6 @@
 """PyTorch weights: outputs equal those of PyTorch, round trips are exact, mismatches are named."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from deconv_jax.errors import InputError
-from deconv_jax.models import ESPCN, FSRCNN, ConvDeconv, DnCNN
+from deconv_jax.models import ESPCN, FSRCNN, ConvDeconv, DnCNN, FFDNet
 from deconv_jax.models.weight_import import load_torch_weights, save_torch_weights
 
 ZHANG_EPSILON = 1e-4
@@ -30,6 +31,27 @@ def dncnn(channels=1, features=6, depth=4, normalized=False, eps=ZHANG_EPSILON, 
         layers.append(nn.ReLU())
     last_layer = nn.Conv2d(features, channels, 3, padding=1, bias=last)
     return Residual(nn.Sequential(*layers, last_layer))
+
+
+class FFDNetTorch(nn.Module):
+    """KAIR's FFDNet, applied to images followed by a constant noise-level map."""
+
+    def __init__(self, channels, features, depth, noise_conditional=True):
+        super().__init__()
+        widths = [4 * channels + noise_conditional, *[features] * (depth - 1)]
+        layers = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+        self.model = nn.Sequential(*layers, nn.Conv2d(features, 4 * channels, 3, padding=1))
+        self.channels = channels
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        padding = nn.ReplicationPad2d((0, width % 2, 0, height % 2))
+        image, noise_map = x[:, : self.channels], x[:, self.channels :, ::2, ::2]
+        image = nn.functional.pixel_unshuffle(padding(image), 2)
+        image = nn.functional.pixel_shuffle(self.model(torch.cat([image, noise_map], 1)), 2)
+        return image[:, :, :height, :width]
 
 
 class Residual(nn.Module):
@@ -87,12 +109,18 @@ NETWORKS = {
     "dncnn": (dncnn(), DnCNN(1, 4, 6, norm="none")),
     "dncnn-rgb": (dncnn(3, 5, 2), DnCNN(3, 2, 5, norm="none")),
     "dncnn-normalized": (dncnn(normalized=True), DnCNN(1, 4, 6, norm="none")),
+    "ffdnet": (FFDNetTorch(1, 6, 3), FFDNet(1, 3, 6)),
+    "ffdnet-rgb": (FFDNetTorch(3, 12, 2), FFDNet(3, 2, 12)),
+    "ffdnet-blind": (FFDNetTorch(1, 6, 3, False), FFDNet(1, 3, 6)),
     "fsrcnn-2": (fsrcnn(2, channels=3), FSRCNN(2, 3, 7, 3, 2)),
     "fsrcnn-3": (fsrcnn(3), FSRCNN(3, 1, 7, 3, 2)),
     "fsrcnn-4": (fsrcnn(4, m=0), FSRCNN(4, 1, 7, 3, 0)),
     "espcn-2": (espcn(2, channels=3), ESPCN(2, 3, (7, 5))),
     "espcn-3": (espcn(3), ESPCN(3, 1, (7, 5))),
 }
+
+CONDITIONAL = {"ffdnet", "ffdnet-rgb"}
+"""Networks with a noise-level map."""
 
 
 @pytest.fixture
@@ -107,13 +135,17 @@ def saved(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("theirs", "ours"), NETWORKS.values(), ids=NETWORKS)
-def test_outputs_equal_those_of_pytorch(theirs, ours, saved):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_equal_those_of_pytorch(name, saved):
+    theirs, ours = NETWORKS[name]
     randomized(theirs)
     scale = ours.scale if isinstance(ours, FSRCNN) else None
-    module, variables = load_torch_weights(saved(theirs.state_dict()), scale)
+    module, variables, noise_conditional = load_torch_weights(saved(theirs.state_dict()), scale)
     assert module == ours
+    assert noise_conditional == (name in CONDITIONAL)
     x = np.random.default_rng(0).random((2, 9, 7, ours.channels), np.float32)
+    if noise_conditional:
+        x = np.concatenate([x, np.full((2, 9, 7, 1), 0.1, np.float32)], axis=-1)
     with torch.no_grad():
         expected = theirs(torch.tensor(x).movedim(-1, 1)).movedim(1, -1).numpy()
     actual = jax.jit(module.apply)(variables, x)
@@ -144,7 +176,7 @@ def test_batch_norm_epsilon_is_inferred_from_the_names(prefix, biases, epsilon, 
     path = saved(state)
     reports = []
     for chosen in (None, 3e-4):
-        module, variables = load_torch_weights(
+        module, variables, _ = load_torch_weights(
             path, batch_norm_epsilon=chosen, report=reports.append
         )
         with torch.no_grad():
@@ -163,11 +195,13 @@ def test_batch_norm_epsilon_requires_batch_norm(saved):
         load_torch_weights(path, batch_norm_epsilon=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dncnn", "fsrcnn-2", "fsrcnn-4", "espcn-3"])
+@pytest.mark.parametrize(
+    "name", ["dncnn", "ffdnet", "ffdnet-rgb", "ffdnet-blind", "fsrcnn-2", "fsrcnn-4", "espcn-3"]
+)
 def test_saved_weights_equal_the_loaded_ones(name, saved, tmp_path, assert_trees_equal):
     theirs, ours = NETWORKS[name]
     state = randomized(theirs).state_dict()
-    module, variables = load_torch_weights(saved(state), ours.scale)
+    module, variables, _ = load_torch_weights(saved(state), ours.scale)
     path = tmp_path / "again.safetensors"
     save_torch_weights(path, module, variables["params"])
     again = safetensors.numpy.load_file(path)
@@ -176,7 +210,7 @@ def test_saved_weights_equal_the_loaded_ones(name, saved, tmp_path, assert_trees
         np.testing.assert_array_equal(again[key], value.numpy())
     # The saved file also stores the scale, which an FSRCNN's names and shapes do not determine.
     assert load_torch_weights(path)[0] == module
-    assert_trees_equal(load_torch_weights(path)[1], variables)
+    assert_trees_equal(load_torch_weights(path).variables, variables)
 
 
 def message_of(call):
@@ -251,7 +285,7 @@ def test_a_malformed_scale_in_the_metadata_is_refused(tmp_path):
 
 def test_safetensors_are_loaded_without_pytorch(saved, tmp_path, monkeypatch):
     path = saved(randomized(dncnn()).state_dict())
-    module, variables = load_torch_weights(path)
+    module, variables, _ = load_torch_weights(path)
     other = tmp_path / "weights.safetensors"
     save_torch_weights(other, module, variables["params"])
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -263,7 +297,6 @@ def test_safetensors_are_loaded_without_pytorch(saved, tmp_path, monkeypatch):
     ("module", "message"),
     [
         (DnCNN(depth=4), "fold_batch_norm"),
-        (DnCNN(depth=7, norm="none"), "IRCNN"),
         (FSRCNN(upsampling="resize"), "'resize'"),
         (ESPCN(activation="relu"), "'relu'"),
         (ConvDeconv(), "ConvDeconv"),
@@ -277,7 +310,7 @@ def test_unsupported_networks_are_not_saved(module, message, tmp_path):
 
 
 def test_parameters_of_another_network_are_not_saved(saved, tmp_path):
-    module, variables = load_torch_weights(saved(dncnn().state_dict()))
+    module, variables, _ = load_torch_weights(saved(dncnn().state_dict()))
     path = tmp_path / "weights.safetensors"
     other = DnCNN(1, 4, 5, norm="none")
     message = message_of(lambda: save_torch_weights(path, other, variables["params"]))
@@ -292,7 +325,7 @@ def test_parameters_of_another_network_are_not_saved(saved, tmp_path):
 def test_dncnn_reaches_the_psnr_of_pytorch():
     """The expected PSNR was measured with PyTorch on the same noise."""
     data = Path(os.environ["DECONV_JAX_DATA"])
-    module, variables = load_torch_weights(data / "weights" / "dncnn_25.pth")
+    module, variables, _ = load_torch_weights(data / "weights" / "dncnn_25.pth")
     with Image.open(data / "set12" / "01.png") as file:
         clean = np.asarray(file) / 255
     noisy = clean + np.random.RandomState(0).normal(0, 25 / 255, clean.shape)
