@@ -14,7 +14,7 @@ from deconv_jax.data.config import Data
 from deconv_jax.data.degradations import DEGRADATIONS, Degradation
 from deconv_jax.data.source_configs import SOURCE_CHOICES
 from deconv_jax.data.views import VIEWS, View
-from deconv_jax.errors import at_least
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.models import MODELS
 from deconv_jax.tasks import TASKS
 from deconv_jax.training.loop import TrainingConfig
@@ -45,9 +45,13 @@ class Experiment:
       optimizer: Optimizer and learning-rate schedule.
       precision: Precision of the computation.
       seed: Seed of the initial weights, the order of examples and the task's random numbers, at least 0.
+      init_from: Source of the initial weights: the workdir of a run, of which the last checkpoint is read, or
+        a weights file (.safetensors, .pth or .pt); see `initial_weights`. None for random weights.
+      init_exclude: Parameters that are not copied from `init_from`, such as ["upsample"]; a name stands for
+        itself and for all parameters below it.
 
     Raises:
-      InputError: The seed is negative.
+      InputError: The seed is negative, or `init_exclude` is set without `init_from`.
     """
 
     task: Task
@@ -56,9 +60,15 @@ class Experiment:
     optimizer: Optimizer
     precision: Precision = "f32"
     seed: int = 0
+    init_from: str | None = None
+    init_exclude: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        if self.init_exclude and self.init_from is None:
+            raise InputError(
+                f"config.init_exclude requires config.init_from; got init_exclude={self.init_exclude}"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "Experiment":

@@ -12,7 +12,8 @@ import jax
 from deconv_jax.data.overlap import overlaps
 from deconv_jax.data.sources import Source
 from deconv_jax.experiment import Experiment
-from deconv_jax.io import kind_of, make_folder, write_png
+from deconv_jax.initial_weights import copy_weights, describe_copy, read_initial_weights
+from deconv_jax.io import kind_of, make_folder, read_json, write_png
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.loop import LoopData, fit
 from deconv_jax.training.loop_data import (
@@ -28,10 +29,12 @@ from deconv_jax.training.state import TrainState
 from deconv_jax.viz.plots import draw
 from deconv_jax.workdir import (
     CHECKPOINTS,
+    INITIAL_WEIGHTS,
     INPUTS,
     Checkpoint,
     check_unchanged,
     check_workdir,
+    has_checkpoint,
     load_state,
     open_workdir,
     provenance,
@@ -47,18 +50,20 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
     """Train an experiment, or resume it from the last checkpoint in its workdir.
 
     The workdir receives checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and,
-    at the end of training, result.json. A finished run is not trained again. A folder of images without
-    subfolders for the splits is split at random. Progress and notes go to standard error.
+    at the end of training, result.json. With `init_from`, it also receives initial_weights.json. A finished
+    run is not trained again. A folder of images without subfolders for the splits is split at random.
+    Progress and notes go to standard error.
 
     Returns:
       The content of result.json: "metrics" and "baseline", each {"test": {name: value}}; "config", "step",
       "protocol" (definition of the metrics), "counts" (examples by split), "data" (fingerprint by split),
       "overlapping_splits", "parameters" (their number), "seed", "resumed_at_step" (0 if not resumed),
-      "wall_time_s" (of the last command), and the keys of `workdir.provenance`.
+      "wall_time_s" (of the last command); with `init_from`, "initial_weights" (`initial_weights.copy_weights`);
+      and the keys of `workdir.provenance`.
 
     Raises:
-      InputError: The config does not fit the data, the devices or the workdir; the data cannot be opened;
-        another process is using the workdir; the disk is full; or, as `Diverged`, the loss or the gradient
+      InputError: The config does not fit the data, the devices or the workdir; the data or the initial
+        weights cannot be opened; another process is using the workdir; the disk is full; or, as `Diverged`, the loss or the gradient
         norm became NaN or infinite.
       Interrupted: After SIGTERM or SIGINT, once the state is saved.
     """
@@ -81,7 +86,10 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
         # 2. Initial state.
         state = devices.init(lambda key: task.init(key, example), jax.random.key(experiment.seed))
-        write_description(workdir, experiment, example)
+        copied = None
+        if experiment.init_from is not None and not has_checkpoint(workdir):
+            state, copied = _copy_initial_weights(state, experiment, devices)
+        write_description(workdir, experiment, example, copied)
 
         with Checkpoints(
             workdir / CHECKPOINTS, monitor=task.monitor, config=experiment.to_dict()
@@ -129,6 +137,11 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             "parameters": sum(a.size for a in jax.tree.leaves(state.params)),
             "seed": experiment.seed,
             "resumed_at_step": resumed_at or 0,
+            **(
+                {"initial_weights": read_json(workdir / INITIAL_WEIGHTS)}
+                if experiment.init_from
+                else {}
+            ),
             **origin,
             "wall_time_s": round(time.perf_counter() - started, 2),
         }
@@ -191,6 +204,18 @@ def _with_splits(experiment: Experiment) -> Experiment:
             file=sys.stderr,
         )
     return dataclasses.replace(experiment, data=data)
+
+
+def _copy_initial_weights(
+    state: TrainState, experiment: Experiment, devices: Devices
+) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state with the weights that `init_from` names, and their description; print a note."""
+    assert experiment.init_from is not None
+    weights = read_initial_weights(experiment.init_from, experiment.task)
+    state, copied = copy_weights(state, weights, devices, experiment.init_exclude or ())
+    if jax.process_index() == 0:
+        print(*describe_copy(copied), sep="\n", file=sys.stderr)
+    return state, copied
 
 
 def _finished_result(workdir: Path, experiment: Experiment) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import operator
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ Checkpoint = Literal["last", "best"] | int
 """The last checkpoint, the best on the validation split, or the one of a step."""
 
 CONFIG, INPUTS, RESULT, CHECKPOINTS = "config.json", "inputs.json", "result.json", "checkpoints"
+INITIAL_WEIGHTS = "initial_weights.json"
 
 UNCHECKED_DATA_KEYS = frozenset({"data_dir", "workers", "prefetch"})
 """Keys of `config.data` that may change when a run resumes, because results do not depend on them."""
@@ -82,6 +83,11 @@ def check_unchanged(where: str, before: Experiment, experiment: Experiment) -> N
         )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Return whether a run has saved a checkpoint that is not set aside as damaged."""
+    return any(name.isdecimal() for name in list_names(workdir / CHECKPOINTS))
+
+
 @contextlib.contextmanager
 def workdir_lock(workdir: Path) -> Iterator[None]:
     """Hold the lock of a workdir, which is created if missing, in a `with` block.
@@ -103,18 +109,27 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
         yield
 
 
-def write_description(workdir: Path, experiment: Experiment, example: Batch) -> None:
+def write_description(
+    workdir: Path,
+    experiment: Experiment,
+    example: Batch,
+    initial_weights: Mapping[str, Any] | None = None,
+) -> None:
     """Write config.json and inputs.json in the first process, and wait for them in the others.
 
     Args:
       workdir: Folder of the run.
       experiment: Experiment to describe.
       example: Batch of one training example.
+      initial_weights: Content of initial_weights.json, from `initial_weights.copy_weights`; None leaves the
+        file as it is.
     """
     if jax.process_index() == 0:
         # Write the config first: a folder with other files but no config is refused.
         write_json(workdir / CONFIG, experiment.to_dict())
         write_inputs(workdir, example)
+        if initial_weights is not None:
+            write_json(workdir / INITIAL_WEIGHTS, dict(initial_weights))
     wait_for_all("config written")
 
 

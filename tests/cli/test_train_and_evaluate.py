@@ -41,7 +41,10 @@ FEW = {
         ("--config.batch_size=4", "did you mean config.training.batch_size?"),
         ("--config.task.num_steps=4", "did you mean config.training.num_steps?"),
         ("--config.data.lerning_rate=1", "did you mean config.optimizer.learning_rate?"),
-        ("--config.zzz=1", "known are: data, optimizer, precision, seed, task, training"),
+        (
+            "--config.zzz=1",
+            "known are: data, init_exclude, init_from, optimizer, precision, seed, task",
+        ),
         ("--config.data.source=qqqq", "no data set 'qqqq'; valid are digits, photographs, folder:"),
         ("--config.optimizer.schedule=cosin", "config.optimizer.schedule must be one of"),
         (
