@@ -45,8 +45,9 @@ class Experiment:
       optimizer: Optimizer and learning-rate schedule.
       precision: Precision of the computation.
       seed: Seed of the initial weights, the order of examples and the task's random numbers, at least 0.
-      init_from: Source of the initial weights: the workdir of a run, of which the last checkpoint is read, or
-        a weights file (.safetensors, .pth or .pt); see `initial_weights`. None for random weights.
+      init_from: Source of the initial weights: the name of a model, such as "denoise"; the workdir of a run,
+        of which the last checkpoint is read; or a weights file (.safetensors, .pth or .pt). None for random
+        weights.
       init_exclude: Parameters that are not copied from `init_from`, such as ["upsample"]; a name stands for
         itself and for all parameters below it.
 

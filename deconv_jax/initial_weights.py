@@ -1,4 +1,4 @@
-"""Initial weights of a run, copied from a run or a weights file: `config.init_from`.
+"""Initial weights of a run, copied from a named model, a run or a weights file: `config.init_from`.
 
 Parameters and batch statistics with the same path and shape are copied. The others keep their
 initialization and are listed. A path is a name such as "layer_0/Conv_0/kernel"; in a GAN it starts with
@@ -8,7 +8,7 @@ initialization and are listed. A path is a name such as "layer_0/Conv_0/kernel";
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deconv_jax.errors import InputError
+from deconv_jax import zoo
+from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, open_regular
 from deconv_jax.models.weight_files import abbreviate_names
 from deconv_jax.models.weight_import import load_torch_weights
@@ -43,20 +44,32 @@ class InitialWeights:
     origin: Mapping[str, Any]
 
 
-def read_initial_weights(source: str, task: Task) -> InitialWeights:
+def read_initial_weights(
+    source: str, task: Task, report: Callable[[str], None] | None = None
+) -> InitialWeights:
     """Read the weights that `config.init_from` names.
 
     Args:
-      source: Path of a weights file (.safetensors, .pth or .pt) or the workdir of a run, of which the last
-        checkpoint is read, with averaged weights if there are any. Environment variables are expanded.
-      task: Task to initialize. An FSRCNN without a scale in its file is read with the scale of the task.
+      source: Name of a model in the package (`zoo.names`) or of a family; a weights file (.safetensors, .pth
+        or .pt); or the workdir of a run, of which the last checkpoint is read, with averaged weights if there
+        are any. Environment variables are expanded. A folder with the name of a model is written "./NAME".
+      task: Task to initialize. Its channels and scale select the model of a family, and its scale is that of
+        an FSRCNN whose file has none.
+      report: Function that is called with a message if an attribute of a network follows from the names in
+        its file alone.
 
     Raises:
-      InputError: There is no such file or run, or it cannot be read.
+      InputError: There is no such model, file or run, or it cannot be read.
     """
     path = Path(os.path.expandvars(source))
     facts: dict[str, Any]
-    if path.suffix in _WEIGHT_SUFFIXES:
+    if source in zoo.FAMILIES or source in zoo.names():
+        model = _load_model(source, task)
+        variables, facts = model.variables, {"sha256": model.card["sha256"]}
+        if isinstance(model.task, GAN):
+            variables = {key: {"generator": tree} for key, tree in variables.items()}
+        kind, source = "model", model.name
+    elif path.suffix in _WEIGHT_SUFFIXES:
         kind, variables, facts = (
             "weights file",
             _read_file(path, task),
@@ -68,8 +81,9 @@ def read_initial_weights(source: str, task: Task) -> InitialWeights:
         facts = {"step": step, "sha256": _hash_variables(variables)}
     else:
         raise InputError(
-            f"config.init_from must be the workdir of a run or a {', '.join(_WEIGHT_SUFFIXES)} file; "
-            f"got {source!r}"
+            "config.init_from must be the name of a model, the workdir of a run or a "
+            f"{', '.join(_WEIGHT_SUFFIXES)} file; got {source!r}; "
+            f"{did_you_mean(source, [*zoo.names(), *zoo.FAMILIES])}"
         )
     return InitialWeights(variables, {"source": source, "kind": kind} | facts)
 
@@ -142,30 +156,40 @@ def describe_copy(report: Mapping[str, Any]) -> Iterator[str]:
     step = f", step {report['step']}" if "step" in report else ""
     total = report["copied"] + sum(len(report[k]) for k in ("excluded", "missing", "other_shape"))
     yield (
-        f"note: initial weights from the {report['kind']} {report['source']}{step}: "
+        f"initial weights from the {report['kind']} {report['source']}{step}: "
         f"{report['copied']} of {total} arrays copied"
     )
     for path, (here, there) in report["other_shape"].items():
-        yield f"  not copied, {path} has shape {tuple(here)} here and {tuple(there)} there"
+        yield f"not copied, {path} has shape {tuple(here)} here and {tuple(there)} there"
     for key, reason in (
         ("excluded", "not copied, excluded by init_exclude"),
         ("missing", "not copied, missing in the source"),
         ("unused", "unused arrays of the source"),
     ):
         if report[key]:
-            yield f"  {reason} ({len(report[key])}): {', '.join(report[key])}"
+            yield f"{reason} ({len(report[key])}): {', '.join(report[key])}"
 
 
-def _read_file(path: Path, task: Task) -> dict[str, Tree]:
+def _load_model(name: str, task: Task) -> zoo.ZooModel:
+    """Return a named model. The task's network selects the model of a family."""
+    if name not in zoo.FAMILIES:
+        return zoo.load(name)
+    network = getattr(task, "model", None)
+    return zoo.load(
+        name, channels=getattr(network, "channels", None), scale=getattr(network, "scale", None)
+    )
+
+
+def _read_file(path: Path, task: Task, report: Callable[[str], None] | None) -> dict[str, Tree]:
     """Return the variables of a weights file."""
     try:
-        _, variables = load_torch_weights(path)
+        variables = load_torch_weights(path, report=report).variables
     except InputError:
         scale = getattr(getattr(task, "model", None), "scale", 1)
         if scale == 1:
             raise
         # The variables of an FSRCNN do not determine its scale, which its file may lack.
-        _, variables = load_torch_weights(path, scale)
+        variables = load_torch_weights(path, scale, report=report).variables
     return {"batch_stats": {}} | jax.tree.map(np.asarray, variables)
 
 

@@ -211,10 +211,14 @@ def _copy_initial_weights(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state with the weights that `init_from` names, and their description; print a note."""
     assert experiment.init_from is not None
-    weights = read_initial_weights(experiment.init_from, experiment.task)
+
+    def say(line: str) -> None:
+        if jax.process_index() == 0:
+            print(f"note: {line}", file=sys.stderr)
+
+    weights = read_initial_weights(experiment.init_from, experiment.task, say)
     state, copied = copy_weights(state, weights, devices, experiment.init_exclude or ())
-    if jax.process_index() == 0:
-        print(*describe_copy(copied), sep="\n", file=sys.stderr)
+    say("\n  ".join(describe_copy(copied)))
     return state, copied
 
 

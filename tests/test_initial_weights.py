@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from deconv_jax import zoo
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.initial_weights import (
@@ -36,6 +37,16 @@ GAN = {
     },
     "discriminator": {"name": "dcgan_discriminator", "width": 2},
 }
+
+
+def super_resolution(scale):
+    values = {"name": "restoration", "degradation": {"name": "downsample", "scale": scale}}
+    config = {
+        "task": values | {"model": {"name": "fsrcnn", "scale": scale}, "crop": 12},
+        "data": {"source": {"name": "photographs"}},
+        "training": {"num_steps": 1, "batch_size": 8},
+    }
+    return Experiment.from_dict(config).task
 
 
 def state(*, ema, **params):
@@ -71,11 +82,11 @@ def test_same_paths_and_shapes_are_copied_and_the_others_are_named():
         "unused": ["other/kernel"],
     }
     assert list(describe_copy(report)) == [
-        "note: initial weights from the run runs/other, step 5: 2 of 5 arrays copied",
-        "  not copied, first/kernel has shape (2, 3) here and (2, 4) there",
-        "  not copied, excluded by init_exclude (1): upsample/kernel",
-        "  not copied, missing in the source (1): middle/kernel",
-        "  unused arrays of the source (1): other/kernel",
+        "initial weights from the run runs/other, step 5: 2 of 5 arrays copied",
+        "not copied, first/kernel has shape (2, 3) here and (2, 4) there",
+        "not copied, excluded by init_exclude (1): upsample/kernel",
+        "not copied, missing in the source (1): middle/kernel",
+        "unused arrays of the source (1): other/kernel",
     ]
 
 
@@ -125,24 +136,23 @@ def test_weights_file_without_a_scale_is_read_with_that_of_the_model(tmp_path):
     save_torch_weights(path, model, params)
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"scale":"2"', b'"other":"2"'))
-    values = {"name": "restoration", "degradation": {"name": "downsample", "scale": 3}, "crop": 24}
-    task = Experiment.from_dict(
-        {
-            "task": values | {"model": {"name": "fsrcnn", "scale": 3, "d": 4, "s": 2, "m": 1}},
-            "data": {"source": {"name": "photographs"}},
-            "training": {"num_steps": 1, "batch_size": 8},
-        }
-    ).task
-    read = read_initial_weights(str(path), task)
+    read = read_initial_weights(str(path), super_resolution(3))
     jax.tree.map(np.testing.assert_array_equal, read.variables["params"], dict(params))
     assert read.origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(("family", "name"), [("sr", "sr-x2"), ("sr-x3", "sr-x3")])
+def test_network_selects_the_model_of_a_family(family, name):
+    read = read_initial_weights(family, super_resolution(2))
+    model = zoo.load(name)
+    assert read.origin == {"source": name, "kind": "model", "sha256": model.card["sha256"]}
+    jax.tree.map(np.testing.assert_array_equal, read.variables, model.variables)
+
+
 @pytest.mark.parametrize("source", ["denoize", "weights.ckpt"])
-def test_unknown_source_is_an_error(small_config, source):
-    task = Experiment.from_dict(small_config()).task
-    with pytest.raises(InputError, match=r"init_from must be .*; got "):
-        read_initial_weights(source, task)
+def test_unknown_source_is_an_error(source):
+    with pytest.raises(InputError, match=r"init_from must be .*; got .*; (did you mean|known are)"):
+        read_initial_weights(source, super_resolution(2))
 
 
 def test_exclusions_require_a_source(small_config):
