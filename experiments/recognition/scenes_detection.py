@@ -13,16 +13,18 @@ from deconv_jax.config_groups import cosine_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: output_stride=4 (2, 8, 16, 32), steps=4500 (a multiple of 100, at least 200), seed=0."""
-    args = config_arguments(arg, output_stride=4, steps=4500, seed=0)
-    steps = args["steps"]
+    """Arguments: output_stride=4 (2, 8, 16, 32), width=128 (channels of the deepest maps), steps=4500 (a
+    multiple of 100, at least 200), seed=0.
+    """
+    args = config_arguments(arg, output_stride=4, width=128, steps=4500, seed=0)
+    steps, width = args["steps"], args["width"]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="detection",
         model=dict(
             name="centernet",
             num_classes=10,
-            features=(16, 32, 64, 128, 128),
+            features=(16, 32, min(64, width), width, width),
             output_stride=args["output_stride"],
             head_features=48,
         ),

