@@ -72,7 +72,7 @@ def read_initial_weights(
     elif path.suffix in _WEIGHT_SUFFIXES:
         kind, variables, facts = (
             "weights file",
-            _read_file(path, task),
+            _read_file(path, task, report),
             {"sha256": _hash_file(path)},
         )
     elif kind_of(path) == "folder":
