@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import functools
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,26 @@ from deconv_jax.errors import InputError
 _RESTORE = """\
 restore images with a trained network or a classical method
 
+  deconv-jax restore photo.jpg
+  deconv-jax restore --model denoise --noise-sigma 25 photos/ -o restored
+  deconv-jax restore --model sr --scale 4 small.png -o large.png
   deconv-jax restore --workdir runs/dncnn_25 photos/ scan.png -o restored
-  deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png -o sharp
-  deconv-jax restore --method tv --noise-sigma 15 noisy.png -o denoised
-  deconv-jax restore --method plug_and_play --kernel blur.png --noise-sigma 2.55 \\
-    --weights dncnn_15.pth --denoiser-sigma 15 --weights dncnn_50.pth --denoiser-sigma 50 \\
+  deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png
+  deconv-jax restore --method plug_and_play --model denoise --kernel blur.png --noise-sigma 2.55 \\
     blurred.png -o sharp
 
-Reads PNG, JPEG, TIFF, BMP and WebP. Folders are searched recursively, and the output keeps their
-structure. A result has the name, format, bit depth, transparency, color profile, EXIF data and
-resolution of its input. If a file cannot be restored (such as one with several pages or frames),
-lacks a reference, or already has a result, it is reported and the others are processed; the exit
-code is then 1. Folders may also hold files of other formats, hidden files and links to folders:
-these are skipped and listed at the end.
+Without flags, the named model photo removes noise and JPEG artifacts. Other models: denoise, jpeg
+and sr (enlarges); "deconv-jax models" lists all. Of denoise and jpeg, gray images get the network
+for gray images. A network that takes the noise level as input gets --noise-sigma, or else the level
+estimated for each image.
+
+Reads PNG, JPEG, TIFF, BMP, WebP, AVIF and HEIC. Folders are searched recursively, and the output
+keeps their structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A
+result has the format, bit depth, transparency, color profile, EXIF data and resolution of its input.
+If a file cannot be restored (such as one with several pages or frames), lacks a reference, or
+already has a result, it is reported and the others are processed; the exit code is then 1. Folders
+may also hold files of other formats, hidden files, links to folders and earlier results: these are
+skipped and listed at the end.
 
 A network for one channel restores the channels of a color image one by one; if it enlarges, it
 restores the luma, and the color is enlarged bicubically. A network works in tiles. A classical
@@ -44,16 +53,23 @@ fit into free memory. The method plug_and_play undoes a blur with denoising netw
 the noise level as input, or several that were each trained for one level.
 """
 _USAGE = """\
-deconv-jax restore (--workdir DIR | --weights FILE) INPUT [INPUT ...] --output DIR [options]
-       deconv-jax restore --method NAME --kernel FILE INPUT [INPUT ...] --output DIR [options]
-       deconv-jax restore --method tv|wavelet --noise-sigma SIGMA
-                          INPUT [INPUT ...] --output DIR [options]
+deconv-jax restore [--model NAME | --workdir DIR | --weights FILE]
+                          INPUT [INPUT ...] [--output FILE_OR_DIR] [options]
+       deconv-jax restore --method NAME --kernel FILE INPUT [INPUT ...] [options]
+       deconv-jax restore --method tv|wavelet --noise-sigma SIGMA INPUT [INPUT ...] [options]
        deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA
-                          (--workdir DIR | --weights FILE [--denoiser-sigma SIGMA]) ...
-                          INPUT [INPUT ...] --output DIR [options]"""
+                          (--model NAME | --workdir DIR | --weights FILE
+                          [--denoiser-sigma SIGMA]) ... INPUT [INPUT ...] [options]"""
 
 _METHOD_FLAGS = ("--kernel", "--boundary", "--option", "--denoiser-sigma")
-_NETWORK_FLAGS = ("--scale", "--tile", "--self-ensemble", "--precision")
+_NETWORK_FLAGS = (
+    "--scale",
+    "--strength",
+    "--alpha",
+    "--tile",
+    "--self-ensemble",
+    "--precision",
+)
 _TRAINING_FLAGS = ("--checkpoint", "--batch-norm-epsilon")
 
 
@@ -62,19 +78,25 @@ class _Network:
     """A trained network on the command line.
 
     Attributes:
-      flag: "--workdir" or "--weights".
-      path: Workdir of a run, or a weights file.
+      flag: "--model", "--workdir" or "--weights".
+      value: Name of a model, workdir of a run, or path of a weights file.
     """
 
     flag: str
-    path: Path
+    value: str
 
 
 def add_commands(commands: Any) -> None:
     """Add the parser of `restore`."""
     restore = add_parser(commands, "restore", _RESTORE, usage=_USAGE)
     add_inputs(restore)
-    add_output(restore, "DIR", "write the results to this folder")
+    add_output(
+        restore,
+        "FILE_OR_DIR",
+        "write the results to this folder, or the only result to this file if it has the extension of "
+        "an image (default: NAME.restored.EXT beside each input)",
+        required=False,
+    )
     restore.add_argument(
         "--format",
         metavar="png|tif|...",
@@ -85,7 +107,14 @@ def add_commands(commands: Any) -> None:
         type=float,
         metavar="SIGMA",
         help="set the standard deviation of the noise that the network or method assumes, in units "
-        "of 1/255",
+        "of 1/255 (default for networks: estimated for each image)",
+    )
+    restore.add_argument(
+        "--outscale",
+        type=float,
+        metavar="FACTOR",
+        help="resize the restored image bicubically to this multiple of the input's size; --model sr "
+        "without --scale takes the smallest network scale that suffices",
     )
     _add_network_flags(restore.add_argument_group("trained networks"))
     _add_method_flags(restore.add_argument_group("classical methods"))
@@ -95,18 +124,26 @@ def add_commands(commands: Any) -> None:
 
 def _add_network_flags(group: Any) -> None:
     group.add_argument(
-        "--workdir",
-        type=lambda path: _Network("--workdir", Path(path)),
+        "--model",
+        type=lambda name: _Network("--model", name),
         action="append",
         dest="networks",
         default=[],
+        metavar="NAME",
+        help="use this named model: photo (default), denoise, jpeg, sr, ...",
+    )
+    group.add_argument(
+        "--workdir",
+        type=lambda path: _Network("--workdir", path),
+        action="append",
+        dest="networks",
         metavar="DIR",
         help="use the model of this run (restoration); may be repeated for plug_and_play",
     )
     add_checkpoint(group)
     group.add_argument(
         "--weights",
-        type=lambda path: _Network("--weights", Path(path)),
+        type=lambda path: _Network("--weights", path),
         action="append",
         dest="networks",
         metavar="FILE",
@@ -117,7 +154,20 @@ def _add_network_flags(group: Any) -> None:
         "--scale",
         type=int,
         metavar="N",
-        help="set the upscaling factor of --weights that do not determine it",
+        help="choose the upscaling factor of --model sr (default: 2), or state that of --weights that "
+        "do not determine it",
+    )
+    group.add_argument(
+        "--strength",
+        type=float,
+        metavar="FACTOR",
+        help="multiply the noise level that the network gets; 0 changes the image least (default: 1). "
+        "A network without a noise level is blended with the input: 0 gives the input",
+    )
+    group.add_argument(
+        "--alpha",
+        choices=("bicubic", "network"),
+        help="enlarge transparency bicubically, or restore it like a gray image (default: bicubic)",
     )
     group.add_argument(
         "--batch-norm-epsilon",
@@ -217,9 +267,16 @@ def _restore(arguments: argparse.Namespace) -> int:
         suffix=arguments.format and f".{arguments.format.lower().removeprefix('.')}",
         references=arguments.reference,
         compare=arguments.compare,
+        accept_file=True,
     )
-    restorer = _classical(arguments) if arguments.method else _learned(arguments)
-    failed = restore_files(restorer, plan.jobs, protocol=protocol, overwrite=arguments.overwrite)
+    failed = restore_files(
+        _restorer(arguments),
+        plan.jobs,
+        protocol=protocol,
+        overwrite=arguments.overwrite,
+        outscale=arguments.outscale,
+        alpha=arguments.alpha or "bicubic",
+    )
     return report_skipped(plan) or (EXIT_SOME_FAILED if failed else 0)
 
 
@@ -230,12 +287,13 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 
     networks, method = arguments.networks, arguments.method
     plug_and_play = method == "plug_and_play"
-    if not plug_and_play and bool(networks) == bool(method):
+    flags = {network.flag for network in networks}
+    if networks and method and not plug_and_play:
         raise InputError(
-            "restore requires one of --workdir, --weights and --method; only --method plug_and_play "
-            "takes both a method and networks"
+            f"{networks[0].flag} cannot be combined with --method {method}; only --method "
+            "plug_and_play takes networks"
         )
-    if not plug_and_play and len(networks) > 1:
+    if len(networks) > 1 and not plug_and_play:
         raise InputError(f"only --method plug_and_play takes several networks; got {len(networks)}")
     if plug_and_play:
         refuse_flags(arguments, _NETWORK_FLAGS, f"--method {method}")
@@ -243,7 +301,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         others = (*_TRAINING_FLAGS, *_NETWORK_FLAGS, "--denoiser-sigma")
         refuse_flags(arguments, others, f"--method {method}")
     else:
-        refuse_flags(arguments, _METHOD_FLAGS, networks[0].flag)
+        refuse_flags(arguments, _METHOD_FLAGS, networks[0].flag if networks else "--model photo")
     if method and arguments.kernel is None:
         if method in METHODS and method not in DENOISING:
             raise InputError(
@@ -253,20 +311,36 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         if arguments.boundary is not None:
             raise InputError("--boundary requires --kernel")
     if plug_and_play and not networks:
-        raise InputError(f"--method {method} requires --workdir or --weights, a denoising network")
-    flags = {network.flag for network in networks}
-    if networks and "--workdir" not in flags and arguments.checkpoint is not None:
-        raise InputError("--checkpoint requires --workdir; a weights file has no checkpoints")
-    if networks and "--weights" not in flags:
-        for flag in ("scale", "batch_norm_epsilon"):
-            if getattr(arguments, flag) is not None:
-                raise InputError(f"--{flag.replace('_', '-')} requires --weights")
+        raise InputError(
+            f"--method {method} requires --model, --workdir or --weights, a denoising network"
+        )
+    if arguments.checkpoint is not None and "--workdir" not in flags:
+        raise InputError("--checkpoint requires --workdir; only runs have checkpoints")
+    if arguments.batch_norm_epsilon is not None and "--weights" not in flags:
+        raise InputError("--batch-norm-epsilon requires --weights")
+    if arguments.scale is not None and "--workdir" in flags:
+        raise InputError("--scale requires --model or --weights")
+    if arguments.outscale is not None and not 0 < arguments.outscale < math.inf:
+        raise InputError(f"--outscale must be a positive number; got {arguments.outscale:g}")
     if not arguments.reference and (arguments.border is not None or arguments.y_channel):
         raise InputError("--border and --y-channel require --reference")
 
 
-def _classical(arguments: argparse.Namespace) -> Any:
-    """Return the restorer of a classical method."""
+def _restorer(arguments: argparse.Namespace) -> Any:
+    """Return the restorer that the flags describe."""
+    from deconv_jax.inference.restoration.load import DEFAULT_MODEL
+    from deconv_jax.inference.restoration.restorer_by_channels import RestorerByChannels
+
+    if not arguments.networks and not arguments.method:
+        arguments.networks.append(_Network("--model", DEFAULT_MODEL))
+    make = _classical if arguments.method else _learned
+    if any(network.flag == "--model" for network in arguments.networks):
+        return RestorerByChannels(functools.partial(make, arguments))
+    return make(arguments)
+
+
+def _classical(arguments: argparse.Namespace, channels: int = 3) -> Any:
+    """Return the restorer of a classical method for images with a number of channels."""
     from deconv_jax.inference.restoration.blur_kernel import read_kernel
     from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
     from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
@@ -278,9 +352,16 @@ def _classical(arguments: argparse.Namespace) -> Any:
             raise InputError(f"--option must be KEY=VALUE; got {word!r}")
         options[key] = parse_literal(text)
     kernel = None if arguments.kernel is None else read_kernel(arguments.kernel)
+    loaded = [_load(network, arguments, channels) for network in arguments.networks]
     denoisers = [
-        TrainedDenoiser(str(network.path), **_load(network, arguments))
-        for network in arguments.networks
+        TrainedDenoiser(
+            n.name,
+            n.model,
+            n.variables,
+            noise_conditional=n.noise_conditional,
+            degradation=n.degradation,
+        )
+        for n in loaded
     ]
     return ClassicalRestorer(
         arguments.method,
@@ -294,48 +375,39 @@ def _classical(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _learned(arguments: argparse.Namespace) -> Any:
-    """Return the restorer of a trained network."""
+def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
+    """Return the restorer of a trained network for images with a number of channels."""
     import jax
 
     from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 
-    loaded = _load(arguments.networks[0], arguments)
+    loaded = _load(arguments.networks[0], arguments, channels)
     return LearnedRestorer(
-        loaded["model"],
-        loaded["variables"],
-        noise_conditional=loaded["noise_conditional"],
+        loaded.model,
+        loaded.variables,
+        noise_conditional=loaded.noise_conditional,
         noise_sigma=arguments.noise_sigma,
+        strength=1.0 if arguments.strength is None else arguments.strength,
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,
         ensemble=bool(arguments.self_ensemble),
     )
 
 
-def _load(network: _Network, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the model and variables of a network, and what is known about its training."""
+def _load(network: _Network, arguments: argparse.Namespace, channels: int) -> Any:
+    """Return the `LoadedNetwork` for images with a number of channels."""
+    from deconv_jax.inference.restoration import load
+
     if network.flag == "--workdir":
-        from deconv_jax.inference.restoration.load import load_restoration
-
-        task, variables = load_restoration(network.path, parse_checkpoint(arguments.checkpoint))
-        return {
-            "model": task.model,
-            "variables": variables,
-            "noise_conditional": task.noise_conditional,
-            "degradation": task.degradation,
-        }
-    from deconv_jax.io import kind_of
-    from deconv_jax.models.weight_import import load_torch_weights
-
-    kind = kind_of(network.path)
-    if kind is None:
-        raise InputError(f"--weights: no such file {network.path}")
-    if kind == "folder":
-        raise InputError(f"--weights must be a file; got the folder {network.path} (see --workdir)")
-    model, variables, noise_conditional = load_torch_weights(
-        network.path,
-        arguments.scale,
-        batch_norm_epsilon=arguments.batch_norm_epsilon,
-        report=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
-    )
-    return {"model": model, "variables": variables, "noise_conditional": noise_conditional}
+        return load.load_run(Path(network.value), parse_checkpoint(arguments.checkpoint))
+    if network.flag == "--weights":
+        return load.load_weights(
+            Path(network.value),
+            arguments.scale,
+            batch_norm_epsilon=arguments.batch_norm_epsilon,
+            report=lambda sentence: print(f"deconv-jax: {sentence}", file=sys.stderr),
+        )
+    scale = arguments.scale
+    if scale is None and arguments.outscale is not None:
+        scale = load.smallest_scale(network.value, arguments.outscale)
+    return load.load_named(network.value, channels=channels, scale=scale)

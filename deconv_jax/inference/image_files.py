@@ -1,8 +1,9 @@
 """Input files and output paths of a command, planned and checked before any work starts.
 
 A folder stands for the images in it and its subfolders, and keeps its structure below the output
-folder; the result of a file or a pattern goes directly into the output folder. Everything else in a
-folder is skipped and counted by reason.
+folder; the result of a file or a pattern goes directly into the output folder. Without an output
+folder, the result of NAME.EXT is NAME.restored.EXT beside it. Everything else in a folder is skipped
+and counted by reason.
 
 Errors that involve several files (two results with one path, a result that would replace an input)
 are raised here. Errors of a single file, such as a missing reference or a named pipe, are raised
@@ -24,6 +25,8 @@ _MAX_NAMES = 20
 """Maximum number of files that a summary line names."""
 _COMPARISON = ".compare.png"
 """Suffix of before-and-after pictures, which are never inputs."""
+_RESTORED = ".restored"
+"""End of the stem of results beside their inputs, which folders and patterns skip."""
 _EARLIER_RESULT = "output of an earlier run"
 _DUPLICATE = "duplicate of another input"
 _MATCHED_FOLDER = "folder matched by a pattern"
@@ -86,11 +89,12 @@ class Plan(FoundFiles):
 
 def plan_jobs(
     inputs: Sequence[str],
-    output: Path,
+    output: Path | None,
     *,
     suffix: str | None = None,
     references: Path | None = None,
     compare: bool = False,
+    accept_file: bool = False,
 ) -> Plan:
     """Return one job per image that the inputs stand for.
 
@@ -98,11 +102,14 @@ def plan_jobs(
       inputs: Paths of files and folders, and patterns such as "photos/*.jpg" or "**/*.png"; at least
         one.
       output: Folder for the results. Files in it are never inputs: folders and patterns skip them,
-        and naming one is an error.
+        and naming one is an error. None writes NAME.restored.EXT beside each NAME.EXT; folders and
+        patterns then skip files with such a name.
       suffix: File suffix of the results, a key of `FORMATS`; None to keep each input's suffix.
       references: Folder of ground-truth images, which have the inputs' relative paths with any
         suffix.
       compare: Whether to write NAME.compare.png beside each result.
+      accept_file: Whether an output with a suffix of `FORMATS` that is not an existing folder is the
+        file of the only result.
 
     Returns:
       Jobs in the order of the inputs. The result of a file from an input folder keeps its path
@@ -111,45 +118,100 @@ def plan_jobs(
 
     Raises:
       InputError: The suffix is unknown; `output` or `references` is not a folder; an input does not
-        exist or is in the output folder; a folder or pattern contains no images; two results have the
-        same path; a result would replace an input or a reference; or no image has a reference.
+        exist or is in the output folder; a folder or pattern contains no images; an output file has
+        several inputs or another suffix than `suffix`; two results have the same path; a result would
+        replace an input or a reference; or no image has a reference.
     """
     if suffix is not None and suffix not in FORMATS:
         raise InputError(f"no image format {suffix!r}; {did_you_mean(suffix, FORMATS)}")
-    if kind_of(output) not in ("folder", None):
-        raise InputError(f"output {output} is not a folder")
     if references is not None and kind_of(references) != "folder":
         raise InputError(f"reference folder {references} is not a folder")
+    file = None
+    if accept_file and output is not None and _names_file(output):
+        if suffix is not None and output.suffix.lower() != suffix:
+            raise InputError(f"output {output} has another format than {suffix}")
+        file, output = output, None
+    elif output is not None and kind_of(output) not in ("folder", None):
+        raise InputError(f"output {output} is not a folder")
+    found = _find_inputs(inputs, output, file)
+    if file is not None and len(found.files) > 1:
+        raise InputError(
+            f"output {file} is a single file, but there are {len(found.files)} inputs; name a folder"
+        )
+    jobs = [
+        _job(source, relative, output, file, suffix, references, compare)
+        for source, relative in found.files
+    ]
+    _check_paths(jobs)
+    if not any(job.reference is None or _is(job.reference, "file") for job in jobs):
+        raise InputError(f"{references} contains no reference for any of the {len(jobs)} images")
+    return Plan(found.files, found.skipped, jobs)
+
+
+def _names_file(output: Path) -> bool:
+    return output.suffix.lower() in FORMATS and kind_of(output) != "folder"
+
+
+def _find_inputs(inputs: Sequence[str], output: Path | None, file: Path | None) -> FoundFiles:
+    """Return the inputs of a command that writes to a folder, to one file or beside the inputs."""
+    if file is not None:
+        return expand_inputs(inputs)
+    if output is None:
+        return expand_inputs(
+            inputs,
+            is_result=lambda path: (
+                path.stem.endswith(_RESTORED) or path.name.endswith(_COMPARISON)
+            ),
+        )
     results = _resolve(output)
-
-    def is_result(file: Path) -> bool:
-        return _resolve(file).is_relative_to(results) or file.name.endswith(_COMPARISON)
-
     for name in inputs:
         path = Path(name)
         if kind_of(path) not in ("folder", None) and _resolve(path).is_relative_to(results):
             raise InputError(
                 f"input {name} is in the output folder {output}; choose another output folder"
             )
-    found = expand_inputs(inputs, is_result=is_result)
-    jobs: list[Job] = []
+    return expand_inputs(
+        inputs,
+        is_result=lambda path: (
+            _resolve(path).is_relative_to(results) or path.name.endswith(_COMPARISON)
+        ),
+    )
+
+
+def _job(
+    source: Path,
+    relative: Path,
+    output: Path | None,
+    file: Path | None,
+    suffix: str | None,
+    references: Path | None,
+    compare: bool,
+) -> Job:
+    if file is not None:
+        result = file
+    elif output is None:
+        result = source.with_name(f"{source.stem}{_RESTORED}{suffix or source.suffix}")
+    else:
+        result = output / (relative if suffix is None else relative.with_suffix(suffix))
+    return Job(
+        source,
+        result,
+        reference=None if references is None else _reference(references, relative),
+        comparison=result.with_name(result.name + _COMPARISON) if compare else None,
+    )
+
+
+def _check_paths(jobs: Sequence[Job]) -> None:
+    """Raise InputError if two jobs write to one path, or one would replace an input or reference."""
     writers: dict[Path, Path] = {}
-    for source, relative in found.files:
-        result = relative if suffix is None else relative.with_suffix(suffix)
-        job = Job(
-            source,
-            output / result,
-            reference=None if references is None else _reference(references, relative),
-            comparison=output / result.with_name(result.name + _COMPARISON) if compare else None,
-        )
+    for job in jobs:
         for path in _outputs(job):
-            other = writers.setdefault(_resolve(path), source)
-            if other != source:
+            other = writers.setdefault(_resolve(path), job.source)
+            if other != job.source:
                 raise InputError(
-                    f"{other} and {source} would both be written to {path}; choose different output "
-                    "folders"
+                    f"{other} and {job.source} would both be written to {path}; choose different "
+                    "output folders"
                 )
-        jobs.append(job)
     for job in jobs:
         for path in filter(None, (job.source, job.reference)):
             writer = writers.get(_resolve(path))
@@ -157,9 +219,6 @@ def plan_jobs(
                 raise InputError(
                     f"the result of {writer} would replace {path}; choose another output folder"
                 )
-    if not any(job.reference is None or _is(job.reference, "file") for job in jobs):
-        raise InputError(f"{references} contains no reference for any of the {len(jobs)} images")
-    return Plan(found.files, found.skipped, jobs)
 
 
 def find_images(inputs: Sequence[str], output: Path) -> FoundFiles:

@@ -18,10 +18,12 @@ class ProgressCallback:
     Attributes:
       on_progress: Receives the completed fraction, which increases to 1.
       on_message: Receives a sentence to show to the user.
+      on_note: Receives words for the line about the result, such as "sigma 14.2 estimated".
     """
 
     on_progress: Callable[[float], None]
     on_message: Callable[[str], None]
+    on_note: Callable[[str], None] = lambda _: None
 
 
 SILENT = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)

@@ -77,6 +77,44 @@ def test_earlier_results_are_skipped(touch):
     assert plan.summary() == ["skipped 1 (output of an earlier run): in/results/a.png"]
 
 
+def test_results_go_beside_their_inputs_without_an_output(touch):
+    touch("a.b.png", "in/c.JPG", "in/c.restored.JPG", "in/deep/d.tif", "in/c.restored.png")
+    plan = plan_jobs(["a.b.png", "in"], None, compare=True)
+    assert [(str(job.source), str(job.output)) for job in plan.jobs] == [
+        ("a.b.png", "a.b.restored.png"),
+        ("in/c.JPG", "in/c.restored.JPG"),
+        ("in/deep/d.tif", "in/deep/d.restored.tif"),
+    ]
+    assert plan.jobs[0].comparison == Path("a.b.restored.png.compare.png")
+    assert plan.summary() == [
+        "skipped 2 (output of an earlier run): in/c.restored.JPG, in/c.restored.png"
+    ]
+    # A file that is named is restored, whatever its name.
+    (job,) = plan_jobs(["in/c.restored.png"], None, suffix=".tif").jobs
+    assert job.output == Path("in/c.restored.restored.tif")
+    touch("in/c.png")
+    with pytest.raises(InputError, match=r"c.JPG and in/c.png would both be written to in/c.rest"):
+        plan_jobs(["in/c.JPG", "in/c.png"], None, suffix=".tif")
+
+
+def test_an_output_with_a_suffix_is_the_file_of_the_only_result(touch):
+    touch("a.png", "b.png", "in/c.png")
+    Path("folder.png").mkdir()
+    out = Path("new/out.TIF")
+    (job,) = plan_jobs(["a.png"], out, compare=True, accept_file=True).jobs
+    assert (job.output, job.comparison) == (out, Path("new/out.TIF.compare.png"))
+    assert plan_jobs(["in"], out, suffix=".tif", accept_file=True).jobs[0].output == out
+    (job,) = plan_jobs(["a.png"], Path("folder.png"), accept_file=True).jobs
+    assert job.output == Path("folder.png/a.png")
+    for inputs, output, suffix, message in (
+        (["a.png", "b.png"], "c.png", None, "c.png is a single file, but there are 2 inputs"),
+        (["a.png"], "a.png", None, "result of a.png would replace a.png"),
+        (["a.png"], "b.png", ".tif", r"output b.png has another format than .tif"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan_jobs(inputs, Path(output), suffix=suffix, accept_file=True)
+
+
 def test_skipped_files_are_counted_and_named(touch):
     """Other formats, links to folders, hidden files, duplicates and comparisons."""
     touch("in/a.png", "in/b.heic", "in/c.gif", "in/.d.png", "in/.e/f.png", "in/a.png.compare.png")

@@ -28,6 +28,7 @@ from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.memory import working_bytes
 from deconv_jax.inference.progress import ProgressCallback
+from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 from deconv_jax.inference.self_ensemble import ensemble_field, self_ensemble
 from deconv_jax.inference.tiling import (
     PROBE_TILE,
@@ -78,8 +79,10 @@ class LearnedRestorer:
       model: Network with the attributes of `RestorationModel`.
       variables: Collection "params", and "batch_stats" if the network has it.
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
-      noise_sigma: Standard deviation of the noise for that map, in units of 1/255; required by, and
-        only for, noise-conditional networks.
+      noise_sigma: Standard deviation of the noise for that map, in units of 1/255; only for
+        noise-conditional networks. None estimates it for each image (`estimate_noise_sigma`).
+      strength: Factor of the noise level for noise-conditional networks. For other networks, which must
+        keep the size, the weight of the restored image in a blend with the input, at most 1.
       precision: "bf16" computes in bfloat16; an image for which that overflows is restored again in
         float32.
       tile: Side of a tile, in pixels. None restores images up to 256 pixels per side whole, and larger
@@ -88,14 +91,16 @@ class LearnedRestorer:
         long.
 
     Raises:
-      InputError: The model is not a restoration network for 1 or 3 channels, `noise_sigma` is missing,
-        negative or not applicable, or the tile is smaller than the receptive field allows.
+      InputError: The model is not a restoration network for 1 or 3 channels, `noise_sigma` or
+        `strength` is out of range or not applicable, or the tile is smaller than the receptive field
+        allows.
     """
 
     model: nn.Module
     variables: Tree
     noise_conditional: bool = False
     noise_sigma: float | None = None
+    strength: float = 1.0
     precision: Precision = "f32"
     tile: int | None = None
     ensemble: bool = False
@@ -103,8 +108,6 @@ class LearnedRestorer:
 
     def __post_init__(self) -> None:
         check_restoration_model(self.model)
-        if self.noise_conditional and self.noise_sigma is None:
-            raise InputError("a noise-conditional network requires noise_sigma; got None")
         if self.noise_sigma is not None:
             if not self.noise_conditional:
                 raise InputError(
@@ -112,6 +115,18 @@ class LearnedRestorer:
                     f"noise_sigma={self.noise_sigma}"
                 )
             at_least("noise_sigma", self.noise_sigma, 0.0)
+        at_least("strength", self.strength, 0.0)
+        if not self.noise_conditional and self.strength != 1.0:
+            if self.scale > 1:
+                raise InputError(
+                    "strength requires a network that keeps the size of the image; got scale "
+                    f"{self.scale}"
+                )
+            if self.strength > 1.0:
+                raise InputError(
+                    "strength must be in [0, 1] for a network without a noise level; got "
+                    f"{self.strength:g}"
+                )
         if self.tile is not None:
             check_tile(self.tile, self._field(3))
 
@@ -125,21 +140,46 @@ class LearnedRestorer:
 
         Args:
           pixels: Image in [0, 1] with 1 or 3 channels.
-          progress: Callbacks for each tile, and for the message that float32 is used instead of bf16.
+          progress: Callbacks for each tile, for the message that float32 is used instead of bf16, and
+            for a note of the estimated noise level.
 
         Raises:
           InputError: The output is not finite, or the image is empty.
         """
+        if not self.noise_conditional:
+            restored = self._restore(pixels, None, progress)
+            if self.strength == 1.0:
+                return restored
+            return pixels + np.float32(self.strength) * (restored - pixels)
+        sigma = self.noise_sigma
+        if sigma is None:
+            sigma = estimate_noise_sigma(pixels)
+            progress.on_note(f"sigma {sigma:.1f} estimated")
+        return self.restore_at(pixels, sigma, progress)
+
+    def restore_at(self, pixels: Pixels, sigma: float, progress: ProgressCallback) -> Pixels:
+        """Return the image restored by a noise-conditional network at a noise level.
+
+        Args:
+          pixels: Image in [0, 1] with 1 or 3 channels.
+          sigma: Standard deviation of the noise, in units of 1/255, to be multiplied by `strength`.
+          progress: Callbacks, as in `__call__`.
+
+        Raises:
+          InputError: The output is not finite, or the image is empty.
+        """
+        return self._restore(pixels, jnp.float32(self.strength * sigma / 255.0), progress)
+
+    def _restore(self, pixels: Pixels, level: Array | None, progress: ProgressCallback) -> Pixels:
         channels = pixels.shape[-1]
         field = self._field(channels)
         tile = self.tile
         if tile is None and max(pixels.shape[:2]) > PROBE_TILE:
             tile = self._default_tile(channels, field)
         for precision in dict.fromkeys((self.precision, "f32")):
+            apply = self._apply(level, precision)
             try:
-                return restore_tiled(
-                    self._apply(precision), pixels, field, tile, progress.on_progress
-                )
+                return restore_tiled(apply, pixels, field, tile, progress.on_progress)
             except _NotFinite:
                 if precision != "f32":
                     progress.on_message(f"the output is not finite in {precision}; retrying in f32")
@@ -151,13 +191,9 @@ class LearnedRestorer:
         return cast(RestorationModel, self.model)
 
     @functools.cached_property
-    def _arguments(self) -> tuple[nn.Module, Tree, Array | None]:
-        """Arguments of `_restore_tile` other than the images; weights move to the device once."""
-        variables = jax.device_put(
-            {"batch_stats": {}} | dict(self.variables), jax.local_devices()[0]
-        )
-        level = None if self.noise_sigma is None else jnp.float32(self.noise_sigma / 255.0)
-        return self.model, variables, level
+    def _device_variables(self) -> Tree:
+        """The variables on the device, where they are moved once."""
+        return jax.device_put({"batch_stats": {}} | dict(self.variables), jax.local_devices()[0])
 
     def _field(self, channels: int) -> ReceptiveField:
         """Return the receptive field for images with this number of channels."""
@@ -176,17 +212,21 @@ class LearnedRestorer:
 
             def program_bytes(side: int) -> int:
                 images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-                lowered = _restore_tile.lower(*self._arguments, images, precision=self.precision)
+                level = jnp.float32(0.0) if self.noise_conditional else None
+                arguments = self.model, self._device_variables, level, images
+                lowered = _restore_tile.lower(*arguments, precision=self.precision)
                 return working_bytes(lowered.compile())
 
             self._tiles[channels] = default_tile(program_bytes, field)
         return self._tiles[channels]
 
-    def _apply(self, precision: Precision) -> Apply:
+    def _apply(self, level: Array | None, precision: Precision) -> Apply:
         """Return the network as a function of a tile that raises _NotFinite."""
 
         def apply(images: Array) -> Array:
-            return _restore_tile(*self._arguments, images, precision=precision)
+            return _restore_tile(
+                self.model, self._device_variables, level, images, precision=precision
+            )
 
         network = self_ensemble(apply) if self.ensemble else apply
 

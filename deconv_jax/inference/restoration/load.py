@@ -1,15 +1,45 @@
-"""Restoration networks loaded from the workdir of a run."""
+"""Restoration networks loaded from runs, named models and weights files."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deconv_jax import zoo
+from deconv_jax.data.degradations import Degradation
+from deconv_jax.errors import InputError
+from deconv_jax.io import kind_of
 from deconv_jax.models.interfaces import RestorationModel
+from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tasks import Restoration
-from deconv_jax.training.step import init_state
+from deconv_jax.training.state import Tree
 from deconv_jax.workdir import Checkpoint, load_state, open_task
+
+DEFAULT_MODEL = "photo"
+"""Named model that restores photographs of unknown quality."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedNetwork:
+    """A restoration network, and what is known about its training.
+
+    Attributes:
+      name: Name for messages: of the model, or the path of the run or file.
+      model: Network with the attributes of `RestorationModel`.
+      variables: Collection "params", and "batch_stats" if the network has it.
+      noise_conditional: Whether the network takes a noise-level map as an additional channel.
+      degradation: Degradation of the training images; None if unknown, as for published weights.
+    """
+
+    name: str
+    model: nn.Module
+    variables: Tree
+    noise_conditional: bool = False
+    degradation: Degradation | None = None
 
 
 def load_restoration(
@@ -28,6 +58,8 @@ def load_restoration(
       InputError: The folder is not the workdir of a restoration run, or the checkpoint is missing or
         damaged.
     """
+    from deconv_jax.training.step import init_state
+
     task = open_task(workdir, Restoration)
     model = cast(RestorationModel, task.model)
     # The parameters depend neither on the image size nor on the degradation.
@@ -37,3 +69,83 @@ def load_restoration(
         workdir, checkpoint, lambda key: init_state(task.model, task.optimizer, key, image)
     )
     return task, jax.device_get(state.inference_variables())
+
+
+def load_run(workdir: Path, checkpoint: Checkpoint = "last") -> LoadedNetwork:
+    """Return the network of a run; arguments and errors as in `load_restoration`."""
+    task, variables = load_restoration(workdir, checkpoint)
+    return _trained(str(workdir), task, variables)
+
+
+def load_named(name: str, *, channels: int, scale: int | None = None) -> LoadedNetwork:
+    """Return a named restoration network.
+
+    Args:
+      name: Name of a model or of a family, see `zoo.resolve`. Of the variants of a family with the scale,
+        the one for images with these channels is chosen, or else the first.
+      channels: Number of channels of the images to restore.
+      scale: Ratio of output to input size; None for any.
+
+    Raises:
+      InputError: There is no such model, its task is not restoration, or it has another scale.
+    """
+    restoring = restoration_models()
+    if name not in restoring and (name in zoo.FAMILIES or name in zoo.names()):
+        task = zoo.card(name)["task"]
+        raise InputError(
+            f"model {name!r} is for {task}; models for restoration are {', '.join(restoring)}"
+        )
+    chosen = zoo.resolve(name, scale=scale)
+    for variant in zoo.FAMILIES.get(name, ()):
+        about = zoo.card(variant)
+        if about["channels"] == channels and scale in (None, about["scale"]):
+            chosen = variant
+            break
+    found = zoo.load(chosen)
+    return _trained(chosen, found.task, found.variables)
+
+
+def restoration_models() -> list[str]:
+    """Return the names of families and models that restore images, those of families first."""
+    cards = [zoo.card(name) for name in zoo.names()]
+    found = [about for about in cards if about["task"] == "restoration"]
+    families = dict.fromkeys(about["family"] for about in found if about["family"])
+    return [*families, *(about["name"] for about in found)]
+
+
+def smallest_scale(name: str, outscale: float) -> int | None:
+    """Return the smallest scale of a family's models that is at least `outscale`, or else the largest.
+
+    None if there is no choice: all models have one scale, or `name` is not a family.
+    """
+    scales = {zoo.card(variant)["scale"] for variant in zoo.FAMILIES.get(name, ())}
+    if len(scales) < 2:
+        return None
+    return min((scale for scale in scales if scale >= outscale), default=max(scales))
+
+
+def load_weights(
+    path: Path,
+    scale: int | None = None,
+    *,
+    batch_norm_epsilon: float | None = None,
+    report: Callable[[str], None] | None = None,
+) -> LoadedNetwork:
+    """Return the network of a file of published weights; arguments as in `load_torch_weights`.
+
+    Raises:
+      InputError: The file is missing or a folder, or as in `load_torch_weights`.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise InputError(f"--weights: no such file {path}")
+    if kind == "folder":
+        raise InputError(f"--weights must be a file; got the folder {path} (see --workdir)")
+    network = load_torch_weights(
+        path, scale, batch_norm_epsilon=batch_norm_epsilon, report=report
+    )
+    return LoadedNetwork(str(path), *network)
+
+
+def _trained(name: str, task: Restoration, variables: Tree) -> LoadedNetwork:
+    return LoadedNetwork(name, task.model, variables, task.noise_conditional, task.degradation)

@@ -7,10 +7,12 @@ protocol rounds to 8 bits itself. A result that cannot be measured is still writ
 
 import dataclasses
 import functools
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +29,13 @@ from deconv_jax.inference.restoration.measurement import measure_image, read_ref
 from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, ImageScore, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
-from deconv_jax.viz.pixels import enlarge
 
+Alpha = Literal["bicubic", "network"]
+"""Method that enlarges alpha: bicubic interpolation, or the restorer, as for a gray image."""
 BICUBIC = "bicubic"
 """Name of the baseline for enlargement."""
 COMPARISON_SIDE = 1024
-"""Maximum side of the crop that a comparison picture shows, in pixels."""
+"""Maximum side of the crop that a comparison picture shows, in pixels of the result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,11 @@ class Result:
       size: Height and width of the result, in pixels.
       seconds: Duration, with reading and writing.
       metrics: "psnr" in dB and "ssim" of the result; None without a reference.
-      input_metrics: Metrics of the input, or of its bicubic enlargement if the result is larger.
+      input_metrics: Metrics of the input, or of the input resized bicubically if the result has another size.
       measurement_error: Reason why the result could not be measured; None if it was, or if no reference was
         asked for.
-      notes: Conversions and losses when the file was read, in words.
+      notes: Conversions and losses when the file was read, and notes of the restorer, in words.
+      resized: Whether the result has another size than the input.
     """
 
     size: tuple[int, int]
@@ -55,6 +59,7 @@ class Result:
     input_metrics: ImageScore | None = None
     measurement_error: str | None = None
     notes: tuple[str, ...] = ()
+    resized: bool = False
 
 
 def restore_files(
@@ -63,6 +68,8 @@ def restore_files(
     *,
     protocol: EvaluationProtocol,
     overwrite: bool = False,
+    outscale: float | None = None,
+    alpha: Alpha = "bicubic",
 ) -> int:
     """Restore files one after another, and print a line for each and the mean of their metrics.
 
@@ -73,6 +80,7 @@ def restore_files(
       jobs: Files to read and write.
       protocol: Protocol of the measurement, for jobs with a reference.
       overwrite: Whether to replace existing results.
+      outscale, alpha: As in `restore_file`.
 
     Returns:
       Number of files that could not be restored, or not measured against their reference.
@@ -91,21 +99,27 @@ def restore_files(
             )
             try:
                 result = restore_file(
-                    restorer, job, progress, protocol=protocol, overwrite=overwrite
+                    restorer,
+                    job,
+                    progress,
+                    protocol=protocol,
+                    overwrite=overwrite,
+                    outscale=outscale,
+                    alpha=alpha,
                 )
             except InputError as error:
                 failed += 1
                 report("error", error)
             else:
                 results.append(result)
-                line = _format_result(result, restorer.scale)
-                bar.write(f"{job.source} -> {job.output}  {line}")
+                bar.write(f"{job.source} -> {job.output}  {_format_result(result)}")
             bar.show(index + 1)
     after = [result.metrics for result in results if result.metrics]
     before = [result.input_metrics for result in results if result.input_metrics]
     if after:
         mean_before = mean_of_rows(before) if before else None
-        means = _format_metrics(mean_of_rows(after), mean_before, restorer.scale)
+        resized = any(result.resized for result in results)
+        means = _format_metrics(mean_of_rows(after), mean_before, resized)
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
     unmeasured = sum(result.measurement_error is not None for result in results)
@@ -122,20 +136,26 @@ def restore_file(
     *,
     protocol: EvaluationProtocol | None = None,
     overwrite: bool = False,
+    outscale: float | None = None,
+    alpha: Alpha = "bicubic",
 ) -> Result:
     """Restore one file; the result is written completely or not at all.
 
-    Bit depth, alpha (enlarged bicubically), ICC profile, EXIF data and resolution are kept as far as
-    the format of the result allows.
+    Bit depth, alpha, ICC profile, EXIF data and resolution are kept as far as the format of the result
+    allows.
 
     Args:
       restorer: Restorer of images.
       job: File to read and files to write.
-      progress: Callbacks for progress and messages.
+      progress: Callbacks for progress and messages. Notes become `Result.notes`.
       protocol: Protocol of the measurement, for a job with a reference; None for RGB without a border.
         A reference that is larger than the result by less than the scale is cropped at the bottom and
         right ("modcrop").
       overwrite: Whether to replace an existing result.
+      outscale: Ratio of the result's to the input's size, rounded to pixels, to which the restored image
+        is resized as MATLAB's `imresize` does; None for the restorer's scale.
+      alpha: Method that enlarges alpha. "network" also restores it at its size. Constant alpha stays
+        constant.
 
     Raises:
       InputError: The file cannot be restored, a result or comparison exists and `overwrite` is False,
@@ -150,41 +170,63 @@ def restore_file(
         )
     for path in filter(None, (job.output, job.comparison)):
         check_output_path(path, overwrite=overwrite)
+    notes: list[str] = []
+    progress = dataclasses.replace(progress, on_note=notes.append)
     with catch_out_of_memory(
         f"{job.source}: not enough memory; a network needs less with a smaller tile"
     ):
         image = read_image(job.source)
+        size = _result_size(image.pixels, restorer.scale if outscale is None else outscale)
         try:
-            restored = restorer(image.pixels, progress)
+            restored = _resize(restorer(image.pixels, progress), size)
+            if alpha == "network" and image.alpha is not None and np.ptp(image.alpha) > 0:
+                silent = dataclasses.replace(progress, on_note=lambda _: None)
+                opacity = _resize(restorer(image.alpha, silent), size)
+                image = dataclasses.replace(image, alpha=np.clip(opacity, 0.0, 1.0))
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
         write_image(job.output, restored, image)
         views = {"input": image.pixels}
-        if restorer.scale > 1 and (job.reference or job.comparison) is not None:
-            views[BICUBIC] = np.asarray(ops.imresize(jnp.asarray(image.pixels), restorer.scale))
+        resized = restored.shape != image.pixels.shape
+        if resized and (job.reference or job.comparison) is not None:
+            views[BICUBIC] = _resize(image.pixels, size)
         views["restored"] = restored
         rows: dict[str, ImageScore] = {}
         measurement_error = None
         if job.reference is not None:
+            modcrop = math.ceil(restorer.scale if outscale is None else outscale)
             try:
-                rows, views["reference"] = _measure(job.reference, views, restorer.scale, protocol)
+                rows, views["reference"] = _measure(job.reference, views, modcrop, protocol)
             except InputError as error:
                 measurement_error = str(error)
         if job.comparison is not None:
-            write_png(job.comparison, _draw_comparison(views, rows, restorer.scale))
-    height, width = restored.shape[:2]
+            write_png(job.comparison, _draw_comparison(views, rows))
     return Result(
-        size=(height, width),
+        size=size,
         seconds=time.perf_counter() - started,
         metrics=rows.get("restored"),
-        input_metrics=rows.get(BICUBIC if restorer.scale > 1 else "input"),
+        input_metrics=rows.get(BICUBIC if resized else "input"),
         measurement_error=measurement_error,
-        notes=image.notes,
+        notes=(*image.notes, *notes),
+        resized=resized,
     )
 
 
+def _result_size(pixels: Pixels, scale: float) -> tuple[int, int]:
+    """Return the height and width of an image times a scale, rounded, at least 1."""
+    height, width = (max(1, math.floor(n * scale + 0.5)) for n in pixels.shape[:2])
+    return height, width
+
+
+def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return an image resized bicubically; the image itself if it has that size."""
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(ops.imresize(jnp.asarray(pixels), size=size))
+
+
 def _measure(
-    reference: Path, views: Mapping[str, Pixels], scale: int, protocol: EvaluationProtocol
+    reference: Path, views: Mapping[str, Pixels], modcrop: int, protocol: EvaluationProtocol
 ) -> tuple[dict[str, ImageScore], Pixels]:
     """Return the metrics of each view that has the result's size, and the reference.
 
@@ -193,7 +235,7 @@ def _measure(
     """
     restored = views["restored"]
     with catch_out_of_memory("not enough memory"):
-        truth = read_reference(reference, restored, scale)
+        truth = read_reference(reference, restored, modcrop)
         rows = {
             name: measure_image(protocol, view, truth)
             for name, view in views.items()
@@ -202,35 +244,35 @@ def _measure(
     return rows, truth
 
 
-def _draw_comparison(
-    views: Mapping[str, Pixels], rows: Mapping[str, ImageScore], scale: int
-) -> Image.Image:
+def _draw_comparison(views: Mapping[str, Pixels], rows: Mapping[str, ImageScore]) -> Image.Image:
     """Draw the center of each view side by side, with its name and PSNR above."""
-    side = COMPARISON_SIDE // scale
-    starts = [max(n - side, 0) // 2 for n in views["input"].shape[:2]]
+    size = views["restored"].shape[:2]
+    starts = [max(n - COMPARISON_SIDE, 0) // 2 for n in size]
     columns = []
     for name, view in views.items():
-        # The pixels of an input that was enlarged are repeated to the size of the result.
-        own, repeat = (1, scale) if name == "input" else (scale, 1)
-        crop = view[tuple(slice(own * start, own * (start + side)) for start in starts)]
-        crop = enlarge(crop, repeat)
+        # The pixels of an input with another size are repeated to that of the result.
+        place = [
+            np.arange(start, min(start + COMPARISON_SIDE, n)) * own // n
+            for start, n, own in zip(starts, size, view.shape[:2], strict=True)
+        ]
+        crop = view[np.ix_(*place)]
         columns.append(np.broadcast_to(crop, (*crop.shape[:2], 3)))
     names = [f"{name} {rows[name]['psnr']:.2f} dB" if name in rows else name for name in views]
     return picture_grid({"": np.stack(columns)}, names=names, scale=1)
 
 
-def _format_result(result: Result, scale: int) -> str:
+def _format_result(result: Result) -> str:
     height, width = result.size
-    metrics = _format_metrics(result.metrics, result.input_metrics, scale)
+    metrics = _format_metrics(result.metrics, result.input_metrics, result.resized)
     if result.measurement_error is not None:
         metrics = f"  not measured: {result.measurement_error}"
     notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
     return f"{width} x {height}  {result.seconds:.1f} s{metrics}{notes}"
 
 
-def _format_metrics(after: ImageScore | None, before: ImageScore | None, scale: int) -> str:
+def _format_metrics(after: ImageScore | None, before: ImageScore | None, resized: bool) -> str:
     """Return PSNR and SSIM of a result and of the baseline, as the end of a line."""
-    baseline = "input" if scale == 1 else BICUBIC
+    baseline = BICUBIC if resized else "input"
     words = ""
     for name, row in (("", after), (f"{baseline} ", before)):
         if row is not None:
