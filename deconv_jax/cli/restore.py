@@ -38,13 +38,13 @@ and sr (enlarges); "deconv-jax models" lists all. Of denoise and jpeg, gray imag
 for gray images. A network that takes the noise level as input gets --noise-sigma, or else the level
 estimated for each image.
 
-Reads PNG, JPEG, TIFF, BMP, WebP, AVIF and HEIC. Folders are searched recursively, and the output
-keeps their structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A
-result has the format, bit depth, transparency, color profile, EXIF data and resolution of its input.
-If a file cannot be restored (such as one with several pages or frames), lacks a reference, or
-already has a result, it is reported and the others are processed; the exit code is then 1. Folders
-may also hold files of other formats, hidden files, links to folders and earlier results: these are
-skipped and listed at the end.
+Reads PNG, JPEG, TIFF, BMP and WebP. Folders are searched recursively, and the output keeps their
+structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A result has the
+format, bit depth, transparency, color profile, EXIF data and resolution of its input. If a file
+cannot be restored (such as one with several pages or frames), lacks a reference, or already has a
+result, it is reported and the others are processed; the exit code is then 1. Folders may also hold
+files of other formats, hidden files, links to folders and earlier results: these are skipped and
+listed at the end.
 
 A network for one channel restores the channels of a color image one by one; if it enlarges, it
 restores the luma, and the color is enlarged bicubically. A network works in tiles. A classical
@@ -54,7 +54,7 @@ the noise level as input, or several that were each trained for one level.
 """
 _USAGE = """\
 deconv-jax restore [--model NAME | --workdir DIR | --weights FILE]
-                          INPUT [INPUT ...] [--output FILE_OR_DIR] [options]
+                          INPUT [INPUT ...] [-o FILE_OR_DIR] [options]
        deconv-jax restore --method NAME --kernel FILE INPUT [INPUT ...] [options]
        deconv-jax restore --method tv|wavelet --noise-sigma SIGMA INPUT [INPUT ...] [options]
        deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA
@@ -381,10 +381,12 @@ def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
 
     from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 
-    loaded = _load(arguments.networks[0], arguments, channels)
+    network = arguments.networks[0]
+    loaded = _load(network, arguments, channels)
     return LearnedRestorer(
         loaded.model,
         loaded.variables,
+        name=loaded.name if network.flag == "--model" else "",
         noise_conditional=loaded.noise_conditional,
         noise_sigma=arguments.noise_sigma,
         strength=1.0 if arguments.strength is None else arguments.strength,

@@ -159,9 +159,7 @@ def _find_inputs(inputs: Sequence[str], output: Path | None, file: Path | None) 
     if output is None:
         return expand_inputs(
             inputs,
-            is_result=lambda path: (
-                path.stem.endswith(_RESTORED) or path.name.endswith(_COMPARISON)
-            ),
+            is_result=lambda path: path.stem.endswith(_RESTORED) or path.name.endswith(_COMPARISON),
         )
     results = _resolve(output)
     for name in inputs:

@@ -78,6 +78,7 @@ class LearnedRestorer:
     Attributes:
       model: Network with the attributes of `RestorationModel`.
       variables: Collection "params", and "batch_stats" if the network has it.
+      name: Name for the note about each image; "" for no note.
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
       noise_sigma: Standard deviation of the noise for that map, in units of 1/255; only for
         noise-conditional networks. None estimates it for each image (`estimate_noise_sigma`).
@@ -98,6 +99,7 @@ class LearnedRestorer:
 
     model: nn.Module
     variables: Tree
+    name: str = ""
     noise_conditional: bool = False
     noise_sigma: float | None = None
     strength: float = 1.0
@@ -146,6 +148,8 @@ class LearnedRestorer:
         Raises:
           InputError: The output is not finite, or the image is empty.
         """
+        if self.name:
+            progress.on_note(self.name)
         if not self.noise_conditional:
             restored = self._restore(pixels, None, progress)
             if self.strength == 1.0:

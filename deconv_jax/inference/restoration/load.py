@@ -141,9 +141,7 @@ def load_weights(
         raise InputError(f"--weights: no such file {path}")
     if kind == "folder":
         raise InputError(f"--weights must be a file; got the folder {path} (see --workdir)")
-    network = load_torch_weights(
-        path, scale, batch_norm_epsilon=batch_norm_epsilon, report=report
-    )
+    network = load_torch_weights(path, scale, batch_norm_epsilon=batch_norm_epsilon, report=report)
     return LoadedNetwork(str(path), *network)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from deconv_jax import ops
-from deconv_jax.data.images import FORMATS, read_image, write_image
+from deconv_jax.data.images import FORMATS, MAX_PIXELS, read_image, write_image
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
@@ -176,8 +176,8 @@ def restore_file(
         f"{job.source}: not enough memory; a network needs less with a smaller tile"
     ):
         image = read_image(job.source)
-        size = _result_size(image.pixels, restorer.scale if outscale is None else outscale)
         try:
+            size = _result_size(image.pixels, restorer.scale if outscale is None else outscale)
             restored = _resize(restorer(image.pixels, progress), size)
             if alpha == "network" and image.alpha is not None and np.ptp(image.alpha) > 0:
                 silent = dataclasses.replace(progress, on_note=lambda _: None)
@@ -213,8 +213,16 @@ def restore_file(
 
 
 def _result_size(pixels: Pixels, scale: float) -> tuple[int, int]:
-    """Return the height and width of an image times a scale, rounded, at least 1."""
+    """Return the height and width of an image times a scale, rounded, at least 1.
+
+    Raises:
+      InputError: The result would have more than 250 million pixels (`MAX_PIXELS`).
+    """
     height, width = (max(1, math.floor(n * scale + 0.5)) for n in pixels.shape[:2])
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"the result would have {width} x {height} pixels; the limit is {MAX_PIXELS} in all"
+        )
     return height, width
 
 
@@ -249,7 +257,7 @@ def _draw_comparison(views: Mapping[str, Pixels], rows: Mapping[str, ImageScore]
     size = views["restored"].shape[:2]
     starts = [max(n - COMPARISON_SIDE, 0) // 2 for n in size]
     columns = []
-    for name, view in views.items():
+    for view in views.values():
         # The pixels of an input with another size are repeated to that of the result.
         place = [
             np.arange(start, min(start + COMPARISON_SIDE, n)) * own // n

@@ -13,6 +13,7 @@ from deconv_jax.inference import tiling
 from deconv_jax.inference.progress import SILENT, ProgressCallback
 from deconv_jax.inference.restoration import learned_restorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
+from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 from deconv_jax.models import MODELS
 from deconv_jax.models.receptive_field import ReceptiveField
 from deconv_jax.ops.color import rgb_to_ycbcr
@@ -112,14 +113,42 @@ def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
     image = draw(3, 4, 1)
     restorer = learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=51)
     np.testing.assert_allclose(restorer(image, SILENT), image + 0.2, atol=1e-6)
-    with pytest.raises(InputError, match="noise-conditional network requires noise_sigma"):
-        learned(AddsNoiseLevel(), noise_conditional=True)
     with pytest.raises(
         InputError, match=r"requires a noise-conditional network; got noise_sigma=5"
     ):
         learned(Simple(), noise_sigma=5)
     with pytest.raises(InputError, match="noise_sigma must be at least 0"):
         learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=-1)
+
+
+def test_an_unknown_noise_level_is_estimated(draw):
+    notes = []
+    progress = ProgressCallback(SILENT.on_progress, SILENT.on_message, on_note=notes.append)
+    image = draw(16, 16, 1)
+    level = estimate_noise_sigma(image) / 255.0
+    for strength in (1.0, 0.5, 0.0):
+        restorer = learned(AddsNoiseLevel(), noise_conditional=True, strength=strength)
+        np.testing.assert_allclose(restorer(image, progress), image + strength * level, atol=1e-6)
+    assert notes == [f"sigma {255.0 * level:.1f} estimated"] * 3
+    restored = restorer.restore_at(image, 51.0, progress)
+    np.testing.assert_allclose(restored, image, atol=1e-6)
+
+
+def test_strength_blends_the_input_with_the_result_of_a_blind_network(draw):
+    image = draw(3, 4, 1)
+    restored = learned(Simple(), factor=2.0, strength=0.25)(image, SILENT)
+    np.testing.assert_allclose(restored, 1.25 * image, rtol=1e-6)
+    for model, strength, message in (
+        (
+            Simple(),
+            1.5,
+            r"strength must be in \[0, 1\] for a network without a noise level; got 1.5",
+        ),
+        (Simple(), -1.0, "strength must be at least 0"),
+        (Simple(scale=2), 0.5, "strength requires a network that keeps the size"),
+    ):
+        with pytest.raises(InputError, match=message):
+            learned(model, strength=strength)
 
 
 def test_overflow_in_bfloat16_is_retried_in_float32(draw):

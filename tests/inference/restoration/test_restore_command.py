@@ -16,7 +16,13 @@ from deconv_jax.experiment import Experiment
 from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
-from deconv_jax.inference.restoration.load import load_restoration
+from deconv_jax.inference.restoration.load import (
+    load_named,
+    load_restoration,
+    restoration_models,
+    smallest_scale,
+)
+from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
 from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN
@@ -215,7 +221,7 @@ def test_a_run_restores_with_its_weights(tmp_path, folder, digits_dir, draw, cap
     for flags, message in (
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
         (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
-        (["--scale", "2"], "--scale requires --weights"),
+        (["--scale", "2"], "--scale requires --model or --weights"),
         (["--noise-sigma", "5"], "requires a noise-conditional network"),
     ):
         assert run("--workdir", tmp_path / "run", *inputs, *flags) == 2
@@ -294,8 +300,18 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "one of --workdir, --weights and --method"),
-        (["--weights", "w.pth", "--method", "wiener"], "one of --workdir, --weights and --method"),
+        (
+            ["--weights", "w.pth", "--method", "wiener"],
+            "--weights cannot be combined with --method wiener; only --method plug_and_play takes net",
+        ),
+        (["--kernel", "k.npy"], "--kernel cannot be combined with --model photo"),
+        (["--model", "denoize"], "no model 'denoize'; did you mean 'denoise'?"),
+        (["--model", "denoise", "--scale", "4"], "model 'denoise' is not available with scale=4"),
+        (["--model", "jpeg", "--noise-sigma", "5"], "requires a noise-conditional network"),
+        (["--model", "sr", "--strength", "0.5"], "strength requires a network that keeps the size"),
+        (["--model", "sr", "--outscale", "0"], "--outscale must be a positive number; got 0"),
+        (["--method", "tv", "--alpha", "network"], "--alpha cannot be combined with --method tv"),
+        (["--model", "photo", "--checkpoint", "2"], "--checkpoint requires --workdir"),
         (
             ["--method", "wiener"],
             "--method wiener requires --kernel, the blur to undo; without a kernel tv and wavelet",
@@ -318,7 +334,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
         ),
         (
             [*PLUG_AND_PLAY, "k.npy"],
-            "plug_and_play requires --workdir or --weights, a denoising network",
+            "plug_and_play requires --model, --workdir or --weights, a denoising network",
         ),
         ([*PLUG_AND_PLAY[:2], "--weights", "w.pth"], "plug_and_play requires --kernel"),
         (
@@ -386,10 +402,57 @@ def test_plug_and_play_takes_weights_with_given_levels(
     np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
 
 
-def test_help_has_four_examples(capsys):
+@pytest.mark.slow
+def test_a_photograph_is_restored_without_flags(tmp_path, monkeypatch, draw, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = draw(16, 20, 3)
+    write_image(Path("a.png"), image)
+    sigma = estimate_noise_sigma(read_image(Path("a.png")).pixels)
+    assert run("a.png") == 0
+    line = capsys.readouterr().out.strip()
+    assert line.startswith("a.png -> a.restored.png  20 x 16  ")
+    assert line.endswith(f"(photo; sigma {sigma:.1f} estimated)")
+    network = load_named("photo", channels=3)
+    restorer = LearnedRestorer(
+        network.model, network.variables, noise_conditional=True, noise_sigma=sigma
+    )
+    expected = restorer(read_image(Path("a.png")).pixels, SILENT)
+    written = read_image(Path("a.restored.png")).pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+
+    write_image(Path("b.png"), image[:8, :8, :1])
+    assert run(".", "--overwrite", "--outscale", "1.5", "--strength", "0.5") == 0
+    captured = capsys.readouterr()
+    assert captured.err == "deconv-jax: skipped 1 (output of an earlier run): a.restored.png\n"
+    assert "b.png -> b.restored.png  12 x 12  " in captured.out
+
+    # A kernel of one pixel and little noise leave hardly anything to undo.
+    np.save("k.npy", np.ones((1, 1)))
+    method = ["--method", "plug_and_play", "--kernel", "k.npy", "--noise-sigma", "0.1"]
+    assert (
+        run(*method, "--model", "denoise", "--option", "iterations=1", "b.png", "-o", "c.png") == 0
+    )
+    assert Path("c.png").exists()
+    assert run(*method, "--model", "photo", "b.png") == 2
+    assert "photo is not a denoiser of Gaussian noise" in capsys.readouterr().err
+
+
+def test_named_networks_fit_channels_and_scale():
+    assert load_named("denoise", channels=1).name == "denoise-gray"
+    assert load_named("jpeg", channels=3).name == "jpeg-color"
+    found = load_named("sr", channels=3, scale=4)
+    assert (found.name, found.model.scale) == ("sr-x4", 4)
+    scales = [smallest_scale("sr", outscale) for outscale in (0.5, 2.0, 2.1, 9.0)]
+    assert scales == [2, 2, 3, 4]
+    assert smallest_scale("denoise", 1.5) is None
+    assert smallest_scale("sr-x2", 3.0) is None
+    assert {"denoise", "jpeg", "photo", "sr", "sr-x2"} <= set(restoration_models())
+
+
+def test_help_has_six_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         run("--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("\n  deconv-jax restore --") == 4
+    assert text.count("\n  deconv-jax restore ") == 6
     assert all(len(line) <= 100 for line in text.splitlines())

@@ -63,6 +63,41 @@ def test_metadata_and_alpha_are_kept(tmp_path, photo):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["photo.png"]
 
 
+@pytest.mark.parametrize("outscale", [1.5, 0.4, 2.0])
+def test_the_result_is_resized_to_outscale(tmp_path, draw, outscale):
+    write_image(tmp_path / "a.png", draw(5, 7, 3))
+    job = Job(tmp_path / "a.png", tmp_path / "b.png", comparison=tmp_path / "c.png")
+    result = restore_file(Scaled(scale=2), job, SILENT, outscale=outscale)
+    # Halves are rounded up: 7.5 to 8, and 10.5 to 11.
+    assert result.size == {1.5: (8, 11), 0.4: (2, 3), 2.0: (10, 14)}[outscale]
+    enlarged = read_image(job.source).pixels.repeat(2, 0).repeat(2, 1)
+    expected = imresize(jnp.asarray(enlarged), size=result.size)
+    written = read_image(job.output).pixels
+    np.testing.assert_allclose(written, np.clip(expected, 0, 1), atol=0.51 / 255)
+    assert job.comparison.exists()
+
+
+def test_an_enormous_result_is_an_error(tmp_path, draw):
+    write_image(tmp_path / "a.png", draw(5, 7, 3))
+    job = Job(tmp_path / "a.png", tmp_path / "b.png")
+    message = r"the result would have 35000 x 25000 pixels; the limit is 250000000 in all"
+    with pytest.raises(InputError, match=message):
+        restore_file(Scaled(), job, SILENT, outscale=5e3)
+
+
+def test_alpha_is_restored_like_a_gray_image_on_request(tmp_path, photo, draw):
+    alpha = draw(6, 7, 1)
+    for opacity in (alpha, photo.alpha):
+        like = dataclasses.replace(photo, alpha=opacity)
+        write_image(tmp_path / "photo.png", photo.pixels, like)
+        job = Job(tmp_path / "photo.png", tmp_path / "out.png")
+        restore_file(Scaled(2, factor=0.5), job, SILENT, overwrite=True, alpha="network")
+        written = read_image(job.output).alpha
+        # Constant alpha is not restored.
+        expected = 0.5 * alpha.repeat(2, 0).repeat(2, 1) if opacity is alpha else 0.25
+        np.testing.assert_allclose(written, np.broadcast_to(expected, (12, 14, 1)), atol=1e-4)
+
+
 def find_columns(image, picture):
     """Return the columns where a picture shows an image (height, width, 1)."""
     height, width, _ = image.shape
