@@ -19,7 +19,9 @@ from deconv_jax.models.gan import (
     SNGANDiscriminator,
 )
 from deconv_jax.models.rednet import REDNet
+from deconv_jax.models.rrdb import RRDBNet
 from deconv_jax.models.srcnn import SRCNN
+from deconv_jax.models.srvgg import SRVGGNet
 from deconv_jax.models.unet import UNet
 from deconv_jax.models.vae import VAE
 from deconv_jax.models.vqvae import VQVAE
@@ -43,7 +45,9 @@ MODELS = {
     "resnet_generator": ResNetGenerator,
     "conv_deconv": ConvDeconv,
     "sngan_discriminator": SNGANDiscriminator,
+    "rrdbnet": RRDBNet,
     "srcnn": SRCNN,
+    "srvggnet": SRVGGNet,
     "unet": UNet,
     "vae": VAE,
     "vqvae": VQVAE,
@@ -69,8 +73,10 @@ __all__ = [
     "FactorizedCodec",
     "HyperpriorCodec",
     "REDNet",
+    "RRDBNet",
     "ResNetDiscriminator",
     "ResNetGenerator",
     "SNGANDiscriminator",
+    "SRVGGNet",
     "UNet",
 ]

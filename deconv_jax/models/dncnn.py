@@ -5,6 +5,10 @@ arXiv:1608.03981, section III: convolution and ReLU, `depth - 2` times convoluti
 normalization and ReLU, then a convolution, all 3x3 with 64 channels. DnCNN-S, for one known noise
 level, has depth 17, and the blind DnCNN-B depth 20 (section IV-A).
 
+Two other published denoisers are variants. IRCNN (arXiv:1704.03264, section 3.2) has seven layers
+with the dilations `IRCNN_DILATIONS`. FDnCNN, in the repository of the same authors, takes a noise-level
+map and returns the clean image (`residual=False`).
+
 The module returns the image minus the predicted noise, so the target of the loss is the clean
 image. Unlike the paper's, the last layer is initialized near zero, so that the network starts near
 the identity. `fold_batch_norm` folds the batch normalization into the convolutions for faster
@@ -27,6 +31,8 @@ from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTrac
 BATCH_NORM_EPSILON = 1e-5
 """Constant that `flax.linen.BatchNorm`, and therefore `Norm`, adds to the variance."""
 
+IRCNN_DILATIONS = (1, 2, 3, 4, 3, 2, 1)
+
 
 class DnCNN(nn.Module):
     """A denoiser: returns the image minus the predicted noise.
@@ -39,6 +45,9 @@ class DnCNN(nn.Module):
         the image.
       norm: "batch" normalizes all layers but the first and the last. "none" replaces normalization
         by a bias, as for the parameters of `fold_batch_norm`.
+      residual: Whether the layers predict the noise, which is subtracted from the image, instead of
+        the clean image.
+      dilations: Dilation of each convolution; () for 1.
     """
 
     channels: int = 1
@@ -46,6 +55,8 @@ class DnCNN(nn.Module):
     features: int = 64
     kernel_size: int = 3
     norm: Literal["batch", "none"] = "batch"
+    residual: bool = True
+    dilations: tuple[int, ...] = ()
 
     scale: ClassVar[int] = 1
     """Ratio of output to input height and width."""
@@ -60,43 +71,61 @@ class DnCNN(nn.Module):
         batch.
 
         Raises:
-          InputError: Too few channels, `depth` or `kernel_size` is out of range, or `norm` is
-            unknown.
+          InputError: Too few channels, `depth` or `kernel_size` is out of range, `norm` is unknown,
+            or there are not `depth` dilations.
         """
-        at_least("depth", self.depth, 2)
+        dilations = self._dilations()
         image = take_image_channels(images, self.channels)
         x = images
         for i in range(self.depth - 1):
             norm = "none" if i == 0 else self.norm
-            x = _Layer(self.features, self.kernel_size, norm, name=f"layer_{i}")(x, train)
-        noise = Conv(
-            self.channels, kernel_size=self.kernel_size, gain=RESIDUAL_GAIN, name="to_noise"
-        )(x)
-        return image - noise
+            x = _Layer(self.features, self.kernel_size, norm, dilations[i], name=f"layer_{i}")(
+                x, train
+            )
+        last = Conv(
+            self.channels,
+            kernel_size=self.kernel_size,
+            dilation=dilations[-1],
+            gain=RESIDUAL_GAIN if self.residual else 1.0,
+            name="to_noise" if self.residual else "to_image",
+        )
+        return image - last(x) if self.residual else last(x)
 
     @nn.nowrap
     def receptive_field(self) -> ReceptiveField:
         """Return the receptive field of an output pixel.
 
         Raises:
-          InputError: The kernel size is below 1.
+          InputError: The kernel size or a dilation is below 1, or there are not `depth` dilations.
         """
         tracker = ReceptiveFieldTracker()
-        for _ in range(self.depth):
-            tracker = tracker.conv(self.kernel_size)
+        for dilation in self._dilations():
+            tracker = tracker.conv(self.kernel_size, dilation=dilation)
         return tracker.receptive_field()
+
+    @nn.nowrap
+    def _dilations(self) -> tuple[int, ...]:
+        at_least("depth", self.depth, 2)
+        if self.dilations and len(self.dilations) != self.depth:
+            raise InputError(
+                f"dilations must have one number for each of {self.depth} layers, or none; got "
+                f"{self.dilations}"
+            )
+        return self.dilations or (1,) * self.depth
 
 
 class _Layer(nn.Module):
     features: int
     kernel_size: int
     norm: Literal["batch", "none"]
+    dilation: int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         x = Conv(
             self.features,
             kernel_size=self.kernel_size,
+            dilation=self.dilation,
             use_bias=self.norm == "none",
             gain=RELU_GAIN,
         )(x)

@@ -15,7 +15,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from deconv_jax import ops
-from deconv_jax.errors import at_least
+from deconv_jax.errors import InputError, at_least
 from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, take_image_channels
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.initializers import icnr, variance_scaling
@@ -28,7 +28,8 @@ class ESPCN(nn.Module):
     Attributes:
       scale: Ratio of output to input height and width.
       channels: Number of image channels; 1 (luma) in the paper.
-      features: Number of channels of the first two layers.
+      features: Number of channels of the hidden layers, of which the first is 5x5 and the others
+        3x3; in the paper two.
       activation: "tanh" as in the paper, or "relu".
       upsampling: "subpixel" is the paper's 3x3 sub-pixel convolution, with a bias for each pixel of
         a block. "transposed" has kernel size `3 * scale` and computes the same map with its weights
@@ -38,7 +39,7 @@ class ESPCN(nn.Module):
 
     scale: int = 3
     channels: int = 1
-    features: tuple[int, int] = (64, 32)
+    features: tuple[int, ...] = (64, 32)
     activation: Literal["tanh", "relu"] = "tanh"
     upsampling: UpsampleMethod = "subpixel"
 
@@ -59,7 +60,7 @@ class ESPCN(nn.Module):
         act = Activation(self.activation)
         gain = RELU_GAIN if self.activation == "relu" else 1.0
         x = images
-        for features, kernel_size in zip(self.features, (5, 3), strict=True):
+        for features, kernel_size in zip(self.features, self._kernel_sizes(), strict=True):
             x = act(Conv(features, kernel_size=kernel_size, gain=gain)(x))
         size = self._upsampling_kernel_size()
         if self.upsampling == "subpixel":
@@ -76,13 +77,16 @@ class ESPCN(nn.Module):
           InputError: The scale is below 1, or `upsampling` is unknown.
         """
         size = self._upsampling_kernel_size()
-        return (
-            ReceptiveFieldTracker()
-            .conv(5)
-            .conv(3)
-            .upsample(self.scale, self.upsampling, size)
-            .receptive_field()
-        )
+        tracker = ReceptiveFieldTracker()
+        for kernel_size in self._kernel_sizes():
+            tracker = tracker.conv(kernel_size)
+        return tracker.upsample(self.scale, self.upsampling, size).receptive_field()
+
+    @nn.nowrap
+    def _kernel_sizes(self) -> tuple[int, ...]:
+        if not self.features:
+            raise InputError("features must have at least one number; got ()")
+        return (5, *[3] * (len(self.features) - 1))
 
     @nn.nowrap
     def _upsampling_kernel_size(self) -> int:

@@ -9,6 +9,10 @@ output of the last layer. The paper's RED10, RED20 and RED30 differ in depth.
 Note: All layers have stride 1 and work at full resolution, so the receptive field grows by one
 pixel on each side per layer.
 
+J. Yeo's implementation, from which weights are published, has stride 2 in the first and the last
+layer and adds skips after the ReLU: `stride=2`, `add_after_relu=True`. It has a ReLU at the end, which
+clipping to [0, 1] contains.
+
 Unlike the paper's, the last layer has no ReLU, which would have no gradient for negative
 corrections, and is initialized near zero, so that the network starts near the identity.
 """
@@ -25,6 +29,7 @@ from deconv_jax.models.layers import (
     Activation,
     Conv,
     ConvTranspose,
+    check_sides,
     take_image_channels,
 )
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
@@ -41,12 +46,17 @@ class REDNet(nn.Module):
       features: Number of channels of the hidden layers.
       skip_every: Number of layers between skips. With `depth / 2` or more, only the image skip
         remains.
+      stride: Stride of the first and the last layer, by which the image's sides must be divisible; 1
+        or 2.
+      add_after_relu: Whether the skips are added after the ReLU instead of before it.
     """
 
     channels: int = 1
     depth: int = 30
     features: int = 64
     skip_every: int = 2
+    stride: int = 1
+    add_after_relu: bool = False
 
     scale: ClassVar[int] = 1
     """Ratio of output to input height and width."""
@@ -60,16 +70,23 @@ class REDNet(nn.Module):
         The result is not clipped. `train` has no effect.
 
         Raises:
-          InputError: Too few channels, or an attribute is out of range.
+          InputError: Too few channels, sides that are not multiples of `stride`, or an attribute is
+            out of range.
         """
         del train
         self._check()
+        check_sides("RED-Net", images, self.stride)
         image = take_image_channels(images, self.channels)
         relu = Activation("relu")
         levels = [images]
         for i in range(self.depth // 2):
             conv = Conv(
-                self.features, kernel_size=_KERNEL_SIZE, gain=RELU_GAIN, name=f"conv_{i + 1}"
+                self.features,
+                kernel_size=_KERNEL_SIZE,
+                stride=1 if i else self.stride,
+                padding=1,
+                gain=RELU_GAIN,
+                name=f"conv_{i + 1}",
             )
             levels.append(relu(conv(levels[-1])))
         x = levels.pop()
@@ -82,9 +99,18 @@ class REDNet(nn.Module):
                 name=f"deconv_{level + 1}",
             )
             x, skipped = deconv(x), levels.pop()
-            x = relu(x if level % self.skip_every else x + skipped)
+            if level % self.skip_every:
+                x = relu(x)
+            else:
+                x = relu(x) + skipped if self.add_after_relu else relu(x + skipped)
         deconv = ConvTranspose(
-            self.channels, kernel_size=_KERNEL_SIZE, gain=RESIDUAL_GAIN, name="deconv_1"
+            self.channels,
+            kernel_size=_KERNEL_SIZE,
+            stride=self.stride,
+            padding=1,
+            output_padding=self.stride - 1,
+            gain=RESIDUAL_GAIN,
+            name="deconv_1",
         )
         return image + deconv(x)
 
@@ -96,13 +122,15 @@ class REDNet(nn.Module):
           InputError: An attribute is out of range.
         """
         self._check()
-        tracker = ReceptiveFieldTracker()
-        for _ in range(self.depth):
+        tracker = ReceptiveFieldTracker().conv(_KERNEL_SIZE, self.stride, padding=1)
+        for _ in range(self.depth - 2):
             tracker = tracker.conv(_KERNEL_SIZE)
-        return tracker.receptive_field()
+        return tracker.conv_transpose(_KERNEL_SIZE, self.stride, padding=1).receptive_field()
 
     @nn.nowrap
     def _check(self) -> None:
         at_least("skip_every", self.skip_every, 1)
+        if self.stride not in (1, 2):
+            raise InputError(f"stride must be 1 or 2; got {self.stride}")
         if self.depth < 2 or self.depth % 2:
             raise InputError(f"depth must be even and at least 2; got {self.depth}")

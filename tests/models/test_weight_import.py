@@ -1,6 +1,5 @@
 """PyTorch weights: outputs equal those of PyTorch, round trips are exact, mismatches are named."""
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -11,115 +10,87 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+import torch_networks
 from PIL import Image
 from torch import nn
+from torch_networks import dncnn, espcn, fsrcnn, randomized
 
+from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models import ESPCN, FSRCNN, ConvDeconv, DnCNN, FFDNet
+from deconv_jax.models import (
+    ESPCN,
+    FSRCNN,
+    SRCNN,
+    ConvDeconv,
+    DnCNN,
+    FFDNet,
+    REDNet,
+    RRDBNet,
+    SRVGGNet,
+)
+from deconv_jax.models.dncnn import IRCNN_DILATIONS
 from deconv_jax.models.weight_import import load_torch_weights, save_torch_weights
 
-ZHANG_EPSILON = 1e-4
-
-
-def dncnn(channels=1, features=6, depth=4, normalized=False, eps=ZHANG_EPSILON, biases=(True,) * 3):
-    """`biases` says whether the first, middle and last layers have biases."""
-    first, middle, last = biases
-    layers = [nn.Conv2d(channels, features, 3, padding=1, bias=first), nn.ReLU()]
-    for _ in range(depth - 2):
-        layers.append(nn.Conv2d(features, features, 3, padding=1, bias=middle))
-        layers += [nn.BatchNorm2d(features, eps=eps)] if normalized else []
-        layers.append(nn.ReLU())
-    last_layer = nn.Conv2d(features, channels, 3, padding=1, bias=last)
-    return Residual(nn.Sequential(*layers, last_layer))
-
-
-class FFDNetTorch(nn.Module):
-    """KAIR's FFDNet, applied to images followed by a constant noise-level map."""
-
-    def __init__(self, channels, features, depth, noise_conditional=True):
-        super().__init__()
-        widths = [4 * channels + noise_conditional, *[features] * (depth - 1)]
-        layers = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
-        self.model = nn.Sequential(*layers, nn.Conv2d(features, 4 * channels, 3, padding=1))
-        self.channels = channels
-
-    def forward(self, x):
-        height, width = x.shape[2:]
-        padding = nn.ReplicationPad2d((0, width % 2, 0, height % 2))
-        image, noise_map = x[:, : self.channels], x[:, self.channels :, ::2, ::2]
-        image = nn.functional.pixel_unshuffle(padding(image), 2)
-        image = nn.functional.pixel_shuffle(self.model(torch.cat([image, noise_map], 1)), 2)
-        return image[:, :, :height, :width]
-
-
-class Residual(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        return x - self.model(x)
-
-
-class Parts(nn.Module):
-    """A sequence of parts with the names of the published files."""
-
-    def __init__(self, **parts):
-        super().__init__()
-        self.names = list(parts)
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        for name in self.names:
-            x = getattr(self, name)(x)
-        return x
-
-
-def fsrcnn(scale, channels=1, d=7, s=3, m=2):
-    middle = [nn.Conv2d(d, s, 1), nn.PReLU(s)]
-    for _ in range(m):
-        middle += [nn.Conv2d(s, s, 3, padding=1), nn.PReLU(s)]
-    middle += [nn.Conv2d(s, d, 1), nn.PReLU(d)]
-    last = nn.ConvTranspose2d(d, channels, 9, stride=scale, padding=4, output_padding=scale - 1)
-    first = nn.Sequential(nn.Conv2d(channels, d, 5, padding=2), nn.PReLU(d))
-    return Parts(first_part=first, mid_part=nn.Sequential(*middle), last_part=last)
-
-
-def espcn(scale, channels=1):
-    first = [nn.Conv2d(channels, 7, 5, padding=2), nn.Tanh(), nn.Conv2d(7, 5, 3, padding=1)]
-    last = [nn.Conv2d(5, channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)]
-    return Parts(first_part=nn.Sequential(*first, nn.Tanh()), last_part=nn.Sequential(*last))
-
-
-def randomized(network):
-    """Make every weight, slope and running statistic random, with positive variances."""
-    random = torch.Generator().manual_seed(0)
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(torch.rand(value.shape, generator=random) - 0.5)
-        if name.endswith("running_var"):
-            value.abs_()
-    return network.eval()
-
-
 NETWORKS = {
-    "dncnn": (dncnn(), DnCNN(1, 4, 6, norm="none")),
-    "dncnn-rgb": (dncnn(3, 5, 2), DnCNN(3, 2, 5, norm="none")),
-    "dncnn-normalized": (dncnn(normalized=True), DnCNN(1, 4, 6, norm="none")),
-    "ffdnet": (FFDNetTorch(1, 6, 3), FFDNet(1, 3, 6)),
-    "ffdnet-rgb": (FFDNetTorch(3, 12, 2), FFDNet(3, 2, 12)),
-    "ffdnet-blind": (FFDNetTorch(1, 6, 3, False), FFDNet(1, 3, 6)),
-    "fsrcnn-2": (fsrcnn(2, channels=3), FSRCNN(2, 3, 7, 3, 2)),
-    "fsrcnn-3": (fsrcnn(3), FSRCNN(3, 1, 7, 3, 2)),
-    "fsrcnn-4": (fsrcnn(4, m=0), FSRCNN(4, 1, 7, 3, 0)),
-    "espcn-2": (espcn(2, channels=3), ESPCN(2, 3, (7, 5))),
-    "espcn-3": (espcn(3), ESPCN(3, 1, (7, 5))),
+    "dncnn": (torch_networks.dncnn(), DnCNN(1, 4, 6, norm="none")),
+    "dncnn-rgb": (torch_networks.dncnn(3, 5, 2), DnCNN(3, 2, 5, norm="none")),
+    "dncnn-normalized": (
+        torch_networks.dncnn(normalized=True),
+        DnCNN(1, 4, 6, norm="none"),
+    ),
+    "ircnn": (torch_networks.ircnn(), DnCNN(1, 7, 4, 3, "none", dilations=IRCNN_DILATIONS)),
+    "fdncnn": (torch_networks.fdncnn(), DnCNN(1, 3, 5, 3, "none", residual=False)),
+    "ffdnet": (torch_networks.FFDNet(1, 6, 3), FFDNet(1, 3, 6)),
+    "ffdnet-rgb": (torch_networks.FFDNet(3, 12, 2), FFDNet(3, 2, 12)),
+    "ffdnet-blind": (torch_networks.FFDNet(1, 6, 3, False), FFDNet(1, 3, 6)),
+    "srcnn": (
+        torch_networks.Numbered(
+            nn.Conv2d(1, 6, 9, padding=4), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 1, 5, padding=2)
+        ),
+        SRCNN(2, 1, (6, 5), (9, 1, 5)),
+    ),
+    "srcnn-lornatang": (torch_networks.srcnn(), SRCNN(2, 1, (6, 5), (9, 5, 5))),
+    "fsrcnn-2": (torch_networks.fsrcnn(2, channels=3), FSRCNN(2, 3, 7, 3, 2)),
+    "fsrcnn-3": (torch_networks.fsrcnn(3, slopes=False), FSRCNN(3, 1, 7, 3, 2)),
+    "fsrcnn-4": (torch_networks.fsrcnn(4, m=0), FSRCNN(4, 1, 7, 3, 0)),
+    "fsrcnn-lornatang": (torch_networks.fsrcnn_lornatang(2), FSRCNN(2, 1, 7, 3, 2)),
+    "fsrcnn-other": (
+        torch_networks.fsrcnn_lornatang(
+            2, names=("shrinking", "mapping", "expanding", "deconvolution"), slopes=False
+        ),
+        FSRCNN(2, 1, 7, 3, 2),
+    ),
+    "espcn-2": (torch_networks.espcn(2, channels=3), ESPCN(2, 3, (7, 5))),
+    "espcn-3": (torch_networks.espcn(3), ESPCN(3, 1, (7, 5))),
+    "espcn-lornatang": (
+        torch_networks.espcn(2, names=("feature_maps", "sub_pixel")),
+        ESPCN(2, 1, (7, 5)),
+    ),
+    "espcn-numbered": (
+        torch_networks.Numbered(
+            nn.Conv2d(1, 6, 5, padding=2),
+            *(nn.Conv2d(n, n - 1, 3, padding=1) for n in (6, 5)),
+            nn.Conv2d(4, 9, 3, padding=1),
+            scale=3,
+        ),
+        ESPCN(3, 1, (6, 5, 4), "relu"),
+    ),
+    "rednet-10": (torch_networks.REDNet(10), REDNet(1, 10, 4, 10, 2, True)),
+    "rednet-20": (torch_networks.REDNet(20), REDNet(1, 20, 4, 2, 2, True)),
+    "rednet-30": (torch_networks.REDNet(30), REDNet(1, 30, 4, 2, 2, True)),
+    "srvgg": (torch_networks.SRVGGNet(4, 3, 2, 5), SRVGGNet(4, 3, 2, 5)),
+    "srvgg-1": (torch_networks.SRVGGNet(1, 1, 1, 4), SRVGGNet(1, 1, 1, 4)),
+    "rrdb": (torch_networks.RRDBNet(), RRDBNet(4, 3, 2, 5, 3)),
+    "rrdb-2": (torch_networks.RRDBNet(blocks=1, unshuffle=2), RRDBNet(2, 3, 1, 5, 3, 2)),
+    "rrdb-1": (torch_networks.RRDBNet(blocks=1, unshuffle=4), RRDBNet(1, 3, 1, 5, 3, 4)),
+    "rrdb-middle": (
+        torch_networks.RRDBNet(blocks=1, doublings=1, names=torch_networks.MIDDLE_NAMES),
+        RRDBNet(2, 3, 1, 5, 3),
+    ),
+    "rrdb-old": (torch_networks.old_rrdbnet(), RRDBNet(4, 3, 2, 5, 3)),
+    "rrdb-old-2": (torch_networks.old_rrdbnet(blocks=1, doublings=1), RRDBNet(2, 3, 1, 5, 3)),
 }
-
-CONDITIONAL = {"ffdnet", "ffdnet-rgb"}
+CONDITIONAL = {"ffdnet", "ffdnet-rgb", "fdncnn"}
 """Networks with a noise-level map."""
 
 
@@ -139,16 +110,20 @@ def saved(tmp_path):
 def test_outputs_equal_those_of_pytorch(name, saved):
     theirs, ours = NETWORKS[name]
     randomized(theirs)
-    scale = ours.scale if isinstance(ours, FSRCNN) else None
+    scale = ours.scale if isinstance(ours, FSRCNN | SRCNN) else None
     module, variables, noise_conditional = load_torch_weights(saved(theirs.state_dict()), scale)
     assert module == ours
     assert noise_conditional == (name in CONDITIONAL)
-    x = np.random.default_rng(0).random((2, 9, 7, ours.channels), np.float32)
+    height, width = (8, 12) if module.receptive_field().multiple > 1 else (9, 7)
+    x = jnp.asarray(np.random.default_rng(0).random((2, height, width, ours.channels), np.float32))
     if noise_conditional:
-        x = np.concatenate([x, np.full((2, 9, 7, 1), 0.1, np.float32)], axis=-1)
+        x = jnp.concatenate([x, jnp.full((2, height, width, 1), 0.1)], axis=-1)
+    given = ops.imresize(x, scale) if isinstance(ours, SRCNN) else x
     with torch.no_grad():
-        expected = theirs(torch.tensor(x).movedim(-1, 1)).movedim(1, -1).numpy()
+        expected = theirs(torch.tensor(np.array(given)).movedim(-1, 1)).movedim(1, -1).numpy()
     actual = jax.jit(module.apply)(variables, x)
+    if isinstance(ours, REDNet):
+        actual = np.maximum(actual, 0)  # Their last ReLU is contained in the clipping of results.
     size = np.max(np.abs(expected))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * max(size, 1.0))
 
@@ -195,9 +170,14 @@ def test_batch_norm_epsilon_requires_batch_norm(saved):
         load_torch_weights(path, batch_norm_epsilon=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["dncnn", "ffdnet", "ffdnet-rgb", "ffdnet-blind", "fsrcnn-2", "fsrcnn-4", "espcn-3"]
+FIRST_NAMINGS = (
+    *("dncnn", "ircnn", "fdncnn", "ffdnet", "ffdnet-rgb", "ffdnet-blind", "srcnn", "fsrcnn-2"),
+    *("fsrcnn-4", "espcn-3", "espcn-numbered", "rednet-10", "rednet-20", "srvgg", "rrdb-2"),
 )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST_NAMINGS)
 def test_saved_weights_equal_the_loaded_ones(name, saved, tmp_path, assert_trees_equal):
     theirs, ours = NETWORKS[name]
     state = randomized(theirs).state_dict()
@@ -228,11 +208,12 @@ def states():
     plain, normalized = dncnn().state_dict(), dncnn(normalized=True).state_dict()
     fsrcnn_state, espcn_state = fsrcnn(3).state_dict(), espcn(3).state_dict()
     two, three = torch.zeros(2), torch.zeros(3, 6, 3, 3)
-    conditioned = plain | {"model.0.weight": torch.zeros(6, 2, 3, 3)}
+    maps = plain | {"model.0.weight": torch.zeros(6, 3, 3, 3)}
     return {
         "other": (
             {"conv1.weight": three, "fc.bias": two},
-            "it has conv1.weight, fc.bias; supported",
+            "it has conv1.weight, fc.bias; nearest is SRCNN (conv1.weight, conv2.weight, conv3.weight "
+            "or features.0.weight",
         ),
         "missing": (without(plain, "model.2.bias"), "missing model.2.bias"),
         "more": (plain | {"model.9.bias": two}, "unexpected model.9.bias"),
@@ -245,8 +226,16 @@ def states():
             "model.0.weight must be a non-empty kernel with four axes",
         ),
         "nan": (plain | {"model.2.bias": torch.full((6,), torch.nan)}, "not finite"),
-        "conditioned": (conditioned, "FDnCNN"),
-        "ircnn": (dncnn(depth=7).state_dict(), "IRCNN"),
+        "channels": (maps, "that of an FDnCNN one more for the noise-level map; got 3 and 1"),
+        "unknown": ({"encoder": two}, "it has encoder; supported are RRDBNet, FFDNet, DnCNN"),
+        "swinir": (
+            {"conv_first.weight": three, "layers.0.weight": three, "conv_last.weight": three},
+            "nearest is RRDBNet (conv_first.weight, body.0.rdb1.conv1.weight",
+        ),
+        "enlargements": (
+            torch_networks.RRDBNet(blocks=1, unshuffle=4, doublings=1).state_dict(),
+            "got 48 inputs, 3 outputs and 1 enlargements",
+        ),
         "statistics": (without(normalized, "model.3.running_var"), "missing model.3.running_var"),
         "norm-shape": (
             normalized | {"model.3.bias": two},
@@ -259,6 +248,25 @@ def states():
             "channels * scale**2 outputs; got 8 outputs for 1",
         ),
     }
+
+
+def test_assumptions_are_reported(saved):
+    reports = []
+    load_torch_weights(saved(NETWORKS["ircnn"][0].state_dict()), report=reports.append)
+    load_torch_weights(saved(NETWORKS["espcn-numbered"][0].state_dict()), report=reports.append)
+    assert "assuming the dilations of IRCNN, 1, 2, 3, 4, 3, 2, 1, inferred" in reports[0]
+    assert "assuming ReLU" in reports[1]
+
+
+@pytest.mark.slow
+def test_networks_that_a_file_does_not_determine_are_not_saved(random_variables, tmp_path):
+    """A DnCNN of depth 7 would be read as IRCNN."""
+    module = DnCNN(1, 7, 2, norm="none")
+    params = random_variables(module, jnp.ones((1, 4, 4, 1)))["params"]
+    path = tmp_path / "weights.safetensors"
+    message = message_of(lambda: save_torch_weights(path, module, params))
+    assert "cannot distinguish this network" in message
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("case", states())
@@ -298,7 +306,8 @@ def test_safetensors_are_loaded_without_pytorch(saved, tmp_path, monkeypatch):
     [
         (DnCNN(depth=4), "fold_batch_norm"),
         (FSRCNN(upsampling="resize"), "'resize'"),
-        (ESPCN(activation="relu"), "'relu'"),
+        (ESPCN(upsampling="resize"), "'resize'"),
+        (REDNet(), "requires stride=2"),
         (ConvDeconv(), "ConvDeconv"),
         (DnCNN(depth=3, norm="none"), "layer_0/Conv_0"),
     ],

@@ -1,4 +1,4 @@
-"""Published weights of DnCNN.
+"""Published weights of DnCNN, and of FDnCNN and IRCNN, which are variants of it.
 
 The epsilon of the batch normalization follows from the code that wrote the file, which the names
 identify:
@@ -8,8 +8,8 @@ identify:
     dncnn.0.weight, dncnn.0.bias          K. Zhang's training code          1e-4
     dncnn.0.weight without a bias         SaoYan's DnCNN-PyTorch            1e-5, PyTorch's default
 
-IRCNN, which has seven dilated layers, has the same names and shapes as a DnCNN of depth 7. Such
-files are an error.
+FDnCNN has one more input than outputs, for the noise-level map. IRCNN has the same names and shapes
+as a DnCNN of depth 7; such a file is taken for IRCNN, since no DnCNN of this depth is published.
 """
 
 import re
@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 from deconv_jax.errors import InputError
-from deconv_jax.models.dncnn import DnCNN, fold_batch_norm
+from deconv_jax.models.dncnn import IRCNN_DILATIONS, DnCNN, fold_batch_norm
 from deconv_jax.models.weight_files import Tensors, check_names
 from deconv_jax.models.weight_import.architecture import (
     Architecture,
@@ -31,7 +31,6 @@ from deconv_jax.models.weight_import.architecture import (
 from deconv_jax.ops.weight_layouts import layer_from_torch, layer_to_torch
 
 _ZHANG_EPSILON, _TORCH_EPSILON = 1e-4, 1e-5
-_IRCNN_DEPTH = 7
 
 
 def _recognize(tensors: Tensors, hints: Hints) -> Recognized | None:
@@ -39,25 +38,34 @@ def _recognize(tensors: Tensors, hints: Hints) -> Recognized | None:
     if "model.0.weight" not in tensors or not has_names(tensors, r"model\.\d+\.\w+"):
         return None
     assumptions: tuple[str, ...] = ()
-    if any(name.endswith(".running_mean") for name in tensors):
+    normalized = any(name.endswith(".running_mean") for name in tensors)
+    if normalized:
         if hints.batch_norm_epsilon is None:
             assumptions = (f"batch normalization with epsilon {epsilon:g}",)
         tensors = _fold(tensors, hints.batch_norm_epsilon or epsilon)
     indices = conv_indices(tensors, "model")
     features, inputs, kernel_size, _ = kernel_shape(tensors, "model.0.weight")
     outputs = kernel_shape(tensors, f"model.{indices[-1]}.weight")[0]
-    if inputs != outputs:
+    if inputs - outputs not in (0, 1):
         raise InputError(
-            f"a DnCNN must have equally many input and output channels; got {inputs} and {outputs}, "
-            "which is no FFDNet either; FDnCNN, which uses the same names, is not supported"
+            "the input of a DnCNN must have as many channels as its output, that of an FDnCNN one more "
+            f"for the noise-level map; got {inputs} and {outputs}, which is no FFDNet either"
         )
-    module = DnCNN(inputs, max(len(indices), 2), features, kernel_size, norm="none")
-    if module.depth == _IRCNN_DEPTH:
-        raise InputError(
-            f"a DnCNN of depth {_IRCNN_DEPTH} has the same names and shapes as IRCNN, whose layers "
-            "are dilated; a file cannot distinguish them"
-        )
-    return Recognized(module, tensors, assumptions=assumptions)
+    conditional = inputs > outputs
+    dilations: tuple[int, ...] = ()
+    if len(indices) == len(IRCNN_DILATIONS) and not conditional and not normalized:
+        dilations = IRCNN_DILATIONS
+        assumptions = (f"the dilations of IRCNN, {', '.join(map(str, dilations))}",)
+    module = DnCNN(
+        outputs,
+        max(len(indices), 2),
+        features,
+        kernel_size,
+        norm="none",
+        residual=not conditional,
+        dilations=dilations,
+    )
+    return Recognized(module, tensors, noise_conditional=conditional, assumptions=assumptions)
 
 
 def _with_kair_names(tensors: Tensors) -> tuple[Tensors, float]:
@@ -113,8 +121,9 @@ def _layers(module: DnCNN) -> LayerPaths:
             f"exporting a DnCNN requires norm='none'; got norm={module.norm!r}: apply "
             "fold_batch_norm first"
         )
+    last = "to_noise" if module.residual else "to_image"
     inner = {f"model.{2 * i}": (f"layer_{i}", "Conv_0") for i in range(module.depth - 1)}
-    return inner | {f"model.{2 * (module.depth - 1)}": ("to_noise",)}
+    return inner | {f"model.{2 * (module.depth - 1)}": (last,)}
 
 
 DNCNN = Architecture(

@@ -25,9 +25,13 @@ from deconv_jax.models.weight_import.dncnn import DNCNN
 from deconv_jax.models.weight_import.espcn import ESPCN_
 from deconv_jax.models.weight_import.ffdnet import FFDNET
 from deconv_jax.models.weight_import.fsrcnn import FSRCNN_
+from deconv_jax.models.weight_import.rednet import REDNET
+from deconv_jax.models.weight_import.rrdb import RRDB
+from deconv_jax.models.weight_import.srcnn import SRCNN_
+from deconv_jax.models.weight_import.srvgg import SRVGG
 from deconv_jax.ops.weight_layouts import layer_from_torch, layer_to_torch
 
-ARCHITECTURES = (FFDNET, DNCNN, FSRCNN_, ESPCN_)
+ARCHITECTURES = (RRDB, FFDNET, DNCNN, SRCNN_, FSRCNN_, ESPCN_, REDNET, SRVGG)
 """Supported networks; the first that recognizes a file is the one that is loaded."""
 
 Params = dict[str, Any]
