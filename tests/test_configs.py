@@ -11,7 +11,7 @@ import pytest
 
 from deconv_jax.cli import load_config
 from deconv_jax.config_arguments import load_module
-from deconv_jax.data.source_configs import Stacked
+from deconv_jax.data.source_configs import Pairs, Stacked
 from deconv_jax.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +38,7 @@ ARGUMENTS = {
     ],
     "restoration/ffdnet": ["color=rgb"],
     "restoration/jpeg_blind": ["color=rgb"],
+    "restoration/pairs": ["color=gray", "scale=2,color=y"],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",
@@ -66,6 +67,9 @@ def example_batch(experiment, size):
     if tile is not None:
         height, width, channels = tile, tile, model.channels
     batch = {"label": jnp.zeros(size, jnp.int32), "index": jnp.arange(size, dtype=jnp.int32)}
+    if isinstance(data.source, Pairs):
+        sides = height // model.scale, width // model.scale
+        batch["input"] = jnp.zeros((size, *sides, channels), jnp.uint8)
     if isinstance(data.source, Stacked) and hasattr(experiment.task, "view"):
         height, width, channels = 32, 32, 3
         batch["digits"] = jnp.zeros((size, 3), jnp.int32)

@@ -22,8 +22,9 @@ import numpy as np
 
 from deconv_jax.data.annotations import Example, pad_to_batch, resize_example
 from deconv_jax.data.batch import HostBatch
+from deconv_jax.data.decoded_files import FileInfo
 from deconv_jax.data.file_splits import FOLDER_PREFIX, Files, find_files
-from deconv_jax.data.folders import FileInfo, common_shape, file_fingerprint
+from deconv_jax.data.folders import common_shape, file_fingerprint
 from deconv_jax.data.images import Color, list_images, read_labels, read_pixels
 from deconv_jax.data.overlap import image_file_records
 from deconv_jax.errors import InputError

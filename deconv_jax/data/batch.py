@@ -19,6 +19,8 @@ A data set adds the features that it has:
 
     "label"       int32 (batch,): class of the image
     "digits"      int32 (batch, channels): class of each channel, in stacked data sets
+    "input"       uint8 (batch, height / scale, width / scale, channels): given input of restoration, whose
+                  target is "image"
     "size"        int32 (batch, 2): height and width of the valid region, at the top left of an image
                   that was padded; without "size" the whole image is valid
     "segments"    uint8 (batch, height, width): class of each pixel, or `IGNORED`

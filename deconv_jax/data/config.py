@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from deconv_jax.data.annotated_folders import AnnotatedSource
 from deconv_jax.data.file_splits import random_splits
 from deconv_jax.data.folders import FolderSource
+from deconv_jax.data.paired_folders import PairedSource
 from deconv_jax.data.source_configs import SourceConfig
 from deconv_jax.data.sources import Source, in_memory
 from deconv_jax.errors import InputError, at_least, escape_unprintable
@@ -101,7 +102,7 @@ class Data:
         with self._naming_keys("source", key):
             config = self.source if split == "train" else self.source.untiled()
             source = config.open(getattr(self, key), self.data_dir)
-        if isinstance(source, FolderSource | AnnotatedSource) and source.skipped:
+        if isinstance(source, FolderSource | PairedSource | AnnotatedSource) and source.skipped:
             print(
                 f"warning: image files left out of the {split} split: {len(source.skipped)}",
                 *map(escape_unprintable, source.skipped),

@@ -50,7 +50,9 @@ class Files:
         return path.relative_to(self.root).as_posix()
 
 
-def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
+def find_files(
+    folder: str, split: str, data_dir: str | None = None, *, inside: str | None = None
+) -> Files:
     """Return the files of a split of a folder.
 
     Args:
@@ -59,6 +61,7 @@ def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
       split: Split expression: "all" or a subfolder, a slice such as "all[:90%]", a slice in a random order such
         as "all@SEED[:90%]", several joined by "+", or "folder:PATH" for another folder.
       data_dir: Folder that a relative path is relative to. ~ and environment variables are expanded.
+      inside: Name of a folder; files that are not in a folder of this name, or below one, are ignored.
 
     Returns:
       The files with the suffix of an image format, including those in subfolders, sorted by path unless the
@@ -72,7 +75,7 @@ def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
     joined = "+" in split and FOLDER_PREFIX not in split
     # The name of a subfolder may contain a "+".
     if joined and not (one and kind_of(_expanded(folder, data_dir) / one["files"]) == "folder"):
-        parts = [find_files(folder, part, data_dir) for part in split.split("+")]
+        parts = [find_files(folder, part, data_dir, inside=inside) for part in split.split("+")]
         lines = dict.fromkeys(line for part in parts for line in part.left_out)
         return Files(
             parts[0].root, tuple(path for part in parts for path in part.paths), tuple(lines)
@@ -82,7 +85,14 @@ def find_files(folder: str, split: str, data_dir: str | None = None) -> Files:
     found = list_files(subfolder, strict=True)
     links = found.left_out.get(SKIPPED_LINK, ())
     left_out = tuple(f"{path} is a link to a folder, not followed" for path in links)
-    files = Files(root, tuple(found.files), left_out)
+    paths = found.files
+    if inside is not None:
+        paths = [path for path in paths if inside in path.relative_to(root).parent.parts]
+        if not paths:
+            raise InputError(
+                f"split {split!r}: {subfolder} has no image files in a folder {inside!r}"
+            )
+    files = Files(root, tuple(paths), left_out)
     return slice_files(files if seed is None else _shuffled(files, seed), split, bounds)
 
 

@@ -5,35 +5,22 @@ device. Evaluation examples are whole images. Both are padded by reflection at t
 Files are decoded on demand.
 """
 
-import collections
 import hashlib
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from deconv_jax.data.batch import HostBatch
+from deconv_jax.data.decoded_files import CACHE_BYTES, DecodedFiles, FileInfo
 from deconv_jax.data.file_splits import Files
-from deconv_jax.data.images import Color, read_pixels
+from deconv_jax.data.images import Color
 from deconv_jax.data.overlap import image_file_records
 from deconv_jax.errors import InputError, at_least
 
 SIZE_MULTIPLE = 16
 """Whole images are padded to a multiple of this, so that a network can halve them four times."""
-CACHE_BYTES = 1 << 30
-"""Size of the least-recently-used cache of decoded images."""
-
-
-class FileInfo(NamedTuple):
-    """Size of a readable file, in pixels and bytes."""
-
-    height: int
-    width: int
-    bytes: int
 
 
 class FolderSource:
@@ -69,10 +56,9 @@ class FolderSource:
     ):
         if tile is not None:
             at_least("tile", tile, 1)
-        self._color, self._cache_bytes = color, cache_bytes
-        self._start_cache()
+        self._channels, self._decoded = 3 if color == "rgb" else 1, DecodedFiles(color, cache_bytes)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            found = list(threads.map(self._inspect, files.paths))
+            found = list(threads.map(self._decoded.inspect, files.paths))
         unreadable = tuple(reason for reason in found if isinstance(reason, str))
         self.skipped = (*files.left_out, *unreadable)
         infos = {
@@ -113,51 +99,13 @@ class FolderSource:
         """
         height, width = self._shape
         sizes = np.empty((len(indices), 2), np.int32)
-        images = np.empty((len(indices), height, width, 3 if self._color == "rgb" else 1), np.uint8)
+        images = np.empty((len(indices), height, width, self._channels), np.uint8)
         for row, index in enumerate(indices):
             path, top, left = self._examples[index]
-            part = self._image(path)[top : top + height, left : left + width]
+            part = self._decoded.read(path)[top : top + height, left : left + width]
             sizes[row] = part.shape[:2]
             images[row] = pad_reflect(part, height, width)
         return {"image": images, "size": sizes}
-
-    def _inspect(self, path: Path) -> FileInfo | str:
-        """Return the sizes of a file, or the reason that it cannot be read."""
-        try:
-            height, width, _ = self._image(path).shape
-            return FileInfo(height, width, path.stat().st_size)
-        except (InputError, OSError) as error:
-            return str(error)
-
-    def _image(self, path: Path) -> np.ndarray:
-        """Return a decoded file, from the cache if possible. Two threads may decode the same file."""
-        with self._lock:
-            if path in self._cache:
-                self._cache.move_to_end(path)
-                return self._cache[path]
-        image = read_pixels(path, self._color)
-        with self._lock:
-            if path not in self._cache:
-                self._cache[path] = image
-                self._cached_bytes += image.nbytes
-            while self._cached_bytes > self._cache_bytes:
-                _, oldest = self._cache.popitem(last=False)
-                self._cached_bytes -= oldest.nbytes
-        return image
-
-    def _start_cache(self) -> None:
-        self._lock = threading.Lock()
-        self._cache: collections.OrderedDict[Path, np.ndarray] = collections.OrderedDict()
-        self._cached_bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without the cache, because each loading process has its own."""
-        own = ("_lock", "_cache", "_cached_bytes")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start_cache()
 
 
 def common_shape(infos: Iterable[FileInfo]) -> tuple[int, int]:

@@ -7,6 +7,7 @@
     dict(name="stacked", base=dict(name="digits"))        three gray images as channels of one
     dict(name="penn_fudan", path="people", canvas=256)    a folder of pedestrians with masks and boxes
     dict(name="image_label", path="cells")                a folder of images with label files
+    dict(name="pairs", path="scans", tile=96)             a folder of inputs and targets of restoration
 
 A relative `path` is relative to `config.data.data_dir`. On the command line, `parse_source` accepts a
 short form of these.
@@ -31,6 +32,7 @@ from deconv_jax.data.embedded import photographs
 from deconv_jax.data.file_splits import Files, find_files
 from deconv_jax.data.folders import FolderSource
 from deconv_jax.data.images import Color
+from deconv_jax.data.paired_folders import TARGET_FOLDER, PairedSource
 from deconv_jax.data.sources import Source, StackedSource
 from deconv_jax.data.tfds_source import DIGITS, open_tfds, prepare_tfds
 from deconv_jax.errors import InputError, at_least
@@ -234,6 +236,49 @@ class Folder(SourceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class Pairs(SourceConfig):
+    """A folder of image pairs for restoration: input/NAME.png and target/NAME.png; see `paired_folders`.
+
+    Attributes:
+      path: Path of the folder, absolute or relative to `data_dir`. ~ and environment variables are expanded.
+      tile: Side in pixels of the square tiles of targets used as training examples, a multiple of the
+        ratio of the sizes of targets and inputs; None for whole images.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
+    """
+
+    path: str
+    tile: int | None = None
+    color: Color = "rgb"
+
+    def __post_init__(self) -> None:
+        _check_path(self.path)
+        _check_side("tile", self.tile)
+
+    def __str__(self) -> str:
+        return f"pairs:{self.path}"
+
+    def untiled(self) -> SourceConfig:
+        """Return the data set with whole images as examples, `tile=None`."""
+        return dataclasses.replace(self, tile=None)
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """Open a split of the pairs, such as "all[:90%]"; pairs with a damaged file are left out.
+
+        Raises:
+          InputError: The folder or the split does not exist, files have no partner, sizes do not match, or no
+            pair can be read.
+        """
+        return PairedSource(self.find_files(split, data_dir), tile=self.tile, color=self.color)
+
+    def find_files(self, split: str, data_dir: str | None = None) -> Files:
+        """Return the target files of a split, unopened; see `find_files` in `file_splits`.
+
+        A subfolder of the folder, such as "train", has its own folders input and target.
+        """
+        return find_files(self.path, split, data_dir, inside=TARGET_FOLDER)
+
+
+@dataclasses.dataclass(frozen=True)
 class PennFudan(SourceConfig):
     """A folder of pedestrians with masks and boxes, in the layout of Penn-Fudan.
 
@@ -325,6 +370,7 @@ SOURCES: dict[str, type] = LABELED_SOURCES | {
     "stacked": Stacked,
     "penn_fudan": PennFudan,
     "image_label": ImageLabel,
+    "pairs": Pairs,
 }
 SOURCE_CHOICES: schema.Choices = {
     SourceConfig: SOURCES,
@@ -338,7 +384,7 @@ def parse_source(text: str) -> SourceConfig:
     The short form of a source is also its `str`:
 
         digits, photographs
-        folder:PATH, penn_fudan:PATH, image_label:PATH
+        folder:PATH, pairs:PATH, penn_fudan:PATH, image_label:PATH
         stacked_NAME    three images of digits or of a TFDS data set, such as stacked_mnist
         NAME            a TFDS data set, such as mnist
 
@@ -348,7 +394,7 @@ def parse_source(text: str) -> SourceConfig:
       InputError: PATH is empty.
     """
     kind, _, path = text.partition(":")
-    if kind in ("folder", "penn_fudan", "image_label"):
+    if kind in ("folder", "pairs", "penn_fudan", "image_label"):
         return SOURCES[kind](path)
     if text == photographs.NAME:
         return Photographs()

@@ -257,6 +257,6 @@ def _suggestion(dataset: str, known: Sequence[str]) -> str:
     if match:
         return f"did you mean {match!r}?"
     return (
-        f"valid are {DIGITS}, {photographs.NAME}, folder:PATH, penn_fudan:PATH, image_label:PATH, or a "
+        f"valid are {DIGITS}, {photographs.NAME}, folder:PATH, pairs:PATH, penn_fudan:PATH, image_label:PATH, or a "
         "name in the TFDS catalog, https://www.tensorflow.org/datasets/catalog/overview"
     )

@@ -4,6 +4,8 @@ Training pairs are made on the device, inside the step: a random crop of a clean
 rotated, then degraded, with a key folded from the seed, the step and the example's index. In evaluation
 the key depends on the index only, so all models and steps are evaluated on the same degraded images.
 
+Pairs may also be given, as by the source "pairs". The same crop, flip and rotation then apply to both images.
+
 Note: Evaluation pads all images to one canvas and does not round outputs. For the protocols of published
 tables (one image at a time, rounded outputs) see `deconv_jax.inference.restoration`.
 """
@@ -57,13 +59,13 @@ class Restoration(Task):
     Attributes:
       model: Module that maps degraded images to restored ones, `model.scale` times as large; both in
         [0, 1].
-      degradation: Degradation to invert.
+      degradation: Degradation to invert; None for given pairs, whose input has the key "input" in batches.
       optimizer: Optimizer of the model.
       precision: "f32", or "bf16" for bfloat16 weights and activations.
       crop: Side of the clean training patches in pixels, a multiple of the model's scale; None for
         whole images.
       rescale: Factors from which each training image's random downscaling is chosen; others than (1.0,)
-        require `crop`.
+        require `crop` and a degradation.
       augment: Whether to flip and rotate training patches at random (8 symmetries).
       loss: Loss of a pixel with restored value x and clean value t: "l2" is (x - t)^2, "l1" is
         |x - t|, "charbonnier" is sqrt((x - t)^2 + 0.001^2) (Lai et al., arXiv:1704.03915).
@@ -77,7 +79,7 @@ class Restoration(Task):
     """
 
     model: nn.Module
-    degradation: Degradation
+    degradation: Degradation | None
     optimizer: Optimizer
     precision: Precision = "f32"
     crop: int | None = None
@@ -102,6 +104,15 @@ class Restoration(Task):
             )
         if self.crop is None and self.rescale != (1.0,):
             raise InputError(f"task.rescale requires task.crop; got rescale={self.rescale}")
+        if self.degradation is None and self.rescale != (1.0,):
+            raise InputError(
+                "task.rescale requires task.degradation, because rescaling changes the degradation of a "
+                f"given input; got rescale={self.rescale}"
+            )
+        if self.degradation is None and self.noise_conditional:
+            raise InputError(
+                "task.noise_conditional requires task.degradation with Gaussian noise; got None"
+            )
 
     @property
     def scale(self) -> int:
@@ -115,21 +126,26 @@ class Restoration(Task):
             "PSNR in dB of images in [0, 1], output clipped and not rounded, mean over images of each "
             "image's PSNR; mse likewise; images padded by reflection to one canvas and cropped to "
             f"multiples of {self.scale}, metrics of the unpadded pixels without a border of "
-            f"{self.border}; {self.degradation.describe()}, random numbers from JAX, seed "
-            f"{RESTORATION_EVALUATION_SEED} folded with the image's index in the split"
+            f"{self.border}; "
+            + (
+                "given inputs"
+                if self.degradation is None
+                else f"{self.degradation.describe()}, random numbers from JAX, seed "
+                f"{RESTORATION_EVALUATION_SEED} folded with the image's index in the split"
+            )
         )
 
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """Return the initial state for images with the batch's number of channels.
 
         Raises:
-          InputError: The images do not fit the model or the degradation, or `noise_conditional` has no
-            Gaussian noise.
+          InputError: The images do not fit the model or the degradation; pairs are given and there is a
+            degradation, or neither; or `noise_conditional` has no Gaussian noise.
         """
 
         def degraded_patch() -> Images:
             keys = example_keys(key, jnp.zeros(1, int))
-            return self._degrade(keys, self._patches(keys, self._clean(batch)[:1]))
+            return self._training_pair(keys, {name: array[:1] for name, array in batch.items()})[0]
 
         degraded = jax.eval_shape(degraded_patch)
         return init_state(self.model, self.optimizer, key, jnp.zeros(degraded.shape))
@@ -145,8 +161,7 @@ class Restoration(Task):
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             keys = training_keys(self.seed, state.step, batch["index"])
-            clean = self._patches(keys, self._clean(batch))
-            degraded = self._degrade(keys, clean)
+            degraded, clean = self._training_pair(keys, batch)
             output, stats = apply_model(
                 self.model, variables, degraded, train=True, precision=self.precision
             )
@@ -202,8 +217,48 @@ class Restoration(Task):
           batch: Batch with uint8 "image" and "index".
         """
         clean = self._clean(batch)
+        if self._has_given_input(batch):
+            return images_in_unit_range(batch["input"]), clean
         keys = evaluation_keys(RESTORATION_EVALUATION_SEED, batch["index"])
         return self._degrade(keys, clean), clean
+
+    def _has_given_input(self, batch: Batch) -> bool:
+        """Return whether pairs are given; raise InputError if that contradicts the degradation."""
+        given = "input" in batch
+        if given and self.degradation is not None:
+            raise InputError(
+                "task.degradation must be None for data of pairs, which have an input; got "
+                f"{self.degradation}"
+            )
+        if not given and self.degradation is None:
+            raise InputError("task.degradation=None requires data of pairs, data.source=pairs:PATH")
+        if given:
+            target = batch["image"].shape[1:3]
+            size = tuple(self.scale * n for n in batch["input"].shape[1:3])
+            if size != target:
+                raise InputError(
+                    f"task.model has scale {self.scale}, and the targets are {target[0] / batch['input'].shape[1]:g} "
+                    "times as large as the inputs"
+                )
+        return given
+
+    def _training_pair(self, keys: Key[Array, " batch"], batch: Batch) -> tuple[Images, Images]:
+        """Return the model's input in training and the clean images."""
+        clean = self._clean(batch)
+        if not self._has_given_input(batch):
+            clean = self._patches(keys, clean)
+            return self._degrade(keys, clean), clean
+        given = images_in_unit_range(batch["input"])
+        if self.crop is not None:
+            # The blocks of the target as channels are as large as the input, so one crop fits both.
+            blocks = ops.space_to_depth(clean, self.scale)
+            both = jnp.concatenate([given, blocks], axis=-1)
+            both = random_crop(fold_in(keys, 0), both, self.crop // self.scale)
+            given, blocks = both[..., : given.shape[-1]], both[..., given.shape[-1] :]
+            clean = ops.depth_to_space(blocks, self.scale)
+        if self.augment:
+            given, clean = (random_dihedral(fold_in(keys, 1), images) for images in (given, clean))
+        return given, clean
 
     def _clean(self, batch: Batch) -> Images:
         """Return a batch's images in [0, 1], cropped to a multiple of the scale."""
@@ -221,6 +276,7 @@ class Restoration(Task):
 
     def _degrade(self, keys: Key[Array, " batch"], clean: Images) -> Images:
         """Return the model's input."""
+        assert self.degradation is not None, "`_has_given_input` checks this first"
         degradation = self.degradation.draw(fold_in(keys, 2), clean.shape)
         degraded = degradation.apply(clean, fold_in(keys, 3))
         if not self.noise_conditional:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deconv_jax.data import file_splits, folders
+from deconv_jax.data import decoded_files, file_splits
 from deconv_jax.data.config import Data
 from deconv_jax.data.embedded import photographs
 from deconv_jax.data.file_splits import Files, find_files
@@ -307,7 +307,7 @@ def counted(monkeypatch):
         decoded.append(path.name)
         return read_pixels(path, color)
 
-    monkeypatch.setattr(folders, "read_pixels", read)
+    monkeypatch.setattr(decoded_files, "read_pixels", read)
     return decoded
 
 

@@ -9,6 +9,7 @@ from deconv_jax.data.source_configs import (
     Digits,
     Folder,
     ImageLabel,
+    Pairs,
     PennFudan,
     Photographs,
     Stacked,
@@ -36,6 +37,7 @@ def message_of(call, *args):
         ("folder:a:b", Folder("a:b")),
         ("penn_fudan:people", PennFudan("people")),
         ("image_label:cells", ImageLabel("cells")),
+        ("pairs:scans", Pairs("scans")),
     ],
 )
 def test_short_forms_are_parsed(text, expected):

@@ -196,3 +196,60 @@ def test_scale_must_match_the_degradation():
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of())
     with pytest.raises(InputError, match=r"set task\.model\.scale"):
         jax.eval_shape(task.train_step, state, batch_of())
+
+
+def given_pairs(scale):
+    """Pairs whose target is a random input enlarged by repetition."""
+    inputs = np.random.default_rng(1).integers(0, 256, (4, 24, 24, 1), np.uint8)
+    targets = inputs.repeat(scale, axis=1).repeat(scale, axis=2)
+    sizes = np.array([[24 * scale, 24 * scale], [9 * scale, 20 * scale]] * 2, np.int32)
+    arrays = {"image": targets, "input": inputs, "size": sizes}
+    more = {"index": np.arange(4, dtype=np.int32), "mask": np.ones(4, np.float32)}
+    return ArraySource(arrays), {k: jnp.asarray(a) for k, a in (arrays | more).items()}
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_crop_flip_and_rotation_of_given_pairs_agree(scale):
+    model = ConvDeconv() if scale == 1 else FSRCNN(scale=2)
+    task = Restoration(model, None, Optimizer(), crop=8 * scale)
+    keys = jax.random.split(jax.random.key(0), 4)
+    given, clean = jax.jit(task._training_pair)(keys, given_pairs(scale)[1])
+    assert given.shape == (4, 8, 8, 1)
+    np.testing.assert_array_equal(given.repeat(scale, axis=1).repeat(scale, axis=2), clean)
+    assert len(np.unique(np.asarray(given), axis=0)) == 4
+
+
+def test_given_pairs_are_evaluated_as_they_are(drawn_state):
+    source, batch = given_pairs(2)
+    task = Restoration(FSRCNN(scale=2, d=4, s=2, m=1), None, Optimizer(), crop=16, border=2)
+    state = drawn_state(task, batch)
+    given, output, clean = (np.asarray(a) for a in task._restore(state, batch))
+    np.testing.assert_allclose(given, source.arrays["input"] / np.float32(255), rtol=1e-6)
+    np.testing.assert_allclose(clean, source.arrays["image"] / np.float32(255), rtol=1e-6)
+    inner = [(slice(2, h - 2), slice(2, w - 2)) for h, w in source.arrays["size"]]
+    expected = [decibels(output[i][part], clean[i][part]) for i, part in enumerate(inner)]
+    measured = task.evaluate(state, [batch])
+    assert measured["psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert task.pictures(state, batch)["restorations"].height > 0
+    bicubic = np.clip(np.asarray(ops.imresize(jnp.asarray(given), 2)), 0, 1)
+    expected = [decibels(bicubic[i][part], clean[i][part]) for i, part in enumerate(inner)]
+    assert task.baseline(source, source)["input_psnr"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_pairs_and_degradation_exclude_each_other():
+    state_of = jax.eval_shape
+    batch = given_pairs(1)[1]
+    for task, given, said in (
+        (DENOISE, batch, r"task\.degradation must be None for data of pairs"),
+        (dataclasses.replace(DENOISE, degradation=None), batch_of(), "requires data of pairs"),
+        (
+            dataclasses.replace(ENLARGE, degradation=None),
+            batch,
+            "has scale 3, and the targets are 1 times",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            state_of(task.init, jax.random.key(0), given)
+    for options, said in (({"rescale": (0.5,)}, "rescale"), ({"noise_conditional": True}, "noise")):
+        with pytest.raises(InputError, match=rf"task\.{said}\w* requires task\.degradation"):
+            dataclasses.replace(DENOISE, degradation=None, **options)
