@@ -1,4 +1,4 @@
-"""`deconv-jax restore`: image files through a trained network or a classical method."""
+"""`deconv-jax restore`: images and videos through a trained network or a classical method."""
 
 import argparse
 import dataclasses
@@ -23,11 +23,12 @@ from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError
 
 _RESTORE = """\
-restore images with a trained network or a classical method
+restore images and videos with a trained network or a classical method
 
   deconv-jax restore photo.jpg
   deconv-jax restore --model denoise --noise-sigma 25 photos/ -o restored
   deconv-jax restore --model sr --scale 4 small.png -o large.png
+  deconv-jax restore --model denoise clip.mp4 -o clean.mp4
   deconv-jax restore --workdir runs/dncnn_25 photos/ scan.png -o restored
   deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png
   deconv-jax restore --method plug_and_play --model denoise --kernel blur.png --noise-sigma 2.55 \\
@@ -45,6 +46,12 @@ cannot be restored (such as one with several pages or frames), lacks a reference
 result, it is reported and the others are processed; the exit code is then 1. Folders may also hold
 files of other formats, hidden files, links to folders and earlier results: these are skipped and
 listed at the end.
+
+Videos are restored frame by frame; this needs PyAV (the extra video). Timestamps, sound, subtitles,
+rotation and color tags are kept, and the result is H.264 with 8 bits per sample. Folders skip videos:
+name them, or a pattern such as 'clips/*.mp4'. After an interruption, the same command continues; the
+finished parts are in OUTPUT.parts. A frame that cannot be decoded is reported, and the exit code is
+then 1.
 
 A network for one channel restores the channels of a color image one by one; if it enlarges, it
 restores the luma, and the color is enlarged bicubically. A network works in tiles. A classical
@@ -94,7 +101,7 @@ def add_commands(commands: Any) -> None:
         restore,
         "FILE_OR_DIR",
         "write the results to this folder, or the only result to this file if it has the extension of "
-        "an image (default: NAME.restored.EXT beside each input)",
+        "an image or video (default: NAME.restored.EXT beside each input)",
         required=False,
     )
     restore.add_argument(
@@ -115,6 +122,12 @@ def add_commands(commands: Any) -> None:
         metavar="FACTOR",
         help="resize the restored image bicubically to this multiple of the input's size; --model sr "
         "without --scale takes the smallest network scale that suffices",
+    )
+    restore.add_argument(
+        "--crf",
+        type=float,
+        metavar="CRF",
+        help="encode videos at this constant rate factor of x264, from 0 (lossless) to 51 (default: 18)",
     )
     _add_network_flags(restore.add_argument_group("trained networks"))
     _add_method_flags(restore.add_argument_group("classical methods"))
@@ -254,6 +267,9 @@ def _add_evaluation_flags(group: Any) -> None:
 def _restore(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.restoration.restore_files import restore_files
+    from deconv_jax.inference.restoration.video import DEFAULT_CRF
+    from deconv_jax.inference.restoration.video_parts import result_suffix
+    from deconv_jax.inference.restoration.video_source import VIDEO_SUFFIXES
     from deconv_jax.metrics.protocol import EvaluationProtocol
 
     enable_compilation_cache()
@@ -268,6 +284,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         references=arguments.reference,
         compare=arguments.compare,
         accept_file=True,
+        videos={suffix: result_suffix(suffix) for suffix in VIDEO_SUFFIXES},
     )
     failed = restore_files(
         _restorer(arguments),
@@ -276,6 +293,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         outscale=arguments.outscale,
         alpha=arguments.alpha or "bicubic",
+        crf=DEFAULT_CRF if arguments.crf is None else arguments.crf,
     )
     return report_skipped(plan) or (EXIT_SOME_FAILED if failed else 0)
 
@@ -322,6 +340,8 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise InputError("--scale requires --model or --weights")
     if arguments.outscale is not None and not 0 < arguments.outscale < math.inf:
         raise InputError(f"--outscale must be a positive number; got {arguments.outscale:g}")
+    if arguments.crf is not None and not 0 <= arguments.crf <= 51:
+        raise InputError(f"--crf must be in [0, 51]; got {arguments.crf:g}")
     if not arguments.reference and (arguments.border is not None or arguments.y_channel):
         raise InputError("--border and --y-channel require --reference")
 

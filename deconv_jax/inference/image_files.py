@@ -95,6 +95,7 @@ def plan_jobs(
     references: Path | None = None,
     compare: bool = False,
     accept_file: bool = False,
+    videos: Mapping[str, str] | None = None,
 ) -> Plan:
     """Return one job per image that the inputs stand for.
 
@@ -108,8 +109,10 @@ def plan_jobs(
       references: Folder of ground-truth images, which have the inputs' relative paths with any
         suffix.
       compare: Whether to write NAME.compare.png beside each result.
-      accept_file: Whether an output with a suffix of `FORMATS` that is not an existing folder is the
-        file of the only result.
+      accept_file: Whether an output with a suffix of `FORMATS` or `videos` that is not an existing
+        folder is the file of the only result.
+      videos: Suffixes of their results by suffixes of videos, to which `suffix` does not apply. Videos
+        are taken if they are named, or match a pattern such as "*.mp4"; folders skip them.
 
     Returns:
       Jobs in the order of the inputs. The result of a file from an input folder keeps its path
@@ -120,45 +123,55 @@ def plan_jobs(
       InputError: The suffix is unknown; `output` or `references` is not a folder; an input does not
         exist or is in the output folder; a folder or pattern contains no images; an output file has
         several inputs or another suffix than `suffix`; two results have the same path; a result would
-        replace an input or a reference; or no image has a reference.
+        replace an input or a reference; no image has a reference; or a video should be measured or
+        compared.
     """
+    videos = videos or {}
     if suffix is not None and suffix not in FORMATS:
         raise InputError(f"no image format {suffix!r}; {did_you_mean(suffix, FORMATS)}")
     if references is not None and kind_of(references) != "folder":
         raise InputError(f"reference folder {references} is not a folder")
     file = None
-    if accept_file and output is not None and _names_file(output):
+    if accept_file and output is not None and _names_file(output, videos):
         if suffix is not None and output.suffix.lower() != suffix:
             raise InputError(f"output {output} has another format than {suffix}")
         file, output = output, None
     elif output is not None and kind_of(output) not in ("folder", None):
         raise InputError(f"output {output} is not a folder")
-    found = _find_inputs(inputs, output, file)
+    found = _find_inputs(inputs, output, file, videos)
     if file is not None and len(found.files) > 1:
         raise InputError(
             f"output {file} is a single file, but there are {len(found.files)} inputs; name a folder"
         )
-    jobs = [
-        _job(source, relative, output, file, suffix, references, compare)
-        for source, relative in found.files
-    ]
+    jobs = []
+    for source, relative in found.files:
+        kind = source.suffix.lower()
+        if kind in videos and (compare or references is not None):
+            raise InputError(f"only images are measured or compared; {source} is a video")
+        new = videos.get(kind, suffix)
+        new = None if new == kind else new
+        jobs.append(_job(source, relative, output, file, new, references, compare))
     _check_paths(jobs)
     if not any(job.reference is None or _is(job.reference, "file") for job in jobs):
         raise InputError(f"{references} contains no reference for any of the {len(jobs)} images")
     return Plan(found.files, found.skipped, jobs)
 
 
-def _names_file(output: Path) -> bool:
-    return output.suffix.lower() in FORMATS and kind_of(output) != "folder"
+def _names_file(output: Path, videos: Collection[str]) -> bool:
+    suffix = output.suffix.lower()
+    return (suffix in FORMATS or suffix in videos) and kind_of(output) != "folder"
 
 
-def _find_inputs(inputs: Sequence[str], output: Path | None, file: Path | None) -> FoundFiles:
+def _find_inputs(
+    inputs: Sequence[str], output: Path | None, file: Path | None, videos: Collection[str]
+) -> FoundFiles:
     """Return the inputs of a command that writes to a folder, to one file or beside the inputs."""
     if file is not None:
-        return expand_inputs(inputs)
+        return expand_inputs(inputs, pattern_suffixes=videos)
     if output is None:
         return expand_inputs(
             inputs,
+            pattern_suffixes=videos,
             is_result=lambda path: path.stem.endswith(_RESTORED) or path.name.endswith(_COMPARISON),
         )
     results = _resolve(output)
@@ -170,6 +183,7 @@ def _find_inputs(inputs: Sequence[str], output: Path | None, file: Path | None) 
             )
     return expand_inputs(
         inputs,
+        pattern_suffixes=videos,
         is_result=lambda path: (
             _resolve(path).is_relative_to(results) or path.name.endswith(_COMPARISON)
         ),
@@ -246,6 +260,7 @@ def expand_inputs(
     inputs: Sequence[str],
     suffixes: Collection[str] = tuple(FORMATS),
     is_result: Callable[[Path], bool] = lambda path: path.name.endswith(_COMPARISON),
+    pattern_suffixes: Collection[str] = (),
 ) -> FoundFiles:
     """Return the files that paths and patterns stand for.
 
@@ -254,6 +269,7 @@ def expand_inputs(
       suffixes: Suffixes, in lower case with a dot, of the files taken from folders and patterns. A file
         that is named explicitly may have any suffix.
       is_result: Whether to skip a file of a folder or pattern as an earlier result.
+      pattern_suffixes: Suffixes of files taken only from patterns that end with that suffix.
 
     Returns:
       Files in the order of the inputs, each once, with paths relative to an input folder, or else
@@ -265,7 +281,9 @@ def expand_inputs(
     files: dict[Path, tuple[Path, Path]] = {}
     skipped: dict[str, list[str]] = collections.defaultdict(list)
     for name in inputs:
-        for source, relative in _expand(name, suffixes, is_result, skipped):
+        kind = Path(name).suffix.lower()
+        taken = (kind,) if kind in pattern_suffixes and glob.has_magic(name) else suffixes
+        for source, relative in _expand(name, taken, is_result, skipped):
             first, _ = files.setdefault(_resolve(source), (source, relative))
             # Overlapping inputs that spell a file the same way are not worth a report.
             if os.path.abspath(first) != os.path.abspath(source):

@@ -19,11 +19,13 @@ class ProgressCallback:
       on_progress: Receives the completed fraction, which increases to 1.
       on_message: Receives a sentence to show to the user.
       on_note: Receives words for the line about the result, such as "sigma 14.2 estimated".
+      on_status: Receives words about the current state, such as "frame 3 of 750".
     """
 
     on_progress: Callable[[float], None]
     on_message: Callable[[str], None]
     on_note: Callable[[str], None] = lambda _: None
+    on_status: Callable[[str], None] = lambda _: None
 
 
 SILENT = ProgressCallback(on_progress=lambda _: None, on_message=lambda _: None)
@@ -41,6 +43,7 @@ class ProgressBar:
           total: Number of items.
         """
         self._verb = verb
+        self._status = ""
         self._bar = tqdm(
             total=total,
             desc=f"{verb} 0/{total}",
@@ -57,10 +60,15 @@ class ProgressBar:
           done: Number of completed items.
           fraction: Completed fraction of the next item, in [0, 1].
         """
+        status = f", {self._status}" if self._status else ""
         self._bar.set_description_str(
-            f"{self._verb} {int(done + fraction)}/{self._bar.total}", refresh=False
+            f"{self._verb} {int(done + fraction)}/{self._bar.total}{status}", refresh=False
         )
         self._bar.update(done + fraction - self._bar.n)
+
+    def set_status(self, status: str) -> None:
+        """Show words about the current state from now on; none if they are empty."""
+        self._status = status
 
     def write(self, line: str, file: TextIO | None = None) -> None:
         """Print a line above the bar, to stdout by default, with unprintable characters escaped."""

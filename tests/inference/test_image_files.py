@@ -115,6 +115,25 @@ def test_an_output_with_a_suffix_is_the_file_of_the_only_result(touch):
             plan_jobs(inputs, Path(output), suffix=suffix, accept_file=True)
 
 
+def test_videos_are_taken_by_name_or_pattern(touch):
+    touch("a.avi", "B.MP4", "c.png", "in/d.png", "in/e.mp4", "in/f.MP4", "in/f.restored.mp4")
+    videos = {".mp4": ".mp4", ".avi": ".mkv"}
+    plan = plan_jobs(["a.avi", "B.MP4", "c.png"], None, suffix=".tif", videos=videos)
+    assert [str(job.output) for job in plan.jobs] == [
+        "a.restored.mkv",
+        "B.restored.MP4",
+        "c.restored.tif",
+    ]
+    plan = plan_jobs(["in"], Path("out"), videos=videos)
+    assert [str(job.source) for job in plan.jobs] == ["in/d.png"]
+    plan = plan_jobs(["in/*.mp4"], None, videos=videos)
+    assert [str(job.source) for job in plan.jobs] == ["in/e.mp4"]
+    (job,) = plan_jobs(["a.avi"], Path("new.avi"), accept_file=True, videos=videos).jobs
+    assert str(job.output) == "new.avi"
+    with pytest.raises(InputError, match=r"only images are measured or compared; B.MP4 is a video"):
+        plan_jobs(["c.png", "B.MP4"], None, compare=True, videos=videos)
+
+
 def test_skipped_files_are_counted_and_named(touch):
     """Other formats, links to folders, hidden files, duplicates and comparisons."""
     touch("in/a.png", "in/b.heic", "in/c.gif", "in/.d.png", "in/.e/f.png", "in/a.png.compare.png")

@@ -23,11 +23,14 @@ def screen(monkeypatch):
 def test_a_terminal_shows_the_count_and_the_remaining_time(screen, capsys):
     stream = screen(True)
     with ProgressBar("restore", 24) as bar:
+        bar.set_status("frame 7 of 9")
         bar.show(2, 0.5)
         bar.write("a line")
+        bar.set_status("")
         bar.show(3)
     drawn = stream.getvalue()
     assert "restore 0/24" in drawn
+    assert "restore 2/24, frame 7 of 9  10%|" in drawn
     assert "restore 3/24  12%|" in drawn
     assert ", ETA " in drawn
     assert capsys.readouterr().out == "a line\n"

@@ -137,6 +137,11 @@ class LearnedRestorer:
         """Height of the restored image over height of the input."""
         return self._interface.scale
 
+    @property
+    def estimates_noise(self) -> bool:
+        """Whether the noise level is estimated for each image."""
+        return self.noise_conditional and self.noise_sigma is None
+
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """Return the restored image, `scale` times as large, with the input's channels, not clipped.
 

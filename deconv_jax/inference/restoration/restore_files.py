@@ -1,5 +1,7 @@
 """Restoration of files: read, restore, write, measure and compare each, and report on it.
 
+Videos are recognized by their suffix, and only restored.
+
 A file that fails does not stop the others: its error goes to stderr, results and metrics go to
 stdout. Results are measured in memory, before they are rounded to the bit depth of their file; the
 protocol rounds to 8 bits itself. A result that cannot be measured is still written.
@@ -14,18 +16,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from deconv_jax import ops
-from deconv_jax.data.images import FORMATS, MAX_PIXELS, read_image, write_image
+from deconv_jax.data.images import FORMATS, read_image, write_image
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.progress import ProgressBar, ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
 from deconv_jax.inference.restoration.measurement import measure_image, read_reference
+from deconv_jax.inference.restoration.resizing import resize, result_size
+from deconv_jax.inference.restoration.video import DEFAULT_CRF, restore_video
+from deconv_jax.inference.restoration.video_source import is_video
 from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, ImageScore, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
@@ -51,6 +54,7 @@ class Result:
         asked for.
       notes: Conversions and losses when the file was read, and notes of the restorer, in words.
       resized: Whether the result has another size than the input.
+      damage: A sentence for each kind of damage of a video.
     """
 
     size: tuple[int, int]
@@ -60,6 +64,7 @@ class Result:
     measurement_error: str | None = None
     notes: tuple[str, ...] = ()
     resized: bool = False
+    damage: tuple[str, ...] = ()
 
 
 def restore_files(
@@ -70,6 +75,7 @@ def restore_files(
     overwrite: bool = False,
     outscale: float | None = None,
     alpha: Alpha = "bicubic",
+    crf: float = DEFAULT_CRF,
 ) -> int:
     """Restore files one after another, and print a line for each and the mean of their metrics.
 
@@ -81,9 +87,10 @@ def restore_files(
       protocol: Protocol of the measurement, for jobs with a reference.
       overwrite: Whether to replace existing results.
       outscale, alpha: As in `restore_file`.
+      crf: Constant rate factor of the videos among the files.
 
     Returns:
-      Number of files that could not be restored, or not measured against their reference.
+      Number of files that could not be read completely, restored, or measured against their reference.
     """
     results: list[Result] = []
     failed = 0
@@ -96,23 +103,32 @@ def restore_files(
             progress = ProgressCallback(
                 on_progress=functools.partial(bar.show, index),
                 on_message=functools.partial(report, job.source),
+                on_status=bar.set_status,
             )
             try:
-                result = restore_file(
-                    restorer,
-                    job,
-                    progress,
-                    protocol=protocol,
-                    overwrite=overwrite,
-                    outscale=outscale,
-                    alpha=alpha,
-                )
+                if is_video(job.source):
+                    result = _restore_video(
+                        restorer, job, progress, overwrite=overwrite, outscale=outscale, crf=crf
+                    )
+                else:
+                    result = restore_file(
+                        restorer,
+                        job,
+                        progress,
+                        protocol=protocol,
+                        overwrite=overwrite,
+                        outscale=outscale,
+                        alpha=alpha,
+                    )
             except InputError as error:
                 failed += 1
                 report("error", error)
             else:
                 results.append(result)
+                for sentence in result.damage:
+                    report("error", f"{job.source}: {sentence}")
                 bar.write(f"{job.source} -> {job.output}  {_format_result(result)}")
+            bar.set_status("")
             bar.show(index + 1)
     after = [result.metrics for result in results if result.metrics]
     before = [result.input_metrics for result in results if result.input_metrics]
@@ -123,10 +139,15 @@ def restore_files(
         print(f"mean of {len(after)}{means}")
         print(protocol.describe())
     unmeasured = sum(result.measurement_error is not None for result in results)
-    for count, verb in ((failed, "restored"), (unmeasured, "measured")):
+    damaged = sum(bool(result.damage) for result in results)
+    for count, what in (
+        (failed, "restored"),
+        (damaged, "read completely"),
+        (unmeasured, "measured"),
+    ):
         if count:
-            report(f"{count} of {len(jobs)} files were not {verb}")
-    return failed + unmeasured
+            report(f"{count} of {len(jobs)} files were not {what}")
+    return failed + damaged + unmeasured
 
 
 def restore_file(
@@ -177,11 +198,13 @@ def restore_file(
     ):
         image = read_image(job.source)
         try:
-            size = _result_size(image.pixels, restorer.scale if outscale is None else outscale)
-            restored = _resize(restorer(image.pixels, progress), size)
+            size = result_size(
+                image.pixels.shape[:2], restorer.scale if outscale is None else outscale
+            )
+            restored = resize(restorer(image.pixels, progress), size)
             if alpha == "network" and image.alpha is not None and np.ptp(image.alpha) > 0:
                 silent = dataclasses.replace(progress, on_note=lambda _: None)
-                opacity = _resize(restorer(image.alpha, silent), size)
+                opacity = resize(restorer(image.alpha, silent), size)
                 image = dataclasses.replace(image, alpha=np.clip(opacity, 0.0, 1.0))
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
@@ -189,7 +212,7 @@ def restore_file(
         views = {"input": image.pixels}
         resized = restored.shape != image.pixels.shape
         if resized and (job.reference or job.comparison) is not None:
-            views[BICUBIC] = _resize(image.pixels, size)
+            views[BICUBIC] = resize(image.pixels, size)
         views["restored"] = restored
         rows: dict[str, ImageScore] = {}
         measurement_error = None
@@ -212,25 +235,31 @@ def restore_file(
     )
 
 
-def _result_size(pixels: Pixels, scale: float) -> tuple[int, int]:
-    """Return the height and width of an image times a scale, rounded, at least 1.
-
-    Raises:
-      InputError: The result would have more than 250 million pixels (`MAX_PIXELS`).
-    """
-    height, width = (max(1, math.floor(n * scale + 0.5)) for n in pixels.shape[:2])
-    if height * width > MAX_PIXELS:
-        raise InputError(
-            f"the result would have {width} x {height} pixels; the limit is {MAX_PIXELS} in all"
-        )
-    return height, width
-
-
-def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return an image resized bicubically; the image itself if it has that size."""
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(ops.imresize(jnp.asarray(pixels), size=size))
+def _restore_video(
+    restorer: ImageRestorer,
+    job: Job,
+    progress: ProgressCallback,
+    *,
+    overwrite: bool,
+    outscale: float | None,
+    crf: float,
+) -> Result:
+    video = restore_video(
+        restorer,
+        job.source,
+        job.output,
+        progress,
+        outscale=outscale,
+        crf=crf,
+        overwrite=overwrite,
+    )
+    speed = [] if video.frames_per_second is None else [f"{video.frames_per_second:.2f} frames/s"]
+    return Result(
+        size=video.size,
+        seconds=video.seconds,
+        notes=(f"{video.frames} frames", *speed, *video.notes),
+        damage=video.damage,
+    )
 
 
 def _measure(

@@ -31,7 +31,10 @@ class RestorerByChannels:
 
     def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
         """Return the restored image; arguments and errors are those of the restorer."""
-        channels = pixels.shape[-1]
+        return self.for_channels(pixels.shape[-1])(pixels, progress)
+
+    def for_channels(self, channels: int) -> ImageRestorer:
+        """Return the restorer for images with a number of channels."""
         if channels not in self._made:
             self._made[channels] = self.make(channels)
-        return self._made[channels](pixels, progress)
+        return self._made[channels]

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clips import damage, read_clip, write_clip
 from PIL import Image
 
 from deconv_jax.cli import main
@@ -456,3 +458,27 @@ def test_help_has_six_examples(capsys):
     text = capsys.readouterr().out
     assert text.count("\n  deconv-jax restore ") == 6
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_images_and_videos_are_restored_in_one_call(tmp_path, weights, draw, capsys):
+    write_clip(tmp_path / "clip.mp4")
+    write_clip(tmp_path / "damaged.mov")
+    lost = damage(tmp_path / "damaged.mov", -1)
+    write_image(tmp_path / "a.png", draw(16, 16, 3))
+    names = ("clip.mp4", "a.png", "damaged.mov")
+    inputs = [tmp_path / name for name in names]
+    assert run("--weights", weights, *inputs, "--crf", 10) == 1
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.split(" -> ")[0] for line in lines] == [str(path) for path in inputs]
+    assert re.search(
+        r"clip.restored.mp4  16 x 16  [\d.]+ s  \(8 frames; [\d.]+ frames/s\)", lines[0]
+    )
+    assert (
+        f"damaged.mov: 1 frame could not be decoded, and the one before is shown longer (at {float(lost):.3f} s)"
+        in printed.err
+    )
+    assert "1 of 3 files were not read completely" in printed.err
+    assert read_clip(tmp_path / "clip.restored.mp4").times == read_clip(inputs[0]).times
+    assert run("--weights", weights, inputs[0], "--crf", 99) == 2
+    assert "--crf must be in [0, 51]; got 99" in capsys.readouterr().err
