@@ -40,9 +40,8 @@ SIGMA = 10.0
 TINY = "DnCNN of 2 layers"
 CASES = (
     (TINY, (), 750),
-    ("sr, x2", ("--model", "sr", "--scale", "2"), 20),
     ("sr, x3", ("--model", "sr", "--scale", "3"), 20),
-    ("sr, x4", ("--model", "sr", "--scale", "4"), 20),
+    ("sr, x3, resized to x2", ("--model", "sr", "--scale", "3", "--outscale", "2"), 20),
     ("denoise", ("--model", "denoise"), 20),
 )
 INTERVAL_S = 0.5
