@@ -39,19 +39,19 @@ and sr (enlarges); "deconv-jax models" lists all. Of denoise and jpeg, gray imag
 for gray images. A network that takes the noise level as input gets --noise-sigma, or else the level
 estimated for each image.
 
-Reads PNG, JPEG, TIFF, BMP and WebP. Folders are searched recursively, and the output keeps their
-structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A result has the
-format, bit depth, transparency, color profile, EXIF data and resolution of its input. If a file
-cannot be restored (such as one with several pages or frames), lacks a reference, or already has a
-result, it is reported and the others are processed; the exit code is then 1. Folders may also hold
-files of other formats, hidden files, links to folders and earlier results: these are skipped and
-listed at the end.
+Reads PNG, JPEG, TIFF, BMP, WebP, AVIF and HEIC. Folders are searched recursively, and the output
+keeps their structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A
+result has the format, bit depth, transparency, color profile, EXIF data and resolution of its
+input. A file that cannot be restored (such as one with several pages or frames), that lacks a
+reference, or that already has a result is reported, and the others are processed; the exit code is
+then 1. Folders may also hold files of other formats, hidden files, links to folders and earlier
+results: these are skipped and listed at the end.
 
 Videos are restored frame by frame; this needs PyAV (the extra video). Timestamps, sound, subtitles,
-rotation and color tags are kept, and the result is H.264 with 8 bits per sample. Folders skip videos:
-name them, or a pattern such as 'clips/*.mp4'. After an interruption, the same command continues; the
-finished parts are in OUTPUT.parts. A frame that cannot be decoded is reported, and the exit code is
-then 1.
+rotation and color tags are kept, and the result is H.264 with 8 bits per sample. Folders skip
+videos: name them, or a pattern such as 'clips/*.mp4'. After an interruption, the same command
+continues; the finished parts are in OUTPUT.parts. A frame that cannot be decoded is reported, and
+the exit code is then 1.
 
 A network for one channel restores the channels of a color image one by one; if it enlarges, it
 restores the luma, and the color is enlarged bicubically. A network works in tiles. A classical

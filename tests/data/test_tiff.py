@@ -1,5 +1,7 @@
 """TIFF files: tags determine how samples become pixels; unsupported files are errors."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import tifffile
@@ -119,10 +121,20 @@ def test_single_extra_sample_without_tag_is_alpha(tmp_path):
         np.testing.assert_array_equal(samples_of(path), samples)
 
 
-def test_unsupported_16_bit_layouts_are_errors_that_name_the_tags(tmp_path):
-    samples = np.zeros((3, 6, 6), np.uint16)
-    write(tmp_path / "a.tif", samples, "lzw", photometric="rgb", planarconfig="separate")
-    said = "3 samples a pixel of 16 bits, in planes, with photometric interpretation 2 and comp"
+@pytest.mark.parametrize("compression", ["lzw", "zstd"])
+@pytest.mark.parametrize("layout", ["planes", "gray and alpha"])
+def test_imagecodecs_decodes_what_pillow_does_not(tmp_path, monkeypatch, compression, layout):
+    samples = np.random.default_rng(0).integers(0, 2**16, (6, 7, 3), np.uint16)
+    options = {"photometric": "rgb", "planarconfig": "separate"}
+    if layout == "planes":
+        write(tmp_path / "a.tif", samples.transpose(2, 0, 1).copy(), compression, **options)
+    else:
+        samples = samples[..., :2]
+        options = {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+        write(tmp_path / "a.tif", samples, compression, planarconfig="contig", **options)
+    np.testing.assert_array_equal(samples_of(tmp_path / "a.tif"), samples)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    said = r"\d samples a pixel of 16 bits.* require imagecodecs: .*deconv_jax\[formats\]"
     with pytest.raises(InputError, match=said):
         read_image(tmp_path / "a.tif")
 

@@ -136,7 +136,7 @@ def test_videos_are_taken_by_name_or_pattern(touch):
 
 def test_skipped_files_are_counted_and_named(touch):
     """Other formats, links to folders, hidden files, duplicates and comparisons."""
-    touch("in/a.png", "in/b.heic", "in/c.gif", "in/.d.png", "in/.e/f.png", "in/a.png.compare.png")
+    touch("in/a.png", "in/b.svg", "in/c.gif", "in/.d.png", "in/.e/f.png", "in/a.png.compare.png")
     touch("in/deep/notes.txt", "elsewhere/g.png")
     Path("in/link").symlink_to(Path("elsewhere").absolute())
     Path("in/z.png").symlink_to("a.png")
@@ -144,7 +144,7 @@ def test_skipped_files_are_counted_and_named(touch):
     plan = plan_jobs(["in"], Path("out"))
     assert [job.source for job in plan.jobs] == [Path("in/a.png")]
     assert set(plan.summary()) == {
-        f"skipped 3 ({SKIPPED_OTHER_FORMAT}): in/b.heic, in/c.gif, in/deep/notes.txt",
+        f"skipped 3 ({SKIPPED_OTHER_FORMAT}): in/b.svg, in/c.gif, in/deep/notes.txt",
         f"skipped 1 ({SKIPPED_LINK}): in/link",
         f"skipped 3 ({SKIPPED_HIDDEN}): in/.d.png, in/.e, in/.hidden_link",
         "skipped 1 (duplicate of another input): in/z.png is in/a.png",

@@ -13,11 +13,15 @@ file: no color profile is applied, and no gamma correction is undone.
     one transparent color         alpha
     orientation in EXIF or TIFF    applied, and removed from the EXIF data
     several pages or frames        error
-    further pictures in a JPEG,    left out, with a note
-    reduced copies in a TIFF
+    further pictures in a JPEG     left out, with a note
+    or HEIC, reduced copies in a TIFF
     samples of unknown meaning     left out, with a note
+    10 and 12 bits in HEIC         scaled to 16 bits
+    10 and 12 bits in AVIF         rounded to 8 bits by Pillow, with a note
     signed integers, floats,       error
     32-bit integers, Lab
+
+HEIC files require pillow-heif, and a few compressed 16-bit TIFF files imagecodecs (the extra `formats`).
 
 Note:
   Pillow silently reduces 16-bit color to 8 bits. Such PNG files are therefore decoded in two passes, one for

@@ -13,7 +13,10 @@ A gray file is not changed by "gray" and "y"; see `read_pixels`.
 """
 
 FORMATS = {
+    ".avif": "AVIF",
     ".bmp": "BMP",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
     ".jpeg": "JPEG",
     ".jpg": "JPEG",
     ".pgm": "PPM",
@@ -40,7 +43,7 @@ class ImageFile:
       mode: Pillow's mode of the file, such as "L", "P", "RGBA" or "CMYK".
       icc_profile: Color profile of `pixels`, as stored; None for none and for CMYK.
       exif: EXIF data without the orientation; for a TIFF file, only tags that describe the picture.
-      format: "BMP", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
+      format: "AVIF", "BMP", "HEIF", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
       dpi: Horizontal and vertical resolution in pixels per inch, if the file has it.
       notes: Messages about content that was left out or converted, such as "CMYK converted to RGB".
     """

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from deconv_jax.data.images.exif import kept_exif, resolution
 from deconv_jax.data.images.image_file import FORMATS
 from deconv_jax.data.images.samples import Decoded, check_size, pluralize, upright
 from deconv_jax.errors import InputError
 
-_OPENED = tuple(sorted(set(FORMATS.values())))
+_OPENED = tuple(
+    kind
+    for kind in sorted(set(FORMATS.values()))
+    if kind != "HEIF" and (kind != "AVIF" or features.check("avif"))
+)
+"""Formats that the installed Pillow opens."""
 
 _REFUSED = {"I": "32-bit integers", "F": "floats", "LAB": "Lab colors"}
 
@@ -88,7 +93,7 @@ def _libtiff_silenced() -> Iterator[None]:
 
 
 def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
-    """Decode a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, by its content.
+    """Decode an AVIF, BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, by its content.
 
     Pixels are upright. Palettes, YCbCr and CMYK become RGB, and transparency becomes alpha. 16-bit PNG files
     keep their bits; TIFF files with 16 bits are for `decode_tiff`.

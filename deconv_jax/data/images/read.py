@@ -1,6 +1,7 @@
 """Read image files."""
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
+from deconv_jax.data.images.heif import avif_bits, check_avif, decode_heif, kind_of_heif
 from deconv_jax.data.images.image_file import MAX_PIXELS, Color, ImageFile
 from deconv_jax.data.images.pillow import check_header, decode_with_pillow, load, opened
 from deconv_jax.data.images.samples import Decoded, to_8bit_opaque, upright
@@ -20,6 +22,8 @@ from deconv_jax.ops.color import rgb_to_gray_uint8, rgb_to_y_uint8
 
 _NETPBM_STARTS = (b"P2", b"P3", b"P5", b"P6")
 """First bytes of Netpbm files that may have 16-bit samples."""
+
+_KNOWN = "an AVIF, BMP, HEIC, JPEG, PGM, PNG, PPM, TIFF or WebP"
 
 _FEW_BITS = {"L;2": 3, "L;4": 15}
 """Largest sample of gray PNG files with 2 or 4 bits, by Pillow's raw mode."""
@@ -153,6 +157,15 @@ def _decode(path: Path, max_pixels: int) -> Decoded:
     with _input_errors(path), open_regular(path) as file:
         if _is_tiff(file):
             return decode_tiff(file, max_pixels)
+        kind = kind_of_heif(file)
+        if kind == "HEIF":
+            return decode_heif(file, max_pixels)
+        if kind == "AVIF":
+            check_avif()
+            bits = avif_bits(file)
+            decoded = decode_with_pillow(file, max_pixels)
+            notes = () if bits == 8 else (f"{bits} bits rounded to 8",)
+            return dataclasses.replace(decoded, notes=(*decoded.notes, *notes))
         most = _netpbm_most(file)
         if most > 255:  # Pillow would truncate them to 8 bits.
             raise InputError(
@@ -173,7 +186,7 @@ def _input_errors(path: Path) -> Iterator[None]:
         elif isinstance(error, MemoryError):
             reason = "not enough memory"
         elif isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is damaged, or not a BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file"
+            reason = f"it is damaged, or not {_KNOWN} file"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         elif said.startswith("decoder error"):

@@ -1,7 +1,8 @@
 """Decoding of TIFF files whose tags state the meaning of the samples.
 
-tifffile reads the tags, and 8- and 16-bit samples that are uncompressed or deflated. Pillow decodes all others
-by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits.
+tifffile reads the tags, and 8- and 16-bit samples that are uncompressed or deflated. Pillow decodes most others
+by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits. Compressed layouts that Pillow lacks, such as 16-bit
+planes, are decoded by imagecodecs.
 
     samples            unsigned integers of 1, 2, 4, 8 or 16 bits; others are errors
     gray               one channel with 0 for black; WhiteIsZero files are inverted
@@ -12,6 +13,7 @@ by libtiff: LZW, JPEG, CCITT, palettes, CMYK and fewer bits.
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import logging
 import struct
@@ -47,6 +49,9 @@ _UNSPECIFIED, _MULTIPLIED, _ALPHA, _CORELS_ALPHA = 0, 1, 2, 999
 
 _DECODED_BY_TIFFFILE = (1, 8, 32946)
 """Compressions: none, and the two numbers of deflate."""
+
+_DECODED_BY_PILLOW = (2, 3, 4, 5, 6, 7, 32773, 34676, 34677, 34925, 50000, 50001)
+"""Compressions of libtiff: CCITT, LZW, JPEG, PackBits, SGILog, LZMA, Zstandard, WebP."""
 
 # tifffile logs warnings about tags, which Python prints if no handler is installed.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -191,20 +196,23 @@ def read_samples(
 ) -> UInt[np.ndarray, "height width samples"] | None:
     """Read the stored samples of a page, uint8 or uint16, or None if Pillow has to decode them.
 
-    That is the case for fewer than 8 bits, compressions other than none and deflate, and pixels other than gray
-    and RGB.
+    That is the case for fewer than 8 bits, compressions other than none and deflate that Pillow decodes, and
+    pixels other than gray and RGB.
 
     Raises:
-      InputError: The page lists too few strips or tiles, or empty ones. Errors of tifffile, as for truncated
-        or damaged pixel data, are passed on.
+      InputError: The page lists too few strips or tiles, or empty ones; or imagecodecs is required and missing.
+        Errors of tifffile, as for truncated or damaged pixel data, are passed on.
     """
     page: Any = tiff.pages[0]
-    if (
-        layout.bits < 8
-        or layout.compression not in _DECODED_BY_TIFFFILE
-        or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
-    ):
+    if layout.bits < 8 or layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         return None
+    if layout.compression not in _DECODED_BY_TIFFFILE:
+        if _pillow_decodes(layout):
+            return None
+        if importlib.util.find_spec("imagecodecs") is None:
+            raise InputError(
+                f"{layout.described()} require imagecodecs: pip install 'deconv_jax[formats]'"
+            )
     # tifffile would fill in missing strips.
     if min(page.databytecounts) <= 0 or len(page.dataoffsets) != np.prod(page.chunked):
         raise InputError("it is damaged or cut off: strips or tiles of its pixels are missing")
@@ -212,6 +220,15 @@ def read_samples(
     if samples.ndim == 2:
         return samples[..., None]
     return np.moveaxis(samples, 0, -1) if layout.is_planar else samples
+
+
+def _pillow_decodes(layout: TiffLayout) -> bool:
+    """Return whether Pillow decodes compressed gray or RGB samples of 8 or 16 bits, in all their bits."""
+    if layout.compression not in _DECODED_BY_PILLOW:
+        return False
+    kinds = (layout.color_samples, len(layout.extras))
+    whole = kinds in ((1, 0), (3, 0), (3, 1)) and not (sum(kinds) > 1 and layout.is_planar)
+    return layout.bits == 8 or whole
 
 
 def with_raw_tags(file: BinaryIO) -> io.BytesIO:
@@ -256,8 +273,8 @@ def read_tiff(file: BinaryIO, max_pixels: int) -> tuple[TiffLayout, np.ndarray |
 def decode_tiff(file: BinaryIO, max_pixels: int) -> Decoded:
     """Decode a TIFF file; its tags decide whether tifffile or Pillow does so.
 
-    tifffile decodes 8- and 16-bit gray and RGB samples that are uncompressed or deflated, and Pillow the others.
-    Pillow supports 16 bits only for gray, RGB and RGB with one extra sample.
+    tifffile decodes 8- and 16-bit gray and RGB samples that are uncompressed or deflated, or that Pillow does not
+    decode, and Pillow the others. Pillow supports 16 bits only for gray, RGB and RGB with one extra sample.
 
     Raises:
       InputError: As in `read_tiff`, or neither decodes the samples. Other errors of both on damaged files pass
@@ -291,12 +308,6 @@ def _decode_wide_tiff(file: BinaryIO, layout: TiffLayout) -> np.ndarray:
     channels = layout.color_samples + len(layout.extras)
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
         raise InputError("its 16-bit samples are neither gray nor RGB")
-    kinds = (layout.color_samples, len(layout.extras))
-    if kinds not in ((1, 0), (3, 0), (3, 1)) or (channels > 1 and layout.is_planar):
-        raise InputError(
-            f"{layout.described()} are supported only without compression; save the file "
-            "uncompressed"
-        )
     raw = with_raw_tags(file)
     if channels > 1:
         name = {3: "RGB", 4: "RGBA"}[channels]

@@ -12,6 +12,8 @@ import tifffile
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from deconv_jax.data.images.heif import QUALITY as AVIF_QUALITY
+from deconv_jax.data.images.heif import check_avif, encode_heif
 from deconv_jax.data.images.image_file import FORMATS, ImageFile
 from deconv_jax.data.images.samples import composite_on_white
 from deconv_jax.errors import InputError, did_you_mean
@@ -35,9 +37,10 @@ def write_image(
 ) -> None:
     """Write an image file atomically, in the format of its suffix.
 
-    BMP, PNG, TIFF (uncompressed) and WebP are lossless; JPEG has quality 95 and no chroma subsampling. PNG and TIFF
-    keep 16 bits; PNG, TIFF and WebP keep alpha. Other formats round to 8 bits and composite on white. WebP stores
-    gray images as three equal channels.
+    BMP, PNG, TIFF (uncompressed) and WebP are lossless; JPEG and AVIF have quality 95 and no chroma subsampling, HEIC
+    quality 95 and chroma of half the resolution. PNG and TIFF keep 16 bits, HEIC 10 of them; other formats round to 8
+    bits. AVIF, HEIC, PNG, TIFF and WebP keep alpha; other formats composite on white. AVIF and WebP store gray images
+    as three equal channels.
 
     Args:
       path: The file to create or replace.
@@ -49,7 +52,7 @@ def write_image(
 
     Raises:
       InputError: The suffix is unknown, pixels are NaN or have another shape, the image is too large for the
-        format, or the file cannot be written.
+        format, a library for the format is missing, or the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
@@ -62,7 +65,7 @@ def write_image(
     values = [pixels]
     if like is not None and like.alpha is not None:
         values.append(_resized(like.alpha, (pixels.shape[0], pixels.shape[1])))
-    wide = like is not None and like.bit_depth == 16 and kind in ("PNG", "TIFF")
+    wide = like is not None and like.bit_depth == 16 and kind in ("HEIF", "PNG", "TIFF")
     whole = like is None and pixels.dtype == np.uint8
     samples = pixels if whole else _samples_of(values, np.uint16 if wide else np.uint8)
     if kind in ("BMP", "JPEG", "PPM") and samples.shape[-1] % 2 == 0:
@@ -108,6 +111,10 @@ def _encode(
 ) -> bytes:
     """Return the bytes of a file."""
     channels = samples.shape[-1]
+    if kind == "HEIF":
+        return encode_heif(samples, profile, exif)
+    if kind == "AVIF":
+        check_avif()
     if samples.dtype == np.uint16 and kind == "PNG":
         return _encode_wide_png(samples, profile, exif, dpi)
     file = io.BytesIO()
@@ -125,6 +132,7 @@ def _encode(
         )
         return file.getvalue()
     defaults: dict[str, dict[str, Any]] = {
+        "AVIF": {"quality": AVIF_QUALITY, "subsampling": "4:4:4"},
         "JPEG": {"quality": JPEG_QUALITY, "subsampling": "4:4:4"},
         "WEBP": {"lossless": True, "exact": True},
     }

@@ -23,7 +23,7 @@ MAX_BLOCKS = 2**14
 
 _BLOCK = 8
 """Side of a block, in coefficients; 16 pixels."""
-_SMOOTH_FRACTION = 0.15
+_SMOOTH_FRACTION = 0.05
 """Fraction of the blocks without clipping that count as smooth."""
 _MIN_BLOCKS = 24
 """Minimum number of smooth blocks, whose 1,536 coefficients give an error of about 3 %."""
@@ -64,12 +64,11 @@ def estimate_noise_sigma(pixels: Float[np.ndarray, "height width channels"]) -> 
     if least_clipped > 0.5 or flat[usable].mean() > 0.5:
         return 0.0
     usable &= ~flat
-    count = max(_MIN_BLOCKS, round(_SMOOTH_FRACTION * usable.sum()))
+    count = min(usable.sum(), max(_MIN_BLOCKS, round(_SMOOTH_FRACTION * usable.sum())))
     smooth = np.argsort(np.where(usable, activity, np.inf), kind="stable")[:count]
-    # Fewer than `count` blocks may be usable.
-    chosen = np.moveaxis(details[smooth[usable[smooth]]], -1, 0)
-    levels = [float(np.median(channel[channel > _ZERO])) for channel in chosen if channel.any()]
-    return 255.0 / _NORMAL_MAD * sum(levels) / len(chosen)
+    channels = np.moveaxis(details[smooth], -1, 0)
+    levels = [float(np.median(values[values > _ZERO])) for values in channels if values.any()]
+    return 255.0 / _NORMAL_MAD * sum(levels) / len(channels)
 
 
 def _examine(
@@ -107,5 +106,6 @@ def _examine(
         np.square(blocks(filtered(x, taps, 1), side)).mean(axis=(1, 2))
         for x, taps in ((smooth, high), (rough, low))
     )
-    clipped = blocks((strip <= 0.0) | (strip >= 1.0), 2 * side).mean(axis=(1, 2))
+    # Images in memory may have noise beyond [0, 1].
+    clipped = blocks((strip == 0.0) | (strip == 1.0), 2 * side).mean(axis=(1, 2))
     return diagonal, np.asarray(energy), clipped

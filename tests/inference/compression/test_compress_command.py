@@ -114,7 +114,7 @@ def test_a_folder_round_trips(run, tmp_path, capsys):
     (folder / "deep").mkdir(parents=True)
     for name in ("a.png", "deep/b.png"):
         Image.fromarray(pixels(16, 16)).save(folder / name)
-    (folder / "c.heic").touch()
+    (folder / "c.svg").touch()
     (folder / "deep" / "link").symlink_to(folder)
     frames = [Image.fromarray(pixels(16, 16, seed=n)) for n in range(3)]
     frames[0].save(folder / "d.webp", save_all=True, append_images=frames[1:])
@@ -126,7 +126,7 @@ def test_a_folder_round_trips(run, tmp_path, capsys):
         f"deconv-jax: error: cannot read image {folder}/d.webp: it has 3 frames; only files with one "
         "image are read",
         "deconv-jax: 1 of 3 files failed",
-        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/c.heic",
+        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/c.svg",
         f"deconv-jax: skipped 1 ({SKIPPED_LINK}): {folder}/deep/link",
     ]
     assert main(["decompress", *start, str(small), "-o", str(back)]) == 0

@@ -144,7 +144,7 @@ def test_skipped_files_are_named(tmp_path, classifier, folder, capsys):
     out = tmp_path / "out"
     (folder / "b.png").unlink()
     (folder / "z" / "c.jpg").unlink()
-    (folder / "d.heic").touch()
+    (folder / "d.svg").touch()
     os.mkfifo(folder / "e.png")
     name = os.fsdecode(b"f\n\xff.jpg")
     Image.new("CMYK", (8, 8)).save(folder / name)
@@ -155,7 +155,7 @@ def test_skipped_files_are_named(tmp_path, classifier, folder, capsys):
     assert captured.err.splitlines() == [
         f"deconv-jax: error: cannot read image {folder}/e.png: not a regular file",
         "deconv-jax: 1 of 3 files failed",
-        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/d.heic",
+        f"deconv-jax: skipped 1 ({SKIPPED_OTHER_FORMAT}): {folder}/d.svg",
     ]
     found = json.loads((out / PREDICTIONS_FILE).read_text())
     assert [image["file_name"] for image in found["images"]] == ["a.png", name]
