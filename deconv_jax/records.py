@@ -2,7 +2,8 @@
 
 A record is `experiments/results/TABLE/PART.json`. PART is a measurement: an entry of
 `PARTS` in the module TABLE of `experiments/tables`. Every record has the keys of `REQUIRED_KEYS`. A record
-of a trained network also has "training" (see `TRAINING_KEYS`) and "metrics", those of the test split.
+of a trained network also has "training" (see `TRAINING_KEYS`) and "metrics", those of the test split. A record of
+a named model has "model", with its "name" and the "sha256" of its weights.
 """
 
 import dataclasses
@@ -125,8 +126,8 @@ def stale_records(root: Path, load_config: ConfigLoader) -> list[Stale]:
     """Return the records that do not show what the code would measure now.
 
     They are in the order of their paths. A record is stale if a required key is missing; its commit is unknown,
-    not in the history of the repository or had uncommitted changes; its table has no such part or another version; or,
-    for a trained network, the config file resolves to another config, the task has another version, or the task no
+    not in the history of the repository or had uncommitted changes; its table has no such part or another version; the
+    weights of its named model have changed; or, for a trained network, the config file resolves to another config, the task has another version, or the task no
     longer emits a metric.
 
     Args:
@@ -163,6 +164,8 @@ def _reasons(
         yield "no table has this part"
     elif record.get("table_version") != table.VERSION:
         yield f"table version {record.get('table_version')} is now {table.VERSION}"
+    if "model" in record:
+        yield from _model_reasons(record["model"])
     if "training" in record:
         yield from _training_reasons(root, record, load_config)
 
@@ -176,6 +179,16 @@ def _commit_reasons(root: Path, origin: Mapping[str, Any]) -> Iterator[str]:
         yield "its code had uncommitted changes"
     elif not _has_commit(root, commit):
         yield f"commit {commit[:7]} is not in the history"
+
+
+def _model_reasons(model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why the named model of a record is not that of the package."""
+    from deconv_jax import zoo
+
+    if model["name"] not in zoo.names():
+        yield f"there is no model {model['name']!r}"
+    elif zoo.card(model["name"])["sha256"] != model["sha256"]:
+        yield f"the weights of {model['name']} have changed"
 
 
 def _training_reasons(

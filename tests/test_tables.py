@@ -5,14 +5,20 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from deconv_jax import zoo
 from deconv_jax.cli import load_config
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import write_json
+from deconv_jax.models import DnCNN, FFDNet
+from deconv_jax.models.weight_import import save_torch_weights
 from deconv_jax.notebook_cells import PYPROJECT, install_cell, repository_url
 from deconv_jax.records import REQUIRED_KEYS, RESULTS, TABLES, read_record, stale_records
 from deconv_jax.tables import NOTEBOOKS, markdown_files, render_texts, run_missing
@@ -257,6 +263,58 @@ def test_stale_record_says_why(fresh, change, reason):
 def test_record_without_a_part_is_stale(fresh):
     (stale,) = fresh(part="removed")
     assert stale.reasons == ("no table has this part",)
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        ({}, ()),
+        ({"sha256": "0"}, ("the weights of sr-x2 have changed",)),
+        ({"name": "other"}, ("there is no model 'other'",)),
+    ],
+)
+def test_record_of_a_named_model_depends_on_its_weights(fresh, change, reasons):
+    model = {"name": "sr-x2", "sha256": zoo.card("sr-x2")["sha256"]} | change
+    assert [stale.reasons for stale in fresh(lambda r: r.update(model=model))] == [
+        reasons for reasons in [reasons] if reasons
+    ]
+
+
+# Rows of restoration tables
+
+
+def test_published_denoisers_are_told_the_noise_level(tmp_path):
+    restorer = load_module(ROOT / TABLES / "_common.py").published_restorer
+    image, weights = np.full((8, 6, 1), 0.5, np.float32), tmp_path / "weights.safetensors"
+    outputs = {}
+    for model, channels in ((FFDNet(1, 2, 8), 2), (DnCNN(1, 2, 4, norm="none"), 1)):
+        params = model.init(jax.random.key(0), jnp.zeros((1, 8, 6, channels)))["params"]
+        save_torch_weights(weights, model, params)
+        outputs[type(model)] = [restorer(weights, sigma)(image) for sigma in (15, 50)]
+    low, high = outputs[FFDNet]
+    assert np.abs(high - low).max() > 1e-4
+    np.testing.assert_array_equal(*outputs[DnCNN])
+
+
+def test_dncnn_3_restores_the_enlarged_image(tmp_path, monkeypatch):
+    """A network without weights returns its input, so its figures are those of bicubic enlargement."""
+    table = load_module(ROOT / TABLES / "super_resolution.py")
+    rng = np.random.default_rng(0)
+    for name in table.SETS:
+        (tmp_path / name).mkdir()
+        Image.fromarray(rng.integers(0, 255, (32, 34), np.uint8)).save(tmp_path / name / "a.png")
+    monkeypatch.setattr(table, "published_restorer", lambda _: lambda image: image)
+    records = {part: table.PARTS[part](tmp_path) for part in ("bicubic_x2", "dncnn3_x2")}
+    assert records["bicubic_x2"]["sets"] == records["dncnn3_x2"]["sets"]
+    assert records["dncnn3_x2"][
+        "psnr_from_unrounded_luma"
+    ] == {  # A gray file has nothing to round.
+        name: found["mean"]["psnr"] for name, found in records["bicubic_x2"]["sets"].items()
+    }
+    rendered = table.render(records)
+    figure = f"{records['dncnn3_x2']['sets']['set5']['mean']['psnr']:.2f}"
+    assert f"| DnCNN-3 x2 | **{figure}** |" in rendered
+    assert "37.58 | 33.03" in rendered
 
 
 # Rows of GAN tables

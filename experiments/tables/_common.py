@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from deconv_jax import zoo
 from deconv_jax.cli import load_config
 from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
+from deconv_jax.inference.restoration.evaluation import Restore
 from deconv_jax.inference.restoration.learned_restorer import apply_at_noise_level
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.tiling import restore_tiled
+from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.train import train
 
 CONFIGS = Path(__file__).parent.parent
@@ -60,9 +63,7 @@ def protocol_line(protocols: Iterable[str]) -> list[str]:
     return [f"{line} {which}: {'; '.join(filter(None, own))}." if len(own) > 1 else line]
 
 
-def tiled_restorer(
-    module: nn.Module, variables: Any, noise_sigma: float | None = None
-) -> Callable[[np.ndarray], np.ndarray]:
+def tiled_restorer(module: nn.Module, variables: Any, noise_sigma: float | None = None) -> Restore:
     """Return a function that restores images of any size with a network, tile by tile.
 
     Args:
@@ -76,6 +77,38 @@ def tiled_restorer(
     variables = {"batch_stats": {}} | dict(variables)
     apply = jax.jit(lambda images: apply_at_noise_level(module, variables, level, images))
     return lambda image: restore_tiled(apply, image, field)
+
+
+def published_restorer(weights: Path, sigma: float | None = None) -> Restore:
+    """Return a restorer with published weights.
+
+    Args:
+      weights: File of the weights.
+      sigma: Standard deviation of the noise, in units of 1/255, for noise-conditional networks.
+    """
+    network = load_torch_weights(weights)
+    level = sigma if network.noise_conditional else None
+    return tiled_restorer(network.module, network.variables, level)
+
+
+def named_restorer(name: str, sigma: float | None = None) -> Restore:
+    """Return a restorer with a named model; `sigma` is that of `published_restorer`."""
+    model = zoo.load(name)
+    level = sigma if model.task.noise_conditional else None
+    return tiled_restorer(model.task.model, model.variables, level)
+
+
+def named_record(name: str) -> dict[str, Any]:
+    """Return the "model" of a record: name, SHA-256, parameters and training of a named model."""
+    card = zoo.card(name)
+    training = {key: card["training"][key] for key in ("steps", "batch_size", "wall_time_s")}
+    return {key: card[key] for key in ("name", "sha256", "parameters")} | {"training": training}
+
+
+def named_title(record: Mapping[str, Any]) -> str:
+    """Return the title of a row that was measured with a named model."""
+    model = record["model"]
+    return f"`{model['name']}`, trained here: {training_summary(model['training'])}"
 
 
 @dataclasses.dataclass(frozen=True)

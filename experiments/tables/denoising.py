@@ -3,9 +3,10 @@
   deconv-jax tables denoising
 
 The table has the twelve images of Set12 and the mean of BSD68 (68 images) at sigma 15, 25 and 50 (in units of
-1/255). DnCNN-S has the weights that its authors published. Every method gets the same noisy images. The
-paper's noise comes from MATLAB, so its figures differ in the second decimal. Networks "trained here" have a
-small part of the paper's training, as their rows say.
+1/255). DnCNN-S and FFDNet (arXiv:1710.04026) have the weights that their authors published; FFDNet and
+`denoise-gray`, a named model, are one network for all levels, which is told the level. Every method gets the same
+noisy images. The papers' noise comes from MATLAB, so their figures differ in the second decimal. Networks "trained
+here" have a small part of the papers' training, as their rows say.
 """
 
 import functools
@@ -14,21 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import images_in, protocol_line, tiled_restorer, trained, training_summary
+from _common import (
+    images_in,
+    named_record,
+    named_restorer,
+    named_title,
+    protocol_line,
+    published_restorer,
+    tiled_restorer,
+    trained,
+    training_summary,
+)
 
 from deconv_jax import classical
 from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.errors import InputError
-from deconv_jax.inference.restoration.evaluation import Evaluation
+from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import markdown
 
 VERSION = 1
 SIGMAS = (15, 25, 50)
 SETS = ("set12", "bsd68")
 
-SOURCE = "The paper's rows are quoted from its authors' repository (BSD68) and from later papers (Set12)."
+NAMED = "denoise-gray"
+
+SOURCE = (
+    "The paper's rows of DnCNN-S and BM3D are quoted from the repository of DnCNN's authors (BSD68) and from later "
+    "papers (Set12), those of FFDNet from its authors' repository."
+)
 PAPER = {
     # Set12 in file order (Table III), then its mean, then the mean of BSD68 (Table II).
     "DnCNN-S": {
@@ -48,9 +63,8 @@ PAPER = {
              26.722, 25.62],
     },
 }  # fmt: skip
-
-
-Restore = Callable[[np.ndarray], np.ndarray]
+PAPER_MEANS = {"FFDNet": {15: (32.75, 31.63), 25: (30.43, 29.19), 50: (27.32, 26.29)}}
+"""Means of Set12 and BSD68, where the figures of the images are not quoted."""
 
 
 def _measure(data: Path, sigma: int, restore: Restore) -> dict[str, Any]:
@@ -64,8 +78,11 @@ def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore])
 
 
 def _dncnn(data: Path, sigma: int) -> Restore:
-    network = load_torch_weights(data / "weights" / f"dncnn_{sigma}.pth")
-    return tiled_restorer(network.module, network.variables)
+    return published_restorer(data / "weights" / f"dncnn_{sigma}.pth")
+
+
+def _ffdnet(data: Path, sigma: int) -> Restore:
+    return published_restorer(data / "weights" / "ffdnet_gray.pth", sigma)
 
 
 def _bm3d(data: Path, sigma: int) -> Restore:
@@ -88,6 +105,7 @@ def _classical(name: str) -> Callable[[Path, int], Restore]:
 
 METHODS = {
     "DnCNN-S": ("dncnn", _dncnn),
+    "FFDNet": ("ffdnet", _ffdnet),
     "BM3D": ("bm3d", _bm3d),
     "TV": ("tv", _classical("tv")),
     "Wavelet": ("wavelet", _classical("wavelet")),
@@ -101,6 +119,11 @@ def _trained(data: Path, *, config: str, sigma: int) -> dict[str, Any]:
     return _measure(data, sigma, restore) | {"training": run.record}
 
 
+def _named(data: Path, *, sigma: int) -> dict[str, Any]:
+    measured = _measure(data, sigma, named_restorer(NAMED, sigma))
+    return measured | {"model": named_record(NAMED)}
+
+
 # Part: name, noise level, config.
 TRAINED = {
     "dncnn_trained_25": ("DnCNN-S", 25, "dncnn.py:sigma=25,steps=1600,batch=16"),
@@ -111,14 +134,18 @@ TRAINED = {
     ),
 }
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    f"{part}_{sigma}": functools.partial(_method, sigma=sigma, restorer=restorer)
-    for part, restorer in METHODS.values()
-    for sigma in SIGMAS
-} | {
-    part: functools.partial(_trained, config=config, sigma=sigma)
-    for part, (_, sigma, config) in TRAINED.items()
-}
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
+    {
+        f"{part}_{sigma}": functools.partial(_method, sigma=sigma, restorer=restorer)
+        for part, restorer in METHODS.values()
+        for sigma in SIGMAS
+    }
+    | {
+        part: functools.partial(_trained, config=config, sigma=sigma)
+        for part, (_, sigma, config) in TRAINED.items()
+    }
+    | {f"named_{sigma}": functools.partial(_named, sigma=sigma) for sigma in SIGMAS}
+)
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
@@ -134,10 +161,17 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 *paper, set12, bsd68 = PAPER[method][sigma]
                 figures = [*(f"{v:.2f}" for v in paper), f"{set12:.3f}", f"{bsd68:.2f}", "", ""]
                 rows.append([f"{method}, paper", *figures])
+            elif method in PAPER_MEANS:
+                set12, bsd68 = PAPER_MEANS[method][sigma]
+                figures = [*[""] * 12, f"{set12:.2f}", f"{bsd68:.2f}", "", ""]
+                rows.append([f"{method}, paper", *figures])
         for part, (name, level, _) in TRAINED.items():
             if level == sigma and part in records:
                 title = f"{name}, trained here: {training_summary(records[part]['training'])}"
                 rows.append(_row(title, records[part]))
+        if f"named_{sigma}" in records:
+            record = records[f"named_{sigma}"]
+            rows.append(_row(named_title(record), record))
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13))
         header += " | Set12 | BSD68 | SSIM Set12 | SSIM BSD68"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")

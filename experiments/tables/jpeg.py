@@ -2,9 +2,10 @@
 
   deconv-jax tables jpeg
 
-Five gray images are compressed at qualities 10 to 40 by this package's JPEG, which equals Pillow's exactly. The
-network trained here is a DnCNN of eight layers for quality 10, trained as long as its row says. The paper's
-network has twenty layers and serves all qualities.
+Five gray images are compressed at qualities 10 to 40 by this package's JPEG, which equals Pillow's exactly. DnCNN-3
+has the weights that its authors published, one network of twenty layers for all qualities, for noise and for
+super-resolution. The networks trained here are a DnCNN of eight layers for quality 10 and `jpeg-gray`, a named model
+for all qualities, trained as long as their rows say.
 """
 
 import functools
@@ -12,16 +13,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from _common import images_in, protocol_line, tiled_restorer, trained, training_summary
+from _common import (
+    images_in,
+    named_record,
+    named_restorer,
+    named_title,
+    protocol_line,
+    published_restorer,
+    tiled_restorer,
+    trained,
+    training_summary,
+)
 
 from deconv_jax.data.degradations import Jpeg
-from deconv_jax.inference.restoration.evaluation import Evaluation
+from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.tables import markdown
 
 VERSION = 1
 QUALITIES = (10, 20, 30, 40)
+NAMED = "jpeg-gray"
 CONFIG = "jpeg.py:quality=10,depth=8,steps=1600,batch=16"
 
 SOURCE = "The papers' figures are quoted from the repository of DnCNN's authors."
@@ -32,9 +43,7 @@ PAPER = {
 }
 
 
-def _measure(
-    data: Path, *, quality: int, restore: Callable[[np.ndarray], np.ndarray] = lambda image: image
-) -> dict[str, Any]:
+def _measure(data: Path, *, quality: int, restore: Restore = lambda image: image) -> dict[str, Any]:
     evaluation = Evaluation(Jpeg(quality), EvaluationProtocol(), noise="jax")
     return evaluation.measure(restore, images_in(data / "classic5", "gray"))
 
@@ -45,19 +54,33 @@ def _trained(data: Path) -> dict[str, Any]:
     return measured | {"training": run.record}
 
 
+def _published(data: Path, *, quality: int) -> dict[str, Any]:
+    restore = published_restorer(data / "weights" / "dncnn3.pth")
+    return _measure(data, quality=quality, restore=restore)
+
+
+def _named(data: Path, *, quality: int) -> dict[str, Any]:
+    measured = _measure(data, quality=quality, restore=named_restorer(NAMED))
+    return measured | {"model": named_record(NAMED)}
+
+
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    f"jpeg_{quality}": functools.partial(_measure, quality=quality) for quality in QUALITIES
+    f"{part}_{quality}": functools.partial(measure, quality=quality)
+    for part, measure in (("jpeg", _measure), ("dncnn3", _published), ("named", _named))
+    for quality in QUALITIES
 } | {"dncnn8_10": _trained}
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
     """Return PSNR and SSIM, one row per method and one column per quality."""
-    here = {q: records[f"jpeg_{q}"]["mean"] for q in QUALITIES if f"jpeg_{q}" in records}
-    rows = [["JPEG", *(_figures(here.get(q)) for q in QUALITIES)]]
+    rows = [["JPEG", *_figures(records, "jpeg")], ["DnCNN-3", *_figures(records, "dncnn3")]]
+    named = next((r for part, r in records.items() if part.startswith("named_")), None)
+    if named is not None:
+        rows.append([named_title(named), *_figures(records, "named")])
     if "dncnn8_10" in records:
         record = records["dncnn8_10"]
         title = f"DnCNN of 8 layers, trained here: {training_summary(record['training'])}"
-        rows.append([title, _figures(record["mean"]), *[""] * (len(QUALITIES) - 1)])
+        rows.append([title, *_figures({"dncnn8_10": record}, "dncnn8")])
     for method, paper in PAPER.items():
         quoted = [f"{paper[q][0]:.2f} / {paper[q][1]:.4f}" if q in paper else "" for q in QUALITIES]
         rows.append([f"{method}, paper", *quoted])
@@ -66,5 +89,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     return "\n\n".join([markdown(header, rows), SOURCE, *protocol_line(protocols)])
 
 
-def _figures(mean: Mapping[str, float] | None) -> str:
-    return "" if mean is None else f"**{mean['psnr']:.2f}** / {mean['ssim']:.4f}"
+def _figures(records: Mapping[str, dict[str, Any]], method: str) -> list[str]:
+    """Return PSNR and SSIM of a method at each quality, or "" where there is no record."""
+    means = [records.get(f"{method}_{quality}", {}).get("mean") for quality in QUALITIES]
+    return ["" if m is None else f"**{m['psnr']:.2f}** / {m['ssim']:.4f}" for m in means]

@@ -3,7 +3,8 @@
   deconv-jax tables super_resolution
 
 Networks are trained from scratch on T91 (hours on 2 CPU cores; a stopped run is resumed) and compared with
-bicubic interpolation. The protocol is that of the papers' MATLAB code: Outputs are rounded to 8 bits,
+bicubic interpolation. `sr-x2`, `sr-x3` and `sr-x4` are named models, FSRCNNs with weights rounded to 16 bits. DnCNN-3
+(arXiv:1608.03981) has the weights that its authors published and restores the image that bicubic interpolation enlarged. The protocol is that of the papers' MATLAB code: Outputs are rounded to 8 bits,
 images are cropped to multiples of the scale and downsampled by `imresize` without rounding, and a border of
 `scale` pixels is ignored. The ablation changes the upsampling layer at a smaller, equal number of steps.
 """
@@ -20,13 +21,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import images_in, protocol_line, trained, training_summary
+from _common import (
+    images_in,
+    named_record,
+    named_restorer,
+    protocol_line,
+    published_restorer,
+    trained,
+    training_summary,
+)
 
 from deconv_jax import ops
 from deconv_jax.data.degradations import Downsample
+from deconv_jax.data.images import list_images, read_8bit, read_pixels
 from deconv_jax.inference.restoration.evaluation import Evaluation, network_restorer
 from deconv_jax.metrics.checkerboard import checkerboard_energy
-from deconv_jax.metrics.protocol import EvaluationProtocol
+from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
+from deconv_jax.ops.color import rgb_to_y
 from deconv_jax.tables import markdown
 
 VERSION = 1
@@ -35,14 +46,22 @@ SCALES = (2, 3, 4)
 ABLATION = {"transposed": "transposed 9x9", "subpixel": "sub-pixel 3x3", "resize": "resize 9x9"}
 ABLATION_STEPS = 10_000
 
-SOURCE = "The papers' figures are those of networks trained on T91, quoted from later comparisons."
+SOURCE = (
+    "The papers' figures of FSRCNN and ESPCN are those of networks trained on T91, quoted from later comparisons; "
+    "those of DnCNN-3 are quoted from its authors' repository."
+)
 PAPER = {
     # (Set5, Set14)
     ("Bicubic", 2): (33.66, 30.24),
     ("Bicubic", 3): (30.39, 27.54),
     ("Bicubic", 4): (28.42, 26.00),
+    ("FSRCNN", 2): (36.94, 32.54),
     ("FSRCNN", 3): (33.06, 29.37),
+    ("FSRCNN", 4): (30.55, 27.50),
     ("ESPCN", 3): (32.55, 29.08),
+    ("DnCNN-3", 2): (37.58, 33.03),
+    ("DnCNN-3", 3): (33.75, 29.81),
+    ("DnCNN-3", 4): (31.40, 28.04),
 }
 
 
@@ -59,10 +78,43 @@ def _evaluation(scale: int) -> Evaluation:
 
 
 def _bicubic(data: Path, *, scale: int) -> dict[str, Any]:
-    def enlarge(image: np.ndarray) -> np.ndarray:
-        return np.asarray(ops.imresize(image, scale))
+    return _measure(functools.partial(_enlarged, scale=scale), data, scale)
 
-    return _measure(enlarge, data, scale)
+
+def _enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    return np.asarray(ops.imresize(jnp.asarray(image), scale))
+
+
+def _named(data: Path, *, scale: int) -> dict[str, Any]:
+    name = f"sr-x{scale}"
+    return _measure(named_restorer(name), data, scale) | {"model": named_record(name)}
+
+
+def _dncnn3(data: Path, *, scale: int) -> dict[str, Any]:
+    network = published_restorer(data / "weights" / "dncnn3.pth")
+
+    def restore(image: np.ndarray) -> np.ndarray:
+        return network(_enlarged(image, scale))
+
+    measured = _measure(restore, data, scale)
+    return measured | {"psnr_from_unrounded_luma": _from_unrounded_luma(restore, data, scale)}
+
+
+def _from_unrounded_luma(
+    restore: Callable[[np.ndarray], np.ndarray], data: Path, scale: int
+) -> dict[str, float]:
+    """Return the PSNR of each set if luma is rounded after the downsampling instead of before."""
+    evaluation, found = _evaluation(scale), {}
+    for name in SETS:
+        pairs = []
+        for path in list_images(data / name):
+            pixels = jnp.asarray(read_8bit(path)[0], jnp.float32) / 255
+            luma = np.asarray(rgb_to_y(pixels) if pixels.shape[-1] == 3 else pixels)
+            clean = read_pixels(path, "y").astype(np.float32) / 255
+            output = restore(evaluation.degrade(evaluation.crop(luma), 0))
+            pairs.append((path.name, output, evaluation.crop(clean)))
+        found[name] = mean_of_rows(evaluation.protocol.measure_all(pairs))["psnr"]
+    return found
 
 
 def _network(data: Path, *, config_argument: str, scale: int) -> dict[str, Any]:
@@ -112,7 +164,11 @@ NETWORKS = {
 }
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
-    {f"bicubic_x{scale}": functools.partial(_bicubic, scale=scale) for scale in SCALES}
+    {
+        f"{part}_x{scale}": functools.partial(measure, scale=scale)
+        for part, measure in (("bicubic", _bicubic), ("named", _named), ("dncnn3", _dncnn3))
+        for scale in SCALES
+    }
     | {
         part: functools.partial(_network, config_argument=argument, scale=scale)
         for part, (_, scale, argument) in NETWORKS.items()
@@ -130,24 +186,39 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
     """Return PSNR and SSIM with the papers' PSNR, then the ablation."""
-    named = {f"bicubic_x{scale}": ("Bicubic", scale) for scale in SCALES}
-    named |= {part: (name, scale) for part, (name, scale, _) in NETWORKS.items()}
+    methods = {
+        f"{part}_x{scale}": (name, scale)
+        for part, name in (("bicubic", "Bicubic"), ("named", "FSRCNN"), ("dncnn3", "DnCNN-3"))
+        for scale in SCALES
+    } | {part: (name, scale) for part, (name, scale, _) in NETWORKS.items()}
     rows = []
-    for part, (name, scale) in sorted(named.items(), key=lambda item: item[1][1]):
+    for part, (name, scale) in sorted(methods.items(), key=lambda item: item[1][1]):
         if part in records:
-            sets = records[part]["sets"]
-            paper = PAPER.get((name, scale), ())
+            record = records[part]
+            model, sets = record.get("model"), record["sets"]
+            training = model["training"] if model else record.get("training")
+            paper = PAPER[name, scale]
             rows.append(
                 [
-                    f"{name} x{scale}",
+                    f"{name} x{scale}" + (f", `{model['name']}`" if model else ""),
                     *(f"**{sets[s]['mean']['psnr']:.2f}**" for s in SETS),
                     *(f"{figure:.2f}" for figure in paper),
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
-                    training_summary(records[part].get("training")),
+                    training_summary(training),
                 ]
             )
     header = "method | Set5 | Set14 | paper Set5 | paper Set14 | SSIM Set5 | SSIM Set14 | training"
     blocks = [markdown(header, rows)]
+    unrounded = [
+        f"x{scale} " + " / ".join(f"{found[name]:.3f}" for name in SETS)
+        for scale in SCALES
+        if (found := records.get(f"dncnn3_x{scale}", {}).get("psnr_from_unrounded_luma"))
+    ]
+    if unrounded:
+        blocks.append(
+            "Luma is rounded to 8 bits before the downsampling, as by MATLAB. If only the ground truth is rounded, "
+            f"DnCNN-3 has {', '.join(unrounded)} dB (Set5 / Set14)."
+        )
     ablation = {kind: records.get(f"upsampling_{kind}") for kind in ABLATION}
     rows = [
         [
