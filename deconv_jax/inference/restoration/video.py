@@ -160,11 +160,16 @@ def restore_video(
             work = _Work(restorer, color, video, size, progress, state)
             frames = itertools.chain([first], frames)
             work.skip(frames, sum(len(part.packets) for part in parts))
-            while (head := next(frames, None)) is not None:
-                part = itertools.chain([head], itertools.islice(frames, FRAMES_PER_PART - 1))
-                parts.append(
-                    write_part(output, len(parts), work.restore(part), encoding, work.state)
-                )
+            try:
+                while (head := next(frames, None)) is not None:
+                    part = itertools.chain([head], itertools.islice(frames, FRAMES_PER_PART - 1))
+                    parts.append(
+                        write_part(output, len(parts), work.restore(part), encoding, work.state)
+                    )
+            except KeyboardInterrupt:
+                kept = sum(len(part.packets) for part in parts)
+                progress.on_message(f"{kept} restored frames are kept; the same command continues")
+                raise
             with VideoSource(source) as again:
                 join(parts, again, copied, output, display_matrix(first.picture))
             remove_parts(output)
@@ -257,11 +262,11 @@ class _Work:
         return restorer.restore_at(pixels, average, progress)
 
     def _report(self, fraction: float) -> None:
-        done = self.done + fraction
-        self._progress.on_progress(min(done / (self._total or done + 1), 1.0))
         total = "" if self._total is None else f" of {self._total}"
         speed = "" if self.speed is None else f", {self.speed:.3g} frames/s"
         self._progress.on_status(f"frame {self.done}{total}{speed}")
+        done = self.done + fraction
+        self._progress.on_progress(min(done / (self._total or done + 1), 1.0))
 
     def _report_once(self, message: str) -> None:
         if message not in self._messages:

@@ -171,7 +171,7 @@ def remove_parts(output: Path) -> None:
 def _finished_parts(output: Path) -> Iterator[Part]:
     for index in itertools.count():
         file, record = _part_files(output, index)
-        if kind_of(record) is None:
+        if kind_of(file) is None or kind_of(record) is None:
             return
         values = read_json(record)
         yield Part(file, [(pts, duration) for pts, duration in values["packets"]], values["state"])

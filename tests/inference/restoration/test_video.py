@@ -1,6 +1,7 @@
 """Videos keep their timing, sound, color and rotation, and resume after an interruption."""
 
 import dataclasses
+import itertools
 import resource
 import sys
 from fractions import Fraction
@@ -17,6 +18,7 @@ from deconv_jax.inference.restoration import video
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 from deconv_jax.inference.restoration.video import restore_video
 from deconv_jax.inference.restoration.video_color import VideoColor
+from deconv_jax.inference.restoration.video_parts import _decoding_times
 
 UNEVEN = (0, 400, 900, 1000, 1700, 2100, 2450, 3000)
 
@@ -127,8 +129,11 @@ def test_an_interrupted_restoration_continues(tmp_path):
     write_clip(source, times=UNEVEN)
     # A run restores a test picture first.
     restorer = Scaled(last_call=1 + 6)
+    messages = []
+    progress = ProgressCallback(lambda _: None, messages.append)
     with pytest.raises(KeyboardInterrupt):
-        restore_video(restorer, source, output, SILENT)
+        restore_video(restorer, source, output, progress)
+    assert messages == ["4 restored frames are kept; the same command continues"]
     folder = tmp_path / "b.mp4.parts"
     assert sorted(p.name for p in folder.iterdir()) == [
         *(f"{part:06d}.{kind}" for part in (0, 1) for kind in ("json", "nut")),
@@ -163,6 +168,15 @@ def test_parts_with_other_settings_are_not_used(tmp_path):
     restorer = Scaled(factor=0.9)
     assert restore_video(restorer, source, output, SILENT, overwrite=True).frames == 8
     assert restorer.calls == 1 + 8
+
+
+@pytest.mark.parametrize("order", [[5], [0, 7, 9], [0, 30, 10, 20, 31, 50, 40], [9, 2, 3, 4, 5]])
+def test_packets_are_decoded_in_order_before_they_are_shown(order):
+    times = list(_decoding_times(order))
+    assert all(early < late for early, late in itertools.pairwise(times))
+    assert all(decoded <= shown for decoded, shown in zip(times, order, strict=True))
+    # Packets that are shown in the order of decoding are decoded when they are shown.
+    assert order != sorted(order) or times == order
 
 
 @pytest.mark.usefixtures("two_frames_a_part")
