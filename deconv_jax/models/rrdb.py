@@ -31,8 +31,18 @@ from deconv_jax.models.layers import (
 )
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
-TILE_OVERLAP = 32
-"""Largest extent of `RRDBNet.receptive_field` before and after a pixel, in pixels of the features."""
+TILE_OVERLAP = 80
+"""Largest extent of `RRDBNet.receptive_field` before and after a pixel, in pixels of the features.
+
+Largest difference between the output of a tile and that of the whole image, and RMS difference at the
+seam, in units of 1/255, with the weights of Real-ESRGAN on four photographs:
+
+    overlap                     10          32          64           80
+    x4plus (23 blocks)          80, 5.7     19, 1.5     1.6, 0.10    0.17, 0.01
+    x4plus_anime (6 blocks)     30, 3.3     8.7, 0.6    0.01, 0.00   0.00, 0.00
+
+The overlap of Real-ESRGAN's own tiles is 10 by default.
+"""
 
 _KERNEL_SIZE = 3
 _DENSE_BLOCKS, _DENSE_CONVS = 3, 5
@@ -93,9 +103,10 @@ class RRDBNet(nn.Module):
     def receptive_field(self) -> ReceptiveField:
         """Return the overlap that tiles need, which is less than the receptive field.
 
-        With 23 blocks, the receptive field extends to 350 pixels of the features in each direction,
-        but distant pixels have little effect. The extent is limited to `TILE_OVERLAP` pixels of the
-        features, times `unshuffle` for pixels of the image.
+        The receptive field of 23 blocks extends to 349 pixels of the features on each side, but
+        distant pixels have little effect. The extent is limited to `TILE_OVERLAP` pixels of the
+        features, times `unshuffle` for pixels of the image. In tiles, the output of a trained network
+        differs by less than 0.2 / 255 from that of the whole image.
 
         Raises:
           InputError: An attribute is out of range.

@@ -8,7 +8,18 @@ from jaxtyping import config as jaxtyping_config
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError
-from deconv_jax.models import ESPCN, FSRCNN, SRCNN, ConvDeconv, DnCNN, FFDNet, REDNet, UNet
+from deconv_jax.models import (
+    ESPCN,
+    FSRCNN,
+    SRCNN,
+    ConvDeconv,
+    DnCNN,
+    FFDNet,
+    REDNet,
+    RRDBNet,
+    SRVGGNet,
+    UNet,
+)
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 
 BUMP = 1e6
@@ -170,6 +181,10 @@ NETWORKS = {
     "dncnn": DnCNN(depth=4, features=3),
     "ffdnet": FFDNet(depth=3, features=5),
     "rednet": REDNet(depth=6, features=3),
+    "dncnn-dilated": DnCNN(depth=3, features=3, norm="none", dilations=(1, 3, 2)),
+    "rednet-2": REDNet(depth=4, features=3, stride=2, add_after_relu=True),
+    "espcn-2-deep": ESPCN(scale=2, features=(3, 2, 2)),
+    "srvgg-3": SRVGGNet(scale=3, channels=1, depth=1, features=3),
     "unet": UNet(features=(4, 6, 8)),
     "unet-subpixel": UNet(features=(2, 3), upsampling="subpixel", norm="batch"),
 }
@@ -203,8 +218,12 @@ def test_network_depends_on_exactly_its_receptive_field(network, random_variable
     assert np.max(last - position) == field.after
 
 
+# Its scaled residuals hide the effect of the most distant pixels.
+RRDB = {"rrdb": RRDBNet(2, channels=1, blocks=1, features=3, growth=2, unshuffle=2)}
+
+
 @pytest.mark.slow
-@on_networks
+@pytest.mark.parametrize("network", (NETWORKS | RRDB).values(), ids=NETWORKS | RRDB)
 def test_aligned_crop_equals_crop_of_the_whole_output(network, random_variables, apply):
     field = network.receptive_field()
     multiple, scale = field.multiple, field.scale

@@ -20,15 +20,18 @@ from deconv_jax.models import (
     DnCNN,
     FFDNet,
     REDNet,
+    RRDBNet,
+    SRVGGNet,
     UNet,
+    rrdb,
 )
-from deconv_jax.models.dncnn import fold_batch_norm
+from deconv_jax.models.dncnn import IRCNN_DILATIONS, fold_batch_norm
 from deconv_jax.models.layers import PReLU
 from deconv_jax.models.receptive_field import ReceptiveField
 
 KEY = jax.random.key(0)
 RESTORERS = {name: model for name, model in MODELS.items() if hasattr(model, "scale")}
-ENLARGING = ("srcnn", "fsrcnn", "espcn")
+ENLARGING = ("srcnn", "fsrcnn", "espcn", "rrdbnet", "srvggnet")
 
 
 def images(*shape, seed=1):
@@ -61,6 +64,8 @@ def weights(model):
         (DnCNN(channels=3, depth=20), 9 * (3 * 64 + 18 * 64**2 + 64 * 3)),
         (REDNet(), 9 * (64 + 28 * 64**2 + 64)),
         (REDNet(depth=10), 9 * (64 + 8 * 64**2 + 64)),
+        (SRVGGNet(), 9 * (3 * 64 + 16 * 64**2 + 64 * 48)),
+        (RRDBNet(), 16_697_987 - 13_571),  # the parameters of RealESRGAN_x4plus without biases
     ],
 )
 def test_weight_counts_equal_the_papers(model, count):
@@ -86,6 +91,8 @@ def test_networks_accept_any_size_and_conditioning_maps(name, size):
     options = {"scale": 4} if name in ENLARGING else {}
     if name == "conv_deconv":
         options["stride"] = 2
+    if name == "rrdbnet":
+        options["blocks"] = 1
     model = RESTORERS[name](channels=3, **options)
     size = (
         tuple(n + -n % model.receptive_field().multiple for n in size) if name == "unet" else size
@@ -197,6 +204,45 @@ def test_rednet_has_the_skips_of_the_paper(depth, skip_every, random_variables, 
             h = F.relu(h + kept[i - 1] if (i - 1) % skip_every == 0 else h)
     expected = (image + h).movedim(1, -1).numpy()
     np.testing.assert_allclose(apply(model, {"params": params}, x), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tiles_of_an_rrdbnet_approximate_the_whole_output(apply, monkeypatch):
+    """The receptive field is larger than the overlap, but distant pixels have little effect."""
+    monkeypatch.setattr(rrdb, "TILE_OVERLAP", 5)
+    model = RRDBNet(scale=1, channels=1, blocks=1, features=4, growth=2)
+    assert model.receptive_field().before == 5
+    x = images(1, 4, 24, 1)
+    variables = jax.jit(model.init)(KEY, x)
+    whole = apply(model, variables, x)[:, :, 9:]
+    tile = apply(model, variables, x[:, :, 4:])[:, :, 5:]
+    assert 0 < jnp.max(jnp.abs(tile - whole)) < 1e-3 * jnp.max(jnp.abs(whole))
+
+
+def test_the_overlap_of_a_deep_rrdbnet_is_limited():
+    assert RRDBNet(scale=2, unshuffle=2).receptive_field().before == 2 * rrdb.TILE_OVERLAP
+
+
+def test_rrdbnet_scales_are_powers_of_two():
+    with pytest.raises(InputError, match="a power of two; got scale=3 and unshuffle=1"):
+        RRDBNet(scale=3).receptive_field()
+
+
+def test_dncnn_takes_a_dilation_for_each_layer():
+    field = DnCNN(depth=7, dilations=IRCNN_DILATIONS).receptive_field()
+    assert field.before == field.after == sum(IRCNN_DILATIONS)
+    with pytest.raises(InputError, match="one number for each of 3 layers"):
+        DnCNN(depth=3, dilations=(1, 2)).receptive_field()
+
+
+def test_rednet_has_stride_one_or_two():
+    with pytest.raises(InputError, match="stride must be 1 or 2; got 3"):
+        REDNet(stride=3).receptive_field()
+
+
+def test_espcn_has_hidden_layers():
+    with pytest.raises(InputError, match="features must have at least one number"):
+        ESPCN(features=()).receptive_field()
 
 
 @pytest.mark.parametrize("size", [(8, 10), (6, 8)])
