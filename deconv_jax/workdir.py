@@ -5,13 +5,12 @@ the shapes of its data. The path of the workdir is therefore all that a trained 
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import operator
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ import numpy as np
 
 from deconv_jax import schema
 from deconv_jax.data.batch import Batch
-from deconv_jax.data.sources import Source
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.io import kind_of, list_names, read_json, write_json
@@ -183,25 +181,6 @@ def open_workdir(workdir: Path) -> Experiment:
         raise InputError(f"{path} is not the config of a run: {error}") from error
 
 
-def open_task(workdir: Path, *kinds: type) -> Any:
-    """Return the task of a run.
-
-    Args:
-      workdir: Folder of the run.
-      kinds: Accepted task classes, at least one.
-
-    Raises:
-      InputError: The folder is not the workdir of a run, or its task is of another class.
-    """
-    task = open_workdir(workdir).task
-    if not isinstance(task, kinds):
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(
-            f"{workdir} is a run of {type(task).__name__}; expected a run of {expected}"
-        )
-    return task
-
-
 def load_state(
     workdir: Path,
     checkpoint: Checkpoint,
@@ -288,24 +267,11 @@ def parse_input_shapes(
     return example
 
 
-def open_test_split(workdir: Path, data_dir: str | None = None) -> Source:
-    """Return the test split of a run's data.
+def provenance(ignored: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a result depends on besides its config, JSON-serializable.
 
     Args:
-      workdir: Folder of the run.
-      data_dir: Folder of the data, if it has moved since training.
-
-    Raises:
-      InputError: The folder is not the workdir of a run, or the data cannot be opened.
-    """
-    data = open_workdir(workdir).data
-    if data_dir is not None:
-        data = dataclasses.replace(data, data_dir=data_dir)
-    return data.open("test")
-
-
-def provenance() -> dict[str, Any]:
-    """Return what a result depends on besides its config, JSON-serializable.
+      ignored: Folders of the checkout whose changes do not affect the result, besides the records of results.
 
     Returns:
       "commit" and "uncommitted_changes" (whether there are any), both None outside of a git checkout; "versions"
@@ -314,8 +280,8 @@ def provenance() -> dict[str, Any]:
     root = Path(__file__).parent.parent
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     # Results and the texts rendered from them do not affect results.
-    ignored = (":!experiments/results", ":!*.md")
-    changes = _git(root, "status", "--porcelain", "--", ".", *ignored)
+    excluded = [f":!{folder}" for folder in ("experiments/results", "*.md", *ignored)]
+    changes = _git(root, "status", "--porcelain", "--", ".", *excluded)
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),

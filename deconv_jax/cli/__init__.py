@@ -10,6 +10,7 @@ from deconv_jax.cli import (
     compress,
     evaluate,
     generate,
+    models,
     predict,
     prepare,
     restore,
@@ -80,6 +81,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         restore,
         generate,
         compress,
+        models,
         prepare,
         tables,
     ):

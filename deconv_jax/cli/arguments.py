@@ -45,6 +45,48 @@ def add_workdir(parser: Any, kind: str) -> None:
     )
 
 
+def add_model(parser: Any, kind: str, *, default: str | None = None) -> None:
+    """Add --model, --workdir and --checkpoint, which select the trained model for `open_model`.
+
+    Args:
+      parser: Parser of the command.
+      kind: Kinds of models that the command accepts.
+      default: Named model without these flags; None requires --model or --workdir.
+    """
+    group = parser.add_mutually_exclusive_group(required=default is None)
+    fallback = f" (default: {default})" if default else ""
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        default=default,
+        help=f"use this named model ({kind}); `deconv-jax models` lists them{fallback}",
+    )
+    group.add_argument(
+        "--workdir", type=Path, metavar="DIR", help=f"use the model of this run ({kind})"
+    )
+    add_checkpoint(parser)
+
+
+def open_model(arguments: argparse.Namespace) -> tuple[Any, Literal["last", "best"] | int]:
+    """Return the model of the flags of `add_model` and its checkpoint, for the `load` of an application.
+
+    Returns:
+      The workdir or the named model, and the checkpoint.
+
+    Raises:
+      InputError: There is no such named model, its files are damaged, or --checkpoint is invalid or given
+        without --workdir.
+    """
+    from deconv_jax import zoo
+
+    checkpoint = parse_checkpoint(arguments.checkpoint)
+    if arguments.workdir is not None:
+        return arguments.workdir, checkpoint
+    if arguments.checkpoint is not None:
+        raise InputError("--checkpoint requires --workdir; a named model has no checkpoints")
+    return zoo.load(arguments.model), checkpoint
+
+
 def add_checkpoint(parser: Any) -> None:
     """Add --checkpoint, whose value, by default None, is for `parse_checkpoint`."""
     parser.add_argument(

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.arguments import (
-    add_checkpoint,
     add_inputs,
+    add_model,
     add_output,
     add_parser,
-    add_workdir,
-    parse_checkpoint,
+    open_model,
     report_skipped,
 )
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
@@ -23,13 +22,15 @@ from deconv_jax.errors import InputError
 _COMPRESS = """\
 compress images with a trained codec
 
+  deconv-jax compress photo.png
+  deconv-jax compress photos/ more/*.png -o small/ --level 0
   deconv-jax compress --workdir runs/codec photo.png -o photo.djx
-  deconv-jax compress --workdir runs/codec photos/ more/*.png -o small/ --level 0
 
 Folders are searched recursively, and the output keeps their structure. Pixels are coded with 8
 bits per sample. Transparent pixels are blended with white; color profiles and EXIF data are
-dropped. Each file is decoded again to print its PSNR against those pixels. Only the checkpoint
-that wrote a file can decode it, so keep the run, including its folder codec/. Among several
+dropped. Each file is decoded again to print its PSNR against those pixels. Only the model that
+wrote a file can decode it: a named model, or a checkpoint of a run with its folder codec/, so keep
+the run. Without --output, NAME.djx is written beside each input. Among several
 inputs, a file that cannot be read, or has several pages or frames, is reported and the others are
 processed; the exit code is then 1. Folders may also hold files of other formats, hidden files and
 links to folders: these are skipped and listed at the end.
@@ -37,31 +38,38 @@ links to folders: these are skipped and listed at the end.
 _DECOMPRESS = """\
 decompress files of a trained codec
 
+  deconv-jax decompress photo.djx
+  deconv-jax decompress small/ -o decoded/
   deconv-jax decompress --workdir runs/codec photo.djx -o photo.png
-  deconv-jax decompress --workdir runs/codec small/ -o decoded/
 
 Folders are searched recursively, and the output keeps their structure. The extension of a single
-output selects its format; PNG is lossless. Among several inputs, a file that cannot be read is
+output selects its format; PNG is lossless. Without --output, NAME.decompressed.png is written
+beside each input. Among several inputs, a file that cannot be read is
 reported and the others are processed; the exit code is then 1.
 """
+_DEFAULT = "codec"
+"""Named model without --model and --workdir."""
+_DECOMPRESSED = ".decompressed.png"
+"""End of the names of decompressed files without --output; NAME.png may be the original."""
 _MAX_BYTES_PER_PIXEL = 6
 """Largest compressed file that is read, per pixel: twice the size of the raw pixels."""
 
 
 def add_commands(commands: Any) -> None:
     """Add the parsers of `compress` and `decompress`."""
-    for name, run, description in (
-        ("compress", _compress, _COMPRESS),
-        ("decompress", _decompress, _DECOMPRESS),
+    for name, run, description, suffix in (
+        ("compress", _compress, _COMPRESS, ".djx"),
+        ("decompress", _decompress, _DECOMPRESS, _DECOMPRESSED),
     ):
         parser = add_parser(commands, name, description)
-        add_workdir(parser, "compression")
-        add_checkpoint(parser)
+        add_model(parser, "compression", default=_DEFAULT)
         add_inputs(parser)
         add_output(
             parser,
             "FILE_OR_DIR",
-            "write to this file, or to this folder if there are several inputs or it has no extension",
+            "write to this file, or to this folder if there are several inputs or it has no extension "
+            f"(default: NAME{suffix} beside each input)",
+            required=False,
         )
         if run is _compress:
             parser.add_argument(
@@ -109,7 +117,8 @@ def _decompress(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import expand_inputs
 
     found = expand_inputs(arguments.inputs, (SUFFIX,))
-    jobs = _plan(found, arguments.output, ".png", arguments.overwrite)
+    suffix = ".png" if arguments.output else _DECOMPRESSED
+    jobs = _plan(found, arguments.output, suffix, arguments.overwrite)
     codec = _load_codec(arguments)
 
     def process(source: Path, output: Path) -> str:
@@ -127,25 +136,28 @@ def _load_codec(arguments: argparse.Namespace) -> Any:
     enable_compilation_cache()
     from deconv_jax.inference.compression.load import load_codec
 
-    return load_codec(arguments.workdir, parse_checkpoint(arguments.checkpoint))[1]
+    return load_codec(*open_model(arguments))[1]
 
 
-def _plan(found: Any, output: Path, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
-    """Return the source and the output of each file.
+def _plan(found: Any, output: Path | None, suffix: str, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Return the source and the output of each file, beside the source without an output.
 
     Raises:
       InputError: Two outputs have the same path, or an output exists or is an input.
     """
     from deconv_jax.io import check_output_path, kind_of
 
-    kind, count = kind_of(output), len(found.files)
-    folder = count > 1 or kind == "folder" or not output.suffix
-    if folder and kind not in ("folder", None):
-        raise InputError(f"--output must be a folder for {count} files; got {output}")
-    jobs = [
-        (path, (output / place).with_suffix(suffix) if folder else output)
-        for path, place in found.files
-    ]
+    if output is None:
+        jobs = [(path, path.with_suffix(suffix)) for path, _ in found.files]
+    else:
+        kind, count = kind_of(output), len(found.files)
+        folder = count > 1 or kind == "folder" or not output.suffix
+        if folder and kind not in ("folder", None):
+            raise InputError(f"--output must be a folder for {count} files; got {output}")
+        jobs = [
+            (path, (output / place).with_suffix(suffix) if folder else output)
+            for path, place in found.files
+        ]
     written: dict[str, Path] = {}
     sources = {os.path.realpath(source) for source, _ in jobs}
     for source, target in jobs:

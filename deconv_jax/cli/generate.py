@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.arguments import (
-    add_checkpoint,
+    add_model,
     add_output,
     add_parser,
-    add_workdir,
     check_folder,
-    parse_checkpoint,
+    open_model,
 )
 from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, at_least, escape_unprintable
 
+_OUTPUT = "samples.png"
 _SAMPLES, _WALK_STEPS, _TRAVERSAL_STEPS = 64, 16, 9
 _GENERATE = """\
 generate images with a trained GAN or VAE
 
+  deconv-jax generate --model digits-gan
   deconv-jax generate --workdir runs/gan -o samples.png --num 64
   deconv-jax generate --workdir runs/gan -o threes.png --class 3 --truncation 1.5
   deconv-jax generate --workdir runs/gan -o walk.gif --class 3 --walk 8 --scale 4
@@ -44,12 +45,12 @@ _NOT_WITH_TRAVERSE = {
 def add_commands(commands: Any) -> None:
     """Add the parser of `generate`."""
     generate = add_parser(commands, "generate", _GENERATE)
-    add_workdir(generate, "GAN or variational autoencoding")
-    add_checkpoint(generate)
+    add_model(generate, "GAN or variational autoencoding")
     add_output(
         generate,
         "FILE",
-        "write one picture, or an animation of a walk, to this file",
+        f"write one picture, or an animation of a walk, to this file (default: {_OUTPUT}, unless "
+        "--output-dir is given)",
         required=False,
     )
     generate.add_argument(
@@ -120,12 +121,14 @@ def add_commands(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    if arguments.output is None and arguments.output_dir is None:
+        arguments.output = Path(_OUTPUT)
     _check_flags(arguments)
     enable_compilation_cache()
     from deconv_jax.inference.generation import pictures, sampling
     from deconv_jax.inference.generation.load import load_generator
 
-    task, variables = load_generator(arguments.workdir, parse_checkpoint(arguments.checkpoint))
+    task, variables = load_generator(*open_model(arguments))
     num_classes = task.num_classes if arguments.label is None else 0
     latents, count, columns = _draw_latents(arguments, task.latent_dim, num_classes)
     walks, traverses = arguments.walk is not None, arguments.traverse is not None
@@ -231,8 +234,6 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     from deconv_jax.io import check_output_path
 
     output, folder = arguments.output, arguments.output_dir
-    if output is None and folder is None:
-        raise InputError("generate requires --output FILE or --output-dir DIR")
     walks, traverses = arguments.walk is not None, arguments.traverse is not None
     if arguments.steps is not None and not (walks or traverses):
         raise InputError("--steps requires --walk or --traverse")

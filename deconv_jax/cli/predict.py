@@ -2,24 +2,26 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.arguments import (
-    add_checkpoint,
     add_inputs,
+    add_model,
     add_output,
     add_parser,
-    add_workdir,
-    parse_checkpoint,
+    open_model,
     report_skipped,
 )
 from deconv_jax.cli.exit_codes import EXIT_SOME_FAILED
 from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, escape_unprintable
 
+_OUTPUT = "predicted"
 _PREDICT = """\
 classify, segment or detect objects in images
 
+  deconv-jax predict --model digit-scenes scene.png
   deconv-jax predict --workdir runs/unet photos/ -o found/
   deconv-jax predict --workdir runs/detector street.jpg -o found/ --threshold 0.5
 
@@ -45,10 +47,14 @@ Transparent pixels are blended with white.
 def add_commands(commands: Any) -> None:
     """Add the parser of `predict`."""
     predict = add_parser(commands, "predict", _PREDICT)
-    add_workdir(predict, "classification, segmentation or detection")
-    add_checkpoint(predict)
+    add_model(predict, "classification, segmentation or detection")
     add_inputs(predict)
-    add_output(predict, "DIR", "write pictures and predictions.json to this folder")
+    add_output(
+        predict,
+        "DIR",
+        f"write pictures and predictions.json to this folder (default: {_OUTPUT})",
+        required=False,
+    )
     predict.add_argument(
         "--threshold",
         type=float,
@@ -66,14 +72,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.recognition.load import load_predictor
     from deconv_jax.io import check_output_path, write_json
 
-    output = arguments.output
+    output = arguments.output or Path(_OUTPUT)
     plan = plan_jobs(arguments.inputs, output, suffix=".png")
     jobs = plan.jobs
     record = output / PREDICTIONS_FILE
     check_output_path(record, overwrite=arguments.overwrite)
-    predictor = load_predictor(
-        arguments.workdir, parse_checkpoint(arguments.checkpoint), arguments.threshold
-    )
+    predictor = load_predictor(*open_model(arguments), arguments.threshold)
     predictions = []
     try:
         with ProgressBar("predict", len(jobs)) as bar:

@@ -4,13 +4,12 @@ import argparse
 from typing import Any
 
 from deconv_jax.cli.arguments import (
-    add_checkpoint,
     add_data_dir,
     add_inputs,
+    add_model,
     add_output,
     add_parser,
-    add_workdir,
-    parse_checkpoint,
+    open_model,
     report_skipped,
 )
 from deconv_jax.cli.process import enable_compilation_cache
@@ -19,7 +18,7 @@ from deconv_jax.errors import InputError, escape_unprintable
 _VISUALIZE = """\
 show what the layers of a trained network respond to
 
-  deconv-jax visualize --workdir runs/classifier --layer conv1 --layer conv2 -o layers.png
+  deconv-jax visualize --model mnist-classifier --layer conv1 --layer conv2 -o layers.png
   deconv-jax visualize --workdir runs/classifier --layer conv3 --method maximize -o made.png
   deconv-jax visualize --workdir runs/classifier --method grad_cam -o why.png photos/*.jpg
 
@@ -53,8 +52,7 @@ _METHODS = tuple(dict.fromkeys(_LAYER_METHODS + _CLASS_METHODS))
 def add_commands(commands: Any) -> None:
     """Add the parser of `visualize`."""
     visualize = add_parser(commands, "visualize", _VISUALIZE)
-    add_workdir(visualize, "classification, segmentation, detection or restoration")
-    add_checkpoint(visualize)
+    add_model(visualize, "classification, segmentation, detection or restoration")
     visualize.add_argument(
         "--layer",
         action="append",
@@ -104,22 +102,23 @@ def _visualize(arguments: argparse.Namespace) -> int:
     )
     from deconv_jax.inference.interpretation.load import load_interpretable_model
     from deconv_jax.inference.memory import catch_out_of_memory
+    from deconv_jax.inference.trained_model import open_test_split
     from deconv_jax.io import check_output_path, write_png
-    from deconv_jax.workdir import open_test_split
 
     check_output_path(output, overwrite=arguments.overwrite)
     method, layers = arguments.method, arguments.layers
     found = find_images(arguments.inputs, output)
     files = [file for file, _ in found.files]
-    model = load_interpretable_model(arguments.workdir, parse_checkpoint(arguments.checkpoint))
+    trained, checkpoint = open_model(arguments)
+    model = load_interpretable_model(trained, checkpoint)
     maps = DEFAULT_MAX_MAPS if arguments.maps is None else arguments.maps
     with catch_out_of_memory(
-        f"not enough memory to visualize {arguments.workdir}; use fewer images or a smaller --maps"
+        f"not enough memory to visualize {arguments.workdir or arguments.model}; use fewer images or a smaller --maps"
     ):
         if method == "maximize":
             picture = draw_maximized_inputs(model, layers, maps=maps)
         elif shows_layers:
-            images = files or open_test_split(arguments.workdir, arguments.data_dir)
+            images = files or open_test_split(trained, arguments.data_dir)
             picture = draw_top_patches(model, images, layers, rule=method, maps=maps)
         else:
             picture = draw_attributions(

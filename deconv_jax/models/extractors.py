@@ -16,25 +16,22 @@ comparable. Those of the small classifiers are not the FID of papers.
 import dataclasses
 import functools
 import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping
-from importlib import resources
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Array
 
 from deconv_jax import ops
 from deconv_jax.data.augment import center_resize
 from deconv_jax.errors import InputError, did_you_mean
-from deconv_jax.io import write_atomically
+from deconv_jax.io import read_json
 from deconv_jax.models.classifier import Classifier
 from deconv_jax.models.inception import InceptionResize, load_inception, resize_for_inception
 
@@ -45,6 +42,9 @@ INCEPTION_RESIZERS: dict[str, InceptionResize] = {"inception": "legacy", "incept
 """Extractors that use InceptionV3, each with its image resizer."""
 INCEPTION_WEIGHTS_ENV = "DECONV_JAX_INCEPTION"
 """Environment variable with the path of the Inception weights."""
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the classifiers' weights and records."""
 
 _PIXELS = (8, 8)
 FEATURE_SCALE = "feature_scale"
@@ -92,13 +92,12 @@ def load_extractor(name: str) -> Extractor:
         raise InputError(
             f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION_RESIZERS))}"
         )
-    folder = resources.files("deconv_jax.models") / "pretrained"
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = read_json(PRETRAINED / f"{name}.json")
     fields: dict[str, Any] = dict(record["config"]["task"]["model"])
     del fields["name"]
     module = Classifier(**fields | {"features": tuple(fields["features"])})
     variables = unflatten_dict(
-        safetensors.numpy.load((folder / f"{name}.safetensors").read_bytes()), sep="/"
+        safetensors.numpy.load((PRETRAINED / f"{name}.safetensors").read_bytes()), sep="/"
     )
     scale = float(variables.pop(FEATURE_SCALE))
     accuracy = record["metrics"]["test"]["accuracy"]
@@ -111,22 +110,6 @@ def load_extractor(name: str) -> Extractor:
             _apply_classifier, module, (BUNDLED_CLASSIFIERS[name], BUNDLED_CLASSIFIERS[name]), scale
         ),
     )
-
-
-def save_extractor(path: Path, variables: Mapping[str, Any], scale: float) -> None:
-    """Save a classifier as a safetensors file that `load_extractor` reads.
-
-    Args:
-      path: File to write.
-      variables: Variables of the classifier: "params" and "batch_stats".
-      scale: Root mean square of its penultimate activations on the training images.
-
-    Raises:
-      InputError: The file cannot be written.
-    """
-    flat = flatten_dict({**variables, FEATURE_SCALE: scale}, sep="/")
-    data = safetensors.numpy.save({k: np.asarray(v, np.float32) for k, v in flat.items()})
-    write_atomically(path, lambda file: file.write(data))
 
 
 def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from deconv_jax.training.task import Task
 
 
+_COLLECTIONS = ("params/", "batch_stats/")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZooModel:
     """A named model.
@@ -27,11 +30,14 @@ class ZooModel:
       card: Its model card.
       experiment: Experiment that trained it.
       variables: "params" and "batch_stats" of its network, float32 NumPy arrays; those of the generator for a GAN.
+      extras: Arrays of the file beside the variables, by name: the tables of a codec, or the scale of the features
+        of a feature extractor.
     """
 
     card: dict[str, Any]
     experiment: Experiment
     variables: dict[str, Tree]
+    extras: dict[str, np.ndarray]
 
     @property
     def name(self) -> str:
@@ -71,7 +77,6 @@ def load(name: str, *, channels: int | None = None, scale: int | None = None) ->
     from flax.traverse_util import flatten_dict, unflatten_dict
 
     from deconv_jax.experiment import Experiment
-    from deconv_jax.models.extractors import FEATURE_SCALE
     from deconv_jax.models.weight_files import check_tensors
 
     about = card(resolve(name, channels=channels, scale=scale))
@@ -86,16 +91,19 @@ def load(name: str, *, channels: int | None = None, scale: int | None = None) ->
             f"{path} is damaged: its SHA-256 is {digest[:16]}..., its model card has "
             f"{about['sha256'][:16]}...; install the package again"
         )
-    tensors = safetensors.numpy.load(data)
-    tensors.pop(FEATURE_SCALE, None)  # Of a classifier that is a feature extractor, too.
+    tensors, extras = {}, {}
+    for key, value in safetensors.numpy.load(data).items():
+        if key.startswith(_COLLECTIONS):
+            tensors[key] = value.astype(np.float32)
+        else:
+            extras[key] = value
     try:
         experiment = Experiment.from_dict(about["config"])
-        model = ZooModel(
-            about, experiment, {"batch_stats": {}} | unflatten_dict(_as_float32(tensors), sep="/")
-        )
-        key, task = jax.eval_shape(lambda: jax.random.key(0)), experiment.task
-        state = jax.eval_shape(task.init, key, model.input_shapes)
-        expected = flatten_dict(inference_variables(task, state), sep="/")
+        variables = {"batch_stats": {}} | unflatten_dict(tensors, sep="/")
+        model = ZooModel(about, experiment, variables, extras)
+        seed = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(experiment.task.init, seed, model.input_shapes)
+        expected = flatten_dict(inference_variables(experiment.task, state), sep="/")
         check_tensors(tensors, {name: leaf.shape for name, leaf in expected.items()})
     except InputError as error:
         raise InputError(
@@ -111,7 +119,3 @@ def inference_variables(task: Task, state: TrainState) -> dict[str, Tree]:
     if isinstance(task, GAN):
         return task.sampling_variables(state)
     return state.inference_variables()
-
-
-def _as_float32(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: value.astype(np.float32) for name, value in tensors.items()}

@@ -13,7 +13,7 @@ Note:
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,17 @@ import numpy as np
 from _common import finished_run, training_summary
 
 from deconv_jax.data.images import list_images, read_8bit
+from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.metrics.image import ms_ssim, psnr_from_mse
-from deconv_jax.metrics.standard_codecs import encode_decode, is_available
+from deconv_jax.metrics.standard_codecs import StandardCodec, encode_decode, is_available
 from deconv_jax.tables import markdown
 
 VERSION = 1
 CONFIG = "autoencoding/codec_small.py"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
-STANDARD = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
+STANDARD: dict[str, StandardCodec] = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 TITLES = {"learned": "learned", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 PICTURE = Path("docs/codec_rd.png")
 _ms_ssim = jax.jit(ms_ssim)
@@ -65,13 +66,18 @@ def _point(setting: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _learned(data: Path, *, folder: str) -> dict[str, Any]:
-    workdir, _, training = finished_run(CONFIG, data)
-    task, codec = load_codec(workdir)
+def learned_points(codec: Codec, lambdas: Sequence[float], folder: Path) -> list[dict[str, Any]]:
+    """Return rate and distortion of a learned codec on the images of a folder, a point for each level.
+
+    Args:
+      codec: The codec.
+      lambdas: Weight of the distortion in training, for each level.
+      folder: Folder of the images.
+    """
     points = []
-    for level, weight in enumerate(task.lambdas):
+    for level, weight in enumerate(lambdas):
         rows = []
-        for name, image in _images(data / folder):
+        for name, image in _images(folder):
             started = time.perf_counter()
             file = codec.compress(image, level)
             between = time.perf_counter()
@@ -84,18 +90,30 @@ def _learned(data: Path, *, folder: str) -> dict[str, Any]:
                 | {"encode_s": between - started, "decode_s": ended - between}
             )
         points.append(_point(weight, rows))
-    return {"points": points, "protocol": PROTOCOL, "training": training}
+    return points
 
 
-def _standard(data: Path, *, folder: str, codec: Any) -> dict[str, Any]:
+def standard_points(codec: StandardCodec, folder: Path) -> list[dict[str, Any]]:
+    """Return the points of a standard codec at `QUALITIES`; none if Pillow does not support it."""
     points = []
     for quality in QUALITIES if is_available(codec) else ():
         rows = []
-        for name, image in _images(data / folder):
+        for name, image in _images(folder):
             size, decoded = encode_decode(image, codec, quality)
             rows.append({"name": name} | _measured(image, decoded, size))
         points.append(_point(quality, rows))
-    return {"points": points, "protocol": PROTOCOL}
+    return points
+
+
+def _learned(data: Path, *, folder: str) -> dict[str, Any]:
+    workdir, _, training = finished_run(CONFIG, data)
+    task, codec = load_codec(workdir)
+    points = learned_points(codec, task.lambdas, data / folder)
+    return {"points": points, "protocol": PROTOCOL, "training": training}
+
+
+def _standard(data: Path, *, folder: str, codec: StandardCodec) -> dict[str, Any]:
+    return {"points": standard_points(codec, data / folder), "protocol": PROTOCOL}
 
 
 PROTOCOL = (
@@ -173,7 +191,7 @@ def _ahead(learned: list[dict[str, Any]], others: Mapping[str, list[dict[str, An
     for measure, word in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
         counts = []
         for name, points in others.items():
-            reached = [_value(points, point["mean"]["bpp"], measure) for point in learned]
+            reached = [value_at_rate(points, point["mean"]["bpp"], measure) for point in learned]
             better = sum(
                 point["mean"][measure] > other
                 for point, other in zip(learned, reached, strict=True)
@@ -186,11 +204,11 @@ def _ahead(learned: list[dict[str, Any]], others: Mapping[str, list[dict[str, An
 
 
 def _interpolated(points: list[dict[str, Any]], rate: float, measure: str, decimals: int) -> str:
-    value = _value(points, rate, measure)
+    value = value_at_rate(points, rate, measure)
     return "" if value is None else f"{value:.{decimals}f}"
 
 
-def _value(points: list[dict[str, Any]], rate: float, measure: str) -> float | None:
+def value_at_rate(points: list[dict[str, Any]], rate: float, measure: str) -> float | None:
     """Interpolate a codec's metric at a rate, linearly in the logarithm of the rate; None outside its range."""
     rates = [point["mean"]["bpp"] for point in points]
     if not min(rates) <= rate <= max(rates):

@@ -22,7 +22,6 @@ from deconv_jax.models.extractors import (
     INCEPTION_RESIZERS,
     INCEPTION_WEIGHTS_ENV,
     load_extractor,
-    save_extractor,
 )
 
 FOLDER = resources.files("deconv_jax.models") / "pretrained"
@@ -216,15 +215,3 @@ def test_inception_probabilities_exclude_the_bias(tmp_path, monkeypatch, name):
 
 def test_extractors_are_cached():
     assert load_extractor("digits") is load_extractor("digits")
-
-
-@on_bundled
-def test_saved_extractor_equals_the_loaded_one(tmp_path, name):
-    tensors = tensors_of(name)
-    assert {t.dtype for t in tensors.values()} == {np.dtype("float32")}
-    path = tmp_path / "extractor.safetensors"
-    save_extractor(path, load_extractor(name).variables, float(tensors["feature_scale"]))
-    again = safetensors.numpy.load_file(path)
-    assert set(again) == set(tensors)
-    for key, tensor in tensors.items():
-        np.testing.assert_array_equal(again[key], tensor)

@@ -268,8 +268,8 @@ class Codec:
             )
         if data[4:6] != self.digest[:2]:
             raise InputError(
-                f"the file was written by another codec or checkpoint: its digest starts with "
-                f"{data[4:6].hex()}, this codec's with {self.digest[:2].hex()}"
+                f"the file was written by another codec: its digest starts with {data[4:6].hex()}, "
+                f"this codec's with {self.digest[:2].hex()}; name the model or run that wrote it"
             )
         body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-_CHECKSUM.size :])
         if checksum != self._checksum(body):

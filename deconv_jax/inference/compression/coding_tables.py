@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +69,39 @@ class CodingTables:
         )
         if not isinstance(model, HyperpriorCodec):
             return cls(prior)
-        layers = tuple(
-            FixedPointLayer.from_weights(variables["params"][f"hyper_up_{number}"], stride)
-            for number, stride in enumerate(HYPER_UP_STRIDES)
-        )
+        layers = _fixed_point_layers(variables)
         between = np.sqrt(_SCALES[1:] * _SCALES[:-1])
         bounds = np.rint(between * 2**FixedPointLayer.VALUE_BITS).astype(np.int32)
         normal = FrequencyTables.from_masses([normal_masses(scale) for scale in _SCALES])
         return cls(prior, normal, layers, bounds)
+
+    @classmethod
+    def from_stored(
+        cls, arrays: Mapping[str, np.ndarray], model: FactorizedCodec, variables: Tree
+    ) -> "CodingTables":
+        """Return the tables from the result of `to_stored` and the weights.
+
+        Raises:
+          InputError: An array is missing or wrong, or the tables belong to another model.
+        """
+        layers = _fixed_point_layers(variables) if isinstance(model, HyperpriorCodec) else ()
+        return cls.from_arrays(_layers_to_arrays(layers) | dict(arrays), model)
+
+    def to_stored(self) -> dict[str, np.ndarray]:
+        """Return the arrays of `to_arrays` that another machine might not derive alike.
+
+        These are the frequencies, which are computed in floating point. The weights of the layers are
+        only scaled and rounded, which is exact.
+        """
+        layers = _layers_to_arrays(self.hyper_decoder_layers)
+        return {name: array for name, array in self.to_arrays().items() if name not in layers}
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the tables as int32 arrays by name, such as "prior.lengths" and "layer0.kernel"."""
         arrays = _fields_to_arrays("prior", self.prior)
         if self.normal is not None:
             arrays |= _fields_to_arrays("normal", self.normal) | {"bounds": self.scale_boundaries}
-        for number, layer in enumerate(self.hyper_decoder_layers):
-            arrays |= _fields_to_arrays(f"layer{number}", layer)
-        return arrays
+        return arrays | _layers_to_arrays(self.hyper_decoder_layers)
 
     @classmethod
     def from_arrays(
@@ -198,6 +214,21 @@ def _prior_logits(parameters: Mapping[str, Any], x: np.ndarray, channel: int) ->
             values = values + np.tanh(factor) * np.tanh(values)
         number += 1
     return values[:, 0]
+
+
+def _fixed_point_layers(variables: Tree) -> tuple[FixedPointLayer, ...]:
+    """Return the layers of the hyperprior's decoder, with rounded weights."""
+    return tuple(
+        FixedPointLayer.from_weights(variables["params"][f"hyper_up_{number}"], stride)
+        for number, stride in enumerate(HYPER_UP_STRIDES)
+    )
+
+
+def _layers_to_arrays(layers: Sequence[FixedPointLayer]) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for number, layer in enumerate(layers):
+        arrays |= _fields_to_arrays(f"layer{number}", layer)
+    return arrays
 
 
 def _fields_to_arrays(name: str, value: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
-"""Networks to interpret, loaded from the workdir of a run."""
+"""Networks to interpret, of runs and named models."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -18,36 +17,44 @@ from deconv_jax.inference.interpretation.interpretable_model import Interpretabl
 from deconv_jax.inference.recognition.load import image_color, load_recognition
 from deconv_jax.inference.recognition.predictor import center_resize_pixels
 from deconv_jax.inference.restoration.load import load_restoration
+from deconv_jax.inference.trained_model import (
+    TrainedModel,
+    open_experiment,
+    open_task,
+    read_input_shapes,
+)
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.tasks import Classification, Detection, Restoration, Segmentation
 from deconv_jax.training.step import images_in_unit_range
-from deconv_jax.workdir import Checkpoint, open_task, open_workdir, read_input_shapes
+from deconv_jax.workdir import Checkpoint
 
 RESTORATION_CROP = 96
 """Side of the center crops on which a restoration network is interpreted, in pixels."""
 
 
-def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> InterpretableModel:
-    """Return the network of a recognition or restoration run, ready for interpretation.
+def load_interpretable_model(
+    trained: TrainedModel, checkpoint: Checkpoint = "last"
+) -> InterpretableModel:
+    """Return a recognition or restoration network, ready for interpretation.
 
     A recognition network sees image files cropped centrally to the aspect ratio of its training data and
     resized to its size. A restoration network sees center crops of 96 pixels (`RESTORATION_CROP`), both
     of files and of its data; a noise-conditional one refuses files.
 
     Args:
-      workdir: Folder of the run.
-      checkpoint: "last", "best" on the validation split, or a step.
+      trained: Workdir of a run, or a named model.
+      checkpoint: "last", "best" on the validation split, or a step, of a run.
 
     Raises:
-      InputError: The folder is not the workdir of a recognition or restoration run; the checkpoint is
+      InputError: The run or the named model is not one of recognition or restoration; the checkpoint is
         missing or damaged; or the network expects other than 1 or 3 channels. For recognition also:
         inputs.json is damaged, or missing because an older version trained the run.
     """
-    color = open_workdir(workdir).data.source.color
-    kind = open_task(workdir, Classification, Segmentation, Detection, Restoration)
+    color = open_experiment(trained).data.source.color
+    kind = open_task(trained, Classification, Segmentation, Detection, Restoration)
     if isinstance(kind, Restoration):
-        return _load_restoration_model(*load_restoration(workdir, checkpoint), color)
-    task, variables = load_recognition(workdir, checkpoint)
+        return _load_restoration_model(*load_restoration(trained, checkpoint), color)
+    task, variables = load_recognition(trained, checkpoint)
     preprocessing = task.preprocessing if isinstance(task, Classification) else Preprocessing()
 
     @jit
@@ -56,7 +63,7 @@ def load_interpretable_model(workdir: Path, checkpoint: Checkpoint = "last") -> 
             return preprocessing.resized(images_in_unit_range(batch["image"]), batch.get("size"))
         return evaluation_view(task.view, batch)["image"]
 
-    height, width, channels = jax.eval_shape(images_from_batch, read_input_shapes(workdir)).shape[
+    height, width, channels = jax.eval_shape(images_from_batch, read_input_shapes(trained)).shape[
         1:
     ]
     num_classes = 0

@@ -1,6 +1,5 @@
-"""Classifiers, segmentation networks and detectors loaded from the workdir of a run."""
+"""Classifiers, segmentation networks and detectors of runs and named models."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -10,62 +9,71 @@ from deconv_jax.data.images import Color
 from deconv_jax.data.views import evaluation_view
 from deconv_jax.errors import InputError
 from deconv_jax.inference.recognition.predictor import Predictor
+from deconv_jax.inference.trained_model import (
+    TrainedModel,
+    open_experiment,
+    open_task,
+    read_input_shapes,
+)
 from deconv_jax.models.interfaces import HasMultiple
 from deconv_jax.tasks import Classification, Detection, Segmentation
 from deconv_jax.tasks.detection import MIN_SCORE
 from deconv_jax.training.state import TrainState
 from deconv_jax.viz.overlays import class_name
-from deconv_jax.workdir import Checkpoint, load_state, open_task, open_workdir, read_input_shapes
+from deconv_jax.workdir import Checkpoint, load_state
+from deconv_jax.zoo import ZooModel
 
 
 def load_recognition(
-    workdir: Path, checkpoint: Checkpoint = "last"
+    trained: TrainedModel, checkpoint: Checkpoint = "last"
 ) -> tuple[Classification | Segmentation | Detection, dict[str, Any]]:
-    """Return the task of a recognition run and the variables of its network.
+    """Return the task of a recognition network and its variables.
 
     Args:
-      workdir: Folder of the run.
-      checkpoint: "last", "best" on the validation split, or a step.
+      trained: Workdir of a run, or a named model.
+      checkpoint: "last", "best" on the validation split, or a step, of a run.
 
     Returns:
       The task, and "params" (averaged weights, if there are any) and "batch_stats" as NumPy arrays.
 
     Raises:
-      InputError: The folder is not the workdir of a recognition run; the checkpoint is missing or
+      InputError: The run or the named model is not one of recognition; the checkpoint is missing or
         damaged; or inputs.json is damaged, or missing because an older version trained the run.
     """
-    task = open_task(workdir, Classification, Segmentation, Detection)
-    example = read_input_shapes(workdir)
+    task = open_task(trained, Classification, Segmentation, Detection)
+    if isinstance(trained, ZooModel):
+        return task, trained.variables
+    example = read_input_shapes(trained)
 
     def init(key: jax.Array) -> TrainState:
         zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
         return task.init(key, zeros)
 
-    _, state = load_state(workdir, checkpoint, init)
+    _, state = load_state(trained, checkpoint, init)
     return task, jax.device_get(state.inference_variables())
 
 
 def load_predictor(
-    workdir: Path, checkpoint: Checkpoint = "last", threshold: float | None = None
+    trained: TrainedModel, checkpoint: Checkpoint = "last", threshold: float | None = None
 ) -> Predictor:
-    """Return the network of a recognition run as a function of images of any size.
+    """Return a recognition network as a function of images of any size.
 
     Args:
-      workdir: Folder of the run.
-      checkpoint: "last", "best" on the validation split, or a step.
+      trained: Workdir of a run, or a named model.
+      checkpoint: "last", "best" on the validation split, or a step, of a run.
       threshold: Minimum score of a box, in [0, 1], for a detector; None for 0.3 (`MIN_SCORE`).
 
     Raises:
-      InputError: The folder is not the workdir of a recognition run; the checkpoint or inputs.json
-        is missing or damaged; the threshold is out of range, or given for a run other than
-        detection; or the network expects other than 1 or 3 channels.
+      InputError: The run or the named model is not one of recognition; the checkpoint or inputs.json
+        is missing or damaged; the threshold is out of range, or given for a network other than a
+        detector; or the network expects other than 1 or 3 channels.
     """
-    task, variables = load_recognition(workdir, checkpoint)
+    task, variables = load_recognition(trained, checkpoint)
     if threshold is not None and not isinstance(task, Detection):
-        raise InputError(f"threshold requires a run of Detection; got {type(task).__name__}")
+        raise InputError(f"threshold requires a detector; got {type(task).__name__}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold must be in [0, 1]; got {threshold}")
-    source, example = open_workdir(workdir).data.source, read_input_shapes(workdir)
+    source, example = open_experiment(trained).data.source, read_input_shapes(trained)
     size, canvas, multiple = None, source.canvas, 1
     if isinstance(task, Classification):
         height, width, channels = example["image"].shape[1:]

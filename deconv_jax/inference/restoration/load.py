@@ -12,12 +12,14 @@ import jax.numpy as jnp
 from deconv_jax import zoo
 from deconv_jax.data.degradations import Degradation
 from deconv_jax.errors import InputError
+from deconv_jax.inference.trained_model import TrainedModel, open_task
 from deconv_jax.io import kind_of
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tasks import Restoration
 from deconv_jax.training.state import Tree
-from deconv_jax.workdir import Checkpoint, load_state, open_task
+from deconv_jax.workdir import Checkpoint, load_state
+from deconv_jax.zoo import ZooModel
 
 DEFAULT_MODEL = "photo"
 """Named model that restores photographs of unknown quality."""
@@ -43,30 +45,32 @@ class LoadedNetwork:
 
 
 def load_restoration(
-    workdir: Path, checkpoint: Checkpoint = "last"
+    trained: TrainedModel, checkpoint: Checkpoint = "last"
 ) -> tuple[Restoration, dict[str, Any]]:
-    """Return the task of a restoration run and the variables of its network.
+    """Return the task of a restoration network and its variables.
 
     Args:
-      workdir: Folder of the run.
-      checkpoint: "last", "best" on the validation split, or a step.
+      trained: Workdir of a run, or a named model.
+      checkpoint: "last", "best" on the validation split, or a step, of a run.
 
     Returns:
       The task, and "params" (averaged weights, if there are any) and "batch_stats" as NumPy arrays.
 
     Raises:
-      InputError: The folder is not the workdir of a restoration run, or the checkpoint is missing or
-        damaged.
+      InputError: The run or the named model is not one of restoration, or the checkpoint is missing
+        or damaged.
     """
     from deconv_jax.training.step import init_state
 
-    task = open_task(workdir, Restoration)
+    task = open_task(trained, Restoration)
+    if isinstance(trained, ZooModel):
+        return task, trained.variables
     model = cast(RestorationModel, task.model)
     # The parameters depend neither on the image size nor on the degradation.
     side = 4 * model.receptive_field().multiple
     image = jnp.zeros((1, side, side, model.channels + task.noise_conditional))
     _, state = load_state(
-        workdir, checkpoint, lambda key: init_state(task.model, task.optimizer, key, image)
+        trained, checkpoint, lambda key: init_state(task.model, task.optimizer, key, image)
     )
     return task, jax.device_get(state.inference_variables())
 

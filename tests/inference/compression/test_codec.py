@@ -171,7 +171,7 @@ def test_files_that_this_codec_did_not_write_are_refused(codec):
     for damaged, message in cases.items():
         with pytest.raises(InputError, match=message):
             codec.decompress(damaged)
-    with pytest.raises(InputError, match="another codec or checkpoint"):
+    with pytest.raises(InputError, match="another codec: its digest"):
         other.decompress(data)
 
 

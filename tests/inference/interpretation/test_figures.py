@@ -19,7 +19,8 @@ from deconv_jax.inference.interpretation.figures import (
 )
 from deconv_jax.inference.interpretation.load import load_interpretable_model
 from deconv_jax.inference.recognition.predictor import center_resize_pixels
-from deconv_jax.workdir import open_test_split, open_workdir
+from deconv_jax.inference.trained_model import open_test_split
+from deconv_jax.workdir import open_workdir
 
 
 @pytest.mark.slow

@@ -160,9 +160,7 @@ def test_threshold_must_be_in_the_unit_interval(saved_run):
 
 def test_threshold_requires_a_detector(saved_run):
     workdir, _ = saved_run(CLASSIFIER, DIGIT)
-    with pytest.raises(
-        InputError, match="threshold requires a run of Detection; got Classification"
-    ):
+    with pytest.raises(InputError, match="threshold requires a detector; got Classification"):
         load_predictor(workdir, threshold=0.5)
 
 

@@ -223,7 +223,7 @@ def test_predictions_are_written_completely_or_not_at_all(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--threshold", "0.5"], "threshold requires a run of Detection; got Classification"),
+        (["--threshold", "0.5"], "threshold requires a detector; got Classification"),
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
         (["--checkpoint", "first"], "--checkpoint must be last, best or a step; got 'first'"),
         (["--workdir", "nowhere"], "nowhere is not the workdir of a run"),

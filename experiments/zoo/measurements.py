@@ -1,0 +1,219 @@
+"""Figures of model cards, measured under the protocols of the tables.
+
+Every function takes a model and the folder of the test sets, and returns the figures, the most important one
+first, and their protocol. A figure has the keys "metric", "unit" (or ""), "data" (the test set), "setting"
+(what the model was asked for, or ""), "value" and "compared" (other values of the same metric by name).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from deconv_jax.config_arguments import load_module
+from deconv_jax.data.degradations import Chain, Degradation, Downsample, GaussianNoise, Jpeg
+from deconv_jax.data.images import Color, list_images, read_pixels
+from deconv_jax.inference.compression.load import load_codec
+from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
+from deconv_jax.inference.tiling import restore_tiled
+from deconv_jax.metrics.protocol import EvaluationProtocol
+from deconv_jax.tasks import GAN
+from deconv_jax.training.loop_data import device_batches, first_example
+from deconv_jax.training.parallel import Devices
+from deconv_jax.zoo import ZooModel
+
+TABLES = Path(__file__).parent.parent / "tables"
+
+Figure = dict[str, Any]
+Measured = tuple[list[Figure], str]
+Measure = Callable[[ZooModel, Path], Measured]
+
+
+def figure(
+    metric: str, value: float, data: str, setting: str = "", unit: str = "", **compared: float
+) -> Figure:
+    """Return a figure of a card."""
+    return {
+        "metric": metric,
+        "unit": unit,
+        "data": data,
+        "setting": setting,
+        "value": float(value),
+        "compared": {name.replace("_", " "): float(v) for name, v in compared.items()},
+    }
+
+
+def denoising(model: ZooModel, data: Path) -> Measured:
+    """Measure PSNR at noise levels 25, 15 and 50, which the network is told."""
+    sets = {"CBSD68": "cbsd68"} if model.card["channels"] == 3 else _GRAY_DENOISING
+    cases = {
+        f"sigma {sigma}": (Evaluation(GaussianNoise(float(sigma)), EvaluationProtocol()), sigma)
+        for sigma in (25, 15, 50)
+    }
+    return _restoration(model, data, sets, cases)
+
+
+def photographs(model: ZooModel, data: Path) -> Measured:
+    """Measure PSNR with noise of a level that the network is told, compressed by JPEG."""
+
+    def evaluation(*steps: Degradation) -> Evaluation:
+        return Evaluation(Chain(steps), EvaluationProtocol(), noise="jax")
+
+    cases = {
+        f"sigma {sigma}, JPEG {quality}": (
+            evaluation(GaussianNoise(float(sigma)), Jpeg(quality)),
+            sigma,
+        )
+        for sigma, quality in ((15, 80), (5, 90), (25, 60), (50, 60))
+    }
+    return _restoration(model, data, {"CBSD68": "cbsd68"}, cases)
+
+
+def jpeg(model: ZooModel, data: Path) -> Measured:
+    """Measure PSNR at JPEG qualities 10 to 40."""
+    sets = {"CBSD68": "cbsd68"} if model.card["channels"] == 3 else {"Classic5": "classic5"}
+    cases = {
+        f"quality {quality}": (Evaluation(Jpeg(quality), EvaluationProtocol(), noise="jax"), None)
+        for quality in (10, 20, 30, 40)
+    }
+    return _restoration(model, data, sets, cases)
+
+
+def super_resolution(model: ZooModel, data: Path) -> Measured:
+    """Measure PSNR of luma at the scale of the network."""
+    scale = model.card["scale"]
+    protocol = EvaluationProtocol(color="y", border=scale)
+    cases = {"": (Evaluation(Downsample(scale), protocol, multiple=scale), None)}
+    return _restoration(model, data, {"Set5": "set5", "Set14": "set14"}, cases, color="y")
+
+
+_GRAY_DENOISING = {"Set12": "set12", "BSD68": "bsd68"}
+
+
+def _restoration(
+    model: ZooModel,
+    data: Path,
+    sets: Mapping[str, str],
+    cases: Mapping[str, tuple[Evaluation, float | None]],
+    color: Color | None = None,
+) -> Measured:
+    """Return the PSNR of test sets in several settings, each with its evaluation and the network's noise level."""
+    color = color or ("rgb" if model.card["channels"] == 3 else "gray")
+    apply = jax.jit(lambda images: model.task.model.apply(model.variables, images))
+    figures, protocols = [], []
+    for setting, (evaluation, sigma) in cases.items():
+        restore = _restorer(model, apply, sigma)
+        for title, folder in sets.items():
+            images = [
+                (path.name, read_pixels(path, color).astype(np.float32) / 255)
+                for path in list_images(data / folder)
+            ]
+            mean = evaluation.measure(restore, images)["mean"]
+            compared = {}
+            if model.card["scale"] == 1:
+                compared["input"] = evaluation.measure(lambda image: image, images)["mean"]["psnr"]
+            figures.append(figure("PSNR", mean["psnr"], title, setting, "dB", **compared))
+            print(figures[-1], flush=True)
+        protocols.append(evaluation.describe().split("; "))
+    # The first clause is the degradation, which the setting states.
+    shared = "; ".join(protocols[0][0 if "" in cases else 1 :])
+    return figures, shared
+
+
+def _restorer(model: ZooModel, apply: Callable[[Any], Any], sigma: float | None) -> Restore:
+    field = model.task.model.receptive_field()
+
+    def restore(image: np.ndarray) -> np.ndarray:
+        if sigma is not None:
+            level = np.full((*image.shape[:2], 1), sigma / 255, np.float32)
+            image = np.concatenate([image, level], axis=-1)
+        return restore_tiled(apply, image, field)
+
+    return restore
+
+
+def codec(model: ZooModel, data: Path) -> Measured:
+    """Measure the rate of whole files and PSNR at every level, and compare with the standard codecs."""
+    table = load_module(TABLES / "codec_rd.py")
+    task, loaded = load_codec(model)
+    figures = []
+    for folder, title in table.SETS.items():
+        points = table.learned_points(loaded, task.lambdas, data / folder)
+        others = {
+            name: table.standard_points(codec, data / folder)
+            for name, codec in table.STANDARD.items()
+        }
+        for point in points:
+            rate = point["mean"]["bpp"]
+            reached = {
+                table.TITLES[name]: table.value_at_rate(found, rate, "psnr")
+                for name, found in others.items()
+                if found
+            }
+            compared = {name: value for name, value in reached.items() if value is not None}
+            setting = f"{rate:.2f} bpp"
+            figures.append(figure("PSNR", point["mean"]["psnr"], title, setting, "dB", **compared))
+    # A middle level comes first.
+    middle = len(task.lambdas) // 2
+    return [figures[middle], *figures[:middle], *figures[middle + 1 :]], table.PROTOCOL
+
+
+def evaluated(names: Sequence[str], titles: Mapping[str, tuple[str, str, float]]) -> Measure:
+    """Return a function that measures metrics of a task on its test split.
+
+    Args:
+      names: Metrics of the task's `evaluate`, the most important one first.
+      titles: Title, unit and factor of metrics that are not shown under their own name.
+    """
+
+    def measure(model: ZooModel, data: Path) -> Measured:
+        experiment = model.experiment
+        where = dataclasses.replace(experiment.data, data_dir=_data_dir(experiment.data, data))
+        train, test = where.open("train"), where.open("test")
+        metrics = _evaluate(model, test)
+        baseline = experiment.task.baseline(train, test)
+        figures = []
+        for name in names:
+            title, unit, factor = titles.get(name, (name.replace("_", " "), "", 1.0))
+            compared = {
+                words: factor * baseline[key]
+                for key, words in (
+                    (f"real_{name}", "real images"),
+                    (f"independent_{name}", "independent pixels"),
+                    (f"nearest_mean_{name}", "nearest mean"),
+                )
+                if key in baseline
+            }
+            figures.append(figure(title, factor * metrics[name], "test", "", unit, **compared))
+        return figures, experiment.task.protocol
+
+    return measure
+
+
+def _data_dir(settings: Any, data: Path) -> str | None:
+    """Return the folder of a data set below the folder of all data sets."""
+    name = settings.source.__class__.__name__
+    return str(data / "tfds") if name == "Tfds" else settings.data_dir
+
+
+def _evaluate(model: ZooModel, test: Any) -> dict[str, float]:
+    """Return the metrics of a named model on its test split.
+
+    The discriminator of a GAN is not part of the model, so its accuracies are left out.
+    """
+    experiment, devices = model.experiment, Devices.all()
+    task = experiment.task
+    state = task.init(jax.random.key(0), first_example(test))
+    if isinstance(task, GAN):
+        state = state.replace(ema=model.variables)
+    else:
+        variables = model.variables
+        state = state.replace(
+            params=variables["params"], batch_stats=variables["batch_stats"], ema={}
+        )
+    state = devices.replicate(state)
+    metrics = task.evaluate(state, device_batches(experiment.training, devices, test))
+    return {name: value for name, value in metrics.items() if not name.endswith("e_accuracy")}
