@@ -36,8 +36,9 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Read the tensors of a file.
 
     In a `.pth` or `.pt` file, the weights may be nested under "state_dict", "params_ema", "params",
-    "model_state_dict" or "model"; values beside them that are not tensors are ignored. Prefixes
-    that all names share, such as "module.", are removed.
+    "model_state_dict" or "model", or another key if it is the only one with tensors under it; values
+    beside them that are not tensors are ignored. Prefixes that all names share, such as "module.",
+    are removed.
 
     Args:
       path: A `.safetensors` file, or a `.pth` or `.pt` file, which requires PyTorch.
@@ -47,7 +48,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
     Raises:
       InputError: Another suffix, the file cannot be read or PyTorch is missing, it is larger than
-        `MAX_FILE_BYTES`, has no tensors (`.pth` and `.pt`), or has a tensor that is sparse, of
+        `MAX_FILE_BYTES`, has no tensors or several networks (`.pth` and `.pt`), or has a tensor that is sparse, of
         another dtype than float16, float32, float64 or int64, or not finite.
     """
     readers: dict[str, Callable[[Path], tuple[Tensors, dict[str, str]]]] = {
@@ -196,8 +197,18 @@ def _dense_tensors(path: Path, values: Any) -> Tensors:
                     f"{MAX_FILE_BYTES}"
                 )
             return {name: value.detach().float().numpy() for name, value in tensors.items()}
+        nested = [
+            key
+            for key, value in values.items()
+            if isinstance(value, Mapping) and any(map(torch.is_tensor, value.values()))
+        ]
+        if len(nested) == 1:
+            values = values[nested[0]]
+            continue
+        names = abbreviate_names(map(str, nested or values))
         raise InputError(
-            f"{path} contains no tensors: it has {abbreviate_names(map(str, values))}; "
-            f"expected one of {_CHECKPOINT_KEYS}"
+            f"{path} contains several networks: {names}; save one of them to a file of its own"
+            if nested
+            else f"{path} contains no tensors: it has {names}; expected one of {_CHECKPOINT_KEYS}"
         )
     raise InputError(f"{path} must contain a dict of weights; got a {type(values).__name__}")

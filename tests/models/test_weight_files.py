@@ -33,6 +33,13 @@ def state_dict():
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
+def test_several_networks_in_a_file_are_named(saved):
+    """As in KAIR's IRCNN files, which have a network for each noise level."""
+    path = saved({"0": state_dict(), "1": state_dict(), "epoch": 3})
+    with pytest.raises(InputError, match="contains several networks: 0, 1; save one of them"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -43,6 +50,7 @@ def state_dict():
         lambda state: {"params_ema": state, "best": torch.tensor(31.0), "params": {}},
         lambda state: {f"_orig_mod.module.{name}": v for name, v in state.items()},
         lambda state: {"state_dict": {f"model.net.{name}": v for name, v in state.items()}},
+        lambda state: {"weights": state, "optimizer": {"state": {}}},
     ],
     ids=[
         "plain",
@@ -52,6 +60,7 @@ def state_dict():
         "other-tensors",
         "compiled",
         "framework",
+        "other-key",
     ],
 )
 def test_weights_are_found_wherever_training_stores_them(wrap, saved):
