@@ -12,6 +12,7 @@ Images of several sizes can share an array, each padded at the bottom and right.
 and width of each image in pixels, and padding values are ignored, NaN included.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -145,21 +146,60 @@ def ms_ssim(
     if scales not in range(1, len(_SCALE_WEIGHTS) + 1):
         raise InputError(f"scales must be from 1 to {len(_SCALE_WEIGHTS)}; got {scales}")
     _check("ms_ssim", prediction, target, _WINDOW * 2 ** (scales - 1))
-    weights = _SCALE_WEIGHTS[:scales]
-    if scales < len(_SCALE_WEIGHTS):
-        weights = tuple(weight / sum(weights) for weight in weights)
     prediction, target = _planes(prediction), _planes(target)
-    product = jnp.ones(prediction.shape[:2], prediction.dtype)
-    for scale, weight in enumerate(weights):
+    means = []
+    for scale in range(scales):
         if scale:
             prediction, target = _halve(prediction), _halve(target)
         luminance, structure = _similarities(prediction, target)
         last = scale == scales - 1
-        mean = jnp.mean(luminance * structure if last else structure, axis=(2, 3))
+        means.append(jnp.mean(luminance * structure if last else structure, axis=(2, 3)))
+    return combine_scales(means)
+
+
+def combine_scales(means: Sequence[Float[Array, "batch channels"]]) -> Float[Array, " batch"]:
+    """Return MS-SSIM from the means over the windows of each scale, the finest first; see `ms_ssim`.
+
+    Args:
+      means: Mean of the contrast-structure factor at all scales but the last, and of SSIM at the last.
+    """
+    weights = _SCALE_WEIGHTS[: len(means)]
+    if len(means) < len(_SCALE_WEIGHTS):
+        weights = tuple(weight / sum(weights) for weight in weights)
+    product = jnp.ones_like(means[0])
+    for mean, weight in zip(means, weights, strict=True):
         # The inner `where` keeps the derivative of the discarded power finite. NaN stays NaN.
         power = jnp.where(mean <= 0, 1.0, mean) ** weight
         product = product * jnp.where(mean <= 0, 0.0, power)
     return jnp.mean(product, axis=1)
+
+
+def ssim_sums(
+    prediction: Float[Array, "batch height width channels"],
+    target: Float[Array, "batch height width channels"],
+    size: Int[Array, "batch 2"],
+) -> tuple[Float[Array, "batch channels"], Float[Array, "batch channels"]]:
+    """Return the sums over the windows of SSIM and of its contrast-structure factor, for each channel.
+
+    The sums of an image are those of its parts, if the parts overlap by 10 pixels.
+
+    Args:
+      prediction: Images.
+      target: Images to compare with.
+      size: Height and width of each image in pixels, each padded at the bottom and right.
+
+    Raises:
+      InputError: The shapes differ, an image is not of floats, or a side of the array is below 11.
+    """
+    _check("ssim_sums", prediction, target, SSIM_MIN_SIZE)
+    luminance, structure = _similarities(_planes(prediction), _planes(target))
+    inside = _inside(luminance.shape[2:], size - (_WINDOW - 1))
+    sums = (
+        jnp.sum(jnp.where(inside[:, None], values, 0.0), axis=(2, 3))
+        for values in (luminance * structure, structure)
+    )
+    full, contrast = sums
+    return full, contrast
 
 
 def max_ms_ssim_scales(height: int, width: int) -> int:
@@ -217,13 +257,19 @@ def _mean(values: Array, size: Array | None) -> Array:
     """Return the mean over channels and the pixels inside `size`, by default all."""
     if size is None:
         return jnp.mean(values, axis=(1, 2, 3))
-    _, height, width, channels = values.shape
-    rows, columns = (size[:, axis].reshape(-1, 1, 1, 1) for axis in (0, 1))
-    inside = (jnp.arange(height).reshape(1, -1, 1, 1) < rows) & (
-        jnp.arange(width).reshape(1, 1, -1, 1) < columns
-    )
+    channels = values.shape[-1]
+    inside = _inside(values.shape[1:3], size)[..., None]
     total = jnp.sum(jnp.where(inside, values, 0.0), axis=(1, 2, 3))
     return total / (channels * jnp.sum(inside, axis=(1, 2, 3)))
+
+
+def _inside(shape: tuple[int, ...], size: Array) -> Array:
+    """Return (batch, height, width), True inside the size of each image."""
+    height, width = shape
+    rows, columns = (size[:, axis].reshape(-1, 1, 1) for axis in (0, 1))
+    return (jnp.arange(height).reshape(1, -1, 1) < rows) & (
+        jnp.arange(width).reshape(1, 1, -1) < columns
+    )
 
 
 def _check(name: str, prediction: Array, target: Array, min_size: int = 1) -> None:

@@ -33,7 +33,7 @@ from deconv_jax.errors import InputError, at_least, check_choice
 from deconv_jax.metrics.image import mean_squared_error, psnr, ssim
 from deconv_jax.ops.color import rgb_to_y, rgb_to_y_uint8
 
-_EQUAL_TOLERANCE = 1e-6
+EQUAL_TOLERANCE = 1e-6
 """Tolerance for equal pixels: above float32 rounding, below one level of blue, which is 4e-4 in Y."""
 
 MeasuredColor = Literal["rgb", "y"]
@@ -157,7 +157,7 @@ class EvaluationProtocol:
         decibels = psnr(*prepared, size)
         if self.round_to_8_bits:
             # The last bit of level / 255, or of its Y, depends on what the compiler fuses.
-            different = ~(jnp.abs(prepared[0] - prepared[1]) < _EQUAL_TOLERANCE)
+            different = ~(jnp.abs(prepared[0] - prepared[1]) < EQUAL_TOLERANCE)
             zeros = jnp.zeros_like(prepared[0])
             equal = mean_squared_error(different.astype(zeros.dtype), zeros, size) == 0
             decibels = jnp.where(equal, jnp.inf, decibels)

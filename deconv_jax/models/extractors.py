@@ -63,12 +63,15 @@ class Extractor:
         (batch, dims), probabilities (batch, planes, classes)). It resizes the images itself.
         Classifiers of gray images treat every channel as a plane of its own, and concatenate the
         planes' features. Without a classifier, `planes` and `classes` are 0.
+      resize: Function that resizes images for the network, as `apply` does. `apply` leaves resized
+        images unchanged, so images of several sizes can share a batch.
     """
 
     name: str
     description: str
     variables: Tree
     apply: Callable[[Tree, Array], tuple[Array, Array]]
+    resize: Callable[[Array], Array]
 
 
 @functools.cache
@@ -86,8 +89,8 @@ def load_extractor(name: str) -> Extractor:
     if name in INCEPTION_RESIZERS:
         return _inception(name)
     if name == "pixels":
-        size = " x ".join(map(str, _PIXELS))
-        return Extractor(name, f"pixels at {size}", {}, _pixels)
+        words = " x ".join(map(str, _PIXELS))
+        return Extractor(name, f"pixels at {words}", {}, _pixels, _resize_to_pixels)
     if name not in BUNDLED_CLASSIFIERS:
         raise InputError(
             f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION_RESIZERS))}"
@@ -100,31 +103,38 @@ def load_extractor(name: str) -> Extractor:
         safetensors.numpy.load((PRETRAINED / f"{name}.safetensors").read_bytes()), sep="/"
     )
     scale = float(variables.pop(FEATURE_SCALE))
+    size = BUNDLED_CLASSIFIERS[name]
     accuracy = record["metrics"]["test"]["accuracy"]
     return Extractor(
         name,
         f"{name}, a classifier of this project of {100 * accuracy:.2f} % test accuracy, "
         f"{module.embedding_dim} penultimate activations over their root mean square",
         variables,
-        functools.partial(
-            _apply_classifier, module, (BUNDLED_CLASSIFIERS[name], BUNDLED_CLASSIFIERS[name]), scale
-        ),
+        functools.partial(_apply_classifier, module, size, scale),
+        functools.partial(_resize_to_square, size),
     )
+
+
+def _resize_to_pixels(images: Array) -> Array:
+    return ops.resize(images, _PIXELS, method="bilinear", antialias=True)
 
 
 def _pixels(variables: Tree, images: Array) -> tuple[Array, Array]:
     del variables
-    small = ops.resize(images, _PIXELS, method="bilinear", antialias=True)
+    small = _resize_to_pixels(images)
     return small.reshape(len(images), -1), jnp.zeros((len(images), 0, 0))
 
 
+def _resize_to_square(size: int, images: Array) -> Array:
+    return images if images.shape[1:3] == (size, size) else center_resize(images, (size, size))
+
+
 def _apply_classifier(
-    module: Classifier, size: tuple[int, int], scale: float, variables: Tree, images: Array
+    module: Classifier, size: int, scale: float, variables: Tree, images: Array
 ) -> tuple[Array, Array]:
-    if images.shape[1:3] != size:
-        images = center_resize(images, size)
+    images = _resize_to_square(size, images)
     count, channels = len(images), images.shape[-1]
-    planes = jnp.moveaxis(images, -1, 1).reshape(count * channels, *size, 1)
+    planes = jnp.moveaxis(images, -1, 1).reshape(count * channels, size, size, 1)
 
     def embed_and_classify(module: Classifier, planes: Array) -> tuple[Array, Array]:
         features = module.embed(planes)
@@ -147,14 +157,15 @@ def _inception(name: str) -> Extractor:
         raise InputError(f"${INCEPTION_WEIGHTS_ENV}: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
+    def resize(images: Array) -> Array:
+        return resize_for_inception(images, INCEPTION_RESIZERS[name])
+
     def apply(variables: Tree, images: Array) -> tuple[Array, Array]:
-        features, _ = _apply(
-            module, variables, resize_for_inception(images, INCEPTION_RESIZERS[name])
-        )
+        features, _ = _apply(module, variables, resize(images))
         # The code of the Inception Score leaves out the bias of the logits.
         with jax.default_matmul_precision("highest"):
             logits = features @ variables["params"]["fc"]["kernel"]
         return features, jax.nn.softmax(logits)[:, None]
 
     description = f"InceptionV3, 2,048 features, {INCEPTION_RESIZERS[name]} resize, weights of SHA-256 {digest}..."
-    return Extractor(name, description, jax.tree.map(jnp.asarray, variables), apply)
+    return Extractor(name, description, jax.tree.map(jnp.asarray, variables), apply, resize)

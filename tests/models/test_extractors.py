@@ -1,5 +1,6 @@
 """Feature extractors: bundled files match their records, and unknown names are refused."""
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from deconv_jax.models.extractors import (
     INCEPTION_WEIGHTS_ENV,
     load_extractor,
 )
+from deconv_jax.models.inception import resize_for_inception
 
 FOLDER = resources.files("deconv_jax.models") / "pretrained"
 on_bundled = pytest.mark.parametrize("name", BUNDLED_CLASSIFIERS)
@@ -215,3 +217,13 @@ def test_inception_probabilities_exclude_the_bias(tmp_path, monkeypatch, name):
 
 def test_extractors_are_cached():
     assert load_extractor("digits") is load_extractor("digits")
+
+
+@pytest.mark.parametrize("name", ["pixels", "digits", *INCEPTION_RESIZERS])
+def test_resized_images_are_not_resized_again(name):
+    if name in INCEPTION_RESIZERS:
+        resize = functools.partial(resize_for_inception, how=INCEPTION_RESIZERS[name])
+    else:
+        resize = load_extractor(name).resize
+    resized = resize(jnp.asarray(np.random.default_rng(0).random((1, 40, 36, 1), np.float32)))
+    np.testing.assert_allclose(resize(resized), resized, atol=1e-6)
