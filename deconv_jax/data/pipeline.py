@@ -10,7 +10,6 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -62,8 +61,8 @@ def training_iterator(
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[HostBatch]:
-    """Return a checkpointable iterator over this process's rows of the global batches.
+) -> Any:
+    """Return grain's checkpointable iterator over this process's rows of the global batches.
 
     It yields `batches` batches of the features of the source and "index". A batch may span two epochs.
 
@@ -79,6 +78,8 @@ def training_iterator(
     Raises:
       InputError: The source is empty.
     """
+    import grain  # Slow to import, and inference does not need it.
+
     if len(source) == 0:
         raise InputError("data.train_split is empty")
 
@@ -116,7 +117,7 @@ class Prefetched:
 
     def __init__(
         self,
-        batches: grain.DatasetIterator[HostBatch],
+        batches: Any,
         put: Callable[[list[HostBatch]], Any],
         *,
         batches_per_put: int,

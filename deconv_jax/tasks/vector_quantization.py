@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from scipy.cluster.vq import kmeans2, vq
 
 from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch
@@ -191,6 +190,8 @@ class VectorQuantization(Task):
           that occur in `test`.
         """
         size, rng = self.patch_size, np.random.default_rng(_KMEANS_SEED)
+        from scipy.cluster.vq import vq  # Slow to import.
+
         images = train.gather(np.arange(len(train)))["image"]
         order = rng.permutation(len(images))
         _, height, width, _ = images.shape
@@ -256,6 +257,8 @@ def kmeans_patches(patches: np.ndarray, count: int, rng: np.random.Generator) ->
     Returns:
       The centroids (count, pixels per patch), or all distinct patches if there are at most `count`.
     """
+    from scipy.cluster.vq import kmeans2  # Slow to import.
+
     distinct = np.unique(patches, axis=0)
     if len(distinct) <= count:
         return distinct

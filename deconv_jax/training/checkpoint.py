@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from deconv_jax.errors import InputError
 from deconv_jax.io import kind_of, list_names, read_json, write_error
@@ -251,7 +250,10 @@ class Checkpoints:
         with contextlib.suppress(InputError) if error else contextlib.nullcontext():
             self.close()
 
-    def _open_for_writing(self, *, exists: bool) -> ocp.training.Checkpointer:
+    def _open_for_writing(self, *, exists: bool) -> Any:
+        """Return orbax's checkpointer."""
+        from orbax.checkpoint import v1 as ocp
+
         if exists:
             damaged = self._damaged_metadata()
             if damaged and len(damaged) == len(self.steps()):
@@ -331,6 +333,8 @@ class Checkpoints:
         self, step: int, like: TrainState, sharding: jax.sharding.Sharding
     ) -> RestoredCheckpoint:
         """Read a checkpoint and verify its checksum."""
+        from orbax.checkpoint import v1 as ocp
+
         folder = self.directory / str(step)
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
@@ -354,6 +358,7 @@ class Checkpoints:
 
         Orbax refuses to open a folder that contains such a checkpoint.
         """
+        from orbax.checkpoint import v1 as ocp
 
         def read(step: int) -> bool:
             ocp.checkpointables_metadata(self.directory / str(step))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from deconv_jax.data.images import FORMATS, read_image, write_image
-from deconv_jax.errors import InputError, did_you_mean
+from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
 from deconv_jax.inference.progress import ProgressBar, ProgressCallback
@@ -186,9 +186,10 @@ def restore_file(
     started = time.perf_counter()
     protocol = protocol or EvaluationProtocol()
     if job.output.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"no image format for {job.output}; {did_you_mean(job.output.suffix, FORMATS)}"
-        )
+        known = f"known are {', '.join(FORMATS)}"
+        if job.output.suffix == job.source.suffix:
+            raise InputError(f"cannot restore {job.source}: not a file of an image format; {known}")
+        raise InputError(f"no image format for {job.output}; {known}")
     for path in filter(None, (job.output, job.comparison)):
         check_output_path(path, overwrite=overwrite)
     notes: list[str] = []
