@@ -52,7 +52,7 @@ def read_initial_weights(
     Args:
       source: Name of a model in the package (`zoo.names`) or of a family; a weights file (.safetensors, .pth
         or .pt); or the workdir of a run, of which the last checkpoint is read, with averaged weights if there
-        are any. Environment variables are expanded. A folder with the name of a model is written "./NAME".
+        are any. ~ and environment variables are expanded. A folder with the name of a model is written "./NAME".
       task: Task to initialize. Its channels and scale select the model of a family, and its scale is that of
         an FSRCNN whose file has none.
       report: Function that is called with a message if an attribute of a network follows from the names in
@@ -61,7 +61,7 @@ def read_initial_weights(
     Raises:
       InputError: There is no such model, file or run, or it cannot be read.
     """
-    path = Path(os.path.expandvars(source))
+    path = Path(os.path.expanduser(os.path.expandvars(source)))
     facts: dict[str, Any]
     if source in zoo.FAMILIES or source in zoo.names():
         model = _load_model(source, task)

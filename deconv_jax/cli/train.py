@@ -15,6 +15,9 @@ A config is a Python file with a function get_config(arg) that returns an ml_col
 The text after a colon is the argument. Override any key of the config on the command line:
   deconv-jax train --config experiments/autoencoding/digits.py:latent=16 --workdir runs/digits \\
     --config.optimizer.learning_rate=3e-4 --config.training.num_steps=500
+Start from the weights of a named model, a run or a file:
+  deconv-jax train --config experiments/restoration/ffdnet.py --workdir runs/tuned \\
+    --config.init_from=denoise
 SIGTERM and SIGINT save the state and exit with code 75; the same command then resumes the run.
 """
 
@@ -75,7 +78,9 @@ def _summary(workdir: Path, result: dict[str, Any]) -> str:
         ("pictures/", "sample images, as PNG"),
         ("result.json", "the test metrics below, with their protocol"),
     ]
-    lines = [f"{workdir}/"] + [f"  {name:<15}{what}" for name, what in entries]
+    if "initial_weights" in result:
+        entries.insert(3, ("initial_weights.json", "what was copied from config.init_from"))
+    lines = [f"{workdir}/"] + [f"  {name:<22}{what}" for name, what in entries]
     metrics = result["metrics"]["test"] | result["baseline"]["test"]
     lines.append("test: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return "\n".join(lines)

@@ -7,6 +7,8 @@ from PIL import Image
 from deconv_jax.data.config import Data
 from deconv_jax.data.source_configs import Pairs
 from deconv_jax.errors import InputError
+from deconv_jax.experiment import Experiment
+from deconv_jax.train import evaluate, train
 
 SIZES = {"a": (20, 14), "b": (9, 16), "sub/c": (12, 12), "d": (7, 5)}
 
@@ -102,3 +104,28 @@ def test_invalid_folders_and_tiles_are_errors(tmp_path):
         (root / folder).rename(root / f"{folder}s")
         with pytest.raises(InputError, match=said):
             Pairs(str(root)).open("all")
+
+
+@pytest.mark.slow
+def test_tiles_of_pairs_on_the_device_are_trained_and_evaluated(tmp_path):
+    model = {"name": "fsrcnn", "scale": 2, "d": 4, "s": 2, "m": 0}
+    config = {
+        "task": {"name": "restoration", "model": model, "degradation": None, "crop": 8},
+        "data": {
+            "source": {
+                "name": "pairs",
+                "path": str(write_pairs(tmp_path / "pairs")),
+                "tile": 12,
+                "color": "gray",
+            },
+            "cache": "device",
+        },
+        "training": {"num_steps": 2, "batch_size": 8, "eval_every": 2, "save_every": 2},
+    }
+    result = train(Experiment.from_dict(config), tmp_path / "run")
+    assert result["counts"]["test"] == 1
+    assert result["data"]["train"]["files"] == 4  # Two inputs and two targets.
+    assert "given inputs" in result["protocol"]
+    assert result["baseline"]["test"]["input_psnr"] > 0
+    assert evaluate(tmp_path / "run")["metrics"] == result["metrics"]["test"]
+    assert len(list((tmp_path / "run" / "pictures").iterdir())) == 2
