@@ -317,6 +317,29 @@ def test_dncnn_3_restores_the_enlarged_image(tmp_path, monkeypatch):
     assert "37.58 | 33.03" in rendered
 
 
+def test_rows_of_named_models_compare_with_paper_and_pytorch():
+    table = load_module(ROOT / TABLES / "zoo.py")
+
+    def figure(value, **compared):
+        where = {"metric": "PSNR", "unit": "dB", "data": "Set5", "setting": "sigma 25"}
+        return where | {"value": value, "compared": compared}
+
+    training = {"steps": 1000, "batch_size": 16, "wall_time_s": 600.0}
+    card = {"name": "a", "parameters": 1234, "training": training}
+    cards = [
+        card | {"figures": [figure(20.0), figure(30.25, paper=30.5)]},
+        card | {"name": "b", "figures": [figure(20.0, input=10.0)]},
+    ]
+    times = {"a: deconv_jax": 50.0, "a: torch": 100.0}
+    speed = {"megapixels": {"a": 0.25}, "median_ms": times}
+    training = "1,000 steps of 16, 10 min"
+    where = "Set5, sigma 25: PSNR"
+    assert table.rows(cards, speed) == [
+        ["`a`", where, "**30.25 dB**", "30.50", "-0.25", "1,234", training, "200", "400", "0.50"],
+        ["`b`", where, "**20.00 dB**", "", "", "1,234", training, "", "", ""],
+    ]
+
+
 # Rows of GAN tables
 
 

@@ -31,6 +31,7 @@ NAMES = (
     "restore_memory",
     "startup",
     "training_step",
+    "zoo_speed",
 )
 
 Records = Mapping[str, dict[str, Any]]
@@ -70,7 +71,7 @@ def render(records: Records) -> str:
             f"### `{name}.py`\n\n{_sentence(record['measured'])}.\n\n"
             f"{markdown(header, medians)}\n\n"
             f"{markdown('time ratio | median / median', ratios)}\n\n"
-            f"{_protocol(record)}"
+            f"{protocol_sentence(record)}"
         )
     return "\n\n".join(sections)
 
@@ -125,7 +126,7 @@ def _operators(records: Records) -> str:
         f'{_sentence(record["measured"])}; "against X" is the speed relative to X.\n\n'
         f"{markdown(header, rows)}\n\n"
         f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
-        f"{_protocol(record)}"
+        f"{protocol_sentence(record)}"
     )
 
 
@@ -149,7 +150,8 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _protocol(record: Mapping[str, Any]) -> str:
+def protocol_sentence(record: Mapping[str, Any]) -> str:
+    """Return how a benchmark was measured, and on what."""
     return (
         f"Protocol: {record['protocol']}. {record['rounds']} rounds, {record['threads']} "
         f"threads, {record['processor'] or 'processor unknown'}; jax "

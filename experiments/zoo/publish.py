@@ -4,7 +4,8 @@
 
 The script writes `deconv_jax/zoo/weights/NAME.safetensors`, the weights in float16 (averaged ones if the run has
 them), and the model card `NAME.json` beside it. The figures of the card are measured with these weights.
-$DECONV_JAX_DATA must name a folder with the test sets. A new model needs an entry in `MODELS`.
+$DECONV_JAX_DATA must name a folder with the test sets. A new model needs an entry in `MODELS`. Run `deconv-jax tables`
+afterwards, which shows the card's figure in the table `zoo`.
 
 A classifier that is also a feature extractor has its weights, in float32, in `deconv_jax/models/pretrained/`,
 where the script writes them, too. New weights change all metrics that use the extractor.
