@@ -340,6 +340,16 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
     ]
 
 
+def test_codecs_are_compared_at_equal_rates():
+    """PSNR is linear in the logarithm of the rate, and not extrapolated."""
+    table = load_module(ROOT / TABLES / "codec_rd.py")
+    points = [{"mean": {"bpp": rate, "psnr": psnr}} for rate, psnr in ((0.4, 30.0), (0.9, 33.0))]
+    header, _, row = table.equal_rates({"set14_jpeg": {"points": points}}).splitlines()
+    assert header.startswith("| PSNR | 0.2 bpp | 0.4 bpp | 0.6 bpp |")
+    assert row.startswith("| Set14, JPEG |  | 30.00 | 31.50 | ")
+    assert row.endswith("|  |  |")
+
+
 # Rows of GAN tables
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import finished_run, training_summary
+from _common import Records, finished_run, training_summary
 
 from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.codec import Codec
@@ -35,6 +35,8 @@ SETS = {"set14": "Set14", "bsd68": "BSD68"}
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 STANDARD: dict[str, StandardCodec] = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 TITLES = {"learned": "learned", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+RATES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+"""Rates of the second table, in bits per pixel."""
 PICTURE = Path("docs/codec_rd.png")
 _ms_ssim = jax.jit(ms_ssim)
 LARGE = 256
@@ -128,8 +130,8 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 } | {f"{folder}_learned": functools.partial(_learned, folder=folder) for folder in SETS}
 
 
-def render(records: Mapping[str, dict[str, Any]]) -> str:
-    """Return, for each set and level of the learned codec, what the other codecs reach at its rate."""
+def render(records: Records) -> str:
+    """Return what the other codecs reach at each rate of the learned codec, and the PSNR of all at equal rates."""
     blocks = []
     for folder, title in SETS.items():
         learned = records.get(f"{folder}_learned")
@@ -160,14 +162,27 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             *blocks,
-            f"The other codecs are interpolated at the learned codec's rate; a cell is blank outside their range "
-            f"of rates. Learned codec: "
+            f"#### PSNR at equal rates\n\n{equal_rates(records)}",
+            f"Figures at a rate that a codec was not measured at are interpolated, linearly in the logarithm of the rate; "
+            f"a cell is blank outside its range of rates. Learned codec: "
             f"{training['parameters']:,} parameters, {training_summary(training)}. For images of at least {LARGE} pixels "
             f"per side, file size differs from the model's rate by {100 * float(np.median(excess)):+.2f} % (median), "
             f"{100 * min(excess):+.2f} to {100 * max(excess):+.2f} %; {over} of {len(excess)} files exceed it by more "
             f"than 1 %. Protocol: {PROTOCOL}.",
         ]
     )
+
+
+def equal_rates(records: Records) -> str:
+    """Return a table of PSNR at `RATES`, one row per set and codec."""
+    rows = []
+    for folder, title in SETS.items():
+        for name, codec in TITLES.items():
+            points = records.get(f"{folder}_{name}", {}).get("points")
+            if points:
+                figures = [_interpolated(points, rate, "psnr", 2) for rate in RATES]
+                rows.append([f"{title}, {codec}", *figures])
+    return markdown("PSNR | " + " | ".join(f"{rate} bpp" for rate in RATES), rows)
 
 
 def _row(point: Mapping[str, Any], others: Iterable[list[dict[str, Any]]]) -> list[str]:
@@ -217,7 +232,7 @@ def value_at_rate(points: list[dict[str, Any]], rate: float, measure: str) -> fl
     return float(np.interp(np.log(rate), np.log(rates), values))
 
 
-def draw(records: Mapping[str, dict[str, Any]], path: Path) -> None:
+def draw(records: Records, path: Path) -> None:
     """Draw PSNR and MS-SSIM in dB over the rate for all codecs, one row per set."""
     import matplotlib.pyplot as plt
 
