@@ -32,8 +32,9 @@ from deconv_jax.tables import markdown
 VERSION = 1
 CONFIG = "autoencoding/codec_small.py"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}
-QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 STANDARD: dict[str, StandardCodec] = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
+QUALITIES = dict.fromkeys(STANDARD.values(), (5, 10, 20, 30, 40, 50, 60, 70, 80, 90))
+QUALITIES["WEBP"] = (0, *QUALITIES["WEBP"])  # Its quality 5 is above 0.2 bits per pixel.
 TITLES = {"learned": "learned", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 RATES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 """Rates of the second table, in bits per pixel."""
@@ -98,7 +99,7 @@ def learned_points(codec: Codec, lambdas: Sequence[float], folder: Path) -> list
 def standard_points(codec: StandardCodec, folder: Path) -> list[dict[str, Any]]:
     """Return the points of a standard codec at `QUALITIES`; none if Pillow does not support it."""
     points = []
-    for quality in QUALITIES if is_available(codec) else ():
+    for quality in QUALITIES[codec] if is_available(codec) else ():
         rows = []
         for name, image in _images(folder):
             size, decoded = encode_decode(image, codec, quality)
