@@ -29,6 +29,7 @@ NAMES = (
     "recognition_step",
     "restoration_step",
     "restore_memory",
+    "restore_video",
     "startup",
     "training_step",
     "zoo_speed",
@@ -182,6 +183,44 @@ def _restore_memory(records: Records) -> str:
     )
 
 
+def _restore_video(records: Records) -> str:
+    """Return a row for each case: what was kept, speed, and peak memory."""
+    record = records["restore_video"]
+    rows = [
+        [
+            row["case"],
+            f"{row['size'][0]} x {row['size'][1]}",
+            f"{row['frames']:,} of {row['frames_of_clip']:,}",
+            "all equal" if row["timestamps_equal"] else "**differ**",
+            f"{row['audio_packets']:,}, {'all equal' if row['audio_equal'] else '**differ**'}",
+            f"{row['frames_per_second']:.2f}",
+            " ".join(f"{peak / 1e3:.2f}" for peak in row["peak_mb_by_quarter"]),
+        ]
+        for row in record["videos"]
+    ]
+    header = (
+        "network | result | frames | timestamps | audio packets | frames/s | "
+        "peak memory by quarter of the run, GB"
+    )
+    return (
+        f"{markdown(header, rows)}\n\n"
+        f"Protocol: {record['protocol']}. {record['threads']} threads; commit "
+        f"{record['commit'][:7]}; load average {record['load_average'][0]}."
+    )
+
+
+def _restore_video_kept(records: Records) -> str:
+    """Return a sentence about what a long video keeps, and its memory."""
+    row = max(records["restore_video"]["videos"], key=lambda row: row["frames"])
+    equal = row["timestamps_equal"] and row["audio_equal"]
+    peaks = ", ".join(f"{peak / 1e3:.2f}" for peak in row["peak_mb_by_quarter"])
+    return (
+        f"A clip of {row['frames_of_clip']} frames with sound: the result has {row['frames']} frames; all "
+        f"timestamps and all {row['audio_packets']:,} audio packets are {'equal' if equal else 'NOT equal'}. "
+        f"The peak memory in the four quarters of the run was {peaks} GB."
+    )
+
+
 def _training_ratios(records: Records) -> str:
     """Return one line that compares the training step with its peers."""
     ratios = records["training_step"]["time_ratios"]
@@ -193,5 +232,7 @@ VIEWS = {
     "operators": _operators,
     "operator_speed": _operator_speed,
     "restore_memory": _restore_memory,
+    "restore_video": _restore_video,
+    "restore_video_kept": _restore_video_kept,
     "training_ratios": _training_ratios,
 }
