@@ -317,6 +317,30 @@ def test_dncnn_3_restores_the_enlarged_image(tmp_path, monkeypatch):
     assert "37.58 | 33.03" in rendered
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "part", "sets", "mode", "title"),
+    [
+        ("denoising", "named_25", {"set12": 12, "bsd68": 1}, "L", "`denoise-gray`, trained here"),
+        ("color_denoising", "named_25", {"cbsd68": 1}, "RGB", "`denoise-color`, trained here"),
+        ("jpeg", "named_10", {"classic5": 1}, "L", "`jpeg-gray`, trained here"),
+        ("super_resolution", "named_x2", {"set5": 1, "set14": 1}, "L", "FSRCNN x2, `sr-x2`"),
+    ],
+)
+def test_named_models_are_measured_in_the_tables(tmp_path, table, part, sets, mode, title):
+    rng = np.random.default_rng(0)
+    for folder, count in sets.items():
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            pixels = Image.fromarray(rng.integers(0, 255, (24, 24), np.uint8)).convert(mode)
+            pixels.save(tmp_path / folder / f"{i:02d}.png")
+    module = load_module(ROOT / TABLES / f"{table}.py")
+    record = module.PARTS[part](tmp_path)
+    card = zoo.card(record["model"]["name"])
+    assert record["model"]["sha256"] == card["sha256"]
+    assert f"| {title}" in module.render({part: record})
+
+
 def test_rows_of_named_models_compare_with_paper_and_pytorch():
     table = load_module(ROOT / TABLES / "zoo.py")
 
