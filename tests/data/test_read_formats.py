@@ -107,3 +107,20 @@ def test_orientation_is_applied_once(tmp_path, orientation):
     wide = samples.astype(np.uint16) * 257
     tifffile.imwrite(tmp_path / "b.tif", wide, photometric="rgb", extratags=[tag])
     np.testing.assert_array_equal(samples_of(read_image(tmp_path / "b.tif")) / 257, expected)
+
+
+@pytest.mark.parametrize(("size", "orientation"), [((16, 24), 6), ((20, 24), 6), ((20, 24), 1)])
+def test_the_quantization_table_of_a_jpeg_is_upright(tmp_path, size, orientation):
+    image, exif = Image.fromarray(random_samples(*size, 3)), Image.Exif()
+    exif[ORIENTATION] = orientation
+    read = saved(tmp_path / "a.jpg", image, exif=exif, quality=70)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        table = np.reshape(opened.quantization[0], (8, 8))
+    if orientation == 1:
+        np.testing.assert_array_equal(read.jpeg_table, table)
+    elif size == (16, 24):
+        np.testing.assert_array_equal(read.jpeg_table, table.T)
+        assert (table != table.T).any()
+    else:
+        assert read.jpeg_table is None
+    assert saved(tmp_path / "a.png", image).jpeg_table is None

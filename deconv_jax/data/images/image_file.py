@@ -46,6 +46,8 @@ class ImageFile:
       format: "AVIF", "BMP", "HEIF", "JPEG", "PNG", "PPM" (also for PGM), "TIFF" or "WEBP".
       dpi: Horizontal and vertical resolution in pixels per inch, if the file has it.
       notes: Messages about content that was left out or converted, such as "CMYK converted to RGB".
+      jpeg_table: Quantization steps of the luma of a JPEG file, by vertical and horizontal frequency, if the blocks of
+        8 x 8 pixels start at the first pixel; None for other files.
     """
 
     pixels: Float[np.ndarray, "height width channels"]
@@ -57,3 +59,4 @@ class ImageFile:
     format: str
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    jpeg_table: Float[np.ndarray, "8 8"] | None = None

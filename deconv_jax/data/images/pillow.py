@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -108,6 +108,7 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
         others = image.n_frames - 1 if image.format == "MPO" else 0
         mode, kind = image.mode, image.format.replace("MPO", "JPEG")
         samples_kind = image.tile[0].args if kind == "PNG" else None
+        tables = image.quantization if kind == "JPEG" and mode in ("L", "RGB") else {}
         load(image)
         samples = _samples(image)
         transparent = image.info.get("transparency")
@@ -130,7 +131,18 @@ def decode_with_pillow(file: BinaryIO, max_pixels: int) -> Decoded:
     if others:
         notes.append(f"{pluralize(others, 'further picture')} in the file left out")
     samples = np.ascontiguousarray(upright(samples, turned))
-    return Decoded(samples, mode, kind, profile, kept, dpi, tuple(notes))
+    table = _upright_table(tables[0], samples.shape, turned) if 0 in tables else None
+    return Decoded(samples, mode, kind, profile, kept, dpi, tuple(notes), table)
+
+
+def _upright_table(
+    steps: Sequence[int], shape: tuple[int, ...], orientation: int
+) -> np.ndarray | None:
+    """Return the quantization table of an upright image, or None if its first pixel starts no block."""
+    if orientation in range(2, 9) and (shape[0] % 8 or shape[1] % 8):
+        return None
+    table = np.array(steps, np.float32).reshape(8, 8)
+    return table.T if orientation in (5, 6, 7, 8) else table
 
 
 def _samples(image: Any) -> np.ndarray:

@@ -58,6 +58,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         format=decoded.format,
         dpi=decoded.dpi,
         notes=decoded.notes,
+        jpeg_table=decoded.jpeg_table,
     )
 
 

@@ -14,7 +14,7 @@ class Decoded:
     Attributes:
       samples: Upright samples (height, width, channels), uint8 or uint16. With 2 or 4 channels, the
         last one is alpha.
-      mode, format, icc_profile, exif, dpi, notes: As in `ImageFile`.
+      mode, format, icc_profile, exif, dpi, notes, jpeg_table: As in `ImageFile`.
     """
 
     samples: np.ndarray
@@ -24,6 +24,7 @@ class Decoded:
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    jpeg_table: np.ndarray | None = None
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

@@ -101,17 +101,24 @@ class ClassicalRestorer:
         """Upscaling factor, always 1."""
         return 1
 
-    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
+    def __call__(
+        self,
+        pixels: Pixels,
+        progress: ProgressCallback,
+        jpeg_table: Float[np.ndarray, "8 8"] | None = None,
+    ) -> Pixels:
         """Return the restored image, of the same size, not clipped.
 
         Args:
           pixels: Image in [0, 1] of any number of channels.
           progress: Callbacks; the progress is reported once, at the end.
+          jpeg_table: Not used.
 
         Raises:
           InputError: The output is not finite, the kernel is larger than the image, or an image of at
             least 2^22 samples needs more memory than is free.
         """
+        del jpeg_table
         size, kernel_size = pixels.shape[:2], self._kernel_size
         if any(k > n for k, n in zip(kernel_size, size, strict=True)):
             raise InputError(

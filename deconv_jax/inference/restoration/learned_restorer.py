@@ -4,9 +4,13 @@ A network expects the number of channels that it was trained on. Images with oth
 adapted by the usual conventions:
 
     image    network                   method
-    gray     3 channels                repeat the channel three times; average the output's channels
+    gray     3 channels                repeat the channel three times; average the output's channels;
+                                       a noise level is multiplied by sqrt(3)
     color    1 channel, scale 1        restore each channel separately
     color    1 channel, scale > 1      luma (Y of BT.601) by the network, chroma by bicubic enlargement
+
+The noise of three equal channels is sqrt(3) times as strong in their mean as independent noise, which
+a color network is trained on. Without the factor, it would leave most of the noise.
 
 This happens within each tile, so that memory does not grow with the image. Tiles therefore overlap
 by the support of the bicubic kernel where that exceeds the receptive field.
@@ -14,6 +18,7 @@ by the support of the bicubic kernel where that exceeds the receptive field.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -45,6 +50,9 @@ from deconv_jax.training.step import apply_model
 
 Pixels = Float[np.ndarray, "height width channels"]
 
+GRAY_NOISE_FACTOR = math.sqrt(3.0)
+"""Factor of the noise level for a gray image that a color network restores as three equal channels."""
+
 
 class ImageRestorer(Protocol):
     """A function that restores images in [0, 1] with one or three channels."""
@@ -54,12 +62,18 @@ class ImageRestorer(Protocol):
         """Height of the restored image over height of the input."""
         ...
 
-    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
+    def __call__(
+        self,
+        pixels: Pixels,
+        progress: ProgressCallback,
+        jpeg_table: Float[np.ndarray, "8 8"] | None = None,
+    ) -> Pixels:
         """Return the restored image, with the input's channels, not clipped.
 
         Args:
           pixels: Image in [0, 1] with 1 or 3 channels.
           progress: Callbacks for the progress and for messages to the user.
+          jpeg_table: Quantization steps of the luma if the image is from a JPEG file.
 
         Raises:
           InputError: The image cannot be restored.
@@ -142,13 +156,19 @@ class LearnedRestorer:
         """Whether the noise level is estimated for each image."""
         return self.noise_conditional and self.noise_sigma is None
 
-    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
+    def __call__(
+        self,
+        pixels: Pixels,
+        progress: ProgressCallback,
+        jpeg_table: Float[np.ndarray, "8 8"] | None = None,
+    ) -> Pixels:
         """Return the restored image, `scale` times as large, with the input's channels, not clipped.
 
         Args:
           pixels: Image in [0, 1] with 1 or 3 channels.
           progress: Callbacks for each tile, for the message that float32 is used instead of bf16, and
-            for a note of the estimated noise level.
+            for notes of the network and the estimated noise level.
+          jpeg_table: Quantization steps of the luma if the image is from a JPEG file, for the estimate.
 
         Raises:
           InputError: The output is not finite, or the image is empty.
@@ -162,7 +182,7 @@ class LearnedRestorer:
             return pixels + np.float32(self.strength) * (restored - pixels)
         sigma = self.noise_sigma
         if sigma is None:
-            sigma = estimate_noise_sigma(pixels)
+            sigma = estimate_noise_sigma(pixels, jpeg_table)
             progress.on_note(f"sigma {sigma:.1f} estimated")
         return self.restore_at(pixels, sigma, progress)
 
@@ -177,7 +197,10 @@ class LearnedRestorer:
         Raises:
           InputError: The output is not finite, or the image is empty.
         """
-        return self._restore(pixels, jnp.float32(self.strength * sigma / 255.0), progress)
+        level = self.strength * sigma / 255.0
+        if pixels.shape[-1] < self._interface.channels:
+            level *= GRAY_NOISE_FACTOR
+        return self._restore(pixels, jnp.float32(level), progress)
 
     def _restore(self, pixels: Pixels, level: Array | None, progress: ProgressCallback) -> Pixels:
         channels = pixels.shape[-1]

@@ -8,7 +8,8 @@ horizontal and vertical coefficients. For white noise these are independent of t
 the choice of blocks does not bias the estimate. Blocks with clipped pixels, where noise is reduced,
 are left out.
 
-Note: Lossy compression and processing in a camera remove fine noise, which lowers the estimate.
+Note: Lossy compression other than JPEG and processing in a camera remove fine noise, which lowers the
+estimate.
 """
 
 import math
@@ -16,6 +17,11 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from deconv_jax.inference.restoration.jpeg_noise_level import (
+    LUMA,
+    LUMA_NOISE,
+    estimate_jpeg_noise_sigma,
+)
 from deconv_jax.ops.wavelets import scaling_filter
 
 MAX_BLOCKS = 2**14
@@ -35,19 +41,29 @@ _ZERO = 1e-6
 """Coefficients up to this value are those of regions without noise."""
 
 
-def estimate_noise_sigma(pixels: Float[np.ndarray, "height width channels"]) -> float:
+def estimate_noise_sigma(
+    pixels: Float[np.ndarray, "height width channels"],
+    jpeg_table: Float[np.ndarray, "8 8"] | None = None,
+) -> float:
     """Return an estimate of the standard deviation of an image's Gaussian noise, in units of 1/255.
 
-    It is the mean over the channels. At most 2^14 (`MAX_BLOCKS`) blocks of 16 x 16 pixels are
+    It is the mean over the channels, or the level of independent noise with the same luma if that is
+    larger: noise may be equal in all channels, or weaker in the chroma. At most 2^14 (`MAX_BLOCKS`) blocks of 16 x 16 pixels are
     examined, so that large images take little time and memory.
 
     Args:
       pixels: Image in [0, 1].
+      jpeg_table: Quantization steps of the luma if the image is from a JPEG file; the estimate is then
+        the level before the compression, see `estimate_jpeg_noise_sigma`.
 
     Returns:
       The estimate; 0 for an image with a side below 4 pixels, and for drawings: images that are
       clipped almost everywhere, or constant in more than half of the blocks without clipping.
     """
+    if jpeg_table is not None:
+        before = estimate_jpeg_noise_sigma(pixels, jpeg_table)
+        if before is not None:
+            return before
     height, width = ((n - 2) // 2 for n in pixels.shape[:2])
     side = min(_BLOCK, height, width)
     if side < 1:
@@ -66,9 +82,12 @@ def estimate_noise_sigma(pixels: Float[np.ndarray, "height width channels"]) -> 
     usable &= ~flat
     count = min(usable.sum(), max(_MIN_BLOCKS, round(_SMOOTH_FRACTION * usable.sum())))
     smooth = np.argsort(np.where(usable, activity, np.inf), kind="stable")[:count]
-    channels = np.moveaxis(details[smooth], -1, 0)
-    levels = [float(np.median(values[values > _ZERO])) for values in channels if values.any()]
-    return 255.0 / _NORMAL_MAD * sum(levels) / len(channels)
+    planes = np.moveaxis(details[smooth], -1, 0)
+    levels = [float(np.median(v[v > _ZERO])) if (v > _ZERO).any() else 0.0 for v in planes]
+    if len(levels) > 1:
+        *channels, luma = levels
+        levels = [max(float(np.mean(channels)), luma / LUMA_NOISE)]
+    return 255.0 / _NORMAL_MAD * levels[0]
 
 
 def _examine(
@@ -81,12 +100,17 @@ def _examine(
       side: Side of a block, in coefficients.
 
     Returns:
-      Absolute diagonal coefficients (blocks, side^2, channels); energy of the horizontal and vertical
+      Absolute diagonal coefficients (blocks, side^2, channels), with the luma as the last of several
+      channels; energy of the horizontal and vertical
       ones (blocks,); and fraction of clipped samples (blocks,).
     """
     low = scaling_filter("db2").astype(np.float32)
     high = low[::-1] * np.array([1, -1, 1, -1], np.float32)
-    channels = strip.shape[-1]
+    # Images in memory may have noise beyond [0, 1].
+    clipped = ((strip == 0.0) | (strip == 1.0)).mean(axis=-1, keepdims=True)
+    if strip.shape[-1] > 1:
+        luma = strip @ np.array(LUMA, np.float32)
+        strip = np.concatenate([strip, luma[..., None]], axis=-1)
     count = (strip.shape[1] - 2) // 2 // side
 
     def filtered(x: np.ndarray, taps: np.ndarray, axis: int) -> np.ndarray:
@@ -97,8 +121,8 @@ def _examine(
 
     def blocks(x: np.ndarray, length: int) -> np.ndarray:
         """Return (blocks, values, channels) from (length, width, channels)."""
-        x = x[:length, : count * length].reshape(length, count, length, channels)
-        return x.swapaxes(0, 1).reshape(count, length**2, channels)
+        x = x[:length, : count * length].reshape(length, count, length, -1)
+        return x.swapaxes(0, 1).reshape(count, length**2, x.shape[-1])
 
     smooth, rough = filtered(strip, low, 0), filtered(strip, high, 0)
     diagonal = np.abs(blocks(filtered(rough, high, 1), side))
@@ -106,6 +130,4 @@ def _examine(
         np.square(blocks(filtered(x, taps, 1), side)).mean(axis=(1, 2))
         for x, taps in ((smooth, high), (rough, low))
     )
-    # Images in memory may have noise beyond [0, 1].
-    clipped = blocks((strip == 0.0) | (strip == 1.0), 2 * side).mean(axis=(1, 2))
-    return diagonal, np.asarray(energy), clipped
+    return diagonal, np.asarray(energy), blocks(clipped, 2 * side).mean(axis=(1, 2))

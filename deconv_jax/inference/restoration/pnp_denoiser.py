@@ -22,6 +22,7 @@ from deconv_jax.classical import any_level_denoiser, any_level_options
 from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import (
+    GRAY_NOISE_FACTOR,
     adapt_channels,
     apply_at_noise_level,
     check_restoration_model,
@@ -130,7 +131,7 @@ def make_pnp_denoiser(
     """Combine networks into one denoiser for any noise level.
 
     Networks for gray images denoise color images channel by channel; networks for color images get
-    gray images with three equal channels.
+    gray images with three equal channels, at a level multiplied by sqrt(3).
 
     Args:
       networks: A single noise-conditional network, or one or more single-level networks, of which the
@@ -181,6 +182,8 @@ def _adapt(
     images: Float[Array, "batch height width image_channels"],
     sigma: Array,
 ) -> Array:
+    if images.shape[-1] < channels:
+        sigma = GRAY_NOISE_FACTOR * sigma
     return adapt_channels(lambda adapted: denoiser(adapted, sigma), channels, images)
 
 

@@ -202,7 +202,7 @@ def restore_file(
             size = result_size(
                 image.pixels.shape[:2], restorer.scale if outscale is None else outscale
             )
-            restored = resize(restorer(image.pixels, progress), size)
+            restored = resize(restorer(image.pixels, progress, image.jpeg_table), size)
             if alpha == "network" and image.alpha is not None and np.ptp(image.alpha) > 0:
                 silent = dataclasses.replace(progress, on_note=lambda _: None)
                 opacity = resize(restorer(image.alpha, silent), size)

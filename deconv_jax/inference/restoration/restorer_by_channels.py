@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+from jaxtyping import Float
+
 from deconv_jax.inference.progress import ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import ImageRestorer, Pixels
 
@@ -29,9 +32,14 @@ class RestorerByChannels:
         """Height of the restored image over height of the input."""
         return self._made[3].scale
 
-    def __call__(self, pixels: Pixels, progress: ProgressCallback) -> Pixels:
+    def __call__(
+        self,
+        pixels: Pixels,
+        progress: ProgressCallback,
+        jpeg_table: Float[np.ndarray, "8 8"] | None = None,
+    ) -> Pixels:
         """Return the restored image; arguments and errors are those of the restorer."""
-        return self.for_channels(pixels.shape[-1])(pixels, progress)
+        return self.for_channels(pixels.shape[-1])(pixels, progress, jpeg_table)
 
     def for_channels(self, channels: int) -> ImageRestorer:
         """Return the restorer for images with a number of channels."""

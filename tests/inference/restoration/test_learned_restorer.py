@@ -44,7 +44,7 @@ class AddsNoiseLevel(Simple):
     """Adds the noise-level map to the image."""
 
     def values(self, images, factor):
-        return images[..., :1] * factor + images[..., 1:]
+        return images[..., : self.channels] * factor + images[..., self.channels :]
 
 
 class Overflows(Simple):
@@ -132,6 +132,13 @@ def test_an_unknown_noise_level_is_estimated(draw):
     assert notes == [f"sigma {255.0 * level:.1f} estimated"] * 3
     restored = restorer.restore_at(image, 51.0, progress)
     np.testing.assert_allclose(restored, image, atol=1e-6)
+
+
+def test_gray_noise_is_stronger_for_a_color_network(draw):
+    restorer = learned(AddsNoiseLevel(channels=3), noise_conditional=True, noise_sigma=51)
+    for channels, factor in ((1, 3**0.5), (3, 1.0)):
+        image = draw(3, 4, channels)
+        np.testing.assert_allclose(restorer(image, SILENT), image + 0.2 * factor, atol=1e-6)
 
 
 def test_strength_blends_the_input_with_the_result_of_a_blind_network(draw):

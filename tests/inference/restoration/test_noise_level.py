@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from deconv_jax.data.images import read_image
 from deconv_jax.inference.restoration import noise_level
+from deconv_jax.inference.restoration.jpeg_noise_level import LUMA_NOISE, _quantized_energy
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 
 
@@ -27,10 +30,33 @@ def test_texture_and_clipping_hardly_change_the_estimate():
     assert estimate_noise_sigma(image.clip(0.0, 1.0)) == pytest.approx(20.0, rel=0.07)
 
 
-def test_the_estimate_is_the_mean_over_channels():
-    channels = [noisy(sigma, (128, 128, 1)) for sigma in (5.0, 10.0, 30.0)]
-    expected = np.mean([estimate_noise_sigma(channel) for channel in channels])
-    assert estimate_noise_sigma(np.concatenate(channels, axis=-1)) == pytest.approx(expected)
+def test_the_estimate_is_the_mean_over_channels_or_that_of_the_luma():
+    channels = [noisy(sigma, (128, 128, 1), seed) for seed, sigma in enumerate((5.0, 5.0, 40.0))]
+    estimated = estimate_noise_sigma(np.concatenate(channels, axis=-1))
+    assert estimated == pytest.approx(50.0 / 3.0, rel=0.1)
+    # Equal noise in all channels has a stronger luma than independent noise.
+    equal = noisy(10.0, (128, 128, 1)).repeat(3, axis=-1)
+    assert estimate_noise_sigma(equal) == pytest.approx(10.0 / LUMA_NOISE, rel=0.05)
+
+
+@pytest.mark.parametrize("quality", [95, 80, 60])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_level_before_jpeg_is_estimated(tmp_path, quality, channels):
+    samples = np.rint(255 * noisy(10.0, (256, 256, channels)).clip(0, 1)).astype(np.uint8)
+    Image.fromarray(samples.squeeze()).save(tmp_path / "a.jpg", quality=quality)
+    image = read_image(tmp_path / "a.jpg")
+    assert estimate_noise_sigma(image.pixels, image.jpeg_table) == pytest.approx(10.0, rel=0.1)
+    if quality == 60:
+        assert estimate_noise_sigma(image.pixels) < 5.0
+    assert estimate_noise_sigma(image.pixels[:6], image.jpeg_table) >= 0.0
+
+
+def test_quantized_energy_is_that_of_rounded_normal_numbers():
+    levels, steps = np.array([1.0, 3.0, 40.0]), np.array([1.0, 8.0])
+    numbers = np.random.default_rng(0).normal(size=200_000)[:, None, None] * levels[:, None]
+    rounded = steps * np.rint(numbers / steps)
+    expected = np.square(rounded).mean(axis=0)
+    np.testing.assert_allclose(_quantized_energy(levels, steps), expected, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 50), (50, 3)])

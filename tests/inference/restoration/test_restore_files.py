@@ -26,7 +26,8 @@ class Scaled:
     scale: int = 1
     factor: float = 1.0
 
-    def __call__(self, pixels, progress):
+    def __call__(self, pixels, progress, jpeg_table=None):
+        del jpeg_table
         progress.on_progress(1.0)
         return np.float32(self.factor) * pixels.repeat(self.scale, 0).repeat(self.scale, 1)
 
