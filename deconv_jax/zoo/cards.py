@@ -16,6 +16,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "denoise": ("denoise-color", "denoise-gray"),
     "jpeg": ("jpeg-color", "jpeg-gray"),
     "sr": ("sr-x2", "sr-x3", "sr-x4"),
+    "digit-scenes": ("digit-scenes-unet", "digit-scenes-centernet"),
 }
 """Variants of each family, the default first."""
 
