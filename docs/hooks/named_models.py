@@ -51,7 +51,10 @@ def cards() -> str:
 def _card(name: str) -> Iterator[str]:
     card = zoo.card(name)
     yield from (f"### {name} {{ #{name} }}", "", f"The model {card['summary']}.", "")
-    yield from (markdown("property | value", [[label, text] for label, text in card_rows(card)]), "")
+    yield from (
+        markdown("property | value", [[label, text] for label, text in card_rows(card)]),
+        "",
+    )
     figures = []
     for figure in card["figures"]:
         where, metric, value, compared = figure_cells(figure)

@@ -4,9 +4,8 @@
     --workdir runs/fsrcnn_x3
 
 $DECONV_JAX_DATA must name a folder with t91/ for training, bsd68/ for validation and set5/ for the test.
-FSRCNN x3 takes 60 to 90 minutes on two CPU cores. Set5: 33.1 dB +- 0.1 (paper: 33.06 dB). Its weights are in
-experiments/weights/fsrcnn_x3.safetensors; experiments/tables/README.md has its figures under the papers'
-protocol.
+FSRCNN x3 takes 60 to 90 minutes on two CPU cores. Set5: 33.1 dB +- 0.1 (paper: 33.06 dB). The named models
+sr-x2, sr-x3 and sr-x4 are trained by this config; their cards have the figures under the papers' protocol.
 """
 
 import ml_collections

@@ -14,7 +14,6 @@ where the script writes them, too. New weights change all metrics that use the e
 import argparse
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -400,7 +399,13 @@ def _architecture(task: Mapping[str, Any]) -> str:
     """Return the network of a task and its settings in words."""
     model = dict(task.get("model") or task["generator"])
     name = model.pop("name")
-    return f"{name} ({', '.join(f'{key} {json.dumps(value)}' for key, value in model.items())})"
+    return f"{name} ({', '.join(f'{key} {_words(value)}' for key, value in model.items())})"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_words, value)) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
 
 
 def _data(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -80,7 +80,10 @@ def test_model_and_workdir_are_alternatives(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate", "--model", "codec"], "'codec' is a model of Compression; expected one of GAN"),
+        (
+            ["generate", "--model", "codec"],
+            "'codec' is a model of Compression; expected one of GAN",
+        ),
         (["generate", "--model", "codec"], "digits-gan, mnist-gan, mnist-vae"),
         (["predict", "a.png", "--model", "sr"], "'sr-x2' is a model of Restoration; expected"),
         (["compress", "a.png", "--model", "photo"], "Compression: codec"),
@@ -104,7 +107,7 @@ def test_generator_draws_the_same_samples_every_time(capsys):
 
 
 @pytest.mark.slow
-def test_classifier_predicts_the_class_of_a_training_digit(digits_dir):
+def test_classifier_predicts_the_class_of_test_digits(digits_dir):
     from deconv_jax.data.source_configs import Digits
 
     source = Digits().open("test", digits_dir)
@@ -112,9 +115,10 @@ def test_classifier_predicts_the_class_of_a_training_digit(digits_dir):
     for number, image in enumerate(batch["image"]):
         Image.fromarray(image[..., 0]).save(f"{number}.png")
     assert main(["predict", "--model", "digits-classifier", "0.png", "1.png", "2.png"]) == 0
-    found = json.loads(Path("predicted/predictions.json").read_text())
-    best = [max(row["probabilities"], key=float) for row in found["images"]] if 0 else found
-    assert best
+    found = json.loads(Path("predicted/predictions.json").read_text())["annotations"]
+    for number, label in enumerate(batch["label"], 1):
+        answers = [answer for answer in found if answer["image_id"] == number]
+        assert max(answers, key=lambda answer: answer["score"])["category_id"] == label
 
 
 @pytest.mark.slow
