@@ -106,20 +106,22 @@ def encode_tone(container, codec, seconds):
 def read_clip(path):
     """Return what a video file holds, as a `Clip`."""
     with av.open(str(path)) as container:
+        streams = container.streams.audio
+        packets = [p for p in container.demux(streams[0]) if p.size] if streams else []
+        sound = [(p.pts, p.duration, bytes(p)) for p in packets]
+        language = streams[0].metadata.get("language") if streams else None
+    with av.open(str(path)) as container:
         video = container.streams.video[0]
         frames = list(container.decode(video))
         luma = [np.frombuffer(f.planes[0], np.uint8).reshape(f.height, -1) for f in frames]
-        container.seek(0)
-        streams = container.streams.audio
-        packets = [p for p in container.demux(streams[0]) if p.size] if streams else []
         return Clip(
             times=[frame.pts * video.time_base for frame in frames],
             luma=[plane[:, : frames[0].width].copy() for plane in luma],
-            sound=[(p.pts, p.duration, bytes(p)) for p in packets],
+            sound=sound,
             codec=video.codec_context,
             rotation=frames[0].rotation,
             tags=dict(container.metadata),
-            language=streams[0].metadata.get("language") if streams else None,
+            language=language,
         )
 
 

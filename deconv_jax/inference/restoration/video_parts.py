@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.errors import InputError, did_you_mean
-from deconv_jax.inference.restoration.video_source import VideoSource, import_av
+from deconv_jax.inference.restoration.video_source import Timeline, VideoSource, import_av
 from deconv_jax.io import kind_of, list_names, read_json, write_atomically, write_json
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -277,13 +277,20 @@ def join(
             }
             container.metadata.update(tags)
             container.set_chapters(source.container.chapters())
+            timelines = {index: Timeline(0) for index in copied}
             restored = _restored_packets(parts, source.time_base, video)
             for packet in source.packets():
                 if packet.stream.index == source.stream.index:
                     # The order of the source's packets interleaves the streams.
                     container.mux(list(itertools.islice(restored, 1)))
                 elif packet.stream.index in streams:
-                    packet.stream = streams[packet.stream.index]
+                    index = packet.stream.index
+                    if packet.dts is not None:
+                        time = timelines[index].place(packet.dts, packet.duration or 1)
+                        shift = time - packet.dts
+                        packet.dts += shift
+                        packet.pts = None if packet.pts is None else packet.pts + shift
+                    packet.stream = streams[index]
                     container.mux(packet)
             for packet in restored:
                 container.mux(packet)

@@ -40,6 +40,8 @@ _MAX_TIMES = 5
 _NEIGHBOR = Fraction(3, 5)
 """Distance of a lost frame from the others, in frame durations. The second field of an interlaced
 frame, and the hidden frames of some codecs, are closer to another frame."""
+_RESTART = Fraction(1, 5)
+"""Time by which timestamps of frames go back where they start again, in seconds."""
 _MISSING_END = 0.5
 """Duration that has to be missing at the end of a file that counts as truncated, in seconds."""
 
@@ -83,8 +85,7 @@ class Damage:
     Attributes:
       lost: Times of frames that could not be decoded. The frame before is shown longer instead.
       damaged: Times of frames that were decoded with errors.
-      moved: Times of frames without a timestamp that is later than the one before, which follow it
-        after the duration of a frame.
+      moved: Times of frames whose timestamp is missing, or not later than the one before (`Timeline`).
       end: Description of what is missing at the end; None if nothing is.
     """
 
@@ -101,7 +102,10 @@ class Damage:
         kinds = (
             (self.lost, "could not be decoded, and the one before is shown longer"),
             (self.damaged, "decoded with errors"),
-            (self.moved, "without a valid timestamp, placed after the one before"),
+            (
+                self.moved,
+                "moved, with a timestamp that is missing or not later than the one before",
+            ),
         )
         sentences = []
         for times, what in kinds:
@@ -111,6 +115,50 @@ class Damage:
                 noun = "frame" if len(times) == 1 else "frames"
                 sentences.append(f"{len(times)} {noun} {what} (at {listed}{more} s)")
         return sentences + ([self.end] if self.end else [])
+
+
+class Timeline:
+    """Increasing times for the frames or packets of a stream, equal to their timestamps if possible.
+
+    A time that is not later than the one before is moved behind it. Where the timestamps start again, as
+    in joined recordings, all later ones are shifted.
+
+    Attributes:
+      moved: Whether the last time was moved.
+    """
+
+    def __init__(self, restart: int):
+        """Start a timeline.
+
+        Args:
+          restart: Time by which timestamps go back where they start again.
+        """
+        self._restart = restart
+        self._shift = 0
+        self._last: int | None = None
+        self.moved = False
+
+    def place(self, timestamp: int | None, step: int) -> int:
+        """Return the time of the next frame or packet.
+
+        Args:
+          timestamp: Its timestamp; None if it has none.
+          step: Distance from the time before where there is no timestamp, or a restart.
+        """
+        last = self._last
+        time = None if timestamp is None else timestamp + self._shift
+        self.moved = time is None or (last is not None and time <= last)
+        if last is None:
+            time = time or 0
+        elif time is None:
+            time = last + step
+        elif last - time >= self._restart:
+            self._shift += last + step - time
+            time = last + step
+        else:
+            time = max(time, last + 1)
+        self._last = time
+        return time
 
 
 class VideoSource:
@@ -180,21 +228,21 @@ class VideoSource:
         return None if duration is None else max(1, round(duration * self.rate))
 
     def frames(self) -> Iterator[TimedFrame]:
-        """Yield the frames in the order of their timestamps, and fill in `damage`."""
+        """Yield the frames with increasing timestamps, and fill in `damage`."""
         period = 1 / (self.rate * self.time_base)
         pending: list[int] = []
         last: int | None = None
+        timeline = Timeline(round(_RESTART / self.time_base))
         for frame in self._decode(pending):
-            pts, duration = frame.pts, int(frame.duration or 0)
-            if pts is None or (last is not None and pts <= last):
-                pts = 0 if last is None else last + max(1, round(period))
+            pts = timeline.place(frame.pts, max(1, round(period)))
+            if timeline.moved:
                 self.damage.moved.append(self._seconds(pts))
-            else:
-                self._pop_lost(pending, last, pts, period)
+            if frame.pts is not None:
+                self._pop_lost(pending, last, frame.pts, period)
+                last = frame.pts
             if frame.is_corrupt:
                 self.damage.damaged.append(self._seconds(pts))
-            yield TimedFrame(pts, duration, frame)
-            last = pts
+            yield TimedFrame(pts, int(frame.duration or 0), frame)
         self._pop_lost(pending, last, None, period)
 
     def packets(self, *, flush: bool = False) -> Iterator[Any]:

@@ -112,6 +112,7 @@ def test_tiles_overlap_by_the_support_of_bicubic_chroma(draw, ensemble):
 def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
     image = draw(3, 4, 1)
     restorer = learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=51)
+    assert not restorer.estimates_noise
     np.testing.assert_allclose(restorer(image, SILENT), image + 0.2, atol=1e-6)
     with pytest.raises(
         InputError, match=r"requires a noise-conditional network; got noise_sigma=5"
@@ -128,6 +129,7 @@ def test_an_unknown_noise_level_is_estimated(draw):
     level = estimate_noise_sigma(image) / 255.0
     for strength in (1.0, 0.5, 0.0):
         restorer = learned(AddsNoiseLevel(), noise_conditional=True, strength=strength)
+        assert restorer.estimates_noise
         np.testing.assert_allclose(restorer(image, progress), image + strength * level, atol=1e-6)
     assert notes == [f"sigma {255.0 * level:.1f} estimated"] * 3
     restored = restorer.restore_at(image, 51.0, progress)

@@ -16,9 +16,11 @@ from deconv_jax.errors import InputError
 from deconv_jax.inference.progress import SILENT, ProgressCallback
 from deconv_jax.inference.restoration import video
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
+from deconv_jax.inference.restoration.restorer_by_channels import RestorerByChannels
 from deconv_jax.inference.restoration.video import restore_video
 from deconv_jax.inference.restoration.video_color import VideoColor
 from deconv_jax.inference.restoration.video_parts import _decoding_times
+from deconv_jax.inference.restoration.video_source import Timeline
 
 UNEVEN = (0, 400, 900, 1000, 1700, 2100, 2450, 3000)
 
@@ -179,6 +181,16 @@ def test_packets_are_decoded_in_order_before_they_are_shown(order):
     assert order != sorted(order) or times == order
 
 
+def test_the_restorer_for_color_is_used(tmp_path):
+    restorer = Blind()
+    write_clip(tmp_path / "a.mkv", sound=None)
+    chosen = RestorerByChannels(lambda channels: restorer if channels == 3 else None)
+    result = restore_video(chosen, tmp_path / "a.mkv", tmp_path / "b.mkv", SILENT)
+    assert len(restorer.sigmas) == 8
+    lowest, highest = min(restorer.sigmas), max(restorer.sigmas)
+    assert result.notes == (f"sigma {lowest:.1f} to {highest:.1f} estimated",)
+
+
 @pytest.mark.usefixtures("two_frames_a_part")
 def test_noise_level_is_averaged_over_time(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_AVERAGED_FRAMES", 3)
@@ -221,6 +233,30 @@ def test_a_missing_end_is_reported(tmp_path):
     assert len(result.damage) == 1
     assert result.damage[0].startswith("the file ends after 0.")
     assert 0 < result.frames < 8
+
+
+def test_joined_recordings_follow_one_another(tmp_path):
+    """Their timestamps start again, and the size of the frames changes."""
+    for name, size in (("a.ts", (16, 16)), ("b.ts", (32, 48))):
+        write_clip(tmp_path / name, size=size, codec="mpeg4")
+    joined, output = tmp_path / "joined.ts", tmp_path / "c.mp4"
+    joined.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    result = restore_video(Scaled(), joined, output, SILENT)
+    after = read_clip(output)
+    assert (result.frames, result.size) == (16, (16, 16))
+    assert [late - early for early, late in itertools.pairwise(after.times)] == 15 * [
+        Fraction(1, 25)
+    ]
+    assert len(result.damage) == 1
+    assert "1 frame moved, with a timestamp that is missing or not later" in result.damage[0]
+    assert len(after.sound) == 2 * len(read_clip(tmp_path / "a.ts").sound)
+
+
+def test_times_increase_and_are_timestamps_if_possible():
+    timeline = Timeline(100)
+    stamps = [None, 10, 20, 20, 15, 30, None, 50, 20, -60, -40, None]
+    times = [timeline.place(stamp, 10) for stamp in stamps]
+    assert times == [0, 10, 20, 21, 22, 30, 40, 50, 51, 61, 81, 91]
 
 
 def test_odd_sizes_and_deep_samples_are_noted(tmp_path):
