@@ -18,7 +18,7 @@ from deconv_jax.errors import InputError, escape_unprintable
 _VISUALIZE = """\
 show what the layers of a trained network respond to
 
-  deconv-jax visualize --model mnist-classifier --layer conv1 --layer conv2 -o layers.png
+  deconv-jax visualize --model digits-classifier --layer conv1 --layer conv2 -o layers.png
   deconv-jax visualize --workdir runs/classifier --layer conv3 --method maximize -o made.png
   deconv-jax visualize --workdir runs/classifier --method grad_cam -o why.png photos/*.jpg
 

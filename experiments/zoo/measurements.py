@@ -1,8 +1,9 @@
 """Figures of model cards, measured under the protocols of the tables.
 
 Every function takes a model and the folder of the test sets, and returns the figures, the most important one
-first, and their protocol. A figure has the keys "metric", "unit" (or ""), "data" (the test set), "setting"
-(what the model was asked for, or ""), "value" and "compared" (other values of the same metric by name).
+first, and their protocol. A figure has the keys "metric", "unit" (or ""), "data" (the test set), "count" (of its
+images), "setting" (what the model was asked for, or ""), "value" and "compared" (other values of the same metric
+by name).
 """
 
 import dataclasses
@@ -33,13 +34,20 @@ Measure = Callable[[ZooModel, Path], Measured]
 
 
 def figure(
-    metric: str, value: float, data: str, setting: str = "", unit: str = "", **compared: float
+    metric: str,
+    value: float,
+    data: str,
+    count: int,
+    setting: str = "",
+    unit: str = "",
+    **compared: float,
 ) -> Figure:
     """Return a figure of a card."""
     return {
         "metric": metric,
         "unit": unit,
         "data": data,
+        "count": count,
         "setting": setting,
         "value": float(value),
         "compared": {name.replace("_", " "): float(v) for name, v in compared.items()},
@@ -115,8 +123,9 @@ def _restoration(
             compared = {}
             if model.card["scale"] == 1:
                 compared["input"] = evaluation.measure(lambda image: image, images)["mean"]["psnr"]
-            figures.append(figure("PSNR", mean["psnr"], title, setting, "dB", **compared))
-            print(figures[-1], flush=True)
+            figures.append(
+                figure("PSNR", mean["psnr"], title, len(images), setting, "dB", **compared)
+            )
         protocols.append(evaluation.describe().split("; "))
     # The first clause is the degradation, which the setting states.
     shared = "; ".join(protocols[0][0 if "" in cases else 1 :])
@@ -155,7 +164,8 @@ def codec(model: ZooModel, data: Path) -> Measured:
             }
             compared = {name: value for name, value in reached.items() if value is not None}
             setting = f"{rate:.2f} bpp"
-            figures.append(figure("PSNR", point["mean"]["psnr"], title, setting, "dB", **compared))
+            psnr, count = point["mean"]["psnr"], len(point["images"])
+            figures.append(figure("PSNR", psnr, title, count, setting, "dB", **compared))
     # A middle level comes first.
     middle = len(task.lambdas) // 2
     return [figures[middle], *figures[:middle], *figures[middle + 1 :]], table.PROTOCOL
@@ -187,7 +197,8 @@ def evaluated(names: Sequence[str], titles: Mapping[str, tuple[str, str, float]]
                 )
                 if key in baseline
             }
-            figures.append(figure(title, factor * metrics[name], "test", "", unit, **compared))
+            value = factor * metrics[name]
+            figures.append(figure(title, value, "test", len(test), "", unit, **compared))
         return figures, experiment.task.protocol
 
     return measure
@@ -202,7 +213,7 @@ def _data_dir(settings: Any, data: Path) -> str | None:
 def _evaluate(model: ZooModel, test: Any) -> dict[str, float]:
     """Return the metrics of a named model on its test split.
 
-    The discriminator of a GAN is not part of the model, so its accuracies are left out.
+    The discriminator of a GAN is not part of the model, so metrics of it have no meaning.
     """
     experiment, devices = model.experiment, Devices.all()
     task = experiment.task
@@ -215,5 +226,4 @@ def _evaluate(model: ZooModel, test: Any) -> dict[str, float]:
             params=variables["params"], batch_stats=variables["batch_stats"], ema={}
         )
     state = devices.replicate(state)
-    metrics = task.evaluate(state, device_batches(experiment.training, devices, test))
-    return {name: value for name, value in metrics.items() if not name.endswith("e_accuracy")}
+    return task.evaluate(state, device_batches(experiment.training, devices, test))
