@@ -25,7 +25,7 @@ from deconv_jax.data.degradations import MotionBlur
 from deconv_jax.data.images import read_pixels, write_image
 from deconv_jax.viz.grids import picture_grid
 
-QUALITY = 88
+QUALITY = 82
 """Quality of the picture, a JPEG."""
 NAMES = ("before", "after", "original")
 
@@ -59,7 +59,7 @@ def write_small(image: Pixels) -> list[str]:
 
 def write_blurred(image: Pixels) -> list[str]:
     """Write a blurred image and its kernel, and return the flags and the file of the command."""
-    blur = MotionBlur(11.0, 30.0)
+    blur = MotionBlur(11.0, 30.0, boundary="reflect")
     np.save("kernel.npy", np.asarray(blur.psf))
     write_image(Path("blurred.png"), noisy(np.asarray(blur(jnp.asarray(image)[None])[0]), 2.55))
     flags = ["--method", "plug_and_play", "--model", "denoise", "--kernel", "kernel.npy"]
