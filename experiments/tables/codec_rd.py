@@ -3,7 +3,7 @@
   deconv-jax tables codec_rd
   pip install -e '.[bench]' && python experiments/tables/codec_rd.py   # draws docs/codec_rd.png
 
-The codec is that of experiments/autoencoding/codec_small.py. Rates are those of whole files, headers and
+The codec is the named model `codec`, trained by experiments/autoencoding/codec_small.py. Rates are those of whole files, headers and
 checksums included. Files are decoded again, and PSNR and MS-SSIM compare the decoded image with the original.
 
 Note:
@@ -20,8 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import Records, finished_run, training_summary
+from _common import Records, named_record, training_summary
 
+from deconv_jax import zoo
 from deconv_jax.data.images import list_images, read_8bit
 from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.inference.compression.load import load_codec
@@ -30,7 +31,7 @@ from deconv_jax.metrics.standard_codecs import StandardCodec, encode_decode, is_
 from deconv_jax.tables import markdown
 
 VERSION = 1
-CONFIG = "autoencoding/codec_small.py"
+NAMED = "codec"
 SETS = {"set14": "Set14", "bsd68": "BSD68"}
 STANDARD: dict[str, StandardCodec] = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
 QUALITIES = dict.fromkeys(STANDARD.values(), (5, 10, 20, 30, 40, 50, 60, 70, 80, 90))
@@ -109,10 +110,9 @@ def standard_points(codec: StandardCodec, folder: Path) -> list[dict[str, Any]]:
 
 
 def _learned(data: Path, *, folder: str) -> dict[str, Any]:
-    workdir, _, training = finished_run(CONFIG, data)
-    task, codec = load_codec(workdir)
+    task, codec = load_codec(zoo.load(NAMED))
     points = learned_points(codec, task.lambdas, data / folder)
-    return {"points": points, "protocol": PROTOCOL, "training": training}
+    return {"points": points, "protocol": PROTOCOL, "model": named_record(NAMED)}
 
 
 def _standard(data: Path, *, folder: str, codec: StandardCodec) -> dict[str, Any]:
@@ -148,9 +148,9 @@ def render(records: Records) -> str:
         columns = ["lambda", "bits per pixel", "PSNR", *titles, "MS-SSIM", *titles]
         header = " | ".join([*columns, "file size / model rate"])
         blocks += [f"#### {title}", markdown(header, rows), _ahead(learned["points"], others)]
-    if not blocks:
-        return ""
-    training = next(r["training"] for n, r in records.items() if n.endswith("learned"))
+    if not blocks:  # The learned codec is not measured yet.
+        return equal_rates(records)
+    model = next(r["model"] for n, r in records.items() if n.endswith("learned"))
     excess = [
         row["bits"] / row["model_bits"] - 1
         for name, record in records.items()
@@ -166,7 +166,7 @@ def render(records: Records) -> str:
             f"#### PSNR at equal rates\n\n{equal_rates(records)}",
             f"Figures at a rate that a codec was not measured at are interpolated, linearly in the logarithm of the rate; "
             f"a cell is blank outside its range of rates. Learned codec: "
-            f"{training['parameters']:,} parameters, {training_summary(training)}. For images of at least {LARGE} pixels "
+            f"`{model['name']}`, {model['parameters']:,} parameters, {training_summary(model['training'])}. For images of at least {LARGE} pixels "
             f"per side, file size differs from the model's rate by {100 * float(np.median(excess)):+.2f} % (median), "
             f"{100 * min(excess):+.2f} to {100 * max(excess):+.2f} %; {over} of {len(excess)} files exceed it by more "
             f"than 1 %. Protocol: {PROTOCOL}.",
