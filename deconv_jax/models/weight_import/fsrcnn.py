@@ -1,8 +1,8 @@
 """Published weights of FSRCNN, whose scale they do not determine.
 
-    first_part.0        mid_part.0  mid_part.2  mid_part.10  last_part      J. Yeo
-    feature_extraction.0  shrink.0    map.0       expand.0     deconv         Lornatang
-    feature_extraction.0  shrinking.0 mapping.0   expanding.0  deconvolution  others
+    first_part.0          mid_part.0   mid_part.2  mid_part.10  last_part      J. Yeo
+    feature_extraction.0  shrink.0     map.0       expand.0     deconv         Lornatang
+    feature_extraction.0  shrinking.0  mapping.0   expanding.0  deconvolution  others
 
 A PReLU has one slope for each channel, or one for all.
 """

@@ -1,10 +1,10 @@
-r"""Published weights of RRDBNet, of ESRGAN and Real-ESRGAN.
+"""Published weights of RRDBNet, of ESRGAN and Real-ESRGAN.
 
 The network has had three sets of names:
 
-    conv_first  body.0.rdb1.conv1        conv_body   conv_up1  conv_hr  Real-ESRGAN, BasicSR
-    conv_first  RRDB_trunk.0.RDB1.conv1  trunk_conv  upconv1   HRconv   ESRGAN, BSRGAN
-    model.0     model.1.sub.0.RDB1.conv1.0  model.1.sub.23  model.3  model.8  the first ESRGAN, KAIR
+    conv_first  body.0.rdb1.conv1           conv_body       conv_up1  Real-ESRGAN, BasicSR
+    conv_first  RRDB_trunk.0.RDB1.conv1     trunk_conv      upconv1   ESRGAN, BSRGAN
+    model.0     model.1.sub.0.RDB1.conv1.0  model.1.sub.23  model.3   the first ESRGAN, KAIR
 
 In the last one the number of a layer depends on the numbers of blocks and of doublings.
 """
