@@ -30,12 +30,18 @@ def configure_output() -> None:
 def enable_compilation_cache() -> None:
     """Keep compiled programs in ~/.cache/deconv_jax/xla between runs.
 
-    Sets environment variables of JAX that are not set yet, so call it before importing JAX.
-    $XDG_CACHE_HOME replaces ~/.cache.
+    $XDG_CACHE_HOME replaces ~/.cache. Settings of JAX in environment variables take precedence.
     """
+    import jax
+
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(cache) / "deconv_jax" / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    settings = {
+        "jax_compilation_cache_dir": str(Path(cache) / "deconv_jax" / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def retain_freed_memory() -> None:

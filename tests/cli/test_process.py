@@ -1,4 +1,4 @@
-"""Settings of the process: memory allocator."""
+"""Settings of the process: compilation cache, memory allocator."""
 
 import ctypes
 import platform
@@ -6,9 +6,10 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
-from deconv_jax.cli.process import retain_freed_memory
+from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
 
 RETAINS_MEMORY = """
 import ctypes
@@ -28,6 +29,16 @@ for _ in range(3):
     library.free(library.malloc(SIZE))
 assert library.sbrk(0) - start == kept
 """
+
+
+def test_compiled_programs_are_kept_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "5")
+    enable_compilation_cache()
+    assert settings == {"jax_compilation_cache_dir": str(tmp_path / "deconv_jax" / "xla")}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="requires glibc")
