@@ -11,10 +11,10 @@ from deconv_jax.zoo.text import card_rows, figure_cells, figure_text
 _MARK = re.compile(r"<!-- named-models: (\w+) -->")
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(text: str, **_: Any) -> str:
     """Replace the marks `<!-- named-models: PART -->`."""
     parts = {"families": families, "list": model_list, "cards": cards}
-    return _MARK.sub(lambda mark: parts[mark[1]](), markdown)
+    return _MARK.sub(lambda mark: parts[mark[1]](), text)
 
 
 def families() -> str:
