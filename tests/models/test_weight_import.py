@@ -212,8 +212,8 @@ def states():
     return {
         "other": (
             {"conv1.weight": three, "fc.bias": two},
-            "it has conv1.weight, fc.bias; nearest is SRCNN (conv1.weight, conv2.weight, conv3.weight "
-            "or features.0.weight",
+            "it has conv1.weight, fc.bias; nearest is SRCNN (conv1.weight, conv2.weight, conv3.weight); "
+            "supported",
         ),
         "missing": (without(plain, "model.2.bias"), "missing model.2.bias"),
         "more": (plain | {"model.9.bias": two}, "unexpected model.9.bias"),

@@ -155,26 +155,26 @@ def _recognize(tensors: Tensors, hints: Hints) -> tuple[Architecture, Recognized
         if recognized is not None:
             return architecture, recognized
     nearest = _nearest(tensors)
-    near = (
-        "" if nearest is None else f"; nearest is {nearest.name} ({' or '.join(nearest.namings)})"
+    raise InputError(
+        f"unknown network: it has {abbreviate_names(tensors)}{nearest}; {_supported()}"
     )
-    raise InputError(f"unknown network: it has {abbreviate_names(tensors)}{near}; {_supported()}")
 
 
 def _supported() -> str:
     return f"supported are {', '.join(a.name for a in ARCHITECTURES)}"
 
 
-def _nearest(tensors: Tensors) -> Architecture | None:
-    """Return the network whose names have the most in common with those of the tensors."""
+def _nearest(tensors: Tensors) -> str:
+    """Return a clause with the network and naming that share most names; "" if none shares one."""
     found = name_patterns(tensors)
 
-    def likeness(architecture: Architecture) -> float:
-        namings = (name_patterns(naming.split(", ")) for naming in architecture.namings)
-        return max(len(found & names) / len(found | names) for names in namings)
+    def likeness(naming: str) -> float:
+        names = name_patterns(naming.split(", "))
+        return len(found & names) / len(found | names)
 
-    nearest = max(ARCHITECTURES, key=likeness)
-    return nearest if likeness(nearest) > 0 else None
+    pairs = [(likeness(naming), a.name, naming) for a in ARCHITECTURES for naming in a.namings]
+    share, name, naming = max(pairs)
+    return f"; nearest is {name} ({naming})" if share else ""
 
 
 def _shapes(
