@@ -241,7 +241,6 @@ def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "requires --output FILE or --output-dir DIR"),
         (["--output", "a.png", "--steps", "3"], "--steps requires --walk or --traverse"),
         (["--output", "a.png", "--traverse", "0"], "--traverse must be from 1 to 5"),
         (["--output", "a.png", "--traverse", "6"], "--traverse must be from 1 to 5"),
