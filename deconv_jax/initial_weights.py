@@ -21,7 +21,7 @@ from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.io import kind_of, open_regular
 from deconv_jax.models.weight_files import abbreviate_names
 from deconv_jax.models.weight_import import load_torch_weights
-from deconv_jax.tasks import GAN
+from deconv_jax.tasks import GAN, TASKS
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.state import TrainState, Tree
 from deconv_jax.training.task import Task
@@ -53,8 +53,8 @@ def read_initial_weights(
       source: Name of a model in the package (`zoo.names`) or of a family; a weights file (.safetensors, .pth
         or .pt); or the workdir of a run, of which the last checkpoint is read, with averaged weights if there
         are any. ~ and environment variables are expanded. A folder with the name of a model is written "./NAME".
-      task: Task to initialize. Its channels and scale select the model of a family, and its scale is that of
-        an FSRCNN whose file has none.
+      task: Task to initialize. Its kind, channels and scale select the model of a family, and its scale is that
+        of an FSRCNN whose file has none.
       report: Function that is called with a message if an attribute of a network follows from the names in
         its file alone.
 
@@ -171,9 +171,13 @@ def describe_copy(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _load_model(name: str, task: Task) -> zoo.ZooModel:
-    """Return a named model. The task's network selects the model of a family."""
-    if name not in zoo.FAMILIES:
-        return zoo.load(name)
+    """Return a named model. The task and its network select the model of a family."""
+    variants = zoo.FAMILIES.get(name, (name,))
+    if len(variants) > 1:
+        kinds = {variant: zoo.card(variant)["config"]["task"]["name"] for variant in variants}
+        variants = tuple(v for v, kind in kinds.items() if isinstance(task, TASKS[kind]))
+    if len(variants) == 1:
+        return zoo.load(variants[0])
     network = getattr(task, "model", None)
     return zoo.load(
         name, channels=getattr(network, "channels", None), scale=getattr(network, "scale", None)

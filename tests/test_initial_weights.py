@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deconv_jax import zoo
+from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.initial_weights import (
@@ -147,6 +148,16 @@ def test_network_selects_the_model_of_a_family(family, name):
     model = zoo.load(name)
     assert read.origin == {"source": name, "kind": "model", "sha256": model.card["sha256"]}
     jax.tree.map(np.testing.assert_array_equal, read.variables, model.variables)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("detection", "digit-scenes-centernet"), ("segmentation", "digit-scenes-unet")],
+)
+def test_task_selects_the_model_of_a_family(config, name):
+    values = load_config(f"experiments/recognition/scenes_{config}.py")
+    read = read_initial_weights("digit-scenes", Experiment.from_dict(values).task)
+    assert read.origin["source"] == name
 
 
 @pytest.mark.parametrize("source", ["denoize", "weights.ckpt"])
