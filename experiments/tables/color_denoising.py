@@ -1,8 +1,8 @@
-"""Gaussian denoising of color images: CBSD68, with DnCNN (arXiv:1608.03981) and FFDNet (arXiv:1710.04026).
+"""Gaussian denoising of color images: CBSD68, with DnCNN-S (arXiv:1608.03981) and FFDNet (arXiv:1710.04026).
 
   deconv-jax tables color_denoising
 
-The table has the means of 68 images at sigma 15, 25 and 50 (in units of 1/255). DnCNN, one network for each level, and
+The table has the means of 68 images at sigma 15, 25 and 50 (in units of 1/255). DnCNN-S, one network for each level, and
 FFDNet, one for all, have the weights that their authors published; `denoise-color` is a named model, a FFDNet with a
 small part of the paper's training. Every method gets the same noisy images.
 """
@@ -32,7 +32,7 @@ NAMED = "denoise-color"
 
 SOURCE = "The papers' rows are quoted from their authors' repositories."
 PAPER = {
-    "DnCNN": {15: 33.99, 25: 31.31, 50: 28.01},
+    "DnCNN-S": {15: 33.99, 25: 31.31, 50: 28.01},
     "FFDNet": {15: 33.87, 25: 31.21, 50: 27.96},
 }
 
@@ -54,7 +54,7 @@ def _named(data: Path, *, sigma: int) -> dict[str, Any]:
     return _measure(data, sigma, named_restorer(NAMED, sigma)) | {"model": named_record(NAMED)}
 
 
-ROWS = {"noisy": "(noisy)", "dncnn": "DnCNN", "ffdnet": "FFDNet", "named": NAMED}
+ROWS = {"noisy": "(noisy)", "dncnn": "DnCNN-S", "ffdnet": "FFDNet", "named": NAMED}
 """Methods by the first part of the names of their parts."""
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {}

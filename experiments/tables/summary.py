@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import color_denoising
 import denoising
 import jpeg
 import super_resolution
 import vae_mnist
 from _common import training_summary
 
-from deconv_jax.io import read_json
+from deconv_jax.io import kind_of, read_json
 from deconv_jax.records import record_path
 from deconv_jax.tables import markdown
 
@@ -31,27 +32,43 @@ def render(records: Mapping[str, Any]) -> str:
 
 
 def _rows() -> Iterator[list[str]]:
-    denoiser = denoising.PAPER["DnCNN-S"][25][-1]
+    paper = denoising.PAPER["DnCNN-S"][25][-1]
     for part in ("dncnn_25", "dncnn_trained_25"):
-        record = _record("denoising", part)
+        for record in _records("denoising", part):
+            here = record["sets"]["bsd68"]["mean"]["psnr"]
+            yield _row("denoising, sigma 25, BSD68", "DnCNN-S", record, "PSNR, dB", paper, here)
+    paper = denoising.PAPER_MEANS["FFDNet"][25][-1]
+    for record in _records("denoising", "ffdnet_25"):
         here = record["sets"]["bsd68"]["mean"]["psnr"]
-        yield _row("denoising, sigma 25, BSD68", "DnCNN-S", record, "PSNR, dB", denoiser, here)
-    for part, (name, scale, _) in super_resolution.NETWORKS.items():
-        record = _record("super_resolution", part)
-        paper, here = super_resolution.PAPER[name, scale][0], record["sets"]["set5"]["mean"]["psnr"]
-        yield _row(f"super-resolution x{scale}, Set5", name, record, "PSNR, dB", paper, here)
-    record = _record("jpeg", "dncnn8_10")
-    paper, here = jpeg.PAPER["DnCNN-3"][10][0], record["mean"]["psnr"]
-    yield _row(
-        "JPEG artifacts, quality 10, Classic5", "DnCNN of 8 layers", record, "PSNR, dB", paper, here
-    )
-    record = _record("vae_mnist", "vae")
-    paper, here = min(vae_mnist.PUBLISHED.values()), -record["metrics"]["iwae"]
-    yield _row("density of binarized MNIST", "VAE", record, "-log p(x), nats", paper, here)
+        yield _row("denoising, sigma 25, BSD68", "FFDNet", record, "PSNR, dB", paper, here)
+    for part, name in (("dncnn_25", "DnCNN-S"), ("ffdnet_25", "FFDNet")):
+        paper = color_denoising.PAPER[name][25]
+        for record in _records("color_denoising", part):
+            here = record["mean"]["psnr"]
+            yield _row("color denoising, sigma 25, CBSD68", name, record, "PSNR, dB", paper, here)
+    networks = {"dncnn3_x3": ("DnCNN-3", 3, "")} | super_resolution.NETWORKS
+    for part, (name, scale, _) in networks.items():
+        paper = super_resolution.PAPER[name, scale][0]
+        for record in _records("super_resolution", part):
+            here = record["sets"]["set5"]["mean"]["psnr"]
+            yield _row(f"super-resolution x{scale}, Set5", name, record, "PSNR, dB", paper, here)
+    paper = jpeg.PAPER["DnCNN-3"][10][0]
+    for part, name in (("dncnn3_10", "DnCNN-3"), ("dncnn8_10", "DnCNN of 8 layers")):
+        for record in _records("jpeg", part):
+            here = record["mean"]["psnr"]
+            yield _row(
+                "JPEG artifacts, quality 10, Classic5", name, record, "PSNR, dB", paper, here
+            )
+    paper = min(vae_mnist.PUBLISHED.values())
+    for record in _records("vae_mnist", "vae"):
+        here = -record["metrics"]["iwae"]
+        yield _row("density of binarized MNIST", "VAE", record, "-log p(x), nats", paper, here)
 
 
-def _record(table: str, part: str) -> dict[str, Any]:
-    return read_json(record_path(ROOT, table, part))
+def _records(table: str, part: str) -> list[dict[str, Any]]:
+    """Return the record of a part, or [] if it was not measured."""
+    path = record_path(ROOT, table, part)
+    return [read_json(path)] if kind_of(path) == "file" else []
 
 
 def _row(
