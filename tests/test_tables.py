@@ -283,6 +283,7 @@ def test_record_of_a_named_model_depends_on_its_weights(fresh, change, reasons):
 # Rows of restoration tables
 
 
+@pytest.mark.slow
 def test_published_denoisers_are_told_the_noise_level(tmp_path):
     restorer = load_module(ROOT / TABLES / "_common.py").published_restorer
     image, weights = np.full((8, 6, 1), 0.5, np.float32), tmp_path / "weights.safetensors"
