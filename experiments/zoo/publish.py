@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ from deconv_jax.zoo.cards import CARDS, PACKAGE
 from deconv_jax.zoo.model import inference_variables
 
 LICENCE = "Apache-2.0"
+_DATA = "DECONV_JAX_DATA"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +279,8 @@ def main() -> None:
     parser.add_argument("name", help=f"name of the model: {', '.join(MODELS)}")
     arguments = parser.parse_args()
     workdir, name = arguments.workdir, arguments.name
+    if _DATA not in os.environ:
+        raise InputError(f"${_DATA} must name the folder of the test sets")
     if name not in MODELS:
         raise InputError(f"no entry for model {name!r}; {did_you_mean(name, MODELS)}")
     experiment, result = open_workdir(workdir), read_json(workdir / RESULT)
@@ -345,7 +349,7 @@ def publish(
         "licence": LICENCE,
     }
     model = ZooModel(card, experiment, rounded, extras)
-    figures, protocol = entry.measure(model, Path(os.environ["DECONV_JAX_DATA"]))
+    figures, protocol = entry.measure(model, Path(os.environ[_DATA]))
     for found in figures:
         paper = entry.paper.get((found["data"], found["setting"]))
         found["compared"] |= {} if paper is None else {"paper": paper}
@@ -445,4 +449,7 @@ _BATCH_SIZE = 250
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
