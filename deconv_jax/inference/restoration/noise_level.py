@@ -35,6 +35,8 @@ _MIN_BLOCKS = 24
 """Minimum number of smooth blocks, whose 1,536 coefficients give an error of about 3 %."""
 _MAX_CLIPPED = 0.02
 """Fraction of a block's samples that may be 0 or 1."""
+_CORRELATED = 1.2
+"""Ratio above which the luma has more noise than independent channels; 1.5 for equal channels."""
 _NORMAL_MAD = 0.6744897501960817
 """Median absolute value of the standard normal distribution."""
 _ZERO = 1e-6
@@ -48,7 +50,7 @@ def estimate_noise_sigma(
     """Return an estimate of the standard deviation of an image's Gaussian noise, in units of 1/255.
 
     It is the mean over the channels, or the level of independent noise with the same luma if that is
-    larger: noise may be equal in all channels, or weaker in the chroma. At most 2^14 (`MAX_BLOCKS`) blocks of 16 x 16 pixels are
+    much larger: noise may be equal in all channels, or weaker in the chroma. At most 2^14 (`MAX_BLOCKS`) blocks of 16 x 16 pixels are
     examined, so that large images take little time and memory.
 
     Args:
@@ -86,7 +88,8 @@ def estimate_noise_sigma(
     levels = [float(np.median(v[v > _ZERO])) if (v > _ZERO).any() else 0.0 for v in planes]
     if len(levels) > 1:
         *channels, luma = levels
-        levels = [max(float(np.mean(channels)), luma / LUMA_NOISE)]
+        mean, equivalent = float(np.mean(channels)), luma / LUMA_NOISE
+        levels = [equivalent if equivalent > _CORRELATED * mean else mean]
     return 255.0 / _NORMAL_MAD * levels[0]
 
 
