@@ -187,7 +187,7 @@ def _architecture(task: Mapping[str, Any]) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, list):
-        return "+".join(map(_words, value)) or "none"
+        return f"[{', '.join(map(_words, value))}]"
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
 
 
