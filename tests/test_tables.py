@@ -346,7 +346,7 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
     table = load_module(ROOT / TABLES / "zoo.py")
 
     def figure(value, **compared):
-        where = {"metric": "PSNR", "unit": "dB", "data": "Set5", "setting": "sigma 25"}
+        where = {"metric": "PSNR", "unit": "dB", "data": "Set5", "count": 5, "setting": "sigma 25"}
         return where | {"value": value, "compared": compared}
 
     training = {"steps": 1000, "batch_size": 16, "wall_time_s": 600.0}
@@ -358,7 +358,7 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
     times = {"a: deconv_jax": 50.0, "a: torch": 100.0}
     speed = {"megapixels": {"a": 0.25}, "median_ms": times}
     training = "1,000 steps of 16, 10 min"
-    where = "Set5, sigma 25: PSNR"
+    where = "Set5, sigma 25, 5 images: PSNR"
     assert table.rows(cards, speed) == [
         ["`a`", where, "**30.25 dB**", "30.50", "-0.25", "1,234", training, "200", "400", "0.50"],
         ["`b`", where, "**20.00 dB**", "", "", "1,234", training, "", "", ""],

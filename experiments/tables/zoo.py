@@ -54,7 +54,8 @@ def rows(
         figures = card["figures"]
         figure = next((f for f in figures if "paper" in f["compared"]), figures[0])
         where, metric, here, _ = figure_cells(figure)
-        row = [f"`{card['name']}`", f"{where}: {metric}", f"**{here}**", "", ""]
+        images = f", {figure['count']:,} images" if "count" in figure else ""
+        row = [f"`{card['name']}`", f"{where}{images}: {metric}", f"**{here}**", "", ""]
         if "paper" in figure["compared"]:
             paper = figure["compared"]["paper"]
             row[-2:] = [f"{paper:.2f}", f"{figure['value'] - paper:+.2f}"]
