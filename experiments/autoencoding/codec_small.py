@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         **args,
         model="hyperprior",
         distortion="mse",
-        features=64,
+        features=48,
         latent_features=160,
         levels=6,
         lowest=0.0006,
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         learning_rate=1e-3,
     )
     config.task.model.stage_features = (48, 64, 96)
-    config.task.model.hyper_features = 64
+    config.task.model.hyper_features = 48
     config.data = data_settings(
         dict(name="folder", path=".", tile=160),
         ("bsd432+t91", "set5", "set14"),
