@@ -1,10 +1,11 @@
-"""FFDNet for color photographs: Gaussian noise up to sigma 50, and then JPEG of quality 30 to 100.
+"""FFDNet without a noise-level map for color photographs: Gaussian noise up to sigma 30, then JPEG.
 
   deconv-jax train --config experiments/restoration/photo.py --workdir runs/photo
 
-Data and schedule are those of `ffdnet.py:color=rgb`; the network has 64 features, so that it is twice as fast. A photograph from a phone or from the web was
-compressed after the sensor added its noise, so the noise that is left is no longer white. The network gets the
-level of the noise before the compression. Training takes about two hours on one CPU core.
+A photograph from a phone or from the web was compressed after the sensor added its noise, so the noise that is
+left is no longer white, and its level is hard to estimate. The network is therefore blind. Data and schedule
+are those of `ffdnet.py:color=rgb`; the network has 64 features, so that it is twice as fast. Training takes
+about an hour on one CPU core.
 """
 
 import ffdnet
@@ -21,8 +22,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.task.degradation = dict(
         name="chain",
         steps=(
-            dict(name="gaussian_noise", sigma=(0.0, 50.0)),
-            dict(name="jpeg", quality=(30, 100)),
+            dict(name="gaussian_noise", sigma=(0.0, 30.0)),
+            dict(name="jpeg", quality=(20, 100)),
         ),
     )
+    config.task.noise_conditional = False
     return config
