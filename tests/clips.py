@@ -13,7 +13,7 @@ _LEVELS = ((60, 180), (120, 136), (120, 136))
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """What a video file holds.
+    """The content of a video file.
 
     Attributes:
       times: Time of each frame, in seconds.
@@ -104,7 +104,7 @@ def encode_tone(container, codec, seconds):
 
 
 def read_clip(path):
-    """Return what a video file holds, as a `Clip`."""
+    """Return the content of a video file."""
     with av.open(str(path)) as container:
         streams = container.streams.audio
         packets = [p for p in container.demux(streams[0]) if p.size] if streams else []

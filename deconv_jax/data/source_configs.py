@@ -236,7 +236,7 @@ class Folder(SourceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs(SourceConfig):
+class Pairs(Folder):
     """A folder of image pairs for restoration: input/NAME.png and target/NAME.png; see `paired_folders`.
 
     Attributes:
@@ -246,20 +246,8 @@ class Pairs(SourceConfig):
       color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
     """
 
-    path: str
-    tile: int | None = None
-    color: Color = "rgb"
-
-    def __post_init__(self) -> None:
-        _check_path(self.path)
-        _check_side("tile", self.tile)
-
     def __str__(self) -> str:
         return f"pairs:{self.path}"
-
-    def untiled(self) -> SourceConfig:
-        """Return the data set with whole images as examples, `tile=None`."""
-        return dataclasses.replace(self, tile=None)
 
     def open(self, split: str, data_dir: str | None = None) -> Source:
         """Open a split of the pairs, such as "all[:90%]"; pairs with a damaged file are left out.

@@ -6,10 +6,10 @@ arXiv:1710.04026, section III: the image is rearranged into four sub-images at h
 the sub-images of the clean image. The gray network has 15 convolutions of 64 channels, the color
 network 12 of 96.
 
-The network starts as the identity, unlike the paper's: in every layer, the first hidden channels
-pass the sub-images on, and the last layer adds the output of the other channels, which starts near
-zero. It learns in a short training what a residual connection gives, but keeps the paper's
-parameters, so published weights fit.
+The initialization is not the paper's: the network starts near the identity. In every layer the
+first channels copy the sub-images, and the last layer adds the other channels with small weights.
+Training is then as fast as with a residual connection. The parameters are those of the paper, so
+published weights fit.
 
 Note: Images with an odd side are padded by their last row or column, and the output is cropped.
 """
@@ -120,10 +120,10 @@ class FFDNet(nn.Module):
 
 
 def _carry(channels: int, gain: float) -> Initializer:
-    """Return an initializer of kernels whose first output channels copy the first input channels.
+    """Return an initializer of kernels whose first outputs copy the first `channels` inputs.
 
-    The other output channels are random with a variance gain, and so are the weights from the
-    other input channels to the copies if there are no other outputs.
+    Other outputs are random. A layer without other outputs adds its other inputs to the copies with
+    random weights.
     """
     scaled = variance_scaling(gain)
 

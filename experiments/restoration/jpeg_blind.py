@@ -2,10 +2,10 @@
 
   deconv-jax train --config experiments/restoration/jpeg_blind.py:color=rgb --workdir runs/jpeg_color
 
-Data and schedule are those of `ffdnet.py`, and so is the network, with 64 features also for color. It is blind: it estimates the quality from the
-image, as DnCNN-3 does (arXiv:1608.03981, section III-E). $DECONV_JAX_DATA must name a folder with bsd432/ for
-training, and bsd68/ and classic5/ (gray) or cbsd68/ (color) for validation and the test. Training takes about
-two hours on one CPU core.
+The data and the schedule are those of `ffdnet.py`. So is the network, but with 64 features for color, too. It
+gets no quality and has to infer it from the image, as DnCNN-3 does (arXiv:1608.03981, section III-E).
+$DECONV_JAX_DATA must name a folder with bsd432/ for training, and bsd68/ and classic5/ (gray) or cbsd68/
+(color) for validation and the test. Training takes about two hours on one CPU core.
 """
 
 import ffdnet

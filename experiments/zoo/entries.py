@@ -1,4 +1,4 @@
-"""What model cards say that no run tells: use, limits, the paper's figures, and what to measure."""
+"""Entries of the model cards that are not in a run: use, limits, papers' figures and measurements."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from measurements import (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a run does not tell about a model.
+    """The part of a model card that is written by hand.
 
     Attributes:
       summary: The model in one line.
@@ -140,8 +140,8 @@ MODELS = {
         "removes noise and JPEG artifacts from color photographs",
         photographs,
         "Clean up photographs of phones and of the web.",
-        "Trained for Gaussian noise that was compressed once, at quality 30 to 100. The level of the noise "
-        "before the compression is an input and has to be estimated. Blur is not undone.",
+        "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. Blur is not "
+        "undone.",
     ),
     "jpeg-color": Entry("removes JPEG artifacts from color images, at any quality", **_JPEG),
     "jpeg-gray": Entry(

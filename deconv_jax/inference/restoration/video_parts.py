@@ -37,7 +37,7 @@ _STREAM_TAGS = ("duration", "encoder", "vendor_id", "bps", "number_of_", "_stati
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """What the encoder needs to know of a video.
+    """Properties of a video that its encoder takes.
 
     Attributes:
       size: Height and width of the frames, both even.

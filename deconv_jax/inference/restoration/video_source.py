@@ -80,7 +80,7 @@ class TimedFrame:
 
 @dataclasses.dataclass
 class Damage:
-    """What could not be read of a video, as times in seconds.
+    """Damaged parts of a video, as times in seconds.
 
     Attributes:
       lost: Times of frames that could not be decoded. The frame before is shown longer instead.
