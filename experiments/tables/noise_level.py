@@ -2,9 +2,9 @@
 
   deconv-jax tables noise_level
 
-FFDNet with its authors' weights removes Gaussian noise from Set12 and every fourth image of CBSD68, and the named model
-`photo` noise and JPEG artifacts from the latter. Each network gets the true level (of the noise before JPEG), and then
-the level that is estimated from the image. As in files, noisy images are clipped and rounded to 8 bits.
+FFDNet with its authors' weights removes Gaussian noise from Set12 and from every fourth image of CBSD68, the latter also
+after JPEG compression. The network gets the true level (of the noise before JPEG), and then the level that is
+estimated from the image. As in files, noisy images are clipped and rounded to 8 bits.
 """
 
 import functools
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import images_in, named_record, named_title
+from _common import images_in
 from PIL import Image
 
-from deconv_jax import zoo
 from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
@@ -29,7 +28,6 @@ VERSION = 1
 SIGMAS = (0, 5, 10, 15, 25, 50, 75)
 JPEG_SIGMAS = (0, 5, 10, 15, 25)
 QUALITIES = (95, 75, 50)
-NAMED = "photo"
 SETS = {"set12": ("gray", 1), "cbsd68": ("rgb", 4)}
 """Color of the images of a set, and the step between those that are used."""
 PROTOCOL = (
@@ -85,26 +83,30 @@ def _psnr(output: np.ndarray, clean: np.ndarray) -> float:
     return float(psnr_from_mse(np.mean(np.square(rounded - clean, dtype=np.float64))))
 
 
-def _published(data: Path, *, name: str, weights: str) -> dict[str, Any]:
+def _published(
+    data: Path,
+    *,
+    name: str,
+    weights: str,
+    sigmas: tuple[int, ...] = SIGMAS,
+    quality: int | None = None,
+) -> dict[str, Any]:
     network = load_torch_weights(data / "weights" / weights)
     restorer = LearnedRestorer(network.module, network.variables, noise_conditional=True)
-    return _measure(data, name, restorer, SIGMAS, None)
+    return _measure(data, name, restorer, sigmas, quality)
 
 
-def _named(data: Path, *, quality: int) -> dict[str, Any]:
-    model = zoo.load(NAMED)
-    restorer = LearnedRestorer(model.task.model, model.variables, noise_conditional=True)
-    record = _measure(data, "cbsd68", restorer, JPEG_SIGMAS, quality)
-    return record | {"model": named_record(NAMED)}
-
-
+_color = functools.partial(_published, name="cbsd68", weights="ffdnet_color.pth")
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "set12": functools.partial(_published, name="set12", weights="ffdnet_gray.pth"),
-    "cbsd68": functools.partial(_published, name="cbsd68", weights="ffdnet_color.pth"),
-} | {f"photo_{quality}": functools.partial(_named, quality=quality) for quality in QUALITIES}
+    "cbsd68": _color,
+} | {
+    f"jpeg_{quality}": functools.partial(_color, sigmas=JPEG_SIGMAS, quality=quality)
+    for quality in QUALITIES
+}
 
-TITLES = {"set12": "Set12, FFDNet", "cbsd68": "CBSD68, FFDNet"} | {
-    f"photo_{quality}": f"CBSD68, JPEG of quality {quality}, `{NAMED}`" for quality in QUALITIES
+TITLES = {"set12": "Set12", "cbsd68": "CBSD68"} | {
+    f"jpeg_{quality}": f"CBSD68, JPEG of quality {quality}" for quality in QUALITIES
 }
 
 
@@ -119,8 +121,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 figures = [f"{true:.2f}", f"{estimated:.2f}", f"**{true - estimated:.2f}**"]
             estimate = f"{row['estimate']:.1f} ± {row['deviation']:.1f}"
             rows.append([TITLES[part], f"{row['sigma']}", estimate, *figures])
-    header = "images, network | sigma | estimate | PSNR, true level | PSNR, estimate | lost"
-    named = next((record for part, record in records.items() if part.startswith(NAMED)), None)
-    notes = [] if named is None else [f"{named_title(named)}."]
+    header = "images | sigma | estimate | PSNR, true level | PSNR, estimate | lost"
     protocols = dict.fromkeys(record["protocol"] for record in records.values())
-    return "\n\n".join([markdown(header, rows), *notes, *(f"Protocol: {p}." for p in protocols)])
+    return "\n\n".join([markdown(header, rows), *(f"Protocol: {p}." for p in protocols)])
