@@ -75,11 +75,16 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
     """Compute x: convolve y, dilated by the stride, with the flipped kernel.
 
     Shapes are those of `conv`.
+
+    On a GPU, XLA calls cuDNN's backward-data convolution, which skips the zeros of the dilated y, only if the
+    kernel of the convolution is the `reverse` itself; an operation in between makes it store the zeros and
+    multiply by them.
     """
-    kernel, flipped = flip(kernel, geometry)
+    flipped = flip_geometry(geometry)
+    kernel = flatten_channels(kernel.swapaxes(-3, -1))
     x = canonical_conv(
         flatten_channels(y),
-        flatten_channels(kernel),
+        lax.rev(kernel, range(kernel.ndim - 2)),
         geometry,
         window_strides=flipped.stride,
         padding=flipped.padding,
