@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from deconv_jax.cli import (
     compress,
+    cost,
     evaluate,
     generate,
     measure,
@@ -25,6 +26,9 @@ from deconv_jax.cli.process import configure_output
 from deconv_jax.errors import InputError, closest_match, did_you_mean, escape_unprintable
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
+
+_WITH_OVERRIDES = ("train", "cost")
+"""Commands that take overrides of a config, --config.KEY=VALUE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,20 +89,21 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         compress,
         models,
         prepare,
+        cost,
         tables,
     ):
         module.add_commands(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
         parser.error(f"no command {argv[0]!r}; {did_you_mean(argv[0], commands.choices)}")
     arguments, rest = parser.parse_known_args(argv)
-    trains = arguments.command == "train"
-    arguments.overrides = [word for word in rest if trains and word.startswith("--config.")]
+    overridable = arguments.command in _WITH_OVERRIDES
+    arguments.overrides = [word for word in rest if overridable and word.startswith("--config.")]
     unknown = [word for word in rest if word not in arguments.overrides]
     if unknown:
         flags = re.findall(r"--[a-z][\w-]*", commands.choices[arguments.command].format_help())
         flag = closest_match(re.split(r"[=.]", unknown[0])[0], flags)
         hint = f"; did you mean {flag!r}?" if flag else ""
-        if trains:
+        if overridable:
             hint += " (write an override as one word: --config.KEY=VALUE)"
         parser.error(f"unknown arguments: {' '.join(unknown)}{hint}")
     return arguments

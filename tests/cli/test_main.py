@@ -19,7 +19,7 @@ def test_unknown_arguments_are_rejected(capsys):
     ("words", "said"),
     [
         (["trian"], "no command 'trian'; did you mean 'train'?"),
-        (["xyz"], "no command 'xyz'; known are: compress, decompress, evaluate, generate, "),
+        (["xyz"], "no command 'xyz'; known are: compress, cost, decompress, "),
         (
             ["evaluate", "--workdir", "x", "--chekpoint", "3"],
             "--chekpoint 3; did you mean '--checkpoint'?",
@@ -55,9 +55,12 @@ COMMANDS = (
     "compress",
     "decompress",
     "prepare",
+    "cost",
     "tables",
 )
-RUN_COMMANDS = tuple(name for name in COMMANDS if name not in ("train", "prepare", "tables"))
+RUN_COMMANDS = tuple(
+    name for name in COMMANDS if name not in ("train", "prepare", "cost", "tables")
+)
 
 
 def help_of(capsys, *command):
@@ -73,7 +76,7 @@ def test_help_lists_all_commands(capsys):
     assert all(f"\n    {name}" in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "tables"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "cost", "tables"])
 def test_help_is_short(capsys, command):
     assert len(help_of(capsys, command).splitlines()) < 30
 
