@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax import zoo
@@ -25,7 +24,7 @@ from deconv_jax.tasks import GAN, TASKS
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.state import TrainState, Tree
 from deconv_jax.training.task import Task
-from deconv_jax.workdir import load_state, open_workdir, read_input_shapes
+from deconv_jax.workdir import load_state, open_workdir
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -55,8 +54,8 @@ def read_initial_weights(
         are any. ~ and environment variables are expanded. A folder with the name of a model is written "./NAME".
       task: Task to initialize. Its kind, channels and scale select the model of a family, and its scale is that
         of an FSRCNN whose file has none.
-      report: Function that is called with a message if an attribute of a network follows from the names in
-        its file alone.
+      report: Function that is called with a message about each attribute of a network that its file does not
+        state.
 
     Raises:
       InputError: There is no such model, file or run, or it cannot be read.
@@ -70,11 +69,8 @@ def read_initial_weights(
             variables = {key: {"generator": tree} for key, tree in variables.items()}
         kind, source = "model", model.name
     elif path.suffix in _WEIGHT_SUFFIXES:
-        kind, variables, facts = (
-            "weights file",
-            _read_file(path, task, report),
-            {"sha256": _hash_file(path)},
-        )
+        kind, variables = "weights file", _read_file(path, task, report)
+        facts = {"sha256": _hash_file(path)}
     elif kind_of(path) == "folder":
         kind = "run"
         step, variables = _read_run(path)
@@ -199,14 +195,9 @@ def _read_file(path: Path, task: Task, report: Callable[[str], None] | None) -> 
 
 def _read_run(workdir: Path) -> tuple[int, dict[str, Tree]]:
     """Return the step and the variables of the last checkpoint of a run."""
-    task, shapes = open_workdir(workdir).task, read_input_shapes(workdir)
-
-    def init(key: jax.Array) -> TrainState:
-        return task.init(key, jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes))
-
-    step, state = load_state(workdir, "last", init)
+    step, state = load_state(workdir, "last")
     variables = state.inference_variables()
-    if isinstance(task, GAN) and state.ema:
+    if isinstance(open_workdir(workdir).task, GAN) and state.ema:
         variables = {
             key: getattr(state, key) | {"generator": state.ema[key]}
             for key in ("params", "batch_stats")

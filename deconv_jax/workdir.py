@@ -184,7 +184,7 @@ def open_workdir(workdir: Path) -> Experiment:
 def load_state(
     workdir: Path,
     checkpoint: Checkpoint,
-    init: Callable[[jax.Array], TrainState],
+    init: Callable[[jax.Array], TrainState] | None = None,
 ) -> tuple[int, TrainState]:
     """Return the step and the state of a checkpoint of a run.
 
@@ -194,18 +194,24 @@ def load_state(
     Args:
       workdir: Folder of the run.
       checkpoint: "last", "best" on the validation split, or a step.
-      init: Function from a key to an initial state of the run; only shapes matter.
+      init: Function from a key to an initial state of the run; only shapes matter. None for that of the task
+        with the shapes of `read_input_shapes`.
 
     Returns:
       The step, and the state, replicated over all devices.
 
     Raises:
       InputError: The folder is not the workdir of a run; the step is missing or damaged; every candidate for
-        "last" or "best" is damaged; or "best" is requested and no checkpoint has metrics.
+        "last" or "best" is damaged; "best" is requested and no checkpoint has metrics; or, without `init`, as in
+        `read_input_shapes`.
     """
     experiment = open_workdir(workdir)
     devices = Devices.all()
-    like = jax.eval_shape(init, jax.random.key(0))
+    key = jax.random.key(0)
+    if init is None:
+        like = jax.eval_shape(experiment.task.init, key, read_input_shapes(workdir))
+    else:
+        like = jax.eval_shape(init, key)
     with Checkpoints(
         workdir / CHECKPOINTS, monitor=experiment.task.monitor, read_only=True
     ) as checkpoints:

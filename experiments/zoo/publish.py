@@ -41,7 +41,6 @@ from deconv_jax.workdir import (
     load_state,
     open_workdir,
     provenance,
-    read_input_shapes,
 )
 from deconv_jax.zoo import ZooModel
 from deconv_jax.zoo.cards import CARDS, PACKAGE
@@ -63,13 +62,7 @@ def main() -> None:
     if name not in MODELS:
         raise InputError(f"no entry for model {name!r}; {did_you_mean(name, MODELS)}")
     experiment, result = open_workdir(workdir), read_json(workdir / RESULT)
-    example = read_input_shapes(workdir)
-
-    def init(key: jax.Array) -> Any:
-        zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
-        return experiment.task.init(key, zeros)
-
-    _, state = load_state(workdir, "last", init)
+    _, state = load_state(workdir, "last")
     variables = jax.device_get(inference_variables(experiment.task, state))
     training = result | {"wall_time_s": training_time(workdir, result)}
     publish(name, experiment, variables, read_json(workdir / INPUTS), training)

@@ -18,7 +18,6 @@ from deconv_jax.inference.trained_model import (
 from deconv_jax.models.interfaces import HasMultiple
 from deconv_jax.tasks import Classification, Detection, Segmentation
 from deconv_jax.tasks.detection import MIN_SCORE
-from deconv_jax.training.state import TrainState
 from deconv_jax.viz.overlays import class_name
 from deconv_jax.workdir import Checkpoint, load_state
 from deconv_jax.zoo import ZooModel
@@ -43,13 +42,7 @@ def load_recognition(
     task = open_task(trained, Classification, Segmentation, Detection)
     if isinstance(trained, ZooModel):
         return task, trained.variables
-    example = read_input_shapes(trained)
-
-    def init(key: jax.Array) -> TrainState:
-        zeros = {name: jnp.zeros(like.shape, like.dtype) for name, like in example.items()}
-        return task.init(key, zeros)
-
-    _, state = load_state(trained, checkpoint, init)
+    _, state = load_state(trained, checkpoint)
     return task, jax.device_get(state.inference_variables())
 
 
