@@ -254,7 +254,7 @@ def test_assumptions_are_reported(saved):
     reports = []
     load_torch_weights(saved(NETWORKS["ircnn"][0].state_dict()), report=reports.append)
     load_torch_weights(saved(NETWORKS["espcn-numbered"][0].state_dict()), report=reports.append)
-    assert "assuming the dilations of IRCNN, 1, 2, 3, 4, 3, 2, 1, inferred" in reports[0]
+    assert "assuming the dilations of IRCNN, 1, 2, 3, 4, 3, 2, 1, which" in reports[0]
     assert "assuming ReLU" in reports[1]
 
 

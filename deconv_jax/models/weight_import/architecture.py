@@ -35,7 +35,7 @@ class Recognized:
       module: The network.
       tensors: Its tensors, under the names of `Architecture.layers`.
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
-      assumptions: Attributes that follow from the names alone, as clauses of a message.
+      assumptions: Attributes that the file does not state, as clauses of a message.
     """
 
     module: nn.Module

@@ -69,7 +69,7 @@ def load_torch_weights(
       batch_norm_epsilon: Constant that a DnCNN's batch normalization adds to the variance, in (0,
         1). By default it is inferred from the names: 1e-5 for `dncnn.0.weight` without a bias, 1e-4
         otherwise.
-      report: Function that is called with a message if an attribute follows from the names alone.
+      report: Function that is called with a message about each attribute that the file does not state.
 
     Raises:
       InputError: The file cannot be read, does not contain a supported network, or contradicts
@@ -85,7 +85,7 @@ def load_torch_weights(
         architecture, recognized = _recognize(tensors, Hints(given, batch_norm_epsilon))
         if report is not None:
             for assumption in recognized.assumptions:
-                report(f"{path}: assuming {assumption}, inferred from the names of the weights")
+                report(f"{path}: assuming {assumption}, which the file does not state")
         module = recognized.module
         own_scale = cast(RestorationModel, module).scale
         if scale not in (None, own_scale):
