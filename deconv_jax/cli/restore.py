@@ -193,8 +193,9 @@ def _add_network_flags(group: Any) -> None:
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="restore in tiles of this side length, with the same result (default: as large as free "
-        "memory allows); one tile size for images of many sizes avoids recompilation",
+        help="restore in tiles of this side length, with the same result, or nearly so for RRDBNet "
+        "(default: as large as free memory allows); one tile size for images of many sizes avoids "
+        "recompilation",
     )
     group.add_argument(
         "--self-ensemble",
@@ -269,7 +270,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.restoration.restore_files import restore_files
     from deconv_jax.inference.restoration.video import DEFAULT_CRF
     from deconv_jax.inference.restoration.video_parts import result_suffix
-    from deconv_jax.inference.restoration.video_source import VIDEO_SUFFIXES
+    from deconv_jax.inference.restoration.video_source import VIDEO_SUFFIXES, is_video
     from deconv_jax.metrics.protocol import EvaluationProtocol
 
     enable_compilation_cache()
@@ -286,6 +287,8 @@ def _restore(arguments: argparse.Namespace) -> int:
         accept_file=True,
         videos={suffix: result_suffix(suffix) for suffix in VIDEO_SUFFIXES},
     )
+    if arguments.crf is not None and not any(is_video(job.source) for job in plan.jobs):
+        raise InputError("--crf requires a video among the inputs")
     failed = restore_files(
         _restorer(arguments),
         plan.jobs,
@@ -352,7 +355,7 @@ def _restorer(arguments: argparse.Namespace) -> Any:
     from deconv_jax.inference.restoration.restorer_by_channels import RestorerByChannels
 
     if not arguments.networks and not arguments.method:
-        arguments.networks.append(_Network("--model", DEFAULT_MODEL))
+        arguments.networks = [_Network("--model", DEFAULT_MODEL)]
     make = _classical if arguments.method else _learned
     if any(network.flag == "--model" for network in arguments.networks):
         return RestorerByChannels(functools.partial(make, arguments))
