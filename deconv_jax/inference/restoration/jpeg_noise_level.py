@@ -9,7 +9,7 @@ are those of the luma in smooth blocks, chosen by other coefficients than the on
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
 LUMA = (0.299, 0.587, 0.114)
@@ -18,13 +18,15 @@ LUMA_NOISE = math.sqrt(sum(weight**2 for weight in LUMA))
 """Standard deviation of the luma of independent noise of 1 in R, G and B."""
 MAX_BLOCKS = 2**15
 """Maximum number of blocks that an estimate examines, in evenly spaced rows of blocks."""
+MAX_CLIPPED = 0.02
+"""Fraction of a block's samples that may be 0 or 1."""
 
 _SIDE = 8
 _MEASURED, _CHOOSING = (6, 8), (1, 2, 3, 4, 5, 7)
 """Sums of the indices of the DCT coefficients that are measured, and by which blocks are chosen."""
 _SMOOTH_FRACTION = 0.015
 _MIN_BLOCKS = 24
-_MAX_CLIPPED = 0.02
+"""Minimum number of smooth blocks; the 1,536 wavelet coefficients of 24 give an error of about 3 %."""
 _LEVELS = np.geomspace(0.25, 128.0, 200)
 """Standard deviations of the luma, in gray levels, for which the energy is computed."""
 _ROUNDING = 1.0 / 12.0
@@ -60,13 +62,20 @@ def estimate_jpeg_noise_sigma(
     order = np.add.outer(np.arange(_SIDE), np.arange(_SIDE))
     measured = np.isin(order, _MEASURED)
     activity = np.square(coefficients[:, np.isin(order, _CHOOSING)]).sum(axis=1)
-    usable = clipped <= max(_MAX_CLIPPED, np.quantile(clipped, 0.1))
-    count = min(usable.sum(), max(_MIN_BLOCKS, round(_SMOOTH_FRACTION * usable.sum())))
-    smooth = np.argsort(np.where(usable, activity, np.inf), kind="stable")[:count]
+    usable = clipped <= max(MAX_CLIPPED, np.quantile(clipped, 0.1))
+    smooth = smoothest_blocks(activity, usable, _SMOOTH_FRACTION)
     energy = float(np.square(coefficients[smooth][:, measured]).mean())
     known = _quantized_energy(_LEVELS, table[measured]).mean(axis=1) + _ROUNDING
     level = float(np.interp(energy, known, _LEVELS, left=0.0))
     return level if pixels.shape[-1] == 1 else level / LUMA_NOISE
+
+
+def smoothest_blocks(
+    activity: Float[np.ndarray, " blocks"], usable: Bool[np.ndarray, " blocks"], fraction: float
+) -> Int[np.ndarray, " chosen"]:
+    """Return the indices of the usable blocks with the least activity: a fraction of them, or at least 24."""
+    count = min(usable.sum(), max(_MIN_BLOCKS, round(fraction * usable.sum())))
+    return np.argsort(np.where(usable, activity, np.inf), kind="stable")[:count]
 
 
 def _blocks(strip: Float[np.ndarray, "8 width channels"]) -> tuple[np.ndarray, np.ndarray]:

@@ -99,14 +99,9 @@ def load_named(name: str, *, channels: int, scale: int | None = None) -> LoadedN
         raise InputError(
             f"model {name!r} is for {task}; models for restoration are {', '.join(restoring)}"
         )
-    chosen = zoo.resolve(name, scale=scale)
-    for variant in zoo.FAMILIES.get(name, ()):
-        about = zoo.card(variant)
-        if about["channels"] == channels and scale in (None, about["scale"]):
-            chosen = variant
-            break
-    found = zoo.load(chosen)
-    return _trained(chosen, found.task, found.variables)
+    fits = any(zoo.card(variant)["channels"] == channels for variant in zoo.FAMILIES.get(name, ()))
+    found = zoo.load(name, channels=channels if fits else None, scale=scale)
+    return _trained(found.name, found.task, found.variables)
 
 
 def restoration_models() -> list[str]:

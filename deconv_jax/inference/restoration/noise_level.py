@@ -20,7 +20,9 @@ from jaxtyping import Float
 from deconv_jax.inference.restoration.jpeg_noise_level import (
     LUMA,
     LUMA_NOISE,
+    MAX_CLIPPED,
     estimate_jpeg_noise_sigma,
+    smoothest_blocks,
 )
 from deconv_jax.ops.wavelets import scaling_filter
 
@@ -31,10 +33,6 @@ _BLOCK = 8
 """Side of a block, in coefficients; 16 pixels."""
 _SMOOTH_FRACTION = 0.05
 """Fraction of the blocks without clipping that count as smooth."""
-_MIN_BLOCKS = 24
-"""Minimum number of smooth blocks, whose 1,536 coefficients give an error of about 3 %."""
-_MAX_CLIPPED = 0.02
-"""Fraction of a block's samples that may be 0 or 1."""
 _CORRELATED = 1.2
 """Ratio above which the luma has more noise than independent channels; 1.5 for equal channels."""
 _NORMAL_MAD = 0.6744897501960817
@@ -50,8 +48,8 @@ def estimate_noise_sigma(
     """Return an estimate of the standard deviation of an image's Gaussian noise, in units of 1/255.
 
     It is the mean over the channels, or the level of independent noise with the same luma if that is
-    much larger: noise may be equal in all channels, or weaker in the chroma. At most 2^14 (`MAX_BLOCKS`) blocks of 16 x 16 pixels are
-    examined, so that large images take little time and memory.
+    much larger: noise may be equal in all channels, or weaker in the chroma. At most 2^14 (`MAX_BLOCKS`)
+    blocks of 16 x 16 pixels are examined, so that large images take little time and memory.
 
     Args:
       pixels: Image in [0, 1].
@@ -76,14 +74,13 @@ def estimate_noise_sigma(
         for row in range(0, height // side, step)
     ]
     details, activity, clipped = (np.concatenate(parts) for parts in zip(*strips, strict=True))
-    least_clipped = max(_MAX_CLIPPED, np.quantile(clipped, 0.1))
+    least_clipped = max(MAX_CLIPPED, np.quantile(clipped, 0.1))
     usable = clipped <= least_clipped
     flat = details.max(axis=(1, 2)) <= _ZERO
     if least_clipped > 0.5 or flat[usable].mean() > 0.5:
         return 0.0
     usable &= ~flat
-    count = min(usable.sum(), max(_MIN_BLOCKS, round(_SMOOTH_FRACTION * usable.sum())))
-    smooth = np.argsort(np.where(usable, activity, np.inf), kind="stable")[:count]
+    smooth = smoothest_blocks(activity, usable, _SMOOTH_FRACTION)
     planes = np.moveaxis(details[smooth], -1, 0)
     levels = [float(np.median(v[v > _ZERO])) if (v > _ZERO).any() else 0.0 for v in planes]
     if len(levels) > 1:
@@ -104,8 +101,8 @@ def _examine(
 
     Returns:
       Absolute diagonal coefficients (blocks, side^2, channels), with the luma as the last of several
-      channels; energy of the horizontal and vertical
-      ones (blocks,); and fraction of clipped samples (blocks,).
+      channels; energy of the horizontal and vertical ones (blocks,); and fraction of clipped samples
+      (blocks,).
     """
     low = scaling_filter("db2").astype(np.float32)
     high = low[::-1] * np.array([1, -1, 1, -1], np.float32)
