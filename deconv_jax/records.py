@@ -126,9 +126,9 @@ def stale_records(root: Path, load_config: ConfigLoader) -> list[Stale]:
     """Return the records that do not show what the code would measure now.
 
     They are in the order of their paths. A record is stale if a required key is missing; its commit is unknown,
-    not in the history of the repository or had uncommitted changes; its table has no such part or another version; the
-    weights of its named model have changed; or, for a trained network, the config file resolves to another config, the task has another version, or the task no
-    longer emits a metric.
+    not in the history of the repository or had uncommitted changes; its table has no such part or another version;
+    the weights of its named model have changed; or, for a trained network, the config file resolves to another
+    config, the task has another version, or the task no longer emits a metric.
 
     Args:
       root: Top folder of the project.

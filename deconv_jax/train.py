@@ -63,8 +63,8 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
     Raises:
       InputError: The config does not fit the data, the devices or the workdir; the data or the initial
-        weights cannot be opened; another process is using the workdir; the disk is full; or, as `Diverged`, the loss or the gradient
-        norm became NaN or infinite.
+        weights cannot be opened; another process is using the workdir; the disk is full; or, as `Diverged`, the
+        loss or the gradient norm became NaN or infinite.
       Interrupted: After SIGTERM or SIGINT, once the state is saved.
     """
     started, origin = time.perf_counter(), provenance()

@@ -92,9 +92,8 @@ def load_extractor(name: str) -> Extractor:
         words = " x ".join(map(str, _PIXELS))
         return Extractor(name, f"pixels at {words}", {}, _pixels, _resize_to_pixels)
     if name not in BUNDLED_CLASSIFIERS:
-        raise InputError(
-            f"no feature extractor {name!r}; {did_you_mean(name, ('pixels', *BUNDLED_CLASSIFIERS, *INCEPTION_RESIZERS))}"
-        )
+        known = ("pixels", *BUNDLED_CLASSIFIERS, *INCEPTION_RESIZERS)
+        raise InputError(f"no feature extractor {name!r}; {did_you_mean(name, known)}")
     record = read_json(PRETRAINED / f"{name}.json")
     fields: dict[str, Any] = dict(record["config"]["task"]["model"])
     del fields["name"]

@@ -36,7 +36,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     result tell what was left out.
 
     Args:
-      path: BMP, JPEG, PGM, PNG, PPM, TIFF or WebP file, with any suffix.
+      path: AVIF, BMP, HEIC, JPEG, PGM, PNG, PPM, TIFF or WebP file, with any suffix.
       max_pixels: Limit of height times width, above which the file is not decoded.
 
     Raises:
