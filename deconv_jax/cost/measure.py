@@ -126,7 +126,7 @@ def _forward_seconds(network: Network) -> float:
 
     arguments = jax.tree.map(value, network.arguments)
     call = jit(network.apply)
-    return _seconds(lambda: call(*arguments))
+    return _seconds(lambda: call(*arguments)) / network.examples
 
 
 def _seconds(call: Callable[[], Any]) -> float:

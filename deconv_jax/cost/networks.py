@@ -58,7 +58,8 @@ class Network:
       training_product_bytes: The same, of the layers with FLOPs only.
       receptive_field: Receptive field of an output pixel; None if the network does not define it.
       apply: Function from variables and inputs for a batch to the output of the network in evaluation.
-      arguments: Abstract arguments of `apply` for one example.
+      arguments: Abstract arguments of `apply` for `examples`.
+      examples: Smallest number of examples that the network accepts; 1 unless it compares examples.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Network:
     receptive_field: ReceptiveField | None
     apply: Callable[..., Any]
     arguments: tuple[Any, ...]
+    examples: int
 
     def total(self, field: str) -> Any:
         """Return the sum of a field of `Layer` over all layers."""
@@ -135,7 +137,7 @@ def _network(
     name: str, calls: Sequence[_Call], training: Mapping[Path, int], batch_size: int
 ) -> Network:
     """Return a network with its layers at the size of training."""
-    forward = _Forward.trace(calls, [_one_example(call, None) for call in calls])
+    forward = _Forward.trace(calls, None)
     parameters = _parameters(calls[0].variables["params"], forward.outputs)
     layers = []
     for path in [*forward.outputs, *(path for path in training if path not in forward.outputs)]:
@@ -160,13 +162,14 @@ def _network(
         _receptive_field(calls[0].module),
         forward.apply,
         forward.arguments,
+        forward.examples,
     )
 
 
 def _resized(network: Network, calls: Sequence[_Call], size: tuple[int, int]) -> dict[str, Any]:
     """Return the fields of a network that depend on the size of the forward pass, for another size."""
     with _size_errors(network.name, size):
-        forward = _Forward.trace(calls, [_one_example(call, size) for call in calls])
+        forward = _Forward.trace(calls, size)
     layers = [
         dataclasses.replace(layer, **forward.layer(tuple(filter(None, layer.name.split("/")))))
         for layer in network.layers
@@ -181,22 +184,26 @@ def _resized(network: Network, calls: Sequence[_Call], size: tuple[int, int]) ->
 
 @dataclasses.dataclass(frozen=True)
 class _Forward:
-    """The traced forward pass of a network for one example.
+    """The traced forward pass of a network.
 
     Attributes:
       apply, arguments: The traced function and its abstract arguments.
+      examples: Number of examples in the arguments.
       outputs: Shapes of what each module has returned, in the order of the first calls.
-      flops: FLOPs of each module.
+      flops: FLOPs of each module for all examples.
     """
 
     apply: Callable[..., Any]
     arguments: tuple[Any, ...]
+    examples: int
     outputs: Mapping[Path, list[Any]]
     flops: Mapping[Path, int]
 
     @classmethod
-    def trace(cls, calls: Sequence[_Call], inputs: Sequence[tuple[Any, ...]]) -> "_Forward":
-        """Trace the calls of a network, one after the other, with other inputs."""
+    def trace(cls, calls: Sequence[_Call], size: tuple[int, int] | None) -> "_Forward":
+        """Trace the calls of a network, one after the other, for few examples with images of `size`."""
+        # A minibatch standard deviation compares the examples of a group.
+        examples = max(1, getattr(calls[0].module, "minibatch_std_group", 0))
 
         def apply(variables: Tree, *inputs: tuple[Any, ...]) -> list[Any]:
             return [
@@ -205,13 +212,13 @@ class _Forward:
             ]
 
         outputs: dict[Path, list[Any]] = defaultdict(list)
-        arguments = (calls[0].variables, *inputs)
+        arguments = (calls[0].variables, *(_inputs(call, examples, size) for call in calls))
         with _layer_scopes(outputs=outputs):
             jaxpr = jax.make_jaxpr(apply)(*arguments)
         flops: dict[Path, int] = defaultdict(int)
         for scope, count in products(jaxpr):
             flops[_layer_of(scope)[1]] += FLOPS_PER_MULTIPLY_ADD * count
-        return cls(apply, arguments, outputs, flops)
+        return cls(apply, arguments, examples, outputs, flops)
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -225,8 +232,8 @@ class _Forward:
         arrays = jax.tree.leaves(self.outputs[path]) if path or self.flops[path] else []
         return {
             "output_shapes": tuple(a.shape[1:] for a in arrays),
-            "forward_flops": self.flops[path],
-            "activation_bytes": sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays),
+            "forward_flops": self.flops[path] // self.examples,
+            "activation_bytes": sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays),
         }
 
 
@@ -283,18 +290,18 @@ def _takes_images(call: _Call) -> bool:
     return any(len(getattr(value, "shape", ())) == 4 for value in call.inputs)
 
 
-def _one_example(call: _Call, size: tuple[int, int] | None) -> tuple[Any, ...]:
-    """Return the inputs of a call for one example, with images of a size."""
+def _inputs(call: _Call, examples: int, size: tuple[int, int] | None) -> tuple[Any, ...]:
+    """Return the inputs of a call for a number of examples, with images of `size` if it is not None."""
 
-    def one(value: Any) -> Any:
+    def resized(value: Any) -> Any:
         if not hasattr(value, "shape") or not value.shape:
             return value
-        shape = (1, *value.shape[1:])
+        shape = (examples, *value.shape[1:])
         if size is not None and len(shape) == 4:
-            shape = (1, *size, shape[-1])
+            shape = (examples, *size, shape[-1])
         return jax.ShapeDtypeStruct(shape, value.dtype)
 
-    return tuple(map(one, call.inputs))
+    return tuple(map(resized, call.inputs))
 
 
 @contextlib.contextmanager

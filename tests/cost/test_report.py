@@ -44,6 +44,7 @@ def step_multiply_adds(experiment):
 def test_layers_of_both_networks_of_a_gan_sum_to_the_step():
     generator = {"name": "dcgan_generator", "image_shape": (16, 16, 1), "latent_dim": 3, "width": 2}
     discriminator = {"name": "dcgan_discriminator", "width": 2, "norm": "none"}
+    discriminator["minibatch_std_group"] = 3
     task = {"name": "gan", "generator": generator, "discriminator": discriminator}
     experiment = experiment_of(task | {"r1": 1.0})
     cost = cost_of("gan", experiment, SHAPES)
