@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -22,6 +23,20 @@ from deconv_jax.errors import InputError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_REGULAR = "not a regular file"
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
+
+
+def check_local(path: str | Path) -> None:
+    """Raise InputError if a path is a URL such as gs://bucket/run.
+
+    Without this check it would name a local folder, because `Path` turns "gs://bucket" into "gs:/bucket".
+    """
+    url = _URL.fullmatch(str(path))
+    if url:
+        raise InputError(
+            f"{url['scheme']}://{url['rest']} is not a path of the file system; mount the bucket as a folder, "
+            "with gcsfuse for gs:// or mountpoint-s3 for s3://, and give the path of the folder"
+        )
 
 
 def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
@@ -30,8 +45,9 @@ def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
     Pipes, sockets and devices are "other".
 
     Raises:
-      InputError: The path cannot be accessed, for example without permission.
+      InputError: The path cannot be accessed, for example without permission, or is a URL (`check_local`).
     """
+    check_local(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -125,6 +141,7 @@ def write_png(path: Path, picture: Image.Image) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents if they are missing; raise InputError if that fails."""
+    check_local(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,7 +14,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.experiment import Experiment
 from deconv_jax.initial_weights import copy_weights, describe_copy, read_initial_weights
 from deconv_jax.io import kind_of, make_folder, read_json, write_png
-from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.checkpoint import Checkpoints, RestoredCheckpoint
 from deconv_jax.training.loop import LoopData, fit
 from deconv_jax.training.loop_data import (
     device_batches,
@@ -24,8 +24,10 @@ from deconv_jax.training.loop_data import (
     picture_examples,
 )
 from deconv_jax.training.parallel import Devices
+from deconv_jax.training.profiling import StepProfiler, check_profiled_steps
 from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import TrainState
+from deconv_jax.training.stopping import StopRequests
 from deconv_jax.viz.plots import draw
 from deconv_jax.workdir import (
     CHECKPOINTS,
@@ -46,13 +48,22 @@ from deconv_jax.workdir import (
 )
 
 
-def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+def train(
+    experiment: Experiment, workdir: Path, *, profile: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Train an experiment, or resume it from the last checkpoint in its workdir.
 
     The workdir receives checkpoints/, config.json, inputs.json, metrics.jsonl, tensorboard/, pictures/ and,
     at the end of training, result.json. With `init_from`, it also receives initial_weights.json. A finished
     run is not trained again. A folder of images without subfolders for the splits is split at random.
-    Progress and notes go to standard error.
+    Progress and notes go to standard error. Must run in the main thread, because it handles signals; a second
+    SIGINT raises KeyboardInterrupt at once.
+
+    Args:
+      experiment: Experiment to train.
+      workdir: Folder of the run.
+      profile: Start and stop of the steps whose profiler trace the first process writes to profile/; see
+        `StepProfiler`. None for no trace. It does not affect the result.
 
     Returns:
       The content of result.json: "metrics" and "baseline", each {"test": {name: value}}; "config", "step",
@@ -63,19 +74,23 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
 
     Raises:
       InputError: The config does not fit the data, the devices or the workdir; the data or the initial
-        weights cannot be opened; another process is using the workdir; the disk is full; or, as `Diverged`, the
-        loss or the gradient norm became NaN or infinite.
+        weights cannot be opened; `profile` is not a range of steps of the run; another process is using the
+        workdir; the disk is full; or, as `Diverged`, the loss or the gradient norm became NaN or infinite.
       Interrupted: After SIGTERM or SIGINT, once the state is saved.
     """
     started, origin = time.perf_counter(), provenance()
     experiment = _with_splits(experiment)
+    task, training = experiment.task, experiment.training
+    if profile is not None:
+        check_profiled_steps(
+            *profile, num_steps=training.num_steps, steps_per_call=training.steps_per_call
+        )
     check_workdir(workdir, experiment)
     finished = _finished_result(workdir, experiment)
     if finished is not None:
         return finished
     with workdir_lock(workdir):
         check_workdir(workdir, experiment)  # Another process may have written to it since.
-        task, training = experiment.task, experiment.training
 
         # 1. Devices and data.
         devices = Devices.all(training.compiler)
@@ -95,15 +110,24 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
             workdir / CHECKPOINTS, monitor=task.monitor, config=experiment.to_dict()
         ) as checkpoints:
             # 3. The last checkpoint, if there is one.
-            state, resumed_at = _restore(checkpoints, experiment, devices, state, data)
+            restored = _restore(checkpoints, experiment, devices, state, data)
+            state = restored.state if restored else state
+            resumed_at = restored.step if restored else None
 
-            with RunLog(
-                workdir,
-                resumed_at=resumed_at,
-                last_step=training.num_steps,
-                batch_size=training.batch_size,
-                writes=jax.process_index() == 0,
-            ) as log:
+            first_process = jax.process_index() == 0
+            with (
+                StopRequests() as stops,
+                RunLog(
+                    workdir,
+                    resumed_at=resumed_at,
+                    last_step=training.num_steps,
+                    batch_size=training.batch_size,
+                    writes=first_process,
+                ) as log,
+                StepProfiler(
+                    profile if first_process else None, workdir, resumed_at=resumed_at, say=log.say
+                ) as profiler,
+            ):
                 overlapping = _warn_of_overlaps(log, sources)
                 if resumed_at is not None:
                     log.say(f"resuming from the checkpoint of step {resumed_at}")
@@ -117,11 +141,15 @@ def train(experiment: Experiment, workdir: Path) -> dict[str, Any]:
                     devices=devices,
                     checkpoints=checkpoints,
                     log=log,
+                    stops=stops,
+                    profiler=profiler,
                     resumed_at=resumed_at,
+                    evaluated=restored is None or restored.evaluated,
                 )
 
                 # 5. Evaluate on the test split.
-                metrics = task.evaluate(state, device_batches(training, devices, sources["test"]))
+                batches = device_batches(training, devices, sources["test"])
+                metrics = task.evaluate(state, stops.until_agreed(batches, training.num_steps))
                 log.evaluation(training.num_steps, "test", metrics)
 
         # 6. Write the result.
@@ -236,19 +264,16 @@ def _restore(
     devices: Devices,
     state: TrainState,
     data: LoopData,
-) -> tuple[TrainState, int | None]:
-    """Return the state and step of the last checkpoint, and move the data iterator there.
-
-    Without a checkpoint, return the initial state and None.
-    """
+) -> RestoredCheckpoint | None:
+    """Return the last checkpoint, and move the data iterator there; None if there is none."""
     restored = checkpoints.restore(state, devices.replicated)
     if restored is None:
-        return state, None
+        return None
     if restored.config is not None:
         before = Experiment.from_dict(restored.config)
         check_unchanged(f"the checkpoint of step {restored.step}", before, experiment)
     data.train.set_state(restored.iterator_state)
-    return restored.state, restored.step
+    return restored
 
 
 def _warn_of_overlaps(log: RunLog, sources: Mapping[str, Source]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from deconv_jax import schema
 from deconv_jax.data.batch import Batch
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
-from deconv_jax.io import kind_of, list_names, read_json, write_json
+from deconv_jax.io import check_local, kind_of, list_names, read_json, write_json
 from deconv_jax.lock import locked
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices, any_process, wait_for_all
@@ -171,6 +171,7 @@ def open_workdir(workdir: Path) -> Experiment:
     Raises:
       InputError: The folder has no config.json, or it cannot be read or is not a config of this version.
     """
+    check_local(workdir)
     path = workdir / CONFIG
     if kind_of(path) is None:
         raise InputError(f"{workdir} is not the workdir of a run: it has no {CONFIG}")

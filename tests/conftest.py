@@ -45,6 +45,7 @@ from deconv_jax.train import train
 from deconv_jax.training.checkpoint import Checkpoints
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.run_log import METRICS, read_metrics
+from deconv_jax.training.stopping import Interrupted, StopRequests
 from deconv_jax.workdir import CHECKPOINTS, CONFIG, INPUTS, open_workdir
 
 
@@ -134,6 +135,21 @@ def finished(finished_runs, tmp_path_factory, small_config):
         workdir = tmp_path_factory.mktemp("finished")
         finished_runs += [workdir, train(Experiment.from_dict(small_config()), workdir)]
     return finished_runs
+
+
+@pytest.fixture
+def train_until(monkeypatch):
+    """Train an experiment that is asked to stop at a step, and check that it does."""
+
+    def run(experiment, workdir, step, *, since=0):
+        calls = (step - since) // experiment.training.steps_per_call
+        answers = iter([False] * (calls - 1) + [True])
+        with monkeypatch.context() as patch:
+            patch.setattr(StopRequests, "agreed", lambda _: next(answers))
+            with pytest.raises(Interrupted, match=f"^{step}$"):
+                train(experiment, workdir)
+
+    return run
 
 
 @pytest.fixture

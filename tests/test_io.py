@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from deconv_jax.io import (
     check_regular,
     kind_of,
     list_names,
+    make_folder,
     open_regular,
     read_json,
     write_atomically,
@@ -41,6 +43,21 @@ def half(error):
         raise error
 
     return write
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", "file+x://a/b"])
+def test_url_is_not_taken_for_a_local_folder(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    for use in (kind_of, make_folder, lambda path: write_json(path / "x.json", {})):
+        with pytest.raises(InputError, match=rf"{re.escape(url)}.* gcsfuse .* mountpoint-s3 "):
+            use(Path(url))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["gs:", "a/gs:/b", "x:/y", "/gs://b", "a:b"])
+def test_path_with_a_colon_is_local(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    assert kind_of(Path(path)) is None
 
 
 @pytest.mark.parametrize(

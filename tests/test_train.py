@@ -11,7 +11,6 @@ from deconv_jax.cli import load_config
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.train import evaluate, train
-from deconv_jax.training import loop
 from deconv_jax.training.loop import Diverged
 from deconv_jax.training.run_log import METRICS, read_metrics
 from deconv_jax.workdir import INPUTS, RESULT, open_workdir
@@ -151,15 +150,12 @@ def folder_config(tmp_path, small_config):
 
 @pytest.mark.slow
 def test_run_resumes_only_with_the_same_image_files(
-    tmp_path, monkeypatch, folder_config, last_state, assert_trees_equal
+    tmp_path, train_until, folder_config, last_state, assert_trees_equal
 ):
     experiment, folder = Experiment.from_dict(folder_config), tmp_path / "images"
     whole = train(experiment, tmp_path / "whole")
     assert whole["data"]["train"]["files"] == whole["counts"]["train"] == 4
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stop_agreed", lambda *arguments: arguments[1] == 4)
-        with pytest.raises(loop.Interrupted):
-            train(experiment, tmp_path / "run")
+    train_until(experiment, tmp_path / "run", 4)
 
     (folder / "0.png").rename(tmp_path / "0.png")
     with pytest.raises(InputError, match="training data changed since the checkpoint") as raised:

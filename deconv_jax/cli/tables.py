@@ -38,6 +38,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> int:
+    from deconv_jax.io import check_local
     from deconv_jax.records import RESULTS
     from deconv_jax.tables import render_texts, run_missing
 
@@ -49,6 +50,7 @@ def _tables(arguments: argparse.Namespace) -> int:
         data = os.environ.get("DECONV_JAX_DATA")
         if not data:
             raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
+        check_local(data)
         written = run_missing(Path.cwd(), arguments.name, Path(data))
         for path in written:
             print(f"written: {path}")

@@ -7,6 +7,7 @@ from typing import Any
 from deconv_jax.cli.arguments import add_parser
 from deconv_jax.cli.config import load_config
 from deconv_jax.cli.process import enable_compilation_cache, retain_freed_memory
+from deconv_jax.errors import InputError
 
 _TRAIN = """\
 train an experiment, or resume it
@@ -28,7 +29,8 @@ def add_commands(commands: Any) -> None:
         commands,
         "train",
         _TRAIN,
-        usage="deconv-jax train --config FILE[:ARG] --workdir DIR [--config.KEY=VALUE ...]",
+        usage="deconv-jax train --config FILE[:ARG] --workdir DIR [--profile START:STOP]\n"
+        "                        [--distributed [HOST:PORT,INDEX,COUNT]] [--config.KEY=VALUE ...]",
     )
     train.add_argument(
         "--config", required=True, metavar="FILE[:ARG]", help="read the experiment from this file"
@@ -44,6 +46,12 @@ def add_commands(commands: Any) -> None:
         help="join the other processes of the run; without a value, find them through SLURM, "
         "Open MPI, Kubernetes or the TPU pod",
     )
+    train.add_argument(
+        "--profile",
+        metavar="START:STOP",
+        help="write a JAX profiler trace of these steps, such as 100:110, to the folder profile of the "
+        "workdir, once per run",
+    )
     train.set_defaults(run=_train)
 
 
@@ -55,16 +63,28 @@ def _train(arguments: argparse.Namespace) -> int:
 
         initialize_processes(arguments.distributed)
     from deconv_jax.experiment import Experiment
-    from deconv_jax.io import kind_of
+    from deconv_jax.io import check_local, kind_of
     from deconv_jax.train import train
     from deconv_jax.workdir import RESULT
 
     experiment = Experiment.from_dict(load_config(arguments.config, arguments.overrides))
-    workdir = arguments.workdir
+    workdir, profile = arguments.workdir, _parse_steps(arguments.profile)
+    check_local(workdir)
     finished = kind_of(workdir / RESULT) is not None
-    result = train(experiment, workdir)
+    result = train(experiment, workdir, profile=profile)
     print(f"already finished: {workdir}" if finished else _summary(workdir, result))
     return 0
+
+
+def _parse_steps(text: str | None) -> tuple[int, int] | None:
+    """Return the start and stop of the value of --profile, or None without one."""
+    if text is None:
+        return None
+    start, _, stop = text.partition(":")
+    try:
+        return int(start), int(stop)
+    except ValueError:
+        raise InputError(f"--profile must be START:STOP, such as 100:110; got {text!r}") from None
 
 
 def _summary(workdir: Path, result: dict[str, Any]) -> str:

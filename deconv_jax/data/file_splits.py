@@ -20,7 +20,7 @@ from pathlib import Path
 
 from deconv_jax.data.images import SKIPPED_LINK, list_files
 from deconv_jax.errors import InputError
-from deconv_jax.io import kind_of
+from deconv_jax.io import check_local, kind_of
 
 FOLDER_PREFIX = "folder:"
 """Start of a split expression that names another folder."""
@@ -216,8 +216,10 @@ def slice_files(files: Files, split: str, bounds: tuple[str, str]) -> Files:
 def _expanded(folder: str, data_dir: str | None) -> Path:
     if not folder:
         raise InputError("the path of a folder must not be empty")
-    parts = [data_dir or "", folder]
-    return Path(*(os.path.expanduser(os.path.expandvars(part)) for part in parts))
+    parts = [os.path.expandvars(part) for part in (data_dir or "", folder)]
+    for part in parts:
+        check_local(part)
+    return Path(*map(os.path.expanduser, parts))
 
 
 def _unset_variables(folder: Path) -> str:

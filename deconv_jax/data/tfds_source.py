@@ -22,7 +22,7 @@ from deconv_jax.data.embedded import photographs
 from deconv_jax.data.overlap import FileRecords
 from deconv_jax.data.sources import Fingerprint
 from deconv_jax.errors import InputError, closest_match
-from deconv_jax.io import is_folder
+from deconv_jax.io import check_local, is_folder
 
 DIGITS = "digits"
 DATA_DIR_ENV, TFDS_SUBFOLDER = "DECONV_JAX_DATA", "tfds"
@@ -228,10 +228,16 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
 
 
 def _tfds_folder(dataset: str, data_dir: str | None) -> Path:
-    """Return the folder in which a TFDS data set is, or should be prepared; see `open_tfds`."""
+    """Return the folder in which a TFDS data set is, or should be prepared; see `open_tfds`.
+
+    Raises:
+      InputError: One of the folders to look in is a URL.
+    """
 
     def expanded(folder: str) -> Path:
-        return Path(os.path.expanduser(os.path.expandvars(folder)))
+        folder = os.path.expandvars(folder)
+        check_local(folder)
+        return Path(os.path.expanduser(folder))
 
     if data_dir:
         places = [expanded(data_dir), expanded(data_dir) / TFDS_SUBFOLDER]

@@ -50,12 +50,14 @@ class RestoredCheckpoint:
       state: Train state.
       iterator_state: State of the data iterator, as given to `Checkpoints.save`.
       config: Config of the run, or None if it was saved without one.
+      evaluated: Whether it was saved with validation metrics, even if they were not finite.
     """
 
     step: int
     state: TrainState
     iterator_state: Any
     config: Any
+    evaluated: bool
 
 
 class Checkpoints:
@@ -123,7 +125,12 @@ class Checkpoints:
         return next(iter(self._best_steps()), None)
 
     def save(
-        self, state: TrainState, iterator_state: Any, metrics: dict[str, float] | None
+        self,
+        state: TrainState,
+        iterator_state: Any,
+        metrics: dict[str, float] | None,
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Start writing a checkpoint, and return once the state may be changed.
 
@@ -132,10 +139,11 @@ class Checkpoints:
           iterator_state: State of the data iterator, JSON-serializable.
           metrics: Validation metrics of this state, or None. If the monitored one is missing or not finite,
             no metrics are saved, and this checkpoint cannot be the best.
+          overwrite: Whether to replace a checkpoint of this step, which is deleted first.
 
         Raises:
-          InputError: This checkpoint or the previous one cannot be written, or this or a later step already
-            has a checkpoint. Existing checkpoints are unchanged.
+          InputError: This checkpoint or the previous one cannot be written, or, unless `overwrite`, this or a
+            later step already has a checkpoint. Other existing checkpoints are unchanged.
           ValueError: The folder was opened with `read_only`, or is closed.
         """
         if self._orbax is None:
@@ -145,11 +153,20 @@ class Checkpoints:
         # Non-finite values, such as an infinite PSNR, have no JSON representation and cannot be ranked.
         finite = {k: v for k, v in (metrics or {}).items() if np.isfinite(v)}
         saved_metrics = finite if self._metric in finite else None
-        facts = {"step": step, "data": iterator_state, "config": self._config}
+        facts = {
+            "step": step,
+            "data": iterator_state,
+            "config": self._config,
+            "evaluated": metrics is not None,
+        }
         extra = facts | {"checksum": _checksum(state, facts | {"metrics": saved_metrics})}
         try:
             response = self._orbax.save_checkpointables_async(
-                step, {"state": state}, metrics=saved_metrics, custom_metadata=extra
+                step,
+                {"state": state},
+                overwrite=overwrite,
+                metrics=saved_metrics,
+                custom_metadata=extra,
             )
         except (OSError, ValueError) as error:
             raise self._cannot_save(step, error) from error
@@ -345,13 +362,16 @@ class Checkpoints:
         state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
         facts = None
         if "step" in extra:  # In older versions the checksum covered only the state.
-            facts = {name: extra[name] for name in ("step", "data", "config")}
+            names = ("step", "data", "config", "evaluated")
+            facts = {name: extra[name] for name in names if name in extra}
             facts["metrics"] = self._read_metrics(step)
         if _checksum(state, facts) != extra["checksum"]:
             raise ValueError("its checksum does not match")
         if int(state.step) != step:
             raise ValueError(f"it holds the state of step {int(state.step)}")
-        return RestoredCheckpoint(step, state, extra["data"], extra["config"])
+        # Older versions evaluated the state before they saved it.
+        evaluated = extra.get("evaluated", True)
+        return RestoredCheckpoint(step, state, extra["data"], extra["config"], evaluated)
 
     def _damaged_metadata(self) -> dict[int, str]:
         """Return the steps whose metadata orbax cannot parse, with the reason.

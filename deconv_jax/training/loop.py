@@ -6,10 +6,8 @@ scalars of a call are fetched after the next call is dispatched, so the device n
 """
 
 import collections
-import contextlib
 import dataclasses
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,9 +16,11 @@ import numpy as np
 from deconv_jax.data.pipeline import Prefetched
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.training.checkpoint import Checkpoints
-from deconv_jax.training.parallel import Compiler, Devices, any_process
+from deconv_jax.training.parallel import Compiler, Devices
+from deconv_jax.training.profiling import StepProfiler
 from deconv_jax.training.run_log import RunLog
 from deconv_jax.training.state import TrainState
+from deconv_jax.training.stopping import Interrupted, StopRequests
 from deconv_jax.training.task import Task
 
 
@@ -40,7 +40,7 @@ class TrainingConfig:
         training, and the last at the end.
       save_every: Steps between checkpoints, a multiple of `eval_every`. The first is saved before training, and
         the last at the end.
-      log_every: Steps between log records. Multiple processes also agree on whether to stop at these steps.
+      log_every: Steps between log records.
       steps_per_call: Number of steps per dispatch. More steps cost less host time.
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
 
@@ -77,10 +77,6 @@ class TrainingConfig:
             )
 
 
-class Interrupted(Exception):
-    """The run was told to stop and has saved its state; its only argument is the step."""
-
-
 class Diverged(InputError):
     """A loss or gradient norm was NaN or infinite; the last checkpoint is intact."""
 
@@ -112,12 +108,14 @@ def fit(
     devices: Devices,
     checkpoints: Checkpoints,
     log: RunLog,
+    stops: StopRequests,
+    profiler: StepProfiler,
     resumed_at: int | None = None,
+    evaluated: bool = True,
 ) -> TrainState:
     """Train from `state` to `training.num_steps`, and return the final state once it is saved.
 
-    On the way, evaluate, save and log at the intervals of `training`. Must run in the main thread, because it
-    handles signals; a second SIGINT raises KeyboardInterrupt at once.
+    On the way, evaluate, save and log at the intervals of `training`.
 
     Args:
       task: Task to train.
@@ -127,64 +125,74 @@ def fit(
       devices: Devices to compile for.
       checkpoints: Where to save.
       log: Where to log.
-      resumed_at: Step of the checkpoint that holds `state`, which is not evaluated and saved again; None for
-        a new run.
+      stops: Requests to stop. An evaluation is then broken off, and the state is saved without metrics.
+      profiler: Writer of a trace of some of the steps.
+      resumed_at: Step of the checkpoint that holds `state`, which is not saved again; None for a new run.
+      evaluated: Whether the state of that checkpoint was evaluated. If not, and an evaluation is due, it is
+        evaluated now and its checkpoint gets the metrics.
 
     Raises:
-      Interrupted: After SIGTERM or SIGINT, once the current call has ended and its state is saved.
+      Interrupted: After a request to stop, once the current call has ended and its state is saved.
       Diverged: The loss or the gradient norm is NaN or infinite.
       InputError: A checkpoint or the log cannot be written.
     """
     call = devices.compile(task.train_step)
     step = int(state.step)
+    evaluated_at = resumed_at if evaluated else None
     pending: tuple[int, Any] | None = None
     # Values of every scalar since the last evaluation.
     history: dict[str, list[float]] = collections.defaultdict(list)
     stop = False
+    transfers = "allow"  # Compiling the first call may transfer constants.
 
-    with _stop_signals() as stop_requested:
-        while True:
-            done = step >= training.num_steps
-            # The state of a resumed run was already evaluated and saved before it stopped.
-            fresh = step != resumed_at
-            metrics = None
+    while True:
+        done = step >= training.num_steps
+        metrics = None
 
-            evaluates = fresh and (done or step % training.eval_every == 0)
-            saves = fresh and (done or stop or step % training.save_every == 0)
-            if evaluates or saves:
-                _record(pending, training, log, history)  # Raises if this state is invalid.
-                pending = None
+        due = done or step % training.eval_every == 0
+        evaluates = due and not stop and step != evaluated_at
+        saves = done or stop or step % training.save_every == 0
+        if evaluates or saves:
+            _record(pending, training, log, history)  # Raises if this state is invalid.
+            pending = None
+        profiler.stop_at(step, state)
 
-            # 1. Evaluate the state that the save below writes.
-            if evaluates:
-                metrics = task.evaluate(state, data.validation())
-                log.evaluation(step, "validation", metrics)
-                means = {name: float(np.mean(values)) for name, values in history.items()}
-                for warning in task.warnings(metrics, means) if means else ():
-                    log.say(f"warning: {warning}")
-                history.clear()
-                log.pictures(step, task.pictures(state, data.examples))
+        # 1. Evaluate the state that the save below writes.
+        if evaluates:
+            try:
+                metrics = task.evaluate(state, stops.until_agreed(data.validation(), step))
+            except Interrupted:
+                stop = saves = True
+        if metrics is not None:
+            log.evaluation(step, "validation", metrics)
+            means = {name: float(np.mean(values)) for name, values in history.items()}
+            for warning in task.warnings(metrics, means) if means else ():
+                log.say(f"warning: {warning}")
+            history.clear()
+            log.pictures(step, task.pictures(state, data.examples))
 
-            # 2. Save.
-            if saves:
-                checkpoints.save(state, data.train.get_state(), metrics)
-            if evaluates or saves:
-                log.start_clock(step)
-            if done or stop:
-                checkpoints.wait()
-                # Also obey a signal during the last evaluation, because evaluating the test split takes time.
-                if stop or _stop_agreed(stop_requested, step, training):
-                    raise Interrupted(step)
-                return state
+        # 2. Save.
+        if saves and (step != resumed_at or metrics is not None):
+            checkpoints.save(state, data.train.get_state(), metrics, overwrite=step == resumed_at)
+        if evaluates or saves:
+            log.start_clock(step)
+        if done or stop:
+            checkpoints.wait()
+            if stop:
+                raise Interrupted(step)
+            return state
 
-            # 3. Get the next batches. 4. Dispatch the steps on them.
-            state, scalars = call(state, next(data.train), data.cached)
+        # 3. Get the next batches. 4. Dispatch the steps on them.
+        batches = next(data.train)
+        with profiler.step(step), jax.transfer_guard(transfers):
+            state, scalars = call(state, batches, data.cached)
+        transfers = "disallow"
 
-            # 5. Log the previous call while the device works on this one.
-            _record(pending, training, log, history)
-            step += training.steps_per_call
-            pending = (step, scalars)
-            stop = _stop_agreed(stop_requested, step, training)
+        # 5. Log the previous call while the device works on this one.
+        _record(pending, training, log, history)
+        step += training.steps_per_call
+        pending = (step, scalars)
+        stop = stops.agreed()
 
 
 def _record(
@@ -214,33 +222,3 @@ def _record(
         history[name].extend(values.tolist())
     if step == training.steps_per_call or step % training.log_every == 0:
         log.train(step, {name: float(v[-1]) for name, v in scalars.items()})
-
-
-def _stop_agreed(requested: Callable[[], bool], step: int, training: TrainingConfig) -> bool:
-    """Return whether to stop at this step; multiple processes agree on it only at steps that are logged."""
-    if jax.process_count() == 1:
-        return requested()
-    return step % training.log_every == 0 and any_process(requested())
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Record SIGTERM and SIGINT instead of stopping; a second SIGINT raises KeyboardInterrupt.
-
-    Yields:
-      A function that returns whether a signal was received.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        if number == signal.SIGINT and signal.SIGINT in received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

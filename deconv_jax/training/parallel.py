@@ -7,6 +7,7 @@ this mesh in the global view: batch norm sees the whole batch, and gradients are
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ def initialize_processes(coordinator: str) -> None:
     Raises:
       InputError: `coordinator` is malformed.
     """
+    # The preemption service of JAX would swallow a SIGTERM that arrives before training starts.
+    jax.config.update("jax_enable_preemption_service", False)
     if coordinator == "auto":
         jax.distributed.initialize()
         return
@@ -162,6 +165,41 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+class PeriodicAgreement:
+    """Whether a flag is set in any process, found every few seconds, because asking delays the devices.
+
+    The number of calls between two agreements follows from the time per call of the slowest process, which all
+    processes know from the agreement before. It at most doubles, because the first calls may be faster than the
+    later ones.
+    """
+
+    def __init__(self, seconds: float = 2.0):
+        """Make the first call an agreement.
+
+        Args:
+          seconds: Time between agreements.
+        """
+        self._seconds, self._period = seconds, 1
+        self._calls, self._since = 0, time.perf_counter()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process, or False between two agreements.
+
+        All processes must call this equally often. With one process, return the flag.
+        """
+        if jax.process_count() == 1:
+            return flag
+        self._calls += 1
+        if self._calls < self._period:
+            return False
+        own = np.array([flag, (time.perf_counter() - self._since) / self._calls], np.float32)
+        flags, seconds_per_call = multihost_utils.process_allgather(own).T
+        calls = round(self._seconds / float(seconds_per_call.max()))
+        self._period = max(1, min(calls, 2 * self._period))
+        self._calls, self._since = 0, time.perf_counter()
+        return bool(flags.any())
 
 
 def same_on_all_processes(text: str) -> bool:

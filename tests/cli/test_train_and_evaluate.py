@@ -2,6 +2,7 @@
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -75,6 +76,9 @@ FEW = {
         ("--config.optimizer.learning_rate=-1", "optimizer.learning_rate must be at least 0"),
         ("--config.optimizer.ema_decay=2.0", "optimizer.ema_decay must be in [0, 1); got 2.0"),
         ("--config.seed", "an override must be --config.KEY=VALUE"),
+        ("--config.data.data_dir=gs://bucket/tfds", "gs://bucket/tfds is not a path of the file"),
+        ("--config.data.source=folder:s3://bucket/images", "s3://bucket/images is not a path"),
+        ("--config.init_from=gs://bucket/run", "gs://bucket/run is not a path of the file system"),
     ],
 )
 def test_invalid_config_is_one_line_and_writes_nothing(
@@ -82,6 +86,29 @@ def test_invalid_config_is_one_line_and_writes_nothing(
 ):
     where = ["--workdir", tmp_path / "run", f"--config.data.data_dir={digits_dir}"]
     assert said in error_of("train", "--config", DIGITS, *where, override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_and_data_in_a_bucket_are_refused(error_of, tmp_path, monkeypatch):
+    config = Path(DIGITS).absolute()
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "--config", config, "--workdir"]
+    said = "deconv-jax: error: gs://bucket/run is not a path of the file system; mount the bucket"
+    assert error_of(*train, "gs://bucket/run").startswith(said)
+    assert error_of("evaluate", "--workdir", "gs://bucket/run").startswith(said)
+    for name in ("TFDS_DATA_DIR", "DECONV_JAX_DATA"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "s3://bucket")
+            said = error_of(*train, "run", "--config.data.source=mnist")
+            assert "s3://bucket" in said
+            assert "mountpoint-s3 for s3://" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_to_profile_must_be_in_the_run(error_of, tmp_path):
+    where = ["train", "--config", DIGITS, "--workdir", tmp_path / "run", "--profile"]
+    assert "--profile must be START:STOP, such as 100:110; got 'ten'" in error_of(*where, "ten")
+    assert "<= training.num_steps (1000) and be multiples of" in error_of(*where, "10:2000")
     assert not (tmp_path / "run").exists()
 
 

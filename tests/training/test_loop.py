@@ -1,8 +1,10 @@
 """The order of the training loop, stopping and resuming, in one process."""
 
 import os
+import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,30 +12,29 @@ from deconv_jax.cli import load_config
 from deconv_jax.experiment import Experiment
 from deconv_jax.tasks import Autoencoding
 from deconv_jax.train import train
-from deconv_jax.training import loop
 from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.parallel import Devices
 from deconv_jax.training.run_log import METRICS, RunLog, read_metrics
-from deconv_jax.workdir import RESULT
+from deconv_jax.training.stopping import Interrupted, StopRequests
+from deconv_jax.workdir import CHECKPOINTS, RESULT
 
 
 @pytest.fixture
-def assert_resumes(tmp_path, monkeypatch, last_state, logged, uninterrupted, assert_trees_equal):
-    """Assert that a run stopped at step 6 of 8, between two saves, ends as an uninterrupted run.
+def assert_resumes(tmp_path, train_until, last_state, logged, uninterrupted, assert_trees_equal):
+    """Assert that a run that is stopped before step 8 ends as an uninterrupted run.
 
     Args:
       config: Config of the run that is stopped.
       whole: Config of the uninterrupted run, if it differs without changing results.
+      step: Step at which it stops; by default between two saves.
     """
 
-    def check(config, whole=None):
+    def check(config, whole=None, step=6):
         experiment = Experiment.from_dict(config)
         never_stopped = uninterrupted(Experiment.from_dict(whole or config))
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "_stop_agreed", lambda *arguments: arguments[1] == 6)
-            with pytest.raises(loop.Interrupted, match="6"):
-                train(experiment, tmp_path / "stopped")
+        train_until(experiment, tmp_path / "stopped", step)
         result = train(experiment, tmp_path / "stopped")
-        assert result["resumed_at_step"] == 6
+        assert result["resumed_at_step"] == step
         assert_trees_equal(last_state(tmp_path / "stopped"), last_state(never_stopped))
         assert logged(tmp_path / "stopped") == logged(never_stopped)
 
@@ -59,10 +60,10 @@ def test_crashed_run_resumes_with_the_state_and_log_of_an_uninterrupted_one(
     experiment = Experiment.from_dict(short_config(data__cache="none"))
     save, evaluation = Checkpoints.save, RunLog.evaluation
 
-    def die_instead_of_saving(self, state, *arguments):
+    def die_instead_of_saving(self, state, *arguments, **options):
         if state.step >= (0 if where == "first save" else 4):
             raise RuntimeError("died")
-        save(self, state, *arguments)
+        save(self, state, *arguments, **options)
 
     def die_after_the_test_set(self, step, split, metrics):
         evaluation(self, step, split, metrics)
@@ -88,6 +89,20 @@ def test_threads_and_worker_processes_resume_exactly(assert_resumes, short_confi
     """The uninterrupted run uses threads in both cases."""
     whole = short_config(data__cache="none")
     assert_resumes(short_config(data__cache="none", data__workers=workers), whole)
+
+
+def test_evaluation_that_a_stop_skipped_is_made_up_for(tmp_path, assert_resumes, short_config):
+    """The metrics of the skipped evaluation may also be the best ones."""
+    assert_resumes(short_config(data__cache="none"), step=4)
+    workdir = tmp_path / "stopped"
+    with Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True) as checkpoints:
+        assert checkpoints.best_step() in checkpoints.steps() == [4, 8]
+    records = read_metrics(workdir / METRICS)
+    psnr = {r["step"]: r["psnr"] for r in records if r["split"] == "validation"}
+    assert checkpoints.best_step() == max((4, 8), key=psnr.__getitem__)
+    shutil.rmtree(workdir / CHECKPOINTS / "8")
+    with Checkpoints(workdir / CHECKPOINTS, monitor="psnr", read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 4
 
 
 @pytest.mark.slow
@@ -154,31 +169,58 @@ def test_log_records_are_in_order(short_config, uninterrupted):
 
 
 @pytest.mark.slow
-def test_signal_during_the_last_save_stops_before_the_test_split(
-    tmp_path, monkeypatch, short_config
+@pytest.mark.parametrize(
+    ("calls", "step"), [([0, 1], 4), ([0, 0, 0, 1], 8)], ids=["validation", "test"]
+)
+def test_signal_breaks_off_an_evaluation(
+    tmp_path,
+    monkeypatch,
+    short_config,
+    uninterrupted,
+    last_state,
+    logged,
+    assert_trees_equal,
+    calls,
+    step,
 ):
-    experiment = Experiment.from_dict(short_config(data__cache="none"))
-    save = Checkpoints.save
+    """The evaluations are those of steps 0, 4 and 8 on the validation split, and of the test split."""
+    experiment, called = Experiment.from_dict(short_config(data__cache="none")), iter(calls)
+    whole = uninterrupted(experiment)
+    evaluate = Autoencoding.evaluate
 
-    def stopped(self, state, *arguments):
-        save(self, state, *arguments)
-        if state.step == 8:
+    def signaled(self, state, batches):
+        if next(called):
             os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, state, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", stopped)
-        with pytest.raises(loop.Interrupted, match="8"):
+        patch.setattr(Autoencoding, "evaluate", signaled)
+        with pytest.raises(Interrupted, match=f"^{step}$"):
             train(experiment, tmp_path / "run")
     assert not (tmp_path / "run" / RESULT).exists()
-    assert train(experiment, tmp_path / "run")["resumed_at_step"] == 8
+    assert train(experiment, tmp_path / "run")["resumed_at_step"] == step
+    assert_trees_equal(last_state(tmp_path / "run"), last_state(whole))
+    assert logged(tmp_path / "run") == logged(whole)
+
+
+@pytest.mark.slow
+def test_implicit_transfer_in_a_step_is_an_error(tmp_path, monkeypatch, short_config):
+    monkeypatch.setattr(Devices, "put_batches", lambda _, batches: _stacked(batches))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(Experiment.from_dict(short_config(data__cache="none")), tmp_path / "run")
+
+
+def _stacked(batches):
+    """Return batches as `Devices.put_batches`, on the host."""
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def test_second_interrupt_is_obeyed_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with loop._stop_signals() as requested:
-        assert not requested()
+    with StopRequests() as stops:
+        assert not stops.agreed()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert requested()
+        assert stops.agreed()
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
