@@ -15,7 +15,14 @@ import jax
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import RELU_GAIN, RESIDUAL_GAIN, Activation, Conv, ConvTranspose
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    RESIDUAL_GAIN,
+    Activation,
+    Conv,
+    ConvTranspose,
+    Dense,
+)
 from deconv_jax.models.normalization import Norm, NormName
 
 
@@ -82,8 +89,8 @@ class EncoderDecoder(nn.Module):
         self.from_code: nn.Module
         if self.latent == "vector":
             self.base_shape = (height // total, width // total, self.features[-1])
-            self.to_code = nn.Dense(self.outputs_per_latent * self.latent_dim)
-            self.from_code = nn.Dense(math.prod(self.base_shape))
+            self.to_code = Dense(self.outputs_per_latent * self.latent_dim)
+            self.from_code = Dense(math.prod(self.base_shape))
         else:
             self.to_code = Conv(self.outputs_per_latent * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)

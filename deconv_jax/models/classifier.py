@@ -10,7 +10,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
-from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, ConvTranspose, Pool
+from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, ConvTranspose, Dense, Pool
 from deconv_jax.models.normalization import Norm, NormName
 
 
@@ -54,9 +54,9 @@ class Classifier(nn.Module):
             up_block(f, self.norm, self.activation, name=f"rises_{i}")
             for i, f in enumerate(self.up_features)
         ]
-        self.to_embedding = nn.Dense(self.embedding_dim)
+        self.to_embedding = Dense(self.embedding_dim)
         self.activate = Activation(self.activation)
-        self.to_logits = nn.Dense(self.num_classes)
+        self.to_logits = Dense(self.num_classes)
 
     def embed(
         self, images: Float[Array, "batch height width channels"], train: bool = False

@@ -16,7 +16,14 @@ from jaxtyping import Array, Float
 
 from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least
-from deconv_jax.models.layers import RELU_GAIN, Activation, Conv, Upsample, take_image_channels
+from deconv_jax.models.layers import (
+    RELU_GAIN,
+    Activation,
+    Conv,
+    Upsample,
+    add_bias,
+    take_image_channels,
+)
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.upsample import UpsampleMethod
@@ -107,6 +114,5 @@ class _SubpixelConv(nn.Module):
             "subpixel", self.kernel_size, x.shape[-1], self.features, self.factor
         )
         kernel = self.param("kernel", icnr(variance_scaling(), self.factor), shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[-1:]).astype(x.dtype)
-        y = ops.conv(x, kernel) + bias.reshape(1, 1, 1, -1)
+        y = add_bias(ops.conv(x, kernel), self.param("bias", nn.initializers.zeros, shape[-1:]))
         return ops.depth_to_space(y, (self.factor, self.factor))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax import ops
@@ -360,8 +361,12 @@ class PReLU(nn.Module):
     def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
         """Return max(x, 0) + slope * min(x, 0)."""
         init = nn.initializers.constant(PRELU_SLOPE)
-        slope = self.param("slope", init, (x.shape[-1],)).astype(x.dtype)
-        return jnp.where(x < 0, x * slope.reshape((1,) * (x.ndim - 1) + (-1,)), x)
+        return jnp.where(x < 0, x * _at_each_pixel(self.param("slope", init, (x.shape[-1],)), x), x)
+
+
+def add_bias(x: Float[Array, "*shape channels"], bias: ArrayLike) -> Array:
+    """Add a bias (channels,) to each pixel; the sum has the shape and dtype of x."""
+    return x + _at_each_pixel(bias, x)
 
 
 def take_image_channels(
@@ -433,5 +438,14 @@ def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array
     if not layer.use_bias:
         return x
     init = layer.bias_init if isinstance(layer, Conv) else nn.initializers.zeros
-    bias = layer.param("bias", init, (layer.features,))
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    return add_bias(x, layer.param("bias", init, (layer.features,)))
+
+
+def _at_each_pixel(vector: ArrayLike, x: Array) -> Array:
+    """Return one number per channel at each pixel of x, in the dtype of x.
+
+    The cast follows the broadcast, so that the gradient of the vector, a sum over all pixels of the batch, is
+    taken in float32. A sum in bfloat16 stops growing once its terms are below 1/256 of it.
+    """
+    wide = jnp.asarray(vector, jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.broadcast_to(wide.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape).astype(x.dtype)

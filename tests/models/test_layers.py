@@ -16,7 +16,9 @@ from deconv_jax.models.layers import (
     RELU_GAIN,
     Conv,
     ConvTranspose,
+    Dense,
     Pool,
+    PReLU,
     Unpool,
     Upsample,
     activation,
@@ -328,3 +330,16 @@ def test_activations_are_identity_for_large_inputs_except_tanh(name):
     """At 10, gelu and silu differ from the identity by less than 10 * exp(-10)."""
     value = activation(name)(jnp.array(10.0))
     assert value == pytest.approx(1.0 if name == "tanh" else 10.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "layer", [Conv(1, 1), ConvTranspose(1, 1), Upsample(1, 1), Dense(1), PReLU()], ids=type
+)
+def test_gradients_of_vectors_are_summed_in_float32(layer):
+    """A sum of 2048 equal numbers in bfloat16 stops at 256 times their size."""
+    x = -jnp.ones((2, 32, 32, 1), jnp.bfloat16)
+    params = jax.eval_shape(layer.init, FAST_KEY, x)["params"]
+    params = {name: jnp.ones(a.shape, jnp.bfloat16) for name, a in params.items()}
+    gradient = jax.grad(lambda params: jnp.sum(layer.apply({"params": params}, x)))(params)
+    (vector,) = (g for g in gradient.values() if g.ndim == 1)
+    np.testing.assert_array_equal(np.abs(np.asarray(vector, np.float32)), [2048.0])

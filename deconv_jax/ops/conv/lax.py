@@ -78,7 +78,7 @@ def conv_transpose(kernel: Array, y: Array, geometry: Geometry) -> Array:
 
     On a GPU, XLA calls cuDNN's backward-data convolution, which skips the zeros of the dilated y, only if the
     kernel of the convolution is the `reverse` itself; an operation in between makes it store the zeros and
-    multiply by them.
+    multiply by them. It also stores them if there are groups.
     """
     flipped = flip_geometry(geometry)
     kernel = flatten_channels(kernel.swapaxes(-3, -1))
