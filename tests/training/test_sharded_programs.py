@@ -97,20 +97,25 @@ def test_gradients_and_loss_are_summed_by_one_all_reduce():
 
 
 def test_batch_norm_adds_two_small_all_reduces_per_layer():
-    """They sum the two moments, and in the backward pass their two gradients."""
+    """They sum the two moments and, in the backward pass, their two gradients."""
     program, state = compiled(NORMALIZED, 8)
     layers = len(jax.tree.leaves(state.batch_stats)) // 2
-    small = [2 * FEATURES] * (2 * layers)
-    assert all_reduces(program) == [*small, parameters(state) - 2 * FEATURES * layers + 1]
+    *small, gradients = all_reduces(program)
+    assert small == [2 * FEATURES] * (2 * layers)
+    assert gradients <= parameters(state) + 1
     assert other_collectives(program) == []
 
 
 def test_each_network_of_a_gan_has_one_all_reduce():
+    """The discriminator's sums the gradients of real and of generated images, the generator's a few losses."""
     program, state = compiled(ADVERSARIAL, 8)
-    sizes = [parameters(state.replace(params=of)) for of in state.params.values()]
-    reduced = all_reduces(program)
-    assert len(reduced) == 2
-    assert all(0 <= r - n < 10 for r, n in zip(reduced, sorted(sizes), strict=True))
+    discriminator, generator = (
+        sum(a.size for a in jax.tree.leaves(state.params[name]))
+        for name in ("discriminator", "generator")
+    )
+    first, second = all_reduces(program)
+    assert first in (discriminator, 2 * discriminator)
+    assert generator <= second < generator + 10
     assert other_collectives(program) == []
 
 
