@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deconv_jax.cli import (
     compress,
     cost,
+    doctor,
     evaluate,
     generate,
     measure,
@@ -27,7 +28,7 @@ from deconv_jax.errors import InputError, closest_match, did_you_mean, escape_un
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
-_WITH_OVERRIDES = ("train", "cost")
+_WITH_OVERRIDES = ("train", "cost", "doctor")
 """Commands that take overrides of a config, --config.KEY=VALUE."""
 
 
@@ -90,6 +91,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         models,
         prepare,
         cost,
+        doctor,
         tables,
     ):
         module.add_commands(commands)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -152,6 +153,29 @@ class Devices:
             return jit(call, donate_argnums=0, out_shardings=self.replicated)
         return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
+    def lower(
+        self, step: StepFunction, state: TrainState, example: Tree, shape: tuple[int, int]
+    ) -> jax.stages.Lowered:
+        """Lower the "jit" of `compile(step)` for batches of examples, without allocating any array.
+
+        Args:
+          step: Training step.
+          state: State, which may be abstract.
+          example: Batch of one example, which may be abstract.
+          shape: Number of steps, and global batch size.
+        """
+
+        def abstract(sharding: NamedSharding, *axes: int) -> Callable[[Any], Any]:
+            return lambda a: jax.ShapeDtypeStruct(
+                (*axes, *a.shape[1 if axes else 0 :]), a.dtype, sharding=sharding
+            )
+
+        split = NamedSharding(self.mesh, PartitionSpec(None, DATA_AXIS))
+        state = jax.tree.map(abstract(self.replicated), state)
+        batches = jax.tree.map(abstract(split, *shape), dict(example))
+        compiled: Any = dataclasses.replace(self, compiler="jit").compile(step)
+        return compiled.lower(state, batches, {})
+
 
 def gather_to_host(array: jax.Array) -> np.ndarray:
     """Return a whole array on the host, gathered from all processes, which must all call this."""
@@ -208,6 +232,25 @@ def same_on_all_processes(text: str) -> bool:
         return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     return bool(np.all(multihost_utils.process_allgather(digest) == digest))
+
+
+def of_first_process(number: int) -> int:
+    """Return the number, below 2^31, that the first process has given. All processes must call this."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def all_reduce_is_right() -> bool:
+    """Return whether a sum over all devices of all processes is right here. All processes must call this."""
+    devices = Devices.all()
+    count = devices.mesh.size
+    split = NamedSharding(devices.mesh, PartitionSpec(DATA_AXIS))
+    numbers = jax.make_array_from_callback(
+        (count,), split, lambda place: np.arange(count, dtype=np.int32)[place]
+    )
+    total = jit(jnp.sum, out_shardings=devices.replicated)(numbers)
+    return int(total) == count * (count - 1) // 2
 
 
 def wait_for_all(name: str) -> None:

@@ -56,11 +56,11 @@ COMMANDS = (
     "decompress",
     "prepare",
     "cost",
+    "doctor",
     "tables",
 )
-RUN_COMMANDS = tuple(
-    name for name in COMMANDS if name not in ("train", "prepare", "cost", "tables")
-)
+WITHOUT_RUN = ("train", "prepare", "cost", "doctor", "tables")
+RUN_COMMANDS = tuple(name for name in COMMANDS if name not in WITHOUT_RUN)
 
 
 def help_of(capsys, *command):
@@ -76,7 +76,7 @@ def test_help_lists_all_commands(capsys):
     assert all(f"\n    {name}" in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "cost", "tables"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "cost", "doctor", "tables"])
 def test_help_is_short(capsys, command):
     assert len(help_of(capsys, command).splitlines()) < 30
 
