@@ -65,7 +65,7 @@ def denoising(model: ZooModel, data: Path) -> Measured:
 
 
 def photographs(model: ZooModel, data: Path) -> Measured:
-    """Measure PSNR with noise of a level that the network is told, compressed by JPEG."""
+    """Measure PSNR with noise, compressed by JPEG."""
 
     def evaluation(*steps: Degradation) -> Evaluation:
         return Evaluation(Chain(steps), EvaluationProtocol(), noise="jax")
@@ -75,7 +75,7 @@ def photographs(model: ZooModel, data: Path) -> Measured:
             evaluation(GaussianNoise(float(sigma)), Jpeg(quality)),
             sigma,
         )
-        for sigma, quality in ((15, 80), (5, 90), (25, 60), (50, 60))
+        for sigma, quality in ((15, 80), (5, 90), (25, 60))
     }
     return _restoration(model, data, {"CBSD68": "cbsd68"}, cases)
 
@@ -108,12 +108,20 @@ def _restoration(
     cases: Mapping[str, tuple[Evaluation, float | None]],
     color: Color | None = None,
 ) -> Measured:
-    """Return the PSNR of test sets in several settings, each with its evaluation and the network's noise level."""
+    """Return the PSNR of test sets in several settings.
+
+    Args:
+      model: Restoration network.
+      data: Folder of the test sets.
+      sets: Folders by title.
+      cases: Evaluation and noise level by setting; a network that takes no noise level does not get it.
+      color: Color of the images; None for that of the network.
+    """
     color = color or ("rgb" if model.card["channels"] == 3 else "gray")
     apply = jax.jit(lambda images: model.task.model.apply(model.variables, images))
     figures, protocols = [], []
     for setting, (evaluation, sigma) in cases.items():
-        restore = _restorer(model, apply, sigma)
+        restore = _restorer(model, apply, sigma if model.task.noise_conditional else None)
         for title, folder in sets.items():
             images = [
                 (path.name, read_pixels(path, color).astype(np.float32) / 255)
