@@ -218,40 +218,40 @@ def test_network_depends_on_exactly_its_receptive_field(network, random_variable
     assert np.max(last - position) == field.after
 
 
+def overlapping_outputs(network, start, random_variables, apply):
+    """Return the same part of the outputs of two crops of an image, the second `start` columns later.
+
+    The part is what does not depend on the left border of the second crop or the right one of the first.
+    """
+    field = network.receptive_field()
+    size = start + field.before + field.after + 6
+    size += -size % field.multiple
+    rows = 6 + -6 % field.multiple
+    image = np.random.default_rng(0).random((rows, size + start, 1), np.float32)
+    crops = jnp.asarray(np.stack([image[:, :size], image[:, start:]]))
+    first, second = apply(network, random_variables(network, crops), crops)
+    before, after = field.scale * field.before, field.scale * (size - field.after)
+    shift = field.scale * start
+    return first[:, before + shift : after], second[:, before : after - shift]
+
+
 # Its scaled residuals hide the effect of the most distant pixels.
 RRDB = {"rrdb": RRDBNet(2, channels=1, blocks=1, features=3, growth=2, unshuffle=2)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", (NETWORKS | RRDB).values(), ids=NETWORKS | RRDB)
-def test_aligned_crop_equals_crop_of_the_whole_output(network, random_variables, apply):
+def test_aligned_crops_agree_where_their_borders_have_no_effect(network, random_variables, apply):
     field = network.receptive_field()
-    multiple, scale = field.multiple, field.scale
-
-    def up(n):
-        return n + -n % multiple
-
-    cut, size = up(3), up(field.before + field.after + 6)
-    rows, columns = up(6), cut + size + multiple
-    x = jnp.asarray(np.random.default_rng(0).random((1, rows, columns, 1), np.float32))
-    variables = random_variables(network, x)
-    whole = apply(network, variables, x)
-    crop = apply(network, variables, x[:, :, cut : cut + size])
-    inner = slice(scale * field.before, scale * (size - field.after))
-    expected = whole[:, :, scale * cut : scale * (cut + size)]
-    scaled = float(jnp.max(jnp.abs(expected)))
-    np.testing.assert_allclose(crop[:, :, inner], expected[:, :, inner], atol=2e-6 * scaled)
+    start = 3 + -3 % field.multiple
+    first, second = overlapping_outputs(network, start, random_variables, apply)
+    np.testing.assert_allclose(first, second, atol=2e-6 * float(jnp.max(jnp.abs(first))))
 
 
-def test_unaligned_crop_differs_from_crop_of_the_whole_output(random_variables, apply):
+def test_unaligned_crops_differ(random_variables, apply):
     network = NETWORKS["unet"]
-    field = network.receptive_field()
-    x = jnp.asarray(np.random.default_rng(0).random((1, 8, 68, 1), np.float32))
-    variables = random_variables(network, x)
-    whole = apply(network, variables, x)[:, :, 2:66]
-    crop = apply(network, variables, x[:, :, 2:66])
-    inner = slice(field.before, 64 - field.after)
-    assert jnp.max(jnp.abs(whole[:, :, inner] - crop[:, :, inner])) > 1e-3
+    first, second = overlapping_outputs(network, 2, random_variables, apply)
+    assert jnp.max(jnp.abs(first - second)) > 1e-3
 
 
 def test_group_norm_has_no_receptive_field():
