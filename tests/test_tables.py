@@ -289,7 +289,7 @@ def test_published_denoisers_are_told_the_noise_level(tmp_path):
     image, weights = np.full((8, 6, 1), 0.5, np.float32), tmp_path / "weights.safetensors"
     outputs = {}
     for model, channels in ((FFDNet(1, 2, 8), 2), (DnCNN(1, 2, 4, norm="none"), 1)):
-        params = model.init(jax.random.key(0), jnp.zeros((1, 8, 6, channels)))["params"]
+        params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 6, channels)))["params"]
         save_torch_weights(weights, model, params)
         outputs[type(model)] = [restorer(weights, sigma)(image) for sigma in (15, 50)]
     low, high = outputs[FFDNet]

@@ -158,7 +158,7 @@ def test_batch_norm_epsilon_is_inferred_from_the_names(prefix, biases, epsilon, 
             theirs = network(chosen or epsilon)(images)
         scale = float(theirs.abs().max())
         np.testing.assert_allclose(
-            module.apply(variables, ours)[..., 0], theirs[:, 0], atol=1e-5 * scale
+            jax.jit(module.apply)(variables, ours)[..., 0], theirs[:, 0], atol=1e-5 * scale
         )
     assert len(reports) == 1
     assert f"epsilon {epsilon:g}" in reports[0]
@@ -330,6 +330,7 @@ def test_parameters_of_another_network_are_not_saved(saved, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("DECONV_JAX_DATA" not in os.environ, reason="$DECONV_JAX_DATA is not set")
 def test_dncnn_reaches_the_psnr_of_pytorch():
     """The expected PSNR was measured with PyTorch on the same noise."""

@@ -133,7 +133,7 @@ def test_color_denoiser_restores_gray_as_three_equal_channels(random_variables, 
     denoiser = make_pnp_denoiser([color], [25.0])
     image = jnp.asarray(draw(6, 7, 1))[None]
     sigma = jnp.float32(0.1)
-    denoise = denoiser.denoiser
+    denoise = jax.jit(denoiser.denoiser)
     equal = jnp.repeat(image, 3, axis=-1)
     expected = denoise(equal, 3**0.5 * sigma).mean(axis=-1, keepdims=True)
     np.testing.assert_allclose(denoise(image, sigma), expected, atol=1e-6)
