@@ -12,6 +12,7 @@ from deconv_jax.cli import (
     doctor,
     evaluate,
     generate,
+    launch,
     measure,
     models,
     predict,
@@ -28,7 +29,7 @@ from deconv_jax.errors import InputError, closest_match, did_you_mean, escape_un
 
 __all__ = ["EXIT_INPUT_ERROR", "EXIT_INTERRUPTED", "EXIT_KEYBOARD", "load_config", "main"]
 
-_WITH_OVERRIDES = ("train", "cost", "doctor")
+_WITH_OVERRIDES = ("train", "cost", "doctor", "launch")
 """Commands that take overrides of a config, --config.KEY=VALUE."""
 
 
@@ -81,6 +82,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (
         train,
+        launch,
         evaluate,
         predict,
         visualize,
@@ -102,7 +104,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments.overrides = [word for word in rest if overridable and word.startswith("--config.")]
     unknown = [word for word in rest if word not in arguments.overrides]
     if unknown:
-        flags = re.findall(r"--[a-z][\w-]*", commands.choices[arguments.command].format_help())
+        # A command with kinds, such as `launch`, names the parser of the kind.
+        used = getattr(arguments, "parser", commands.choices[arguments.command])
+        flags = re.findall(r"--[a-z][\w-]*", used.format_help())
         flag = closest_match(re.split(r"[=.]", unknown[0])[0], flags)
         hint = f"; did you mean {flag!r}?" if flag else ""
         if overridable:

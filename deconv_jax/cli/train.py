@@ -43,8 +43,8 @@ def add_commands(commands: Any) -> None:
         nargs="?",
         const="auto",
         metavar="HOST:PORT,INDEX,COUNT",
-        help="join the other processes of the run; without a value, find them through SLURM, "
-        "Open MPI, Kubernetes or the TPU pod",
+        help="join the other processes of the run; without a value, find them through Slurm, "
+        "Open MPI, a TPU pod or, with the extra kubernetes and the rights of launch/rbac.yaml, Kubernetes",
     )
     train.add_argument(
         "--profile",
@@ -62,6 +62,8 @@ def _train(arguments: argparse.Namespace) -> int:
         from deconv_jax.training.parallel import initialize_processes
 
         initialize_processes(arguments.distributed)
+    import jax
+
     from deconv_jax.experiment import Experiment
     from deconv_jax.io import check_local, kind_of
     from deconv_jax.train import train
@@ -72,7 +74,8 @@ def _train(arguments: argparse.Namespace) -> int:
     check_local(workdir)
     finished = kind_of(workdir / RESULT) is not None
     result = train(experiment, workdir, profile=profile)
-    print(f"already finished: {workdir}" if finished else _summary(workdir, result))
+    if jax.process_index() == 0:
+        print(f"already finished: {workdir}" if finished else _summary(workdir, result))
     return 0
 
 

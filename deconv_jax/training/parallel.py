@@ -7,8 +7,11 @@ this mesh in the global view: batch norm sees the whole batch, and gradients are
 
 import dataclasses
 import hashlib
+import itertools
+import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -20,6 +23,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from deconv_jax.compilation import jit
 from deconv_jax.data.batch import HostBatch
 from deconv_jax.errors import InputError
+from deconv_jax.io import list_names
 from deconv_jax.ops.collectives import DATA_AXIS
 from deconv_jax.training.state import Scalars, TrainState
 
@@ -31,17 +35,28 @@ Compiler = Literal["jit", "pmap"]
 def initialize_processes(coordinator: str) -> None:
     """Connect this process to the other processes of a run, before anything else uses a device.
 
+    Under Slurm and Open MPI, the tasks of a node share its visible GPUs equally; a single task uses all of
+    them. Elsewhere, a process uses all visible devices, or those of the variable JAX_LOCAL_DEVICE_IDS.
+
     Args:
-      coordinator: "auto" to detect SLURM, Open MPI, Kubernetes or a TPU pod, or "HOST:PORT,INDEX,COUNT": the
+      coordinator: "auto" to detect Slurm, Open MPI, a TPU pod or Kubernetes, or "HOST:PORT,INDEX,COUNT": the
         address of the coordinator, the index of this process and the number of processes.
 
     Raises:
-      InputError: `coordinator` is malformed.
+      InputError: `coordinator` is malformed, nothing is detected, or the tasks of a node cannot share its
+        GPUs.
     """
     # The preemption service of JAX would swallow a SIGTERM that arrives before training starts.
     jax.config.update("jax_enable_preemption_service", False)
     if coordinator == "auto":
-        jax.distributed.initialize()
+        gpus = local_gpus(os.environ)
+        try:
+            jax.distributed.initialize(local_device_ids=gpus)
+        except ValueError as error:
+            raise InputError(
+                "--distributed found neither a Slurm step (srun), Open MPI (mpirun), a TPU pod nor, with the "
+                "extra kubernetes, a Kubernetes job; give HOST:PORT,INDEX,COUNT or use `deconv-jax launch`"
+            ) from error
         return
     try:
         address, index, count = coordinator.split(",")
@@ -50,7 +65,65 @@ def initialize_processes(coordinator: str) -> None:
         raise InputError(
             f"--distributed must have no value or HOST:PORT,INDEX,COUNT; got {coordinator!r}"
         ) from None
-    jax.distributed.initialize(address, num_processes=processes, process_id=process)
+    # Without "deactivate", JAX would still take one GPU per process from Slurm.
+    jax.distributed.initialize(address, processes, process, cluster_detection_method="deactivate")
+
+
+def local_gpus(environment: Mapping[str, str]) -> list[int] | None:
+    """Return the indices, among the visible GPUs, of those that this task of Slurm or Open MPI uses.
+
+    JAX by itself would use the GPU with the index of the task on its node: one GPU of all if there is a single
+    task, and none if the task sees only its own GPU.
+
+    Args:
+      environment: Environment variables.
+
+    Returns:
+      Indices; an empty list for all visible devices; None outside of Slurm and Open MPI.
+
+    Raises:
+      InputError: The number of visible GPUs is not a multiple of the number of tasks on the node.
+    """
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in environment:
+        task = int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])
+        tasks = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    elif "SLURM_LOCALID" in environment and "SLURM_STEP_TASKS_PER_NODE" in environment:
+        task = int(environment["SLURM_LOCALID"])
+        tasks = _tasks_on_node(environment)
+    else:
+        return None
+    gpus = _visible_gpus(environment)
+    if tasks == 1 or gpus == 0:
+        return []
+    if gpus % tasks:
+        raise InputError(
+            f"--distributed: each of the {tasks} tasks on this node sees {gpus} GPUs, which they cannot share "
+            "equally; start one task per GPU, or one per node, without --gpus-per-task and --gpu-bind, so that "
+            "every task sees all GPUs of the node"
+        )
+    each = gpus // tasks
+    return list(range(task * each, (task + 1) * each))
+
+
+def _tasks_on_node(environment: Mapping[str, str]) -> int:
+    """Return the number of tasks on this node of a Slurm step, from a list such as "4(x2),3"."""
+    counts: list[int] = []
+    for part in environment["SLURM_STEP_TASKS_PER_NODE"].split(","):
+        count, _, repeats = part.partition("(x")
+        counts += [int(count)] * int(repeats.rstrip(")") or 1)
+    return counts[int(environment["SLURM_NODEID"])]
+
+
+def _visible_gpus(environment: Mapping[str, str]) -> int:
+    """Return the number of visible NVIDIA GPUs, without starting a backend."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return len(list_names(Path("/proc/driver/nvidia/gpus")))
+    # CUDA ignores what follows the first invalid index; Slurm writes "NoDevFiles" for none.
+    words = itertools.takewhile(
+        lambda word: word not in ("", "-1", "NoDevFiles"), visible.split(",")
+    )
+    return len(list(words))
 
 
 @dataclasses.dataclass(frozen=True)

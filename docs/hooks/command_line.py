@@ -27,14 +27,23 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def command_parsers() -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands, by name."""
+    """Return the parsers of the commands and of their kinds, by name."""
     commands = argparse.ArgumentParser(prog="deconv-jax").add_subparsers()
     for found in pkgutil.iter_modules(cli.__path__):
         if found.name != "__main__":
             module = importlib.import_module(f"{cli.__name__}.{found.name}")
             if hasattr(module, "add_commands"):
                 module.add_commands(commands)
-    return dict(commands.choices)
+    return dict(_with_kinds(commands.choices))
+
+
+def _with_kinds(choices: dict[str, argparse.ArgumentParser]) -> Iterator[tuple[str, Any]]:
+    """Yield the commands, each followed by its kinds, such as "launch slurm"."""
+    for name, parser in choices.items():
+        yield name, parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from ((f"{name} {kind}", of_kind) for kind, of_kind in action.choices.items())
 
 
 def page() -> str:
