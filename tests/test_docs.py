@@ -65,7 +65,7 @@ def test_python_runs(path, index, tmp_path, monkeypatch):
 @pytest.mark.parametrize("words", COMMANDS)
 def test_command_parses_and_its_config_loads(words):
     arguments = cli._parse(words)
-    if arguments.command == "train":
+    if arguments.command in ("train", "launch"):
         Experiment.from_dict(load_config(str(ROOT / arguments.config), arguments.overrides))
 
 

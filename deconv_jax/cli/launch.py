@@ -13,8 +13,8 @@ from deconv_jax.launch import Job, check_shared, job_name, show, submit
 _LAUNCH = """\
 train with several processes: on this machine, a cluster or a cloud
 
-Renders a template of the folder launch/ and submits it; --dry-run prints it, to be edited and submitted by
-hand. The config is checked first. Each KIND has its own flags:
+Renders a template of the folder launch/ and submits it; --dry-run prints it, to be edited and
+submitted by hand. The config is checked first. Each KIND has its own flags:
   deconv-jax launch slurm --help
 Print the job of two nodes with eight GPUs each:
   deconv-jax launch slurm --config experiments/restoration/dncnn.py --workdir runs/dncnn \\
