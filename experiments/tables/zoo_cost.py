@@ -1,0 +1,133 @@
+"""Quality and cost of the named models with final weights.
+
+  deconv-jax tables zoo_cost
+  pip install -e '.[bench]' && python experiments/tables/zoo_cost.py   # draws docs/zoo_cost.png
+
+Figures are those of the model cards. FLOPs are counted by `deconv_jax.cost` for the images of training, and given
+per pixel of the input or of the output, whichever has more: of a codec its whole network, of a GAN its generator.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from _common import Records
+
+from deconv_jax import zoo
+from deconv_jax.cost.networks import Network
+from deconv_jax.cost.report import cost_of
+from deconv_jax.cost.text import short
+from deconv_jax.tables import markdown
+from deconv_jax.zoo.text import figure_cells
+
+VERSION = 1
+PICTURE = Path("docs/zoo_cost.png")
+SHORT_TRAININGS = {
+    "1878149c7810aa057722260ca238821a9008f34bc806075839f700f6beb91e53",  # digit-scenes-unet
+}
+"""SHA-256 of weights that are not final although their training was as long as planned."""
+PROTOCOL = (
+    "two FLOPs per multiply-add of convolutions and matrix products, on padding zeros too; forward pass of one "
+    "example of the size of training"
+)
+
+
+def _cost(data: Path, *, name: str) -> dict[str, Any]:
+    """Return the record of a model."""
+    del data
+    model = zoo.load(name)
+    cost = cost_of(name, model.experiment, model.input_shapes)
+    network = cost.networks[0]  # of a GAN, the generator
+    return {
+        "protocol": PROTOCOL,
+        "network": model.card["config"]["task"],
+        "parameters": network.total("parameters"),
+        "flops": network.total("forward_flops"),
+        "pixels": _pixels(network),
+        "activation_bytes": network.total("activation_bytes"),
+    }
+
+
+def _pixels(network: Network) -> int:
+    """Return the pixels of the input or of the output, whichever has more."""
+    shapes = [*network.input_shapes, *network.layers[-1].output_shapes]
+    return max(math.prod(shape[:2]) for shape in shapes if len(shape) == 3)
+
+
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    name: functools.partial(_cost, name=name) for name in zoo.names()
+}
+
+
+def render(records: Records) -> str:
+    """Return a row for each model with final weights."""
+    rows = []
+    for name, (card, record) in final_models(records).items():
+        where, metric, value, _ = figure_cells(card["figures"][0])
+        numbers = ["", "", ""]
+        if record is not None:
+            flops, pixels = record["flops"], record["pixels"]
+            numbers = [f"{short(flops)}FLOP", f"{short(flops / pixels)}FLOP"]
+            numbers.append(f"{short(record['activation_bytes'])}B")
+        rows.append(
+            [f"`{name}`", f"{where}: {metric}", f"**{value}**", f"{card['parameters']:,}", *numbers]
+        )
+    header = "model | figure | value | parameters | forward pass | per pixel | activations"
+    return f"{markdown(header, rows)}\n\nProtocol: {PROTOCOL}."
+
+
+def final_models(
+    records: Records,
+) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    """Return card and record of each model with a whole training from a clean commit.
+
+    The record is None if the cost of the present network is not recorded.
+    """
+    found = {}
+    for name in zoo.names():
+        card = zoo.card(name)
+        training, planned = card["training"], card["config"]["training"]["num_steps"]
+        short_training = training["steps"] < planned or card["sha256"] in SHORT_TRAININGS
+        if short_training or training["uncommitted_changes"]:
+            continue
+        record = records.get(name)
+        if record is not None and record["network"] != card["config"]["task"]:
+            record = None
+        found[name] = card, record
+    return found
+
+
+def draw(records: Records, path: Path) -> None:
+    """Draw the first figure of each card over the FLOPs per pixel, one plot per metric."""
+    import matplotlib.pyplot as plt
+
+    plots: dict[str, list[tuple[str, float, float]]] = {}
+    for name, (card, record) in final_models(records).items():
+        if record is not None:
+            figure = card["figures"][0]
+            label = f"{name}\n{', '.join(filter(None, (figure['data'], figure['setting'])))}"
+            metric = f"{figure['metric']} {figure['unit']}".strip()
+            point = label, record["flops"] / record["pixels"], figure["value"]
+            plots.setdefault(metric, []).append(point)
+    picture, axes = plt.subplots(1, len(plots), figsize=(4.2 * len(plots), 3.6), squeeze=False)
+    for axis, (metric, points) in zip(axes[0], plots.items(), strict=True):
+        for label, flops, value in points:
+            axis.semilogx([flops], [value], "o", color="tab:blue")
+            axis.annotate(label, (flops, value), (5, 5), textcoords="offset points", fontsize=7)
+        axis.margins(0.35, 0.25)
+        axis.set_xlabel("FLOPs per pixel")
+        axis.set_title(metric)
+        axis.grid(alpha=0.3, which="both")
+    picture.tight_layout()
+    picture.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    from deconv_jax.io import read_json
+    from deconv_jax.records import RESULTS
+
+    folder = RESULTS / "zoo_cost"
+    draw({path.stem: read_json(path) for path in folder.glob("*.json")}, PICTURE)
+    print(f"written: {PICTURE}")
