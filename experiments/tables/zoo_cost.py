@@ -107,19 +107,22 @@ def draw(records: Records, path: Path) -> None:
     for name, (card, record) in final_models(records).items():
         if record is not None:
             figure = card["figures"][0]
-            label = f"{name}\n{', '.join(filter(None, (figure['data'], figure['setting'])))}"
+            where = ", ".join(filter(None, (figure["data"], figure["setting"])))
+            label = name if where == "test" else f"{name}: {where}"
             metric = f"{figure['metric']} {figure['unit']}".strip()
             point = label, record["flops"] / record["pixels"], figure["value"]
             plots.setdefault(metric, []).append(point)
-    picture, axes = plt.subplots(1, len(plots), figsize=(4.2 * len(plots), 3.6), squeeze=False)
+    picture, axes = plt.subplots(
+        1, len(plots), figsize=(4 * len(plots), 3.4), squeeze=False, sharex=True
+    )
     for axis, (metric, points) in zip(axes[0], plots.items(), strict=True):
         for label, flops, value in points:
-            axis.semilogx([flops], [value], "o", color="tab:blue")
-            axis.annotate(label, (flops, value), (5, 5), textcoords="offset points", fontsize=7)
-        axis.margins(0.35, 0.25)
+            axis.semilogx([flops], [value], "o", label=label)
+        axis.margins(0.1, 0.2)
         axis.set_xlabel("FLOPs per pixel")
         axis.set_title(metric)
         axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
     picture.tight_layout()
     picture.savefig(path, dpi=110)
 
