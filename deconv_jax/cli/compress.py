@@ -30,10 +30,10 @@ Folders are searched recursively, and the output keeps their structure. Pixels a
 bits per sample. Transparent pixels are blended with white; color profiles and EXIF data are
 dropped. Each file is decoded again to print its PSNR against those pixels. Only the model that
 wrote a file can decode it: a named model, or a checkpoint of a run with its folder codec/, so keep
-the run. Without --output, NAME.djx is written beside each input. Among several
-inputs, a file that cannot be read, or has several pages or frames, is reported and the others are
-processed; the exit code is then 1. Folders may also hold files of other formats, hidden files and
-links to folders: these are skipped and listed at the end.
+the run. Without --output, NAME.djx is written beside each input. Among several inputs, a file that
+cannot be read, or has several pages or frames, is reported and the others are processed; the exit
+code is then 1. Folders may also hold files of other formats, hidden files and links to folders:
+these are skipped and listed at the end.
 """
 _DECOMPRESS = """\
 decompress files of a trained codec
@@ -44,8 +44,8 @@ decompress files of a trained codec
 
 Folders are searched recursively, and the output keeps their structure. The extension of a single
 output selects its format; PNG is lossless. Without --output, NAME.decompressed.png is written
-beside each input. Among several inputs, a file that cannot be read is
-reported and the others are processed; the exit code is then 1.
+beside each input. Among several inputs, a file that cannot be read is reported and the others are
+processed; the exit code is then 1.
 """
 _DEFAULT = "codec"
 """Named model without --model and --workdir."""

@@ -35,7 +35,7 @@ restore images and videos with a trained network or a classical method
     blurred.png -o sharp
 
 Without flags, the named model photo removes noise and JPEG artifacts. Other models: denoise, jpeg
-and sr (enlarges); "deconv-jax models" lists all. Of denoise and jpeg, gray images get the network
+and sr (enlarges); "deconv-jax models" lists all. Gray images get the variant of denoise and jpeg
 for gray images. A network that takes the noise level as input gets --noise-sigma, or else the level
 estimated for each image.
 

@@ -85,8 +85,8 @@ def load_named(name: str, *, channels: int, scale: int | None = None) -> LoadedN
     """Return a named restoration network.
 
     Args:
-      name: Name of a model or of a family, see `zoo.resolve`. Of the variants of a family with the scale,
-        the one for images with these channels is chosen, or else the first.
+      name: Name of a model or of a family, see `zoo.resolve`. The variant of a family has the scale, and is the
+        first one for images with these channels, or else the first.
       channels: Number of channels of the images to restore.
       scale: Ratio of output to input size; None for any.
 

@@ -314,6 +314,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
         (["--model", "sr", "--outscale", "0"], "--outscale must be a positive number; got 0"),
         (["--method", "tv", "--alpha", "network"], "--alpha cannot be combined with --method tv"),
         (["--model", "photo", "--checkpoint", "2"], "--checkpoint requires --workdir"),
+        (["--crf", "20"], "--crf requires a video among the inputs"),
         (
             ["--method", "wiener"],
             "--method wiener requires --kernel, the blur to undo; without a kernel tv and wavelet",
