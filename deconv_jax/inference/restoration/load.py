@@ -85,8 +85,8 @@ def load_named(name: str, *, channels: int, scale: int | None = None) -> LoadedN
     """Return a named restoration network.
 
     Args:
-      name: Name of a model or of a family, see `zoo.resolve`. The variant of a family has the scale, and is the
-        first one for images with these channels, or else the first.
+      name: Name of a model or of a family, see `zoo.resolve`. The first variant of a
+        family with the scale and these channels is chosen, or else the first with the scale.
       channels: Number of channels of the images to restore.
       scale: Ratio of output to input size; None for any.
 
@@ -99,8 +99,12 @@ def load_named(name: str, *, channels: int, scale: int | None = None) -> LoadedN
         raise InputError(
             f"model {name!r} is for {task}; models for restoration are {', '.join(restoring)}"
         )
-    fits = any(zoo.card(variant)["channels"] == channels for variant in zoo.FAMILIES.get(name, ()))
-    found = zoo.load(name, channels=channels if fits else None, scale=scale)
+    fitting = (
+        variant
+        for variant in zoo.FAMILIES.get(name, ())
+        if zoo.card(variant)["channels"] == channels and scale in (None, zoo.card(variant)["scale"])
+    )
+    found = zoo.load(next(fitting, name), scale=scale)
     return _trained(found.name, found.task, found.variables)
 
 
