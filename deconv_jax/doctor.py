@@ -41,13 +41,13 @@ from deconv_jax.training.state import TrainState
 from deconv_jax.workdir import check_workdir
 
 _PACKAGES = ("deconv_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
 _COUNTED_PROCESSES = {"SLURM_STEP_NUM_TASKS": "Slurm", "OMPI_COMM_WORLD_SIZE": "Open MPI"}
 """Environment variables with the number of processes, and what sets them."""
-_ACCELERATORS = {
-    "NVIDIA GPU": (Path("/proc/driver/nvidia/gpus"), "cuda"),
-    "TPU": (Path("/sys/class/accel"), "tpu"),
-}
-"""Folders with an entry for each device of a kind, and the extra with its libraries."""
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+_PCI_DEVICES = Path("/sys/bus/pci/devices")
+_TPU_IDS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+"""PCI identifiers of TPU v3 to v7x, of the vendor 0x1ae0."""
 _CHECKPOINTS_ON_DISK = KEEP_LATEST + 2
 """The latest ones, the best one, and one that is being written."""
 _VISIBLE_AFTER_S = 10.0
@@ -111,6 +111,9 @@ def examine(experiment: Experiment | None = None, workdir: Path | None = None) -
 
 def _versions(found: Examination) -> None:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    for name in _PLUGINS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
     found.say("versions", ", ".join([f"python {platform.python_version()}", *versions]))
 
 
@@ -122,12 +125,11 @@ def _devices(found: Examination) -> None:
     total = f", {jax.device_count()} in all processes" if jax.process_count() > 1 else ""
     found.say("devices", f"{len(local)} {', '.join(kinds)}{total}")
     if jax.default_backend() == "cpu" and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
-        for name, (folder, extra) in _ACCELERATORS.items():
-            if kind_of(folder) == "folder" and list_names(folder):
-                found.problems.append(
-                    f"this machine has a {name}, but JAX uses the CPU; install the extra {extra}: "
-                    f"pip install 'deconv_jax[{extra}]'"
-                )
+        for name, extra in _accelerators():
+            found.problems.append(
+                f"this machine has {name}, but JAX uses the CPU; install the extra {extra}, or set "
+                "JAX_PLATFORMS=cpu"
+            )
     for variable, launcher in _COUNTED_PROCESSES.items():
         count = os.environ.get(variable)
         if count is not None and count != str(jax.process_count()):
@@ -135,6 +137,22 @@ def _devices(found: Examination) -> None:
                 f"{launcher} started {count} processes, and this one is in a group of "
                 f"{jax.process_count()}; give --distributed"
             )
+
+
+def _accelerators() -> Iterator[tuple[str, str]]:
+    """Yield the kinds of accelerators of this machine, each with the extra that has its libraries."""
+    if list_names(_NVIDIA_GPUS):
+        yield "an NVIDIA GPU", "cuda"
+
+    def identifier(device: Path, name: str) -> str:
+        with contextlib.suppress(OSError):
+            return (device / name).read_text().strip()
+        return ""
+
+    for device in _PCI_DEVICES.glob("*"):
+        if identifier(device, "vendor") == "0x1ae0" and identifier(device, "device") in _TPU_IDS:
+            yield "a TPU", "tpu"
+            return
 
 
 def _collective(found: Examination) -> None:

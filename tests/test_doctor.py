@@ -92,13 +92,18 @@ def test_compilation_cache_is_exercised(monkeypatch):
 def test_every_problem_of_a_machine_is_found(tmp_path, monkeypatch):
     folder = tmp_path / "gpus"
     (folder / "0000:01:00.0").mkdir(parents=True)
-    monkeypatch.setattr(doctor, "_ACCELERATORS", {"NVIDIA GPU": (folder, "cuda")})
+    monkeypatch.setattr(doctor, "_NVIDIA_GPUS", folder)
+    for name, text in (("vendor", "0x1ae0"), ("device", "0x0063")):
+        (tmp_path / "pci" / "00:04").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pci" / "00:04" / name).write_text(f"{text}\n")
+    monkeypatch.setattr(doctor, "_PCI_DEVICES", tmp_path / "pci")
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setattr(doctor, "all_reduce_is_right", lambda: False)
     monkeypatch.setattr(doctor, "same_on_all_processes", lambda text: "cpu" not in text)
     said = [
-        "this machine has a NVIDIA GPU, but JAX uses the CPU; install the extra cuda",
+        "this machine has an NVIDIA GPU, but JAX uses the CPU; install the extra cuda",
+        "this machine has a TPU, but JAX uses the CPU; install the extra tpu",
         "Slurm started 4 processes, and this one is in a group of 1; give --distributed",
         "a sum over all devices is wrong",
         "processes differ in their devices; this one has 8 cpu",

@@ -123,7 +123,7 @@ def trace_step(
     for (name, _), call in reversed(first.items()):
         merged[name].append(call)
     if size is not None and not any(_takes_images(call) for call in first.values()):
-        raise InputError(f"--size requires a network of images; {', '.join(merged)} take none")
+        raise InputError(f"no network takes images, so their size is that of {', '.join(merged)}")
     networks = [_network(name, own, flops.pop(name), batch_size) for name, own in merged.items()]
     if size is not None:
         networks = [
@@ -307,15 +307,13 @@ def _inputs(call: _Call, examples: int, size: tuple[int, int] | None) -> tuple[A
 @contextlib.contextmanager
 def _size_errors(name: str, size: tuple[int, int]) -> Iterator[None]:
     """Turn the errors of a network that does not accept images of `size` into an InputError."""
+    refusal = f"{name} does not accept images of {size[0]}x{size[1]} pixels"
     try:
         yield
     except InputError as error:
-        raise InputError(f"--size: {error}") from error
+        raise InputError(f"{refusal}: {error}") from error
     except (TypeError, ValueError, flax.errors.FlaxError) as error:
-        raise InputError(
-            f"--size: {name} does not accept images of {size[0]}x{size[1]} pixels; leave out --size for the "
-            "size that it is trained with"
-        ) from error
+        raise InputError(f"{refusal}, only those of its training") from error
 
 
 def _parameters(params: Tree, paths: Mapping[Path, Any]) -> dict[Path, int]:

@@ -77,9 +77,12 @@ def render(records: Records) -> str:
             [f"`{name}`", f"{where}: {metric}", f"**{value}**", f"{card['parameters']:,}", *numbers]
         )
     header = "model | figure | value | parameters | forward pass | per pixel | activations"
+    text = f"{markdown(header, rows)}\n\nProtocol: {PROTOCOL}."
     ratios = [record["flops"] / record["xla_flops"] for record in records.values()]
+    if not ratios:
+        return text
     return (
-        f"{markdown(header, rows)}\n\nProtocol: {PROTOCOL}. These are {min(ratios):.2f} to {max(ratios):.2f} times "
+        f"{text} These are {min(ratios):.2f} to {max(ratios):.2f} times "
         f"the FLOPs of XLA's cost_analysis for all {len(ratios)} models, which skips padding zeros and adds elementwise "
         "operations."
     )

@@ -60,7 +60,10 @@ def test_config_and_its_overrides(capsys, config_file, small_config):
         (["--model", "nothing"], "no model 'nothing'"),
         (["--model", "sr", "--config.seed=1"], "--config.seed=1 requires --config; got --model"),
         (["--model", "sr", "--measure", "--format", "csv"], "--measure requires --format text"),
-        (["--model", "mnist-classifier", "--size", "99x99"], "--size: Classifier does not accept"),
+        (
+            ["--model", "mnist-classifier", "--size", "99x99"],
+            "Classifier does not accept images of 99x99",
+        ),
         (["--config", "none.py"], "no config file 'none.py'"),
     ],
 )

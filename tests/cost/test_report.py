@@ -104,7 +104,11 @@ def test_accumulation_and_recomputation_count():
             (8, 8),
             "Classifier does not accept images of 8x8 pixels",
         ),
-        (denoising(name="unet", features=(4, 4)), (9, 8), "--size: .* multiples of 2"),
+        (
+            denoising(name="unet", features=(4, 4)),
+            (9, 8),
+            "UNet does not accept images of 9x8 .* multiples of 2",
+        ),
     ],
 )
 def test_unsuitable_sizes_are_errors(task, size, said):
