@@ -451,7 +451,8 @@ def _checksum(state: TrainState, facts: Mapping[str, Any] | None) -> int:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.asarray(leaf)
         name = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-        value = zlib.crc32(array.tobytes(), zlib.crc32(name.encode(), value))
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # not a copy
+        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
     if facts is not None:
         # A round trip through JSON turns tuples into lists and keys into strings, as reading does.
         read = json.loads(json.dumps(facts))

@@ -20,6 +20,7 @@ from deconv_jax.tables import markdown
 VERSION = 1
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
+    "checkpointing",
     "codec_speed",
     "compiler_options",
     "gan_step",
@@ -31,6 +32,7 @@ NAMES = (
     "restore_memory",
     "restore_video",
     "startup",
+    "stopping",
     "training_step",
     "zoo_speed",
 )
@@ -228,7 +230,47 @@ def _training_ratios(records: Records) -> str:
     return f"Time of a training step of the MNIST autoencoder on a CPU: {', '.join(parts)}."
 
 
+def _feeding(records: Records) -> str:
+    """Return a row for each network and cache: CPU time of the input per image, and cores to feed a chip."""
+    record = records["input_path"]
+    rows = [
+        [
+            row["network"],
+            f"{row['flops_per_image'] / 1e9:.3g} GFLOPs",
+            f"{row['images_per_second']:,.0f}",
+            f'`cache="{row["cache"]}"`',
+            f"{row['cpu_ms_per_image']:.3g} ms",
+            f"{1e3 / row['cpu_ms_per_image']:,.0f}",
+            f"{row['cores']:,.2g}" if row["cores"] < 10 else f"{row['cores']:,.0f}",
+        ]
+        for row in record["feeding"]
+    ]
+    header = (
+        "network | per image | images/s of the chip | input | CPU time per image | images/s per core | "
+        "cores"
+    )
+    return f"{markdown(header, rows)}\n\n{_sentence(record['feeding_assumption'])}."
+
+
+def _stopping(records: Records) -> str:
+    """Return a row for each case: seconds from the signal to the checkpoint and to the end."""
+    medians = records["stopping"]["median_ms"]
+    cases = [name.removesuffix(_SAVED) for name in medians if name.endswith(_SAVED)]
+    rows = [
+        [case, f"{medians[case + _SAVED] / 1e3:.2f} s", f"{medians[case + _ENDED] / 1e3:.2f} s"]
+        for case in cases
+    ]
+    return (
+        f"{markdown('run | signal to checkpoint | signal to end', rows)}\n\n"
+        f"{protocol_sentence(records['stopping'])}"
+    )
+
+
+_SAVED, _ENDED = ", to the checkpoint", ", to the end"
+
 VIEWS = {
+    "feeding": _feeding,
+    "stopping": _stopping,
     "operators": _operators,
     "operator_speed": _operator_speed,
     "restore_memory": _restore_memory,
