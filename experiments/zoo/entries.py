@@ -41,6 +41,11 @@ class Entry:
     extractor: str | None = None
 
 
+def _paper(data: str, setting: str, values: Mapping[int, float]) -> dict[tuple[str, str], float]:
+    """Return figures of a paper by data set and setting, such as ("Set12", "sigma 25")."""
+    return {(data, f"{setting} {number}"): value for number, value in values.items()}
+
+
 _NO_LICENCE = "Published without a licence, so the data may not be redistributed; used for research"
 DATA_SETS = {
     "bsd432": (
@@ -122,8 +127,7 @@ MODELS = {
         denoising,
         "Remove noise from photographs, and plug-and-play restoration at any noise level.",
         _FFDNET_LIMITS,
-        paper={("CBSD68", "sigma 15"): 33.87, ("CBSD68", "sigma 25"): 31.21}
-        | {("CBSD68", "sigma 50"): 27.96},
+        paper=_paper("CBSD68", "sigma", {15: 33.87, 25: 31.21, 50: 27.96}),
         **_FFDNET,
     ),
     "denoise-gray": Entry(
@@ -131,9 +135,8 @@ MODELS = {
         denoising,
         "Remove noise from gray images, and plug-and-play restoration at any noise level.",
         _FFDNET_LIMITS,
-        paper={("Set12", "sigma 15"): 32.75, ("Set12", "sigma 25"): 30.43}
-        | {("Set12", "sigma 50"): 27.32, ("BSD68", "sigma 15"): 31.63}
-        | {("BSD68", "sigma 25"): 29.19, ("BSD68", "sigma 50"): 26.29},
+        paper=_paper("Set12", "sigma", {15: 32.75, 25: 30.43, 50: 27.32})
+        | _paper("BSD68", "sigma", {15: 31.63, 25: 29.19, 50: 26.29}),
         **_FFDNET,
     ),
     "photo": Entry(
@@ -148,8 +151,7 @@ MODELS = {
         "removes JPEG artifacts from gray images, at any quality",
         reference="Zhang et al., DnCNN-3, arXiv:1608.03981",
         source="the authors' repository, github.com/cszn/DnCNN",
-        paper={("Classic5", "quality 10"): 29.40, ("Classic5", "quality 20"): 31.63}
-        | {("Classic5", "quality 30"): 32.91, ("Classic5", "quality 40"): 33.77},
+        paper=_paper("Classic5", "quality", {10: 29.40, 20: 31.63, 30: 32.91, 40: 33.77}),
         **_JPEG,
     ),
     "sr-x2": Entry(

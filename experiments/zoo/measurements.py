@@ -27,6 +27,9 @@ from deconv_jax.training.parallel import Devices
 from deconv_jax.zoo import ZooModel
 
 TABLES = Path(__file__).parent.parent / "tables"
+_COLOR_SETS = {"CBSD68": "cbsd68"}
+_GRAY_SETS = {"Set12": "set12", "BSD68": "bsd68"}
+_JPEG_SETS = {"Classic5": "classic5"}
 
 Figure = dict[str, Any]
 Measured = tuple[list[Figure], str]
@@ -56,7 +59,7 @@ def figure(
 
 def denoising(model: ZooModel, data: Path) -> Measured:
     """Measure PSNR at noise levels 25, 15 and 50, which the network is told."""
-    sets = {"CBSD68": "cbsd68"} if model.card["channels"] == 3 else _GRAY_DENOISING
+    sets = _COLOR_SETS if model.card["channels"] == 3 else _GRAY_SETS
     cases = {
         f"sigma {sigma}": (Evaluation(GaussianNoise(float(sigma)), EvaluationProtocol()), sigma)
         for sigma in (25, 15, 50)
@@ -77,12 +80,12 @@ def photographs(model: ZooModel, data: Path) -> Measured:
         )
         for sigma, quality in ((15, 80), (5, 90), (25, 60))
     }
-    return _restoration(model, data, {"CBSD68": "cbsd68"}, cases)
+    return _restoration(model, data, _COLOR_SETS, cases)
 
 
 def jpeg(model: ZooModel, data: Path) -> Measured:
     """Measure PSNR at JPEG qualities 10 to 40."""
-    sets = {"CBSD68": "cbsd68"} if model.card["channels"] == 3 else {"Classic5": "classic5"}
+    sets = _COLOR_SETS if model.card["channels"] == 3 else _JPEG_SETS
     cases = {
         f"quality {quality}": (Evaluation(Jpeg(quality), EvaluationProtocol(), noise="jax"), None)
         for quality in (10, 20, 30, 40)
@@ -96,9 +99,6 @@ def super_resolution(model: ZooModel, data: Path) -> Measured:
     protocol = EvaluationProtocol(color="y", border=scale)
     cases = {"": (Evaluation(Downsample(scale), protocol, multiple=scale), None)}
     return _restoration(model, data, {"Set5": "set5", "Set14": "set14"}, cases, color="y")
-
-
-_GRAY_DENOISING = {"Set12": "set12", "BSD68": "bsd68"}
 
 
 def _restoration(

@@ -48,6 +48,8 @@ from deconv_jax.zoo.model import inference_variables
 
 LICENCE = "Apache-2.0"
 _DATA = "DECONV_JAX_DATA"
+_BATCH_SIZE = 250
+"""Number of images per call of a feature extractor."""
 
 
 def main() -> None:
@@ -214,10 +216,6 @@ def _extras(
     parts = np.split(images[: count * _BATCH_SIZE], count)
     scale = np.sqrt(np.mean([mean_square(part) for part in parts]))
     return {FEATURE_SCALE: np.asarray(scale, np.float32)}
-
-
-_BATCH_SIZE = 250
-"""Number of images per call."""
 
 
 if __name__ == "__main__":
