@@ -127,8 +127,8 @@ class LearnedRestorer:
         if self.noise_sigma is not None:
             if not self.noise_conditional:
                 raise InputError(
-                    "noise_sigma requires a noise-conditional network; got "
-                    f"noise_sigma={self.noise_sigma}"
+                    "noise_sigma requires a noise-conditional network, such as the named model denoise; "
+                    f"got noise_sigma={self.noise_sigma}"
                 )
             at_least("noise_sigma", self.noise_sigma, 0.0)
         at_least("strength", self.strength, 0.0)

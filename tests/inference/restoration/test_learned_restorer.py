@@ -115,7 +115,7 @@ def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
     assert not restorer.estimates_noise
     np.testing.assert_allclose(restorer(image, SILENT), image + 0.2, atol=1e-6)
     with pytest.raises(
-        InputError, match=r"requires a noise-conditional network; got noise_sigma=5"
+        InputError, match=r"requires a noise-conditional network, such as .*; got noise_sigma=5"
     ):
         learned(Simple(), noise_sigma=5)
     with pytest.raises(InputError, match="noise_sigma must be at least 0"):
