@@ -26,7 +26,7 @@ from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.inference.memory import free_memory
 from deconv_jax.initial_weights import read_initial_weights
-from deconv_jax.io import kind_of, list_names
+from deconv_jax.io import check_local, kind_of, list_names
 from deconv_jax.training.checkpoint import KEEP_LATEST, Checkpoints
 from deconv_jax.training.loop_data import first_example, open_splits
 from deconv_jax.training.parallel import (
@@ -271,8 +271,9 @@ def _folder(
     if workdir is not None and experiment is not None:
         with found.problem_if_it_fails("the workdir cannot be used"):
             check_workdir(workdir, experiment)
-    folder = None
+    folder, saves = None, experiment is not None and state is not None
     with found.problem_if_it_fails("the workdir cannot be used"):
+        check_local(workdir or ".")
         wanted = (workdir or Path()).absolute()
         folder = next(path for path in (wanted, *wanted.parents) if kind_of(path) is not None)
         free = shutil.disk_usage(folder).free
@@ -282,13 +283,16 @@ def _folder(
                 f"a run keeps up to {_CHECKPOINTS_ON_DISK} checkpoints of {short(tree_bytes(state))}B, and "
                 f"{short(free)}B are free in {folder}"
             )
+            saves = False
     if any_process(folder is None) or workdir is None:
         return
     assert folder is not None
     probe = folder / f".deconv_jax-doctor-{of_first_process(secrets.randbits(31)):x}"
     try:
         shared = _is_shared(found, probe)
-        if experiment is not None and state is not None and shared:
+        if shared and not any_process(not saves):
+            assert experiment is not None
+            assert state is not None
             _checkpoint(found, experiment, state, probe / "checkpoints")
     finally:
         wait_for_all("doctor finished")

@@ -141,6 +141,8 @@ def test_unusable_settings_are_problems(tmp_path, small_config):
     (tmp_path / "file").touch()
     (problem,) = examine(None, tmp_path / "file" / "run").problems
     assert problem == f"cannot write to {tmp_path / 'file'}: Not a directory"
+    (problem,) = examine(None, doctor.Path("gs://bucket/run")).problems
+    assert "gs://bucket/run is not a path of the file system" in problem
 
 
 def test_unprepared_data_is_one_line_and_exit_code_2(capsys, tmp_path, config_file, small_config):
