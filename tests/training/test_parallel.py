@@ -10,8 +10,9 @@ import pytest
 from deconv_jax.errors import InputError
 from deconv_jax.models import Autoencoder
 from deconv_jax.tasks import Autoencoding
+from deconv_jax.training import parallel
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.parallel import Devices, initialize_processes
+from deconv_jax.training.parallel import Devices, PeriodicAgreement, initialize_processes
 
 STEPS, BATCH = 6, 16
 RNG = np.random.default_rng(0)
@@ -111,3 +112,30 @@ def test_batch_size_must_divide_over_devices():
 def test_malformed_process_address_is_rejected():
     with pytest.raises(InputError, match="HOST:PORT,INDEX,COUNT; got 'here'"):
         initialize_processes("here")
+
+
+def test_processes_agree_every_two_seconds_of_the_slowest_one(monkeypatch):
+    """Two processes with steps of 10 and 20 ms; the second one gets a flag at step 300."""
+    clock, gathered, flagged = [0.0], [], []
+    monkeypatch.setattr(parallel.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+
+    def allgather(own):
+        gathered.append(step)
+        return np.stack([own, np.array([step >= 300, 2 * own[1]], np.float32)])
+
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", allgather)
+    agreement = PeriodicAgreement(seconds=2.0)
+    for step in range(1, 401):
+        clock[0] += 0.01
+        if agreement.any(False):
+            flagged.append(step)
+    # The number of steps at most doubles, up to the 100 that take two seconds.
+    assert gathered == [1, 3, 7, 15, 31, 63, 127, 227, 327]
+    assert flagged == [327]
+
+
+def test_agreement_of_one_process_is_its_own_flag(monkeypatch):
+    monkeypatch.delattr(parallel, "multihost_utils")
+    agreement = PeriodicAgreement()
+    assert [agreement.any(flag) for flag in (False, True, False)] == [False, True, False]
