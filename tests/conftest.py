@@ -1,4 +1,8 @@
-"""Every test runs strictly: 8 host devices, no rank promotion, run-time shape checks."""
+"""Every test runs strictly: 8 host devices, no rank promotion, run-time shape checks.
+
+If the environment variable DECONV_JAX_TEST_PLATFORM names another platform, such as "cuda", the tests run on its
+devices, with full precision of float32. Tests of several devices need eight of them.
+"""
 
 import atexit
 import gc
@@ -14,10 +18,12 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tests spend most of their time compiling. Level 0 makes compilation fast and programs slow. (Disabling
 # fusion emitters is faster still, but the two flags together miscompile the digit scenes.)
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
-os.environ["JAX_PLATFORMS"] = "cpu"
+PLATFORM = os.environ.get("DECONV_JAX_TEST_PLATFORM", "cpu")
+if PLATFORM == "cpu":
+    os.environ["XLA_FLAGS"] = (
+        "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    )
+os.environ["JAX_PLATFORMS"] = PLATFORM
 # OpenBLAS computes the eigenvalues of a PCA faster with one thread than with two.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -30,6 +36,8 @@ install_import_hook(SHAPED, "beartype.beartype")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if PLATFORM != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 import subprocess
 import sys

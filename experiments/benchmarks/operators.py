@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,46 +104,76 @@ def cases() -> Iterator[Case]:
 
 
 def jax_candidate(
-    operator: Callable, images: np.ndarray, kernel: np.ndarray, cotangent: np.ndarray
+    operator: Callable,
+    images: np.ndarray,
+    kernel: np.ndarray,
+    cotangent: np.ndarray,
+    dtype: Any = jnp.float32,
 ):
-    """A compiled function of no arguments that returns output and gradients."""
+    """A compiled function of no arguments that returns output and gradients, computed in `dtype`."""
 
     def both(images, kernel, cotangent):
         value, pull = jax.vjp(operator, images, kernel)
         return value, *pull(cotangent)
 
-    arrays = [jnp.asarray(a) for a in (images, kernel, cotangent)]
+    arrays = [jnp.asarray(a, dtype) for a in (images, kernel, cotangent)]
     compiled = jit(both).lower(*arrays).compile()
     return lambda: jax.block_until_ready(compiled(*arrays))
 
 
-def torch_candidate(case: Case, name: str, images: np.ndarray, kernel: np.ndarray, cotangent):
-    """Return the same in PyTorch, whose padding is symmetric; odd padding is cropped or added by hand."""
+def torch_candidate(
+    case: Case,
+    name: str,
+    images: np.ndarray,
+    kernel: np.ndarray,
+    cotangent: np.ndarray,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compiler: str | None = None,
+):
+    """Return the same in PyTorch, whose padding is symmetric; odd padding is cropped or added by hand.
+
+    Args:
+      case: Geometry of the operator.
+      name: "conv" or "conv_transpose".
+      images: Images, with the channels last.
+      kernel: Kernel.
+      cotangent: Cotangent of the output.
+      device: Device of PyTorch.
+      dtype: Type of the computation.
+      compiler: Backend of `torch.compile`; None runs eagerly.
+    """
     rank = len(case.size)
     layout = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[rank - 1]
 
-    def channels_first(array):
-        moved = torch.from_numpy(array).movedim(-1, 1)
-        return moved.contiguous(memory_format=layout)
+    def placed(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype).contiguous(memory_format=layout)
 
     total = max(case.kernel_size - case.stride, 0)
     odd = total % 2
     options = {"stride": case.stride, "padding": total // 2}
-    weight = torch.from_numpy(kernel_to_torch(kernel)).contiguous(memory_format=layout)
-    inputs = channels_first(images).requires_grad_(), weight.requires_grad_()
-    cotangent = channels_first(cotangent)
+    weight = placed(torch.from_numpy(kernel_to_torch(kernel))).requires_grad_()
+    inputs = placed(torch.from_numpy(images).movedim(-1, 1)).requires_grad_(), weight
+    cotangent_tensor = placed(torch.from_numpy(cotangent).movedim(-1, 1))
     transposed = name == "conv_transpose"
     function = getattr(torch.nn.functional, f"conv{'_transpose' if transposed else ''}{rank}d")
 
-    def run():
-        images, weight = inputs
+    def forward(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if transposed:
             value = function(images, weight, **options)
-            value = value[(..., *[slice(0, n - odd) for n in value.shape[2:]])] if odd else value
-        else:
-            padded = torch.nn.functional.pad(images, (0, odd) * rank) if odd else images
-            value = function(padded, weight, **options)
-        return value, *torch.autograd.grad(value, inputs, cotangent)
+            return value[(..., *[slice(0, n - odd) for n in value.shape[2:]])] if odd else value
+        padded = torch.nn.functional.pad(images, (0, odd) * rank) if odd else images
+        return function(padded, weight, **options)
+
+    call = torch.compile(forward, backend=compiler) if compiler else forward
+
+    def run():
+        value = call(*inputs)
+        results = value, *torch.autograd.grad(value, inputs, cotangent_tensor)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return results
 
     return run
 

@@ -26,7 +26,7 @@ from deconv_jax.data.forward_model import fold_in
 from deconv_jax.experiment import Experiment
 from deconv_jax.models import FactorizedCodec
 from deconv_jax.training.optimizer import Optimizer
-from deconv_jax.training.state import Scalars, TrainState
+from deconv_jax.training.state import Precision, Scalars, TrainState
 from deconv_jax.training.step import apply_model, gradient_step, init_state
 
 CONFIGS = ROOT / "experiments" / "restoration"
@@ -54,22 +54,39 @@ def main() -> None:
     )
 
 
-def restorer(config: str, kind: Callable[[Any], torch.nn.Module], patch: int) -> Case:
-    """Return the case of a config's network on gray patches of `patch` pixels."""
+def restorer(
+    config: str,
+    kind: Callable[[Any], torch.nn.Module],
+    patch: int,
+    *,
+    batch_size: int = BATCH_SIZE,
+    precision: Precision = "f32",
+    device: str = "cpu",
+) -> Case:
+    """Return the case of a config's network on gray patches of `patch` pixels.
+
+    Args:
+      config: File of the config, in `experiments/restoration`, with its argument.
+      kind: PyTorch version of the network.
+      patch: Side of the input in pixels.
+      batch_size: Number of patches.
+      precision: Precision of the step here.
+      device: Device of PyTorch.
+    """
     model = Experiment.from_dict(load_config(str(CONFIGS / config))).task.model
     random = np.random.default_rng(0)
-    size = (BATCH_SIZE, patch, patch, 1)
-    clean = random.random((BATCH_SIZE, model.scale * patch, model.scale * patch, 1), np.float32)
+    size = (batch_size, patch, patch, 1)
+    clean = random.random((batch_size, model.scale * patch, model.scale * patch, 1), np.float32)
     batch = {"image": jnp.asarray(random.random(size, np.float32)), "clean": jnp.asarray(clean)}
 
     def outputs(state: TrainState, batch: Batch) -> Any:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return apply_model(model, variables, batch["image"], train=True, precision="f32")[0]
+        return apply_model(model, variables, batch["image"], train=True, precision=precision)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         def loss(variables: Any, batch: Batch) -> Any:
             restored, stats = apply_model(
-                model, variables, batch["image"], train=True, precision="f32"
+                model, variables, batch["image"], train=True, precision=precision
             )
             return jnp.mean((restored - batch["clean"]) ** 2), ({}, stats)
 
@@ -78,8 +95,8 @@ def restorer(config: str, kind: Callable[[Any], torch.nn.Module], patch: int) ->
     state = jax.jit(functools.partial(init_state, model, OPTIMIZER))(
         jax.random.key(0), batch["image"]
     )
-    net = kind(model).to(memory_format=torch.channels_last)
-    images, target = (channels_first(batch[name]) for name in ("image", "clean"))
+    net = kind(model).to(device, memory_format=torch.channels_last)
+    images, target = (channels_first(batch[name]).to(device) for name in ("image", "clean"))
     return Case(
         step=step,
         outputs=outputs,
