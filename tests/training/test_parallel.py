@@ -139,3 +139,20 @@ def test_agreement_of_one_process_is_its_own_flag(monkeypatch):
     monkeypatch.delattr(parallel, "multihost_utils")
     agreement = PeriodicAgreement()
     assert [agreement.any(flag) for flag in (False, True, False)] == [False, True, False]
+
+
+@pytest.mark.slow
+def test_program_lowered_from_shapes_is_that_of_training():
+    placed = devices(8)
+    batches = [{"index": i, "image": IMAGES[i]} for i in INDICES[:2]]
+    state = placed.replicate(initial(TASK))
+    trained = compiled(placed, TASK).lower(state, placed.put_batches(batches), {})
+    example = {name: array[:1] for name, array in batches[0].items()}
+    abstract = placed.lower(TASK.train_step, jax.eval_shape(lambda: state), example, (2, BATCH))
+    assert abstract.as_text() == trained.as_text()
+
+
+def test_sum_over_all_devices_is_right(monkeypatch):
+    assert parallel.all_reduce_is_right()
+    monkeypatch.setattr(parallel, "jit", lambda *_, **__: jax.numpy.max)
+    assert not parallel.all_reduce_is_right()
