@@ -114,7 +114,7 @@ def command():
     def start(*arguments, **options):
         words = [sys.executable, "-m", "deconv_jax.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(words, cwd=root, env=environment, **(pipes | options))
+        return subprocess.Popen(words, cwd=root, **({"env": environment} | pipes | options))
 
     return start
 

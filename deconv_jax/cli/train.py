@@ -43,8 +43,9 @@ def add_commands(commands: Any) -> None:
         nargs="?",
         const="auto",
         metavar="HOST:PORT,INDEX,COUNT",
-        help="join the other processes of the run; without a value, find them through Slurm, "
-        "Open MPI, a TPU pod or, with the extra kubernetes and the rights of launch/rbac.yaml, Kubernetes",
+        help="join the other processes of the run; without a value, find them through Slurm (srun), "
+        "Open MPI before version 5, a TPU pod or a Kubernetes job (needs the extra kubernetes and the rights of "
+        "launch/rbac.yaml)",
     )
     train.add_argument(
         "--profile",

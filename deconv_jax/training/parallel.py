@@ -39,7 +39,7 @@ def initialize_processes(coordinator: str) -> None:
     them. Elsewhere, a process uses all visible devices, or those of the variable JAX_LOCAL_DEVICE_IDS.
 
     Args:
-      coordinator: "auto" to detect Slurm, Open MPI, a TPU pod or Kubernetes, or "HOST:PORT,INDEX,COUNT": the
+      coordinator: "auto" to detect Slurm, Open MPI 4, a TPU pod or Kubernetes, or "HOST:PORT,INDEX,COUNT": the
         address of the coordinator, the index of this process and the number of processes.
 
     Raises:
@@ -54,7 +54,7 @@ def initialize_processes(coordinator: str) -> None:
             jax.distributed.initialize(local_device_ids=gpus)
         except ValueError as error:
             raise InputError(
-                "--distributed found neither a Slurm step (srun), Open MPI (mpirun), a TPU pod nor, with the "
+                "--distributed found neither a Slurm step (srun), Open MPI 4 (mpirun), a TPU pod nor, with the "
                 "extra kubernetes, a Kubernetes job; give HOST:PORT,INDEX,COUNT or use `deconv-jax launch`"
             ) from error
         return
