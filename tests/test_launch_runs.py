@@ -110,8 +110,8 @@ def test_slurm_job_is_requeued_finishes_and_equals_one_process(tmp_path, argumen
         call("scancel", "--signal=TERM", job)
         controller = tmp_path / "slurm" / "slurmctld.log"
         wait_until(lambda: f"Requeuing JobId={job}" in controller.read_text(), log)
-        # Slurm would wait two minutes before it starts a requeued job.
-        call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        # Slurm waits two minutes before it starts a requeued job; less than a second would be an error.
+        call("scontrol", "update", f"JobId={job}", "StartTime=now+5")
         wait_until(lambda: not call("squeue", "-h"), log)
     assert log.read_text().count("stopped and saved at step") == 2
     assert "resuming from the checkpoint of step" in log.read_text()

@@ -82,7 +82,8 @@ def local_gpus(environment: Mapping[str, str]) -> list[int] | None:
       Indices; an empty list for all visible devices; None outside of Slurm and Open MPI.
 
     Raises:
-      InputError: The number of visible GPUs is not a multiple of the number of tasks on the node.
+      InputError: The number of visible GPUs is not a multiple of the number of tasks on the node, or Slurm shows
+        none of the job's GPUs to this task.
     """
     if "OMPI_COMM_WORLD_LOCAL_RANK" in environment:
         task = int(environment["OMPI_COMM_WORLD_LOCAL_RANK"])
@@ -97,9 +98,9 @@ def local_gpus(environment: Mapping[str, str]) -> list[int] | None:
         return []
     if gpus % tasks:
         raise InputError(
-            f"--distributed: each of the {tasks} tasks on this node sees {gpus} GPUs, which they cannot share "
-            "equally; start one task per GPU, or one per node, without --gpus-per-task and --gpu-bind, so that "
-            "every task sees all GPUs of the node"
+            f"--distributed: the number of GPUs that each task sees must be a multiple of the {tasks} tasks on "
+            f"this node; got {gpus}. Start one task per GPU, or one per node, without --gpus-per-task and "
+            "--gpu-bind, so that every task sees all GPUs of the node"
         )
     each = gpus // tasks
     return list(range(task * each, (task + 1) * each))
@@ -115,8 +116,17 @@ def _tasks_on_node(environment: Mapping[str, str]) -> int:
 
 
 def _visible_gpus(environment: Mapping[str, str]) -> int:
-    """Return the number of visible NVIDIA GPUs, without starting a backend."""
+    """Return the number of visible NVIDIA GPUs, without starting a backend.
+
+    Raises:
+      InputError: Slurm gave GPUs to the job but not to this task, as with --gpu-bind=none.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and "SLURM_JOB_GPUS" in environment:
+        raise InputError(
+            "--distributed: the job has GPUs, but Slurm shows none to this task (CUDA_VISIBLE_DEVICES is not "
+            "set); start the tasks without --gpu-bind"
+        )
     if visible is None:
         return len(list_names(Path("/proc/driver/nvidia/gpus")))
     # CUDA ignores what follows the first invalid index; Slurm writes "NoDevFiles" for none.

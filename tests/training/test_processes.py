@@ -48,8 +48,16 @@ def test_tasks_of_a_node_share_its_gpus(environment, gpus):
 
 @pytest.mark.parametrize(("tasks", "gpus"), [("8", "0"), ("3", "0,1,2,3")])
 def test_tasks_that_cannot_share_the_gpus_are_rejected(tasks, gpus):
-    with pytest.raises(InputError, match=f"each of the {tasks} tasks on this node sees"):
+    with pytest.raises(InputError, match=f"multiple of the {tasks} tasks on this node"):
         local_gpus(slurm_task(0, tasks, gpus))
+
+
+def test_gpus_that_slurm_does_not_show_are_an_error():
+    """Slurm 22.05 sets these variables for tasks started with --gpu-bind=none."""
+    environment = slurm_task(0, "2", "") | {"SLURM_JOB_GPUS": "0,1"}
+    del environment["CUDA_VISIBLE_DEVICES"]
+    with pytest.raises(InputError, match="Slurm shows none to this task"):
+        local_gpus(environment)
 
 
 ONE_TASK = """
