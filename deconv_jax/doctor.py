@@ -230,7 +230,7 @@ def _memory(found: Examination, experiment: Experiment) -> TrainState | None:
             read_initial_weights(experiment.init_from, experiment.task)
         # Only one example is needed, so no split is decoded into memory.
         data = dataclasses.replace(data, cache="none").with_splits()
-        devices = Devices.all()
+        devices = Devices.all(shard_optimizer=training.shard_optimizer)
     state = None
     if any_process(devices is None):
         return None

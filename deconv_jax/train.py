@@ -93,7 +93,7 @@ def train(
         check_workdir(workdir, experiment)  # Another process may have written to it since.
 
         # 1. Devices and data.
-        devices = Devices.all(training.compiler)
+        devices = Devices.all(training.compiler, shard_optimizer=training.shard_optimizer)
         devices.check_batch_size(training.batch_size)
         sources = open_splits(experiment.data)
         data = open_loop_data(experiment.data, training, experiment.seed, devices, sources)
@@ -266,7 +266,7 @@ def _restore(
     data: LoopData,
 ) -> RestoredCheckpoint | None:
     """Return the last checkpoint, and move the data iterator there; None if there is none."""
-    restored = checkpoints.restore(state, devices.replicated)
+    restored = checkpoints.restore(state, devices.state_shardings(state))
     if restored is None:
         return None
     if restored.config is not None:

@@ -54,7 +54,8 @@ def measure(
     Raises:
       InputError: The batch size is not a multiple of the number of devices.
     """
-    devices = Devices.all(experiment.training.compiler)
+    training = experiment.training
+    devices = Devices.all(training.compiler, shard_optimizer=training.shard_optimizer)
     devices.check_batch_size(experiment.training.batch_size)
     forward_s = sum(_forward_seconds(network) for network in networks)
     call, state, batches = compiled_step(experiment, shapes, devices)

@@ -9,13 +9,11 @@ is used. Saving copies the state to the host and writes it in the background whi
 import contextlib
 import dataclasses
 import gc
-import json
 import logging
 import os
 import re
 import sys
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +24,7 @@ import numpy as np
 
 from deconv_jax.errors import InputError
 from deconv_jax.io import kind_of, list_names, read_json, write_error
+from deconv_jax.training.checksum import state_checksum
 from deconv_jax.training.parallel import any_process, wait_for_all
 from deconv_jax.training.read_errors import READ_ERRORS, raise_if_permission_denied, root_reason
 from deconv_jax.training.state import TrainState
@@ -135,7 +134,7 @@ class Checkpoints:
         """Start writing a checkpoint, and return once the state may be changed.
 
         Args:
-          state: State that is replicated over all devices.
+          state: State, on the devices of all processes.
           iterator_state: State of the data iterator, JSON-serializable.
           metrics: Validation metrics of this state, or None. If the monitored one is missing or not finite,
             no metrics are saved, and this checkpoint cannot be the best.
@@ -159,7 +158,7 @@ class Checkpoints:
             "config": self._config,
             "evaluated": metrics is not None,
         }
-        extra = facts | {"checksum": _checksum(state, facts | {"metrics": saved_metrics})}
+        extra = facts | {"checksum": state_checksum(state, facts | {"metrics": saved_metrics})}
         try:
             response = self._orbax.save_checkpointables_async(
                 step,
@@ -188,7 +187,7 @@ class Checkpoints:
     def restore(
         self,
         like: TrainState,
-        sharding: jax.sharding.Sharding,
+        sharding: jax.sharding.Sharding | TrainState,
         which: Literal["last", "best"] | int = "last",
     ) -> RestoredCheckpoint | None:
         """Return a checkpoint; None if "last" or "best" is requested and the folder has none.
@@ -199,7 +198,7 @@ class Checkpoints:
 
         Args:
           like: State of the same structure, shapes and dtypes; may be abstract.
-          sharding: Sharding of every restored array, whatever devices saved it.
+          sharding: Sharding of every restored array, or a state of them, whatever devices saved it.
           which: The last checkpoint, the best by the validation metric, or that of a step.
 
         Raises:
@@ -347,25 +346,35 @@ class Checkpoints:
         return None if kind_of(path) is None else read_json(path)
 
     def _load(
-        self, step: int, like: TrainState, sharding: jax.sharding.Sharding
+        self, step: int, like: TrainState, sharding: jax.sharding.Sharding | TrainState
     ) -> RestoredCheckpoint:
         """Read a checkpoint and verify its checksum."""
         from orbax.checkpoint import v1 as ocp
 
         folder = self.directory / str(step)
         abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            like,
+            jax.tree.broadcast(sharding, like),
         )
         extra = ocp.checkpointables_metadata(folder).custom_metadata
         if not extra:
             raise ValueError("its metadata is missing")
-        state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+        state: Any = None
+        error: Exception | None = None
+        try:
+            state = ocp.load_checkpointables(folder, {"state": abstract})["state"]
+        except READ_ERRORS as reason:
+            error = reason
+        # Each process reads its part, and the checksum needs all parts.
+        if any_process(error is not None):
+            raise error or ValueError("another process could not read its part")
         facts = None
         if "step" in extra:  # In older versions the checksum covered only the state.
             names = ("step", "data", "config", "evaluated")
             facts = {name: extra[name] for name in names if name in extra}
             facts["metrics"] = self._read_metrics(step)
-        if _checksum(state, facts) != extra["checksum"]:
+        if state_checksum(state, facts) != extra["checksum"]:
             raise ValueError("its checksum does not match")
         if int(state.step) != step:
             raise ValueError(f"it holds the state of step {int(state.step)}")
@@ -438,23 +447,3 @@ class Checkpoints:
             f"the checkpoint of step {intact[-1]} is intact" if intact else "none was written yet"
         )
         return InputError(f"{message}; {kept}")
-
-
-def _checksum(state: TrainState, facts: Mapping[str, Any] | None) -> int:
-    """Return the CRC-32 of the names, shapes, dtypes and bytes of all arrays, and of metadata.
-
-    Args:
-      state: Arrays, which are copied to the host.
-      facts: JSON-serializable metadata that the checksum also covers, or None.
-    """
-    value = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        array = np.asarray(leaf)
-        name = f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}"
-        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # not a copy
-        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
-    if facts is not None:
-        # A round trip through JSON turns tuples into lists and keys into strings, as reading does.
-        read = json.loads(json.dumps(facts))
-        value = zlib.crc32(json.dumps(read, sort_keys=True).encode(), value)
-    return value

@@ -43,6 +43,8 @@ class TrainingConfig:
       log_every: Steps between log records.
       steps_per_call: Number of steps per dispatch. More steps cost less host time.
       compiler: "jit" (global view, any number of processes) or "pmap" (one process).
+      shard_optimizer: Whether each device holds only a part of the optimizer state, to save memory; requires
+        compiler="jit". The results are the same up to rounding.
 
     Raises:
       InputError: A number is below 1 or not the multiple stated above. Only `Devices` checks divisibility by
@@ -57,8 +59,13 @@ class TrainingConfig:
     log_every: int = 100
     steps_per_call: int = 1
     compiler: Compiler = "jit"
+    shard_optimizer: bool = False
 
     def __post_init__(self) -> None:
+        if self.shard_optimizer and self.compiler != "jit":
+            raise InputError(
+                f"training.shard_optimizer requires training.compiler='jit'; got {self.compiler!r}"
+            )
         at_least("training.steps_per_call", self.steps_per_call, 1)
         at_least("training.batch_size", self.batch_size, 1)
         if self.eval_batch_size is not None:

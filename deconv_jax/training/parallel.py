@@ -1,6 +1,6 @@
 """Devices: start-up, mesh, placement and compilation of a step. No other file knows about devices.
 
-The state is replicated, and the batch is split along the mesh axis "data". `jax.jit` compiles a step over
+The state is replicated, and the batch is split along the mesh axis "data"; the optimizer state may be split too. `jax.jit` compiles a step over
 this mesh in the global view: batch norm sees the whole batch, and gradients are averaged implicitly.
 `jax.pmap` compiles the same step per device. Both give the same numbers.
 """
@@ -143,13 +143,16 @@ class Devices:
     Attributes:
       mesh: Mesh whose only axis is "data".
       compiler: Compiler of steps; "pmap" supports only one process.
+      shard_optimizer: Whether the optimizer state is split over the devices (ZeRO-1, arXiv:1910.02054); only
+        with "jit".
     """
 
     mesh: jax.sharding.Mesh
     compiler: Compiler = "jit"
+    shard_optimizer: bool = False
 
     @classmethod
-    def all(cls, compiler: Compiler = "jit") -> "Devices":
+    def all(cls, compiler: Compiler = "jit", *, shard_optimizer: bool = False) -> "Devices":
         """Return all devices of all processes.
 
         Raises:
@@ -161,12 +164,30 @@ class Devices:
                 f"{jax.process_count()} processes"
             )
         mesh = jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-        return cls(mesh, compiler)
+        return cls(mesh, compiler, shard_optimizer)
 
     @property
     def replicated(self) -> NamedSharding:
         """Sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    def state_shardings(self, state: TrainState) -> TrainState:
+        """Return the sharding of each array of a state, which may be abstract.
+
+        All are replicated, except that `shard_optimizer` splits those of the optimizer state along the longest
+        axis whose length is a multiple of the number of devices, if there is one.
+        """
+        shardings = jax.tree.map(lambda _: self.replicated, state)
+        if not self.shard_optimizer:
+            return shardings
+        return dataclasses.replace(shardings, opt_state=jax.tree.map(self._split, state.opt_state))
+
+    def _split(self, array: Any) -> NamedSharding:
+        divisible = [n if n % self.mesh.size == 0 else 0 for n in array.shape]
+        if not any(divisible):
+            return self.replicated
+        before = [None] * divisible.index(max(divisible))
+        return NamedSharding(self.mesh, PartitionSpec(*before, DATA_AXIS))
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise InputError unless a global batch size is a positive multiple of the number of devices."""
@@ -213,8 +234,11 @@ class Devices:
         }
 
     def init(self, function: Callable[..., TrainState], *args: Tree) -> TrainState:
-        """Return `function(*args)`, compiled and replicated over all devices."""
-        return jit(function, out_shardings=self.replicated)(*args)
+        """Return `function(*args)`, compiled, with the shardings of `state_shardings`."""
+        shardings: Any = self.replicated
+        if self.shard_optimizer:
+            shardings = self.state_shardings(jax.eval_shape(function, *args))
+        return jit(function, out_shardings=shardings)(*args)
 
     def compile(self, step: StepFunction) -> Callable[[TrainState, Tree, Tree], Any]:
         """Compile a function that runs `step` for each batch of a `put_batches`, in one dispatch.
@@ -228,12 +252,17 @@ class Devices:
         def call(state, batches, cached):
             def one(state, batch):
                 examples = {name: array[batch["index"]] for name, array in cached.items()}
-                return step(state, examples | batch)
+                state, scalars = step(state, examples | batch)
+                if self.shard_optimizer:
+                    state = jax.lax.with_sharding_constraint(state, self.state_shardings(state))
+                return state, scalars
 
             return jax.lax.scan(one, state, batches)
 
         if self.compiler == "jit":
-            return jit(call, donate_argnums=0, out_shardings=self.replicated)
+            # The shardings of a split state are those of the constraint above.
+            shardings = (None, self.replicated) if self.shard_optimizer else self.replicated
+            return jit(call, donate_argnums=0, out_shardings=shardings)
         return jax.pmap(call, axis_name=DATA_AXIS, in_axes=(None, 0, None), out_axes=None)
 
     def lower(
@@ -254,7 +283,7 @@ class Devices:
             )
 
         split = NamedSharding(self.mesh, PartitionSpec(None, DATA_AXIS))
-        state = jax.tree.map(abstract(self.replicated), state)
+        state = jax.tree.map(lambda a, s: abstract(s)(a), state, self.state_shardings(state))
         batches = jax.tree.map(abstract(split, *shape), dict(example))
         compiled: Any = dataclasses.replace(self, compiler="jit").compile(step)
         return compiled.lower(state, batches, {})
@@ -262,7 +291,7 @@ class Devices:
 
 def gather_to_host(array: jax.Array) -> np.ndarray:
     """Return a whole array on the host, gathered from all processes, which must all call this."""
-    if array.is_fully_addressable:
+    if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from deconv_jax.errors import InputError
 from deconv_jax.training import checkpoint, read_errors
 from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.checksum import state_checksum
 from deconv_jax.training.orbax_logs import silence_orbax
 from deconv_jax.training.state import TrainState
 
@@ -210,7 +211,7 @@ def test_checkpoints_of_older_versions_are_read(tmp_path, written, assert_trees_
 
     def age(extra):
         del extra["step"]
-        extra["checksum"] = checkpoint._checksum(state_of(10), None)
+        extra["checksum"] = state_checksum(state_of(10), None)
 
     edit(folder / "10", age)
     restored, reports = read(folder)

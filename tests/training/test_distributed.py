@@ -30,10 +30,25 @@ def together(command):
     return start
 
 
+@pytest.mark.parametrize("shard_optimizer", [False, True])
 def test_two_processes_equal_one(
-    tmp_path, command, ended, together, config_file, small_config, last_state, assert_trees_equal
+    tmp_path,
+    command,
+    ended,
+    together,
+    config_file,
+    small_config,
+    last_state,
+    assert_trees_equal,
+    shard_optimizer,
 ):
-    config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
+    config = config_file(
+        small_config(
+            optimizer__name="sgd",
+            optimizer__learning_rate=0.1,
+            training__shard_optimizer=shard_optimizer,
+        )
+    )
     arguments = ["train", "--config", config, "--workdir"]
     one = command(*arguments, tmp_path / "one")
     for process in (one, *together(*arguments, tmp_path / "two")):

@@ -11,6 +11,8 @@ from deconv_jax.errors import InputError
 from deconv_jax.models import Autoencoder
 from deconv_jax.tasks import Autoencoding
 from deconv_jax.training import parallel
+from deconv_jax.training.checkpoint import Checkpoints
+from deconv_jax.training.loop import TrainingConfig
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.parallel import Devices, PeriodicAgreement, initialize_processes
 
@@ -101,6 +103,42 @@ def test_bfloat16_keeps_float32_state_and_is_close():
     # bfloat16 has 8 significant bits, so the loss agrees to about one percent without being equal.
     np.testing.assert_allclose(half_scalars["loss"], full_scalars["loss"], rtol=2e-2)
     assert not np.array_equal(half_scalars["loss"], full_scalars["loss"])
+
+
+def test_optimizer_state_on_all_devices_or_split_gives_the_same_steps(assert_trees_equal):
+    task = dataclasses.replace(
+        TASK, optimizer=Optimizer(name="sgd", learning_rate=0.1, momentum=0.9, clip_norm=0.1)
+    )
+    whole, whole_scalars = run(devices(8), 3, task=task)
+    split, split_scalars = run(devices(8, shard_optimizer=True), 3, task=task)
+    assert_trees_equal(split, whole, relative=1e-5)
+    assert_trees_equal(split_scalars, whole_scalars, relative=1e-5)
+
+
+def test_split_optimizer_state_is_restored_on_other_numbers_of_devices(
+    tmp_path, assert_trees_equal
+):
+    """The first kernel of the encoder has 4 output channels: it is split over 4 devices, not over 8."""
+    task = dataclasses.replace(TASK, optimizer=Optimizer())
+    placed = devices(8, shard_optimizer=True)
+    state = placed.init(lambda key: task.init(key, {"image": IMAGES[:1]}), jax.random.key(0))
+    parts = {a.addressable_shards[0].data.size / a.size for a in jax.tree.leaves(state.opt_state)}
+    assert parts == {1 / 8, 1.0}
+    assert all(a.is_fully_replicated for a in jax.tree.leaves(state.params))
+    with Checkpoints(tmp_path, monitor="psnr") as checkpoints:
+        checkpoints.save(state, {}, None)
+        checkpoints.wait()
+        for count, sharded in ((1, False), (4, True), (8, True)):
+            other = devices(count, shard_optimizer=sharded)
+            restored = checkpoints.restore(state, other.state_shardings(state)).state
+            assert_trees_equal(jax.device_get(restored), jax.device_get(state))
+            kernel = restored.opt_state[0].mu["down_0"]["Conv_0"]["kernel"]
+            assert kernel.sharding.is_fully_replicated == (count != 4)
+
+
+def test_optimizer_state_is_split_only_under_jit():
+    with pytest.raises(InputError, match=r"requires training.compiler='jit'; got 'pmap'"):
+        TrainingConfig(num_steps=500, batch_size=8, compiler="pmap", shard_optimizer=True)
 
 
 def test_batch_size_must_divide_over_devices():

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from deconv_jax.models import Autoencoder, DCGANDiscriminator, DCGANGenerator
 from deconv_jax.tasks import GAN, Autoencoding
@@ -31,6 +31,7 @@ PLAIN = Autoencoding(
     Optimizer(ema_decay=0.9),
 )
 NORMALIZED = dataclasses.replace(PLAIN, model=PLAIN.model.clone(norm="batch"))
+WIDE = dataclasses.replace(PLAIN, model=PLAIN.model.clone(features=(8, 16), latent_dim=8))
 ADVERSARIAL = GAN(
     DCGANGenerator(SHAPE, latent_dim=4, width=2, norm="none"),
     DCGANDiscriminator(width=2, norm="none"),
@@ -42,24 +43,16 @@ PER_DEVICE = 2
 
 
 @functools.cache
-def compiled(task, count):
+def compiled(task, count, **options):
     """Return the program of a step on `count` devices, and the shapes of its state."""
     mesh = Mesh(jax.devices()[:count], ("data",), axis_types=(AxisType.Auto,))
-    size = PER_DEVICE * count
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *SHAPE), jnp.uint8),
-        "index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    example = {
+        "image": jax.ShapeDtypeStruct((1, *SHAPE), jnp.uint8),
+        "index": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    state = jax.eval_shape(task.init, jax.random.key(0), batch)
-
-    def placed(tree, steps, *spec):
-        sharding = NamedSharding(mesh, PartitionSpec(*spec))
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((*steps, *a.shape), a.dtype, sharding=sharding), tree
-        )
-
-    call = Devices(mesh).compile(task.train_step)
-    lowered = call.lower(placed(state, ()), placed(batch, (1,), None, "data"), {})
+    state = jax.eval_shape(task.init, jax.random.key(0), example)
+    devices = Devices(mesh, **options)
+    lowered = devices.lower(task.train_step, state, example, (1, PER_DEVICE * count))
     return lowered.compile(), state
 
 
@@ -124,6 +117,17 @@ def test_the_whole_state_is_donated(task):
     program, state = compiled(task, 8)
     size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
     assert program.memory_analysis().alias_size_in_bytes == size
+
+
+def test_split_optimizer_state_takes_an_eighth_and_gathers_the_parameters():
+    whole, state = compiled(WIDE, 8)
+    split, _ = compiled(WIDE, 8, shard_optimizer=True)
+    moments = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state.opt_state))
+    saved = whole.memory_analysis().argument_size_in_bytes
+    saved -= split.memory_analysis().argument_size_in_bytes
+    assert 0.85 * moments < saved <= 7 / 8 * moments
+    assert set(other_collectives(split)) == {"all-gather"}
+    assert max(all_reduces(split)) <= parameters(state) + 1
 
 
 def test_arithmetic_per_device_does_not_depend_on_the_number_of_devices():
