@@ -8,6 +8,7 @@ import pytest
 
 from deconv_jax import zoo
 from deconv_jax.cli import main
+from deconv_jax.cost import measure
 
 
 def output_of(capsys, *arguments):
@@ -72,14 +73,19 @@ def test_mistakes_are_one_line(error_of, arguments, said):
 
 
 @pytest.mark.slow
-def test_measured_times_are_longer_than_the_bounds(capsys, config_file, small_config):
+def test_measured_times_are_longer_than_the_bounds(capsys, monkeypatch, config_file, small_config):
     config = config_file(small_config())
+    monkeypatch.setattr(measure, "ROUNDS", 1)
     found = json.loads(output_of(capsys, "--config", config, "--measure", "--format", "json"))
     measured, fastest = found["measured"], found["training_step"]["bounds"]["H200"]
-    assert "cpu" in measured["device"]
+    assert measured["device"] == "8 cpu"
     assert measured["step_s"] > fastest["at_least_s"]
-    assert measured["forward_s"] > 0
+    assert measured["forward_s"] > found["forward"]["bounds"]["H200"]["at_least_s"]
     assert measured["step_memory_bytes"] > found["checkpoint_bytes"]["total"]
+
+    times = measure.Measured("1 chip", forward_s=0.5, step_s=4.0, step_memory_bytes=2_000_000)
+    monkeypatch.setattr(measure, "measure", lambda *_: times)
     text = output_of(capsys, "--config", config, "--measure")
-    assert "images/s" in text
-    assert "memory of a training step" in text
+    assert "measured on 1 chip\n  forward of one example: 500 ms, 2.0 images/s" in text
+    assert "training step: 4 s, 4.0 images/s" in text
+    assert "memory of a training step: 2 MB" in text
