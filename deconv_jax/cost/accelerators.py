@@ -16,14 +16,12 @@ class Accelerator:
       f32_flops: The same for float32 at JAX's default precision, which multiplies in TF32 on a GPU and in
         bfloat16 on a TPU.
       bandwidth: Memory bandwidth in bytes per second.
-      memory: Memory in bytes.
     """
 
     name: str
     bf16_flops: float
     f32_flops: float
     bandwidth: float
-    memory: float
 
     def bound(self, flops: float, moved_bytes: float, precision: Precision) -> "Bound":
         """Return the least time of a computation.
@@ -56,13 +54,13 @@ class Bound:
 
 
 ACCELERATORS = (
-    Accelerator("H200", 989e12, 494e12, 4.8e12, 141e9),
-    Accelerator("H100", 989e12, 494e12, 3.35e12, 80e9),
-    Accelerator("A100", 312e12, 156e12, 2.039e12, 80e9),
-    Accelerator("TPU v4", 275e12, 275e12, 1.228e12, 32 * 2**30),
-    Accelerator("TPU v5e", 197e12, 197e12, 0.819e12, 16e9),
-    Accelerator("TPU v5p", 459e12, 459e12, 2.765e12, 95e9),
-    Accelerator("TPU v6e", 918e12, 918e12, 1.638e12, 32e9),
+    Accelerator("H200", 989e12, 494e12, 4.8e12),
+    Accelerator("H100", 989e12, 494e12, 3.35e12),
+    Accelerator("A100", 312e12, 156e12, 2.039e12),
+    Accelerator("TPU v4", 275e12, 275e12, 1.228e12),
+    Accelerator("TPU v5e", 197e12, 197e12, 0.819e12),
+    Accelerator("TPU v5p", 459e12, 459e12, 2.765e12),
+    Accelerator("TPU v6e", 918e12, 918e12, 1.638e12),
 )
 """Chips by the data sheets: NVIDIA H200, H100 and A100 80 GB, all SXM (dense rates, without sparsity); and the
 system architecture pages of Cloud TPU, per chip."""

@@ -184,8 +184,12 @@ def short(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in s, ms or us with three digits."""
+    """Return a time in s, ms or us, with three digits, or as whole seconds from 1,000 s."""
+    if seconds >= 999.5:
+        return f"{seconds:,.0f} s"
     factor, unit = next(
-        (f, u) for f, u in ((1, "s"), (1e3, "ms"), (1e6, "us")) if seconds * f >= 1 or u == "us"
+        (f, u)
+        for f, u in ((1, "s"), (1e3, "ms"), (1e6, "us"))
+        if seconds * f >= 0.9995 or u == "us"
     )
     return f"{seconds * factor:.3g} {unit}"

@@ -6,6 +6,7 @@ import pytest
 from deconv_jax.cost.accelerators import ACCELERATORS
 from deconv_jax.cost.multiply_adds import count_multiply_adds
 from deconv_jax.cost.report import cost_of, training_batch
+from deconv_jax.cost.text import duration, short
 from deconv_jax.errors import InputError
 from deconv_jax.experiment import Experiment
 from deconv_jax.workdir import CHECKPOINTS, CONFIG, open_workdir, read_input_shapes
@@ -127,6 +128,19 @@ def test_bounds_are_the_slower_of_arithmetic_and_memory():
     assert bound.memory_s == pytest.approx(moved / chip.bandwidth)
     half = chip.bound(cost.step_flops, moved, "bf16")
     assert half.compute_s < bound.compute_s
+
+
+def test_numbers_have_few_digits_and_a_unit():
+    values = {0: "0 ", 999: "999 ", 1843200: "1.843 M", 2.5e12: "2.5 T"}
+    assert {value: short(value) for value in values} == values
+    times = {
+        4e-7: "0.4 us",
+        0.0123456: "12.3 ms",
+        0.9999: "1 s",
+        59.96: "60 s",
+        12345.6: "12,346 s",
+    }
+    assert {seconds: duration(seconds) for seconds in times} == times
 
 
 @pytest.mark.slow
