@@ -54,8 +54,8 @@ class Bound:
 
 
 ACCELERATORS = (
-    Accelerator("H200", 989e12, 494e12, 4.8e12),
-    Accelerator("H100", 989e12, 494e12, 3.35e12),
+    Accelerator("H200", 989.5e12, 494.7e12, 4.8e12),
+    Accelerator("H100", 989.5e12, 494.7e12, 3.35e12),
     Accelerator("A100", 312e12, 156e12, 2.039e12),
     Accelerator("TPU v4", 275e12, 275e12, 1.228e12),
     Accelerator("TPU v5e", 197e12, 197e12, 0.819e12),
