@@ -91,8 +91,8 @@ def run_part(part: str, output: Path, limit: float, *, small: bool) -> dict[str,
     """Run a part in a process of its own, which is stopped after `limit` seconds.
 
     Returns:
-      "status" ("passed", "failed" or "stopped"), "reason" (why it did not pass), "seconds", and "result" (name of
-      the JSON file, or None).
+      "status" ("passed", "failed" or "stopped"), "reason" (why it did not pass, or what it left out), "seconds",
+      and "result" (name of the JSON file, or None).
     """
     started = time.monotonic()
     result, log = output / f"{part}.json", output / f"{part}.log"
@@ -117,7 +117,8 @@ def run_part(part: str, output: Path, limit: float, *, small: bool) -> dict[str,
             process.wait()
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "no output"
-    reasons = {0: "", None: f"not finished after {limit + GRACE:.0f} s"}
+    note = last.removeprefix("note: ") if last.startswith("note: ") else ""
+    reasons = {0: note, None: f"not finished after {limit + GRACE:.0f} s"}
     return {
         "status": {0: "passed", None: "stopped"}.get(code, "failed"),
         "reason": reasons.get(code, last),

@@ -40,10 +40,8 @@ bits of significand, and bfloat16 has 7."""
 CASES = (
     operators.Case("DCGAN 8 to 16 px, 256 to 128", (8, 8), 256, 128, 4, 2, 128),
     operators.Case("DCGAN 32 to 64 px, 64 to 3", (32, 32), 64, 3, 4, 2, 128),
-    operators.Case("DCGAN 16 to 32 px, 128 to 64", (16, 16), 128, 64, 5, 2, 128),
     operators.Case("DnCNN 40 px, 64 to 64", (40, 40), 64, 64, 3, 1, 128),
     operators.Case("FSRCNN x3, 24 px, 56 to 1", (24, 24), 56, 1, 9, 3, 128),
-    operators.Case("3-d, 8 px, 32 to 16", (8, 8, 8), 32, 16, 4, 2, 64),
 )
 SMALL_CASES = (operators.Case("small, 6 px, 4 to 3", (6, 6), 4, 3, 4, 2, 2),)
 NETWORKS = {
@@ -97,7 +95,14 @@ class Setup:
         calls = max(1, min(50, int(0.1 / (perf_counter() - started))))
         return time_in_turns(made, rounds=5, calls=calls)
 
-    def record(self, output: Path, what: str, rows: list[dict[str, Any]], times: Any) -> None:
+    def record(
+        self,
+        output: Path,
+        what: str,
+        rows: list[dict[str, Any]],
+        times: Mapping[str, list[float]],
+        number_of_all_cases: int,
+    ) -> None:
         """Write the record of all rows so far."""
         ratios = {}
         for row in rows:
@@ -113,17 +118,18 @@ class Setup:
             versions={"torch": torch.__version__},
             small=self.small,
             missing=self.missing,
+            number_of_all_cases=number_of_all_cases,
             torch_compile_backend=self.peers.get(COMPILED),
             cases=rows,
         )
 
 
 def measure_operators(output: Path, setup: Setup) -> list[str]:
-    """Time output and both gradients of each operator; return the cases that disagree or did not run."""
+    """Time output and both gradients of each operator; return what is wrong."""
     todo = [
         (case, name, precision)
-        for case in (SMALL_CASES if setup.small else CASES)
         for name in ("conv_transpose", "conv")
+        for case in (SMALL_CASES if setup.small else CASES)
         for precision in PRECISIONS
     ]
 
@@ -183,7 +189,7 @@ def _difference(made: Mapping[str, Callable[[], Any]]) -> float:
 
 
 def measure_steps(output: Path, setup: Setup) -> list[str]:
-    """Time a training step of each network; return the cases that disagree or did not run."""
+    """Time a training step of each network; return what is wrong."""
     networks = SMALL_NETWORKS if setup.small else NETWORKS
     todo = [(name, precision) for name in networks for precision in PRECISIONS]
 
@@ -233,10 +239,10 @@ def _measure(
     """Time the candidates of each case, and write the record after each."""
     rows: list[dict[str, Any]] = []
     times: dict[str, list[float]] = {}
-    problems = []
+    problems = [setup.missing] if setup.missing else []
     for number, arguments in enumerate(todo):
-        if perf_counter() > setup.deadline:
-            problems.append(f"no time for {len(todo) - number} of {len(todo)} cases")
+        if rows and perf_counter() > setup.deadline:
+            print(f"note: the time was too short for {len(todo) - number} of {len(todo)} cases")
             break
         label, made, difference = run(*arguments)
         of_case = setup.time(made)
@@ -253,5 +259,5 @@ def _measure(
                 "agrees": agrees,
             }
         )
-        setup.record(output, what, rows, times)
+        setup.record(output, what, rows, times, len(todo))
     return problems

@@ -315,6 +315,7 @@ def test_sharded_gradients_equal_those_of_the_whole_batch(name, padding_mode):
         jax.tree.map(assert_close, actual, jax.jit(pulled_back(ours))(*arrays))
 
 
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 @both_operators
 def test_explicit_mesh_axes_shard_the_batch_and_replicate_the_kernel(name):
     ours, _, arrays = operators({"stride": 2})[name]
