@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
     path
     for path in (ROOT / "experiments").glob("*/*.py")
-    if path.parent.name not in ("benchmarks", "tables", "zoo") and path.name[0] != "_"
+    if path.parent.name not in ("accelerator", "benchmarks", "tables", "zoo")
+    and path.name[0] != "_"
 )
 ARGUMENTS = {
     "autoencoding/dae": ["data=digits,sigma=25,steps=1000", "data=fashion_mnist,width=16"],
