@@ -94,6 +94,7 @@ def test_builds_and_takes_a_step(path, argument):
     text = json.dumps(experiment.to_dict())
     assert Experiment.from_dict(json.loads(text)) == experiment
     assert experiment.task.optimizer.decay_steps == experiment.training.num_steps
+    assert experiment.training.compiler == "jit"
     task = experiment.task
     steps = getattr(task, "discriminator_steps", 1)
     if steps > 2:  # They are traced one after the other, and are alike.

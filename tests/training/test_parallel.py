@@ -194,3 +194,11 @@ def test_sum_over_all_devices_is_right(monkeypatch):
     assert parallel.all_reduce_is_right()
     monkeypatch.setattr(parallel, "jit", lambda *_, **__: jax.numpy.max)
     assert not parallel.all_reduce_is_right()
+
+
+def test_pmap_is_for_one_process(monkeypatch):
+    monkeypatch.setattr(parallel.jax, "process_count", lambda: 2)
+    with pytest.raises(
+        InputError, match="must be 'jit' for more than one process; got 'pmap' and 2"
+    ):
+        Devices.all("pmap")
