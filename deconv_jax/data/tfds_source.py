@@ -219,6 +219,12 @@ def _builder(dataset: str, data_dir: str | None, **options: Any) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         known = [DIGITS, photographs.NAME, *tfds.list_builders(with_community_datasets=False)]
         raise InputError(f"no data set {dataset!r}; {_suggestion(dataset, known)}") from error
+    except ImportError as error:
+        module = str(error).rpartition(": ")[-1]
+        raise InputError(
+            f"data set {dataset!r} is not prepared in {options['data_dir']}, and preparing it requires more "
+            f"packages ({module}); install the extra with: pip install 'deconv_jax[prepare]'"
+        ) from error
     # Raised for an unknown version or configuration, or a name that is not a valid path.
     except (AssertionError, ValueError, OSError, RuntimeError) as error:
         if is_folder(Path(os.path.expanduser(dataset))):

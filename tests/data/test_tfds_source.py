@@ -1,5 +1,6 @@
 """TFDS data sets: the embedded digits, MNIST if it is prepared, annotations, and error messages."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -87,6 +88,14 @@ def test_digits_are_prepared_silently_and_without_tensorflow(tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "(3, 32, 32, 1) False\n"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
+def test_a_data_set_whose_definition_imports_tensorflow_names_the_extra(tmp_path):
+    with pytest.raises(InputError, match=r"'coco/2017' is not prepared in .*deconv_jax\[prepare\]"):
+        tfds_source.open_tfds("coco/2017", "train", str(tmp_path))
 
 
 def test_prepared_data_set_is_not_changed(digits_dir):
