@@ -51,3 +51,16 @@ def test_a_part_that_fails_or_takes_too_long_is_named(tmp_path, monkeypatch):
     stopped = check.run_part("steps", tmp_path, 0.01, small=True)
     assert (stopped["status"], stopped["reason"]) == ("stopped", "not finished after 0 s")
     assert (failed["result"], stopped["result"]) == (None, None)
+
+
+def test_a_missing_device_of_pytorch_and_missing_time_are_named(tmp_path, monkeypatch, capsys):
+    speed = load_module(SCRIPT.with_name("speed.py"))
+    monkeypatch.setattr(speed.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: False)
+    output = tmp_path / "operators.json"
+    (problem,) = speed.measure_operators(output, speed.Setup.of(small=True, seconds=0.0))
+    assert "has no gpu device here" in problem
+    assert "note: the time was too short for 3 of 4 cases" in capsys.readouterr().out
+    record = read(output)
+    assert (record["missing"], record["number_of_all_cases"]) == (problem, 4)
+    assert [set(row["median_ms"]) for row in record["cases"]] == [{"deconv_jax", "flax.linen"}]

@@ -66,6 +66,8 @@ def main() -> int:
         import parts
 
         return parts.run(arguments.part, arguments.output, arguments.seconds, arguments.small)
+    if arguments.output.exists() and any(arguments.output.iterdir()):
+        parser.error(f"--output must be a new or empty folder; got {arguments.output}")
     return check(arguments.output, 60.0 * arguments.minutes, small=arguments.small)
 
 

@@ -214,8 +214,6 @@ def training(output: Path, seconds: float, small: bool) -> list[str]:
     every = 20 if small else num_steps // 5 // 10 * 10
     for key in ("eval_every", "save_every"):
         overrides = [*overrides, f"--config.training.{key}={every}"]
-    if workdir.exists():
-        return [f"{workdir} exists; remove it or choose another output folder"]
     process = subprocess.Popen([*command, *overrides, "--workdir", str(workdir)])
     try:
         process.wait(timeout=max(1.0, ends - perf_counter()))
