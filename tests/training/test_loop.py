@@ -91,6 +91,7 @@ def test_threads_and_worker_processes_resume_exactly(assert_resumes, short_confi
     assert_resumes(short_config(data__cache="none", data__workers=workers), whole)
 
 
+@pytest.mark.slow
 def test_evaluation_that_a_stop_skipped_is_made_up_for(tmp_path, assert_resumes, short_config):
     """The metrics of the skipped evaluation may also be the best ones."""
     assert_resumes(short_config(data__cache="none"), step=4)
