@@ -14,7 +14,7 @@ import yaml
 from jax._src.clusters.k8s_cluster import K8sCluster
 
 from deconv_jax.cli import EXIT_INPUT_ERROR, EXIT_INTERRUPTED, main
-from deconv_jax.launch import TEMPLATES, job_name
+from deconv_jax.launch import TEMPLATES, job_name, render
 
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent
@@ -185,6 +185,27 @@ def test_slurm_requeues_only_a_saved_run(rendered, stubs, code):
     assert run(rendered("slurm"), SLURM_JOB_ID="7").returncode == code
     requeued = [call for call in calls() if call[0] == "scontrol"]
     assert requeued == ([["scontrol", "requeue", "7"]] if code == EXIT_INTERRUPTED else [])
+
+
+@pytest.mark.parametrize(
+    ("codes", "returned"),
+    [
+        ((0, 0), 0),
+        ((EXIT_INTERRUPTED, EXIT_INTERRUPTED), EXIT_INTERRUPTED),
+        ((EXIT_INTERRUPTED, EXIT_INPUT_ERROR), EXIT_INPUT_ERROR),
+        ((137, EXIT_INTERRUPTED, 0), 137),
+    ],
+)
+def test_local_returns_the_code_of_a_failed_process(tmp_path, codes, returned):
+    train = tmp_path / "train"
+    listed = " ".join(map(str, codes))
+    train.write_text(
+        "#!/usr/bin/env bash\n"
+        f'IFS=, read -r _ index _ <<< "${{@: -1}}"; codes=({listed}); exit "${{codes[index]}}"\n'
+    )
+    train.chmod(0o755)
+    script = render("local.sh", processes=len(codes), train=train, python=sys.executable)
+    assert run(script).returncode == returned
 
 
 GCLOUD = """

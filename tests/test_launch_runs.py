@@ -10,7 +10,7 @@ import time
 import pytest
 from one_node_slurm import available, one_node_slurm
 
-from deconv_jax.cli import EXIT_INPUT_ERROR, EXIT_INTERRUPTED
+from deconv_jax.cli import EXIT_INTERRUPTED
 from deconv_jax.training.run_log import METRICS
 from deconv_jax.workdir import RESULT
 
@@ -79,13 +79,6 @@ def test_local_run_stops_resumes_and_equals_one_process(tmp_path, command, argum
         assert process.wait(timeout=600) == 0, log.read_text()
     assert "resuming from the checkpoint of step" in log.read_text()
     check_equal(tmp_path / "run")
-
-
-def test_local_run_returns_the_code_of_an_error(tmp_path, command, ended, arguments):
-    words = ["launch", "local", *arguments, "--workdir", tmp_path / "run"]
-    code, _, errors = ended(command(*words, "--config.training.batch_size=3"))
-    assert code == EXIT_INPUT_ERROR
-    assert errors.count("training.batch_size must be divisible by the number of devices, 2") == 2
 
 
 @pytest.mark.skipif(not available(), reason="needs root and the packages slurm-wlm and munge")
