@@ -1,6 +1,6 @@
 """Generative adversarial networks as a task: training, sampling and sample quality.
 
-The training step is in `gan_training`, the metrics are in `gan_evaluation`.
+The training step is in `adversarial_step`, the metrics are in `gan_evaluation`.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.metrics.sample_quality import PROTOCOL, metric_names
 from deconv_jax.models.extractors import INCEPTION_RESIZERS, load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
+from deconv_jax.tasks.adversarial_step import Images, Labels, inference_generator_variables
 from deconv_jax.tasks.gan_evaluation import (
     Extract,
     PerImageArrays,
@@ -30,12 +31,7 @@ from deconv_jax.tasks.gan_evaluation import (
     round_to_8_bits,
 )
 from deconv_jax.tasks.gan_losses import LOSSES
-from deconv_jax.tasks.gan_training import (
-    AdversarialTraining,
-    Images,
-    Labels,
-    generator_variables,
-)
+from deconv_jax.tasks.gan_training import AdversarialTraining
 from deconv_jax.training.state import TrainState, Tree
 from deconv_jax.training.step import apply_model
 from deconv_jax.training.task import Task
@@ -94,7 +90,7 @@ class GAN(AdversarialTraining, Task):
 
     def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
         """Return "params" and "batch_stats" of the generator: the averages if `ema_decay` is set."""
-        return state.ema or generator_variables(state)
+        return inference_generator_variables(state)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Compare as many samples as there are images in the split with these images.

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import relu, softplus
 
+from deconv_jax.errors import InputError
 from deconv_jax.ops.collectives import mean_over_devices
 
 LossName = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
@@ -44,16 +45,34 @@ class AdversarialLoss:
       generator: Generator loss as a function of the logits of generated images.
       boundary: Logit between "real" and "generated"; None if only differences of logits have a
         meaning.
+      relativistic: Whether both losses compare each logit with the mean logit of the other images;
+        see `relativistic_average`.
     """
 
     on_real: Callable[[Logits], jax.Array]
     on_fake: Callable[[Logits], jax.Array]
     generator: Callable[[Logits], jax.Array]
     boundary: float | None = 0.0
+    relativistic: bool = False
 
     def discriminator(self, real: Logits, fake: Logits) -> jax.Array:
         """Return the discriminator's loss, a scalar: mean over real plus mean over generated images."""
+        if self.relativistic:
+            real, fake = _relative(real, fake)
         return jnp.mean(self.on_real(real)) + jnp.mean(self.on_fake(fake))
+
+    def for_generator(self, real: Logits | None, fake: Logits) -> jax.Array:
+        """Return the generator's loss, a scalar.
+
+        Args:
+          real: Logits of real images, which only a relativistic loss requires.
+          fake: Logits of generated images.
+        """
+        if not self.relativistic:
+            return jnp.mean(self.generator(fake))
+        assert real is not None, "a relativistic loss depends on the real images"
+        real, fake = _relative(real, fake)
+        return jnp.mean(self.on_fake(real)) + jnp.mean(self.on_real(fake))
 
     def accuracies(self, real: Logits, fake: Logits) -> tuple[jax.Array, jax.Array]:
         """Return the fractions of real and of generated images on the right side of the boundary.
@@ -63,6 +82,12 @@ class AdversarialLoss:
         middle = mean_over_devices(0.5 * (jnp.mean(real) + jnp.mean(fake)))
         boundary = middle if self.boundary is None else self.boundary
         return jnp.mean(real > boundary), jnp.mean(fake < boundary)
+
+
+def _relative(real: Logits, fake: Logits) -> tuple[Logits, Logits]:
+    """Subtract from each logit the mean logit of the other kind of images."""
+    means = mean_over_devices((jnp.mean(real), jnp.mean(fake)))
+    return real - means[1], fake - means[0]
 
 
 def _negative(logits: Logits) -> jax.Array:
@@ -88,6 +113,27 @@ LOSSES: dict[LossName, AdversarialLoss] = {
     "wasserstein": AdversarialLoss(_negative, lambda fake: fake, _negative, boundary=None),
 }
 """The losses by name."""
+
+
+RELATIVISTIC: tuple[LossName, ...] = ("non_saturating", "hinge")
+"""Losses with a relativistic form."""
+
+
+def relativistic_average(name: LossName) -> AdversarialLoss:
+    """Return the relativistic average form of a loss (Jolicoeur-Martineau, arXiv:1807.00734).
+
+    The discriminator judges how much more real an image is than the mean image of the other kind: its
+    logits become D(x) - E D(G) and D(G) - E D(x). The generator minimizes the same loss with the two
+    kinds exchanged. That of "non_saturating" is equations 1 and 2 of ESRGAN (arXiv:1809.00219).
+
+    Raises:
+      InputError: The loss is none of `RELATIVISTIC`.
+    """
+    if name not in RELATIVISTIC:
+        raise InputError(
+            f"the relativistic form requires the loss {' or '.join(map(repr, RELATIVISTIC))}; got {name!r}"
+        )
+    return dataclasses.replace(LOSSES[name], boundary=None, relativistic=True)
 
 
 def squared_gradient_norms(discriminator: Discriminator, images: jax.Array) -> jax.Array:
