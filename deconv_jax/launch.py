@@ -94,6 +94,16 @@ def check_shared(workdir: Path) -> None:
         )
 
 
+def check_in_image(config: str) -> None:
+    """Raise InputError unless a container can have the config: a relative path, or one in `SHARED`."""
+    path = PurePosixPath(config.partition(":")[0])
+    if ".." in path.parts or (path.is_absolute() and SHARED not in path.parents):
+        raise InputError(
+            "--config must be relative to the clone that the image was built from, such as "
+            f"experiments/restoration/dncnn.py, or in {SHARED}; got {config}"
+        )
+
+
 def _plain(flag: str, value: str) -> str:
     """Return the value of a flag that needs no quoting in a shell; raise InputError for any other value."""
     if not _PLAIN.fullmatch(value):
@@ -230,7 +240,12 @@ def tpu_vm(
       version: Software version of the VM.
       image: Image of `launch/Dockerfile`.
       bucket: Name of the bucket that every worker mounts at `SHARED`.
+
+    Raises:
+      InputError: The bucket is a URL.
     """
+    if not re.fullmatch(r"[\w.-]+", bucket, re.ASCII):
+        raise InputError(f"--bucket must be the name of a bucket, without gs://; got {bucket!r}")
     text = render(
         "tpu_vm.sh",
         name=job.name,
@@ -238,7 +253,7 @@ def tpu_vm(
         zone=_plain("--zone", zone),
         version=_plain("--version", version),
         image=_plain("--image", image),
-        bucket=_plain("--bucket", bucket),
+        bucket=bucket,
         command=shlex.quote(shlex.join(job.container)),
     )
     return [Step(text, ("bash",), "gcloud")]

@@ -41,19 +41,22 @@ mount="mountpoint -q /shared || {
     sudo apt-get update -q && sudo apt-get install -q -y gcsfuse
   } && sudo mkdir -p /shared && sudo gcsfuse -o allow_other --rename-dir-limit=100000 $bucket /shared
 }"
+# A container outlives a lost connection: let it save and end, before it is started again.
+stop="{ sudo docker stop --time=300 $name; sudo docker rm --force $name; } > /dev/null 2>&1 || true"
 pull="sudo gcloud auth configure-docker --quiet ${image%%/*} && sudo docker pull --quiet $image"
 # A TPU needs the devices of the host and a privileged container.
-run="sudo docker run --rm --privileged --network=host --user=0 --volume=/shared:/shared $image "
+run="sudo docker run --name=$name --rm --privileged --network=host --user=0 --volume=/shared:/shared $image "
 run+=__COMMAND__
 run+='; echo "deconv-jax exited with $?"'
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+trap 'exit 130' INT  # gcloud handles Ctrl-C itself, and would be called again
 for ((attempt = 1; attempt <= attempts; attempt++)); do
   if ((attempt > 1)); then sleep "$delay"; fi
   echo "attempt $attempt of $attempts"
   create || continue
-  tpu ssh --worker=all --command="$mount && $pull" || continue
+  tpu ssh --worker=all --command="$stop; $mount && $pull" || continue
   # gcloud does not return the exit code of the command, so each worker prints it.
   tpu ssh --worker=all --command="$run" 2>&1 | tee "$log"
   codes=$(sed -n 's/.*deconv-jax exited with \([0-9]*\).*/\1/p' "$log" | sort -nu)

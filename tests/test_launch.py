@@ -31,9 +31,9 @@ OVERRIDE = "--config.data.data_dir=/shared/a b"
 
 
 def arguments(kind, *flags, workdir=WORKDIR):
-    config = ROOT / "experiments" / "autoencoding" / "digits.py"
+    config = "experiments/autoencoding/digits.py"
     flags = [*KINDS[kind], *flags]
-    return ["launch", kind, "--config", str(config), "--workdir", workdir, *flags, OVERRIDE]
+    return ["launch", kind, "--config", config, "--workdir", workdir, *flags, OVERRIDE]
 
 
 @pytest.fixture
@@ -148,8 +148,7 @@ def trained_with(words):
     """Assert that the words are those of `deconv-jax train` with the flags of `arguments`."""
     start = words.index("train")
     config, workdir = words[start + 1 : start + 3], words[start + 3 : start + 5]
-    assert config[0] == "--config"
-    assert config[1].endswith("digits.py")
+    assert config == ["--config", "experiments/autoencoding/digits.py"]
     assert workdir == ["--workdir", WORKDIR]
     assert words[start + 5] == OVERRIDE
     assert words[start + 6] == "--distributed"
@@ -231,10 +230,10 @@ esac"""
 def test_tpu_vm_repeats_until_training_ends(
     rendered, stubs, tmp_path, monkeypatch, codes, last, created
 ):
-    calls = stubs(gcloud=GCLOUD)
+    calls, script = stubs(gcloud=GCLOUD), rendered("tpu-vm").replace("delay=60", "delay=0")
     monkeypatch.chdir(tmp_path)
     Path("codes").write_text("\n".join(codes) + "\n")
-    done = run(rendered("tpu-vm").replace("delay=60", "delay=0"))
+    done = run(script)
     assert done.returncode == last, done.stderr
     actions = [call[4] for call in calls()]
     assert actions.count("create") == created
@@ -269,6 +268,11 @@ def test_reports_a_missing_or_failing_program(stubs, capsys, monkeypatch):
         (arguments("local", "--processes=1"), "--processes must be at least 2; got 1"),
         (arguments("jobset", workdir="runs/x"), "--workdir must be in /shared"),
         (arguments("xpk", workdir="/shared/../x"), "--workdir must be in /shared"),
+        (
+            arguments("xpk", "--config=/home/me/digits.py:x=1"),
+            "--config must be relative to the clone",
+        ),
+        (arguments("tpu-vm", "--bucket=gs://b"), "--bucket must be the name of a bucket"),
         (arguments("xpk", "--image=a b"), "--image must be letters, digits and"),
         (arguments("local", workdir="gs://bucket/x"), "mount the bucket as a folder"),
         (arguments("slurm", "--config.training.num_step=3"), "num_step"),

@@ -42,7 +42,8 @@ def add_commands(commands: Any) -> None:
     cost.add_argument(
         "--size",
         metavar="HxW",
-        help="use images of this height and width in the forward pass (default: those of training)",
+        help="use images of this height and width in the forward pass (default: those of training); "
+        "the figures of the training step stay the same",
     )
     cost.add_argument(
         "--measure",

@@ -8,7 +8,7 @@ from deconv_jax import launch
 from deconv_jax.cli.arguments import add_parser
 from deconv_jax.cli.config import load_config
 from deconv_jax.io import check_local
-from deconv_jax.launch import Job, check_shared, job_name, show, submit
+from deconv_jax.launch import Job, check_in_image, check_shared, job_name, show, submit
 
 _LAUNCH = """\
 train with several processes: on this machine, a cluster or a cloud
@@ -107,11 +107,12 @@ def _launch(arguments: argparse.Namespace) -> int:
     from deconv_jax.experiment import Experiment
 
     check_local(arguments.workdir)
+    if arguments.kind in ("jobset", "xpk", "tpu-vm"):
+        check_shared(arguments.workdir)
+        check_in_image(arguments.config)
     Experiment.from_dict(load_config(arguments.config, arguments.overrides))
     words = ["--config", arguments.config, "--workdir", str(arguments.workdir)]
     name = "local" if arguments.kind == "local" else job_name(arguments.name, arguments.workdir)
-    if arguments.kind in ("jobset", "xpk", "tpu-vm"):
-        check_shared(arguments.workdir)
     steps = arguments.recipe(
         Job(name, [*words, *arguments.overrides]),
         **{key: getattr(arguments, key) for key in arguments.keys},

@@ -1,8 +1,8 @@
 """Devices: start-up, mesh, placement and compilation of a step. No other file knows about devices.
 
-The state is replicated, and the batch is split along the mesh axis "data"; the optimizer state may be split too. `jax.jit` compiles a step over
-this mesh in the global view: batch norm sees the whole batch, and gradients are averaged implicitly.
-`jax.pmap` compiles the same step per device. Both give the same numbers.
+The state is replicated, and the batch is split along the mesh axis "data"; the optimizer state may be split
+too. `jax.jit` compiles a step over this mesh in the global view: batch norm sees the whole batch, and gradients
+are averaged implicitly. `jax.pmap` compiles the same step per device. Both give the same numbers.
 """
 
 import dataclasses
