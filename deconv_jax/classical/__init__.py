@@ -11,6 +11,12 @@ from deconv_jax.classical.denoiser_prior import (
     plug_and_play,
 )
 from deconv_jax.classical.filters import inverse, tikhonov, unsupervised_wiener, wiener
+from deconv_jax.classical.generative_prior import (
+    LatentFit,
+    LatentGenerator,
+    fit_latents,
+    generative_prior,
+)
 from deconv_jax.classical.iterative import cgls, landweber, richardson_lucy
 from deconv_jax.classical.proximal import tv, wavelet
 
@@ -25,13 +31,18 @@ METHODS = {
     "tv": tv,
     "wavelet": wavelet,
     "plug_and_play": plug_and_play,
+    "generative_prior": generative_prior,
 }
 
 __all__ = [
     "METHODS",
+    "LatentFit",
+    "LatentGenerator",
     "any_level_denoiser",
     "any_level_options",
     "cgls",
+    "fit_latents",
+    "generative_prior",
     "inverse",
     "landweber",
     "plug_and_play",

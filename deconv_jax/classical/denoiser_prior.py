@@ -29,6 +29,7 @@ from deconv_jax.classical.problem import (
     ScalarOrPerImage,
     SolverResult,
     as_per_image,
+    as_pytree,
     has_unknown_border,
     known_sigma,
     prepare,
@@ -114,7 +115,7 @@ def plug_and_play(
     if has_unknown_border(model):
         start = tv(y, Chain((model, GaussianNoise(255.0 * noise))), size=size)
     options = size, iterations, splitting, data_iterations, return_objective
-    x, objective = _plug_and_play(y, model, _as_pytree(denoiser), schedule, start, *options)
+    x, objective = _plug_and_play(y, model, as_pytree(denoiser), schedule, start, *options)
     return (x, objective) if return_objective else x
 
 
@@ -194,7 +195,7 @@ def any_level_denoiser(
         )
     order = sorted(range(len(given)), key=lambda i: given[i])
     levels = jnp.asarray([given[i] for i in order], jnp.float32)
-    return Partial(_denoise_at_levels, tuple(_as_pytree(functions[i]) for i in order), levels)
+    return Partial(_denoise_at_levels, tuple(as_pytree(functions[i]) for i in order), levels)
 
 
 def any_level_options(trained_sigma: float | Sequence[float]) -> dict[str, Any]:
@@ -231,8 +232,3 @@ def _denoise_at_levels(
     scaled = scale * x
     correction = lax.switch(chosen, functions, scaled) - scaled
     return x + correction / (scale * jnp.maximum(ratio, 1.0))
-
-
-def _as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Return the function itself if it is a pytree, else wrapped as one without leaves."""
-    return Partial(function) if jax.tree_util.all_leaves([function]) else function

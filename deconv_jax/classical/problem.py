@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, Complex, Float, Shaped
 
 from deconv_jax.data.degradations import (
@@ -23,6 +24,7 @@ from deconv_jax.data.degradations import (
     Degradation,
     LinearDegradation,
     Mask,
+    RandomProjection,
     linear_part,
     noise_sigma,
 )
@@ -117,7 +119,7 @@ def prepare(
 
     Raises:
       InputError: y is not a float array of four axes; the model is not linear or has a range that was not
-        sampled; or the model does not map `size` to the size of y.
+        sampled; the model does not map `size` to the size of y; or `size` is missing and y does not determine it.
     """
     y = jnp.asarray(y)
     if y.ndim != 4 or not jnp.issubdtype(y.dtype, jnp.floating):
@@ -137,6 +139,10 @@ def prepare(
 
 def _size_before(model: LinearDegradation, observed: tuple[int, int]) -> tuple[int, int]:
     """Return the size that the model maps to `observed`: the same one if possible, else the largest."""
+    if any(isinstance(step, RandomProjection) for step in linear_factors(model)):
+        raise InputError(
+            "size is required: the measurements of RandomProjection do not determine it"
+        )
     if model.output_size(observed) == observed:
         return observed
     # Bisection along both axes at once, because no model mixes them.
@@ -184,6 +190,11 @@ def above_zero(name: str, value: Any) -> None:
 def as_per_image(value: Any, y: Array) -> PerImage:
     """Convert a number, or an array of one number per image, to (batch, 1, 1, 1) with the dtype of y."""
     return jnp.broadcast_to(jnp.asarray(value, y.dtype), y.shape[:1]).reshape(-1, 1, 1, 1)
+
+
+def as_pytree(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the function itself if it is a pytree, else wrapped as one without leaves."""
+    return Partial(function) if jax.tree_util.all_leaves([function]) else function
 
 
 def squeeze_per_image(values: Shaped[Array, "batch 1 1 1"]) -> Shaped[Array, " batch"]:

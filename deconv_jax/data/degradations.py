@@ -2,7 +2,8 @@
 
 A degradation is an object that models y = A(x) + noise. It makes training pairs on the device,
 provides A, its adjoint and the noise level to solvers and networks, and describes itself in tables
-of results. `forward_model` explains its use; the families are in `blurs`, `masks` and `noise`.
+of results. `forward_model` explains its use; the families are in `blurs`, `masks`, `projections` and
+`noise`.
 
     degradation = Chain((GaussianBlur(1.6), Decimate(3), GaussianNoise((0, 10))))
     y = degradation(x, keys)                    # a training pair
@@ -35,6 +36,7 @@ from deconv_jax.data.noise import (
     SaltAndPepperNoise,
     SpeckleNoise,
 )
+from deconv_jax.data.projections import RandomProjection
 from deconv_jax.errors import InputError
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "PoissonNoise",
     "RandomMask",
     "RandomPixelMask",
+    "RandomProjection",
     "SaltAndPepperNoise",
     "SpeckleNoise",
     "StrokeMask",
@@ -72,6 +75,7 @@ DEGRADATIONS: dict[str, type] = {
     "motion_blur": MotionBlur,
     "downsample": Downsample,
     "decimate": Decimate,
+    "random_projection": RandomProjection,
     "mask": Mask,
     "random_pixel_mask": RandomPixelMask,
     "box_mask": BoxMask,

@@ -17,6 +17,7 @@ from deconv_jax.data.degradations import (
     GaussianNoise,
     Jpeg,
     Mask,
+    RandomProjection,
 )
 from deconv_jax.errors import InputError
 
@@ -109,6 +110,10 @@ def test_size_must_map_to_the_observed_size():
         InputError, match=r"images of size \(16, 19\) to size \(6, 7\); got y of size \(5, 7\)"
     ):
         problems.prepare(y, Decimate(3), (16, 19))
+    y = jnp.zeros((1, 7, 1, 1))
+    assert problems.prepare(y, RandomProjection(7), (14, 19))[2] == (14, 19)
+    with pytest.raises(InputError, match="size is required"):
+        problems.prepare(y, Chain((RandomProjection(7), GaussianNoise(1.0))))
 
 
 @pytest.mark.usefixtures("without_type_checks")

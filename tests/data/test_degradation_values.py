@@ -103,6 +103,7 @@ CONFIGS = [
     {"name": "motion_blur", "length": 7},
     {"name": "downsample", "scale": 4},
     {"name": "decimate", "scale": 2},
+    {"name": "random_projection", "count": 10, "seed": 1},
     {"name": "mask", "mask": [[1, 0], [0, 1]]},
     {"name": "random_pixel_mask", "keep": 0.5},
     {"name": "box_mask", "count": 2, "size": [3, 9]},

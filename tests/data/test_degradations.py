@@ -25,6 +25,7 @@ from deconv_jax.data.degradations import (
     MotionBlur,
     PoissonNoise,
     RandomPixelMask,
+    RandomProjection,
     SaltAndPepperNoise,
     SpeckleNoise,
     StrokeMask,
@@ -61,6 +62,7 @@ LINEAR = {
     "mask": Mask(np.arange(11 * 8 * 3).reshape(11, 8, 3) % 5 > 1),
     "strokes": StrokeMask(2, (2, 8), 2).draw(keys(2), (2, 11, 8, 3)),
     "text": TextMask("ab", 6).draw(None, (2, 11, 8, 3)),
+    "random projection": RandomProjection(7),
     "identity": Chain(),
     "chain": Chain(
         (
@@ -86,6 +88,17 @@ def test_adjoint(name):
     back = adjoint(model, probe, (11, 8))
     assert back.shape == x.shape
     np.testing.assert_allclose(np.vdot(y, probe), np.vdot(x, back), rtol=1e-12)
+
+
+def test_random_projection_keeps_norms_on_average_and_nests():
+    """The squared norm of m measurements has the mean |x|^2 and the relative deviation sqrt(2 / m)."""
+    x = images(3, 9, 8, 2)
+    y = forward(RandomProjection(800, seed=3), x)
+    norms = [np.sum(np.square(a), (1, 2)) for a in (y, x)]
+    np.testing.assert_allclose(*norms, rtol=4 * (2 / 800) ** 0.5)
+    few = forward(RandomProjection(8, seed=3), x)
+    np.testing.assert_allclose(few, y[:, :8] * 10, rtol=2e-5, atol=1e-5)
+    assert not np.allclose(few, forward(RandomProjection(8, seed=4), x), atol=0.1)
 
 
 SCIPY_MODE = {"circular": "wrap", "reflect": "mirror", "zeros": "constant"}
