@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from deconv_jax.cli.arguments import (
     add_parser,
     check_folder,
     open_model,
+    refuse_flags,
 )
 from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.errors import InputError, at_least, escape_unprintable
@@ -27,13 +29,20 @@ generate images with a trained GAN or VAE
   deconv-jax generate --workdir runs/gan -o walk.gif --class 3 --walk 8 --scale 4
   deconv-jax generate --workdir runs/vae -o traversals.png --traverse 8
   deconv-jax generate --workdir runs/gan --output-dir samples/ --num 10000
+  deconv-jax generate --workdir runs/texture -o wall.png --size 2048x1024 --tileable
+  deconv-jax generate --workdir runs/texture -o water.mp4 --size 512x512 --tileable --walk 4 --steps 60
 
 The same seed generates the same images on any number of devices. A walk (--walk) follows
-great circles through random latents and back to the first, as an animation (.gif, .webp) or as a
-picture with one row per latent (.png). A traversal (--traverse) varies one dimension of a random
+great circles through random latents and back to the first, as an animation (.gif, .webp, or .mp4
+with the extra video) or as a picture with one row per latent (.png). A traversal (--traverse) varies one dimension of a random
 latent from -3 to 3 in each row, starting with the dimension that changes the images most.
+
+The generator of a texture draws at any size (--size), in tiles of bounded memory. Repeated copies of
+a tileable texture (--tileable) show no seam; the gradient energy across the borders over that inside is
+printed. A blend (--blend) changes from one texture to another.
 """
 
+_TEXTURE_FLAGS = ("size", "tileable", "blend")
 _NOT_WITH_TRAVERSE = {
     "num": "--steps sets the number of images in a row",
     "walk": "a traversal is not a walk",
@@ -64,7 +73,7 @@ def add_commands(commands: Any) -> None:
         type=int,
         metavar="N",
         help=f"generate this many samples (default: {_SAMPLES}, rounded down to whole rows for a "
-        "conditional generator)",
+        "conditional generator; 1 with --size, --tileable or --blend)",
     )
     generate.add_argument(
         "--seed", type=int, default=0, metavar="N", help="draw latents with this seed (default: 0)"
@@ -117,6 +126,25 @@ def add_commands(commands: Any) -> None:
         metavar="N",
         help="draw each pixel as N x N pixels (default: 1)",
     )
+    generate.add_argument(
+        "--size",
+        metavar="WxH",
+        help="draw textures of this width and height (default: those of training)",
+    )
+    generate.add_argument(
+        "--tileable",
+        action="store_true",
+        default=None,
+        help="draw textures whose opposite borders fit together; width and height must be multiples of the "
+        "generator's stride",
+    )
+    generate.add_argument(
+        "--blend",
+        type=int,
+        metavar="SEED",
+        help="change each texture from left to right into that of this seed; with --tileable, up to the "
+        "middle and back",
+    )
     generate.set_defaults(run=_generate)
 
 
@@ -125,10 +153,13 @@ def _generate(arguments: argparse.Namespace) -> int:
         arguments.output = Path(_OUTPUT)
     _check_flags(arguments)
     enable_compilation_cache()
-    from deconv_jax.inference.generation import pictures, sampling
+    from deconv_jax.inference.generation import pictures, sampling, texture
     from deconv_jax.inference.generation.load import load_generator
 
+    size = _size(arguments.size)
     task, variables = load_generator(*open_model(arguments))
+    if _draws_textures(arguments):
+        task = texture.texture_task(task, size, tileable=bool(arguments.tileable))
     num_classes = task.num_classes if arguments.label is None else 0
     latents, count, columns = _draw_latents(arguments, task.latent_dim, num_classes)
     walks, traverses = arguments.walk is not None, arguments.traverse is not None
@@ -149,7 +180,16 @@ def _generate(arguments: argparse.Namespace) -> int:
         shown = ranked[: arguments.traverse]
         latents = sampling.latent_traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
-    batches = sampling.generate(task.sample, variables, latents, labels)
+    if _draws_textures(arguments):
+        other = None
+        if arguments.blend is not None:
+            blended = argparse.Namespace(**vars(arguments) | {"seed": arguments.blend})
+            other, _, _ = _draw_latents(blended, task.latent_dim, num_classes)
+        batches = texture.draw_textures(task, variables, latents, other)
+        if arguments.tileable and not walks:
+            batches = _print_seams(batches)
+    else:
+        batches = sampling.generate(task.sample, variables, latents, labels)
     _write(arguments, batches, len(latents), columns, animates)
     for written in filter(None, (arguments.output, arguments.output_dir)):
         print(escape_unprintable(f"written: {written}"))
@@ -191,6 +231,8 @@ def _draw_latents(
     else:
         by_class = 0 < num_classes <= _SAMPLES
         default = _SAMPLES // num_classes * num_classes if by_class else _SAMPLES
+        if _draws_textures(arguments):
+            default = 1
         latents = draw(_default(arguments.num, default))
         columns = num_classes if by_class else math.ceil(len(latents) ** 0.5)
     return latents, len(latents), min(_default(arguments.columns, columns), len(latents))
@@ -225,6 +267,31 @@ def _write(
         pictures.write_picture(arguments.output, np.concatenate(kept), columns, arguments.scale)
 
 
+def _draws_textures(arguments: argparse.Namespace) -> bool:
+    return any(getattr(arguments, flag) is not None for flag in _TEXTURE_FLAGS)
+
+
+def _print_seams(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches, and print the seam energy of each image."""
+    from deconv_jax.metrics.seams import seam_energy
+
+    for images in batches:
+        for image in images:
+            across, down = (seam_energy(image, axis) for axis in (1, 0))
+            print(f"gradient energy at the seam / inside: {across:.3f} in x, {down:.3f} in y")
+        yield images
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Return the height and width of --size."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if match is None:
+        raise InputError(f"--size must be WxH, such as 2048x1024; got {text!r}")
+    return int(match[2]), int(match[1])
+
+
 def _default(value: int | None, default: int) -> int:
     return default if value is None else value
 
@@ -243,6 +310,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         for flag, why in _NOT_WITH_TRAVERSE.items():
             if getattr(arguments, flag) is not None:
                 raise InputError(f"--{flag} cannot be combined with --traverse: {why}")
+        refuse_flags(arguments, [f"--{flag}" for flag in _TEXTURE_FLAGS], "--traverse")
     if walks:
         at_least("--walk", arguments.walk, 2)
     if arguments.columns is not None:

@@ -74,7 +74,7 @@ def find_files(
     one = _SPLIT.fullmatch(split)
     joined = "+" in split and FOLDER_PREFIX not in split
     # The name of a subfolder may contain a "+".
-    if joined and not (one and kind_of(_expanded(folder, data_dir) / one["files"]) == "folder"):
+    if joined and not (one and kind_of(expanded_path(folder, data_dir) / one["files"]) == "folder"):
         parts = [find_files(folder, part, data_dir, inside=inside) for part in split.split("+")]
         lines = dict.fromkeys(line for part in parts for line in part.left_out)
         return Files(
@@ -103,15 +103,15 @@ def _resolve(
     elsewhere = chosen.startswith(FOLDER_PREFIX)
     shuffled = _SHUFFLED.fullmatch(chosen)
     named = (
-        _expanded(chosen.removeprefix(FOLDER_PREFIX), data_dir)
+        expanded_path(chosen.removeprefix(FOLDER_PREFIX), data_dir)
         if elsewhere
-        else _expanded(folder, data_dir) / chosen
+        else expanded_path(folder, data_dir) / chosen
     )
     # The name of a folder may end in "@SEED" too.
     seed = int(shuffled["seed"]) if shuffled and kind_of(named) != "folder" else None
     if shuffled and seed is not None:
         chosen = shuffled["files"]
-    root = _expanded(chosen.removeprefix(FOLDER_PREFIX) if elsewhere else folder, data_dir)
+    root = expanded_path(chosen.removeprefix(FOLDER_PREFIX) if elsewhere else folder, data_dir)
     if kind_of(root) != "folder":
         raise InputError(f"split {split!r}: no folder {root}{_unset_variables(root)}")
     if not elsewhere and (Path(chosen).is_absolute() or ".." in Path(chosen).parts):
@@ -213,7 +213,12 @@ def slice_files(files: Files, split: str, bounds: tuple[str, str]) -> Files:
     return Files(files.root, chosen, files.left_out)
 
 
-def _expanded(folder: str, data_dir: str | None) -> Path:
+def expanded_path(folder: str, data_dir: str | None) -> Path:
+    """Return a path relative to `data_dir`, with ~ and environment variables expanded.
+
+    Raises:
+      InputError: The path is empty, or not local.
+    """
     if not folder:
         raise InputError("the path of a folder must not be empty")
     parts = [os.path.expandvars(part) for part in (data_dir or "", folder)]

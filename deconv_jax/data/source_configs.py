@@ -8,6 +8,7 @@
     dict(name="penn_fudan", path="people", canvas=256)    a folder of pedestrians with masks and boxes
     dict(name="image_label", path="cells")                a folder of images with label files
     dict(name="pairs", path="scans", tile=96)             a folder of inputs and targets of restoration
+    dict(name="textures", images=("brick",), side=128)    random crops of one or a few photographs
 
 A relative `path` is relative to `config.data.data_dir`. On the command line, `parse_source` accepts a
 short form of these.
@@ -29,11 +30,12 @@ from deconv_jax.data.annotated_folders import (
     read_penn_fudan,
 )
 from deconv_jax.data.embedded import photographs
-from deconv_jax.data.file_splits import Files, find_files
+from deconv_jax.data.file_splits import Files, expanded_path, find_files
 from deconv_jax.data.folders import FolderSource
 from deconv_jax.data.images import Color
 from deconv_jax.data.paired_folders import TARGET_FOLDER, PairedSource
 from deconv_jax.data.sources import Source, StackedSource
+from deconv_jax.data.texture_crops import EMBEDDED, TextureCrops, embedded_texture
 from deconv_jax.data.tfds_source import DIGITS, open_tfds, prepare_tfds
 from deconv_jax.errors import InputError, at_least
 
@@ -351,6 +353,44 @@ class ImageLabel(SourceConfig):
         return find_annotated(os.path.join(self.path, LABELED_IMAGE_FOLDER), split, data_dir)
 
 
+@dataclasses.dataclass(frozen=True)
+class Textures(SourceConfig):
+    """Random crops of one or a few photographs of textures; see `TextureCrops`.
+
+    Attributes:
+      images: Photographs: "brick", "grass" or "gravel" of scikit-image, or paths of image files, absolute or
+        relative to `data_dir`. ~ and environment variables are expanded.
+      side: Side of the square crops, in pixels.
+      count: Number of crops of a split.
+      color: Channels of the images: "rgb", "gray" or "y"; see `read_pixels`.
+    """
+
+    images: tuple[str, ...]
+    side: int = 128
+    count: int = 1024
+    color: Color = "rgb"
+
+    def __post_init__(self) -> None:
+        at_least("number of data.source.images", len(self.images), 1)
+        _check_side("side", self.side)
+        at_least("data.source.count", self.count, 1)
+
+    def __str__(self) -> str:
+        return f"textures:{','.join(self.images)}"
+
+    def open(self, split: str, data_dir: str | None = None) -> Source:
+        """Open "train", "validation" or "test", which differ in the positions of the crops only.
+
+        Raises:
+          InputError: The split is unknown, or a photograph cannot be read or is smaller than a crop.
+        """
+        paths = [
+            embedded_texture(image) if image in EMBEDDED else expanded_path(image, data_dir)
+            for image in self.images
+        ]
+        return TextureCrops(paths, split, side=self.side, count=self.count, color=self.color)
+
+
 LABELED_SOURCES: dict[str, type] = {"digits": Digits, "tfds": Tfds}
 SOURCES: dict[str, type] = LABELED_SOURCES | {
     "photographs": Photographs,
@@ -359,6 +399,7 @@ SOURCES: dict[str, type] = LABELED_SOURCES | {
     "penn_fudan": PennFudan,
     "image_label": ImageLabel,
     "pairs": Pairs,
+    "textures": Textures,
 }
 SOURCE_CHOICES: schema.Choices = {
     SourceConfig: SOURCES,
@@ -373,6 +414,7 @@ def parse_source(text: str) -> SourceConfig:
 
         digits, photographs
         folder:PATH, pairs:PATH, penn_fudan:PATH, image_label:PATH
+        textures:IMAGE[,IMAGE,...]
         stacked_NAME    three images of digits or of a TFDS data set, such as stacked_mnist
         NAME            a TFDS data set, such as mnist
 
@@ -384,6 +426,8 @@ def parse_source(text: str) -> SourceConfig:
     kind, _, path = text.partition(":")
     if kind in ("folder", "pairs", "penn_fudan", "image_label"):
         return SOURCES[kind](path)
+    if kind == "textures":
+        return Textures(tuple(filter(None, path.split(","))))
     if text == photographs.NAME:
         return Photographs()
     if text.startswith("stacked_"):

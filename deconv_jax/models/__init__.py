@@ -22,6 +22,7 @@ from deconv_jax.models.rednet import REDNet
 from deconv_jax.models.rrdb import RRDBNet
 from deconv_jax.models.srcnn import SRCNN
 from deconv_jax.models.srvgg import SRVGGNet
+from deconv_jax.models.texture import TextureDiscriminator, TextureGenerator
 from deconv_jax.models.unet import UNet
 from deconv_jax.models.vae import VAE
 from deconv_jax.models.vqvae import VQVAE
@@ -48,6 +49,8 @@ MODELS = {
     "rrdbnet": RRDBNet,
     "srcnn": SRCNN,
     "srvggnet": SRVGGNet,
+    "texture_discriminator": TextureDiscriminator,
+    "texture_generator": TextureGenerator,
     "unet": UNet,
     "vae": VAE,
     "vqvae": VQVAE,
@@ -78,5 +81,7 @@ __all__ = [
     "ResNetGenerator",
     "SNGANDiscriminator",
     "SRVGGNet",
+    "TextureDiscriminator",
+    "TextureGenerator",
     "UNet",
 ]

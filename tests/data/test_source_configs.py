@@ -13,6 +13,7 @@ from deconv_jax.data.source_configs import (
     PennFudan,
     Photographs,
     Stacked,
+    Textures,
     Tfds,
     parse_source,
 )
@@ -38,6 +39,7 @@ def message_of(call, *args):
         ("penn_fudan:people", PennFudan("people")),
         ("image_label:cells", ImageLabel("cells")),
         ("pairs:scans", Pairs("scans")),
+        ("textures:brick,wall.jpg", Textures(("brick", "wall.jpg"))),
     ],
 )
 def test_short_forms_are_parsed(text, expected):

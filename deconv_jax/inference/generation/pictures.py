@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,9 +17,12 @@ from deconv_jax.viz.pixels import enlarge
 
 STILL_FORMATS = {suffix: FORMATS[suffix] for suffix in (".png", ".webp", ".tif", ".tiff")}
 """Lossless formats of a grid, by file suffix."""
-ANIMATION_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
+VIDEO_SUFFIX = ".mp4"
+ANIMATION_FORMATS = {".gif": "GIF", ".webp": "WEBP", VIDEO_SUFFIX: "MP4"}
 
 _FRAME_MS = 60
+_VIDEO_CRF = "18"
+"""Constant rate factor of x264 of a video."""
 _MAX_SIDE = 10_000
 """Maximum side of a grid, in pixels. All frames of an animation have at most _MAX_SIDE**2 pixels together."""
 
@@ -48,6 +52,13 @@ def check_picture(
     """
     _format_of(path, formats)
     if animates:
+        if path.suffix.lower() == VIDEO_SUFFIX:
+            _import_av()
+            if any(scale * n % 2 for n in size):
+                raise InputError(
+                    f"the sides of a video must be even; got {scale * size[1]} x {scale * size[0]} pixels; "
+                    "use --scale 2 or another format"
+                )
         pixels = count * size[0] * size[1] * scale**2
         if pixels > _MAX_SIDE**2:
             raise InputError(
@@ -81,7 +92,7 @@ def write_picture(path: Path, images: np.ndarray, columns: int, scale: int) -> N
 
 
 def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
-    """Write images as an endless animation, a lossless WebP or a GIF of 256 colors.
+    """Write images as an endless animation, a lossless WebP or a GIF of 256 colors, or as a video (H.264).
 
     A frame lasts 60 ms. An existing file is replaced.
 
@@ -94,6 +105,9 @@ def write_animation(path: Path, images: np.ndarray, scale: int) -> None:
       InputError: The suffix is unknown, or the file cannot be written.
     """
     kind = _format_of(path, ANIMATION_FORMATS)
+    if kind == "MP4":
+        write_atomically(path, functools.partial(_encode_video, images, scale))
+        return
     first, *others = [_to_pillow(enlarge(image, scale)) for image in images]
     options: dict[str, Any] = {
         "save_all": True,
@@ -127,6 +141,30 @@ def _format_of(path: Path, formats: Mapping[str, str]) -> str:
     if suffix not in formats:
         raise InputError(f"{path} must end in {', '.join(formats)}; got {suffix or 'no suffix'!r}")
     return formats[suffix]
+
+
+def _encode_video(images: np.ndarray, scale: int, file: BinaryIO) -> None:
+    av = _import_av()
+    rate = Fraction(1000, _FRAME_MS)
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": _VIDEO_CRF})
+        stream.height, stream.width = (scale * n for n in images.shape[1:3])
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            pixels = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+            frame = av.VideoFrame.from_ndarray(enlarge(pixels, scale), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(
+            "writing videos requires PyAV: pip install 'deconv_jax[video]'; .gif and .webp do not"
+        ) from error
+    return av
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:

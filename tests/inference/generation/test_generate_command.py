@@ -285,7 +285,17 @@ def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
         ),
         (["--output", "a.gif", "--walk", "2", "--scale", "999"], "use a smaller --scale"),
         (["--output", "a"], "a must end in .png"),
-        (["--output", "a.mp4", "--walk", "2"], "a.mp4 must end in .png"),
+        (["--output", "a.avi", "--walk", "2"], "a.avi must end in .png"),
+        (["--output", "a.png", "--size", "8x"], "--size must be WxH, such as 2048x1024; got '8x'"),
+        (
+            ["--output", "a.png", "--size", "64x64"],
+            "require a texture_generator; got DCGANGenerator",
+        ),
+        (["--output", "a.png", "--tileable"], "require a texture_generator; got DCGANGenerator"),
+        (
+            ["--output", "a.png", "--traverse", "2", "--blend", "1"],
+            "--blend cannot be combined with --traverse",
+        ),
         (["--output", "a.mp4", "--output-dir", "each"], "a.mp4 must end in .png"),
         (["--output", "a.png", "--class", "3"], "--class requires a conditional generator"),
         (["--output", "a.png", "--num", "400", "--scale", "20"], "at most 10000 pixels per side"),
