@@ -42,7 +42,7 @@ mount="mountpoint -q /shared || {
   } && sudo mkdir -p /shared && sudo gcsfuse -o allow_other --rename-dir-limit=100000 $bucket /shared
 }"
 # A container outlives a lost connection: let it save and end, before it is started again.
-stop="{ sudo docker stop --time=300 $name; sudo docker rm --force $name; } > /dev/null 2>&1 || true"
+stop="{ sudo docker stop -t 300 $name; sudo docker rm --force $name; } > /dev/null 2>&1 || true"
 pull="sudo gcloud auth configure-docker --quiet ${image%%/*} && sudo docker pull --quiet $image"
 # A TPU needs the devices of the host and a privileged container.
 run="sudo docker run --name=$name --rm --privileged --network=host --user=0 --volume=/shared:/shared $image "
