@@ -203,7 +203,7 @@ def test_train_evaluate_and_train_again(capsys, tmp_path, config_file, small_con
 def test_interrupted_training_has_its_own_exit_code(
     monkeypatch, capsys, tmp_path, config_file, small_config, command
 ):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise Interrupted(6)
 
     monkeypatch.setenv("DECONV_JAX_DATA", str(tmp_path))
