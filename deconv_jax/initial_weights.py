@@ -1,8 +1,8 @@
 """Initial weights of a run, copied from a named model, a run or a weights file: `config.init_from`.
 
 Parameters and batch statistics with the same path and shape are copied. The others keep their
-initialization and are listed. A path is a name such as "layer_0/Conv_0/kernel"; in a GAN it starts with
-"generator/" or "discriminator/".
+initialization and are listed. A path is a name such as "layer_0/Conv_0/kernel"; in adversarial training it starts
+with "generator/" or "discriminator/".
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from deconv_jax.tasks import GAN, TASKS
 from deconv_jax.training.parallel import Devices
 from deconv_jax.training.state import TrainState, Tree
 from deconv_jax.training.task import Task
-from deconv_jax.workdir import load_state, open_workdir
+from deconv_jax.workdir import load_state
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -62,11 +62,10 @@ def read_initial_weights(
     """
     path = Path(os.path.expanduser(os.path.expandvars(source)))
     facts: dict[str, Any]
+    variables: Mapping[str, Tree]
     if source in zoo.FAMILIES or source in zoo.names():
         model = _load_model(source, task)
         variables, facts = model.variables, {"sha256": model.card["sha256"]}
-        if isinstance(model.task, GAN):
-            variables = {key: {"generator": tree} for key, tree in variables.items()}
         kind, source = "model", model.name
     elif path.suffix in _WEIGHT_SUFFIXES:
         kind, variables = "weights file", _read_file(path, task, report)
@@ -81,6 +80,7 @@ def read_initial_weights(
             f"{', '.join(_WEIGHT_SUFFIXES)} file; got {source!r}; "
             f"{did_you_mean(source, [*zoo.names(), *zoo.FAMILIES])}"
         )
+    variables = _like_networks(variables, task)
     return InitialWeights(variables, {"source": source, "kind": kind} | facts)
 
 
@@ -197,12 +197,28 @@ def _read_run(workdir: Path) -> tuple[int, dict[str, Tree]]:
     """Return the step and the variables of the last checkpoint of a run."""
     step, state = load_state(workdir, "last")
     variables = state.inference_variables()
-    if isinstance(open_workdir(workdir).task, GAN) and state.ema:
+    if state.is_adversarial:
         variables = {
-            key: getattr(state, key) | {"generator": state.ema[key]}
+            key: getattr(state, key) | {"generator": variables[key]}
             for key in ("params", "batch_stats")
         }
     return step, jax.device_get(variables)
+
+
+def _like_networks(variables: Mapping[str, Tree], task: Task) -> Mapping[str, Tree]:
+    """Return variables of one or of two networks as those of a task: with or without "generator"."""
+    here = isinstance(task, GAN) or getattr(task, "adversary", None) is not None
+    there = "generator" in variables["params"]
+    if here and not there:
+        return {key: {"generator": variables[key]} for key in ("params", "batch_stats")}
+    if there and not here:
+        return {key: _without_prefix(variables[key]) for key in ("params", "batch_stats")}
+    return variables
+
+
+def _without_prefix(networks: Mapping[str, Tree]) -> Tree:
+    """Return a tree of two networks with that of the generator at the top."""
+    return networks["generator"] | {k: v for k, v in networks.items() if k != "generator"}
 
 
 def _like_average(average: Tree, chosen: Mapping[str, Tree]) -> Tree:

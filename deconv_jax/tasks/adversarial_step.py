@@ -10,7 +10,7 @@ replayed alone and does not depend on the number of devices.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -39,7 +39,7 @@ class Purpose:
     """Purposes of a step's random numbers, folded into its key."""
 
     (
-        LATENT,
+        INPUT,
         AUGMENT_REAL,
         AUGMENT_FAKE,
         INTERPOLATION,
@@ -264,7 +264,8 @@ class AdversarialStep:
         logits, stats = discriminate(
             stats, self._augmented(part, Purpose.AUGMENT_FOR_GENERATOR, fake)
         )
-        loss, scalars = self.loss.for_generator(real_logits, logits), {}
+        loss = self.loss.for_generator(real_logits, logits)
+        scalars: Scalars = {}
         if objective is not None:
             loss, scalars = objective(loss, fake, real)
         return loss, (scalars, stats)
@@ -363,11 +364,6 @@ def check_optimizers(field: str, optimizer: Optimizer, other: Optimizer | None) 
 def generator_variables(state: TrainState) -> dict[str, Tree]:
     """Return "params" and "batch_stats" of a state's generator, without averaging."""
     return {field: getattr(state, field)["generator"] for field in ("params", "batch_stats")}
-
-
-def inference_generator_variables(state: TrainState) -> Mapping[str, Tree]:
-    """Return "params" and "batch_stats" of a state's generator: the averages, if there are any."""
-    return state.ema or generator_variables(state)
 
 
 def _replace_part(

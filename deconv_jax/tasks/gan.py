@@ -19,7 +19,7 @@ from deconv_jax.data.sources import Source
 from deconv_jax.metrics.sample_quality import PROTOCOL, metric_names
 from deconv_jax.models.extractors import INCEPTION_RESIZERS, load_extractor
 from deconv_jax.models.latent_sampling import draw_latents
-from deconv_jax.tasks.adversarial_step import Images, Labels, inference_generator_variables
+from deconv_jax.tasks.adversarial_step import Images, Labels
 from deconv_jax.tasks.gan_evaluation import (
     Extract,
     PerImageArrays,
@@ -90,7 +90,7 @@ class GAN(AdversarialTraining, Task):
 
     def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
         """Return "params" and "batch_stats" of the generator: the averages if `ema_decay` is set."""
-        return inference_generator_variables(state)
+        return state.inference_variables()
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Compare as many samples as there are images in the split with these images.

@@ -154,7 +154,7 @@ class AdversarialTraining:
 
         def draw(part: UpdateBatch) -> tuple[Images, GeneratorInputs, Labels]:
             real, labels = self._real(part.batch)
-            latents = draw_latents(part.keys(Purpose.LATENT), self.latent_dim)
+            latents = draw_latents(part.keys(Purpose.INPUT), self.latent_dim)
             return real, (latents, labels), labels
 
         return self._step.take(state, batch, draw, update_mask=update_mask)

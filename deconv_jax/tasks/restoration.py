@@ -6,6 +6,9 @@ the key depends on the index only, so all models and steps are evaluated on the 
 
 Pairs may also be given, as by the source "pairs". The same crop, flip and rotation then apply to both images.
 
+An adversary and a feature loss are optional, see `restoration_losses`. With an adversary, the state is that of
+a GAN whose generator is the restoration network.
+
 Note: Evaluation pads all images to one canvas and does not round outputs. For the protocols of published
 tables (one image at a time, rounded outputs) see `deconv_jax.inference.restoration`.
 """
@@ -39,7 +42,16 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.metrics.image import mean_squared_error, psnr
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.interfaces import HasScale
+from deconv_jax.tasks.adversarial_step import (
+    AdversarialStep,
+    GeneratorInputs,
+    Labels,
+    Purpose,
+    UpdateBatch,
+    generator_variables,
+)
 from deconv_jax.tasks.pictures import PICTURE_EXAMPLES, center_crop_grid, first_examples
+from deconv_jax.tasks.restoration_losses import Adversary, FeatureLoss
 from deconv_jax.tasks.task_model import check_model, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
@@ -76,6 +88,8 @@ class Restoration(Task):
         deviation of the noise, in [0, 1]; it requires a degradation with Gaussian noise.
       border: Number of pixels on each side that the metrics leave out.
       seed: Seed of crops and degradations.
+      adversary: Discriminator of restored patches and weight of its loss; requires `crop`. None for none.
+      feature_loss: Distance of features that is added to the loss; None for none.
     """
 
     model: nn.Module
@@ -90,6 +104,8 @@ class Restoration(Task):
     noise_conditional: bool = False
     border: int = 0
     seed: int = 0
+    adversary: Adversary | None = None
+    feature_loss: FeatureLoss | None = None
 
     monitor: ClassVar[str] = "psnr"
     metric_names: ClassVar[tuple[str, ...]] = ("mse", "psnr")
@@ -113,6 +129,12 @@ class Restoration(Task):
             raise InputError(
                 "task.noise_conditional requires task.degradation with Gaussian noise; got None"
             )
+        if self.adversary is not None:
+            if self.crop is None:
+                raise InputError(
+                    "task.adversary requires task.crop, the size of its images; got None"
+                )
+            self.adversary.check_optimizers(self.optimizer)
 
     @property
     def scale(self) -> int:
@@ -138,26 +160,36 @@ class Restoration(Task):
     def init(self, key: jax.Array, batch: Batch) -> TrainState:
         """Return the initial state for images with the batch's number of channels.
 
+        With an adversary, `params`, `batch_stats` and `opt_state` have the keys "generator", for the
+        restoration network, and "discriminator"; see `AdversarialStep.init`.
+
         Raises:
           InputError: The images do not fit the model or the degradation; pairs are given and there is a
             degradation, or neither; or `noise_conditional` has no Gaussian noise.
         """
 
-        def degraded_patch() -> Images:
+        def pair() -> tuple[Images, Images]:
             keys = example_keys(key, jnp.zeros(1, int))
-            return self._training_pair(keys, {name: array[:1] for name, array in batch.items()})[0]
+            return self._training_pair(keys, {name: array[:1] for name, array in batch.items()})
 
-        degraded = jax.eval_shape(degraded_patch)
-        return init_state(self.model, self.optimizer, key, jnp.zeros(degraded.shape))
+        degraded, clean = (jnp.zeros(like.shape) for like in jax.eval_shape(pair))
+        if self.adversary is not None:
+            return self._adversarial_step(self.adversary).init(key, clean, (degraded,))
+        return init_state(self.model, self.optimizer, key, degraded)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
-        """Take a gradient step on the mean loss.
+        """Take a gradient step on the mean loss; with an adversary, after those of the discriminator.
 
-        Scalars: "loss", "grad_norm" (before clipping) and "learning_rate".
+        Scalars: "loss", "grad_norm" (before clipping) and "learning_rate"; with a feature loss or an
+        adversary also "pixel_loss" and "feature_loss", unweighted. With an adversary further
+        "adversarial_loss", unweighted, and those of `AdversarialTraining.train_step`, where
+        "generator_loss" is the loss of the restoration network.
 
         Raises:
           InputError: The model's output does not have the shape of the clean images, or see `init`.
         """
+        if self.adversary is not None:
+            return self._take_adversarial_step(self.adversary, state, batch)
 
         def loss(variables: Tree, batch: Batch) -> tuple[jax.Array, tuple[Scalars, Tree]]:
             keys = training_keys(self.seed, state.step, batch["index"])
@@ -166,12 +198,46 @@ class Restoration(Task):
                 self.model, variables, degraded, train=True, precision=self.precision
             )
             _check_shapes(output, clean)
-            per_example = jnp.mean(_pixel_losses(self.loss, output - clean), axis=(1, 2, 3))
-            if self.reduction == "half_sum":
-                per_example = per_example * (0.5 * clean[0].size)
-            return jnp.mean(per_example), ({}, stats)
+            value, scalars = self._loss(output, clean)
+            return value, (scalars if self.feature_loss is not None else {}, stats)
 
         return gradient_step(state, batch, loss, self.optimizer)
+
+    def _loss(self, output: Images, clean: Images) -> tuple[jax.Array, Scalars]:
+        """Return the loss without an adversary, and its terms."""
+        per_example = jnp.mean(_pixel_losses(self.loss, output - clean), axis=(1, 2, 3))
+        if self.reduction == "half_sum":
+            per_example = per_example * (0.5 * clean[0].size)
+        value = jnp.mean(per_example)
+        scalars = {"pixel_loss": value}
+        if self.feature_loss is not None:
+            scalars["feature_loss"] = self.feature_loss.distance(output, clean)
+            value = value + self.feature_loss.weight * scalars["feature_loss"]
+        return value, scalars
+
+    def _adversarial_step(self, adversary: Adversary) -> AdversarialStep:
+        return adversary.step(self.model, self.optimizer, self.precision, self.seed)
+
+    def _take_adversarial_step(
+        self, adversary: Adversary, state: TrainState, batch: Batch
+    ) -> tuple[TrainState, Scalars]:
+        def draw(part: UpdateBatch) -> tuple[Images, GeneratorInputs, Labels]:
+            degraded, clean = self._training_pair(part.keys(Purpose.INPUT), part.batch)
+            output = jax.eval_shape(
+                functools.partial(run_model, self), generator_variables(state), degraded
+            )
+            _check_shapes(output, clean)
+            return clean, (degraded,), None
+
+        def objective(
+            adversarial: jax.Array, output: Images, clean: Images
+        ) -> tuple[jax.Array, Scalars]:
+            value, scalars = self._loss(output, clean)
+            return value + adversary.weight * adversarial, scalars | {
+                "adversarial_loss": adversarial
+            }
+
+        return self._adversarial_step(adversary).take(state, batch, draw, objective)
 
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Return "psnr" (dB) and "mse" of the clipped output, without `border`, means over images.
@@ -334,7 +400,7 @@ def _pixel_losses(loss: Loss, difference: Images) -> Images:
     return jnp.sqrt(jnp.square(difference) + _CHARBONNIER_EPSILON**2)
 
 
-def _check_shapes(output: Images, clean: Images) -> None:
+def _check_shapes(output: Images | jax.ShapeDtypeStruct, clean: Images) -> None:
     if output.shape != clean.shape:
         raise InputError(
             f"model output has shape {output.shape[1:]}, the target has shape {clean.shape[1:]}; set "

@@ -19,8 +19,8 @@ class TrainState:
       params: "params" of the module, float32.
       batch_stats: "batch_stats" of the module, or {}.
       opt_state: State of the optimizer.
-      ema: Moving average of `params`, or {} without averaging. For a GAN, the moving
-        average of the generator's variables.
+      ema: Moving average of `params`, or {} without averaging. In adversarial training, the
+        moving average of the generator's variables.
     """
 
     step: jax.Array
@@ -29,9 +29,17 @@ class TrainState:
     opt_state: Tree
     ema: Tree
 
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether the state has two networks, "generator" and "discriminator"."""
+        return set(self.params) == {"generator", "discriminator"}
+
     def inference_variables(self) -> dict[str, Tree]:
         """Return "params", averaged if there is an average, and "batch_stats", for evaluation.
 
-        Note: For a GAN, whose average covers other variables, use `GAN.sampling_variables`.
+        They are those of the generator in adversarial training.
         """
+        if self.is_adversarial:
+            fields = ("params", "batch_stats")
+            return self.ema or {field: getattr(self, field)["generator"] for field in fields}
         return {"params": self.ema or self.params, "batch_stats": self.batch_stats}

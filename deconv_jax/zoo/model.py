@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import jax
 
     from deconv_jax.experiment import Experiment
-    from deconv_jax.training.state import TrainState, Tree
-    from deconv_jax.training.task import Task
+    from deconv_jax.training.state import Tree
 
 
 _COLLECTIONS = ("params/", "batch_stats/")
@@ -103,19 +102,10 @@ def load(name: str, *, channels: int | None = None, scale: int | None = None) ->
         model = ZooModel(about, experiment, variables, extras)
         seed = jax.eval_shape(lambda: jax.random.key(0))
         state = jax.eval_shape(experiment.task.init, seed, model.input_shapes)
-        expected = flatten_dict(inference_variables(experiment.task, state), sep="/")
+        expected = flatten_dict(state.inference_variables(), sep="/")
         check_tensors(tensors, {name: leaf.shape for name, leaf in expected.items()})
     except InputError as error:
         raise InputError(
             f"model {about['name']!r} does not fit this version of the package: {error}"
         ) from error
     return model
-
-
-def inference_variables(task: Task, state: TrainState) -> dict[str, Tree]:
-    """Return the variables of a trained model that its users need, averaged if there is an average."""
-    from deconv_jax.tasks import GAN
-
-    if isinstance(task, GAN):
-        return task.sampling_variables(state)
-    return state.inference_variables()

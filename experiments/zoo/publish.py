@@ -44,7 +44,6 @@ from deconv_jax.workdir import (
 )
 from deconv_jax.zoo import ZooModel
 from deconv_jax.zoo.cards import CARDS, PACKAGE
-from deconv_jax.zoo.model import inference_variables
 
 LICENCE = "Apache-2.0"
 _DATA = "DECONV_JAX_DATA"
@@ -65,7 +64,7 @@ def main() -> None:
         raise InputError(f"no entry for model {name!r}; {did_you_mean(name, MODELS)}")
     experiment, result = open_workdir(workdir), read_json(workdir / RESULT)
     _, state = load_state(workdir, "last")
-    variables = jax.device_get(inference_variables(experiment.task, state))
+    variables = jax.device_get(state.inference_variables())
     training = result | {"wall_time_s": training_time(workdir, result)}
     publish(name, experiment, variables, read_json(workdir / INPUTS), training)
 

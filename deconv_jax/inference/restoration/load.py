@@ -8,6 +8,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deconv_jax import zoo
 from deconv_jax.data.degradations import Degradation
@@ -65,6 +66,9 @@ def load_restoration(
     task = open_task(trained, Restoration)
     if isinstance(trained, ZooModel):
         return task, trained.variables
+    if task.adversary is not None:
+        # The discriminator depends on the size of the patches.
+        return task, jax.device_get(load_state(trained, checkpoint)[1].inference_variables())
     model = cast(RestorationModel, task.model)
     # The parameters depend neither on the image size nor on the degradation.
     side = 4 * model.receptive_field().multiple
@@ -146,6 +150,41 @@ def load_weights(
         raise InputError(f"--weights must be a file; got the folder {path} (see --workdir)")
     network = load_torch_weights(path, scale, batch_norm_epsilon=batch_norm_epsilon, report=report)
     return LoadedNetwork(str(path), *network)
+
+
+def interpolate_networks(
+    first: LoadedNetwork, second: LoadedNetwork, alpha: float
+) -> LoadedNetwork:
+    """Return the network with the weights (1 - alpha) * first + alpha * second.
+
+    Between a network trained for PSNR and one that continued its training with an adversary, `alpha` trades
+    fidelity for texture (Wang et al., arXiv:1809.00219, section 3.4). Networks of independent trainings have
+    nothing useful between them.
+
+    Args:
+      first, second: Networks of the same architecture.
+      alpha: Weight of the second network, from 0 to 1.
+
+    Raises:
+      InputError: The networks differ in their class, attributes or weights, or in whether they take a noise
+        level.
+    """
+    both = (first, second)
+    conditional = [network.noise_conditional for network in both]
+    if first.model != second.model or conditional[0] != conditional[1]:
+        raise InputError(
+            "only networks of the same architecture can be interpolated; got "
+            + " and ".join(f"{n.name} with {n.model}" for n in both)
+        )
+    shapes = [jax.tree.map(np.shape, dict(network.variables)) for network in both]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"the weights of {first.name} and {second.name} have different shapes")
+    variables = jax.tree.map(
+        lambda a, b: (1 - alpha) * np.asarray(a) + alpha * np.asarray(b),
+        *(dict(network.variables) for network in both),
+    )
+    name = f"{first.name} and {second.name}"
+    return dataclasses.replace(first, name=name, variables=variables)
 
 
 def _trained(name: str, task: Restoration, variables: Tree) -> LoadedNetwork:
