@@ -20,6 +20,7 @@ from deconv_jax.errors import InputError
 
 _METHOD_FLAGS = ("--kernel", "--boundary", "--option", "--denoiser-sigma")
 _NETWORK_FLAGS = (
+    "--interpolate",
     "--scale",
     "--strength",
     "--alpha",
@@ -84,8 +85,19 @@ def _check_flags(arguments: argparse.Namespace) -> None:
             f"{networks[0].flag} cannot be combined with --method {method}; only --method "
             "plug_and_play takes networks"
         )
-    if len(networks) > 1 and not plug_and_play:
-        raise InputError(f"only --method plug_and_play takes several networks; got {len(networks)}")
+    if arguments.interpolate is not None:
+        if not 0 <= arguments.interpolate <= 1:
+            raise InputError(f"--interpolate must be in [0, 1]; got {arguments.interpolate:g}")
+        if len(networks) != 2:
+            raise InputError(
+                "--interpolate requires two networks, each given by --model, --workdir or --weights; got "
+                f"{len(networks)}"
+            )
+    elif len(networks) > 1 and not plug_and_play:
+        raise InputError(
+            "only --method plug_and_play and --interpolate take several networks; got "
+            f"{len(networks)}"
+        )
     if plug_and_play:
         refuse_flags(arguments, _NETWORK_FLAGS, f"--method {method}")
     elif method:
@@ -173,13 +185,17 @@ def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
     import jax
 
     from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
+    from deconv_jax.inference.restoration.load import interpolate_networks
 
-    network = arguments.networks[0]
-    loaded = _load(network, arguments, channels)
+    networks = arguments.networks
+    loaded = _load(networks[0], arguments, channels)
+    if arguments.interpolate is not None:
+        other = _load(networks[1], arguments, channels)
+        loaded = interpolate_networks(loaded, other, arguments.interpolate)
     return LearnedRestorer(
         loaded.model,
         loaded.variables,
-        name=loaded.name if network.flag == "--model" else "",
+        name=loaded.name if networks[0].flag == "--model" else "",
         noise_conditional=loaded.noise_conditional,
         noise_sigma=arguments.noise_sigma,
         strength=1.0 if arguments.strength is None else arguments.strength,

@@ -47,6 +47,8 @@ the noise level as input, or several that were each trained for one level.
 _USAGE = """\
 deconv-jax restore [--model NAME | --workdir DIR | --weights FILE]
                           INPUT [INPUT ...] [-o FILE_OR_DIR] [options]
+       deconv-jax restore --workdir DIR --workdir DIR --interpolate ALPHA
+                          INPUT [INPUT ...] [-o FILE_OR_DIR] [options]
        deconv-jax restore --method NAME --kernel FILE INPUT [INPUT ...] [options]
        deconv-jax restore --method tv|wavelet --noise-sigma SIGMA INPUT [INPUT ...] [options]
        deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA
@@ -125,7 +127,7 @@ def _add_network_flags(group: Any) -> None:
         action="append",
         dest="networks",
         metavar="DIR",
-        help="use the model of this run (restoration); may be repeated for plug_and_play",
+        help="use the model of this run (restoration); may be repeated for plug_and_play and --interpolate",
     )
     add_checkpoint(group)
     group.add_argument(
@@ -136,6 +138,13 @@ def _add_network_flags(group: Any) -> None:
         metavar="FILE",
         help="use these published weights (.pth, .pt or .safetensors); may be repeated for "
         "plug_and_play",
+    )
+    group.add_argument(
+        "--interpolate",
+        type=float,
+        metavar="ALPHA",
+        help="blend the weights of two networks of the same architecture: 0 gives the first one, 1 the "
+        "second, such as one trained for PSNR and one with an adversary",
     )
     group.add_argument(
         "--scale",

@@ -329,7 +329,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
         (["--weights", "w.pth", "--option", "a=1"], "--option cannot be combined with --weights"),
         (
             ["--weights", "w.pth", "--weights", "v.pth"],
-            "only --method plug_and_play takes several networks; got 2",
+            "only --method plug_and_play and --interpolate take several networks; got 2",
         ),
         (
             ["--weights", "w.pth", "--denoiser-sigma", "5"],
