@@ -40,6 +40,7 @@ ARGUMENTS = {
     "restoration/ffdnet": ["color=rgb"],
     "restoration/jpeg_blind": ["color=rgb"],
     "restoration/pairs": ["color=gray", "scale=2,color=y"],
+    "restoration/sr_gan": ["weight=0.03", "weight=0.03,relativistic=False,features=pixels"],
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",
