@@ -171,8 +171,9 @@ def wavelet(
       weight: Weight, above 0. The default, chosen on photographs, is 1.6 sigma^1.5 for noise of standard
         deviation sigma in [0, 1] units, and 2.2 sigma^1.25 if the model is noise or a mask.
       basis: A wavelet of `ops.wavelets.scaling_filter`, or "dct" for the cosine transform of blocks of
-        `2**levels` pixels per side; 3 levels give the 8 x 8 blocks of JPEG.
-      levels: Number of levels of the transform, at least 1.
+        `2**levels` pixels per side; 3 levels give the 8 x 8 blocks of JPEG. "pixel" is the pixels themselves, all
+        penalized: the Lasso.
+      levels: Number of levels of the transform, at least 1; of no effect with "pixel".
       iterations: Number of FISTA iterations, at least 1.
       size: Height and width of x. The default is the size of y if the model keeps sizes, else the largest size
         that the model maps to that of y.
@@ -190,7 +191,7 @@ def wavelet(
     y, model, size = prepare(y, forward_model, size)
     at_least("iterations", iterations, 1)
     at_least("levels", levels, 1)
-    if basis != "dct":
+    if basis not in ("dct", "pixel"):
         wavelets.scaling_filter(basis)
     if weight is None:
         sigma = known_sigma(forward_model, "wavelet requires a weight")
@@ -260,6 +261,8 @@ def _frame(size: tuple[int, int], basis: str, levels: int) -> tuple[Any, Any, An
 
     Synthesis maps coefficients to images; it is the adjoint and a left inverse of analysis.
     """
+    if basis == "pixel":
+        return (lambda x: x), (lambda c: c), jnp.zeros(size, bool)
     step = 2**levels
     height, width = (-(-n // step) * step for n in size)
     if basis == "dct":

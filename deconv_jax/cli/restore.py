@@ -4,6 +4,7 @@ import argparse
 import functools
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from deconv_jax.cli.process import enable_compilation_cache
 from deconv_jax.cli.restore_flags import Network, add_restore_parser
 from deconv_jax.errors import InputError
 
-_METHOD_FLAGS = ("--kernel", "--boundary", "--option", "--denoiser-sigma")
+_METHOD_FLAGS = ("--kernel", "--mask", "--boundary", "--option", "--denoiser-sigma")
 _NETWORK_FLAGS = (
     "--interpolate",
     "--scale",
@@ -73,18 +74,20 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """Raise InputError unless the flags describe one network, one method, or plug and play."""
+    """Raise InputError unless the flags describe one network, one method, or a method with networks."""
     from deconv_jax.classical import METHODS
-    from deconv_jax.inference.restoration.classical_restorer import DENOISING
+    from deconv_jax.inference.restoration.classical_restorer import FILLING, WITHOUT_KERNEL
 
     networks, method = arguments.networks, arguments.method
-    plug_and_play = method == "plug_and_play"
+    plug_and_play, generative = method == "plug_and_play", method == "generative_prior"
     flags = {network.flag for network in networks}
-    if networks and method and not plug_and_play:
+    if networks and method and not (plug_and_play or generative):
         raise InputError(
-            f"{networks[0].flag} cannot be combined with --method {method}; only --method "
-            "plug_and_play takes networks"
+            f"{networks[0].flag} cannot be combined with --method {method}; only plug_and_play and "
+            "generative_prior take networks"
         )
+    if generative and (not networks or "--weights" in flags):
+        raise InputError(f"--method {method} requires --model or --workdir, a GAN or VAE")
     if arguments.interpolate is not None:
         if not 0 <= arguments.interpolate <= 1:
             raise InputError(f"--interpolate must be in [0, 1]; got {arguments.interpolate:g}")
@@ -101,15 +104,17 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     if plug_and_play:
         refuse_flags(arguments, _NETWORK_FLAGS, f"--method {method}")
     elif method:
-        others = (*_TRAINING_FLAGS, *_NETWORK_FLAGS, "--denoiser-sigma")
+        training = _TRAINING_FLAGS[1:] if generative else _TRAINING_FLAGS
+        others = (*training, *_NETWORK_FLAGS, "--denoiser-sigma")
         refuse_flags(arguments, others, f"--method {method}")
     else:
         refuse_flags(arguments, _METHOD_FLAGS, networks[0].flag if networks else "--model photo")
     if method and arguments.kernel is None:
-        if method in METHODS and method not in DENOISING:
+        usable = WITHOUT_KERNEL if arguments.mask is None else FILLING
+        if method in METHODS and method not in usable:
             raise InputError(
-                f"--method {method} requires --kernel, the blur to undo; without a kernel "
-                f"{' and '.join(DENOISING)} remove noise"
+                f"--method {method} requires --kernel, the blur to undo; methods without a kernel"
+                f"{'' if arguments.mask is None else ' and with --mask'} are {', '.join(usable)}"
             )
         if arguments.boundary is not None:
             raise InputError("--boundary requires --kernel")
@@ -138,6 +143,8 @@ def _restorer(arguments: argparse.Namespace) -> Any:
 
     if not arguments.networks and not arguments.method:
         arguments.networks = [Network("--model", DEFAULT_MODEL)]
+    if arguments.method == "generative_prior":
+        return _classical(arguments)
     make = _classical if arguments.method else _learned
     if any(network.flag == "--model" for network in arguments.networks):
         return RestorerByChannels(functools.partial(make, arguments))
@@ -148,7 +155,7 @@ def _classical(arguments: argparse.Namespace, channels: int = 3) -> Any:
     """Return the restorer of a classical method for images with a number of channels."""
     from deconv_jax.inference.restoration.blur_kernel import read_kernel
     from deconv_jax.inference.restoration.classical_restorer import ClassicalRestorer
-    from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
+    from deconv_jax.inference.restoration.mask_file import read_mask
 
     options = {}
     for word in arguments.option or ():
@@ -157,6 +164,25 @@ def _classical(arguments: argparse.Namespace, channels: int = 3) -> Any:
             raise InputError(f"--option must be KEY=VALUE; got {word!r}")
         options[key] = parse_literal(text)
     kernel = None if arguments.kernel is None else read_kernel(arguments.kernel)
+    generative = arguments.method == "generative_prior"
+    return ClassicalRestorer(
+        arguments.method,
+        kernel,
+        noise_sigma=arguments.noise_sigma,
+        boundary=arguments.boundary or "unknown",
+        options=options,
+        denoiser=None if generative else _denoiser(arguments, channels),
+        generator=_generator(arguments, options) if generative else None,
+        mask=None if arguments.mask is None else read_mask(arguments.mask),
+    )
+
+
+def _denoiser(arguments: argparse.Namespace, channels: int) -> Any:
+    """Return the denoiser of the networks for images with a number of channels; None without networks."""
+    from deconv_jax.inference.restoration.pnp_denoiser import TrainedDenoiser, make_pnp_denoiser
+
+    if not arguments.networks:
+        return None
     loaded = [_load(network, arguments, channels) for network in arguments.networks]
     denoisers = [
         TrainedDenoiser(
@@ -168,16 +194,21 @@ def _classical(arguments: argparse.Namespace, channels: int = 3) -> Any:
         )
         for n in loaded
     ]
-    return ClassicalRestorer(
-        arguments.method,
-        kernel,
-        noise_sigma=arguments.noise_sigma,
-        boundary=arguments.boundary or "unknown",
-        options=options,
-        denoiser=make_pnp_denoiser(denoisers, arguments.denoiser_sigma or ())
-        if denoisers
-        else None,
-    )
+    return make_pnp_denoiser(denoisers, arguments.denoiser_sigma or ())
+
+
+def _generator(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Any:
+    """Return the generator of the network, with its critic if the options of the method use it."""
+    from deconv_jax import zoo
+    from deconv_jax.inference.generation.load import load_discriminator, load_generator
+    from deconv_jax.inference.restoration.latent_generator import make_latent_generator
+
+    (network,) = arguments.networks
+    named = network.flag == "--model"
+    trained = zoo.load(network.value) if named else Path(network.value)
+    checkpoint = parse_checkpoint(arguments.checkpoint)
+    critic = load_discriminator(trained, checkpoint) if options.get("critic_weight") else None
+    return make_latent_generator(*load_generator(trained, checkpoint), critic)
 
 
 def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:

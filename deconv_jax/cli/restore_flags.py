@@ -18,6 +18,8 @@ restore images and videos with a trained network or a classical method
   deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png
   deconv-jax restore --method plug_and_play --model denoise --kernel blur.png --noise-sigma 2.55 \\
     blurred.png -o sharp
+  deconv-jax restore --method tv --mask hole.png --noise-sigma 5 damaged.png -o filled
+  deconv-jax restore --method generative_prior --model mnist-vae --mask hole.png digit.png
 
 Without flags, the named model photo removes noise and JPEG artifacts. Other models: denoise, jpeg
 and sr (enlarges); "deconv-jax models" lists all. Gray images get the variant of denoise and jpeg
@@ -43,6 +45,11 @@ restores the luma, and the color is enlarged bicubically. A network works in til
 method works on the whole image, needs 40 to 120 bytes per sample, and refuses images that do not
 fit into free memory. The method plug_and_play undoes a blur with denoising networks: one that takes
 the noise level as input, or several that were each trained for one level.
+
+The methods tv, wavelet, plug_and_play and generative_prior fill the pixels that are white in
+--mask. The method generative_prior searches for the image of a GAN or VAE that explains the input
+best; the input must have the size of the model's images. Semantic inpainting has --option
+misfit=absolute, context_window=7, blend=True and, with the run of a GAN, critic_weight=0.003.
 """
 _USAGE = """\
 deconv-jax restore [--model NAME | --workdir DIR | --weights FILE]
@@ -53,7 +60,9 @@ deconv-jax restore [--model NAME | --workdir DIR | --weights FILE]
        deconv-jax restore --method tv|wavelet --noise-sigma SIGMA INPUT [INPUT ...] [options]
        deconv-jax restore --method plug_and_play --kernel FILE --noise-sigma SIGMA
                           (--model NAME | --workdir DIR | --weights FILE
-                          [--denoiser-sigma SIGMA]) ... INPUT [INPUT ...] [options]"""
+                          [--denoiser-sigma SIGMA]) ... INPUT [INPUT ...] [options]
+       deconv-jax restore --method generative_prior (--model NAME | --workdir DIR)
+                          [--mask FILE] INPUT [INPUT ...] [options]"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +206,7 @@ def _add_method_flags(group: Any) -> None:
     group.add_argument(
         "--method",
         metavar="NAME",
-        help="use this method: wiener, richardson_lucy, tv, plug_and_play, ...",
+        help="use this method: wiener, richardson_lucy, tv, plug_and_play, generative_prior, ...",
     )
     group.add_argument(
         "--kernel",
@@ -205,6 +214,12 @@ def _add_method_flags(group: Any) -> None:
         metavar="FILE",
         help="undo this blur: the point-spread function, centered, as an image (bright on black) or "
         "a .npy array; normalized to sum 1",
+    )
+    group.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help="fill the pixels that are white in this image, which has the size of the inputs",
     )
     group.add_argument(
         "--boundary",

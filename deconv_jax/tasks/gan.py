@@ -92,6 +92,27 @@ class GAN(AdversarialTraining, Task):
         """Return "params" and "batch_stats" of the generator: the averages if `ema_decay` is set."""
         return state.inference_variables()
 
+    def discriminate(
+        self, variables: Mapping[str, Tree], images: Images, labels: Labels = None
+    ) -> jax.Array:
+        """Return the discriminator's logits (batch,) of images in [0, 1]; higher for real images.
+
+        Args:
+          variables: Variables from `discriminator_variables`.
+          images: Images of the generator's shape.
+          labels: Class of each image; required for a conditional discriminator, and not allowed otherwise.
+        """
+        return apply_model(
+            self.discriminator, variables, images, labels, train=False, precision=self.precision
+        )[0]
+
+    def discriminator_variables(self, state: TrainState) -> dict[str, Tree]:
+        """Return "params" and "batch_stats" of the discriminator."""
+        return {
+            "params": state.params["discriminator"],
+            "batch_stats": state.batch_stats["discriminator"],
+        }
+
     def evaluate(self, state: TrainState, batches: Iterable[Batch]) -> dict[str, float]:
         """Compare as many samples as there are images in the split with these images.
 
@@ -160,22 +181,18 @@ class GAN(AdversarialTraining, Task):
         described = {}
         for name, images in (("real", round_to_8_bits(real)), ("fake", fake)):
             described[name] = feature_rows(extract, variables, images) | pixel_rows(images)
-            if self._has_independent_logits():
-                own = {
-                    "params": state.params["discriminator"],
-                    "batch_stats": state.batch_stats["discriminator"],
-                }
-                described[name]["logits"], _ = apply_model(
-                    self.discriminator, own, images, labels, train=False, precision=self.precision
-                )
+            if self.has_independent_logits:
+                own = self.discriminator_variables(state)
+                described[name]["logits"] = self.discriminate(own, images, labels)
         return described
 
     @functools.partial(jit, static_argnums=(0, 1))
     def _describe_real(self, extract: Extract, variables: Tree, batch: Batch) -> PerImageArrays:
         return feature_rows(extract, variables, round_to_8_bits(self._real(batch)[0]))
 
-    def _has_independent_logits(self) -> bool:
-        """Return whether the discriminator's logit of an image depends on that image alone."""
+    @property
+    def has_independent_logits(self) -> bool:
+        """Whether the discriminator's logit of an image depends on that image alone."""
         norm, group = (
             getattr(self.discriminator, f, None) for f in ("norm", "minibatch_std_group")
         )

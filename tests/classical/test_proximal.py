@@ -19,7 +19,14 @@ from deconv_jax.classical import (
     wavelet,
 )
 from deconv_jax.classical.problem import total_variation
-from deconv_jax.data.degradations import Blur, Chain, Decimate, GaussianNoise, Mask
+from deconv_jax.data.degradations import (
+    Blur,
+    Chain,
+    Decimate,
+    GaussianNoise,
+    Mask,
+    RandomProjection,
+)
 from deconv_jax.errors import InputError
 from deconv_jax.ops.wavelets import (
     coarse_mask,
@@ -174,6 +181,21 @@ def test_fista_decreases_monotonically_to_the_minimum_of_ista(model):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_pixel_basis_satisfies_the_optimality_conditions_of_the_lasso():
+    """A^T (A x - y) is -weight sign(x) where x is not 0, and at most the weight elsewhere."""
+    sparse = np.where(draw(2, *SIZE, 1) > 1.5, draw(2, *SIZE, 1, seed=1), 0.0)
+    model, weight = RandomProjection(90), 0.02
+    y = model(jnp.asarray(sparse))
+    x = wavelet(y, model, weight=weight, basis="pixel", iterations=3000, size=SIZE)
+    slope = np.asarray(model.adjoint(model.forward(x) - y, SIZE))
+    chosen = np.asarray(x) != 0
+    assert 5 < np.sum(chosen) < 150
+    np.testing.assert_allclose(slope[chosen], -weight * np.sign(x)[chosen], atol=1e-4)
+    assert np.max(np.abs(slope)) <= weight + 1e-4
+    np.testing.assert_allclose(x, sparse, atol=0.1)
+
+
 def test_sizes_that_are_not_divisible_are_padded():
     y = jnp.asarray(draw(1, 13, 10, 1))
     x, objective = wavelet(

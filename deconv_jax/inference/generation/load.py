@@ -1,5 +1,6 @@
 """Generators of runs and named models."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from deconv_jax.inference.trained_model import TrainedModel, open_task
 from deconv_jax.tasks import GAN, Variational
+from deconv_jax.training.state import TrainState
 from deconv_jax.workdir import Checkpoint, load_state
 from deconv_jax.zoo import ZooModel
 
@@ -30,9 +32,25 @@ def load_generator(
     task = open_task(trained, GAN, Variational)
     if isinstance(trained, ZooModel):
         return task, trained.variables
+    return task, jax.device_get(task.sampling_variables(_state(task, trained, checkpoint)))
+
+
+def load_discriminator(
+    trained: TrainedModel, checkpoint: Checkpoint = "last"
+) -> dict[str, Any] | None:
+    """Return the variables of a discriminator as NumPy arrays; None for a VAE and for a named model.
+
+    Arguments and errors are those of `load_generator`.
+    """
+    task = open_task(trained, GAN, Variational)
+    if isinstance(trained, ZooModel) or not isinstance(task, GAN):
+        return None
+    return jax.device_get(task.discriminator_variables(_state(task, trained, checkpoint)))
+
+
+def _state(task: GAN | Variational, workdir: Path, checkpoint: Checkpoint) -> TrainState:
     example = {
         "image": jnp.zeros((1, *task.image_shape), jnp.uint8),
         "label": jnp.zeros(1, jnp.int32),
     }
-    _, state = load_state(trained, checkpoint, lambda key: task.init(key, example))
-    return task, jax.device_get(task.sampling_variables(state))
+    return load_state(workdir, checkpoint, lambda key: task.init(key, example))[1]

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax import schema
-from deconv_jax.classical import METHODS
+from deconv_jax.classical import METHODS, LatentGenerator
 from deconv_jax.classical.problem import UnknownNoise
 from deconv_jax.compilation import jit
-from deconv_jax.data.degradations import Blur, Chain, GaussianNoise
+from deconv_jax.data.degradations import Blur, Chain, GaussianNoise, Mask
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.inference.progress import ProgressCallback
@@ -37,8 +37,10 @@ _TRANSFORM_BYTES = 24
 
 Boundary = Literal["unknown", "circular", "reflect", "zeros"]
 """Scene beyond the border of an image: unknown, or as in `degradations.Boundary`."""
-DENOISING = ("tv", "wavelet")
+WITHOUT_KERNEL = ("tv", "wavelet", "generative_prior")
 """Methods that work without a blur kernel."""
+FILLING = (*WITHOUT_KERNEL, "plug_and_play")
+"""Methods that fill missing pixels, also without a blur kernel."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,18 +50,23 @@ class ClassicalRestorer:
     Attributes:
       method: Key of `METHODS`.
       kernel: Blur kernel (height, width) with sum 1 and center at index `size // 2`; None for images
-        that are only noisy, for the methods in `DENOISING`.
+        without blur, for the methods in `WITHOUT_KERNEL`, and with a mask for those in `FILLING`.
       noise_sigma: Standard deviation of the image's noise, in units of 1/255; None if unknown.
       boundary: Scene beyond the border. "unknown" suits photographs, whose scene continues beyond the
         frame: the scene just outside the frame, which the blur mixed in, is restored too and then
         cropped.
-      options: Keyword arguments of the method, other than its denoiser.
+      options: Keyword arguments of the method, other than its denoiser and generator.
       denoiser: Denoiser of the method "plug_and_play", as from `make_pnp_denoiser`; None for others.
+      generator: Generator of the method "generative_prior", as from `make_latent_generator`, which determines
+        the size of the images; None for others.
+      mask: 0 for missing pixels and 1 for known ones (height, width), for images of this size and the methods in
+        `FILLING`; None if all are known.
 
     Raises:
       InputError: The method, the boundary or an option is unknown; an option has the wrong type or
-        value; the noise level is not positive, or is None and required; or the kernel or the denoiser is
-        missing, or a denoiser is given to a method that takes none.
+        value; the noise level is not positive, or is None and required; the kernel, the
+        denoiser or the generator is missing, or one is given to a method that takes none; the method does not
+        fill missing pixels; or the boundary of a blur is unknown and there is a generator.
     """
 
     method: str
@@ -68,6 +75,8 @@ class ClassicalRestorer:
     boundary: Boundary = "unknown"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     denoiser: PnpDenoiser | None = None
+    generator: LatentGenerator | None = None
+    mask: Float[np.ndarray, "height width"] | None = None
     _bytes_per_sample: dict[int, float] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
@@ -81,15 +90,26 @@ class ClassicalRestorer:
             )
         if self.noise_sigma is not None and not 0 < self.noise_sigma < np.inf:
             raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")
-        if self.kernel is None and self.method not in DENOISING:
+        if self.mask is not None and self.method not in FILLING:
             raise InputError(
-                f"{self.method} requires a blur kernel; only {' and '.join(DENOISING)} work without"
+                f"{self.method} does not fill missing pixels; methods that do are {', '.join(FILLING)}"
+            )
+        without = WITHOUT_KERNEL if self.mask is None else FILLING
+        if self.kernel is None and self.method not in without:
+            raise InputError(
+                f"{self.method} requires a blur kernel; only {', '.join(without)} work without"
             )
         self._check_arguments()
+        if self.generator is not None and self.kernel is not None and self.boundary == "unknown":
+            raise InputError(
+                f"{self.method} with a kernel requires a boundary other than unknown, because the generator makes "
+                "no pixels beyond the frame"
+            )
         # Tracing on a small image raises the method's own errors without computing anything.
         side = 2 * max(self._kernel_size) + 1
+        shape = (side, side, 1) if self.generator is None else self._generated_shape
         try:
-            jax.eval_shape(self._restore, jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32))
+            jax.eval_shape(self._restore, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         except UnknownNoise as error:
             needed = str(error).partition(",")[0]
             raise InputError(
@@ -115,14 +135,24 @@ class ClassicalRestorer:
           jpeg_table: Not used.
 
         Raises:
-          InputError: The output is not finite, the kernel is larger than the image, or an image of at
-            least 2^22 samples needs more memory than is free.
+          InputError: The output is not finite, the kernel is larger than the image, the image does not have the
+            size of the mask or the shape of the generator's images, or an image of at least 2^22 samples needs
+            more memory than is free.
         """
         del jpeg_table
         size, kernel_size = pixels.shape[:2], self._kernel_size
         if any(k > n for k, n in zip(kernel_size, size, strict=True)):
             raise InputError(
                 f"the kernel must be no larger than the image, {size} pixels; got {kernel_size}"
+            )
+        if self.mask is not None and self.mask.shape != size:
+            raise InputError(
+                f"the mask must have the size of the image, {size} pixels; got {self.mask.shape}"
+            )
+        if self.generator is not None and pixels.shape != self._generated_shape:
+            raise InputError(
+                f"the generator makes images of shape {self._generated_shape}; got an image of shape "
+                f"{pixels.shape}"
             )
         if pixels.size >= MEMORY_CHECK_MIN_SAMPLES:
             needed, free = self.needed_memory(pixels.shape), free_memory()
@@ -158,17 +188,32 @@ class ClassicalRestorer:
     def _kernel_size(self) -> tuple[int, ...]:
         return (1, 1) if self.kernel is None else self.kernel.shape
 
+    @property
+    def _generated_shape(self) -> tuple[int, ...]:
+        """Shape (height, width, channels) of the generator's images."""
+        assert self.generator is not None
+        latents = jnp.zeros((1, self.generator.latent_dim))
+        labels = jnp.zeros(1, jnp.int32) if self.generator.num_classes else None
+        return jax.eval_shape(self.generator.decode, latents, labels).shape[1:]
+
     def _restore(self, images: Array) -> Array:
         boundary = "valid" if self.boundary == "unknown" else self.boundary
         blurs = () if self.kernel is None else (Blur(self.kernel, boundary=boundary),)
         noises = () if self.noise_sigma is None else (GaussianNoise(self.noise_sigma),)
-        forward_model = Chain((*blurs, *noises))
+        masks: tuple[Mask, ...] = ()
+        if self.mask is not None:
+            # The small images that estimate the memory have another size; their mask is of no importance.
+            masks = (Mask(np.resize(self.mask, images.shape[1:3])),)
+            images = masks[0].forward(images)
+        forward_model = Chain((*blurs, *masks, *noises))
         method: Any = METHODS[self.method]
         options = dict(self.options)
         if self.denoiser is not None:
             # The denoiser's recommended options assume its recommended splitting.
             recommended = {} if "splitting" in options else self.denoiser.options
             options = {"denoiser": self.denoiser.denoiser, **recommended, **options}
+        if self.generator is not None:
+            options["generator"] = self.generator
         return method(images, forward_model, **options)
 
     def _check_arguments(self) -> None:
@@ -176,15 +221,14 @@ class ClassicalRestorer:
         function: Any = METHODS[self.method]
         hints = typing.get_type_hints(function)
         parameters = list(inspect.signature(function).parameters.values())[2:]
-        takes_denoiser = any(p.name == "denoiser" for p in parameters)
-        if takes_denoiser != (self.denoiser is not None):
-            raise InputError(
-                f"{self.method} {'requires a' if takes_denoiser else 'takes no'} denoiser"
-            )
+        for name, given in (("denoiser", self.denoiser), ("generator", self.generator)):
+            takes = any(p.name == name for p in parameters)
+            if takes != (given is not None):
+                raise InputError(f"{self.method} {'requires a' if takes else 'takes no'} {name}")
         fields = [
             (p.name, hints[p.name], dataclasses.field(default=p.default))
             for p in parameters
-            if p.name not in ("denoiser", "size") and not p.name.startswith("return_")
+            if p.name not in ("denoiser", "generator", "size") and not p.name.startswith("return_")
         ]
         options = dataclasses.make_dataclass(self.method, fields)
         schema.build(options, self.options, {}, f"options of {self.method}")

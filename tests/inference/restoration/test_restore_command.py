@@ -304,7 +304,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
     [
         (
             ["--weights", "w.pth", "--method", "wiener"],
-            "--weights cannot be combined with --method wiener; only --method plug_and_play takes net",
+            "--weights cannot be combined with --method wiener; only plug_and_play and gen",
         ),
         (["--kernel", "k.npy"], "--kernel cannot be combined with --model photo"),
         (["--model", "denoize"], "no model 'denoize'; did you mean 'denoise'?"),
@@ -317,7 +317,7 @@ def test_images_without_a_reference_are_restored_and_reported(tmp_path, weights,
         (["--crf", "20"], "--crf requires a video among the inputs"),
         (
             ["--method", "wiener"],
-            "--method wiener requires --kernel, the blur to undo; without a kernel tv and wavelet",
+            "--method wiener requires --kernel, the blur to undo; methods without a kernel are tv, wave",
         ),
         (["--method", "tv"], "tv requires a weight, or noise-sigma"),
         (["--method", "tvv"], "no method 'tvv'; did you mean 'tv'?"),
@@ -456,7 +456,7 @@ def test_help_has_examples(capsys):
         run("--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("\n  deconv-jax restore ") == 7
+    assert text.count("\n  deconv-jax restore ") == 9
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
