@@ -333,8 +333,10 @@ def _measure(model: Any, images: Array) -> Array:
 
 
 def _with_pytrees(generator: LatentGenerator) -> LatentGenerator:
+    """Return the generator with functions that are pytrees of JAX arrays, which traced labels can index."""
     critic = None if generator.critic is None else as_pytree(generator.critic)
-    return dataclasses.replace(generator, decode=as_pytree(generator.decode), critic=critic)
+    wrapped = dataclasses.replace(generator, decode=as_pytree(generator.decode), critic=critic)
+    return jax.tree.map(jnp.asarray, wrapped)
 
 
 def _check_mask(option: str, forward_model: Any) -> None:

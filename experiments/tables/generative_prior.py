@@ -17,7 +17,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,7 @@ NETWORK = "hole_network"
 CONFIG = "autoencoding/inpainting.py"
 
 
-def _images(data: Path, split: str, count: int) -> jax.Array:
+def _images(data: Path, split: Literal["train", "test"], count: int) -> jax.Array:
     """Return the first images of a split of MNIST in [0, 1]."""
     source = dataclasses.replace(zoo.load("mnist-vae").experiment.data, data_dir=str(data / "tfds"))
     return jnp.asarray(source.open(split).gather(np.arange(count))["image"], jnp.float32) / 255

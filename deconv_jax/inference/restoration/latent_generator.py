@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from deconv_jax.classical import LatentGenerator
@@ -33,7 +35,10 @@ def make_latent_generator(
                 "a critic requires a discriminator without batch norm and minibatch_std_group, whose logit of "
                 "an image does not depend on other images"
             )
-        critic = Partial(task.discriminate, dict(discriminator))
+        critic = Partial(task.discriminate, jax.tree.map(jnp.asarray, dict(discriminator)))
     return LatentGenerator(
-        Partial(task.sample, dict(variables)), task.latent_dim, task.num_classes, critic
+        Partial(task.sample, jax.tree.map(jnp.asarray, dict(variables))),
+        task.latent_dim,
+        task.num_classes,
+        critic,
     )

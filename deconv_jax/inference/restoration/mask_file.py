@@ -22,4 +22,4 @@ def read_mask(path: Path) -> Float[np.ndarray, "height width"]:
     if missing.all() or not missing.any():
         number = "all" if missing.all() else "none"
         raise InputError(f"mask {path} must have black and white pixels; {number} are white")
-    return np.float32(~missing)
+    return (~missing).astype(np.float32)
