@@ -107,14 +107,17 @@ def small_config(digits_dir):
 
 @pytest.fixture(scope="session")
 def command():
-    """Start the command line in a new process, on one device."""
+    """Start the command line in a new process, on one device; `optimized` programs take long to compile."""
     root = Path(__file__).parent.parent
-    environment = os.environ | {"XLA_FLAGS": ""}
 
-    def start(*arguments, **options):
+    def start(*arguments, devices=1, optimized=False, **options):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        if not optimized:
+            flags += " --xla_backend_optimization_level=0"
         words = [sys.executable, "-m", "deconv_jax.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(words, cwd=root, **({"env": environment} | pipes | options))
+        environment = os.environ | {"XLA_FLAGS": flags}
+        return subprocess.Popen(words, cwd=root, env=environment, **(pipes | options))
 
     return start
 

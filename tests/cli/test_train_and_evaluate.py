@@ -249,6 +249,7 @@ def test_digits_autoencoder_beats_pca_in_a_fifth_of_its_steps(tmp_path, command,
         tmp_path / "run",
         f"--config.data.data_dir={tmp_path}",
         *(f"--config.training.{name}={steps}" for name, steps in rhythm.items()),
+        optimized=True,
     )
     code, output, errors = ended(process)
     assert code == 0, errors

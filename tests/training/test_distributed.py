@@ -30,36 +30,26 @@ def together(command):
     return start
 
 
-@pytest.mark.parametrize("shard_optimizer", [False, True])
-def test_two_processes_equal_one(
-    tmp_path,
-    command,
-    ended,
-    together,
-    config_file,
-    small_config,
-    last_state,
-    assert_trees_equal,
-    shard_optimizer,
+def test_two_processes_equal_one_with_whole_and_split_optimizer_state(
+    tmp_path, command, ended, together, config_file, small_config, last_state, assert_trees_equal
 ):
-    config = config_file(
-        small_config(
-            optimizer__name="sgd",
-            optimizer__learning_rate=0.1,
-            training__shard_optimizer=shard_optimizer,
-        )
-    )
+    config = config_file(small_config(optimizer__name="sgd", optimizer__learning_rate=0.1))
     arguments = ["train", "--config", config, "--workdir"]
-    one = command(*arguments, tmp_path / "one")
-    for process in (one, *together(*arguments, tmp_path / "two")):
-        code, _, errors = ended(process)
-        assert code == 0, errors
-    (_, two), (_, one) = last_state(tmp_path / "two"), last_state(tmp_path / "one")
-    assert_trees_equal(two, one, relative=1e-5)
-    results = [json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two")]
-    assert [r["device"]["processes"] for r in results] == [1, 2]
-    one_psnr, two_psnr = (r["metrics"]["test"]["psnr"] for r in results)
-    assert one_psnr == pytest.approx(two_psnr, rel=1e-5)
+
+    def finish(*processes):
+        for process in processes:
+            code, _, errors = ended(process)
+            assert code == 0, errors
+
+    finish(command(*arguments, tmp_path / "one"), *together(*arguments, tmp_path / "two"))
+    split = "--config.training.shard_optimizer=True"
+    finish(*together(*arguments, tmp_path / "split", split))
+    results = {n: json.loads((tmp_path / n / RESULT).read_text()) for n in ("one", "two", "split")}
+    assert [r["device"]["processes"] for r in results.values()] == [1, 2, 2]
+    (_, one), psnr = last_state(tmp_path / "one"), results["one"]["metrics"]["test"]["psnr"]
+    for name in ("two", "split"):
+        assert_trees_equal(last_state(tmp_path / name)[1], one, relative=1e-5)
+        assert results[name]["metrics"]["test"]["psnr"] == pytest.approx(psnr, rel=1e-5)
 
 
 @pytest.mark.parametrize("files", [(6, 5), (6, 0)], ids=["fewer", "none"])
@@ -88,7 +78,15 @@ def test_processes_with_different_files_all_stop(
 
 
 def test_signal_to_one_process_stops_both_and_the_run_resumes_bit_exactly(
-    tmp_path, ended, together, config_file, short_config, last_state, logged, assert_trees_equal
+    tmp_path,
+    command,
+    ended,
+    together,
+    config_file,
+    short_config,
+    last_state,
+    logged,
+    assert_trees_equal,
 ):
     """The record after the first step is the last one before the end, so they do not stop at records."""
     rare = {f"training__{name}_every": 200 for name in ("eval", "save", "log")}
@@ -105,7 +103,7 @@ def test_signal_to_one_process_stops_both_and_the_run_resumes_bit_exactly(
     assert list(codes) == [EXIT_INTERRUPTED] * 2, errors
     steps = [int(output.split("saved at step ")[1].split(";")[0]) for output in outputs]
     assert steps[0] == steps[1] < 200
-    for process in (*together(*arguments, run), *together(*arguments, whole)):
+    for process in (*together(*arguments, run), command(*arguments, whole, devices=2)):
         code, _, errors = ended(process)
         assert code == 0, errors
     assert json.loads((run / RESULT).read_text())["resumed_at_step"] == steps[0]
