@@ -1,5 +1,6 @@
 """NIQE against a direct transcription of the authors' code, and its behavior."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage, signal, special, stats
@@ -69,7 +70,7 @@ def expected_features(image):
                 for c in range(0, side * columns, side)
             ]
         )
-        half = ops.imresize(np.float32(levels[..., None] / 255), 0.5)
+        half = ops.imresize(jnp.asarray(levels[..., None] / 255, jnp.float32), 0.5)
         levels = 255 * np.asarray(half, np.float64)[..., 0]
     return np.concatenate(parts, axis=1)
 
