@@ -50,6 +50,7 @@ ARGUMENTS = {
     "restoration/rednet": ["depth=10", "depth=20"],
     "synthesis/cifar10": ["networks=conv"],
     "synthesis/faces": ["height=96"],
+    "synthesis/high_resolution": ["size=256"],
     "synthesis/texture": ["images=brick+grass,side=64"],
     "synthesis/mnist": ["loss=wasserstein", "upsampling=resize", "upsampling=subpixel", "kernel=5"],
     "synthesis/stacked_mnist": ["remedy=none", "remedy=minibatch_std", "remedy=gradient_penalty"],

@@ -69,6 +69,7 @@ def _restore(arguments: argparse.Namespace) -> int:
         outscale=arguments.outscale,
         alpha=arguments.alpha or "bicubic",
         crf=DEFAULT_CRF if arguments.crf is None else arguments.crf,
+        wrap=arguments.wrap or "none",
     )
     return report_skipped(plan) or (EXIT_SOME_FAILED if failed else 0)
 
@@ -170,6 +171,7 @@ def _classical(arguments: argparse.Namespace, channels: int = 3) -> Any:
         kernel,
         noise_sigma=arguments.noise_sigma,
         boundary=arguments.boundary or "unknown",
+        wrap=arguments.wrap or "none",
         options=options,
         denoiser=None if generative else _denoiser(arguments, channels),
         generator=_generator(arguments, options) if generative else None,
@@ -233,6 +235,7 @@ def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,
         ensemble=bool(arguments.self_ensemble),
+        wrap=arguments.wrap or "none",
     )
 
 

@@ -15,6 +15,7 @@ restore images and videos with a trained network or a classical method
   deconv-jax restore --model sr --scale 4 small.png -o large.png
   deconv-jax restore --model denoise clip.mp4 -o clean.mp4
   deconv-jax restore --workdir runs/dncnn_25 photos/ scan.png -o restored
+  deconv-jax restore --model denoise --wrap x panorama.jpg
   deconv-jax restore --method wiener --kernel blur.png --noise-sigma 2 blurred.png
   deconv-jax restore --method plug_and_play --model denoise --kernel blur.png --noise-sigma 2.55 \\
     blurred.png -o sharp
@@ -107,6 +108,12 @@ def add_restore_parser(commands: Any, run: Callable[..., int]) -> None:
         metavar="FACTOR",
         help="resize the restored image bicubically to this multiple of the input's size; --model sr "
         "without --scale takes the smallest network scale that suffices",
+    )
+    restore.add_argument(
+        "--wrap",
+        choices=("x", "y", "xy"),
+        help="treat images as periodic horizontally (360-degree panoramas), vertically or both (tileable "
+        "textures), so that the result continues across its borders",
     )
     restore.add_argument(
         "--crf",

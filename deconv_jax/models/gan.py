@@ -105,6 +105,7 @@ class DCGANGenerator(Generator):
     """The DCGAN generator: every stage doubles the sides and halves the channels.
 
     Attributes:
+      max_width: Limit of the number of channels of a map, for large images; None for no limit.
       final_conv: Whether to upsample to full resolution in hidden layers and end with a 3x3
         convolution, as the SNGAN generator does. Otherwise the last upsampling layer gives the
         image.
@@ -112,13 +113,14 @@ class DCGANGenerator(Generator):
         and norm).
     """
 
+    max_width: int | None = None
     final_conv: bool = False
 
     def _image(self, latents: Array, labels: Array | None, stages: int, train: bool) -> Array:
         channels = self.image_shape[-1]
-        widths = [self.width * 2**i for i in reversed(range(stages))]
+        widths = _widths(self.width, stages, self.max_width)[::-1]
         if self.final_conv:
-            widths = [2 * widths[0], *widths]
+            widths = _widths(self.width, stages + 1, self.max_width)[::-1]
         # A norm has its own offset, so the layer before it needs no bias.
         use_bias = self.norm == "none"
         x = _base_map(latents, self.latent_dim, self.image_shape, stages, widths[0], use_bias)
@@ -213,18 +215,21 @@ class DCGANDiscriminator(Discriminator):
 
     Attributes:
       kernel_size: Kernel size of the convolutions.
+      max_width: Limit of the number of channels of a map, for large images; None for no limit.
       norm: Normalization of all maps but the first, as in the paper: "batch", "group", "layer" or
         "none".
       Others: See `Discriminator` (width, num_classes, spectral_norm and minibatch_std_group).
     """
 
     kernel_size: int = 4
+    max_width: int | None = None
     norm: NormName = "batch"
 
     def _features(self, images: Array, train: bool) -> tuple[Array, Array]:
-        stages = range(_halvings(images.shape[1:], _MAX_BASE_SIDE))
+        stages = _halvings(images.shape[1:], _MAX_BASE_SIDE)
         layers = [
-            (self.width * 2**i, self.kernel_size, 2, self.norm if i else "none") for i in stages
+            (width, self.kernel_size, 2, self.norm if i else "none")
+            for i, width in enumerate(_widths(self.width, stages, self.max_width))
         ]
         x = _conv_stack(self, images, layers, 0.2, train)
         return x.reshape(len(x), -1), x
@@ -324,6 +329,14 @@ def _halvings(image_shape: tuple[int, ...], max_side: int) -> int:
             f"the same power of two with quotients of at most {max_side} (28, 32, 64, 96x80, ...)"
         )
     return halvings
+
+
+def _widths(width: int, count: int, max_width: int | None) -> list[int]:
+    """Return numbers of channels that double from map to map, up to a limit."""
+    if max_width is None:
+        return [width * 2**i for i in range(count)]
+    at_least("max_width", max_width, width)
+    return [min(width * 2**i, max_width) for i in range(count)]
 
 
 def _base_map(

@@ -33,6 +33,7 @@ NAMES = (
     "restore_video",
     "startup",
     "stopping",
+    "texture_speed",
     "training_step",
     "zoo_speed",
 )

@@ -67,6 +67,21 @@ def message_of(call):
 SHAPES = [(28, 28, 1), (32, 32, 3), (64, 64, 3), (96, 80, 3), (96, 80, 1)]
 
 
+def test_max_width_limits_the_channels_of_every_map():
+    generator = DCGANGenerator((256, 256, 3), LATENT, width=2, max_width=8, final_conv=True)
+    discriminator = DCGANDiscriminator(width=2, max_width=8, norm="none")
+    images, variables = jax.eval_shape(generator.init_with_output, KEY, jnp.zeros((1, LATENT)))
+    kernels = [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim == 4]
+    assert max(max(shape[2:]) for shape in kernels) == 8
+    of_discriminator = jax.eval_shape(discriminator.init, KEY, images)["params"]
+    widths = [of_discriminator[f"Conv_{i}"]["kernel"].shape[-1] for i in range(6)]
+    assert widths == [2, 4, 8, 8, 8, 8]
+    message = message_of(
+        lambda: jax.eval_shape(DCGANDiscriminator(width=9, max_width=8).init, KEY, images)
+    )
+    assert "max_width must be at least 9; got 8" in message
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", GENERATORS)

@@ -28,6 +28,7 @@ from deconv_jax.inference.memory import free_memory, working_bytes
 from deconv_jax.inference.progress import ProgressCallback
 from deconv_jax.inference.restoration.learned_restorer import Pixels
 from deconv_jax.inference.restoration.pnp_denoiser import PnpDenoiser
+from deconv_jax.inference.restoration.wrapping import Wrap, crop, extend
 from deconv_jax.inference.tiling import PROBE_TILE
 
 MEMORY_CHECK_MIN_SAMPLES = 2**22
@@ -37,6 +38,8 @@ _TRANSFORM_BYTES = 24
 
 Boundary = Literal["unknown", "circular", "reflect", "zeros"]
 """Scene beyond the border of an image: unknown, or as in `degradations.Boundary`."""
+_WRAP_MARGIN = 64
+"""Pixels by which a periodic image is extended, beside twice the size of the kernel."""
 WITHOUT_KERNEL = ("tv", "wavelet", "generative_prior")
 """Methods that work without a blur kernel."""
 FILLING = (*WITHOUT_KERNEL, "plug_and_play")
@@ -61,6 +64,10 @@ class ClassicalRestorer:
         the size of the images; None for others.
       mask: 0 for missing pixels and 1 for known ones (height, width), for images of this size and the methods in
         `FILLING`; None if all are known.
+      wrap: Axes along which images are periodic. With "xy" and a kernel, the boundary is "circular", and the
+        result is exactly periodic. Otherwise images are extended by 64 pixels and twice the kernel's size;
+        the result then depends on the border of that extension, as little as the method is local. A mask and a
+        generator require "none".
 
     Raises:
       InputError: The method, the boundary or an option is unknown; an option has the wrong type or
@@ -77,6 +84,7 @@ class ClassicalRestorer:
     denoiser: PnpDenoiser | None = None
     generator: LatentGenerator | None = None
     mask: Float[np.ndarray, "height width"] | None = None
+    wrap: Wrap = "none"
     _bytes_per_sample: dict[int, float] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
@@ -87,6 +95,12 @@ class ClassicalRestorer:
         if self.boundary not in get_args(Boundary):
             raise InputError(
                 f"no boundary {self.boundary!r}; {did_you_mean(self.boundary, get_args(Boundary))}"
+            )
+        if self.wrap != "none" and (self.mask is not None or self.generator is not None):
+            raise InputError(f"a mask or a generator requires wrap='none'; got {self.wrap!r}")
+        if self._is_circular and self.boundary not in ("unknown", "circular"):
+            raise InputError(
+                f"wrap='xy' requires the boundary 'circular', which is then the default; got {self.boundary!r}"
             )
         if self.noise_sigma is not None and not 0 < self.noise_sigma < np.inf:
             raise InputError(f"noise-sigma must be a positive number; got {self.noise_sigma:g}")
@@ -140,7 +154,11 @@ class ClassicalRestorer:
             more memory than is free.
         """
         del jpeg_table
-        size, kernel_size = pixels.shape[:2], self._kernel_size
+        kernel_size = self._kernel_size
+        wrap: Wrap = "none" if self._is_circular else self.wrap
+        margin = (_WRAP_MARGIN + 2 * kernel_size[0], _WRAP_MARGIN + 2 * kernel_size[1])
+        pixels = extend(pixels, wrap, margin)
+        size = pixels.shape[:2]
         if any(k > n for k, n in zip(kernel_size, size, strict=True)):
             raise InputError(
                 f"the kernel must be no larger than the image, {size} pixels; got {kernel_size}"
@@ -163,13 +181,13 @@ class ClassicalRestorer:
                     "of this one"
                 )
         restored = np.asarray(self._restore(jnp.asarray(pixels)[None])[0])
-        if self.boundary == "unknown":
+        if self._boundary == "unknown":
             start = [(k - 1) // 2 for k in kernel_size]
             restored = restored[tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))]
         if not np.isfinite(restored).all():
             raise InputError(f"the output of {self.method} is not finite for this image")
         progress.on_progress(1.0)
-        return restored
+        return crop(restored, wrap, margin)
 
     def needed_memory(self, shape: tuple[int, ...]) -> int:
         """Return an estimate of the bytes needed for an image of shape (height, width, channels).
@@ -185,6 +203,15 @@ class ClassicalRestorer:
         return int(self._bytes_per_sample[channels] * height * width * channels)
 
     @property
+    def _is_circular(self) -> bool:
+        """Whether the blur itself is periodic, so that images need no extension."""
+        return self.wrap == "xy" and self.kernel is not None
+
+    @property
+    def _boundary(self) -> Boundary:
+        return "circular" if self._is_circular else self.boundary
+
+    @property
     def _kernel_size(self) -> tuple[int, ...]:
         return (1, 1) if self.kernel is None else self.kernel.shape
 
@@ -197,7 +224,7 @@ class ClassicalRestorer:
         return jax.eval_shape(self.generator.decode, latents, labels).shape[1:]
 
     def _restore(self, images: Array) -> Array:
-        boundary = "valid" if self.boundary == "unknown" else self.boundary
+        boundary = "valid" if self._boundary == "unknown" else self._boundary
         blurs = () if self.kernel is None else (Blur(self.kernel, boundary=boundary),)
         noises = () if self.noise_sigma is None else (GaussianNoise(self.noise_sigma),)
         masks: tuple[Mask, ...] = ()

@@ -34,6 +34,7 @@ from deconv_jax.errors import InputError, at_least
 from deconv_jax.inference.memory import working_bytes
 from deconv_jax.inference.progress import ProgressCallback
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
+from deconv_jax.inference.restoration.wrapping import Wrap, crop, extend
 from deconv_jax.inference.self_ensemble import ensemble_field, self_ensemble
 from deconv_jax.inference.tiling import (
     PROBE_TILE,
@@ -104,6 +105,8 @@ class LearnedRestorer:
         ones in tiles that suit the free memory (`default_tile`).
       ensemble: Whether to average over the eight symmetries of the square, which takes eight times as
         long.
+      wrap: Axes along which images are periodic. The result is then periodic too, if the sides are
+        multiples of the network's `ReceptiveField.multiple`.
 
     Raises:
       InputError: The model is not a restoration network for 1 or 3 channels, `noise_sigma` or
@@ -120,6 +123,7 @@ class LearnedRestorer:
     precision: Precision = "f32"
     tile: int | None = None
     ensemble: bool = False
+    wrap: Wrap = "none"
     _tiles: dict[int, int] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -205,13 +209,18 @@ class LearnedRestorer:
     def _restore(self, pixels: Pixels, level: Array | None, progress: ProgressCallback) -> Pixels:
         channels = pixels.shape[-1]
         field = self._field(channels)
+        # A multiple of the network's stride, so that it sees the image in the same phase.
+        margin = -(-max(field.before, field.after) // field.multiple) * field.multiple
+        margins = (margin, margin)
+        pixels = extend(pixels, self.wrap, margins)
         tile = self.tile
         if tile is None and max(pixels.shape[:2]) > PROBE_TILE:
             tile = self._default_tile(channels, field)
         for precision in dict.fromkeys((self.precision, "f32")):
             apply = self._apply(level, precision)
             try:
-                return restore_tiled(apply, pixels, field, tile, progress.on_progress)
+                restored = restore_tiled(apply, pixels, field, tile, progress.on_progress)
+                return crop(restored, self.wrap, margins, self.scale)
             except _NotFinite:
                 if precision != "f32":
                     progress.on_message(f"the output is not finite in {precision}; retrying in f32")

@@ -9,6 +9,10 @@ from deconv_jax import ops
 from deconv_jax.data.images import MAX_PIXELS
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import Pixels
+from deconv_jax.inference.restoration.wrapping import Wrap, crop, extend
+
+_SUPPORT = 4
+"""Pixels of the larger image within which bicubic interpolation reads."""
 
 
 def result_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
@@ -25,8 +29,27 @@ def result_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return an image resized bicubically; the image itself if it has that size."""
+def resize(pixels: Pixels, size: tuple[int, int], wrap: Wrap = "none") -> Pixels:
+    """Return an image resized bicubically; the image itself if it has that size.
+
+    Args:
+      pixels: Image to resize.
+      size: Height and width of the result.
+      wrap: Axes along which the image is periodic.
+    """
     if pixels.shape[:2] == size:
         return pixels
-    return np.asarray(ops.imresize(jnp.asarray(pixels), size=size))
+    # Extensions that are whole numbers of pixels before and after, so that the pixels keep their phase.
+    steps = [math.gcd(n, m) for n, m in zip(pixels.shape, size, strict=False)]
+    before, after = [], []
+    for n, m, step in zip(pixels.shape, size, steps, strict=False):
+        units = math.ceil(_SUPPORT * max(n / m, 1) / (n // step))
+        before.append(units * (n // step))
+        after.append(units * (m // step))
+    extended = extend(pixels, wrap, (before[0], before[1]))
+    target = [
+        m + 2 * extra if axis in wrap else m
+        for axis, m, extra in zip("yx", size, after, strict=True)
+    ]
+    resized = ops.imresize(jnp.asarray(extended), size=tuple(target))
+    return crop(np.asarray(resized), wrap, (after[0], after[1]))

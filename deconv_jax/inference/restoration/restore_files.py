@@ -29,6 +29,7 @@ from deconv_jax.inference.restoration.measurement import measure_image, read_ref
 from deconv_jax.inference.restoration.resizing import resize, result_size
 from deconv_jax.inference.restoration.video import DEFAULT_CRF, restore_video
 from deconv_jax.inference.restoration.video_source import is_video
+from deconv_jax.inference.restoration.wrapping import Wrap
 from deconv_jax.io import check_output_path, write_png
 from deconv_jax.metrics.protocol import EvaluationProtocol, ImageScore, mean_of_rows
 from deconv_jax.viz.grids import picture_grid
@@ -76,6 +77,7 @@ def restore_files(
     outscale: float | None = None,
     alpha: Alpha = "bicubic",
     crf: float = DEFAULT_CRF,
+    wrap: Wrap = "none",
 ) -> int:
     """Restore files one after another, and print a line for each and the mean of their metrics.
 
@@ -86,7 +88,7 @@ def restore_files(
       jobs: Files to read and write.
       protocol: Protocol of the measurement, for jobs with a reference.
       overwrite: Whether to replace existing results.
-      outscale, alpha: As in `restore_file`.
+      outscale, alpha, wrap: As in `restore_file`.
       crf: Constant rate factor of the videos among the files.
 
     Returns:
@@ -108,7 +110,13 @@ def restore_files(
             try:
                 if is_video(job.source):
                     result = _restore_video(
-                        restorer, job, progress, overwrite=overwrite, outscale=outscale, crf=crf
+                        restorer,
+                        job,
+                        progress,
+                        overwrite=overwrite,
+                        outscale=outscale,
+                        crf=crf,
+                        wrap=wrap,
                     )
                 else:
                     result = restore_file(
@@ -119,6 +127,7 @@ def restore_files(
                         overwrite=overwrite,
                         outscale=outscale,
                         alpha=alpha,
+                        wrap=wrap,
                     )
             except InputError as error:
                 failed += 1
@@ -159,6 +168,7 @@ def restore_file(
     overwrite: bool = False,
     outscale: float | None = None,
     alpha: Alpha = "bicubic",
+    wrap: Wrap = "none",
 ) -> Result:
     """Restore one file; the result is written completely or not at all.
 
@@ -177,6 +187,7 @@ def restore_file(
         is resized as MATLAB's `imresize` does; None for the restorer's scale.
       alpha: Method that enlarges alpha. "network" also restores it at its size. Constant alpha stays
         constant.
+      wrap: Axes along which images are periodic when they are resized; a restorer has its own.
 
     Raises:
       InputError: The file cannot be restored, a result or comparison exists and `overwrite` is False,
@@ -202,10 +213,13 @@ def restore_file(
             size = result_size(
                 image.pixels.shape[:2], restorer.scale if outscale is None else outscale
             )
-            restored = resize(restorer(image.pixels, progress, image.jpeg_table), size)
+            restored = resize(restorer(image.pixels, progress, image.jpeg_table), size, wrap)
             if alpha == "network" and image.alpha is not None and np.ptp(image.alpha) > 0:
                 silent = dataclasses.replace(progress, on_note=lambda _: None)
-                opacity = resize(restorer(image.alpha, silent), size)
+                opacity = resize(restorer(image.alpha, silent), size, wrap)
+                image = dataclasses.replace(image, alpha=np.clip(opacity, 0.0, 1.0))
+            elif wrap != "none" and image.alpha is not None:
+                opacity = resize(image.alpha, size, wrap)
                 image = dataclasses.replace(image, alpha=np.clip(opacity, 0.0, 1.0))
         except InputError as error:
             raise InputError(f"{job.source}: {error}") from error
@@ -213,7 +227,7 @@ def restore_file(
         views = {"input": image.pixels}
         resized = restored.shape != image.pixels.shape
         if resized and (job.reference or job.comparison) is not None:
-            views[BICUBIC] = resize(image.pixels, size)
+            views[BICUBIC] = resize(image.pixels, size, wrap)
         views["restored"] = restored
         rows: dict[str, ImageScore] = {}
         measurement_error = None
@@ -244,6 +258,7 @@ def _restore_video(
     overwrite: bool,
     outscale: float | None,
     crf: float,
+    wrap: Wrap,
 ) -> Result:
     video = restore_video(
         restorer,
@@ -253,6 +268,7 @@ def _restore_video(
         outscale=outscale,
         crf=crf,
         overwrite=overwrite,
+        wrap=wrap,
     )
     speed = [] if video.frames_per_second is None else [f"{video.frames_per_second:.2f} frames/s"]
     return Result(

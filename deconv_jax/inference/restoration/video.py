@@ -35,6 +35,7 @@ from deconv_jax.inference.restoration.video_source import (
     display_matrix,
     import_av,
 )
+from deconv_jax.inference.restoration.wrapping import Wrap
 from deconv_jax.io import check_output_path
 from deconv_jax.lock import locked
 
@@ -87,6 +88,7 @@ def restore_video(
     outscale: float | None = None,
     crf: float = DEFAULT_CRF,
     overwrite: bool = False,
+    wrap: Wrap = "none",
 ) -> RestoredVideo:
     """Restore a video frame by frame; the result is written completely or not at all.
 
@@ -109,6 +111,7 @@ def restore_video(
         are resized bicubically; None for the restorer's scale.
       crf: Constant rate factor of x264, in [0, 51].
       overwrite: Whether to replace an existing result, and parts that were made with other settings.
+      wrap: Axes along which frames are periodic when they are resized; a restorer has its own.
 
     Raises:
       InputError: PyAV is missing; the source is not a video that can be read, or has no frames; the
@@ -157,7 +160,7 @@ def restore_video(
             }
             parts = open_parts(output, settings, overwrite=overwrite)
             state = parts[-1].state if parts else {}
-            work = _Work(restorer, color, video, size, progress, state)
+            work = _Work(restorer, color, video, size, progress, state, wrap)
             frames = itertools.chain([first], frames)
             work.skip(frames, sum(len(part.packets) for part in parts))
             try:
@@ -199,7 +202,9 @@ class _Work:
         size: tuple[int, int],
         progress: ProgressCallback,
         state: dict[str, Any],
+        wrap: Wrap,
     ):
+        self._wrap: Wrap = wrap
         self._restorer = restorer
         self._color = color
         self._path = video.path
@@ -231,7 +236,7 @@ class _Work:
         for frame in frames:
             pixels = self._color.to_rgb(frame.picture, self._source_size)
             try:
-                restored = resize(self._restore_frame(pixels), self._size)
+                restored = resize(self._restore_frame(pixels), self._size, self._wrap)
             except InputError as error:
                 seconds = float(frame.pts * self._time_base)
                 raise InputError(f"{self._path}: frame at {seconds:.3f} s: {error}") from error
