@@ -5,8 +5,11 @@
   deconv-jax generate --workdir runs/texture --size 2048x1024 --tileable -o bricks.png
 
 Images are "brick", "grass" and "gravel" of scikit-image, or files; several are joined by "+", and the global
-latents then choose among them. All splits are crops of the same photographs, and `train` warns of it: the
-metrics compare statistics of crops, and say nothing about novelty.
+latents then choose among them. As in the paper, both networks have batch norm and Adam has a learning rate of
+2e-4 and beta1 = 0.5.
+
+All splits are crops of the same photographs, and `train` warns of it: the metrics compare statistics of crops, and
+say nothing about novelty.
 """
 
 import ml_collections
@@ -29,9 +32,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             image_shape=(side, side, 3 if args["color"] == "rgb" else 1),
             width=width,
         ),
-        discriminator=dict(name="texture_discriminator", width=width),
+        discriminator=dict(name="texture_discriminator", width=width, norm="batch"),
         loss="non_saturating",
-        r1=2.0,
         extractor="pixels",
     )
     config.data = data_settings(
@@ -45,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         cache="device",
     )
     config.optimizer = dict(
-        name="adam", learning_rate=5e-4, momentum=0.5, beta2=0.99, ema_decay=0.998
+        name="adam", learning_rate=2e-4, momentum=0.5, beta2=0.999, ema_decay=0.995
     )
     config.training = training_settings(
         args["steps"], args["batch"], every=1000, eval_batch_size=64

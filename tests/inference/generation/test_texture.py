@@ -27,7 +27,8 @@ def run(tmp_path_factory, write_run):
         "discriminator": {"name": "texture_discriminator", "width": 2, "stages": 2},
     }
     source = {"name": "textures", "images": ("brick",), "side": 16, "count": 8, "color": "gray"}
-    return write_run(tmp_path_factory.mktemp("run"), task, {"source": source})
+    folder = tmp_path_factory.mktemp("run")
+    return write_run(folder, task, {"source": source}, image_shape=(16, 16, 1))
 
 
 def draw(run, size, *, tileable=False, tile=512, seed=0):
