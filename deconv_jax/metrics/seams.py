@@ -3,12 +3,12 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 
 from deconv_jax.errors import InputError
 
 
-def seam_energy(image: Float[np.ndarray, "height width channels"], axis: int) -> float:
+def seam_energy(image: Real[np.ndarray, "height width channels"], axis: int) -> float:
     """Return the gradient energy across the seam of a repeated image, over that inside.
 
     The energy is the mean squared difference of neighboring pixels: of the last and the first row (or
@@ -16,7 +16,7 @@ def seam_energy(image: Float[np.ndarray, "height width channels"], axis: int) ->
     of the estimate is that of a single row. A visible seam has a ratio far above 1.
 
     Args:
-      image: Image with at least two pixels along the axis.
+      image: Image of floats or integers with at least two pixels along the axis.
       axis: 0 for the seam between the bottom and the top, 1 for that between the right and the left.
 
     Returns:
