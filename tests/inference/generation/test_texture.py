@@ -92,7 +92,7 @@ def test_blend_starts_with_one_texture_and_ends_with_the_other(run):
     zeros = np.zeros((2, 10, 30), np.float32)
     cyclic = texture.blend_grids(tileable, zeros, zeros + 1)
     steps = np.abs(cyclic - np.roll(cyclic, 1, axis=1))[..., local:]
-    assert steps.max() < 0.4
+    assert steps.max() < 0.5
 
 
 def test_command_writes_a_tileable_texture_and_its_seam_energy(run, tmp_path, capsys):
