@@ -22,7 +22,7 @@ from deconv_jax.training.parallel import Devices
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (4, 24, 24, 1)).astype(np.uint8)
-SGD = Optimizer("sgd", learning_rate=0.5, momentum=0.0)
+SGD = Optimizer("sgd", learning_rate=0.01, momentum=0.0)
 NET = FSRCNN(scale=2, d=4, s=2, m=1)
 ADVERSARY = Adversary(DCGANDiscriminator(width=2, norm="none"), weight=0.3)
 TASK = Restoration(NET, Downsample(2), SGD, crop=16, loss="l1", adversary=ADVERSARY)
@@ -38,7 +38,7 @@ def log_loss(logits, real):
 
 def descend(params, gradient):
     """A step of `SGD`."""
-    return jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+    return jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
 
 
 @pytest.mark.slow
