@@ -71,7 +71,7 @@ def _lasso(y: Any, model: Degradation, weight: float, *, basis: str) -> Any:
     return classical.wavelet(y, model, weight=weight, basis=basis, iterations=1000, size=(28, 28))
 
 
-SPARSE_WEIGHTS = (1e-3, 1e-2, 5e-2, 0.2)
+SPARSE_WEIGHTS = (1e-3, 1e-2, 0.1, 1.0)
 LATENT_WEIGHTS = (1e-2, 0.1)
 METHODS: dict[str, tuple[str, Solver, Sequence[float], str | None]] = {
     "vae": ("VAE", functools.partial(_prior, name="mnist-vae"), LATENT_WEIGHTS, "mnist-vae"),
