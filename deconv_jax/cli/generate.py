@@ -158,8 +158,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     size = _size(arguments.size)
     task, variables = load_generator(*open_model(arguments))
+    textures = None
     if _draws_textures(arguments):
-        task = texture.texture_task(task, size, tileable=bool(arguments.tileable))
+        task = textures = texture.texture_task(task, size, tileable=bool(arguments.tileable))
     num_classes = task.num_classes if arguments.label is None else 0
     latents, count, columns = _draw_latents(arguments, task.latent_dim, num_classes)
     walks, traverses = arguments.walk is not None, arguments.traverse is not None
@@ -180,12 +181,12 @@ def _generate(arguments: argparse.Namespace) -> int:
         shown = ranked[: arguments.traverse]
         latents = sampling.latent_traversal(latents[0], shown, columns)
         print(f"rows: latents {', '.join(map(str, shown))}")
-    if _draws_textures(arguments):
+    if textures is not None:
         other = None
         if arguments.blend is not None:
             blended = argparse.Namespace(**vars(arguments) | {"seed": arguments.blend})
             other, _, _ = _draw_latents(blended, task.latent_dim, num_classes)
-        batches = texture.draw_textures(task, variables, latents, other)
+        batches = texture.draw_textures(textures, variables, latents, other)
         if arguments.tileable and not walks:
             batches = _print_seams(batches)
     else:
