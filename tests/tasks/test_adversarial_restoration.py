@@ -32,8 +32,7 @@ BATCH = {"image": jnp.asarray(PIXELS), "index": jnp.arange(4), "mask": jnp.ones(
 
 def log_loss(logits, real):
     """Binary cross-entropy with logits."""
-    p = jax.nn.sigmoid(logits)
-    return -jnp.mean(jnp.log(p if real else 1 - p))
+    return -jnp.mean(jax.nn.log_sigmoid(logits if real else -logits))
 
 
 def descend(params, gradient):
