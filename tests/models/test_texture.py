@@ -53,7 +53,9 @@ def test_tileable_generator_pads_every_layer_circularly(random_variables, apply)
     model = generator(tileable=True)
     variables = random_variables(model, latents(model))
     x = apply(model, variables, latents(model), method="grid")
-    params, stats = (variables[name]["decoder"] for name in ("params", "batch_stats"))
+    params, stats = (
+        jax.tree.map(jnp.asarray, variables[name]["decoder"]) for name in ("params", "batch_stats")
+    )
     x = ops.conv(x, params["Conv_0"]["kernel"])
     for layer in range(2):
         norm, moments = (tree[f"Norm_{layer}"]["BatchNorm_0"] for tree in (params, stats))

@@ -172,9 +172,11 @@ def interpolate_networks(
     both = (first, second)
     conditional = [network.noise_conditional for network in both]
     if first.model != second.model or conditional[0] != conditional[1]:
+        # The text of a module has a line per attribute.
+        models = [" ".join(str(n.model).replace("# attributes", "").split()) for n in both]
         raise InputError(
             "only networks of the same architecture can be interpolated; got "
-            + " and ".join(f"{n.name} with {n.model}" for n in both)
+            f"{first.name} with {models[0]} and {second.name} with {models[1]}"
         )
     shapes = [jax.tree.map(np.shape, dict(network.variables)) for network in both]
     if shapes[0] != shapes[1]:
