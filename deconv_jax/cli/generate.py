@@ -30,16 +30,17 @@ generate images with a trained GAN or VAE
   deconv-jax generate --workdir runs/vae -o traversals.png --traverse 8
   deconv-jax generate --workdir runs/gan --output-dir samples/ --num 10000
   deconv-jax generate --workdir runs/texture -o wall.png --size 2048x1024 --tileable
-  deconv-jax generate --workdir runs/texture -o water.mp4 --size 512x512 --tileable --walk 4 --steps 60
+  deconv-jax generate --workdir runs/texture -o water.mp4 --size 512x512 --tileable --walk 4
 
-The same seed generates the same images on any number of devices. A walk (--walk) follows
-great circles through random latents and back to the first, as an animation (.gif, .webp, or .mp4
-with the extra video) or as a picture with one row per latent (.png). A traversal (--traverse) varies one dimension of a random
-latent from -3 to 3 in each row, starting with the dimension that changes the images most.
+The same seed generates the same images on any number of devices. A walk (--walk) follows great
+circles through random latents and back to the first, as an animation (.gif, .webp, or .mp4 with the
+extra video) or as a picture with one row per latent (.png). A traversal (--traverse) varies one
+dimension of a random latent from -3 to 3 in each row, starting with the dimension that changes the
+images most.
 
-The generator of a texture draws at any size (--size), in tiles of bounded memory. Repeated copies of
-a tileable texture (--tileable) show no seam; the gradient energy across the borders over that inside is
-printed. A blend (--blend) changes from one texture to another.
+The generator of a texture draws at any size (--size), in tiles of bounded memory. Repeated copies
+of a tileable texture (--tileable) show no seam; the gradient energy across the borders over that
+inside is printed. A blend (--blend) changes from one texture to another.
 """
 
 _TEXTURE_FLAGS = ("size", "tileable", "blend")

@@ -456,7 +456,7 @@ def test_help_has_examples(capsys):
         run("--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("\n  deconv-jax restore ") == 9
+    assert text.count("\n  deconv-jax restore ") == 10
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
