@@ -277,7 +277,7 @@ def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
         (["--output", "a.png", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output-dir", "each", "--scale", "0"], "scale must be at least 1; got 0"),
         (["--output", "a.png", "--truncation", "0"], "truncation must be positive; got 0"),
-        (["--output", "a.mp4"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4"], "a.mp4: an animation requires --walk"),
         (["--output", "a.gif"], "a.gif: an animation requires --walk"),
         (
             ["--output", "a.gif", "--walk", "2", "--columns", "3"],
@@ -296,7 +296,7 @@ def test_walk_as_a_picture_has_a_row_per_latent(run, tmp_path):
             ["--output", "a.png", "--traverse", "2", "--blend", "1"],
             "--blend cannot be combined with --traverse",
         ),
-        (["--output", "a.mp4", "--output-dir", "each"], "a.mp4 must end in .png"),
+        (["--output", "a.mp4", "--output-dir", "each"], "a.mp4: an animation requires --walk"),
         (["--output", "a.png", "--class", "3"], "--class requires a conditional generator"),
         (["--output", "a.png", "--num", "400", "--scale", "20"], "at most 10000 pixels per side"),
         (["--output", "a.png", "--checkpoint", "7"], "7"),
