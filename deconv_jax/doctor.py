@@ -56,7 +56,7 @@ _VISIBLE_AFTER_S = 10.0
 
 @dataclasses.dataclass
 class Examination:
-    """What the checks of this process have found.
+    """Results of the checks of this process.
 
     Attributes:
       facts: Name and text of each finding, in order.

@@ -444,8 +444,8 @@ def _add_bias(layer: Conv | ConvTranspose | Upsample | Dense, x: Array) -> Array
 def _at_each_pixel(vector: ArrayLike, x: Array) -> Array:
     """Return one number per channel at each pixel of x, in the dtype of x.
 
-    The cast follows the broadcast, so that the gradient of the vector, a sum over all pixels of the batch, is
-    taken in float32. A sum in bfloat16 stops growing once its terms are below 1/256 of it.
+    The cast follows the broadcast, so the gradient of the vector sums over the pixels in float32. A sum in
+    bfloat16 stops growing once its terms are below 1/256 of it.
     """
     wide = jnp.asarray(vector, jnp.promote_types(x.dtype, jnp.float32))
     return jnp.broadcast_to(wide.reshape((1,) * (x.ndim - 1) + (-1,)), x.shape).astype(x.dtype)
