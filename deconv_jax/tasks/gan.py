@@ -77,7 +77,7 @@ class GAN(AdversarialTraining, Task):
         """Return the generator's images of latents, in [0, 1].
 
         Args:
-          variables: Variables from `sampling_variables`.
+          variables: Variables from `TrainState.inference_variables`.
           latents: Latent vectors (batch, latent_dim).
           labels: Class of each image; required for a conditional generator, and not allowed otherwise.
 
@@ -87,10 +87,6 @@ class GAN(AdversarialTraining, Task):
         return apply_model(
             self.generator, variables, latents, labels, train=False, precision=self.precision
         )[0]
-
-    def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
-        """Return "params" and "batch_stats" of the generator: the averages if `ema_decay` is set."""
-        return state.inference_variables()
 
     def discriminate(
         self, variables: Mapping[str, Tree], images: Images, labels: Labels = None
@@ -169,7 +165,7 @@ class GAN(AdversarialTraining, Task):
         if self.num_classes and labels is None:
             labels = numbers % self.num_classes
         latents = draw_latents(evaluation_keys(GAN_EVALUATION_SEED, numbers), self.latent_dim)
-        return round_to_8_bits(self.sample(self.sampling_variables(state), latents, labels))
+        return round_to_8_bits(self.sample(state.inference_variables(), latents, labels))
 
     @functools.partial(jit, static_argnums=(0, 1))
     def _describe(

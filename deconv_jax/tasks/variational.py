@@ -264,7 +264,7 @@ class Variational(Task):
     @functools.partial(jit, static_argnums=0)
     def _picture_rows(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys, images = self._evaluation_images(batch)
-        variables = self.sampling_variables(state)
+        variables = state.inference_variables()
         mean, _ = run_model(self, variables, images, method="encode")
         latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
         return {
@@ -279,16 +279,12 @@ class Variational(Task):
         """Return the mean images in [0, 1] of latents.
 
         Args:
-          variables: Variables from `sampling_variables`.
+          variables: Variables from `TrainState.inference_variables`.
           latents: Latent vectors (batch, latent_dim).
           labels: Ignored, since sampling is unconditional.
         """
         del labels
         return run_model(self, variables, latents, method="decode")
-
-    def sampling_variables(self, state: TrainState) -> dict[str, Tree]:
-        """Return "params" (the average if `ema_decay` is set) and "batch_stats" for sampling."""
-        return state.inference_variables()
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Return "independent_elbo", the log-likelihood of a model of independent pixels.

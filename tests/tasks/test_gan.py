@@ -83,7 +83,7 @@ def own_samples(measured_state):
         images = MEASURED.sample(variables, draw_latents(keys, LATENT))
         return jnp.round(images * 255).astype(jnp.uint8)
 
-    return np.asarray(sample(MEASURED.sampling_variables(measured_state())))
+    return np.asarray(sample(measured_state().inference_variables()))
 
 
 REAL = RNG.integers(0, 256, (COUNT, 28, 28, 1)).astype(np.uint8)

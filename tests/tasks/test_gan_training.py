@@ -342,7 +342,7 @@ def test_ema_averages_weights_and_statistics(assert_trees_equal, run):
         decay = (1 + number) / (10 + number)
         average = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, average, generator)
         assert_trees_equal(state.ema, average, relative=1e-6)
-        assert RUN.sampling_variables(state) is state.ema
+        assert state.inference_variables() is state.ema
 
 
 def test_step_can_be_replayed_alone(assert_trees_equal, run):
@@ -378,7 +378,7 @@ def test_both_networks_depend_on_labels(run):
         assert abs(other[name] - scalars[3][name]) > 1e-5
     # These images differ in their labels only.
     latents = jnp.tile(draw_latents(jax.random.split(FAST_KEY, 1), LATENT), (3, 1))
-    variables = RUN.sampling_variables(states[3])
+    variables = states[3].inference_variables()
     variables = jax.tree.map(jnp.asarray, variables)
     spread = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
     variables["params"]["ConditionalNorm_0"]["bias"] += spread
@@ -393,7 +393,7 @@ def test_samples_are_independent(run):
     sample = jax.jit(RUN.sample)
     latents = draw_latents(jax.random.split(FAST_KEY, 6), LATENT)
     labels = jnp.arange(6) % 3
-    variables = RUN.sampling_variables(states[5])
+    variables = states[5].inference_variables()
     together = sample(variables, latents, labels)
     assert together.shape == (6, *SHAPE)
     order = np.array([4, 0, 3, 5, 1, 2])

@@ -23,7 +23,7 @@ def load_generator(
       checkpoint: "last", "best" on the validation split, or a step, of a run.
 
     Returns:
-      The task, and its `sampling_variables` as NumPy arrays.
+      The task, and its `TrainState.inference_variables` as NumPy arrays.
 
     Raises:
       InputError: The run or the named model is not that of a GAN or VAE, or the checkpoint is missing
@@ -32,7 +32,7 @@ def load_generator(
     task = open_task(trained, GAN, Variational)
     if isinstance(trained, ZooModel):
         return task, trained.variables
-    return task, jax.device_get(task.sampling_variables(_state(task, trained, checkpoint)))
+    return task, jax.device_get(_state(task, trained, checkpoint).inference_variables())
 
 
 def load_discriminator(

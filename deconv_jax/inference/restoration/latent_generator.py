@@ -21,7 +21,7 @@ def make_latent_generator(
 
     Args:
       task: Task of the model.
-      variables: Its `sampling_variables`.
+      variables: Its variables, from `TrainState.inference_variables`.
       discriminator: Variables of a GAN's discriminator, which becomes the critic; None for no critic.
 
     Raises:
