@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError, at_least
@@ -84,7 +85,7 @@ class EncoderDecoder(nn.Module):
                 f"images of {height}x{width} pixels do not fit this autoencoder: both sides must be "
                 f"multiples of its total stride {total} ({self.stride}^{len(self.features)})"
             )
-        self.down = [self._stage(_Down, f) for f in self.features]
+        self.down = [self._stage(Down, f) for f in self.features]
         self.to_code: nn.Module
         self.from_code: nn.Module
         if self.latent == "vector":
@@ -95,10 +96,10 @@ class EncoderDecoder(nn.Module):
             self.to_code = Conv(self.outputs_per_latent * self.latent_dim, kernel_size=1)
             self.from_code = Conv(self.features[-1], kernel_size=1)
         self.activate = Activation(self.activation)
-        self.up = [self._stage(_Up, f) for f in self.features[-2::-1]]
+        self.up = [self._stage(Up, f) for f in self.features[-2::-1]]
         self.to_image = ConvTranspose(channels, kernel_size=self.kernel_size, stride=self.stride)
 
-    def _stage(self, kind: "type[_Stage]", features: int) -> nn.Module:
+    def _stage(self, kind: "type[Stage]", features: int) -> nn.Module:
         stage = nn.remat(kind, static_argnums=(2,)) if self.remat else kind
         return stage(
             features,
@@ -110,9 +111,15 @@ class EncoderDecoder(nn.Module):
         )
 
     def _encoded(
-        self, images: Float[Array, "batch height width channels"], train: bool
+        self,
+        images: Float[Array, "batch height width channels"],
+        train: bool,
+        condition: Float[Array, "batch height width channels"] | None = None,
     ) -> Float[Array, "batch *code"]:
-        """Return the encoder's raw outputs, `outputs_per_latent` for each latent dimension."""
+        """Return the encoder's raw outputs, `outputs_per_latent` for each latent dimension.
+
+        The condition, if any, follows the images along the channel axis.
+        """
         total = self.stride ** len(self.features)
         expected = self.image_shape
         fits = images.shape[1:] == expected
@@ -126,7 +133,7 @@ class EncoderDecoder(nn.Module):
                 + (f" or other sizes that are multiples of {total}" if self.latent == "map" else "")
                 + f"; got {images.shape[1:]} (set task.model.image_shape)"
             )
-        x = images
+        x = images if condition is None else jnp.concatenate([images, condition], axis=-1)
         for stage in self.down:
             x = stage(x, train)
         return self.to_code(x.reshape(x.shape[0], -1) if self.latent == "vector" else x)
@@ -190,7 +197,7 @@ class Autoencoder(EncoderDecoder):
         return self.reconstruct_with_code(images, train)[0]
 
 
-class _Stage(nn.Module):
+class Stage(nn.Module):
     """A strided layer, its normalization and activation, and residual blocks."""
 
     features: int
@@ -204,6 +211,7 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """Apply the stage to a feature map (batch, height, width, channels)."""
         x = self.layer(
             self.features,
             kernel_size=self.kernel_size,
@@ -224,9 +232,13 @@ class _Stage(nn.Module):
         return x
 
 
-class _Down(_Stage):
+class Down(Stage):
+    """A stage of the encoder."""
+
     layer = Conv
 
 
-class _Up(_Stage):
+class Up(Stage):
+    """A stage of the decoder."""
+
     layer = ConvTranspose

@@ -8,6 +8,10 @@ likelihoods p(x|z):
 - "discretized_logistic": a probability mass over 8-bit levels (Salimans et al., arXiv:1701.05517,
   equations 1 and 2 with one component).
 
+A conditional VAE (Sohn et al., "Learning structured output representation using deep conditional generative
+models", NeurIPS 2015) models p(x|y) for a given image y, such as x with a hole: encoder and decoder see y, too.
+The prior of the latents does not depend on y, which is section 4.1's restriction p(z|y) = p(z).
+
 Note: Values of different likelihoods are not comparable.
 """
 
@@ -19,7 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deconv_jax.errors import InputError
-from deconv_jax.models.autoencoder import EncoderDecoder
+from deconv_jax.models.autoencoder import Down, EncoderDecoder
+from deconv_jax.models.layers import Dense
 
 Images = Float[Array, "batch height width channels"]
 Likelihood = Literal["bernoulli", "gaussian", "discretized_logistic"]
@@ -36,11 +41,14 @@ class VAE(EncoderDecoder):
       likelihood: Likelihood of an image given its latents: "bernoulli" (binary cross-entropy),
         "gaussian" (a density, with a learned standard deviation for each channel) or
         "discretized_logistic" (a probability of 8-bit levels, with a learned scale per channel).
+      conditional: Whether the model is one of p(x|y). Every method then requires the condition y, images of the
+        shape `image_shape`. A second encoder passes it to the decoder as `latent_dim` numbers beside the latents.
       Others: See `EncoderDecoder` (image_shape, features, latent, latent_dim, kernel_size, stride,
         residual_blocks, norm, activation and remat); `latent` must be "vector".
     """
 
     likelihood: Likelihood = "bernoulli"
+    conditional: bool = False
 
     outputs_per_latent: ClassVar[int] = 2
 
@@ -54,27 +62,44 @@ class VAE(EncoderDecoder):
         if self.latent != "vector":
             raise InputError(f"a VAE requires latent='vector'; got {self.latent!r}")
         super().setup()
+        if self.conditional:
+            self.condition_down = [self._stage(Down, f) for f in self.features]
+            self.from_condition = Dense(self.latent_dim)
         if self.likelihood != "bernoulli":
             init = nn.initializers.constant(jnp.log(_INITIAL_SCALE))
             self.log_scale: Any = self.param("log_scale", init, (self.image_shape[-1],))
 
     def encode(
-        self, images: Images, train: bool = False
+        self, images: Images, condition: Images | None = None, train: bool = False
     ) -> tuple[Float[Array, "batch latent_dim"], Float[Array, "batch latent_dim"]]:
-        """Return the mean and log variance of q(z|x) for images in [0, 1].
+        """Return the mean and log variance of q(z|x), or of q(z|x, y), for images in [0, 1].
 
         Raises:
-          InputError: The images do not have the shape `image_shape`.
+          InputError: The images do not have the shape `image_shape`, or the condition is missing or not wanted.
         """
-        mean, log_variance = jnp.split(self._encoded(images, train), 2, axis=-1)
+        self._check_condition(condition)
+        mean, log_variance = jnp.split(self._encoded(images, train, condition), 2, axis=-1)
         return mean, log_variance
 
-    def decode(self, latents: Float[Array, "batch latent_dim"], train: bool = False) -> Images:
-        """Return the mean of p(x|z), or the location of a discretized logistic, in [0, 1]."""
-        return jax.nn.sigmoid(self._logits(latents, train))
+    def decode(
+        self,
+        latents: Float[Array, "batch latent_dim"],
+        condition: Images | None = None,
+        train: bool = False,
+    ) -> Images:
+        """Return the mean of p(x|z), or the location of a discretized logistic, in [0, 1].
+
+        Raises:
+          InputError: The condition is missing or not wanted.
+        """
+        return jax.nn.sigmoid(self._decoded(latents, condition, train))
 
     def log_likelihood(
-        self, images: Images, latents: Float[Array, "batch latent_dim"], train: bool = False
+        self,
+        images: Images,
+        latents: Float[Array, "batch latent_dim"],
+        condition: Images | None = None,
+        train: bool = False,
     ) -> Float[Array, " batch"]:
         """Return log p(x|z) of each image in nats, summed over pixels, always computed in float32.
 
@@ -82,10 +107,14 @@ class VAE(EncoderDecoder):
           images: Images in [0, 1]; of zeros and ones for "bernoulli", of 8-bit levels over 255 for
             "discretized_logistic" (not checked).
           latents: Latent of each image.
+          condition: Condition of each image, for a conditional model.
           train: Whether batch norm uses and updates the statistics of the batch.
+
+        Raises:
+          InputError: The condition is missing or not wanted.
         """
         x = images.astype(jnp.float32)
-        logits = self._logits(latents, train).astype(jnp.float32)
+        logits = self._decoded(latents, condition, train).astype(jnp.float32)
         if self.likelihood == "bernoulli":
             values = x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits)
         else:
@@ -97,7 +126,11 @@ class VAE(EncoderDecoder):
         return jnp.sum(values, axis=(1, 2, 3))
 
     def __call__(
-        self, images: Images, noise: Float[Array, "batch latent_dim"], train: bool = False
+        self,
+        images: Images,
+        noise: Float[Array, "batch latent_dim"],
+        condition: Images | None = None,
+        train: bool = False,
     ) -> tuple[
         Float[Array, " batch"],
         Float[Array, "batch latent_dim"],
@@ -109,14 +142,37 @@ class VAE(EncoderDecoder):
           images: Images in [0, 1].
           noise: Standard normal noise of the reparameterization z = mean + exp(log variance / 2) *
             noise.
+          condition: Condition of each image, for a conditional model.
           train: Whether batch norm uses and updates the statistics of the batch.
 
         Raises:
-          InputError: The images do not have the shape `image_shape`.
+          InputError: The images do not have the shape `image_shape`, or the condition is missing or not wanted.
         """
-        mean, log_variance = self.encode(images, train)
+        mean, log_variance = self.encode(images, condition, train)
         latents = mean + jnp.exp(0.5 * log_variance) * noise
-        return self.log_likelihood(images, latents, train), mean, log_variance
+        return self.log_likelihood(images, latents, condition, train), mean, log_variance
+
+    def _decoded(self, latents: Array, condition: Images | None, train: bool) -> Images:
+        """Return the logits of latents, which the code of the condition follows, if any."""
+        self._check_condition(condition)
+        if condition is None:
+            return self._logits(latents, train)
+        x = condition
+        for stage in self.condition_down:
+            x = stage(x, train)
+        code = self.from_condition(x.reshape(len(x), -1))
+        return self._logits(jnp.concatenate([latents, code], axis=-1), train)
+
+    def _check_condition(self, condition: Images | None) -> None:
+        if (condition is not None) != self.conditional:
+            raise InputError(
+                f"a VAE with conditional={self.conditional} "
+                + ("requires a condition" if self.conditional else "takes no condition")
+            )
+        if condition is not None and condition.shape[1:] != self.image_shape:
+            raise InputError(
+                f"the condition must have the shape {self.image_shape}; got {condition.shape[1:]}"
+            )
 
 
 def gaussian_kl(

@@ -42,7 +42,7 @@ from deconv_jax.metrics.image import (
 from deconv_jax.metrics.masked_mean import masked_sums, mean_over
 from deconv_jax.models.autoencoder import Autoencoder
 from deconv_jax.tasks.latent_plot import latent_scatter, principal_components
-from deconv_jax.tasks.task_model import check_model, run_model
+from deconv_jax.tasks.task_model import check_model, degrade_same_shape, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
 from deconv_jax.training.step import apply_model, gradient_step, images_in_unit_range, init_state
@@ -277,14 +277,7 @@ class Autoencoding(Task):
         if self.degradation is None:
             return clean, clean
         keys = fold_in(example_keys(key, batch["index"]), _PURPOSE_DEGRADE)
-        degraded = self.degradation(clean, keys)
-        if degraded.shape != clean.shape:
-            raise InputError(
-                "task.degradation must keep the shape of images; got "
-                f"{type(self.degradation).__name__}, which maps shape {clean.shape[1:]} to "
-                f"{degraded.shape[1:]}"
-            )
-        return degraded, clean
+        return degrade_same_shape(self.degradation, clean, keys), clean
 
     @functools.partial(jit, static_argnums=0)
     def _reconstruct(self, state: TrainState, batch: Batch) -> Images:

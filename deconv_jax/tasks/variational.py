@@ -4,6 +4,9 @@ Training maximizes the ELBO, E log p(x|z) - KL(q(z|x) || p(z)) (Kingma & Welling
 equation 3), with one latent sample per image. Evaluation also reports the tighter importance-weighted
 bound (Burda et al., arXiv:1509.00519, equation 8).
 
+With a degradation, a conditional VAE models the clean images x that belong to a degraded one y, and both bounds
+are of log p(x|y) (Sohn et al., NeurIPS 2015, equation 4). Its samples show what the degradation leaves open.
+
 Note: Published results on "binarized MNIST" sample every pixel as 1 with its gray value as probability,
 anew at every training step and once for the test set. Images thresholded at one half are a different
 data set, on which -log p(x) is lower.
@@ -24,6 +27,7 @@ from PIL import Image
 
 from deconv_jax.compilation import jit
 from deconv_jax.data.batch import Batch
+from deconv_jax.data.degradations import Degradation
 from deconv_jax.data.forward_model import fold_in
 from deconv_jax.data.random_keys import (
     VARIATIONAL_EVALUATION_SEED,
@@ -38,7 +42,7 @@ from deconv_jax.models.latent_sampling import draw_latents
 from deconv_jax.models.vae import VAE, gaussian_kl
 from deconv_jax.ops.collectives import mean_over_devices
 from deconv_jax.tasks.latent_plot import latent_scatter
-from deconv_jax.tasks.task_model import check_model, run_model
+from deconv_jax.tasks.task_model import check_model, degrade_same_shape, run_model
 from deconv_jax.training.optimizer import Optimizer
 from deconv_jax.training.state import Precision, Scalars, TrainState, Tree
 from deconv_jax.training.step import apply_model, gradient_step, images_in_unit_range, init_state
@@ -49,7 +53,7 @@ from deconv_jax.viz.plots import Plot
 Images = Float[Array, "batch height width channels"]
 Latents = Float[Array, "batch latent_dim"]
 
-_PURPOSE_BINARIZE, _PURPOSE_LATENTS = 0, 1
+_PURPOSE_BINARIZE, _PURPOSE_LATENTS, _PURPOSE_DEGRADE = 0, 1, 2
 _LEVELS = 256
 _ACTIVE_VARIANCE = 0.01
 """Variance of the posterior mean above which a latent unit is active (arXiv:1509.00519, section 5.2)."""
@@ -60,7 +64,7 @@ class Variational(Task):
     """A variational autoencoder of images in [0, 1].
 
     Attributes:
-      model: `VAE`.
+      model: `VAE`; a conditional one if there is a degradation.
       optimizer: Optimizer of the model.
       precision: "f32", or "bf16" for bfloat16 weights and activations.
       beta: Weight of the KL divergence (Higgins et al. 2017, equation 4); 1 for the ELBO.
@@ -70,8 +74,10 @@ class Variational(Task):
         (Kingma et al., arXiv:1606.04934, appendix C.8); 0 for none.
       binarize: Binarization of images, which requires the Bernoulli likelihood: "stochastic" samples
         every pixel as 1 with its value as probability, "threshold" cuts at one half.
+      degradation: Shape-preserving degradation whose result, of the modeled image, is the model's condition;
+        None for none.
       iwae_samples: Number of latent samples per image in evaluation, for both bounds.
-      seed: Seed of latent samples and of binarization.
+      seed: Seed of latent samples, binarization and degradations.
     """
 
     model: nn.Module
@@ -81,6 +87,7 @@ class Variational(Task):
     kl_warmup_steps: int = 0
     free_bits: float = 0.0
     binarize: Literal["none", "stochastic", "threshold"] = "none"
+    degradation: Degradation | None = None
     iwae_samples: int = 50
     seed: int = 0
 
@@ -104,6 +111,12 @@ class Variational(Task):
                 f"task.binarize={self.binarize!r} requires task.model.likelihood='bernoulli'; got "
                 f"{self._vae.likelihood!r}"
             )
+        conditional = getattr(self.model, "conditional", False)
+        if conditional != (self.degradation is not None):
+            raise InputError(
+                "task.degradation and task.model.conditional=True require each other; got "
+                f"degradation={self.degradation} and conditional={conditional}"
+            )
 
     @property
     def protocol(self) -> str:
@@ -121,6 +134,8 @@ class Variational(Task):
             "for densities of 8-bit levels",
             "discretized_logistic": "probabilities of 8-bit levels; bits_per_dim: -elbo / (pixels ln 2)",
         }[likelihood]
+        if self.degradation is not None:
+            images += f"; bounds of log p(x|y) for y by {self.degradation.describe()}"
         return (
             f"{images}; {likelihood} likelihood; elbo and iwae in nats per image, means over the split; "
             f"elbo: {self.iwae_samples} latent samples, KL divergence in closed form; iwae: "
@@ -155,7 +170,9 @@ class Variational(Task):
           InputError: The images do not fit the model.
         """
         noise = jnp.zeros((1, self.latent_dim))
-        return init_state(self.model, self.optimizer, key, batch["image"], noise)
+        first = images_in_unit_range(batch["image"][:1])
+        condition = () if self.degradation is None else (first,)
+        return init_state(self.model, self.optimizer, key, batch["image"], noise, *condition)
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
         """Take a gradient step on the negative ELBO with `beta`, warm-up and free bits.
@@ -169,7 +186,13 @@ class Variational(Task):
             images = self._modeled_images(keys, batch)
             noise = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
             (log_likelihood, mean, log_variance), stats = apply_model(
-                self.model, variables, images, noise, train=True, precision=self.precision
+                self.model,
+                variables,
+                images,
+                noise,
+                self.condition(keys, images),
+                train=True,
+                precision=self.precision,
             )
             # Free bits apply to the mean over the whole batch, not over a device's part of it.
             latent_kl = mean_over_devices(jnp.mean(gaussian_kl(mean, log_variance), axis=0))
@@ -209,8 +232,9 @@ class Variational(Task):
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         keys, images = self._evaluation_images(batch)
         call = functools.partial(run_model, self, state.inference_variables())
-        mean, log_variance = call(images, method="encode")
-        reconstruction = call(mean, method="decode")
+        condition = self.condition(keys, images)
+        mean, log_variance = call(images, condition, method="encode")
+        reconstruction = call(mean, condition, method="decode")
         kl = jnp.sum(gaussian_kl(mean, log_variance), axis=-1)
 
         def add_sample(
@@ -220,7 +244,7 @@ class Variational(Task):
             fit, log_weights = carry
             noise = draw_latents(fold_in(fold_in(keys, _PURPOSE_LATENTS), number), self.latent_dim)
             z = mean + jnp.exp(0.5 * log_variance) * noise
-            log_likelihood = call(images, z, method="log_likelihood")
+            log_likelihood = call(images, z, condition, method="log_likelihood")
             # log p(z) - log q(z|x); the constants of both normal densities cancel.
             ratio = 0.5 * jnp.sum(jnp.square(noise) + log_variance - jnp.square(z), axis=-1)
             return (fit + log_likelihood, jnp.logaddexp(log_weights, log_likelihood + ratio)), None
@@ -240,10 +264,15 @@ class Variational(Task):
         }
 
     def pictures(self, state: TrainState, batch: Batch) -> dict[str, Image.Image]:
-        """Return "reconstructions": rows of (binarized) images, reconstructions and prior samples."""
+        """Return "reconstructions": rows of (binarized) images, reconstructions, and samples without the image.
+
+        With a degradation, the samples belong to degraded images, which are a row, too.
+        """
         rows = self._picture_rows(state, batch)
         return {
-            "reconstructions": picture_grid({name: np.asarray(rows[name]) for name in sorted(rows)})
+            "reconstructions": picture_grid(
+                {name: np.clip(rows[name], 0.0, 1.0) for name in sorted(rows)}
+            )
         }
 
     def plots(
@@ -258,20 +287,26 @@ class Variational(Task):
 
     @functools.partial(jit, static_argnums=0)
     def _posterior_means(self, state: TrainState, batch: Batch) -> Latents:
-        _, images = self._evaluation_images(batch)
-        return run_model(self, state.inference_variables(), images, method="encode")[0]
+        keys, images = self._evaluation_images(batch)
+        return self._encode(state.inference_variables(), images, self.condition(keys, images))
 
     @functools.partial(jit, static_argnums=0)
     def _picture_rows(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys, images = self._evaluation_images(batch)
         variables = state.inference_variables()
-        mean, _ = run_model(self, variables, images, method="encode")
+        condition = self.condition(keys, images)
+        mean = self._encode(variables, images, condition)
         latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
-        return {
+        rows = {
             "original": images,
-            "reconstruction": self.sample(variables, mean),
-            "sample of the prior": self.sample(variables, latents),
+            "reconstruction": self._decode(variables, mean, condition),
+            "sample of the prior": self._decode(variables, latents, condition),
         }
+        return rows if condition is None else rows | {"degraded": condition}
+
+    def _encode(self, variables: Tree, images: Images, condition: Images | None) -> Latents:
+        """Return the means of the posterior."""
+        return run_model(self, variables, images, condition, method="encode")[0]
 
     def sample(
         self, variables: Mapping[str, Tree], latents: jax.Array, labels: jax.Array | None = None
@@ -281,10 +316,38 @@ class Variational(Task):
         Args:
           variables: Variables from `TrainState.inference_variables`.
           latents: Latent vectors (batch, latent_dim).
-          labels: Ignored, since sampling is unconditional.
+          labels: Ignored, since there are no classes.
+
+        Raises:
+          InputError: There is a degradation; `restore` has the samples for a degraded image.
         """
         del labels
-        return run_model(self, variables, latents, method="decode")
+        if self.degradation is not None:
+            raise InputError(
+                "a conditional VAE has samples for a degraded image only; see Variational.restore"
+            )
+        return self._decode(variables, latents, None)
+
+    def restore(
+        self,
+        variables: Mapping[str, Tree],
+        degraded: Images,
+        latents: Float[Array, "samples batch d"],
+    ) -> Float[Array, "samples batch height width channels"]:
+        """Return mean images in [0, 1] of p(x|z, y), for latents z of the prior and degraded images y.
+
+        Args:
+          variables: Variables from `TrainState.inference_variables`.
+          degraded: Degraded images y (batch, height, width, channels).
+          latents: Latents (samples, batch, latent_dim), `samples` for each image.
+        """
+        return jax.lax.map(lambda z: self._decode(variables, z, degraded), latents)
+
+    def _decode(
+        self, variables: Mapping[str, Tree], latents: Latents, condition: Images | None
+    ) -> Images:
+        """Return the mean images of latents."""
+        return run_model(self, variables, latents, condition, method="decode")
 
     def baseline(self, train: Source, test: Source) -> dict[str, float]:
         """Return "independent_elbo", the log-likelihood of a model of independent pixels.
@@ -318,6 +381,20 @@ class Variational(Task):
         """Return the evaluation keys and the modeled images of a batch."""
         keys = evaluation_keys(VARIATIONAL_EVALUATION_SEED, batch["index"])
         return keys, self._modeled_images(keys, batch)
+
+    def condition(self, keys: Key[Array, " batch"], images: Images) -> Images | None:
+        """Return the degraded images, which may have values outside [0, 1]; None without a degradation.
+
+        Args:
+          keys: Key of each image.
+          images: Modeled images.
+
+        Raises:
+          InputError: The degradation changes the shape of the images.
+        """
+        if self.degradation is None:
+            return None
+        return degrade_same_shape(self.degradation, images, fold_in(keys, _PURPOSE_DEGRADE))
 
     def _modeled_images(self, keys: Key[Array, " batch"], batch: Batch) -> Images:
         """Return the images whose distribution is learned, binarized if `binarize` says so."""

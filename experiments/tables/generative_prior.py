@@ -8,8 +8,10 @@ about ten times as many, and beyond some number of measurements its error no lon
 As in the paper, the noise has an expected norm of 0.1, and there are 10 random starts. Other networks: the named models
 `mnist-vae` and `mnist-gan`. The weights of all methods are chosen for each number of measurements on training images.
 
-Holes are squares of 14 x 14 pixels at random positions, without noise. The learned network is
-experiments/autoencoding/inpainting.py.
+Holes are squares of 14 x 14 pixels at random positions, without noise. The learned networks are
+experiments/autoencoding/inpainting.py, which is deterministic, and conditional_vae.py, whose samples show the spread of
+the posterior. A sample and the truth are exchangeable under the true posterior, so the mean of K samples then has
+an error of (1 + 1/K) times the variance of the samples, and a sample has twice the error of the exact mean.
 """
 
 import dataclasses
@@ -111,8 +113,13 @@ FILLERS: dict[str, tuple[str, Solver, Sequence[float], str | None]] = {
         "mnist-gan",
     ),
 }
-NETWORK = "hole_network"
-CONFIG = "autoencoding/inpainting.py"
+NETWORK, CONDITIONAL = "hole_network", "hole_conditional_vae"
+CONFIGS = {
+    NETWORK: "autoencoding/inpainting.py",
+    CONDITIONAL: "autoencoding/conditional_vae.py",
+}
+NUM_SAMPLES = 64
+"""Samples of the conditional VAE for each image."""
 
 
 def _images(data: Path, split: Literal["train", "test"], count: int) -> jax.Array:
@@ -177,26 +184,63 @@ def _fill(data: Path, *, part: str) -> dict[str, Any]:
     return record | ({} if name is None else {"model": named_record(name)})
 
 
-def _network(data: Path) -> tuple[Solver, dict[str, Any]]:
-    """Return the trained network as a solver that keeps the known pixels, and how it was trained."""
-    workdir, _, training = finished_run(CONFIG, data / "tfds")
+def _trained(part: str, data: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the task, the variables and the training of a learned network."""
+    workdir, _, training = finished_run(CONFIGS[part], data / "tfds")
     task: Any = open_workdir(workdir).task
     example = {"image": jnp.zeros((1, 28, 28, 1), jnp.uint8)}
     _, state = load_state(workdir, "last", lambda key: task.init(key, example))
-    variables = state.inference_variables()
+    return task, state.inference_variables(), training
 
-    def fill(y: Any, model: Any, weight: float) -> Any:
-        del weight
-        known = model.forward(jnp.ones_like(y))
-        return y + (1 - known) * task.model.apply(variables, y)
 
-    return fill, training
+def _keep_known(y: Any, model: Any, filled: Any) -> Any:
+    """Return filled images with the known pixels of y."""
+    return y + (1 - model.forward(jnp.ones_like(y))) * filled
 
 
 def _fill_by_network(data: Path) -> dict[str, Any]:
-    solve, training = _network(data)
+    task, variables, training = _trained(NETWORK, data)
+
+    def solve(y: Any, model: Any, weight: float) -> Any:
+        del weight
+        return _keep_known(y, model, task.model.apply(variables, y))
+
     errors = _errors(solve, 0.0, HOLE, _images(data, "test", NUM_IMAGES), 0)
-    return _summary(errors) | {
+    return _summary(errors) | _trained_record(training)
+
+
+def _samples(task: Any, variables: Any, y: jax.Array, model: Any) -> jax.Array:
+    """Return samples (samples, batch, height, width, channels) of the conditional VAE."""
+    shape = (NUM_SAMPLES, len(y), task.latent_dim)
+    latents = jax.random.normal(jax.random.key(0), shape)
+    restored = task.restore(variables, y, latents)
+    return jax.vmap(lambda sample: _keep_known(y, model, sample))(restored)
+
+
+def _fill_by_samples(data: Path) -> dict[str, Any]:
+    """Measure the mean of the samples, a sample, the best sample and the variance of the samples."""
+    task, variables, training = _trained(CONDITIONAL, data)
+    images = _images(data, "test", NUM_IMAGES)
+    y, drawn = observe(HOLE, images, 0)
+    samples = _samples(task, variables, y, drawn)
+
+    def per_image(values: jax.Array) -> np.ndarray:
+        return np.asarray(jnp.mean(values, (-3, -2, -1)), np.float64)
+
+    squares = per_image(jnp.square(samples - images[None]))
+    return (
+        _summary(per_image(jnp.square(jnp.mean(samples, 0) - images)))
+        | {
+            "sample": _summary(squares[0]),
+            "best": _summary(squares.min(axis=0)),
+            "variance": _summary(per_image(jnp.var(samples, 0, ddof=1))),
+        }
+        | _trained_record(training)
+    )
+
+
+def _trained_record(training: dict[str, Any]) -> dict[str, Any]:
+    return {
         "count": NUM_IMAGES,
         "protocol": HOLE_PROTOCOL,
         "training": training,
@@ -216,7 +260,7 @@ HOLE_PROTOCOL = (
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
     {part: functools.partial(_measure, part=part) for part in METHODS}
     | {part: functools.partial(_fill, part=part) for part in FILLERS}
-    | {NETWORK: _fill_by_network}
+    | {NETWORK: _fill_by_network, CONDITIONAL: _fill_by_samples}
 )
 
 
@@ -236,7 +280,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         blocks.append(
             f"Means over {number} test images +- one standard error. Protocol: {PROTOCOL}."
         )
-    titles = {part: title for part, (title, *_) in FILLERS.items()} | {NETWORK: "context encoder"}
+    titles = {part: title for part, (title, *_) in FILLERS.items()} | {
+        NETWORK: "context encoder",
+        CONDITIONAL: f"conditional VAE, mean of {NUM_SAMPLES} samples",
+    }
     rows = []
     for part, title in titles.items():
         if part in records:
@@ -244,6 +291,8 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             rows.append([f"{title}{training and f', {training}'}", _cell(records[part])])
     if rows:
         blocks += [markdown("holes | error per pixel", rows), f"Protocol: {HOLE_PROTOCOL}."]
+    if CONDITIONAL in records:
+        blocks.append(_spread(records[CONDITIONAL]))
     return "\n\n".join(blocks)
 
 
@@ -275,6 +324,16 @@ def _claim(part: str, records: Mapping[str, dict[str, Any]]) -> str:
     return (
         f"{METHODS[part][0]}: error {error:.4f} with {CLAIMED_COUNT} measurements. {'; '.join(clauses)}. From {half} to "
         f"{COUNTS[-1]} measurements its own error falls by {fall:.0f} %."
+    )
+
+
+def _spread(record: Mapping[str, Any]) -> str:
+    """Return the errors of single samples, and whether the samples spread as much as the truth does."""
+    ratio = record["mean"] / ((1 + 1 / NUM_SAMPLES) * record["variance"]["mean"])
+    return (
+        f"Conditional VAE: one sample has the error {_cell(record['sample'])}, the best of {NUM_SAMPLES} "
+        f"{_cell(record['best'])}. The variance of the samples is {_cell(record['variance'])}; the error of their mean "
+        f"is {ratio:.2f} times what samples of the true posterior would have with it."
     )
 
 
@@ -318,7 +377,12 @@ def draw(records: Mapping[str, dict[str, Any]], data: Path, path: Path) -> None:
     filled = {"original": images, "hole": y}
     for part, (title, solve, *_) in FILLERS.items():
         filled[title] = solve(y, drawn, records[part]["weight"])
-    filled["context encoder"] = _network(data)[0](y, drawn, 0.0)
+    task, variables, _ = _trained(NETWORK, data)
+    filled["context encoder"] = _keep_known(y, drawn, task.model.apply(variables, y))
+    task, variables, _ = _trained(CONDITIONAL, data)
+    samples = _samples(task, variables, y, drawn)
+    filled["conditional VAE, mean"] = jnp.mean(samples, 0)
+    filled |= {f"conditional VAE, sample {i}": samples[i - 1] for i in (1, 2, 3)}
     for axis, stack in ((middle, rows), (right, filled)):
         grid = mosaic(
             np.clip(np.concatenate([np.asarray(r) for r in stack.values()]), 0, 1), NUM_PICTURES

@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from deconv_jax.data.augment import example_keys
+from deconv_jax.data.degradations import BoxMask
 from deconv_jax.data.sources import ArraySource
 from deconv_jax.errors import InputError
 from deconv_jax.models import VAE, Autoencoder
@@ -226,6 +227,61 @@ def test_training_increases_the_elbo():
     for _ in range(120):
         state, _ = step(state, batch)
     assert task.evaluate(state, [batch])["elbo"] > 0.6 * before["elbo"]
+
+
+# Degradations
+
+CONDITIONAL = dataclasses.replace(
+    TASK,
+    model=TASK.model.clone(conditional=True),
+    optimizer=Optimizer(learning_rate=1e-2),
+    binarize="none",
+    degradation=BoxMask(1, 2),
+)
+
+
+@pytest.mark.slow
+def test_samples_belong_to_the_degraded_image():
+    """Hidden pixels follow from visible ones here, so all samples equal the image."""
+    smooth = np.kron(RNG.integers(0, 2, (8, 2, 2, 1)) * 255, np.ones((1, 4, 4, 1)))
+    batch = batch_of(image=smooth.astype(np.uint8))
+    state, step = initial(CONDITIONAL), jax.jit(CONDITIONAL.train_step)
+    before = CONDITIONAL.evaluate(state, [batch])["elbo"]
+    for _ in range(200):
+        state, _ = step(state, batch)
+    assert CONDITIONAL.evaluate(state, [batch])["elbo"] > 0.5 * before
+    keys, images = CONDITIONAL._evaluation_images(batch)
+    degraded = CONDITIONAL.condition(keys, images)
+    latents = RNG.standard_normal((3, 8, 6)).astype(np.float32)
+    samples = np.asarray(CONDITIONAL.restore(state.inference_variables(), degraded, latents))
+    np.testing.assert_array_equal(np.round(samples), np.broadcast_to(images, samples.shape))
+    with pytest.raises(InputError, match="for a degraded image only"):
+        CONDITIONAL.sample(state.inference_variables(), latents[0])
+
+
+def test_degradation_and_conditional_model_require_each_other():
+    for task in (TASK, CONDITIONAL):
+        model = task.model.clone(conditional=not task.model.conditional)
+        with pytest.raises(InputError, match="require each other"):
+            dataclasses.replace(task, model=model)
+
+
+def test_condition_is_checked():
+    images, latents = jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, 6))
+    variables = {"params": jax.eval_shape(CONDITIONAL.init, jax.random.key(0), batch_of()).params}
+
+    def decode(model, *condition):
+        return jax.eval_shape(
+            lambda v: model.apply(v, latents, *condition, method="decode"), variables
+        )
+
+    for model, condition, message in (
+        (CONDITIONAL.model, (), "requires a condition"),
+        (TASK.model, (images,), "takes no condition"),
+        (CONDITIONAL.model, (images[:, :4],), r"must have the shape \(8, 8, 1\); got \(4, 8, 1\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            decode(model, *condition)
 
 
 # Binarization
