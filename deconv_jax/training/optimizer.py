@@ -6,10 +6,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from deconv_jax.errors import InputError, at_least
 
 Tree = Any
+
+_MUON_RMS = 0.2
+"""Root mean square of Muon's updates at learning rate 1, that of Adam in practice (arXiv:2502.16982)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +21,11 @@ class Optimizer:
     """An optimizer with a learning-rate schedule, clipping, accumulation and weight averaging.
 
     Attributes:
-      name: "adam", "adamw" (decoupled weight decay) or "sgd".
-      learning_rate: Peak learning rate, after the warm-up.
+      name: "adam", "adamw" (decoupled weight decay), "sgd", or "muon": kernels are updated by their momentum
+        with all singular values replaced by 1 (Jordan et al. 2024, github.com/KellerJordan/Muon), each as the
+        matrix whose columns belong to the last axis; other parameters by Adam. Both use Nesterov momentum.
+      learning_rate: Peak learning rate, after the warm-up. Updates by "muon" are scaled to a root mean square of
+        0.2 times the learning rate, so that values for Adam suit it (arXiv:2502.16982, equation 4).
       schedule: Learning rate after the warm-up: "constant"; "cosine" or "linear" decay to `end_factor` times
         the peak at `decay_steps`; or "step", multiplied by `step_factor` at each of `step_boundaries`.
       warmup_steps: Number of steps of a linear rise from zero.
@@ -29,8 +36,8 @@ class Optimizer:
       step_boundaries: Increasing steps, counted from the start of the run; must be larger than
         `warmup_steps`.
       step_factor: Factor of the learning rate at each boundary.
-      momentum: Decay of the first moment (Adam's beta 1, momentum of SGD).
-      beta2: Decay of the second moment of Adam and AdamW.
+      momentum: Decay of the first moment (Adam's beta 1, momentum of SGD and Muon).
+      beta2: Decay of the second moment of Adam, AdamW and the Adam in Muon.
       weight_decay: Weight decay, applied to parameters with at least two axes; must be 0 except for "adamw".
       clip_norm: Largest global norm of the gradients, to which larger ones are scaled down; None disables
         clipping.
@@ -44,7 +51,7 @@ class Optimizer:
       InputError: A value is out of range, or settings contradict each other.
     """
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup_steps: int = 0
@@ -148,6 +155,15 @@ class Optimizer:
             update = optax.sgd(self.rate(), momentum=self.momentum)
         elif self.name == "adam":
             update = optax.adam(self.rate(), b1=self.momentum, b2=self.beta2)
+        elif self.name == "muon":
+            update = optax.contrib.muon(
+                self.rate(),
+                beta=self.momentum,
+                adam_b1=self.momentum,
+                adam_b2=self.beta2,
+                muon_weight_dimension_numbers=_kernels_as_matrices,
+                consistent_rms=_MUON_RMS,
+            )
         else:
             update = optax.adamw(
                 self.rate(),
@@ -164,3 +180,15 @@ class Optimizer:
 def _matrices(params: Any) -> Any:
     """Return the mask of parameters with weight decay: kernels, but not biases and scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def _kernels_as_matrices(params: Any) -> Any:
+    """Return for each kernel which of its axes are rows and which columns, and None for other parameters."""
+
+    def axes(p: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if p.ndim < 2:
+            return None
+        last = p.ndim - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+    return jax.tree.map(axes, params)

@@ -108,9 +108,10 @@ def test_evaluation_that_a_stop_skipped_is_made_up_for(tmp_path, assert_resumes,
 
 @pytest.mark.slow
 def test_augmentation_of_cached_data_resumes_exactly(assert_resumes, short_config):
+    """With Muon, whose state has other parts for kernels than for biases."""
     config = load_config("experiments/recognition/digits_classifier.py")
     config["task"]["model"]["features"] = (4, 8)
-    config["optimizer"]["warmup_steps"] = 2
+    config["optimizer"] |= {"name": "muon", "warmup_steps": 2, "weight_decay": 0.0}
     small = short_config(data__cache="device", training__steps_per_call=2)
     config |= {key: small[key] for key in ("data", "training")}
     assert config["task"]["translate"] > 0
