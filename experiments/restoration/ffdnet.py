@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     config.optimizer = cosine_settings(
         "muon",
-        1e-3,
+        5e-4,
         min(200, steps // 2),
         end_factor=0.0,
         momentum=0.95,
