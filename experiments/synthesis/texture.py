@@ -5,8 +5,8 @@
   deconv-jax generate --workdir runs/texture --size 2048x1024 --tileable -o bricks.png
 
 Images are "brick", "grass" and "gravel" of scikit-image, or files; several are joined by "+", and the global
-latents then choose among them. As in the paper, both networks have batch norm and Adam has a learning rate of
-2e-4 and beta1 = 0.5.
+latents then choose among them. The discriminator has spectral norm and the hinge loss: with the paper's batch norm
+and log loss it recognized all samples after 600 steps, and the generator learned nothing more.
 
 All splits are crops of the same photographs, and `train` warns of it: the metrics compare statistics of crops, and
 say nothing about novelty.
@@ -19,9 +19,9 @@ from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: images=brick, color=gray, side=128 (pixels), width=32 (channels), steps=6000, batch=8."""
+    """Arguments: images=brick, color=gray, side=128 (pixels), width=16 (channels), steps=3000, batch=8."""
     args = config_arguments(
-        arg, images="brick", color="gray", side=128, width=32, steps=6000, batch=8
+        arg, images="brick", color="gray", side=128, width=16, steps=3000, batch=8
     )
     side, width = args["side"], args["width"]
     config = ml_collections.ConfigDict()
@@ -32,8 +32,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             image_shape=(side, side, 3 if args["color"] == "rgb" else 1),
             width=width,
         ),
-        discriminator=dict(name="texture_discriminator", width=width, norm="batch"),
-        loss="non_saturating",
+        discriminator=dict(name="texture_discriminator", width=width, spectral_norm=True),
+        loss="hinge",
         extractor="pixels",
     )
     config.data = data_settings(
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         cache="device",
     )
     config.optimizer = dict(
-        name="adam", learning_rate=2e-4, momentum=0.5, beta2=0.999, ema_decay=0.995
+        name="adam", learning_rate=1e-3, momentum=0.5, beta2=0.99, ema_decay=0.995
     )
     config.training = training_settings(
         args["steps"], args["batch"], every=1000, eval_batch_size=64

@@ -10,6 +10,7 @@ from measurements import (
     evaluated,
     jpeg,
     photographs,
+    seams,
     super_resolution,
 )
 
@@ -72,6 +73,11 @@ DATA_SETS = {
         "MNIST",
         "CC BY-SA 3.0",
         "LeCun, Cortes and Burges; derived from Special Databases 1 and 3 of NIST",
+    ),
+    "brick": (
+        "Photograph of a brick wall, one of scikit-image's images",
+        "CC0",
+        "CC0Textures; distributed by scikit-image as skimage.data.brick",
     ),
     "fashion_mnist": ("Fashion-MNIST", "MIT", "Xiao, Rasul and Vollgraf, arXiv:1708.07747"),
 }
@@ -142,6 +148,7 @@ MODELS = {
     "photo": Entry(
         "removes noise and JPEG artifacts from color photographs",
         photographs,
+        seams,
         "Clean up photographs of phones and of the web.",
         "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. Blur is not "
         "undone.",
@@ -185,6 +192,12 @@ MODELS = {
         "generates MNIST digits of a class, 28 x 28 pixels",
         use="Demonstrate a class-conditional GAN.",
         **_GAN,
+    ),
+    "brick": Entry(
+        "generates brick walls of any size, whose borders may fit together",
+        seams,
+        "Demonstrate textures of any size: tiles for scenes, walks, and growing images.",
+        "It knows a single photograph, and draws its bricks at one size and in one direction.",
     ),
     "mnist-vae": Entry(
         "models binarized MNIST digits, 28 x 28 pixels",

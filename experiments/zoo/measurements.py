@@ -18,9 +18,12 @@ from deconv_jax.config_arguments import load_module
 from deconv_jax.data.degradations import Chain, Degradation, Downsample, GaussianNoise, Jpeg
 from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.inference.compression.load import load_codec
+from deconv_jax.inference.generation.sampling import latents_from_seed
+from deconv_jax.inference.generation.texture import draw_textures, texture_task
 from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.metrics.protocol import EvaluationProtocol
+from deconv_jax.metrics.seams import seam_energy
 from deconv_jax.tasks import GAN
 from deconv_jax.training.loop_data import device_batches, first_example
 from deconv_jax.training.parallel import Devices
@@ -30,6 +33,7 @@ TABLES = Path(__file__).parent.parent / "tables"
 _COLOR_SETS = {"CBSD68": "cbsd68"}
 _GRAY_SETS = {"Set12": "set12", "BSD68": "bsd68"}
 _JPEG_SETS = {"Classic5": "classic5"}
+_TEXTURES, _TEXTURE_SIDE = 16, 256
 
 Figure = dict[str, Any]
 Measured = tuple[list[Figure], str]
@@ -177,6 +181,24 @@ def codec(model: ZooModel, data: Path) -> Measured:
     # A middle level comes first.
     middle = len(task.lambdas) // 2
     return [figures[middle], *figures[:middle], *figures[middle + 1 :]], table.PROTOCOL
+
+
+def seams(model: ZooModel, data: Path) -> Measured:
+    """Measure how well opposite borders of tileable textures fit together. No test set is read."""
+    del data
+    task = texture_task(model.task, (_TEXTURE_SIDE, _TEXTURE_SIDE), tileable=True)
+    latents = latents_from_seed(_TEXTURES, task.latent_dim, seed=0)
+    ratios = [
+        seam_energy(texture[0], axis)
+        for texture in draw_textures(task, model.variables, latents)
+        for axis in (0, 1)
+    ]
+    value = float(np.mean(ratios))
+    protocol = (
+        f"mean squared difference of neighboring pixels across the borders of {_TEXTURES} tileable textures of "
+        f"{_TEXTURE_SIDE} x {_TEXTURE_SIDE} pixels, seed 0, over that inside; mean over textures and axes"
+    )
+    return [figure("seam energy ratio", value, "samples", _TEXTURES, no_seam=1.0)], protocol
 
 
 def evaluated(names: Sequence[str], titles: Mapping[str, tuple[str, str, float]]) -> Measure:

@@ -189,7 +189,8 @@ def _data(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return the entries of `DATA_SETS` that a config trains on."""
     source = config["data"]["source"]
     source = source.get("base") or source
-    names = source.get("dataset") or source.get("path") or source["name"]
+    photographs = "+".join(source.get("images", ()))
+    names = source.get("dataset") or source.get("path") or photographs or source["name"]
     if names == ".":
         names = config["data"]["train_split"]
     return [DATA_SETS[name] for name in names.split("+")]
