@@ -41,6 +41,7 @@ SMALL = {
         "DETECTOR_STEPS": 50,
         "SCENES": 16,
     },
+    "priors": {"RESTARTS": 10, "ITERATIONS": 150, "TILE": (128, 256)},
     "restoration": {"STEPS": 300, "BATCH_SIZE": 8, "CROP": 32},
     "transposed_convolution": {"REPEATS": 2, "DESCENT_STEPS": (10, 90, 200, 200)},
 }

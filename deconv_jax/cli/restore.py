@@ -217,6 +217,7 @@ def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
     """Return the restorer of a trained network for images with a number of channels."""
     import jax
 
+    from deconv_jax.data.degradations import gaussian_noise_range
     from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
     from deconv_jax.inference.restoration.load import interpolate_networks
 
@@ -231,6 +232,7 @@ def _learned(arguments: argparse.Namespace, channels: int = 3) -> Any:
         name=loaded.name if networks[0].flag == "--model" else "",
         noise_conditional=loaded.noise_conditional,
         noise_sigma=arguments.noise_sigma,
+        trained_sigmas=gaussian_noise_range(loaded.degradation),
         strength=1.0 if arguments.strength is None else arguments.strength,
         precision=arguments.precision or ("f32" if jax.default_backend() == "cpu" else "bf16"),
         tile=arguments.tile,

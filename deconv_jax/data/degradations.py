@@ -15,6 +15,7 @@ Note:
   `noise_sigma` is in units of [0, 1]; `GaussianNoise.sigma` is in 8-bit levels.
 """
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from deconv_jax.data.blurs import (
@@ -65,6 +66,7 @@ __all__ = [
     "SpeckleNoise",
     "StrokeMask",
     "TextMask",
+    "gaussian_noise_range",
     "linear_part",
     "noise_sigma",
 ]
@@ -88,6 +90,19 @@ DEGRADATIONS: dict[str, type] = {
     "jpeg": Jpeg,
     "chain": Chain,
 }
+
+
+def gaussian_noise_range(degradation: Degradation | None) -> tuple[float, float] | None:
+    """Return the lowest and the highest sigma of a degradation that is Gaussian noise alone, in units of 1/255.
+
+    None for any other degradation.
+    """
+    while isinstance(degradation, Chain) and len(degradation.steps) == 1:
+        degradation = degradation.steps[0]
+    if not isinstance(degradation, GaussianNoise):
+        return None
+    low, high = np.broadcast_to(np.asarray(degradation.sigma), (2,))
+    return float(low), float(high)
 
 
 def noise_sigma(degradation: Degradation) -> float | Float[Array, " batch"] | None:

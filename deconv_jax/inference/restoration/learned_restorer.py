@@ -97,6 +97,8 @@ class LearnedRestorer:
       noise_conditional: Whether the network takes a noise-level map as an additional channel.
       noise_sigma: Standard deviation of the noise for that map, in units of 1/255; only for
         noise-conditional networks. None estimates it for each image (`estimate_noise_sigma`).
+      trained_sigmas: Lowest and highest noise level of the training, in units of 1/255; None if unknown. An
+        image with another level gets a note.
       strength: Factor of the noise level for noise-conditional networks. For other networks, which must
         keep the size, the weight of the restored image in a blend with the input, at most 1.
       precision: "bf16" computes in bfloat16; an image for which that overflows is restored again in
@@ -119,6 +121,7 @@ class LearnedRestorer:
     name: str = ""
     noise_conditional: bool = False
     noise_sigma: float | None = None
+    trained_sigmas: tuple[float, float] | None = None
     strength: float = 1.0
     precision: Precision = "f32"
     tile: int | None = None
@@ -201,10 +204,15 @@ class LearnedRestorer:
         Raises:
           InputError: The output is not finite, or the image is empty.
         """
-        level = self.strength * sigma / 255.0
+        sigma *= self.strength
         if pixels.shape[-1] < self._interface.channels:
-            level *= GRAY_NOISE_FACTOR
-        return self._restore(pixels, jnp.float32(level), progress)
+            sigma *= GRAY_NOISE_FACTOR
+        low, high = self.trained_sigmas or (0.0, math.inf)
+        if not low <= sigma <= high:
+            progress.on_note(
+                f"sigma {sigma:.1f} is not a level of the training, {low:g} to {high:g}"
+            )
+        return self._restore(pixels, jnp.float32(sigma / 255.0), progress)
 
     def _restore(self, pixels: Pixels, level: Array | None, progress: ProgressCallback) -> Pixels:
         channels = pixels.shape[-1]

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from deconv_jax.classical import any_level_denoiser, any_level_options
-from deconv_jax.data.degradations import Chain, Degradation, GaussianNoise
+from deconv_jax.data.degradations import Degradation, gaussian_noise_range
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import (
     GRAY_NOISE_FACTOR,
@@ -102,13 +102,7 @@ class TrainedDenoiser:
     @property
     def _levels(self) -> tuple[float, float] | None:
         """Lowest and highest trained noise level; None unless trained on Gaussian noise alone."""
-        degradation = self.degradation
-        while isinstance(degradation, Chain) and len(degradation.steps) == 1:
-            degradation = degradation.steps[0]
-        if not isinstance(degradation, GaussianNoise):
-            return None
-        low, high = np.broadcast_to(np.asarray(degradation.sigma), (2,))
-        return float(low), float(high)
+        return gaussian_noise_range(self.degradation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

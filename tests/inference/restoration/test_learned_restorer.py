@@ -122,6 +122,15 @@ def test_noise_conditional_network_receives_the_level_in_pixel_units(draw):
         learned(AddsNoiseLevel(), noise_conditional=True, noise_sigma=-1)
 
 
+def test_level_outside_the_training_is_noted(draw):
+    notes = []
+    progress = ProgressCallback(SILENT.on_progress, SILENT.on_message, on_note=notes.append)
+    for sigma in (75.0, 80.0):
+        settings = {"noise_sigma": sigma, "trained_sigmas": (0.0, 75.0)}
+        learned(AddsNoiseLevel(), noise_conditional=True, **settings)(draw(3, 4, 1), progress)
+    assert notes == ["sigma 80.0 is not a level of the training, 0 to 75"]
+
+
 def test_an_unknown_noise_level_is_estimated(draw):
     notes = []
     progress = ProgressCallback(SILENT.on_progress, SILENT.on_message, on_note=notes.append)
