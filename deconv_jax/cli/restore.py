@@ -41,7 +41,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from deconv_jax.inference.image_files import plan_jobs
     from deconv_jax.inference.restoration.restore_files import restore_files
     from deconv_jax.inference.restoration.video import DEFAULT_CRF
-    from deconv_jax.inference.restoration.video_parts import result_suffix
+    from deconv_jax.inference.restoration.video_parts import output_format, result_suffix
     from deconv_jax.inference.restoration.video_source import VIDEO_SUFFIXES, is_video
     from deconv_jax.metrics.protocol import EvaluationProtocol
 
@@ -59,8 +59,11 @@ def _restore(arguments: argparse.Namespace) -> int:
         accept_file=True,
         videos={suffix: result_suffix(suffix) for suffix in VIDEO_SUFFIXES},
     )
-    if arguments.crf is not None and not any(is_video(job.source) for job in plan.jobs):
+    videos = [job for job in plan.jobs if is_video(job.source)]
+    if arguments.crf is not None and not videos:
         raise InputError("--crf requires a video among the inputs")
+    for job in videos:
+        output_format(job.output)  # An unknown format is an error before anything is loaded.
     failed = restore_files(
         _restorer(arguments),
         plan.jobs,

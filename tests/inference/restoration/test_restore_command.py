@@ -373,6 +373,13 @@ def test_wrong_flags_are_one_line_errors(tmp_path, monkeypatch, folder, capsys, 
     assert not (tmp_path / "out").exists()
 
 
+def test_unknown_format_of_a_video_is_an_error_before_the_network_is_loaded(tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    assert run("--model", "photo", clip, "--output", tmp_path / "new.avi") == 2
+    assert "no video format for" in capsys.readouterr().err
+
+
 def test_options_must_be_pairs(tmp_path, folder, capsys):
     np.save(tmp_path / "k.npy", np.ones((3, 3)))
     flags = ["--method", "tv", "--kernel", tmp_path / "k.npy", "--output", tmp_path / "out"]
