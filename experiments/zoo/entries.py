@@ -148,7 +148,6 @@ MODELS = {
     "photo": Entry(
         "removes noise and JPEG artifacts from color photographs",
         photographs,
-        seams,
         "Clean up photographs of phones and of the web.",
         "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. Blur is not "
         "undone.",
