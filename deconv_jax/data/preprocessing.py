@@ -7,6 +7,7 @@ Note:
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -70,9 +71,9 @@ class Preprocessing:
         with mean 0 and deviation 1.
         """
         if not self.standardize:
-            shape = (len(images), 1, 1, 1)
+            shape = (images.shape[0], 1, 1, 1)
             return images, Statistics(jnp.zeros(shape), jnp.ones(shape))
-        numbers = images[0].size
+        numbers = math.prod(images.shape[1:])
         mean = jnp.mean(images, (1, 2, 3), keepdims=True)
         # Clamp the variance before the square root, whose derivative at 0 is infinite.
         variance = jnp.maximum(jnp.var(images, (1, 2, 3), keepdims=True), 1 / numbers)

@@ -17,6 +17,7 @@ Note: Images with an odd side are padded by their last row or column, and the ou
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -75,8 +76,9 @@ class FFDNet(nn.Module):
         del train
         at_least("depth", self.depth, 2)
         height, width = images.shape[1:3]
-        odd = ((0, 0), (0, height % FACTOR), (0, width % FACTOR), (0, 0))
-        images = jnp.pad(images, odd, mode="edge")
+        missing = (height % FACTOR, width % FACTOR)
+        if any(missing):
+            images = jnp.pad(images, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
         image = take_image_channels(images, self.channels)
         carried = FACTOR**2 * self.channels
         if self.features < carried:
@@ -84,7 +86,8 @@ class FFDNet(nn.Module):
                 f"features must be at least {carried}, {FACTOR**2} for each image channel; got "
                 f"{self.features}"
             )
-        maps = images[:, ::FACTOR, ::FACTOR, self.channels :]
+        # Indexing would write a gather if the size is symbolic.
+        maps = jax.lax.slice(images, (0, 0, 0, self.channels), images.shape, (1, FACTOR, FACTOR, 1))
         x = jnp.concatenate([ops.space_to_depth(image, FACTOR), maps], axis=-1)
         for i in range(self.depth - 1):
             first = i == 0

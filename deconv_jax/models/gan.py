@@ -232,7 +232,7 @@ class DCGANDiscriminator(Discriminator):
             for i, width in enumerate(_widths(self.width, stages, self.max_width))
         ]
         x = _conv_stack(self, images, layers, 0.2, train)
-        return x.reshape(len(x), -1), x
+        return x.reshape(x.shape[0], -1), x
 
 
 class SNGANDiscriminator(Discriminator):
@@ -258,7 +258,7 @@ class SNGANDiscriminator(Discriminator):
             for kernel_size, stride in ((3, 1), (4, 2))
         ]
         x = _conv_stack(self, images, layers[:-1], 0.1, train)
-        return x.reshape(len(x), -1), x
+        return x.reshape(x.shape[0], -1), x
 
 
 class ResNetDiscriminator(Discriminator):
@@ -354,7 +354,7 @@ def _base_map(
         )
     height, width = (n >> stages for n in image_shape[:2])
     x = Dense(height * width * features, use_bias=use_bias, gain=RELU_GAIN)(latents)
-    return x.reshape(len(latents), height, width, features)
+    return x.reshape(latents.shape[0], height, width, features)
 
 
 def _conv(

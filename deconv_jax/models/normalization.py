@@ -101,7 +101,7 @@ class ConditionalNorm(nn.Module):
         if labels is None:
             return Norm(self.kind, train=self.train)(x)
         shape = (self.num_classes, x.shape[-1])
-        broadcast = (len(x), *(1,) * (x.ndim - 2), -1)
+        broadcast = (x.shape[0], *(1,) * (x.ndim - 2), -1)
         scale = self.param("scale", nn.initializers.ones, shape).astype(x.dtype)[labels]
         bias = self.param("bias", nn.initializers.zeros, shape).astype(x.dtype)[labels]
         x = Norm(self.kind, train=self.train, affine=False)(x)

@@ -162,7 +162,7 @@ class TextureGenerator(nn.Module):
                 f"latents must have length {self.latent_dim} for this generator; got shape "
                 f"{latents.shape}"
             )
-        batch, (rows, columns) = len(latents), self.grid_size
+        batch, (rows, columns) = latents.shape[0], self.grid_size
         count = rows * columns * self.local_dim
         local = latents[:, :count].reshape(batch, rows, columns, self.local_dim)
         fixed = latents[:, count : count + self.global_dim]

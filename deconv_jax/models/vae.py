@@ -160,7 +160,7 @@ class VAE(EncoderDecoder):
         x = condition
         for stage in self.condition_down:
             x = stage(x, train)
-        code = self.from_condition(x.reshape(len(x), -1))
+        code = self.from_condition(x.reshape(x.shape[0], -1))
         return self._logits(jnp.concatenate([latents, code], axis=-1), train)
 
     def _check_condition(self, condition: Images | None) -> None:

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int, Int32
 from deconv_jax.compilation import jit
 from deconv_jax.errors import InputError, at_least
 from deconv_jax.ops.conv import conv
-from deconv_jax.ops.conv.window import IntOrPerAxis, Padding, Size, Window, per_axis
+from deconv_jax.ops.conv.window import Dimension, IntOrPerAxis, Padding, Size, Window, per_axis
 
 
 def max_pool(
@@ -323,14 +323,14 @@ class _Axis:
     """
 
     index: int
-    size: int
+    size: Dimension
     window: int
     stride: int
     pad_before: int
     pad_after: int
 
     @property
-    def output_size(self) -> int:
+    def output_size(self) -> Dimension:
         """Number of windows."""
         return (self.size + self.pad_before + self.pad_after - self.window) // self.stride + 1
 

@@ -28,6 +28,7 @@ from jaxtyping import Array
 
 from deconv_jax.ops.conv import lax as lax_conv
 from deconv_jax.ops.conv.lax import Geometry, flatten_channels
+from deconv_jax.ops.conv.window import Dimension
 
 
 def _in_single_precision(function: Callable) -> Callable:
@@ -188,7 +189,7 @@ def _subpixel_conv(kernel: Array, y: Array, geometry: Geometry) -> Array:
     return _interleave(phases, cropped, geometry)
 
 
-def _align(size: int, taps: int, stride: int, before: int) -> tuple:
+def _align(size: Dimension, taps: int, stride: int, before: int) -> tuple:
     """Align the blocks of one axis of x with the kernel so that the fewest products are needed.
 
     Returns:

@@ -6,16 +6,20 @@ chooses the one that the adjoint returns.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from jax import export
 
 from deconv_jax.errors import InputError, as_int
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[Sequence[int]]
 """Padding of every spatial axis: by rule, in pixels on every side, or (before, after) per axis."""
-IntOrPerAxis = int | Sequence[int]
+Dimension = Any
+"""An int, or a symbolic dimension of `jax.export`."""
+IntOrPerAxis = int | Sequence[Dimension]
 """An int for every spatial axis, or one per axis."""
-Size = tuple[int, ...]
-"""One int per spatial axis."""
+Size = tuple[Dimension, ...]
+"""One int, or symbolic dimension, per spatial axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Window:
         totals = [max((-(-n // s) - 1) * s + extent - n, 0) for n, s, extent in axes]
         return tuple((total // 2, total - total // 2) for total in totals)
 
-    def output_size(self, size: Sequence[int]) -> Size:
+    def output_size(self, size: Sequence[Dimension]) -> Size:
         """Return the size to which the window maps `size`; raise InputError if it does not fit."""
         size = per_axis("size", size, len(self.kernel_size), 0)
         pads = self.pads(size)
@@ -85,21 +89,19 @@ class Window:
             )
         return tuple((n + sum(pad) - extent) // s + 1 for n, pad, extent, s in axes)
 
-    def image_sizes(self, output_size: Size) -> list[range]:
-        """Return the `stride` consecutive sizes that are mapped to `output_size`, per axis.
+    def smallest_image_size(self, output_size: Size) -> Size:
+        """Return the first of the `stride` consecutive sizes that are mapped to `output_size`, per axis.
 
         After arXiv:1603.07285, relationship 14. Sizes may be below 1 where padding is large.
         """
         if self.padding == "SAME":
-            lowest = [(m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True)]
-        else:
-            axes = zip(output_size, self.stride, self.extent, self.pads(output_size), strict=True)
-            lowest = [(m - 1) * s + extent - sum(pad) for m, s, extent, pad in axes]
-        return [range(low, low + s) for low, s in zip(lowest, self.stride, strict=True)]
+            return tuple((m - 1) * s + 1 for m, s in zip(output_size, self.stride, strict=True))
+        axes = zip(output_size, self.stride, self.extent, self.pads(output_size), strict=True)
+        return tuple((m - 1) * s + extent - sum(pad) for m, s, extent, pad in axes)
 
     def transposed_size(
         self,
-        size: Sequence[int],
+        size: Sequence[Dimension],
         output_padding: IntOrPerAxis | None,
         output_size: IntOrPerAxis | None,
     ) -> Size:
@@ -113,7 +115,7 @@ class Window:
           InputError: `output_padding` or `output_size` is invalid, or the output would be empty.
         """
         size = per_axis("size", size, len(self.kernel_size), 0)
-        sizes = self.image_sizes(size)
+        lowest = self.smallest_image_size(size)
         if output_size is not None:
             if output_padding is not None:
                 raise InputError(
@@ -121,8 +123,9 @@ class Window:
                     f"output_padding={output_padding!r} and output_size={output_size!r}"
                 )
             chosen = per_axis("output_size", output_size, len(size), 1)
-            if any(n not in allowed for n, allowed in zip(chosen, sizes, strict=True)):
-                ranges = ", ".join(f"{allowed[0]} to {allowed[-1]}" for allowed in sizes)
+            bounds = [(low, low + s - 1) for low, s in zip(lowest, self.stride, strict=True)]
+            if any(n < low or n > high for n, (low, high) in zip(chosen, bounds, strict=True)):
+                ranges = ", ".join(f"{low} to {high}" for low, high in bounds)
                 raise InputError(
                     f"output_size {output_size!r} is impossible for an input of size {size} with "
                     f"stride {self.stride}, kernel {self.kernel_size} and padding {self.padding!r}; "
@@ -140,13 +143,13 @@ class Window:
                     f"output_padding must be smaller than the stride {self.stride}; got "
                     f"{output_padding!r}"
                 )
-            chosen = tuple(allowed[e] for allowed, e in zip(sizes, extra, strict=True))
+            chosen = tuple(low + e for low, e in zip(lowest, extra, strict=True))
         elif isinstance(self.padding, str):
-            axes = zip(sizes, size, self.stride, strict=True)
-            chosen = tuple(max(allowed[0], m * s) for allowed, m, s in axes)
+            axes = zip(lowest, size, self.stride, strict=True)
+            chosen = tuple(max(low, m * s) for low, m, s in axes)
         else:
-            chosen = tuple(allowed[0] for allowed in sizes)
-        if min(chosen) < 1:
+            chosen = lowest
+        if any(n < 1 for n in chosen):
             raise InputError(
                 f"padding {self.padding!r} crops the whole output of an input of size {size} with "
                 f"kernel {self.kernel_size} and stride {self.stride}"
@@ -160,30 +163,35 @@ def extents(kernel_size: Size, dilation: Size) -> Size:
 
 
 def per_axis(name: str, value: IntOrPerAxis, rank: int, least: int) -> Size:
-    """Broadcast the argument `name` to `rank` ints.
+    """Broadcast the argument `name` to `rank` ints; symbolic dimensions of `jax.export` count as ints.
 
     Raises:
       InputError: The value is not an int or `rank` ints, or one is below `least`.
     """
     values = broadcast_ints(value, rank)
-    if len(values) == rank and min(values) >= least:
+    if len(values) == rank and all(n >= least for n in values):
         return values
     raise InputError(f"{name} must be an int >= {least}, or {rank} of them; got {value!r}")
 
 
 def broadcast_ints(value: IntOrPerAxis, count: int) -> Size:
     """Return an int `count` times, a sequence of ints as a tuple, and () for anything else."""
-    number = as_int(value)
+    number = _as_dimension(value)
     if number is not None:
         return (number,) * count
     if isinstance(value, str) or not isinstance(value, Iterable):
         return ()
     try:
-        items = tuple(map(as_int, value))
+        items = tuple(map(_as_dimension, value))
     except TypeError:  # a NumPy array without axes
         return ()
     numbers = tuple(item for item in items if item is not None)
     return numbers if len(numbers) == len(items) else ()
+
+
+def _as_dimension(value: Any) -> Dimension | None:
+    """Return an integer as an int and a symbolic dimension as it is; None for anything else."""
+    return value if export.is_symbolic_dim(value) else as_int(value)
 
 
 def _checked_padding(padding, rank: int):

@@ -334,6 +334,25 @@ def test_explicit_mesh_axes_shard_the_batch_and_replicate_the_kernel(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x, k: conv(x, k, stride=2),
+        lambda x, k: conv(x, k, padding=4, dilation=2),
+        lambda x, k: conv_transpose(x, k, stride=2),
+        lambda x, k: conv_transpose(x, k, stride=2, padding=2, output_padding=1),
+    ],
+)
+def test_symbolic_image_size_can_be_exported(layer):
+    shape = jax.export.symbolic_shape("batch, 2*height, 2*width, 3")
+    kernel = jnp.asarray(np.random.default_rng(0).standard_normal((5, 5, 3, 3), np.float32))
+    program = jax.jit(lambda x: layer(x, kernel))
+    exported = jax.export.export(program)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    x = jnp.asarray(np.random.default_rng(1).random((2, 6, 10, 3), np.float32))
+    assert_close(exported.call(x), program(x), tolerance=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @both_operators
 @on_plain

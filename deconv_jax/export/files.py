@@ -1,0 +1,158 @@
+"""The exported files, and the descriptions beside them."""
+
+import functools
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+
+import jax
+
+from deconv_jax.errors import InputError
+from deconv_jax.export.functions import ModelFunction, Port, model_functions
+from deconv_jax.export.layout import Layout, channels_last, with_layout
+from deconv_jax.export.onnx import OPSET, import_extra, run_onnx, to_onnx
+from deconv_jax.export.parity import check_parity
+from deconv_jax.export.stablehlo import PLATFORMS, run_stablehlo, to_stablehlo
+from deconv_jax.export.torch_weights import run_torch_weights, to_torch_weights
+from deconv_jax.inference.trained_model import TrainedModel
+from deconv_jax.io import check_output_path, write_atomically, write_json
+from deconv_jax.workdir import Checkpoint
+
+Format = Literal["stablehlo", "onnx", "safetensors"]
+"""Format of an exported file, which is also its suffix."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_LAYOUTS: dict[Format, Layout] = {"stablehlo": "nhwc", "onnx": "nchw", "safetensors": "nhwc"}
+"""Layout by default, that of the tools that read the format."""
+_LIBRARIES: dict[Format, tuple[str, ...]] = {
+    "stablehlo": ("jax", "jaxlib"),
+    "onnx": ("jax", "onnx", "onnxruntime"),
+    "safetensors": ("jax", "safetensors"),
+}
+"""Libraries whose versions are recorded."""
+
+
+class ExportedFile(NamedTuple):
+    """An exported file.
+
+    Attributes:
+      path: Path of the file; its description is at `path` with ".json" appended.
+      description: Content of the description.
+    """
+
+    path: Path
+    description: dict[str, Any]
+
+    @property
+    def max_difference(self) -> float:
+        """Largest difference from this package, relative to the largest value of an output if that is above 1."""
+        cases = self.description["parity"]["cases"]
+        return max(value for case in cases for value in case["max_difference"].values())
+
+
+def export(
+    trained: TrainedModel,
+    folder: Path,
+    format: Format = "stablehlo",  # noqa: A002 - the word of the command line
+    *,
+    layout: Layout | None = None,
+    checkpoint: Checkpoint = "last",
+    overwrite: bool = False,
+) -> list[ExportedFile]:
+    """Export the functions of a trained model, and compare them with this package.
+
+    Args:
+      trained: Workdir of a run, or a named model.
+      folder: Folder of the files, created if missing.
+      format: "stablehlo" for `jax.export`, "onnx", or "safetensors" for the weights of a restoration network
+        with PyTorch's names.
+      layout: Axes of images and feature maps: "nhwc", the default of StableHLO, or "nchw", that of ONNX. None for the
+        default; "safetensors" takes no other.
+      checkpoint: "last", "best" on the validation split, or a step, of a run.
+      overwrite: Whether existing files may be replaced.
+
+    Raises:
+      InputError: The model cannot be opened or exported, a file exists or cannot be written, a library is missing, or
+        the exported function differs from this package by more than `parity.TOLERANCE`.
+    """
+    if format == "safetensors" and layout is not None:
+        raise InputError(f"--layout requires --format stablehlo or onnx; got {format}")
+    if format == "onnx":
+        for library in ("onnx", "onnxruntime"):
+            import_extra(library)
+    layout = layout or _LAYOUTS[format]
+    with jax.default_device(_cpu()):
+        functions = model_functions(trained, checkpoint)
+        paths = [folder / f"{function.name}.{format}" for function in functions]
+        for path in paths:
+            for written in (path, _description_path(path)):
+                check_output_path(written, overwrite=overwrite)
+        built = [_build(function, format, layout) for function in functions]
+    files = []
+    for path, (data, description) in zip(paths, built, strict=True):
+        write_atomically(path, functools.partial(_write, data))
+        write_json(_description_path(path), description)
+        files.append(ExportedFile(path, description))
+    return files
+
+
+def _build(
+    function: ModelFunction, format_: Format, layout: Layout
+) -> tuple[bytes, dict[str, Any]]:
+    """Return an exported file and its description."""
+    laid_out = with_layout(function, layout)
+    # Tracing raises the errors of networks that require fixed sizes.
+    outputs = laid_out.outputs()
+    details: dict[str, Any] = {}
+    if format_ == "onnx":
+        data = to_onnx(function, layout)
+        run, details = run_onnx(data), {"opset": OPSET}
+    elif format_ == "stablehlo":
+        data = to_stablehlo(function, layout)
+        run, details = run_stablehlo(data), {"platforms": list(PLATFORMS)}
+    else:
+        data = to_torch_weights(function)
+        run = run_torch_weights(data)
+    parity = check_parity(function, channels_last(run, function, layout))
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES[format_]}
+    return data, {
+        "name": function.name,
+        "task": function.task,
+        "format": format_,
+        **details,
+        "layout": layout,
+        "inputs": list(map(_describe, laid_out.inputs)),
+        "outputs": list(map(_describe, outputs)),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "versions": {"deconv_jax": importlib.metadata.version("deconv_jax")} | versions,
+        "parity": parity,
+    }
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
+
+
+def _describe(port: Port) -> dict[str, Any]:
+    return {
+        "name": port.name,
+        "shape": list(port.shape),
+        "dtype": port.dtype,
+        "meaning": port.meaning,
+    }
+
+
+def _description_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _cpu() -> jax.Device:
+    """Return the CPU: on an accelerator, products may be rounded to fewer bits."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise InputError(
+            f"export compares the files on the CPU, which JAX_PLATFORMS excludes: {error}"
+        ) from error
