@@ -62,6 +62,7 @@ Images = Float[Array, "batch height width channels"]
 Loss = Literal["l1", "l2", "charbonnier"]
 
 _CHARBONNIER_EPSILON = 1e-3
+_LOG_EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,9 @@ class Restoration(Task):
         |x - t|, "charbonnier" is sqrt((x - t)^2 + 0.001^2) (Lai et al., arXiv:1704.03915).
       reduction: "mean" over all pixels, or "half_sum": half the sum over the pixels of an example,
         mean over examples, as in equation 1 of DnCNN (arXiv:1608.03981). With Adam the two differ
-        only through its epsilon.
+        only through its epsilon. "log" is the mean over examples of the logarithm of an example's
+        mean, with 1e-6 added to it: with "l2" that is PSNR (NAFNet, arXiv:2204.04676), so that
+        light degradations count as much as heavy ones.
       noise_conditional: Whether the model's input has an additional last channel with the standard
         deviation of the noise, in [0, 1]; it requires a degradation with Gaussian noise.
       border: Number of pixels on each side that the metrics leave out.
@@ -100,7 +103,7 @@ class Restoration(Task):
     rescale: tuple[float, ...] = (1.0,)
     augment: bool = True
     loss: Loss = "l2"
-    reduction: Literal["mean", "half_sum"] = "mean"
+    reduction: Literal["mean", "half_sum", "log"] = "mean"
     noise_conditional: bool = False
     border: int = 0
     seed: int = 0
@@ -208,6 +211,8 @@ class Restoration(Task):
         per_example = jnp.mean(_pixel_losses(self.loss, output - clean), axis=(1, 2, 3))
         if self.reduction == "half_sum":
             per_example = per_example * (0.5 * clean[0].size)
+        elif self.reduction == "log":
+            per_example = jnp.log(per_example + _LOG_EPSILON)
         value = jnp.mean(per_example)
         scalars = {"pixel_loss": value}
         if self.feature_loss is not None:

@@ -69,22 +69,21 @@ def test_losses_equal_their_formulas(drawn_state, loss, penalty):
     state = drawn_state(task, batch_of())
     state = state.replace(params=jax.tree.map(np.zeros_like, state.params))
     half = dataclasses.replace(task, reduction="half_sum")
+    logarithm = dataclasses.replace(task, reduction="log")
 
     @jax.jit
     def losses_and_noise(batch):
         step_key = jax.random.fold_in(jax.random.key(0), 0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(4))
         clean = jnp.asarray(PIXELS, jnp.float32) / 255
-        scalars, summed = (of.train_step(state, batch)[1] for of in (task, half))
-        return (
-            {"loss": scalars["loss"]},
-            {"loss": summed["loss"]},
-            task._degrade(keys, clean) - clean,
-        )
+        losses = [of.train_step(state, batch)[1]["loss"] for of in (task, half, logarithm)]
+        return losses, task._degrade(keys, clean) - clean
 
-    scalars, summed, noise = jax.device_get(losses_and_noise(batch_of()))
-    np.testing.assert_allclose(scalars["loss"], penalty(noise).mean(), rtol=1e-5)
-    np.testing.assert_allclose(summed["loss"], penalty(noise).sum() / 8, rtol=1e-5)
+    (mean, summed, logs), noise = jax.device_get(losses_and_noise(batch_of()))
+    np.testing.assert_allclose(mean, penalty(noise).mean(), rtol=1e-5)
+    np.testing.assert_allclose(summed, penalty(noise).sum() / 8, rtol=1e-5)
+    expected = np.log(penalty(noise).mean(axis=(1, 2, 3)) + 1e-6).mean()
+    np.testing.assert_allclose(logs, expected, rtol=1e-4)
 
 
 @pytest.mark.slow
