@@ -46,7 +46,12 @@ def name(value):
     return str(value.relative_to(ROOT)) if isinstance(value, Path) else None
 
 
-PYTHON = [(path, i) for path in TEXTS for i in range(len(blocks(path, "python")))]
+EXPORT_GUIDE = (
+    ROOT / "docs" / "guides" / "export.md"
+)  # Its code reads the files that its commands write.
+PYTHON = [
+    (path, i) for path in TEXTS if path != EXPORT_GUIDE for i in range(len(blocks(path, "python")))
+]
 COMMANDS = [
     pytest.param(words, id=f"{path.relative_to(ROOT)}: {shlex.join(words)}")
     for path in TEXTS
@@ -81,6 +86,15 @@ def test_getting_started_runs(tmp_path, monkeypatch):
         with contextlib.redirect_stdout(io.StringIO()):
             assert cli.main([*words, *extra]) == 0, shlex.join(words)
     assert Path("restored/photo.jpg").exists()
+
+
+@pytest.mark.slow
+def test_export_guide_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in commands(EXPORT_GUIDE):
+        assert cli.main(words) == 0, capsys.readouterr().err
+    for index, code in enumerate(blocks(EXPORT_GUIDE, "python")):
+        exec(compile(code, f"export.md, block {index}", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=name)

@@ -9,6 +9,8 @@
     detection         image to the maps of CenterNet                batch, height, width
     classification    image to class probabilities                  batch
     gan               latents, and classes if any, to images        batch
+                      a texture_generator: grid of local latents,   batch, rows, columns
+                      global latents and phases to a tileable image
     variational       latents, and the degraded image if any, to    batch
                       images
     autoencoding      image to reconstruction and code              batch
@@ -36,6 +38,7 @@ from deconv_jax.inference.trained_model import (
 )
 from deconv_jax.models.codec import HYPER_STRIDE, LATENT_STRIDE, HyperpriorCodec
 from deconv_jax.models.interfaces import CodecModel, RestorationModel
+from deconv_jax.models.texture import TextureGenerator
 from deconv_jax.tasks import (
     GAN,
     TASKS,
@@ -90,6 +93,7 @@ class ModelFunction:
       inputs: Inputs, in order.
       apply: Pure function of the inputs, maps with channels last, that returns the outputs by name.
       meanings: Content, range and unit of each output.
+      stride: Pixels of the image per element of the inputs' height and width.
       network: Restoration network that the function applies; None for another task.
     """
 
@@ -98,6 +102,7 @@ class ModelFunction:
     inputs: tuple[Port, ...]
     apply: Callable[..., dict[str, jax.Array]]
     meanings: dict[str, str]
+    stride: int = 1
     network: LoadedNetwork | None = None
 
     def specs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -180,8 +185,13 @@ def task_functions(
 
 
 def _images(multiple: int, channels: int, meaning: str = "image in [0, 1]") -> Port:
-    shape = ("batch", f"{multiple}*height", f"{multiple}*width", channels)
-    return Port("image", shape, meaning, is_map=True, draw=_uniform)
+    return Port("image", _map_shape(multiple, channels), meaning, is_map=True, draw=_uniform)
+
+
+def _map_shape(multiple: int, channels: int) -> tuple[int | str, ...]:
+    """Return the shape of images or feature maps whose sides are multiples of a number."""
+    factor = "" if multiple == 1 else f"{multiple}*"
+    return ("batch", f"{factor}height", f"{factor}width", channels)
 
 
 def restoration_function(
@@ -212,7 +222,7 @@ def restoration_function(
     scale = f"{network.scale} times as large, " if network.scale > 1 else ""
     meanings = {"restored": f"restored image in [0, 1], {scale}not clipped"}
     loaded = LoadedNetwork(name, model, variables, noise_conditional)
-    return ModelFunction(name, "restoration", tuple(inputs), restore, meanings, loaded)
+    return ModelFunction(name, "restoration", tuple(inputs), restore, meanings, network=loaded)
 
 
 def _restoration(task: Restoration, variables: Tree, _: Example) -> list[ModelFunction]:
@@ -227,28 +237,39 @@ def _compression(task: Compression, variables: Tree, _: Example) -> list[ModelFu
     level = _integers("level", model.levels, f"quality level, 0 to {model.levels - 1}")
 
     def latents(name: str, count: int, multiple: int, meaning: str) -> Port:
-        shape = ("batch", f"{multiple}*height", f"{multiple}*width", count)
-        return Port(name, shape, meaning, is_map=True, draw=_rounded)
+        return Port(name, _map_shape(multiple, count), meaning, is_map=True, draw=_rounded)
 
     def apply(method: str, names: Sequence[str], *inputs: jax.Array) -> dict[str, jax.Array]:
         output = run_model(task, variables, *inputs, method=method)
         return dict(zip(names, output if len(names) > 1 else [output], strict=True))
 
-    def function(method: str, inputs: Sequence[Port], **meanings: str) -> ModelFunction:
+    def function(
+        method: str, stride: int, inputs: Sequence[Port], **meanings: str
+    ) -> ModelFunction:
         run = functools.partial(apply, method, tuple(meanings))
-        return ModelFunction(f"-{method}", "", tuple(inputs), run, meanings)
+        return ModelFunction(f"-{method}", "", tuple(inputs), run, meanings, stride)
 
     image = _images(unit * LATENT_STRIDE, model.channels)
     y = latents("latents", features, unit, "latents, rounded")
     found = [
-        function("analyze", [image, level], latents="latents, before rounding"),
-        function("synthesize", [y, level], image="decoded image in [0, 1], not clipped"),
+        function("analyze", 1, [image, level], latents="latents, before rounding"),
+        function(
+            "synthesize", LATENT_STRIDE, [y, level], image="decoded image in [0, 1], not clipped"
+        ),
     ]
     if hyper:
         z = latents("hyper_latents", cast(Any, task.model).features, 1, "hyper-latents, rounded")
         found += [
-            function("hyper_analyze", [y], hyper_latents="hyper-latents, before rounding"),
-            function("hyper_synthesize", [z], mean="means of the latents", scale="their scales"),
+            function(
+                "hyper_analyze", LATENT_STRIDE, [y], hyper_latents="hyper-latents, before rounding"
+            ),
+            function(
+                "hyper_synthesize",
+                LATENT_STRIDE * HYPER_STRIDE,
+                [z],
+                mean="means of the latents",
+                scale="their scales",
+            ),
         ]
     return found
 
@@ -285,6 +306,8 @@ def _classification(task: Classification, variables: Tree, example: Example) -> 
 
 
 def _generation(task: GAN | Variational, variables: Tree, _: Example) -> list[ModelFunction]:
+    if isinstance(task, GAN) and isinstance(task.generator, TextureGenerator):
+        return [_texture(task.generator, variables)]
     latents = Port("latents", ("batch", task.latent_dim), "standard normal numbers", draw=_normal)
     inputs, classes = [latents], task.num_classes
     if classes:
@@ -296,6 +319,26 @@ def _generation(task: GAN | Variational, variables: Tree, _: Example) -> list[Mo
         apply = functools.partial(run_model, task, variables, method="decode")
     meanings = {"image": "image in [0, 1]"}
     return [ModelFunction("", "", tuple(inputs), lambda *given: {"image": apply(*given)}, meanings)]
+
+
+def _texture(generator: TextureGenerator, variables: Tree) -> ModelFunction:
+    stride = generator.stride
+    one_cell = (stride, stride, generator.image_shape[-1])
+    tileable = generator.clone(image_shape=one_cell, tileable=True)
+    shape = _map_shape(1, generator.local_dim)
+    meaning = f"standard normal numbers, for each cell of {stride} pixels"
+    inputs = [Port("local", shape, meaning, is_map=True, draw=_normal)]
+    for name, count in (("global", generator.global_dim), ("phases", generator.periodic_dim)):
+        inputs.append(Port(name, ("batch", count), "standard normal numbers", draw=_normal))
+
+    def draw(module: TextureGenerator, *latents: jax.Array) -> jax.Array:
+        return module.decode(module.wrap(module.compose(*latents)))
+
+    def apply(*latents: jax.Array) -> dict[str, jax.Array]:
+        return {"image": cast(jax.Array, tileable.apply(variables, *latents, method=draw))}
+
+    meanings = {"image": "tileable image in [0, 1]"}
+    return ModelFunction("", "", tuple(inputs), apply, meanings, stride)
 
 
 def _autoencoding(task: Autoencoding, variables: Tree, _: Example) -> list[ModelFunction]:

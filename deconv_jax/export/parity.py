@@ -67,7 +67,11 @@ def _variables(function: ModelFunction) -> list[dict[str, int]]:
     found = []
     for number, (batch, height, width) in enumerate(_PIXELS):
         pixels = {"height": height, "width": width}
-        sizes = {axis: -(-pixels[axis] // n) for axis, n in unit.items() if axis in pixels}
+        sizes = {
+            axis: -(-pixels[axis] // (n * function.stride))
+            for axis, n in unit.items()
+            if axis in pixels
+        }
         # Large units round all sizes up to 1.
         if sizes:
             longer = ("height", "width")[number % 2]

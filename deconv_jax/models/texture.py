@@ -20,7 +20,6 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from deconv_jax.errors import InputError, at_least
@@ -143,9 +142,7 @@ class TextureGenerator(nn.Module):
             raise InputError("a texture_generator has no classes; got labels")
         grid = self.grid(latents)
         if self.tileable:
-            axes = (np.arange(-self.margin, n + self.margin) % n for n in self.grid_size)
-            rows, columns = axes
-            grid = grid[:, rows][:, :, columns]
+            grid = self.wrap(grid)
         height, width = self.image_shape[:2]
         return self.decode(grid, train)[:, :height, :width]
 
@@ -162,17 +159,27 @@ class TextureGenerator(nn.Module):
                 f"latents must have length {self.latent_dim} for this generator; got shape "
                 f"{latents.shape}"
             )
-        batch, (rows, columns) = latents.shape[0], self.grid_size
+        rows, columns = self.grid_size
         count = rows * columns * self.local_dim
-        local = latents[:, :count].reshape(batch, rows, columns, self.local_dim)
-        fixed = latents[:, count : count + self.global_dim]
+        local = latents[:, :count].reshape(-1, rows, columns, self.local_dim)
+        end = count + self.global_dim
+        return self.compose(local, latents[:, count:end], latents[:, end:])
+
+    def compose(
+        self,
+        local: Float[Array, "batch rows columns local_dim"],
+        fixed: Float[Array, "batch global_dim"],
+        phases: Float[Array, "batch periodic_dim"],
+    ) -> Float[Array, "batch rows columns cell_dim"]:
+        """Return a grid of any size from its local and global latents and those of the phases."""
+        batch, rows, columns, _ = local.shape
         everywhere = jnp.broadcast_to(fixed[:, None, None], (batch, rows, columns, self.global_dim))
         parts = [local, everywhere]
         if self.periodic_dim:
             # Uniform phases from normal numbers, so that a walk between latents is smooth.
-            phases = 2 * jnp.pi * jax.scipy.stats.norm.cdf(latents[:, count + self.global_dim :])
+            turns = 2 * jnp.pi * jax.scipy.stats.norm.cdf(phases)
             angles = jnp.broadcast_to(
-                phases[:, None, None].astype(jnp.float32),
+                turns[:, None, None].astype(jnp.float32),
                 (batch, rows, columns, self.periodic_dim),
             )
             vectors = self.waves(fixed).astype(jnp.float32)
@@ -184,8 +191,21 @@ class TextureGenerator(nn.Module):
                     (1, n, 1, 1) if axis == 0 else (1, 1, n, 1)
                 )
                 angles = angles + per_cell[:, None, None] * position
-            parts.append(jnp.sin(angles).astype(latents.dtype))
+            parts.append(jnp.sin(angles).astype(local.dtype))
         return jnp.concatenate(parts, axis=-1)
+
+    def wrap(
+        self, grid: Float[Array, "batch rows columns cell_dim"]
+    ) -> Float[Array, "batch more_rows more_columns cell_dim"]:
+        """Return a periodic grid with a margin."""
+        for axis in (1, 2):
+            cells = grid.shape[axis]
+            for depth in range(self.margin):
+                # Cell c is at index c + depth, and cell -1 - depth equals cell `cells` - 1 - depth.
+                before = jax.lax.slice_in_dim(grid, cells - 1, cells, axis=axis)
+                after = jax.lax.slice_in_dim(grid, 2 * depth, 2 * depth + 1, axis=axis)
+                grid = jnp.concatenate([before, grid, after], axis=axis)
+        return grid
 
     def decode(
         self, grid: Float[Array, "batch rows columns cell_dim"], train: bool = False
@@ -203,7 +223,7 @@ class TextureGenerator(nn.Module):
         Raises:
           InputError: The grid is not larger than its margin.
         """
-        if min(grid.shape[1:3]) <= 2 * self.margin:
+        if any(n <= 2 * self.margin for n in grid.shape[1:3]):
             raise InputError(
                 f"a grid must have more than {2 * self.margin} rows and columns; got shape {grid.shape}"
             )

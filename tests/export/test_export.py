@@ -1,5 +1,6 @@
 """Exported models equal this package, and the files describe themselves."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -83,6 +84,27 @@ def test_task(name):
 
 @pytest.mark.usefixtures("one_shape")
 @pytest.mark.slow
+def test_texture_of_any_size():
+    generator = models.TextureGenerator(
+        (16, 16, 1), width=2, stages=2, local_dim=3, global_dim=2, periodic_dim=2
+    )
+    gan = dataclasses.replace(CASES["gan"][0], generator=generator)
+    variables = generator.init(jax.random.key(0), jnp.zeros((1, generator.latent_dim)))
+    (function,) = task_functions("texture", gan, variables, {})
+    assert_onnx_agrees(function)
+    run = run_stablehlo(to_stablehlo(function, "nhwc"))
+    local, fixed, phases = (
+        port.draw(np.random.default_rng(0), (1, *size))
+        for port, size in zip(function.inputs, [(3, 5, 3), (2,), (2,)], strict=True)
+    )
+    large = generator.clone(image_shape=(12, 20, 1), tileable=True)
+    latents = np.concatenate([local.reshape(1, -1), fixed, phases], axis=1)
+    expected = large.apply(variables, jnp.asarray(latents))
+    np.testing.assert_allclose(run(local, fixed, phases)["image"], expected, atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("one_shape")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dncnn", "fsrcnn"])
 def test_torch_weights(name):
     function = network(name)
@@ -97,7 +119,7 @@ def test_command_writes_file_and_description(tmp_path, capsys):
         f"written: {tmp_path}/sr-x2.onnx, 0.05 MB, differs by"
     )
     found = json.loads((tmp_path / "sr-x2.onnx.json").read_text())
-    assert found["inputs"][0]["shape"] == ["batch", 1, "1*height", "1*width"]
+    assert found["inputs"][0]["shape"] == ["batch", 1, "height", "width"]
     assert found["outputs"][0]["shape"] == ["batch", 1, "2*height", "2*width"]
     assert found["bytes"] == (tmp_path / "sr-x2.onnx").stat().st_size
     shapes = [case["inputs"]["image"] for case in found["parity"]["cases"]]

@@ -58,6 +58,7 @@ PROGRAMS = {
     "pixel mean": lambda x: jnp.mean(x, axis=(1, 2)),
     "softmax": lambda x: jax.nn.softmax(x),
     "flat": lambda x: jnp.sum(x.reshape(x.shape[0], -1, 3), axis=1) / 100,
+    "one channel": lambda x: x[..., 1],
     "crop": lambda x: x[:, 1:-1, 1:],
     "pad": lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 3), (0, 0)), constant_values=2.0),
     "position": lambda x: x + jnp.arange(x.shape[1], dtype=jnp.float32).reshape(1, -1, 1, 1),

@@ -45,7 +45,9 @@ def _walk(
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(variable: Any) -> Value:
-        return Value.of(variable.val) if isinstance(variable, Literal) else known[variable]
+        if isinstance(variable, Literal):
+            return Value.of(np.asarray(variable.val, variable.aval.dtype))
+        return known[variable]
 
     used = {v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal)}
     used |= {v for v in jaxpr.outvars if not isinstance(v, Literal)}

@@ -176,12 +176,12 @@ def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
     """Write a Slice, which is a gather if sizes are symbolic, or a Gather of the rows of a table."""
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     shape = equation.outvars[0].aval.shape
-    if not numbers.collapsed_slice_dims and len(indices.shape) == 1 and indices.is_constant:
+    if len(indices.shape) == 1 and indices.is_constant:
         starts: list[Any] = [0] * len(x.shape)
         for axis, start in zip(numbers.start_index_map, indices.array(), strict=True):
             starts[axis] = int(start)
         limits = [start + n for start, n in zip(starts, sizes, strict=True)]
-        return _part(graph, x, starts, limits, [1] * len(starts))
+        return reshaped(graph, _part(graph, x, starts, limits, [1] * len(starts)), shape)
     rows_only = (
         numbers.collapsed_slice_dims == (0,)
         and numbers.start_index_map == (0,)
