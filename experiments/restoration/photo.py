@@ -1,9 +1,10 @@
-"""FFDNet without a noise-level map for color photographs: Gaussian noise up to sigma 30, then JPEG.
+"""FFDNet for color photographs: Gaussian noise up to sigma 30, then JPEG.
 
   deconv-jax train --config experiments/restoration/photo.py --workdir runs/photo
 
 A photograph from a phone or from the web was compressed after the sensor added its noise, so the noise that is
-left is no longer white, and its level is hard to estimate. The network is therefore blind. Data and schedule
+left is no longer white. The noise-level map holds the level before the compression, which `restore` estimates. A blind
+network of this size smoothed images with little noise: PSNR of 33 dB for images without any. Data and schedule
 are those of `ffdnet.py:color=rgb`; the network has 64 features, so that it is twice as fast. Training takes
 about 40 minutes on one CPU core.
 """
@@ -26,5 +27,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             dict(name="jpeg", quality=(20, 100)),
         ),
     )
-    config.task.noise_conditional = False
     return config
