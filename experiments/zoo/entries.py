@@ -149,8 +149,8 @@ MODELS = {
         "removes noise and JPEG artifacts from color photographs",
         photographs,
         "Clean up photographs of phones and of the web.",
-        "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. Blur is not "
-        "undone.",
+        "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. The level of the "
+        "noise is estimated, and fine texture may be taken for noise. Blur is not undone.",
     ),
     "jpeg-color": Entry("removes JPEG artifacts from color images, at any quality", **_JPEG),
     "jpeg-gray": Entry(

@@ -7,23 +7,28 @@ by name).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from deconv_jax.config_arguments import load_module
-from deconv_jax.data.degradations import Chain, Degradation, Downsample, GaussianNoise, Jpeg
+from deconv_jax.data.degradations import Chain, Downsample, GaussianNoise, Jpeg
 from deconv_jax.data.images import Color, list_images, read_pixels
 from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.inference.generation.sampling import latents_from_seed
 from deconv_jax.inference.generation.texture import draw_textures, texture_task
+from deconv_jax.inference.progress import SILENT
 from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
+from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.metrics.protocol import EvaluationProtocol
 from deconv_jax.metrics.seams import seam_energy
+from deconv_jax.ops.jpeg import quantization_tables
 from deconv_jax.tasks import GAN
 from deconv_jax.training.loop_data import device_batches, first_example
 from deconv_jax.training.parallel import Devices
@@ -72,19 +77,27 @@ def denoising(model: ZooModel, data: Path) -> Measured:
 
 
 def photographs(model: ZooModel, data: Path) -> Measured:
-    """Measure PSNR with noise, compressed by JPEG."""
-
-    def evaluation(*steps: Degradation) -> Evaluation:
-        return Evaluation(Chain(steps), EvaluationProtocol(), noise="jax")
-
-    cases = {
-        f"sigma {sigma}, JPEG {quality}": (
-            evaluation(GaussianNoise(float(sigma)), Jpeg(quality)),
-            sigma,
-        )
-        for sigma, quality in ((15, 80), (5, 90), (25, 60))
-    }
-    return _restoration(model, data, _COLOR_SETS, cases)
+    """Measure PSNR of JPEG files with noise at the level that `restore` estimates; "true level" is that of the noise."""
+    restorer = LearnedRestorer(model.task.model, model.variables, noise_conditional=True)
+    images = _images(data / "cbsd68", "rgb")
+    figures, protocol = [], ""
+    for sigma, quality in ((15, 80), (0, 95), (5, 90), (10, 90), (25, 60)):
+        chain = Chain((GaussianNoise(float(sigma)), Jpeg(quality)))
+        evaluation = Evaluation(chain, EvaluationProtocol(), noise="jax")
+        table = np.asarray(quantization_tables(jnp.asarray(quality))[0], np.float32)
+        outputs: dict[str, Restore] = {
+            "estimated": functools.partial(restorer, progress=SILENT, jpeg_table=table),
+            "true_level": functools.partial(restorer.restore_at, sigma=sigma, progress=SILENT),
+            "input": lambda image: image,
+        }
+        found = {
+            name: evaluation.measure(restore, images)["mean"]["psnr"]
+            for name, restore in outputs.items()
+        }
+        value, setting = found.pop("estimated"), f"sigma {sigma}, JPEG {quality}"
+        figures.append(figure("PSNR", value, "CBSD68", len(images), setting, "dB", **found))
+        protocol = "; ".join(evaluation.describe().split("; ")[1:])
+    return figures, f"the noise level is estimated from each JPEG file, as by `restore`; {protocol}"
 
 
 def jpeg(model: ZooModel, data: Path) -> Measured:
@@ -127,10 +140,7 @@ def _restoration(
     for setting, (evaluation, sigma) in cases.items():
         restore = _restorer(model, apply, sigma if model.task.noise_conditional else None)
         for title, folder in sets.items():
-            images = [
-                (path.name, read_pixels(path, color).astype(np.float32) / 255)
-                for path in list_images(data / folder)
-            ]
+            images = _images(data / folder, color)
             mean = evaluation.measure(restore, images)["mean"]
             compared = {}
             if model.card["scale"] == 1:
@@ -142,6 +152,14 @@ def _restoration(
     # The first clause is the degradation, which the setting states.
     shared = "; ".join(protocols[0][0 if "" in cases else 1 :])
     return figures, shared
+
+
+def _images(folder: Path, color: Color) -> list[tuple[str, np.ndarray]]:
+    """Return the names and the pixels of images in [0, 1]."""
+    return [
+        (path.name, read_pixels(path, color).astype(np.float32) / 255)
+        for path in list_images(folder)
+    ]
 
 
 def _restorer(model: ZooModel, apply: Callable[[Any], Any], sigma: float | None) -> Restore:
