@@ -124,7 +124,7 @@ class ModelFunction:
         """
         try:
             shapes = jax.eval_shape(self.apply, *self.specs())
-        except (TypeError, jax.errors.ConcretizationTypeError) as error:
+        except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
             raise InputError(
                 f"{self.name} cannot be exported, because its network needs to know the size of the image: "
                 f"{str(error).splitlines()[0]}"

@@ -5,7 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jaxtyping import Array, Float, Shaped
 
 from deconv_jax.errors import InputError, at_least, check_choice
@@ -149,6 +151,8 @@ def upsample(
         return conv_transpose(x, kernel, stride=factor)
     if method == "subpixel":
         return depth_to_space(conv(x, kernel), (factor, factor))
+    if any(map(export.is_symbolic_dim, x.shape[-3:-1])):
+        return conv(_repeated_pixels(x, factor), kernel)
     size = [factor * n for n in x.shape[-3:-1]]
     return conv(resize(x, size, method="nearest"), kernel)
 
@@ -183,6 +187,15 @@ def upsample_kernel_shape(
         "resize": (in_channels, out_channels),
     }
     return kernel_size, kernel_size, *channels[method]
+
+
+def _repeated_pixels(x: Array, factor: int) -> Array:
+    """Interpolate images of symbolic size, for which `resize` cannot compute positions in advance."""
+    *batch, height, width, channels = x.shape
+    blocks = jnp.broadcast_to(
+        jnp.expand_dims(x, (-2, -4)), (*batch, height, factor, width, factor, channels)
+    )
+    return blocks.reshape(*batch, factor * height, factor * width, channels)
 
 
 def _blocks(x: Array, factor: int | Sequence[int]):

@@ -46,7 +46,8 @@ def _walk(
 
     def read(variable: Any) -> Value:
         if isinstance(variable, Literal):
-            return Value.of(np.asarray(variable.val, variable.aval.dtype))
+            aval: Any = variable.aval
+            return Value.of(np.asarray(variable.val, aval.dtype))
         return known[variable]
 
     used = {v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal)}
