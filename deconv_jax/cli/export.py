@@ -20,9 +20,10 @@ Formats:
   safetensors  the weights of a restoration network with the names of its PyTorch version
 
 A file of the first two formats serves any batch size and, unless the network has a fixed size, any
-height and width. A codec gives a file for each of its transforms. Each file is first run on inputs
-of three shapes. If it differs from this package by more than 1e-5, nothing is written. NAME.json
-beside each file describes its inputs and outputs and has the differences.
+height and width that are multiples of its stride. A codec gives a file for each of its transforms.
+Each file is first run on inputs of three shapes. If it differs from this package by more than 1e-5,
+nothing is written. NAME.FORMAT.json beside each file describes its inputs and outputs and has the
+differences.
 """
 
 

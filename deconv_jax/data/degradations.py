@@ -93,15 +93,15 @@ DEGRADATIONS: dict[str, type] = {
 
 
 def gaussian_noise_range(degradation: Degradation | None) -> tuple[float, float] | None:
-    """Return the lowest and the highest sigma of a degradation that is Gaussian noise alone, in units of 1/255.
+    """Return the lowest and the highest sigma of the Gaussian noise in a degradation, in units of 1/255.
 
-    None for any other degradation.
+    None unless there is one Gaussian noise, alone or as a step of a chain.
     """
-    while isinstance(degradation, Chain) and len(degradation.steps) == 1:
-        degradation = degradation.steps[0]
-    if not isinstance(degradation, GaussianNoise):
+    steps = degradation.steps if isinstance(degradation, Chain) else (degradation,)
+    found = [step for step in steps if isinstance(step, GaussianNoise)]
+    if len(found) != 1:
         return None
-    low, high = np.broadcast_to(np.asarray(degradation.sigma), (2,))
+    low, high = np.broadcast_to(np.asarray(found[0].sigma), (2,))
     return float(low), float(high)
 
 

@@ -4,6 +4,6 @@ Each file is compared with this package on inputs of three shapes before it is w
 and outputs is written beside it, with the result of the comparison.
 """
 
-from deconv_jax.export.files import FORMATS, Format, export
+from deconv_jax.export.files import Format, export
 
-__all__ = ["FORMATS", "Format", "export"]
+__all__ = ["Format", "export"]

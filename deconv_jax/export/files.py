@@ -4,7 +4,7 @@ import functools
 import hashlib
 import importlib.metadata
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import jax
 
@@ -16,12 +16,11 @@ from deconv_jax.export.parity import check_parity
 from deconv_jax.export.stablehlo import PLATFORMS, run_stablehlo, to_stablehlo
 from deconv_jax.export.torch_weights import run_torch_weights, to_torch_weights
 from deconv_jax.inference.trained_model import TrainedModel
-from deconv_jax.io import check_output_path, write_atomically, write_json
+from deconv_jax.io import check_output_path, kind_of, write_atomically, write_json
 from deconv_jax.workdir import Checkpoint
 
 Format = Literal["stablehlo", "onnx", "safetensors"]
 """Format of an exported file, which is also its suffix."""
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 _LAYOUTS: dict[Format, Layout] = {"stablehlo": "nhwc", "onnx": "nchw", "safetensors": "nhwc"}
 """Layout by default, that of the tools that read the format."""
@@ -78,6 +77,8 @@ def export(
     """
     if format == "safetensors" and layout is not None:
         raise InputError(f"--layout requires --format stablehlo or onnx; got {format}")
+    if kind_of(folder) not in ("folder", None):
+        raise InputError(f"output {folder} is not a folder")
     if format == "onnx":
         for library in ("onnx", "onnxruntime"):
             import_extra(library)

@@ -124,7 +124,7 @@ class ModelFunction:
         """
         try:
             shapes = jax.eval_shape(self.apply, *self.specs())
-        except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
+        except (TypeError, ValueError, jax.errors.InconclusiveDimensionOperation) as error:
             raise InputError(
                 f"{self.name} cannot be exported, because its network needs to know the size of the image: "
                 f"{str(error).splitlines()[0]}"
@@ -315,7 +315,7 @@ def _generation(task: GAN | Variational, variables: Tree, _: Example) -> list[Mo
     apply: Callable[..., jax.Array] = functools.partial(task.sample, variables)
     if isinstance(task, Variational) and task.degradation is not None:
         shape = ("batch", *task.image_shape)
-        inputs.append(Port("image", shape, "degraded image in [0, 1]", is_map=True, draw=_uniform))
+        inputs.append(Port("degraded", shape, "degraded image", is_map=True, draw=_uniform))
         apply = functools.partial(run_model, task, variables, method="decode")
     meanings = {"image": "image in [0, 1]"}
     return [ModelFunction("", "", tuple(inputs), lambda *given: {"image": apply(*given)}, meanings)]

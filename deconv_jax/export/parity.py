@@ -47,15 +47,15 @@ def check_parity(function: ModelFunction, run: Run) -> dict[str, Any]:
                 )
             unit = max(1.0, float(np.max(np.abs(array))))
             differences[name] = float(np.max(np.abs(actual[name] - array))) / unit
-        worst = max(differences.values())
         shapes = {p.name: list(x.shape) for p, x in zip(function.inputs, inputs, strict=True)}
-        if not worst <= TOLERANCE:
+        if not all(difference <= TOLERANCE for difference in differences.values()):
+            worst = float(np.max(list(differences.values())))  # NaN if one is
             raise InputError(
                 f"the exported file of {function.name} differs from this package by {worst:.2g} for "
                 f"inputs of shape {shapes}; the limit is {TOLERANCE:g}"
             )
         cases.append({"inputs": shapes, "max_difference": differences})
-    return {"tolerance": TOLERANCE, "platform": jax.default_backend(), "cases": cases}
+    return {"tolerance": TOLERANCE, "platform": "cpu", "cases": cases}
 
 
 def _variables(function: ModelFunction) -> list[dict[str, int]]:

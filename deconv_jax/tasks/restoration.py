@@ -84,9 +84,9 @@ class Restoration(Task):
         |x - t|, "charbonnier" is sqrt((x - t)^2 + 0.001^2) (Lai et al., arXiv:1704.03915).
       reduction: "mean" over all pixels, or "half_sum": half the sum over the pixels of an example,
         mean over examples, as in equation 1 of DnCNN (arXiv:1608.03981). With Adam the two differ
-        only through its epsilon. "log" is the mean over examples of the logarithm of an example's
-        mean, with 1e-6 added to it: with "l2" that is PSNR (NAFNet, arXiv:2204.04676), so that
-        light degradations count as much as heavy ones.
+        only through its epsilon. "log" is the mean over examples of log(1e-6 + an example's mean).
+        With "l2" that is the negative PSNR up to a factor (NAFNet, arXiv:2204.04676), so light
+        degradations count as much as heavy ones.
       noise_conditional: Whether the model's input has an additional last channel with the standard
         deviation of the noise, in [0, 1]; it requires a degradation with Gaussian noise.
       border: Number of pixels on each side that the metrics leave out.

@@ -190,7 +190,7 @@ class Variational(Task):
                 variables,
                 images,
                 noise,
-                self.condition(keys, images),
+                self.degrade(keys, images),
                 train=True,
                 precision=self.precision,
             )
@@ -232,7 +232,7 @@ class Variational(Task):
     def _metric_sums(self, state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         keys, images = self._evaluation_images(batch)
         call = functools.partial(run_model, self, state.inference_variables())
-        condition = self.condition(keys, images)
+        condition = self.degrade(keys, images)
         mean, log_variance = call(images, condition, method="encode")
         reconstruction = call(mean, condition, method="decode")
         kl = jnp.sum(gaussian_kl(mean, log_variance), axis=-1)
@@ -288,13 +288,13 @@ class Variational(Task):
     @functools.partial(jit, static_argnums=0)
     def _posterior_means(self, state: TrainState, batch: Batch) -> Latents:
         keys, images = self._evaluation_images(batch)
-        return self._encode(state.inference_variables(), images, self.condition(keys, images))
+        return self._encode(state.inference_variables(), images, self.degrade(keys, images))
 
     @functools.partial(jit, static_argnums=0)
     def _picture_rows(self, state: TrainState, batch: Batch) -> dict[str, Images]:
         keys, images = self._evaluation_images(batch)
         variables = state.inference_variables()
-        condition = self.condition(keys, images)
+        condition = self.degrade(keys, images)
         mean = self._encode(variables, images, condition)
         latents = draw_latents(fold_in(keys, _PURPOSE_LATENTS), self.latent_dim)
         rows = {
@@ -324,7 +324,7 @@ class Variational(Task):
         del labels
         if self.degradation is not None:
             raise InputError(
-                "a conditional VAE has samples for a degraded image only; see Variational.restore"
+                "a conditional VAE draws samples of a degraded image only, in Python by Variational.restore"
             )
         return self._decode(variables, latents, None)
 
@@ -382,7 +382,7 @@ class Variational(Task):
         keys = evaluation_keys(VARIATIONAL_EVALUATION_SEED, batch["index"])
         return keys, self._modeled_images(keys, batch)
 
-    def condition(self, keys: Key[Array, " batch"], images: Images) -> Images | None:
+    def degrade(self, keys: Key[Array, " batch"], images: Images) -> Images | None:
         """Return the degraded images, which may have values outside [0, 1]; None without a degradation.
 
         Args:

@@ -21,7 +21,7 @@ class Optimizer:
     """An optimizer with a learning-rate schedule, clipping, accumulation and weight averaging.
 
     Attributes:
-      name: "adam", "adamw" (decoupled weight decay), "sgd", or "muon": kernels are updated by their momentum
+      name: "adam", "adamw" (decoupled weight decay), "sgd", or "muon": parameters named "kernel" are updated by their momentum
         with all singular values replaced by 1 (Jordan et al. 2024, github.com/KellerJordan/Muon), each as the
         matrix whose columns belong to the last axis; other parameters by Adam. Both use Nesterov momentum.
       learning_rate: Peak learning rate, after the warm-up. Updates by "muon" are scaled to a root mean square of
@@ -185,10 +185,11 @@ def _matrices(params: Any) -> Any:
 def _kernels_as_matrices(params: Any) -> Any:
     """Return for each kernel which of its axes are rows and which columns, and None for other parameters."""
 
-    def axes(p: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if p.ndim < 2:
+    def axes(path: Any, p: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        if name != "kernel" or p.ndim < 2:
             return None
         last = p.ndim - 1
         return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
 
-    return jax.tree.map(axes, params)
+    return jax.tree_util.tree_map_with_path(axes, params)

@@ -3,9 +3,10 @@
   deconv-jax train --config experiments/restoration/ffdnet.py:color=rgb --workdir runs/ffdnet_color
 
 The network and the noise levels are those of the paper (arXiv:1710.04026). The loss is PSNR: with the mean error,
-heavy noise counted most, and images with little noise lost detail. The data is the 432 images of BSDS500 that are not in the test set. $DECONV_JAX_DATA must
-name a folder with bsd432/ for training, and bsd68/ and set12/ (gray) or cbsd68/ (color) for validation and
-the test. Training takes about 40 minutes on one CPU core. The table zoo in experiments/tables has its figures.
+heavy noise counted most, and images with little noise lost detail. The data is the 432 images of BSDS500 that are
+not in the test set. $DECONV_JAX_DATA must name a folder with bsd432/ for training, and bsd68/ and set12/ (gray) or
+cbsd68/ (color) for validation and the test. Training takes about 40 minutes on one CPU core. The table zoo in
+experiments/tables has its figures.
 
 Muon replaces the paper's Adam, and there are 4 patches in a batch instead of 128: few patches then suffice.
 """

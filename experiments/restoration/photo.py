@@ -4,7 +4,7 @@
 
 A photograph from a phone or from the web was compressed after the sensor added its noise, so the noise that is
 left is no longer white. The noise-level map holds the level before the compression, which `restore` estimates. A blind
-network of this size smoothed images with little noise: PSNR of 33 dB for images without any. Data and schedule
+network of this size smoothed images with little noise. Data and schedule
 are those of `ffdnet.py:color=rgb`; the network has 64 features, so that it is twice as fast. Training takes
 about 40 minutes on one CPU core.
 """

@@ -13,6 +13,7 @@ from task_cases import CASES, abstract
 
 from deconv_jax import models, zoo
 from deconv_jax.cli import EXIT_INPUT_ERROR, main
+from deconv_jax.data.degradations import BoxMask
 from deconv_jax.errors import InputError
 from deconv_jax.export import export, parity
 from deconv_jax.export.functions import restoration_function, task_functions
@@ -80,6 +81,19 @@ def test_task(name):
     for function in task(name):
         assert_onnx_agrees(function)
         check_parity(function, run_stablehlo(to_stablehlo(function, "nhwc")))
+
+
+@pytest.mark.usefixtures("one_shape")
+@pytest.mark.slow
+def test_conditional_vae():
+    plain = CASES["variational"][0]
+    model = plain.model.clone(conditional=True)
+    conditional = dataclasses.replace(plain, model=model, degradation=BoxMask(1, 4))
+    images = jnp.zeros((1, *model.image_shape))
+    variables = model.init(jax.random.key(0), images, jnp.zeros((1, 6)), images)
+    (function,) = task_functions("vae", conditional, variables, {})
+    assert [port.name for port in function.inputs] == ["latents", "degraded"]
+    assert_onnx_agrees(function)
 
 
 @pytest.mark.usefixtures("one_shape")
@@ -185,11 +199,16 @@ def test_network_of_fixed_size_is_refused():
 
 
 @pytest.mark.usefixtures("one_shape")
-def test_difference_is_an_error():
+@pytest.mark.parametrize("error", [1.0, np.nan])
+def test_difference_is_an_error(error):
     function = network("ffdnet")
+    function = dataclasses.replace(
+        function, apply=lambda *x: {"first": jnp.zeros(()), **network("ffdnet").apply(*x)}
+    )
 
     def run(*inputs):
-        return {name: y + 1.0 for name, y in jax.device_get(function.apply(*inputs)).items()}
+        outputs = jax.device_get(function.apply(*inputs))
+        return outputs | {"restored": outputs["restored"] + error}
 
     with pytest.raises(InputError, match="ffdnet differs from this package by"):
         check_parity(function, run)

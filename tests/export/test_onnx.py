@@ -13,6 +13,7 @@ from deconv_jax.export.onnx import run_onnx, to_onnx
 from deconv_jax.models.layers import PReLU as PReLULayer
 
 IMAGE = Port("image", ("batch", "2*height", "2*width", 3), "image", is_map=True)
+ANY_SIZE = Port("image", ("batch", "height", "width", 3), "image", is_map=True)
 VECTOR = Port("vector", ("batch", 6), "vector")
 LABELS = Port("labels", ("batch",), "classes", "int32")
 
@@ -87,6 +88,37 @@ def test_program_of_images(name):
     run = exported(PROGRAMS[name], IMAGE)
     x = jnp.asarray(RNG.random((2, 4, 10, 3), np.float32))
     assert_close(run(np.asarray(x))["output"], np.asarray(jax.jit(PROGRAMS[name])(x)))
+
+
+def test_division_of_odd_sizes_rounds_down():
+    def apply(x):
+        return jnp.arange(-(-x.shape[1] // 2), dtype=jnp.float32) + 0 * jnp.sum(x)
+
+    run = exported(apply, ANY_SIZE)
+    for height in (7, 8, 9):
+        x = RNG.random((1, height, 4, 3), np.float32)
+        assert_close(run(x)["output"], np.asarray(apply(jnp.asarray(x))))
+
+
+def test_constant_of_a_removed_node_can_be_used_again():
+    def apply(x):
+        ops.conv(x, 0.5 * kernel(3, 3, 3, 4))
+        return 0.5 * ops.conv(x, kernel(3, 3, 3, 4))
+
+    x = RNG.random((1, 4, 6, 3), np.float32)
+    assert_close(exported(apply, IMAGE)(x)["output"], np.asarray(apply(jnp.asarray(x))))
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda x: lax.fori_loop(0, 3, lambda _, c: 2 * c, x), "the operation (scan|while)"),
+        (lambda x: lax.round(x), "rounding of halves to even only"),
+    ],
+)
+def test_unsupported_operations_are_named(apply, message):
+    with pytest.raises(InputError, match=message):
+        exported(apply, IMAGE)
 
 
 def test_channels_first():

@@ -251,11 +251,11 @@ def test_samples_belong_to_the_degraded_image():
         state, _ = step(state, batch)
     assert CONDITIONAL.evaluate(state, [batch])["elbo"] > 0.5 * before
     keys, images = CONDITIONAL._evaluation_images(batch)
-    degraded = CONDITIONAL.condition(keys, images)
+    degraded = CONDITIONAL.degrade(keys, images)
     latents = RNG.standard_normal((3, 8, 6)).astype(np.float32)
     samples = np.asarray(CONDITIONAL.restore(state.inference_variables(), degraded, latents))
     np.testing.assert_array_equal(np.round(samples), np.broadcast_to(images, samples.shape))
-    with pytest.raises(InputError, match="for a degraded image only"):
+    with pytest.raises(InputError, match="of a degraded image only"):
         CONDITIONAL.sample(state.inference_variables(), latents[0])
 
 

@@ -99,8 +99,8 @@ def test_muon_orthogonalizes_kernels_and_moves_biases_by_adam():
     Nesterov momentum makes the first step of Adam 1 + b1 (1 - b1) / (1 - b1^2) = 1 + b1 / (1 + b1) times as large.
     """
     gradient = np.random.default_rng(0).standard_normal((2, 2, 3, 5)).astype(np.float32)
-    params = {"kernel": jnp.zeros(gradient.shape), "bias": jnp.zeros(2)}
-    gradients = {"kernel": jnp.asarray(gradient), "bias": jnp.array([3.0, -1e-3])}
+    params = {"kernel": jnp.zeros(gradient.shape), "bias": jnp.zeros((1, 2))}
+    gradients = {"kernel": jnp.asarray(gradient), "bias": jnp.array([[3.0, -1e-3]])}
     moved = after(Optimizer(name="muon", learning_rate=0.1), [gradients], params)
     u, _, vt = np.linalg.svd(gradient.reshape(12, 5), full_matrices=False)
     left, stretched, right = np.linalg.svd(
@@ -109,7 +109,7 @@ def test_muon_orthogonalizes_kernels_and_moves_biases_by_adam():
     np.testing.assert_allclose(stretched, 0.1 * 0.2 * math.sqrt(12), rtol=0.35)
     np.testing.assert_allclose(left @ right, -u @ vt, atol=1e-4)
     step = 0.1 * (1 + 0.9 / 1.9)
-    np.testing.assert_allclose(moved["bias"], [-step, step], rtol=1e-4)
+    np.testing.assert_allclose(moved["bias"], [[-step, step]], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

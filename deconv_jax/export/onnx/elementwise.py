@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax import lax
 
 from deconv_jax.errors import InputError
 from deconv_jax.export.onnx.graph import Graph
@@ -47,7 +48,6 @@ _FORMULAS: Mapping[str, Callable[[Graph, str, str], str]] = {
     "expm1": lambda g, x, one: g.emit("Sub", g.emit("Exp", x), one),
     "log1p": lambda g, x, one: g.emit("Log", g.emit("Add", x, one)),
     "rsqrt": lambda g, x, _: g.emit("Reciprocal", g.emit("Sqrt", x)),
-    "round": lambda g, x, _: g.emit("Round", x),
     "square": lambda g, x, _: g.emit("Mul", x, x),
 }
 """Functions of the name of a float array and of the number 1."""
@@ -72,6 +72,14 @@ def _named(operator: str) -> Callable[..., Value]:
         return apply_elementwise(graph, equation, operator, *values)
 
     return rule
+
+
+def _round(graph: Graph, equation: Any, x: Value) -> Value:
+    if equation.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise InputError("ONNX export supports rounding of halves to even only, as by jnp.round")
+    return Value(
+        equation.outvars[0].aval.shape, x.axes, graph.emit("Round", stored(graph, x, x.axes))
+    )
 
 
 def _formula(name: str) -> Callable[..., Value]:
@@ -160,6 +168,7 @@ def _require_bool(equation: Any) -> None:
 ELEMENTWISE_RULES: dict[str, Callable[..., Any]] = {
     **{name: _named(operator) for name, operator in _SAME.items()},
     **{name: _formula(name) for name in _FORMULAS},
+    "round": _round,
     "clamp": _clamp,
     "convert_element_type": _convert,
     "copy": _same,

@@ -13,7 +13,7 @@ _PROXIES = {"batch": 10007, "height": 10037, "width": 10061}
 
 
 def number(dimension: Any) -> int:
-    """Return an int that equals that of another dimension only if the dimensions are equal."""
+    """Return an int that tells the dimensions of networks' shapes apart: products and sums of the variables."""
     return dimension if isinstance(dimension, int) else evaluate_dimension(dimension, _PROXIES)
 
 
@@ -51,8 +51,9 @@ class Graph:
         array = np.asarray(array)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
-            name = self._known[key] = f"constant_{next(self._numbers)}"
-            self.constants[name] = np.array(array, order="C")
+            self._known[key] = f"constant_{next(self._numbers)}"
+        # A simplification may have removed the constant.
+        self.constants.setdefault(self._known[key], np.array(array, order="C"))
         return self._known[key]
 
     def integers(self, values: Sequence[int]) -> str:
@@ -69,7 +70,13 @@ class Graph:
             length = self.emit("Gather", self.emit("Shape", name), self.integers([axis]), axis=0)
             return length if factor == 1 else self.emit("Div", length, self.integers([factor]))
 
-        return fold_dimension(dimension, leaf, self.emit)
+        def combine(operator: str, left: str, right: str) -> str:
+            if operator == "Div":
+                # ONNX divides toward zero and Python toward minus infinity.
+                left = self.emit("Sub", left, self.emit("Mod", left, right))
+            return self.emit(operator, left, right)
+
+        return fold_dimension(dimension, leaf, combine)
 
     def sizes(self, dimensions: Sequence[Any]) -> str:
         """Return the name of a vector of integers, the values of dimensions."""

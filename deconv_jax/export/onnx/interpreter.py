@@ -19,6 +19,10 @@ Rule = Callable[..., Any]
 """Function (graph, equation, *values) -> value, or a list of values for a primitive with several results."""
 
 _RULES: dict[str, Rule] = {**ELEMENTWISE_RULES, **STRUCTURE_RULES, **CONTRACTION_RULES}
+_CALLS = frozenset(
+    {"checkpoint", "closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "remat2"}
+)
+"""Primitives that compute another program once."""
 _INNER_JAXPRS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _NOT_FOLDED = frozenset({"broadcast_in_dim", "dim_as_value", "reshape", "squeeze", "transpose"})
 """Primitives that are not evaluated for constants: most cost no node, and their result would take memory."""
@@ -63,7 +67,7 @@ def _walk(
 
 
 def _results(graph: Graph, equation: Any, values: Sequence[Value]) -> Sequence[Value]:
-    for key in _INNER_JAXPRS:
+    for key in _INNER_JAXPRS if equation.primitive.name in _CALLS else ():
         inner = equation.params.get(key)
         if isinstance(inner, ClosedJaxpr):
             return _walk(graph, inner.jaxpr, inner.consts, values)

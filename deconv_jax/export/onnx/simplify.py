@@ -13,7 +13,7 @@ _AFFINE = ("Add", "Sub", "Mul")
 
 
 def simplify(graph: Graph, outputs: list[str]) -> None:
-    """Simplify a graph in place, and name the outputs' sources after them.
+    """Simplify a graph in place.
 
     Args:
       graph: Graph.

@@ -210,7 +210,7 @@ class LearnedRestorer:
         low, high = self.trained_sigmas or (0.0, math.inf)
         if not low <= sigma <= high:
             progress.on_note(
-                f"sigma {sigma:.1f} is not a level of the training, {low:g} to {high:g}"
+                f"noise level {sigma:.1f} is outside the training range, {low:g} to {high:g}"
             )
         return self._restore(pixels, jnp.float32(sigma / 255.0), progress)
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from deconv_jax.classical import any_level_denoiser, any_level_options
-from deconv_jax.data.degradations import Degradation, gaussian_noise_range
+from deconv_jax.data.degradations import Chain, Degradation, gaussian_noise_range
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.learned_restorer import (
     GRAY_NOISE_FACTOR,
@@ -102,7 +102,8 @@ class TrainedDenoiser:
     @property
     def _levels(self) -> tuple[float, float] | None:
         """Lowest and highest trained noise level; None unless trained on Gaussian noise alone."""
-        return gaussian_noise_range(self.degradation)
+        alone = not isinstance(self.degradation, Chain) or len(self.degradation.steps) == 1
+        return gaussian_noise_range(self.degradation) if alone else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -128,7 +128,7 @@ def test_level_outside_the_training_is_noted(draw):
     for sigma in (75.0, 80.0):
         settings = {"noise_sigma": sigma, "trained_sigmas": (0.0, 75.0)}
         learned(AddsNoiseLevel(), noise_conditional=True, **settings)(draw(3, 4, 1), progress)
-    assert notes == ["sigma 80.0 is not a level of the training, 0 to 75"]
+    assert notes == ["noise level 80.0 is outside the training range, 0 to 75"]
 
 
 def test_an_unknown_noise_level_is_estimated(draw):
