@@ -25,10 +25,6 @@ from deconv_jax.zoo.text import figure_cells
 
 VERSION = 1
 PICTURE = Path("docs/zoo_cost.png")
-SHORT_TRAININGS = {
-    "1878149c7810aa057722260ca238821a9008f34bc806075839f700f6beb91e53",  # digit-scenes-unet
-}
-"""SHA-256 of weights that are not final although their training was as long as planned."""
 PROTOCOL = (
     "two FLOPs per multiply-add of convolutions and matrix products, on padding zeros too; forward pass of one "
     "example of the size of training"
@@ -99,8 +95,7 @@ def final_models(
     for name in zoo.names():
         card = zoo.card(name)
         training, planned = card["training"], card["config"]["training"]["num_steps"]
-        short_training = training["steps"] < planned or card["sha256"] in SHORT_TRAININGS
-        if short_training or training["uncommitted_changes"]:
+        if training["steps"] < planned or training["uncommitted_changes"]:
             continue
         record = records.get(name)
         if record is not None and record["network"] != card["config"]["task"]:
