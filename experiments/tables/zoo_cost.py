@@ -105,7 +105,7 @@ def final_models(
 
 
 def draw(records: Records, path: Path) -> None:
-    """Draw the first figure of each card over the FLOPs per pixel, one plot per metric."""
+    """Draw the first figure of each card over the FLOPs per pixel, one plot per metric of several models."""
     import matplotlib.pyplot as plt
 
     plots: dict[str, list[tuple[str, float, float]]] = {}
@@ -117,9 +117,10 @@ def draw(records: Records, path: Path) -> None:
             metric = f"{figure['metric']} {figure['unit']}".strip()
             point = label, record["flops"] / record["pixels"], figure["value"]
             plots.setdefault(metric, []).append(point)
+    plots = {metric: points for metric, points in plots.items() if len(points) > 1}
     powers = [math.log10(flops) for points in plots.values() for _, flops, _ in points]
     limits = 10.0 ** math.floor(min(powers)), 10.0 ** math.ceil(max(powers))
-    picture, axes = plt.subplots(1, len(plots), figsize=(4 * len(plots), 3.4), squeeze=False)
+    picture, axes = plt.subplots(1, len(plots), figsize=(4 * len(plots), 4.6), squeeze=False)
     for axis, (metric, points) in zip(axes[0], plots.items(), strict=True):
         for label, flops, value in points:
             axis.semilogx([flops], [value], "o", label=label)
@@ -128,9 +129,8 @@ def draw(records: Records, path: Path) -> None:
         axis.set_xlabel("FLOPs per pixel")
         axis.set_title(metric)
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=8)
-    picture.tight_layout()
-    picture.savefig(path, dpi=110)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    picture.savefig(path, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
