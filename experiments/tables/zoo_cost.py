@@ -95,7 +95,8 @@ def final_models(
     for name in zoo.names():
         card = zoo.card(name)
         training, planned = card["training"], card["config"]["training"]["num_steps"]
-        if training["steps"] < planned or training["uncommitted_changes"]:
+        interim = training["steps"] < planned or card["figures"][0]["metric"] == "none"
+        if interim or training["uncommitted_changes"]:
             continue
         record = records.get(name)
         if record is not None and record["network"] != card["config"]["task"]:
