@@ -10,7 +10,7 @@ import jax
 
 from deconv_jax.errors import InputError
 from deconv_jax.export.functions import ModelFunction, Port, model_functions
-from deconv_jax.export.layout import Layout, channels_last, with_layout
+from deconv_jax.export.layout import Layout, with_layout
 from deconv_jax.export.onnx import OPSET, import_extra, run_onnx, to_onnx
 from deconv_jax.export.parity import check_parity
 from deconv_jax.export.stablehlo import PLATFORMS, run_stablehlo, to_stablehlo
@@ -115,7 +115,7 @@ def _build(
     else:
         data = to_torch_weights(function)
         run = run_torch_weights(data)
-    parity = check_parity(function, channels_last(run, function, layout))
+    parity = check_parity(laid_out, run)
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES[format_]}
     return data, {
         "name": function.name,

@@ -4,10 +4,8 @@ import dataclasses
 from typing import Literal
 
 import jax
-import numpy as np
 
 from deconv_jax.export.functions import ModelFunction
-from deconv_jax.export.parity import Run
 
 Layout = Literal["nhwc", "nchw"]
 """Channels last, as in this package, or channels first, as in PyTorch and ONNX."""
@@ -35,19 +33,3 @@ def with_layout(function: ModelFunction, layout: Layout) -> ModelFunction:
         for port in function.inputs
     )
     return dataclasses.replace(function, inputs=inputs, apply=apply)
-
-
-def channels_last(run: Run, function: ModelFunction, layout: Layout) -> Run:
-    """Return a run of an exported function with this layout as a function of arrays with channels last."""
-    if layout == "nhwc":
-        return run
-
-    def moved(*inputs: np.ndarray) -> dict[str, np.ndarray]:
-        given = [
-            np.ascontiguousarray(x.transpose(TO_NCHW)) if port.is_map else x
-            for x, port in zip(inputs, function.inputs, strict=True)
-        ]
-        outputs = run(*given)
-        return {name: y.transpose(FROM_NCHW) if y.ndim == 4 else y for name, y in outputs.items()}
-
-    return moved

@@ -19,7 +19,7 @@ _PIXELS = ((1, 32, 32), (2, 44, 24), (3, 16, 64))
 _SEED = 0
 
 Run = Callable[..., Mapping[str, np.ndarray]]
-"""An exported function of arrays with channels last, which returns its outputs by name."""
+"""An exported function of arrays, which returns its outputs by name."""
 
 
 def check_parity(function: ModelFunction, run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from deconv_jax.data.degradations import BoxMask
 from deconv_jax.errors import InputError
 from deconv_jax.export import export, parity
 from deconv_jax.export.functions import restoration_function, task_functions
-from deconv_jax.export.layout import channels_last
+from deconv_jax.export.layout import with_layout
 from deconv_jax.export.onnx import run_onnx, to_onnx
 from deconv_jax.export.parity import TOLERANCE, check_parity
 from deconv_jax.export.stablehlo import run_stablehlo, to_stablehlo
@@ -58,7 +58,7 @@ def task(name):
 
 
 def assert_onnx_agrees(function):
-    check_parity(function, channels_last(run_onnx(to_onnx(function, "nchw")), function, "nchw"))
+    check_parity(with_layout(function, "nchw"), run_onnx(to_onnx(function, "nchw")))
 
 
 @pytest.fixture
