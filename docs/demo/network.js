@@ -1,0 +1,58 @@
+// Workers that run a network.
+
+export class Network {
+  #worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  #waiting = new Map();
+  #next = 0;
+
+  constructor() {
+    this.#worker.onmessage = ({ data: { id, answer, error } }) => {
+      const { resolve, reject } = this.#waiting.get(id);
+      this.#waiting.delete(id);
+      if (error === undefined) resolve(answer);
+      else reject(new Error(error));
+    };
+    this.#worker.onerror = (event) => this.#fail(new Error(event.message || "the worker did not start"));
+  }
+
+  // Return the answer of the worker to a message.
+  ask(kind, task, transfer = []) {
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ id, kind, ...task }, transfer);
+    });
+  }
+
+  // Stop at once. Open questions are answered by an AbortError.
+  close() {
+    this.#worker.terminate();
+    this.#fail(new DOMException("cancelled", "AbortError"));
+  }
+
+  #fail(error) {
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+}
+
+const forced = new URLSearchParams(location.search).get("backend");
+
+// Open a model in one worker for a GPU, or in one for each core, at most four.
+export async function openPool(model, signal, backend = forced) {
+  const pool = [new Network()];
+  const stop = () => pool.forEach((network) => network.close());
+  signal?.addEventListener("abort", stop, { once: true });
+  try {
+    const opened = await pool[0].ask("open", { model, backend });
+    if (opened.backend === "wasm") {
+      const cores = Math.min(4, navigator.hardwareConcurrency || 1);
+      while (pool.length < cores) pool.push(new Network());
+      await Promise.all(pool.slice(1).map((network) => network.ask("open", { model, backend: "wasm" })));
+    }
+    return { pool, backend: opened.backend, close: stop };
+  } catch (error) {
+    stop();
+    throw error;
+  }
+}

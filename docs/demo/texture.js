@@ -1,0 +1,79 @@
+// A brick wall of the size of its frame.
+import { Network } from "./network.js";
+import { newSeed, normal, normals } from "./random.js";
+
+const CELL = 16;
+const CHANNELS = 16;
+const MAX_CELLS = 96;
+const $ = (id) => document.getElementById(id);
+
+export function startTexture(model, words) {
+  let seed = 5;
+  let network = null;
+  let busy = false;
+  let drawn = "";
+
+  // A cell keeps its numbers when the wall grows.
+  function grid(columns, rows) {
+    const data = new Float32Array(CHANNELS * rows * columns);
+    for (let c = 0, i = 0; c < CHANNELS; c++) {
+      for (let y = 0; y < rows; y++) {
+        for (let x = 0; x < columns; x++, i++) data[i] = normal(seed, (c * MAX_CELLS + y) * 2 * MAX_CELLS + x);
+      }
+    }
+    return data;
+  }
+
+  async function draw() {
+    const wall = $("wall");
+    const sides = [wall.clientWidth, wall.clientHeight].map((side) => Math.min(MAX_CELLS, Math.ceil(side / CELL)));
+    const wanted = `${seed} ${sides}`;
+    if (busy || wanted === drawn || !sides[0]) return;
+    busy = true;
+    try {
+      if (!network) {
+        $("texture-status").textContent = "Loading the model…";
+        network = new Network();
+        await network.ask("open", { model, backend: "wasm" });
+      }
+      const [columns, rows] = sides;
+      const feeds = {
+        local: { type: "float32", data: grid(columns, rows), dims: [1, CHANNELS, rows, columns] },
+        global: { type: "float32", data: normals(seed + 1, 8), dims: [1, 8] },
+        phases: { type: "float32", data: normals(seed + 2, 4), dims: [1, 4] },
+      };
+      const { data, dims } = await network.ask("run", { feeds });
+      await paint(data, dims[3], dims[2]);
+      drawn = wanted;
+    } catch (error) {
+      network?.close();
+      network = null;
+      drawn = wanted;  // not again until something changes
+      $("texture-status").textContent = words(error);
+    } finally {
+      busy = false;
+    }
+    draw();
+  }
+
+  async function paint(values, width, height) {
+    const image = new ImageData(width, height);
+    values.forEach((value, i) => image.data.set([255 * value, 255 * value, 255 * value, 255], 4 * i));
+    const canvas = $("wall-canvas");
+    Object.assign(canvas, { width, height });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    URL.revokeObjectURL($("texture-download").href);
+    $("texture-download").href = URL.createObjectURL(blob);
+    $("texture-download").hidden = false;
+    $("texture-status").textContent = `${width} × ${height} pixels.`;
+  }
+
+  $("texture-new").addEventListener("click", () => {
+    if (network) seed = newSeed();
+    $("wall").hidden = false;
+    $("texture-new").textContent = "Grow another";
+    draw();
+  });
+  new ResizeObserver(draw).observe($("wall"));
+}

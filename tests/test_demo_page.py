@@ -1,0 +1,292 @@
+"""The demo page in Chromium: its results are those of `deconv-jax restore`, and nothing leaves the origin."""
+
+import functools
+import http.server
+import importlib.util
+import io
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconv_jax.cli import main
+from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+NPM = shutil.which("npm")
+MAX_BYTES = 1_500_000
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.skipif(NPM is None, reason="npm is not installed"),
+]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hook():
+    spec = importlib.util.spec_from_file_location("demo_hook", ROOT / "docs" / "hooks" / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def address(hook, tmp_path_factory):
+    """The address of the page, served with all models, also untrained ones."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copytree(hook.PAGE, site / "demo", ignore=shutil.ignore_patterns("package*"))
+    for name, content in [*hook.page_data(untrained=True), *hook.runtime(NPM)]:
+        path = site / "demo" / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(content, Path):
+            path.symlink_to(content)
+        else:
+            path.write_bytes(content)
+    handler = functools.partial(Handler, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/demo/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A new page, which may request nothing from elsewhere and log no error."""
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    requested, errors = [], []
+    context.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    page.requested = requested
+    yield page
+    context.close()
+    assert not errors
+    assert not [url for url in requested if not url.startswith((address, "blob:", "data:"))]
+
+
+def photo(height, width, channels=3, sigma=20.0, seed=0):
+    """Return smooth shapes with noise."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = 128 + 70 * np.sin(np.stack([rows / 9, columns / 13, (rows + columns) / 17], -1))
+    noise = np.random.default_rng(seed).normal(0, sigma, waves.shape)
+    pixels = np.uint8(np.clip(waves + noise, 0, 255))
+    return pixels if channels == 3 else pixels[..., 0]
+
+
+def encoded(pixels, suffix="png", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, {"png": "PNG", "jpg": "JPEG"}[suffix], **options)
+    return file.getvalue()
+
+
+def open_file(page, name, data):
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
+    page.wait_for_function(
+        "name => document.getElementById('about').textContent.startsWith(name)", arg=name
+    )
+
+
+def wait(page):
+    page.wait_for_function("!document.getElementById('start').disabled", timeout=60_000)
+
+
+def restore(page, operation, sigma=None):
+    """Restore the opened image, and return the download's name and bytes."""
+    page.check(f"input[name=operation][value={operation}]", force=True)
+    if sigma is not None:
+        page.evaluate("s => { document.getElementById('sigma').value = s; }", sigma)
+    page.click("#start")
+    wait(page)
+    assert page.inner_text("#status").startswith("Done in"), page.inner_text("#error")
+    with page.expect_download() as download:
+        page.click("#download")
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def command(tmp_path, name, data, *words):
+    """Return the pixels of `deconv-jax restore`."""
+    source, output = tmp_path / name, tmp_path / "restored.png"
+    source.write_bytes(data)
+    assert main(["restore", str(source), "--output", str(output), *words]) == 0
+    return np.int32(Image.open(output))
+
+
+def pixels_of(data, mode="RGB"):
+    return np.int32(Image.open(io.BytesIO(data)).convert(mode))
+
+
+@pytest.mark.parametrize(
+    ("operation", "channels", "size", "words"),
+    [
+        ("denoise", 3, (61, 433), ["--model", "denoise-color", "--noise-sigma", "20"]),
+        ("denoise", 1, (401, 75), ["--model", "denoise-gray", "--noise-sigma", "20"]),
+        ("jpeg", 3, (63, 90), ["--model", "jpeg-color"]),
+        ("sr-2", 3, (47, 411), ["--model", "sr-x2"]),
+        ("sr-3", 1, (50, 31), ["--model", "sr-x3"]),
+        ("sr-4", 3, (33, 29), ["--model", "sr-x4"]),
+    ],
+)
+def test_result_is_that_of_the_command(page, tmp_path, operation, channels, size, words):
+    data = encoded(photo(*size, channels))
+    open_file(page, "photo.png", data)
+    name, result = restore(page, operation, 20 if operation == "denoise" else None)
+    assert name == "photo.restored.png"
+    expected = command(tmp_path, "photo.png", data, *words)
+    if channels == 1:
+        expected = np.repeat(expected[..., None], 3, axis=-1)
+    result = pixels_of(result)
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 1
+
+
+def test_alpha_is_kept(page, tmp_path):
+    rgba = np.dstack([photo(40, 52), np.full((40, 52), 255, np.uint8)])
+    rgba[10:30, 5:25, 3] = np.arange(100, 120)
+    data = encoded(rgba)
+    open_file(page, "photo.png", data)
+    _, result = restore(page, "sr-2")
+    result = pixels_of(result, "RGBA")
+    expected = command(tmp_path, "photo.png", data, "--model", "sr-x2")
+    assert np.abs(result[..., 3] - expected[..., 3]).max() <= 1
+    far = np.s_[:, 80:, :3]  # Colors under transparency are rounded by the browser.
+    assert np.abs(result[far] - expected[far]).max() <= 1
+
+
+def test_jpeg_stays_jpeg_and_is_turned_upright(page):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    open_file(page, "photo.jpeg", encoded(photo(40, 60), "jpg", exif=exif))
+    assert "40 × 60 pixels" in page.inner_text("#about")
+    name, result = restore(page, "sr-2")
+    assert name == "photo.restored.jpg"
+    image = Image.open(io.BytesIO(result))
+    assert (image.format, image.size) == ("JPEG", (80, 120))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_is_estimated_as_by_the_command(page, channels):
+    pixels = photo(131, 150, channels, sigma=12.0)
+    open_file(page, "photo.png", encoded(pixels))
+    expected = estimate_noise_sigma(np.float32(pixels.reshape(131, 150, channels) / 255))
+    assert float(page.input_value("#sigma")) == pytest.approx(expected, abs=0.26)
+
+
+def test_errors_are_told_in_words(page):
+    page.set_input_files(
+        "#file", {"name": "notes.png", "mimeType": "image/png", "buffer": b"no image"}
+    )
+    page.wait_for_selector("#error:not([hidden])")
+    assert "cannot read “notes.png” as an image" in page.inner_text("#error")
+    open_file(page, "long.png", encoded(photo(8, 5000)))
+    assert not page.is_visible("#error")
+    page.check("input[name=operation][value=sr-4]", force=True)
+    page.click("#start")
+    page.wait_for_selector("#error:not([hidden])")
+    assert "too large: 20000 × 32 pixels" in page.inner_text("#error")
+    assert page.is_enabled("#start")
+
+
+def test_cancel_by_keyboard_and_again(page):
+    open_file(page, "photo.png", encoded(photo(1200, 1200)))
+    page.focus("#start")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cancel:focus")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('status').textContent === 'Cancelled.'")
+    assert page.is_enabled("#start")
+    assert not page.is_visible("#progress")
+    open_file(page, "small.png", encoded(photo(30, 30)))
+    restore(page, "denoise")
+
+
+def test_slider_by_keyboard_and_by_mouse(page):
+    open_file(page, "photo.png", encoded(photo(60, 80)))
+    assert not page.is_visible(".line")
+    restore(page, "sr-2")
+    left = functools.partial(page.evaluate, "document.querySelector('.line').offsetLeft")
+    start = left()
+    page.focus("#compare input")
+    page.keyboard.press("ArrowRight")
+    by_key = left()
+    assert by_key > start
+    box = page.locator(".line").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] - 60, box["y"] + 20)
+    page.mouse.up()
+    assert left() < start
+    page.click("text=200%")
+    assert page.evaluate("document.querySelector('.stage').offsetWidth") == 320
+
+
+def test_sample_has_a_psnr(page):
+    page.click("text=Small photo")
+    page.wait_for_selector("#work:not([hidden])")
+    page.click("#start")
+    wait(page)
+    assert "PSNR 31." in page.inner_text("#status")
+
+
+def test_generators(page):
+    page.click("#another")
+    page.wait_for_function(
+        "document.getElementById('digit').getContext('2d').getImageData(14, 0, 1, 28).data.some((v, i) => i % 4 === 0 && v > 128)"
+    )
+    page.set_viewport_size({"width": 500, "height": 700})
+    page.click("#texture-new")
+    width = "document.getElementById('wall-canvas').width"
+    page.wait_for_function(f"{width} > 300 && {width} < 500")
+    before = page.evaluate(width)
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.wait_for_function(f"{width} > {before} + 300")
+
+
+def test_runtime_is_loaded_when_needed(page, hook):
+    sizes = page.evaluate(
+        "performance.getEntries().filter(e => 'encodedBodySize' in e).map(e => e.encodedBodySize)"
+    )
+    assert 10_000 < sum(sizes) < MAX_BYTES
+    assert not [url for url in page.requested if "/runtime/" in url or "/models/" in url]
+    assert all((hook.PAGE / name).exists() for name in ("index.html", "style.css", "main.js"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(page, hook, scheme):
+    page.emulate_media(color_scheme=scheme)
+    open_file(page, "photo.png", encoded(photo(40, 40)))
+    restore(page, "denoise")
+    page.set_input_files("#file", {"name": "x", "mimeType": "image/png", "buffer": b"x"})
+    page.wait_for_selector("#error:not([hidden])")
+    page.add_script_tag(path=hook.packages(NPM) / "axe-core" / "axe.min.js")
+    violations = page.evaluate("async () => (await axe.run()).violations")
+    found = [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations]
+    assert not found
