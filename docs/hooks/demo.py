@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import skimage.data
 from PIL import Image
@@ -125,7 +126,7 @@ def samples() -> Iterator[tuple[dict[str, str], dict[str, bytes]]]:
     yield _sample(
         "noisy-camera", "denoise", "Gray, with noise", _png(_noisy(camera, 15)), _png(camera)
     )
-    small = np.asarray(ops.imresize(np.float32(coffee[None] / 255), 0.5))[0]
+    small = np.asarray(ops.imresize(jnp.float32(coffee[None]) / 255, 0.5))[0]
     small = np.uint8(np.clip(np.floor(255 * small + 0.5), 0, 255))
     yield _sample("small-coffee", "sr-2", "Small photo", _png(small), _png(coffee))
     jpeg = io.BytesIO()
