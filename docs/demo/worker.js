@@ -18,7 +18,7 @@ async function open({ model, backend }) {
   ort.env.logLevel = "error";
   const response = await fetch(new URL(model.file, import.meta.url));
   if (!response.ok) throw new Error(`${model.file}: status ${response.status}`);
-  const options = { executionProviders: gpu ? ["webgpu"] : ["wasm"] };
+  const options = { executionProviders: gpu ? ["webgpu"] : ["wasm"], logSeverityLevel: 3 };
   session = await ort.InferenceSession.create(new Uint8Array(await response.arrayBuffer()), options);
   description = model;
   return { backend: gpu ? "webgpu" : "wasm" };
