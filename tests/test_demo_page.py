@@ -16,7 +16,8 @@ from deconv_jax.cli import main
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 NPM = shutil.which("npm")
 MAX_BYTES = 1_500_000
 

@@ -20,6 +20,7 @@ import skimage.data
 from PIL import Image
 
 from deconv_jax import ops, zoo
+from deconv_jax.errors import InputError
 from deconv_jax.export import export
 from deconv_jax.models.receptive_field import ReceptiveFieldTracker
 
@@ -104,7 +105,11 @@ def runtime(npm: str) -> Iterator[tuple[str, Path]]:
 
 
 def packages(npm: str) -> Path:
-    """Install the packages of the lock file, unless they are installed, and return their folder."""
+    """Install the packages of the lock file, unless they are installed, and return their folder.
+
+    Raises:
+      InputError: npm cannot install them.
+    """
     folder = BUILD / "npm"
     installed = folder / "node_modules" / ".package-lock.json"
     lock = PAGE / "package-lock.json"
@@ -113,8 +118,10 @@ def packages(npm: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (lock, PAGE / "package.json"):
             shutil.copy(path, folder)
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(command, cwd=folder, check=True)
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"npm cannot install the packages of {lock}:\n{done.stderr.strip()}")
     return folder / "node_modules"
 
 
