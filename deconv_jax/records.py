@@ -8,6 +8,7 @@ a named model has "model", with its "name" and the "sha256" of its weights.
 
 import dataclasses
 import fnmatch
+import math
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,6 +59,17 @@ Records that were measured before the names depended on the extractor call dista
 small classifier FID and KID. They are stale; once they are measured again, delete this table.
 """
 
+NOT_COMPARED = frozenset(
+    {
+        *("commit", "uncommitted_changes", "versions", "table_version", "task_version"),
+        *("device", "started", "resumed_at_step", "load_average"),
+        *("wall_time_s", "encode_s", "decode_s", "ms_per_output_megapixel"),
+    }
+)
+"""Keys that differ between two measurements of one record: origin, times and load."""
+
+_MISSING = object()
+
 Part = Callable[[Path], dict[str, Any]]
 """A measurement. The argument is the folder of data sets and weights; the result is JSON-able."""
 ConfigLoader = Callable[[str], Mapping[str, Any]]
@@ -106,6 +118,64 @@ def read_record(path: Path) -> dict[str, Any]:
         for key in ("metrics", "baseline")
         if isinstance(record.get(key), dict)
     }
+
+
+def command_again(name: str) -> str:
+    """Return the command that measures the record "TABLE/PART" again and compares it."""
+    return f"deconv-jax tables {name} --again"
+
+
+def oldest_record(root: Path) -> tuple[int, str, str, str]:
+    """Return the number of records, and "TABLE/PART", commit and start of the oldest one.
+
+    Texts are empty if there is no record with a date.
+
+    Raises:
+      InputError: A record cannot be read.
+    """
+    paths = sorted((root / RESULTS).glob("*/*.json"))
+    found = []
+    for path in paths:
+        record = read_json(path)
+        if "started" in record:
+            name, commit = f"{path.parent.name}/{path.stem}", record.get("commit") or "unknown"
+            found.append((record["started"], name, commit))
+    started, name, commit = min(found, default=("", "", ""))
+    return len(paths), name, commit, started
+
+
+def record_differences(before: Any, now: Any, tolerance: float, path: str = "") -> Iterator[str]:
+    """Yield what differs between two measurements of a record, one text each, such as "mean.psnr: 30.1, now 30.2".
+
+    Keys in `NOT_COMPARED` are left out, everywhere in the record.
+
+    Args:
+      before: The record, or a part of it.
+      now: The new record, or the same part of it.
+      tolerance: Largest relative difference of numbers, of the larger magnitude, that is no difference.
+      path: Path of the part in the record.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            if key not in NOT_COMPARED:
+                values = before.get(key, _MISSING), now.get(key, _MISSING)
+                yield from record_differences(*values, tolerance, f"{path}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, values in enumerate(zip(before, now, strict=True)):
+            yield from record_differences(*values, tolerance, f"{path}[{index}]")
+    elif isinstance(before, float | int) and isinstance(now, float | int):
+        if not math.isclose(before, now, rel_tol=tolerance):
+            size = max(abs(before), abs(now))
+            yield f"{path}: {before!r}, now {now!r}, relative difference {abs(now - before) / size:.1e}"
+    elif before != now:
+        yield f"{path}: {_short(before)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    if value is _MISSING:
+        return "missing"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def table_names(root: Path) -> list[str]:

@@ -7,20 +7,29 @@ replaced. NAME is a module of `experiments/tables`, or MODULE/VIEW for one of it
     VERSION   an integer; raise it when a code change alters the results, which makes old records stale
     render    a function of the records by part that returns Markdown
     VIEWS     optional: further functions like `render`, by name
+    TIMES     optional: True if the records are times, which differ whenever they are measured
 
 A part is run once. Its record is kept with its provenance, see `records`.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from deconv_jax.errors import InputError, did_you_mean
-from deconv_jax.io import kind_of, write_json, write_text
+from deconv_jax.io import kind_of, read_json, to_json, write_json, write_text
 from deconv_jax.notebook_cells import colab_badge, repository_url, with_install_cell
-from deconv_jax.records import load_table, read_record, record_path, table_names
+from deconv_jax.records import (
+    load_table,
+    read_record,
+    record_differences,
+    record_path,
+    table_names,
+)
 
 NOTEBOOKS = Path("colab")
 BADGE = "badge"
@@ -88,24 +97,64 @@ def run_missing(root: Path, name: str, data: Path) -> list[Path]:
     Raises:
       InputError: There is no such table or part, or data is missing.
     """
-    from deconv_jax.workdir import provenance
-
     name, _, only = name.partition("/")
     table = _table(root, name)
-    if only and only not in table.PARTS:
-        raise InputError(f"table {name!r} has no part {only!r}; {did_you_mean(only, table.PARTS)}")
     written = []
-    for part, run in table.PARTS.items():
+    for part in [_known_part(name, table, only)] if only else table.PARTS:
         path = record_path(root, name, part)
-        if path.exists() or (only and part != only):
-            continue
-        print(f"{name}/{part} ...", flush=True)
-        started, origin = time.perf_counter(), provenance()
-        record = {"seed": 0, "table_version": table.VERSION} | origin | run(data)
-        record["wall_time_s"] = round(time.perf_counter() - started, 2)
-        write_json(path, record)
-        written.append(path)
+        if not path.exists():
+            write_json(path, _measure(name, table, part, data))
+            written.append(path)
     return written
+
+
+def measure_again(
+    root: Path, name: str, data: Path, tolerance: float
+) -> tuple[list[str], dict[str, Any]]:
+    """Measure a record again, without changing it, and compare.
+
+    Args:
+      root: Top folder of the project.
+      name: "TABLE/PART".
+      data: Folder of the data sets and weights.
+      tolerance: Largest relative difference of numbers that is no difference.
+
+    Returns:
+      The differences, see `records.record_differences`, and the new record.
+
+    Raises:
+      InputError: There is no such table or part, it has no record, or it is a benchmark; or data is missing.
+    """
+    name, _, part = name.partition("/")
+    table = _table(root, name)
+    path = record_path(root, name, _known_part(name, table, part))
+    if kind_of(path) != "file":
+        raise InputError(f"{name}/{part} has no record to compare with")
+    if getattr(table, "TIMES", False):
+        raise InputError(
+            f"the records of {name!r} are times and memory, which cannot be compared; to measure {part!r} again, "
+            f"remove {path.relative_to(root)} and run: deconv-jax tables {name}/{part}"
+        )
+    before = read_json(path)
+    # A record in a file has lists, no tuples, and null for NaN.
+    now = json.loads(to_json(_measure(name, table, part, data)))
+    return list(record_differences(before, now, tolerance)), now
+
+
+def _known_part(name: str, table: ModuleType, part: str) -> str:
+    if part not in table.PARTS:
+        raise InputError(f"table {name!r} has no part {part!r}; {did_you_mean(part, table.PARTS)}")
+    return part
+
+
+def _measure(name: str, table: ModuleType, part: str, data: Path) -> dict[str, Any]:
+    """Return the record of a part, whose name is printed."""
+    from deconv_jax.workdir import provenance
+
+    print(f"{name}/{part} ...", flush=True)
+    started, origin = time.perf_counter(), provenance()
+    record = {"seed": 0, "table_version": table.VERSION} | origin | table.PARTS[part](data)
+    return record | {"wall_time_s": round(time.perf_counter() - started, 2)}
 
 
 def markdown(header: str, rows: list[list[str]]) -> str:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconv_jax import zoo
+from deconv_jax import cli, zoo
 from deconv_jax.cli import load_config
 from deconv_jax.config_arguments import load_module
 from deconv_jax.errors import InputError
@@ -20,7 +22,14 @@ from deconv_jax.io import write_json
 from deconv_jax.models import DnCNN, FFDNet
 from deconv_jax.models.weight_import import save_torch_weights
 from deconv_jax.notebook_cells import PYPROJECT, install_cell, repository_url
-from deconv_jax.records import REQUIRED_KEYS, RESULTS, TABLES, read_record, stale_records
+from deconv_jax.records import (
+    REQUIRED_KEYS,
+    RESULTS,
+    TABLES,
+    oldest_record,
+    read_record,
+    stale_records,
+)
 from deconv_jax.tables import NOTEBOOKS, markdown_files, render_texts, run_missing
 
 ROOT = Path(__file__).parent.parent
@@ -164,6 +173,108 @@ def test_a_part_that_fails_leaves_no_record_and_keeps_the_others(paper):
 def test_what_there_is_not_cannot_be_run(paper, name, message):
     with pytest.raises(InputError, match=message):
         run_missing(paper, name, Path("data"))
+
+
+@pytest.fixture
+def again(paper, monkeypatch, capsys):
+    """Return a function that measures paper/one again, by the command, after changes of its record."""
+    run_missing(paper, "paper/one", Path("data"))
+    path = paper / RESULTS / "paper" / "one.json"
+    record = json.loads(path.read_text())
+    monkeypatch.chdir(paper)
+    monkeypatch.setenv("DECONV_JAX_DATA", "data")
+
+    def measured(*flags, **changes):
+        path.write_text(json.dumps(record | changes))
+        before = path.read_text()
+        capsys.readouterr()
+        code = cli.main(["tables", "paper/one", "--again", *flags])
+        assert path.read_text() == before
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    return measured
+
+
+def test_record_that_is_measured_again_is_the_same(again):
+    code, output = again(commit="0", wall_time_s=1e6, versions={}, started="2000", table_version=7)
+    assert (code, "paper/one is the same" in output) == (0, True), output
+    assert again(figure=1.5001)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"figure": 1.51}, (), "figure: 1.51, now 1.5, relative difference 6.6e-03"),
+        ({"figure": 1.5001}, ("--tolerance", "1e-6"), "figure: 1.5001, now 1.5"),
+        ({"figure": None}, (), "figure: None, now 1.5"),
+        ({"read": "else"}, (), "read: 'else', now 'data'"),
+        ({"figure": [1.5]}, (), "figure: [1.5], now 1.5"),
+        ({"more": {"a": 1}}, (), "more: {'a': 1}, now missing"),
+    ],
+)
+def test_figures_that_differ_when_measured_again_are_printed(again, changes, flags, message):
+    code, output = again(*flags, **changes)
+    assert code == 1
+    assert f"differs: {message}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--again",), "--again requires one record, TABLE/PART"),
+        (("paper", "--again"), "--again requires one record, TABLE/PART; got 'paper'"),
+        (("paper/tow", "--again"), "no part 'tow'; did you mean 'two'"),
+        (("paper/two", "--again"), "paper/two has no record to compare with"),
+        (("benchmarks/loops", "--again"), "times and memory, which cannot be compared"),
+        (("paper/one", "--again", "--tolerance", "-1"), "--tolerance must be in [0, 1); got -1"),
+        (("paper/one", "--tolerance", "0.1"), "--tolerance requires --again"),
+        (("--check", "--again"), "--check cannot be combined with --again"),
+    ],
+)
+def test_again_refuses_what_it_cannot_compare(paper, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(paper)
+    monkeypatch.setenv("DECONV_JAX_DATA", "data")
+    assert cli.main(["tables", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+CHEAP_SECONDS = 10
+"""Records that took less are made again by the test below."""
+
+
+def cheap_records():
+    """Return the names of the records that show what the code measures now, and took little time."""
+    stale = {record.name for record in stale_records(ROOT, load_config)}
+    found = []
+    for path in sorted((ROOT / RESULTS).glob("*/*.json")):
+        name, record = f"{path.parent.name}/{path.stem}", json.loads(path.read_text())
+        times = load_module(ROOT / TABLES / f"{path.parent.name}.py")
+        untrained = "training" not in record and not getattr(times, "TIMES", False)
+        if untrained and name not in stale and record["wall_time_s"] < CHEAP_SECONDS:
+            found.append(name)
+    return found
+
+
+@pytest.mark.slow
+def test_records_chosen_at_random_are_made_again(command, ended):
+    seed = random.SystemRandom().randrange(2**32)
+    names = random.Random(seed).sample(cheap_records(), 3)
+    print(f"seed {seed}: {', '.join(names)}")
+    if not os.environ.get("DECONV_JAX_DATA"):
+        pytest.skip(f"$DECONV_JAX_DATA is not set; not made again: {', '.join(names)}")
+    for name in names:
+        code, output, errors = ended(command("tables", name, "--again", optimized=True))
+        assert code == 0, f"seed {seed}: {output}{errors}"
+
+
+def test_number_and_origin_of_the_records_are_told(paper):
+    shutil.rmtree(paper / RESULTS)
+    assert oldest_record(paper) == (0, "", "", "")
+    for part, day in (("a", "02"), ("b", "01"), ("c", None)):
+        started = {} if day is None else {"started": f"2020-01-{day}", "commit": part * 7}
+        write_json(paper / RESULTS / "t" / f"{part}.json", started)
+    assert oldest_record(paper) == (3, "t/b", "bbbbbbb", "2020-01-01")
 
 
 def test_the_paper_s_means_are_those_of_its_images():

@@ -1,7 +1,7 @@
 """Exit codes of the commands; 0 means success."""
 
 EXIT_SOME_FAILED = 1
-"""Some input files failed and the others succeeded, or `tables --check` found a difference."""
+"""Some input files failed and the others succeeded, or `tables --check` or `--again` found a difference."""
 
 EXIT_INPUT_ERROR = 2
 """The input was invalid. One line on standard error explains it."""

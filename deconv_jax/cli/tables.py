@@ -17,7 +17,12 @@ run the missing parts of a table and render the Markdown files
 Runs the parts of a table (a module of experiments/tables) that have no record under
 experiments/results, then renders all records into the marked sections of the Markdown files. Data
 sets and published weights are read from the folder $DECONV_JAX_DATA.
+
+--again measures one record again, leaves it as it is, and prints the figures that differ. Times,
+dates, versions, devices and load are not compared. A run that is in runs/tables is read, not
+trained again. The exit code is 1 if a figure differs.
 """
+TOLERANCE = 1e-4
 
 
 def add_commands(commands: Any) -> None:
@@ -34,24 +39,30 @@ def add_commands(commands: Any) -> None:
         help="write nothing; fail if a file is out of date or a record is stale (texts: ignore "
         "stale records)",
     )
+    tables.add_argument("--again", action="store_true", help="measure this part again and compare")
+    tables.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="RELATIVE",
+        help=f"largest relative difference with --again (default: {TOLERANCE})",
+    )
     tables.set_defaults(run=_tables)
 
 
 def _tables(arguments: argparse.Namespace) -> int:
-    from deconv_jax.io import check_local
     from deconv_jax.records import RESULTS
     from deconv_jax.tables import render_texts, run_missing
 
     if arguments.name and arguments.check:
         raise InputError(f"--check cannot be combined with a table; got {arguments.name!r}")
+    if arguments.again:
+        if arguments.check:
+            raise InputError("--check cannot be combined with --again")
+        return _again(arguments)
+    if arguments.tolerance is not None:
+        raise InputError("--tolerance requires --again")
     if arguments.name:
-        enable_compilation_cache()
-        retain_freed_memory()
-        data = os.environ.get("DECONV_JAX_DATA")
-        if not data:
-            raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
-        check_local(data)
-        written = run_missing(Path.cwd(), arguments.name, Path(data))
+        written = run_missing(Path.cwd(), arguments.name, _data())
         for path in written:
             print(f"written: {path}")
         if not written:
@@ -63,8 +74,53 @@ def _tables(arguments: argparse.Namespace) -> int:
     changed = render_texts(Path.cwd(), check=check)
     for path in changed:
         print(f"{'differs' if check else 'rewritten'}: {path}")
-    stale = _print_stale(Path.cwd()) if arguments.check == "all" else False
+    stale = False
+    if arguments.check == "all":
+        stale = _print_stale(Path.cwd())
+        _print_oldest(Path.cwd())
     return EXIT_SOME_FAILED if stale or (check and changed) else 0
+
+
+def _data() -> Path:
+    """Return the folder of data sets and weights; prepare the process for measurements."""
+    from deconv_jax.io import check_local
+
+    enable_compilation_cache()
+    retain_freed_memory()
+    data = os.environ.get("DECONV_JAX_DATA")
+    if not data:
+        raise InputError("DECONV_JAX_DATA must name the folder of data sets and weights")
+    check_local(data)
+    return Path(data)
+
+
+def _again(arguments: argparse.Namespace) -> int:
+    """Measure a record again, and print what differs."""
+    from deconv_jax.tables import measure_again
+
+    name = arguments.name or ""
+    if "/" not in name:
+        raise InputError(f"--again requires one record, TABLE/PART; got {name!r}")
+    tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
+    if not 0 <= tolerance < 1:
+        raise InputError(f"--tolerance must be in [0, 1); got {tolerance:g}")
+    differences, record = measure_again(Path.cwd(), name, _data(), tolerance)
+    for difference in differences:
+        print(f"differs: {difference}")
+    equal = "differs" if differences else "is the same"
+    print(
+        f"{name} {equal}, with a relative tolerance of {tolerance:g}; {record['wall_time_s']:.1f} s"
+    )
+    return EXIT_SOME_FAILED if differences else 0
+
+
+def _print_oldest(root: Path) -> None:
+    """Print the number of records, and the origin of the oldest one."""
+    from deconv_jax.records import oldest_record
+
+    count, name, commit, started = oldest_record(root)
+    oldest = f"; the oldest is {name}, commit {commit[:7]}, {started[:10]}" if name else ""
+    print(f"{count} records{oldest}")
 
 
 def _print_stale(root: Path) -> bool:

@@ -18,6 +18,7 @@ from deconv_jax.io import read_json
 from deconv_jax.tables import markdown
 
 VERSION = 1
+TIMES = True
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 NAMES = (
     "checkpointing",
