@@ -97,15 +97,15 @@ def record_path(root: Path, table: str, part: str) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record, with old names of metrics replaced: "fid" by "frechet_distance", and so on.
+    """Read a record, add "record", its name "TABLE/PART", and replace old names of metrics.
 
-    Names in "metrics" and "baseline" are replaced, unless the protocol names InceptionV3, for which the old
+    Old names are "fid" for "frechet_distance", and so on. Names in "metrics" and "baseline" are replaced, unless the protocol names InceptionV3, for which the old
     names are right.
 
     Raises:
       InputError: The record is missing or not a JSON object.
     """
-    record = read_json(path)
+    record = read_json(path) | {"record": f"{path.parent.name}/{path.stem}"}
     if "InceptionV3" in record.get("protocol", ""):
         return record
 

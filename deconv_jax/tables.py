@@ -15,7 +15,7 @@ A part is run once. Its record is kept with its provenance, see `records`.
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +35,11 @@ NOTEBOOKS = Path("colab")
 BADGE = "badge"
 """Name in the comment `<!-- table: NAME -->` that marks the place of the Colab badge."""
 
-_MARKED = re.compile(r"(<!-- table: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Address = Callable[[str, str], str]
+
+TABLE_MARK = "<!-- table: "
+_MARKED = re.compile(rf"({TABLE_MARK}(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_LINKED = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<kind>record|card):(?P<name>[^)\s]+)\)")
 
 
 def render_texts(root: Path, *, check: bool = False) -> list[Path]:
@@ -55,8 +59,7 @@ def render_texts(root: Path, *, check: bool = False) -> list[Path]:
         raise InputError(f"{root / 'README.md'} is missing; run this in the project's top folder")
     changed = []
     rendered: dict[Path, Callable[[str], str]] = {
-        path: lambda text: _MARKED.sub(lambda mark: _render(root, mark), text)
-        for path in markdown_files(root)
+        path: lambda text: render_text(root, text) for path in markdown_files(root)
     }
     address = repository_url(root)
     for path in sorted((root / NOTEBOOKS).glob("*.ipynb")):
@@ -157,14 +160,58 @@ def _measure(name: str, table: ModuleType, part: str, data: Path) -> dict[str, A
     return record | {"wall_time_s": round(time.perf_counter() - started, 2)}
 
 
-def markdown(header: str, rows: list[list[str]]) -> str:
-    """Return a Markdown table; `header` has the names of its columns, separated by " | ".
+def linked(text: str, record: Mapping[str, Any]) -> str:
+    """Return the text of a cell with the record that it shows, to which the documentation site links.
 
-    Each row has one text per column. Nothing is escaped, and there is no final line break.
+    The link is "[TEXT](record:TABLE/PART)". Rendered files have the text alone. An empty text, or a record without
+    the "record" of `records.read_record`, has no link.
+    """
+    return f"[{text}](record:{record['record']})" if text and "record" in record else text
+
+
+def linked_to_card(text: str, model: str) -> str:
+    """Return the text of a cell with a named model, to whose card the site links; see `linked`."""
+    return f"[{text}](card:{model})"
+
+
+def markdown(
+    header: str, rows: Sequence[Sequence[str]], record: Mapping[str, Any] | None = None
+) -> str:
+    """Return a Markdown table.
+
+    Nothing is escaped, and there is no final line break.
+
+    Args:
+      header: Names of the columns, separated by " | ".
+      rows: One text per column each.
+      record: Record that all rows show, or None; see `linked`.
     """
     columns = header.split(" | ")
+    if record is not None:
+        rows = [[linked(first, record), *others] for first, *others in rows]
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def render_text(root: Path, text: str, address: Address | None = None) -> str:
+    """Return a text with its marked tables rendered.
+
+    Args:
+      root: Top folder of the project.
+      text: Markdown text.
+      address: Function of "record" and "TABLE/PART", or of "card" and the name of a model, that returns the address
+        of a link; None for tables without links.
+
+    Raises:
+      InputError: A record cannot be read, or a mark names no table.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        if address is None:
+            return match["text"]
+        return f"[{match['text']}]({address(match['kind'], match['name'])})"
+
+    return _MARKED.sub(lambda mark: _LINKED.sub(link, _render(root, mark)), text)
 
 
 def _render(root: Path, mark: re.Match[str]) -> str:

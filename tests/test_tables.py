@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from deconv_jax.records import (
     read_record,
     stale_records,
 )
-from deconv_jax.tables import NOTEBOOKS, markdown_files, render_texts, run_missing
+from deconv_jax.tables import NOTEBOOKS, markdown_files, render_text, render_texts, run_missing
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,6 +111,25 @@ def test_a_mark_of_no_table_is_refused(project):
     (project / "README.md").write_text("<!-- table: rnus -->\n<!-- end -->\n")
     with pytest.raises(InputError, match="no table 'rnus'; did you mean 'runs'"):
         render_texts(project)
+
+
+def test_rows_link_to_records_and_cards_where_an_address_is_given():
+    """On the site; the files have the same tables without links."""
+    found = set()
+
+    def address(kind, name):
+        found.add((kind, name))
+        return "somewhere"
+
+    for path in markdown_files(ROOT):
+        if path.name != "README.md" or path.parent != ROOT:  # It has a badge, which is a link.
+            text = path.read_text()
+            linked = render_text(ROOT, text, address)
+            assert re.sub(r"\[([^][]*)\]\(somewhere\)", r"\1", linked) == text
+    records = {name for kind, name in found if kind == "record"}
+    assert len(records) > 100
+    assert [name for name in records if not (ROOT / RESULTS / f"{name}.json").exists()] == []
+    assert {name for kind, name in found if kind == "card"} == set(zoo.names())
 
 
 def test_unknown_view_is_refused(project):
@@ -471,8 +491,19 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
     training = "1,000 steps of 16, 10 min"
     where = "Set5, sigma 25, 5 images: PSNR"
     assert table.rows(cards, speed) == [
-        ["`a`", where, "**30.25 dB**", "30.50", "-0.25", "1,234", training, "200", "400", "0.50"],
-        ["`b`", where, "**20.00 dB**", "", "", "1,234", training, "", "", ""],
+        [
+            "[`a`](card:a)",
+            where,
+            "**30.25 dB**",
+            "30.50",
+            "-0.25",
+            "1,234",
+            training,
+            "200",
+            "400",
+            "0.50",
+        ],
+        ["[`b`](card:b)", where, "**20.00 dB**", "", "", "1,234", training, "", "", ""],
     ]
 
 
@@ -525,8 +556,8 @@ def test_rows_are_means_and_deviations_over_seeds(synthesis):
     titles, lines, record = synthesis.rows(records, NAMES, {"frechet_distance": 2, "modes": 0})
     assert titles == ["Fréchet distance", "modes", "time per run", "seeds"]
     assert lines == [
-        ["Hinge", "2.00 ± 1.00", "999 ± 1", "1.5 min", "3"],
-        ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "1"],
+        ["Hinge", "2.00 ± 1.00", "999 ± 1", "1.5 min", "0, 1, 2"],
+        ["Hinge, spectral norm", "1,234.57", "1,000", "0.5 min", "0: no ranking"],
     ]
     assert record == records["hinge_0"]
     said = synthesis.training_and_protocol(record)
@@ -551,7 +582,7 @@ def test_the_time_of_a_continued_run_is_not_told(synthesis):
         "r1_0": synthesis_record(1.0, seconds=6, resumed=10),
     }
     _, lines, _ = synthesis.rows(records, NAMES, {"frechet_distance": 1})
-    assert [line[-2:] for line in lines] == [["2.0 min", "2"], ["", "1"]]
+    assert [line[-2:] for line in lines] == [["2.0 min", "0, 1: no ranking"], ["", "0: no ranking"]]
 
 
 @pytest.mark.parametrize("other", [{"steps": 2000}, {"protocol": "features of y"}])

@@ -8,10 +8,13 @@ from typing import Any
 from _common import run_part
 
 from deconv_jax.errors import InputError
+from deconv_jax.tables import linked
 
 Records = Mapping[str, dict[str, Any]]
 Parts = dict[str, Callable[[Path], dict[str, Any]]]
 
+RANKED_SEEDS = 3
+"""Least number of seeds of a row that is compared with others."""
 TITLES = {"frechet_distance": "Fréchet distance", "reverse_kl": "reverse KL"}
 
 
@@ -43,18 +46,23 @@ def rows(
       InputError: The records differ in protocol or training length.
     """
     found = {
-        label: [records[part] for part in records if part.rpartition("_")[0] == name]
+        label: {
+            part.rpartition("_")[2]: records[part]
+            for part in records
+            if part.rpartition("_")[0] == name
+        }
         for name, label in names.items()
     }
     found = {label: of_seeds for label, of_seeds in found.items() if of_seeds}
-    everything = [record for of_seeds in found.values() for record in of_seeds]
+    everything = [record for of_seeds in found.values() for record in of_seeds.values()]
     if len({training_and_protocol(record) for record in everything}) > 1:
         raise InputError(
             "the records of one table must share training length and protocol; measure them again"
         )
     titles = [*(TITLES.get(m, m.replace("_", " ")) for m in decimals), "time per run", "seeds"]
     lines = []
-    for label, of_seeds in found.items():
+    for label, by_seed in found.items():
+        of_seeds = list(by_seed.values())
         cells = [_spread([r["metrics"].get(m) for r in of_seeds], n) for m, n in decimals.items()]
         # The wall time of a resumed run covers only its last part.
         whole = [r["training"] for r in of_seeds if not r["training"]["resumed_at_step"]]
@@ -63,14 +71,16 @@ def rows(
             if whole
             else [""]
         )
-        lines.append([label, *cells, *minutes, str(len(of_seeds))])
+        seeds = ", ".join(linked(seed, record) for seed, record in sorted(by_seed.items()))
+        few = "" if len(of_seeds) >= RANKED_SEEDS else ": no ranking"
+        lines.append([label, *cells, *minutes, f"{seeds}{few}"])
     return titles, lines, everything[0] if everything else None
 
 
 def real_row(record: dict[str, Any], decimals: Mapping[str, int]) -> list[str]:
     """Return the row of real training images in place of samples."""
     cells = [_spread([record["baseline"].get(f"real_{m}")], n) for m, n in decimals.items()]
-    return ["*real images*", *cells, "", ""]
+    return [linked("*real images*", record), *cells, "", ""]
 
 
 def training_and_protocol(record: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from _common import run_part, training_summary
 
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -40,7 +40,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         metrics = record["metrics"]
         rows.append(
             [
-                f"{title}, {DATA[data]}",
+                linked(f"{title}, {DATA[data]}", record),
                 code,
                 f"{metrics['psnr']:.2f} dB",
                 floor,

@@ -74,8 +74,8 @@ def render(records: Records) -> str:
         ratios = [[name, f"{ratio:.3g}"] for name, ratio in record["time_ratios"].items()]
         sections.append(
             f"### `{name}.py`\n\n{_sentence(record['measured'])}.\n\n"
-            f"{markdown(header, medians)}\n\n"
-            f"{markdown('time ratio | median / median', ratios)}\n\n"
+            f"{markdown(header, medians, record)}\n\n"
+            f"{markdown('time ratio | median / median', ratios, record)}\n\n"
             f"{protocol_sentence(record)}"
         )
     return "\n\n".join(sections)
@@ -127,10 +127,11 @@ def _operators(records: Records) -> str:
         ]
         for row in record["peak_memory"]
     ]
+    memory_header = "peak memory of conv_transpose | deconv_jax | torch | ratio"
     return (
         f'{_sentence(record["measured"])}; "against X" is the speed relative to X.\n\n'
-        f"{markdown(header, rows)}\n\n"
-        f"{markdown('peak memory of conv_transpose | deconv_jax | torch | ratio', memory)}\n\n"
+        f"{markdown(header, rows, record)}\n\n"
+        f"{markdown(memory_header, memory, record)}\n\n"
         f"{protocol_sentence(record)}"
     )
 
@@ -182,7 +183,7 @@ def _restore_memory(records: Records) -> str:
         "image and network | one copy in float32 | peak | peak for 64 x 64 pixels | free before"
     )
     return (
-        f"{_sentence(record['measured'])}.\n\n{markdown(header, rows)}\n\n"
+        f"{_sentence(record['measured'])}.\n\n{markdown(header, rows, record)}\n\n"
         f"Protocol: {record['protocol']}."
     )
 
@@ -207,7 +208,7 @@ def _restore_video(records: Records) -> str:
         "peak memory by quarter of the run, GB"
     )
     return (
-        f"{markdown(header, rows)}\n\n"
+        f"{markdown(header, rows, record)}\n\n"
         f"Protocol: {record['protocol']}. {record['threads']} threads; commit "
         f"{record['commit'][:7]}; load average {record['load_average'][0]}."
     )
@@ -251,20 +252,21 @@ def _feeding(records: Records) -> str:
         "network | per image | images/s of the chip | input | CPU time per image | images/s per core | "
         "cores"
     )
-    return f"{markdown(header, rows)}\n\n{_sentence(record['feeding_assumption'])}."
+    return f"{markdown(header, rows, record)}\n\n{_sentence(record['feeding_assumption'])}."
 
 
 def _stopping(records: Records) -> str:
     """Return a row for each case: seconds from the signal to the checkpoint and to the end."""
-    medians = records["stopping"]["median_ms"]
+    record = records["stopping"]
+    medians = record["median_ms"]
     cases = [name.removesuffix(_SAVED) for name in medians if name.endswith(_SAVED)]
     rows = [
         [case, f"{medians[case + _SAVED] / 1e3:.2f} s", f"{medians[case + _ENDED] / 1e3:.2f} s"]
         for case in cases
     ]
     return (
-        f"{markdown('run | signal to checkpoint | signal to end', rows)}\n\n"
-        f"{protocol_sentence(records['stopping'])}"
+        f"{markdown('run | signal to checkpoint | signal to end', rows, record)}\n\n"
+        f"{protocol_sentence(record)}"
     )
 
 

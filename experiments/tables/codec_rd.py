@@ -13,7 +13,7 @@ Note:
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from deconv_jax.inference.compression.codec import Codec
 from deconv_jax.inference.compression.load import load_codec
 from deconv_jax.metrics.image import ms_ssim, psnr_from_mse
 from deconv_jax.metrics.standard_codecs import StandardCodec, encode_decode, is_available
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 NAMED = "codec"
@@ -139,15 +139,19 @@ def render(records: Records) -> str:
         if learned is None:
             continue
         others = {
-            name: records[f"{folder}_{name}"]["points"]
+            name: records[f"{folder}_{name}"]
             for name in STANDARD
             if records.get(f"{folder}_{name}", {}).get("points")
         }
-        rows = [_row(point, list(others.values())) for point in learned["points"]]
+        rows = [_row(learned, point, list(others.values())) for point in learned["points"]]
         titles = [TITLES[name] for name in others]
         columns = ["lambda", "bits per pixel", "PSNR", *titles, "MS-SSIM", *titles]
         header = " | ".join([*columns, "file size / model rate"])
-        blocks += [f"#### {title}", markdown(header, rows), _ahead(learned["points"], others)]
+        blocks += [
+            f"#### {title}",
+            markdown(header, rows),
+            _ahead(learned["points"], {n: r["points"] for n, r in others.items()}),
+        ]
     if not blocks:  # The learned codec is not measured yet.
         return equal_rates(records)
     model = next(r["model"] for n, r in records.items() if n.endswith("learned"))
@@ -179,24 +183,32 @@ def equal_rates(records: Records) -> str:
     rows = []
     for folder, title in SETS.items():
         for name, codec in TITLES.items():
-            points = records.get(f"{folder}_{name}", {}).get("points")
-            if points:
-                figures = [_interpolated(points, rate, "psnr", 2) for rate in RATES]
-                rows.append([f"{title}, {codec}", *figures])
+            record = records.get(f"{folder}_{name}", {})
+            if record.get("points"):
+                figures = [_interpolated(record["points"], rate, "psnr", 2) for rate in RATES]
+                rows.append([linked(f"{title}, {codec}", record), *figures])
     return markdown("PSNR | " + " | ".join(f"{rate} bpp" for rate in RATES), rows)
 
 
-def _row(point: Mapping[str, Any], others: Iterable[list[dict[str, Any]]]) -> list[str]:
+def _row(
+    learned: Mapping[str, Any], point: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> list[str]:
     mean = point["mean"]
-    others = list(others)
+
+    def of_others(measure: str, decimals: int) -> list[str]:
+        return [
+            linked(_interpolated(other["points"], mean["bpp"], measure, decimals), other)
+            for other in others
+        ]
+
     excess = np.mean([row["bits"] / row["model_bits"] - 1 for row in point["images"]])
     return [
-        f"{point['setting']:.4f}",
+        linked(f"{point['setting']:.4f}", learned),
         f"{mean['bpp']:.3f}",
         f"**{mean['psnr']:.2f}**",
-        *(_interpolated(points, mean["bpp"], "psnr", 2) for points in others),
+        *of_others("psnr", 2),
         f"**{mean['ms_ssim']:.4f}**",
-        *(_interpolated(points, mean["bpp"], "ms_ssim", 4) for points in others),
+        *of_others("ms_ssim", 4),
         f"{100 * excess:+.2f} %",
     ]
 

@@ -24,7 +24,7 @@ from _common import (
 from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 SIGMAS = (15, 25, 50)
@@ -76,7 +76,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         found = {s: records[f"{method}_{s}"] for s in SIGMAS if f"{method}_{s}" in records}
         if found:
             first = next(iter(found.values()))
-            figures = [_figures(found[s]["mean"]) if s in found else "" for s in SIGMAS]
+            figures = [_figures(found[s]) if s in found else "" for s in SIGMAS]
             rows.append([named_title(first) if "model" in first else title, *figures])
         if title in PAPER:
             rows.append([f"{title}, paper", *(f"{PAPER[title][s]:.2f}" for s in SIGMAS)])
@@ -85,5 +85,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     return "\n\n".join([markdown(header, rows), SOURCE, *protocol_line(protocols)])
 
 
-def _figures(mean: Mapping[str, float]) -> str:
-    return f"**{mean['psnr']:.3f}** / {mean['ssim']:.4f}"
+def _figures(record: Mapping[str, Any]) -> str:
+    mean = record["mean"]
+    return linked(f"**{mean['psnr']:.3f}** / {mean['ssim']:.4f}", record)

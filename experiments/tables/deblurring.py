@@ -29,7 +29,7 @@ from deconv_jax.inference.restoration.pnp_denoiser import (
 )
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
 from deconv_jax.models.weight_import import load_torch_weights
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 SIGMAS = (2.55, 7.65)
@@ -125,7 +125,14 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 measured = record["sigmas"][str(sigma)]
                 images = [f"{row['psnr']:.2f}" for row in measured["images"]]
                 mean = measured["mean"]
-                rows.append([title, *images, f"**{mean['psnr']:.2f}**", f"{mean['ssim']:.4f}"])
+                rows.append(
+                    [
+                        linked(title, record),
+                        *images,
+                        f"**{mean['psnr']:.2f}**",
+                        f"{mean['ssim']:.4f}",
+                    ]
+                )
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13)) + " | mean | SSIM"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
     blocks += protocol_line(

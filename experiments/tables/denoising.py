@@ -32,7 +32,7 @@ from deconv_jax.data.degradations import GaussianNoise
 from deconv_jax.errors import InputError
 from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 SIGMAS = (15, 25, 50)
@@ -184,4 +184,9 @@ def _row(title: str, record: Mapping[str, Any]) -> list[str]:
     sets = record["sets"]
     images = [f"{row['psnr']:.2f}" for row in sets["set12"]["images"]]
     means = [f"**{sets[name]['mean']['psnr']:.3f}**" for name in SETS]
-    return [title, *images, *means, *(f"{sets[name]['mean']['ssim']:.4f}" for name in SETS)]
+    return [
+        linked(title, record),
+        *images,
+        *means,
+        *(f"{sets[name]['mean']['ssim']:.4f}" for name in SETS),
+    ]

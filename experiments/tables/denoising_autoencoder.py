@@ -24,7 +24,7 @@ from _common import finished_run, protocol_line, training_summary
 from deconv_jax import ops
 from deconv_jax.data.degradations import noise_sigma
 from deconv_jax.metrics.image import psnr_from_mse
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 from deconv_jax.workdir import open_workdir
 
 VERSION = 1
@@ -158,4 +158,5 @@ def _cell(record: Mapping[str, Any] | None, method: str) -> str:
     if record is None:
         return ""
     window = record["windows"].get(method)
-    return f"{record['psnr'][method]:.2f}" + ("" if window is None else f" ({window} x {window})")
+    size = "" if window is None else f" ({window} x {window})"
+    return linked(f"{record['psnr'][method]:.2f}{size}", record)

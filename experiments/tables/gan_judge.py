@@ -95,7 +95,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     header = "images | count | accuracy | confidence | imbalance | predicted as 0 to 9"
     return "\n\n".join(
         [
-            markdown(header, rows),
+            markdown(header, rows, record),
             f"Generator: {training['steps']:,} steps of {training['batch_size']}, "
             f"{training['wall_time_s'] / 60:.0f} min; Fréchet distance in the features of "
             f"`{training['config']['task']['extractor']}` "

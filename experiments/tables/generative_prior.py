@@ -36,7 +36,7 @@ from deconv_jax.data.degradations import (
     RandomProjection,
 )
 from deconv_jax.inference.restoration.latent_generator import make_latent_generator
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 from deconv_jax.workdir import load_state, open_workdir
 
 VERSION = 1
@@ -270,7 +270,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     blocks = []
     if measured:
         rows = [
-            [METHODS[part][0], *(_cell(point) for point in record["points"])]
+            [linked(METHODS[part][0], record), *(_cell(point) for point in record["points"])]
             for part, record in measured.items()
         ]
         header = "error per pixel | " + " | ".join(f"{count} measurements" for count in COUNTS)
@@ -287,8 +287,9 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     rows = []
     for part, title in titles.items():
         if part in records:
-            training = training_summary(records[part].get("training"))
-            rows.append([f"{title}{training and f', {training}'}", _cell(records[part])])
+            record = records[part]
+            training = training_summary(record.get("training"))
+            rows.append([linked(f"{title}{training and f', {training}'}", record), _cell(record)])
     if rows:
         blocks += [markdown("holes | error per pixel", rows), f"Protocol: {HOLE_PROTOCOL}."]
     if CONDITIONAL in records:

@@ -29,7 +29,7 @@ from _common import (
 from deconv_jax.data.degradations import Jpeg
 from deconv_jax.inference.restoration.evaluation import Evaluation, Restore
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 QUALITIES = (10, 20, 30, 40)
@@ -94,5 +94,10 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
 
 def _figures(records: Mapping[str, dict[str, Any]], method: str) -> list[str]:
     """Return PSNR and SSIM of a method at each quality, or "" where there is no record."""
-    means = [records.get(f"{method}_{quality}", {}).get("mean") for quality in QUALITIES]
-    return ["" if m is None else f"**{m['psnr']:.2f}** / {m['ssim']:.4f}" for m in means]
+    found = [records.get(f"{method}_{quality}") for quality in QUALITIES]
+    return ["" if record is None else _figure(record) for record in found]
+
+
+def _figure(record: Mapping[str, Any]) -> str:
+    mean = record["mean"]
+    return linked(f"**{mean['psnr']:.2f}** / {mean['ssim']:.4f}", record)

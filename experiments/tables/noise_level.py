@@ -22,7 +22,7 @@ from deconv_jax.inference.restoration.learned_restorer import LearnedRestorer
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 from deconv_jax.metrics.image import psnr_from_mse
 from deconv_jax.models.weight_import import load_torch_weights
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 SIGMAS = (0, 5, 10, 15, 25, 50, 75)
@@ -120,7 +120,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 true, estimated = row["psnr"], row["psnr_estimated"]
                 figures = [f"{true:.2f}", f"{estimated:.2f}", f"**{true - estimated:.2f}**"]
             estimate = f"{row['estimate']:.1f} ± {row['deviation']:.1f}"
-            rows.append([TITLES[part], f"{row['sigma']}", estimate, *figures])
+            rows.append([linked(TITLES[part], record), f"{row['sigma']}", estimate, *figures])
     header = "images | sigma | estimate | PSNR, true level | PSNR, estimate | lost"
     protocols = dict.fromkeys(record["protocol"] for record in records.values())
     return "\n\n".join([markdown(header, rows), *(f"Protocol: {p}." for p in protocols)])

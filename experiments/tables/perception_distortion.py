@@ -26,7 +26,7 @@ from deconv_jax.inference.restoration.evaluation import Evaluation, Restore, net
 from deconv_jax.inference.restoration.load import LoadedNetwork, interpolate_networks, load_run
 from deconv_jax.metrics.niqe import niqe
 from deconv_jax.metrics.protocol import EvaluationProtocol
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 from deconv_jax.viz.grids import picture_grid
 from deconv_jax.viz.plots import Plot, Series, draw
 
@@ -139,7 +139,7 @@ def render(records: Records) -> str:
             trained_here = part.startswith("weight")
             rows.append(
                 [
-                    title,
+                    linked(title, record),
                     f"**{mean['psnr']:.2f}**" if "psnr" in mean else "",
                     f"{mean['ssim']:.4f}" if "ssim" in mean else "",
                     f"**{mean['niqe']:.2f}**",

@@ -14,7 +14,7 @@ from typing import Any
 
 from _common import run_part, training_summary
 
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 Record = Mapping[str, Any]
 
@@ -91,7 +91,7 @@ def _section(
         return ""
     rows = [
         [
-            label,
+            linked(label, record),
             *(_cell(record["metrics"].get(measure)) for measure in measures),
             f"{record['training']['parameters']:,}",
             f"{record['counts']['train']:,} / {record['counts']['test']:,}",

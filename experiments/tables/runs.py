@@ -7,7 +7,7 @@ The data is embedded in the package, except Fashion-MNIST. About half an hour on
 
 from _common import Records, run_part, training_summary
 
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 CONFIGS = {
@@ -35,7 +35,7 @@ def render(records: Records) -> str:
     """Return a row for each run: test metrics beside those of a baseline without a network."""
     rows = [
         [
-            f"`{CONFIGS[name]}`",
+            linked(f"`{CONFIGS[name]}`", record),
             _metrics(record["metrics"]),
             _metrics(record["baseline"]),
             f"{record['counts']['test']:,}",

@@ -14,9 +14,9 @@ import super_resolution
 import vae_mnist
 from _common import training_summary
 
-from deconv_jax.io import kind_of, read_json
-from deconv_jax.records import record_path
-from deconv_jax.tables import markdown
+from deconv_jax.io import kind_of
+from deconv_jax.records import read_record, record_path
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {}
@@ -68,12 +68,12 @@ def _rows() -> Iterator[list[str]]:
 def _records(table: str, part: str) -> list[dict[str, Any]]:
     """Return the record of a part, or [] if it was not measured."""
     path = record_path(ROOT, table, part)
-    return [read_json(path)] if kind_of(path) == "file" else []
+    return [read_record(path)] if kind_of(path) == "file" else []
 
 
 def _row(
     task: str, name: str, record: Mapping[str, Any], metric: str, paper: float, here: float
 ) -> list[str]:
     training = training_summary(record["training"]) if "training" in record else PUBLISHED_WEIGHTS
-    figures = [f"{paper:.2f}", f"{here:.2f}", f"{here - paper:+.2f}"]
+    figures = [f"{paper:.2f}", linked(f"{here:.2f}", record), f"{here - paper:+.2f}"]
     return [task, f"{name}, {training}", metric, *figures]

@@ -38,7 +38,7 @@ from deconv_jax.inference.restoration.evaluation import Evaluation, network_rest
 from deconv_jax.metrics.checkerboard import checkerboard_energy
 from deconv_jax.metrics.protocol import EvaluationProtocol, mean_of_rows
 from deconv_jax.ops.color import rgb_to_y
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 
 VERSION = 1
 SETS = ("set5", "set14")
@@ -200,7 +200,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             paper = PAPER[name, scale]
             rows.append(
                 [
-                    f"{name} x{scale}" + (f", `{model['name']}`" if model else ""),
+                    linked(f"{name} x{scale}" + (f", `{model['name']}`" if model else ""), record),
                     *(f"**{sets[s]['mean']['psnr']:.2f}**" for s in SETS),
                     *(f"{figure:.2f}" for figure in paper),
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
@@ -222,7 +222,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     ablation = {kind: records.get(f"upsampling_{kind}") for kind in ABLATION}
     rows = [
         [
-            ABLATION[kind],
+            linked(ABLATION[kind], record),
             f"{record['training']['parameters']:,}",
             *(f"{record['sets'][s]['mean']['psnr']:.2f}" for s in SETS),
             f"{record['ms_per_output_megapixel']:.0f} ms",

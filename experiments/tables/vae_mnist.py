@@ -16,7 +16,7 @@ import jax
 from _common import finished_run, training_summary
 
 from deconv_jax.data.pipeline import evaluation_batches
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, markdown
 from deconv_jax.workdir import load_state, open_workdir
 
 VERSION = 1
@@ -71,14 +71,24 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     few, many = record["samples"], record["samples_of_more"]
     rows = [
         [
-            f"**VAE, {model['latent_dim']} latents**, {record['training']['parameters']:,} parameters",
+            linked(
+                f"**VAE, {model['latent_dim']} latents**, {record['training']['parameters']:,} parameters",
+                record,
+            ),
             f"{-metrics['elbo']:.2f}",
             f"**{-metrics['iwae']:.2f}**",
             f"{-more['iwae']:.2f} ({record['count_of_more']:,} images)",
             f"{metrics['bits_per_dim']:.4f}",
             f"{metrics['active_units']:.0f}",
         ],
-        ["independent pixels", f"{-record['baseline']['independent_elbo']:.2f}", "", "", "", ""],
+        [
+            linked("independent pixels", record),
+            f"{-record['baseline']['independent_elbo']:.2f}",
+            "",
+            "",
+            "",
+            "",
+        ],
         *(
             [f"{name} (quoted)", "", f"{value:.2f}", "", "", ""]
             for name, value in PUBLISHED.items()

@@ -14,9 +14,9 @@ from _common import training_summary
 from benchmarks import protocol_sentence
 
 from deconv_jax import zoo
-from deconv_jax.io import kind_of, read_json
-from deconv_jax.records import record_path
-from deconv_jax.tables import markdown
+from deconv_jax.io import kind_of
+from deconv_jax.records import read_record, record_path
+from deconv_jax.tables import linked, linked_to_card, markdown
 from deconv_jax.zoo.text import figure_cells
 
 VERSION = 1
@@ -32,7 +32,7 @@ def render(records: Mapping[str, Any]) -> str:
     """Return a row for each named model, the papers, and how speed was measured."""
     del records
     path = record_path(ROOT, "benchmarks", "zoo_speed")
-    speed = read_json(path) if kind_of(path) == "file" else None
+    speed = read_record(path) if kind_of(path) == "file" else None
     cards = [zoo.card(name) for name in zoo.names()]
     blocks = [markdown(HEADER, rows(cards, speed)), *_sources(cards)]
     if speed is not None:
@@ -55,7 +55,13 @@ def rows(
         figure = next((f for f in figures if "paper" in f["compared"]), figures[0])
         where, metric, here, _ = figure_cells(figure)
         images = f", {figure['count']:,} images" if "count" in figure else ""
-        row = [f"`{card['name']}`", f"{where}{images}: {metric}", f"**{here}**", "", ""]
+        row = [
+            linked_to_card(f"`{card['name']}`", card["name"]),
+            f"{where}{images}: {metric}",
+            f"**{here}**",
+            "",
+            "",
+        ]
         if "paper" in figure["compared"]:
             paper = figure["compared"]["paper"]
             row[-2:] = [f"{paper:.2f}", f"{figure['value'] - paper:+.2f}"]
@@ -70,7 +76,8 @@ def _speed(name: str, record: Mapping[str, Any] | None) -> list[str]:
         return ["", "", ""]
     size = record["megapixels"][name]
     times = [record["median_ms"][f"{name}: {who}"] / size for who in ("deconv_jax", "torch")]
-    return [*(f"{ms:,.0f}" for ms in times), f"{times[0] / times[1]:.2f}"]
+    cells = [*(f"{ms:,.0f}" for ms in times), f"{times[0] / times[1]:.2f}"]
+    return [linked(cell, record) for cell in cells]
 
 
 def _sources(cards: Iterable[Mapping[str, Any]]) -> list[str]:

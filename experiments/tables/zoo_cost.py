@@ -20,7 +20,7 @@ from deconv_jax import zoo
 from deconv_jax.cost.networks import Network
 from deconv_jax.cost.report import cost_of
 from deconv_jax.cost.text import short
-from deconv_jax.tables import markdown
+from deconv_jax.tables import linked, linked_to_card, markdown
 from deconv_jax.zoo.text import figure_cells
 
 VERSION = 1
@@ -69,8 +69,15 @@ def render(records: Records) -> str:
             flops, pixels = record["flops"], record["pixels"]
             numbers = [f"{short(flops)}FLOP", f"{short(flops / pixels)}FLOP"]
             numbers.append(f"{short(record['activation_bytes'])}B")
+            numbers = [linked(number, record) for number in numbers]
         rows.append(
-            [f"`{name}`", f"{where}: {metric}", f"**{value}**", f"{card['parameters']:,}", *numbers]
+            [
+                linked_to_card(f"`{name}`", name),
+                f"{where}: {metric}",
+                f"**{value}**",
+                f"{card['parameters']:,}",
+                *numbers,
+            ]
         )
     header = "model | figure | value | parameters | forward pass | per pixel | activations"
     text = f"{markdown(header, rows)}\n\nProtocol: {PROTOCOL}."
