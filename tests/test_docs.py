@@ -102,7 +102,7 @@ def test_links_lead_to_files(path):
     folder = path.parent.relative_to(ROOT).as_posix()
     for link in _LINK.findall(path.read_text()):
         target = posixpath.normpath(posixpath.join(folder, link))
-        generated = target.startswith("docs/reference/")
+        generated = target.startswith(("docs/reference/", "docs/demo/"))
         assert generated or (ROOT / target).exists(), f"{path.name}: {link}"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deconv_jax.cli import (
     compress,
     cost,
+    demo,
     doctor,
     evaluate,
     export,
@@ -92,6 +93,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         generate,
         compress,
         export,
+        demo,
         models,
         prepare,
         cost,

@@ -83,13 +83,13 @@ def export(
         for library in ("onnx", "onnxruntime"):
             import_extra(library)
     layout = layout or _LAYOUTS[format]
-    with jax.default_device(_cpu()):
+    with jax.default_device(cpu()):
         functions = model_functions(trained, checkpoint)
         paths = [folder / f"{function.name}.{format}" for function in functions]
         for path in paths:
             for written in (path, _description_path(path)):
                 check_output_path(written, overwrite=overwrite)
-        built = [_build(function, format, layout) for function in functions]
+        built = [build(function, format, layout) for function in functions]
     files = []
     for path, (data, description) in zip(paths, built, strict=True):
         write_atomically(path, functools.partial(_write, data))
@@ -98,10 +98,13 @@ def export(
     return files
 
 
-def _build(
-    function: ModelFunction, format_: Format, layout: Layout
-) -> tuple[bytes, dict[str, Any]]:
-    """Return an exported file and its description."""
+def build(function: ModelFunction, format_: Format, layout: Layout) -> tuple[bytes, dict[str, Any]]:
+    """Return an exported file and its description, after a comparison with this package.
+
+    Raises:
+      InputError: The function cannot be exported, a library is missing, or the exported function differs from this
+        package by more than `parity.TOLERANCE`.
+    """
     laid_out = with_layout(function, layout)
     # Tracing raises the errors of networks that require fixed sizes.
     outputs = laid_out.outputs()
@@ -149,7 +152,7 @@ def _description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _cpu() -> jax.Device:
+def cpu() -> jax.Device:
     """Return the CPU: on an accelerator, products may be rounded to fewer bits."""
     try:
         return jax.local_devices(backend="cpu")[0]

@@ -61,7 +61,10 @@ def _walk(
         pooled = None
         if used.isdisjoint(equation.outvars[1:]):
             pooled = max_pool(graph, equation, values)
-        results = _results(graph, equation, values) if pooled is None else [pooled] * 2
+        if pooled is None:
+            results = _results(graph, equation, values)
+        else:
+            results = [pooled] * len(equation.outvars)
         known |= dict(zip(equation.outvars, results, strict=True))
     return list(map(read, jaxpr.outvars))
 

@@ -22,7 +22,7 @@ def max_pool(graph: Graph, equation: Any, values: Sequence[Value]) -> Value | No
     Returns:
       The maxima; None for other calls and other programs.
     """
-    if equation.params.get("name") != _FUNCTION:
+    if equation.params.get("name") != _FUNCTION or len(values) != 1:
         return None
     (x,) = values
     kept = [

@@ -1,27 +1,30 @@
-// Digits of a generative adversarial network: a class picker, two sliders and a walk.
+// Images of a generator: a class picker, two sliders and a walk.
+import { toImage } from "./image.js";
 import { Network } from "./network.js";
 import { newSeed, normals } from "./random.js";
 
-const LATENTS = 64;
-const SIDE = 28;
 const $ = (id) => document.getElementById(id);
 
 // Start the section; the model is loaded when something in it is used.
 export function startDigits(model, choice, words) {
-  let seed = 7;
+  let seed = 21;
   let network = null;
   let busy = false;
   let again = false;
   let timer = 0;
-  $("classes").append(...Array.from({ length: 10 }, (_, digit) => choice("digit", String(digit), String(digit))));
-  $("classes").querySelectorAll("input")[3].checked = true;
+  const [height, width] = model.shape;
+  Object.assign($("digit"), { width, height });
+  $("latent-count").textContent = model.latents;
+  $("classes").hidden = !model.classes;
+  $("classes").append(...Array.from({ length: model.classes }, (_, digit) => choice("digit", String(digit), String(digit))));
+  if (model.classes) $("classes").querySelectorAll("input")[Math.min(3, model.classes - 1)].checked = true;
 
   // The sliders turn the latents towards two others, which keeps their distribution.
   function latents() {
     const angles = [$("first"), $("second")].map((slider) => (Number(slider.value) * Math.PI) / 2);
-    let z = normals(seed, LATENTS);
+    let z = normals(seed, model.latents);
     angles.forEach((angle, i) => {
-      const direction = normals(seed + i + 1, LATENTS);
+      const direction = normals(seed + i + 1, model.latents);
       z = z.map((value, k) => Math.cos(angle) * value + Math.sin(angle) * direction[k]);
     });
     return z;
@@ -36,20 +39,16 @@ export function startDigits(model, choice, words) {
         network = new Network();
         await network.ask("open", { model, backend: "wasm" });
         $("digit-status").textContent = "";
-        $("another").textContent = "Draw another";
       }
       do {
         again = false;
-        const digit = Number(document.querySelector("input[name=digit]:checked").value);
-        const feeds = {
-          latents: { type: "float32", data: latents(), dims: [1, LATENTS] },
-          labels: { type: "int32", data: Int32Array.of(digit), dims: [1] },
-        };
-        const { data } = await network.ask("run", { feeds });
-        const image = new ImageData(SIDE, SIDE);
-        data.forEach((value, i) => image.data.set([255 * value, 255 * value, 255 * value, 255], 4 * i));
-        $("digit").getContext("2d").putImageData(image, 0, 0);
-        $("digit").setAttribute("aria-label", `Generated digit ${digit}`);
+        const label = document.querySelector("input[name=digit]:checked")?.value;
+        const feeds = { latents: { type: "float32", data: latents(), dims: [1, model.latents] } };
+        if (label) feeds.labels = { type: "int32", data: Int32Array.of(label), dims: [1] };
+        const { image } = await network.ask("run", { feeds });
+        $("digit").getContext("2d").putImageData(toImage(image), 0, 0);
+        $("digit").setAttribute("aria-label", label ? `Generated image of class ${label}` : "Generated image");
+        $("frame").classList.remove("empty");
       } while (again);
     } catch (error) {
       network?.close();
@@ -83,6 +82,10 @@ export function startDigits(model, choice, words) {
 
   $("digit-form").addEventListener("input", draw);
   $("digit-form").addEventListener("submit", (event) => event.preventDefault());
+  $("draw").addEventListener("click", async () => {
+    await draw();
+    if (network) $("another").focus();
+  });
   $("another").addEventListener("click", () => { if (network) seed = newSeed(); draw(); });
   $("walk").addEventListener("click", walk);
 }

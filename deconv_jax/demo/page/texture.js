@@ -1,9 +1,8 @@
 // A brick wall of the size of its frame.
+import { toImage } from "./image.js";
 import { Network } from "./network.js";
 import { newSeed, normal, normals } from "./random.js";
 
-const CELL = 16;
-const CHANNELS = 16;
 const MAX_CELLS = 96;
 const $ = (id) => document.getElementById(id);
 
@@ -15,8 +14,8 @@ export function startTexture(model, words) {
 
   // A cell keeps its numbers when the wall grows.
   function grid(columns, rows) {
-    const data = new Float32Array(CHANNELS * rows * columns);
-    for (let c = 0, i = 0; c < CHANNELS; c++) {
+    const data = new Float32Array(model.local * rows * columns);
+    for (let c = 0, i = 0; c < model.local; c++) {
       for (let y = 0; y < rows; y++) {
         for (let x = 0; x < columns; x++, i++) data[i] = normal(seed, (c * MAX_CELLS + y) * 2 * MAX_CELLS + x);
       }
@@ -26,7 +25,7 @@ export function startTexture(model, words) {
 
   async function draw() {
     const wall = $("wall");
-    const sides = [wall.clientWidth, wall.clientHeight].map((side) => Math.min(MAX_CELLS, Math.ceil(side / CELL)));
+    const sides = [wall.clientWidth, wall.clientHeight].map((side) => Math.min(MAX_CELLS, Math.ceil(side / model.cell)));
     const wanted = `${seed} ${sides}`;
     if (busy || wanted === drawn || !sides[0]) return;
     busy = true;
@@ -38,12 +37,12 @@ export function startTexture(model, words) {
       }
       const [columns, rows] = sides;
       const feeds = {
-        local: { type: "float32", data: grid(columns, rows), dims: [1, CHANNELS, rows, columns] },
-        global: { type: "float32", data: normals(seed + 1, 8), dims: [1, 8] },
-        phases: { type: "float32", data: normals(seed + 2, 4), dims: [1, 4] },
+        local: { type: "float32", data: grid(columns, rows), dims: [1, model.local, rows, columns] },
+        global: { type: "float32", data: normals(seed + 1, model.global), dims: [1, model.global] },
+        phases: { type: "float32", data: normals(seed + 2, model.phases), dims: [1, model.phases] },
       };
-      const { data, dims } = await network.ask("run", { feeds });
-      await paint(data, dims[3], dims[2]);
+      const { image } = await network.ask("run", { feeds });
+      await paint(toImage(image));
       drawn = wanted;
     } catch (error) {
       network?.close();
@@ -56,9 +55,8 @@ export function startTexture(model, words) {
     draw();
   }
 
-  async function paint(values, width, height) {
-    const image = new ImageData(width, height);
-    values.forEach((value, i) => image.data.set([255 * value, 255 * value, 255 * value, 255], 4 * i));
+  async function paint(image) {
+    const { width, height } = image;
     const canvas = $("wall-canvas");
     Object.assign(canvas, { width, height });
     canvas.getContext("2d").putImageData(image, 0, 0);

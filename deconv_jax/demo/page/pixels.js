@@ -96,12 +96,19 @@ export function enlarge(plane, width, height, scale) {
 //   outer                 [width, height] of the tile
 //   valid                 {left, top, width, height} of the output that is returned, as RGBA
 //   channels              channels of the network, 1 or 3; a gray image has one channel
+// The network also takes a factor of the noise level.
 export async function restoreTile(network, { rgba, width, height, outer, valid, channels, scale, gray, alpha }) {
   const [w, h] = outer;
   const planesOf = (list) => toPlanes(rgba, width, height, list, w, h);
   let restored;
-  if (gray || channels === 3) {
+  if (gray && channels === 3) {
+    const [r, g, b] = await network(planesOf([0, 0, 0]), w, h, Math.sqrt(3));
+    restored = [r.map((value, i) => (value + g[i] + b[i]) / 3)];
+  } else if (gray || channels === 3) {
     restored = await network(planesOf(gray ? [0] : [0, 1, 2]), w, h);
+  } else if (scale === 1) {
+    restored = [];
+    for (const plane of planesOf([0, 1, 2])) restored.push(...(await network([plane], w, h)));
   } else {
     const [luma, ...chroma] = rgbToYcbcr(planesOf([0, 1, 2]));
     const [large] = await network([luma], w, h);

@@ -2,12 +2,13 @@
 import { Compare } from "./compare.js";
 import { startDigits } from "./digits.js";
 import { PageError, checkSize, decode, encode, psnr } from "./image.js";
+import { startInside } from "./inside.js";
 import { estimateSigma } from "./noise.js";
 import { restore } from "./restore.js";
 import { startTexture } from "./texture.js";
 
 const $ = (id) => document.getElementById(id);
-const OPERATIONS = { denoise: "Remove noise", jpeg: "Clean JPEG", "sr-2": "Enlarge ×2", "sr-3": "Enlarge ×3", "sr-4": "Enlarge ×4" };
+const OPERATIONS = { run: "Your run", denoise: "Remove noise", jpeg: "Clean JPEG", "sr-2": "Enlarge ×2", "sr-3": "Enlarge ×3", "sr-4": "Enlarge ×4" };
 
 let manifest;
 let source = null;
@@ -52,7 +53,7 @@ function modelOf(chosen, gray) {
 function showOperation() {
   const chosen = operation();
   $("noise").hidden = !modelOf(chosen, source.gray).noise;
-  $("start").textContent = chosen.startsWith("sr") ? "Enlarge" : "Restore";
+  $("start").textContent = modelOf(chosen, source.gray).field.scale > 1 ? "Enlarge" : "Restore";
 }
 
 function showSigma() {
@@ -107,7 +108,7 @@ async function start() {
   setRunning(controller);
   if (focused) $("cancel").focus();
   $("progress").removeAttribute("value");
-  $("status").textContent = `Loading the model, ${megabytes(model.bytes)}…`;
+  $("status").textContent = `Loading the model${model.bytes ? `, ${megabytes(model.bytes)}` : ""}…`;
   try {
     checkSize(image.width * model.field.scale, image.height * model.field.scale, "The result");
     const report = (done) => {
@@ -196,6 +197,26 @@ function listen() {
   $("cancel").addEventListener("click", () => running?.abort());
 }
 
+// What differs if the page is served by `deconv-jax demo`.
+function showRun() {
+  if (!manifest.documentation) document.querySelectorAll(".documentation").forEach((element) => { element.hidden = true; });
+  if (!manifest.run) return;
+  const { name, section } = manifest.run;
+  const places = {
+    restore: "is the operation “Your run”",
+    draw: "draws the images below",
+    texture: "grows the texture below",
+    inside: "is the classifier below",
+  };
+  $("run").textContent = `Your run ${name} ${places[section]}.`;
+  $("run").hidden = false;
+  if (section === "draw") {
+    $("digits-title").textContent = `Draw images of ${name}`;
+    $("draw").textContent = "Draw an image";
+    $("what").textContent = "an image";
+  }
+}
+
 async function main() {
   let response;
   try {
@@ -211,8 +232,11 @@ async function main() {
   document.querySelector("input[name=operation]").checked = true;
   showSamples();
   listen();
-  startDigits(manifest.models["mnist-gan"], choice, words);
-  startTexture(manifest.models.brick, words);
+  showRun();
+  const { draw, texture, inside } = manifest.sections;
+  startDigits(manifest.models[draw], choice, words);
+  startTexture(manifest.models[texture], words);
+  startInside(manifest.models[inside], words);
   document.body.dataset.ready = "true";
 }
 

@@ -72,3 +72,14 @@ export function psnr(first, second) {
   for (let i = 0; i < a.length; i++) if (i % 4 !== 3) sum += (a[i] - b[i]) ** 2;
   return 10 * Math.log10((255 ** 2 * a.length * 0.75) / sum);
 }
+
+// Return the first image of a tensor (1, channels, height, width) in [0, 1], of one or three channels.
+export function toImage({ data, dims: [, channels, height, width] }) {
+  const image = new ImageData(width, height);
+  const size = width * height;
+  for (let i = 0; i < size; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = 255 * data[(channels === 3 ? c * size : 0) + i];
+    image.data[4 * i + 3] = 255;
+  }
+  return image;
+}

@@ -1,7 +1,6 @@
 """The demo page in Chromium: its results are those of `deconv-jax restore`, and nothing leaves the origin."""
 
 import functools
-import http.server
 import importlib.util
 import io
 import shutil
@@ -13,9 +12,11 @@ import pytest
 from PIL import Image
 
 from deconv_jax.cli import main
+from deconv_jax.demo import PageServer, install_packages
+from deconv_jax.demo.contents import page_files
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 NPM = shutil.which("npm")
@@ -28,16 +29,6 @@ pytestmark = [
 ]
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def hook():
     spec = importlib.util.spec_from_file_location("demo_hook", ROOT / "docs" / "hooks" / "demo.py")
@@ -47,22 +38,12 @@ def hook():
 
 
 @pytest.fixture(scope="module")
-def address(hook, tmp_path_factory):
-    """The address of the page, served with all models, also untrained ones."""
-    site = tmp_path_factory.mktemp("site")
-    shutil.copytree(hook.PAGE, site / "demo", ignore=shutil.ignore_patterns("package*"))
-    for name, content in [*hook.page_data(untrained=True), *hook.runtime(NPM)]:
-        path = site / "demo" / name
-        path.parent.mkdir(exist_ok=True)
-        if isinstance(content, Path):
-            path.symlink_to(content)
-        else:
-            path.write_bytes(content)
-    handler = functools.partial(Handler, directory=site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def address(hook):
+    """The address of the page."""
+    with PageServer(hook.contents()) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/demo/"
+        yield server.address
         server.shutdown()
         thread.join()
 
@@ -154,6 +135,7 @@ def pixels_of(data, mode="RGB"):
         ("jpeg", 3, (63, 90), ["--model", "jpeg-color"]),
         ("sr-2", 3, (47, 411), ["--model", "sr-x2"]),
         ("sr-3", 1, (50, 31), ["--model", "sr-x3"]),
+        ("sr-4", 3, (23, 30), ["--model", "sr-x4"]),
     ],
 )
 def test_result_is_that_of_the_command(page, tmp_path, operation, channels, size, words):
@@ -191,6 +173,48 @@ def test_jpeg_stays_jpeg_and_is_turned_upright(page):
     assert name == "photo.restored.jpg"
     image = Image.open(io.BytesIO(result))
     assert (image.format, image.size) == ("JPEG", (80, 120))
+
+
+def test_pasted_webp_stays_webp(page):
+    page.evaluate(
+        """async () => {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 30 });
+          canvas.getContext("2d").fillRect(5, 5, 20, 10);
+          const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/webp"));
+          const clipboardData = new DataTransfer();
+          clipboardData.items.add(new File([blob], "drawing.webp", { type: "image/webp" }));
+          dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }"""
+    )
+    page.wait_for_selector("#work:not([hidden])")
+    assert "with transparency" in page.inner_text("#about")
+    name, result = restore(page, "sr-2")
+    assert name == "drawing.restored.webp"
+    image = Image.open(io.BytesIO(result))
+    assert (image.format, image.size) == ("WEBP", (80, 60))
+
+
+def test_digits_are_recognized_and_projected(page):
+    seen = "document.getElementById('inside-status').textContent"
+    for digit in (2, 7):
+        page.click(f"#take button >> nth={digit}")
+        page.wait_for_function(f"{seen}.startsWith('Seen: {digit}')")
+    assert page.get_attribute("#scores button >> nth=7", "aria-pressed") == "true"
+    picture = "document.querySelector('#pictures canvas').toDataURL()"
+    before = page.evaluate(picture)
+    page.click("#scores button >> nth=1")
+    page.wait_for_function(f"{picture} !== {before!r}")
+    assert page.inner_text("#pictures li >> nth=0") == "Class 1"
+    page.click("#clear")
+    assert not page.is_visible("#scores")
+    page.locator("#pad").scroll_into_view_if_needed()
+    box = page.locator("#pad").bounding_box()
+    left, top, side = box["x"], box["y"], box["width"]
+    page.mouse.move(left + 0.52 * side, top + 0.2 * side)
+    page.mouse.down()
+    page.mouse.move(left + 0.48 * side, top + 0.8 * side, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"{seen}.startsWith('Seen: 1')")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -259,8 +283,11 @@ def test_sample_has_a_psnr(page):
 
 
 def test_generators(page):
-    page.click("#another")
-    page.wait_for_selector("[aria-label='Generated digit 3']")
+    assert not page.is_visible("#another")
+    page.click("#draw")
+    page.wait_for_selector("[aria-label='Generated image of class 3']")
+    assert page.is_visible("#another")
+    assert not page.is_visible("#draw")
     pixels = page.evaluate(
         "[...document.getElementById('digit').getContext('2d').getImageData(0, 0, 28, 28).data]"
     )
@@ -276,13 +303,13 @@ def test_generators(page):
     page.wait_for_function(f"{width} > {before} + 300")
 
 
-def test_runtime_is_loaded_when_needed(page, hook):
+def test_runtime_is_loaded_when_needed(page):
     sizes = page.evaluate(
         "performance.getEntries().filter(e => 'encodedBodySize' in e).map(e => e.encodedBodySize)"
     )
     assert 10_000 < sum(sizes) < MAX_BYTES
     assert not [url for url in page.requested if "/runtime/" in url or "/models/" in url]
-    assert all((hook.PAGE / name).exists() for name in ("index.html", "style.css", "main.js"))
+    assert sum(path.stat().st_size for path in page_files().values()) < 100_000
 
 
 def test_page_is_accessible(page, hook):
@@ -290,7 +317,10 @@ def test_page_is_accessible(page, hook):
     restore(page, "denoise")
     page.set_input_files("#file", {"name": "x", "mimeType": "image/png", "buffer": b"x"})
     page.wait_for_selector("#error:not([hidden])")
-    page.add_script_tag(path=hook.packages(NPM) / "axe-core" / "axe.min.js")
+    page.click("#take button >> nth=3")
+    page.wait_for_selector("#scores:not([hidden])")
+    axe = install_packages(hook.BUILD / "npm") / "axe-core" / "axe.min.js"
+    page.evaluate(axe.read_text())
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         violations = page.evaluate("async () => (await axe.run()).violations")

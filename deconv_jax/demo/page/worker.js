@@ -27,18 +27,17 @@ async function open({ model, backend }) {
 async function run({ feeds }) {
   const tensors = Object.entries(feeds).map(([name, { type, data, dims }]) => [name, new ort.Tensor(type, data, dims)]);
   const outputs = await session.run(Object.fromEntries(tensors));
-  const [output] = Object.values(outputs);
-  return { data: output.data, dims: output.dims };
+  return Object.fromEntries(Object.entries(outputs).map(([name, { data, dims }]) => [name, { data, dims }]));
 }
 
 async function tile({ sigma, ...task }) {
   const { channels, field: { scale } } = description;
-  const network = async (planes, width, height) => {
+  const network = async (planes, width, height, factor = 1) => {
     const data = new Float32Array(planes.length * width * height);
     planes.forEach((plane, c) => data.set(plane, c * width * height));
     const feeds = { image: { type: "float32", data, dims: [1, planes.length, height, width] } };
-    if (description.noise) feeds.noise_level = { type: "float32", data: Float32Array.of(sigma / 255), dims: [1] };
-    const restored = await run({ feeds });
+    if (description.noise) feeds.noise_level = { type: "float32", data: Float32Array.of((factor * sigma) / 255), dims: [1] };
+    const { restored } = await run({ feeds });
     const size = width * height * scale * scale;
     return planes.map((_, c) => restored.data.subarray(c * size, (c + 1) * size));
   };
