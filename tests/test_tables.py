@@ -481,14 +481,16 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
         return where | {"value": value, "compared": compared}
 
     training = {"steps": 1000, "batch_size": 16, "wall_time_s": 600.0}
-    card = {"name": "a", "parameters": 1234, "training": training}
+    training["data"] = [{"name": "T91, 91 images"}]
+    card = {"name": "a", "parameters": 1234, "training": training, "dtype": "float16"}
     cards = [
         card | {"figures": [figure(20.0), figure(30.25, paper=30.5)]},
         card | {"name": "b", "figures": [figure(20.0, input=10.0)]},
     ]
     times = {"a: deconv_jax": 50.0, "a: torch": 100.0}
     speed = {"megapixels": {"a": 0.25}, "median_ms": times}
-    training = "1,000 steps of 16, 10 min"
+    training = "1,000 steps of 16, 10 min, one seed"
+    reason = "1,000 steps of 16 (the paper's number is unknown); trained on T91; weights rounded to 16 bits"
     where = "Set5, sigma 25, 5 images: PSNR"
     assert table.rows(cards, speed) == [
         [
@@ -497,14 +499,31 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
             "**30.25 dB**",
             "30.50",
             "-0.25",
+            reason,
             "1,234",
             training,
             "200",
             "400",
             "0.50",
         ],
-        ["[`b`](card:b)", where, "**20.00 dB**", "", "", "1,234", training, "", "", ""],
+        ["[`b`](card:b)", where, "**20.00 dB**", "", "", "", "1,234", training, "", "", ""],
     ]
+
+
+def test_gaps_have_the_reasons_that_the_record_states():
+    common = load_module(ROOT / TABLES / "_common.py")
+    assert [common.gap(here, 1.0) for here in (1.004, 0.996, 0.99, 2.0)] == [
+        *("+0.00", "+0.00", "-0.01", "+1.00")
+    ]
+    run = {"training": {"steps": 1600, "batch_size": 16}, "record": "table/part"}
+    reason = common.gap_reason(run, "other noise", paper_steps="80,000 of 128")
+    assert reason == "1,600 steps of 16 (the paper: 80,000 of 128); other noise"
+    assert common.gap_reason({}, "other noise") == "the authors' weights; other noise"
+    assert common.gap_reason({}, untrained="other code") == "other code"
+    assert common.gap_table(["Set5"], []) == ""
+    table = common.gap_table(["Set5"], [("DnCNN", [(run, 30.0, 30.5)], reason)])
+    assert table.splitlines()[0] == "| PSNR, dB | Set5 | Set5, quoted | difference | reason |"
+    assert f"| DnCNN | [30.00](record:table/part) | 30.50 | -0.50 | {reason} |" in table
 
 
 def test_codecs_are_compared_at_equal_rates():

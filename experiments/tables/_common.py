@@ -21,6 +21,7 @@ from deconv_jax.inference.restoration.learned_restorer import apply_at_noise_lev
 from deconv_jax.inference.restoration.load import load_restoration
 from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.models.weight_import import load_torch_weights
+from deconv_jax.tables import linked, markdown
 from deconv_jax.train import train
 
 CONFIGS = Path(__file__).parent.parent
@@ -131,11 +132,69 @@ class Trained:
 
 
 def training_summary(training: Mapping[str, Any] | None) -> str:
-    """Return steps, batch size and time of a training in words, or "" if nothing was trained."""
+    """Return steps, batch size and time of one training in words, or "" if nothing was trained."""
     if training is None:
         return ""
     steps, batch, minutes = training["steps"], training["batch_size"], training["wall_time_s"] / 60
-    return f"{steps:,} steps of {batch}, {minutes:.0f} min"
+    return f"{steps:,} steps of {batch}, {minutes:.0f} min, one seed"
+
+
+def gap(here: float, paper: float) -> str:
+    """Return the difference of a figure from a paper's, for a cell."""
+    return f"{round(here - paper, 2) + 0.0:+.2f}"  # without the sign of -0.0
+
+
+def gap_reason(
+    record: Mapping[str, Any], *others: str, paper_steps: str = "", untrained: str = ""
+) -> str:
+    """Return why a figure may differ from a paper's, for a cell.
+
+    Args:
+      record: The record. It states the training; and the card of its named model, data and type of the weights.
+      others: Further reasons.
+      paper_steps: Training of the paper, such as "80,000 of 128"; "" if the paper does not state it.
+      untrained: Reason for a record without training, in place of "the authors' weights".
+    """
+    model = record.get("model")
+    training = model["training"] if model else record.get("training")
+    if training is None:
+        return "; ".join([untrained or "the authors' weights", *others])
+    steps = f"{training['steps']:,} steps of {training['batch_size']}"
+    paper = f"the paper: {paper_steps}" if paper_steps else "the paper's number is unknown"
+    reasons = [f"{steps} ({paper})"]
+    if model:
+        card = model if "dtype" in model else zoo.card(model["name"])
+        names = (data["name"].partition(",")[0] for data in card["training"]["data"])
+        reasons.append(f"trained on {' and '.join(names)}")
+        reasons += ["weights rounded to 16 bits"] if card["dtype"] == "float16" else []
+    return "; ".join([*reasons, *others])
+
+
+Compared = tuple[Mapping[str, Any], float, float]
+"""A record, its figure, and the paper's figure."""
+
+
+def gap_table(columns: Iterable[str], rows: Iterable[tuple[str, list[Compared], str]]) -> str:
+    """Return a table of figures beside quoted ones, or "" without rows.
+
+    Args:
+      columns: Titles of the test sets or settings.
+      rows: Title, a comparison for each column, and reason for the differences, see `gap_reason`.
+    """
+    cells = [
+        [
+            title,
+            *(
+                cell
+                for record, here, paper in compared
+                for cell in (linked(f"{here:.2f}", record), f"{paper:.2f}", gap(here, paper))
+            ),
+            reason,
+        ]
+        for title, compared, reason in rows
+    ]
+    titles = (t for c in columns for t in (c, f"{c}, quoted", "difference"))
+    return markdown(" | ".join(["PSNR, dB", *titles, "reason"]), cells) if cells else ""
 
 
 def finished_run(

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from _common import (
+    gap_reason,
+    gap_table,
     images_in,
     named_record,
     named_restorer,
@@ -79,10 +81,23 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             figures = [_figures(found[s]) if s in found else "" for s in SIGMAS]
             rows.append([named_title(first) if "model" in first else title, *figures])
         if title in PAPER:
-            rows.append([f"{title}, paper", *(f"{PAPER[title][s]:.2f}" for s in SIGMAS)])
+            rows.append([f"{title}, paper, quoted", *(f"{PAPER[title][s]:.2f}" for s in SIGMAS)])
     header = "PSNR / SSIM | " + " | ".join(f"sigma = {sigma}" for sigma in SIGMAS)
+    gaps = []
+    for part, title in (("dncnn", "DnCNN-S"), ("ffdnet", "FFDNet"), ("named", "FFDNet")):
+        found = [records[f"{part}_{s}"] for s in SIGMAS if f"{part}_{s}" in records]
+        if len(found) == len(SIGMAS):
+            papers = [PAPER[title][record["sigma"]] for record in found]
+            compared = [
+                (r, r["mean"]["psnr"], paper) for r, paper in zip(found, papers, strict=True)
+            ]
+            reason = gap_reason(found[0], "noise by NumPy, not by MATLAB")
+            gaps.append((f"{title}, `{NAMED}`" if part == "named" else title, compared, reason))
+    table = gap_table((f"sigma {sigma}" for sigma in SIGMAS), gaps)
     protocols = [record["protocol"] for record in records.values()]
-    return "\n\n".join([markdown(header, rows), SOURCE, *protocol_line(protocols)])
+    return "\n\n".join(
+        [markdown(header, rows), *filter(None, [table]), SOURCE, *protocol_line(protocols)]
+    )
 
 
 def _figures(record: Mapping[str, Any]) -> str:

@@ -10,12 +10,15 @@ here" have a small part of the papers' training, as their rows say.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _common import (
+    Compared,
+    gap_reason,
+    gap_table,
     images_in,
     named_record,
     named_restorer,
@@ -39,6 +42,9 @@ SIGMAS = (15, 25, 50)
 SETS = ("set12", "bsd68")
 
 NAMED = "denoise-gray"
+NOISE = "noise by NumPy, not by MATLAB"
+PAPER_STEPS = {"DnCNN-S": "80,000 of 128"}
+"""Training of the papers that state it; section IV-A of DnCNN."""
 
 SOURCE = (
     "The paper's rows of DnCNN-S and BM3D are quoted from the repository of DnCNN's authors (BSD68) and from later "
@@ -160,11 +166,11 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             if method in PAPER:
                 *paper, set12, bsd68 = PAPER[method][sigma]
                 figures = [*(f"{v:.2f}" for v in paper), f"{set12:.3f}", f"{bsd68:.2f}", "", ""]
-                rows.append([f"{method}, paper", *figures])
+                rows.append([f"{method}, paper, quoted", *figures])
             elif method in PAPER_MEANS:
                 set12, bsd68 = PAPER_MEANS[method][sigma]
                 figures = [*[""] * 12, f"{set12:.2f}", f"{bsd68:.2f}", "", ""]
-                rows.append([f"{method}, paper", *figures])
+                rows.append([f"{method}, paper, quoted", *figures])
         for part, (name, level, _) in TRAINED.items():
             if level == sigma and part in records:
                 title = f"{name}, trained here: {training_summary(records[part]['training'])}"
@@ -175,9 +181,38 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         header = "method | " + " | ".join(f"{i:02d}" for i in range(1, 13))
         header += " | Set12 | BSD68 | SSIM Set12 | SSIM BSD68"
         blocks.append(f"#### sigma = {sigma}\n\n{markdown(header, rows)}")
+    gaps = gap_table(["Set12", "BSD68"], _gaps(records))
+    blocks += [f"#### Beside the papers\n\n{gaps}"] if gaps else []
     blocks.append(SOURCE)
     blocks += protocol_line(record["protocol"] for record in records.values())
     return "\n\n".join(blocks)
+
+
+def _gaps(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, list[Compared], str]]:
+    """Yield the rows of figures beside the papers'."""
+    networks = {part: (method, "") for method, (part, _) in METHODS.items()}
+    networks |= {
+        "dncnn_trained": ("DnCNN-S", ", trained here"),
+        "named": ("FFDNet", f", `{NAMED}`"),
+    }
+    for sigma in SIGMAS:
+        for part, (method, suffix) in networks.items():
+            record = records.get(f"{part}_{sigma}")
+            papers = (
+                PAPER[method][sigma][-2:]
+                if method in PAPER
+                else PAPER_MEANS.get(method, {}).get(sigma)
+            )
+            if record is not None and papers:
+                heres = [record["sets"][name]["mean"]["psnr"] for name in SETS]
+                compared = [(record, *figures) for figures in zip(heres, papers, strict=True)]
+                reason = gap_reason(
+                    record,
+                    NOISE,
+                    paper_steps=PAPER_STEPS.get(method, ""),
+                    untrained="package bm3d, not the authors' code" if part == "bm3d" else "",
+                )
+                yield f"{method}{suffix}, sigma {sigma}", compared, reason
 
 
 def _row(title: str, record: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Samples of the best MNIST generator, judged by an independent classifier.
+"""Samples of a class-conditional MNIST generator, judged by an independent classifier.
 
   deconv-jax tables gan_judge
 

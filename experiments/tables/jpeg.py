@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from _common import (
+    gap_reason,
+    gap_table,
     images_in,
     named_record,
     named_restorer,
@@ -84,12 +86,30 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         rows.append([title, *_figures({"dncnn8_10": record}, "dncnn8")])
     for method, paper in PAPER.items():
         quoted = [f"{paper[q][0]:.2f} / {paper[q][1]:.4f}" if q in paper else "" for q in QUALITIES]
-        rows.append([f"{method}, paper", *quoted])
+        rows.append([f"{method}, paper, quoted", *quoted])
     header = "PSNR / SSIM | " + " | ".join(f"quality {quality}" for quality in QUALITIES)
     # The evaluation names the generator of random numbers, which the compression does not use.
     random = re.compile("random numbers by [^;]*; ")
     protocols = [random.sub("", record["protocol"]) for record in records.values()]
-    return "\n\n".join([markdown(header, rows), SOURCE, *protocol_line(protocols)])
+    compared = {
+        "dncnn3": ("DnCNN-3", "Pillow's JPEG, not MATLAB's"),
+        "named": (f"`{NAMED}`", "an FFDNet beside DnCNN-3"),
+        "dncnn8": ("DnCNN of 8 layers", "8 layers beside 20"),
+    }
+    gaps = [
+        (
+            f"{title}, quality {quality}",
+            [(record, record["mean"]["psnr"], PAPER["DnCNN-3"][quality][0])],
+            gap_reason(record, other),
+        )
+        for part, (title, other) in compared.items()
+        for quality in QUALITIES
+        if (record := records.get(f"{part}_{quality}"))
+    ]
+    table = gap_table(["Classic5"], gaps)
+    return "\n\n".join(
+        [markdown(header, rows), *filter(None, [table]), SOURCE, *protocol_line(protocols)]
+    )
 
 
 def _figures(records: Mapping[str, dict[str, Any]], method: str) -> list[str]:

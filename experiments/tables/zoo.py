@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from _common import training_summary
+from _common import gap, gap_reason, training_summary
 from benchmarks import protocol_sentence
 
 from deconv_jax import zoo
@@ -23,8 +23,8 @@ VERSION = 1
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {}
 ROOT = Path(__file__).parents[2]
 HEADER = (
-    "model | figure | here | paper | gap | parameters | training | ms per megapixel | "
-    "in PyTorch | time ratio"
+    "model | figure | here | paper, quoted | difference | reason | parameters | training | "
+    "ms per megapixel | in PyTorch | time ratio"
 )
 
 
@@ -61,10 +61,11 @@ def rows(
             f"**{here}**",
             "",
             "",
+            "",
         ]
         if "paper" in figure["compared"]:
             paper = figure["compared"]["paper"]
-            row[-2:] = [f"{paper:.2f}", f"{figure['value'] - paper:+.2f}"]
+            row[-3:] = [f"{paper:.2f}", gap(figure["value"], paper), gap_reason({"model": card})]
         row += [f"{card['parameters']:,}", training_summary(card["training"])]
         found.append([*row, *_speed(card["name"], speed)])
     return found
