@@ -66,12 +66,13 @@ def _demo(arguments: argparse.Namespace) -> int:
         run, name = None, ""
         if arguments.workdir is not None:
             run, name = open_run(arguments.workdir, checkpoint), arguments.workdir.resolve().name
-            run.to_onnx()  # An error is told now, not in the browser.
+            _ = run.onnx  # An error is told now, not in the browser.
         folder = arguments.runtime
         if folder is None:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="deconv-jax-"))
             folder = install_packages(Path(temporary)) / "onnxruntime-web" / "dist"
-        contents = page_contents(named_models(), runtime_files(folder), run=run, run_name=name)
+        models = named_models(without=None if run is None else run.section)
+        contents = page_contents(models, runtime_files(folder), run=run, run_name=name)
         server = stack.enter_context(PageServer(contents))
         print(f"open {server.address} in a browser; Ctrl-C stops the server", flush=True)
         with contextlib.suppress(KeyboardInterrupt):

@@ -58,7 +58,7 @@ def page_contents(
         file = f"models/{model.name}.onnx"
         entries[model.name] = model.entry | {"file": file}
         if export is None:
-            found[file] = functools.cache(model.to_onnx)
+            found[file] = functools.partial(_onnx, model)
         else:
             found[file] = path = export(model)
             entries[model.name]["bytes"] = path.stat().st_size
@@ -74,3 +74,7 @@ def page_contents(
     }
     found["manifest.json"] = json.dumps(manifest).encode
     return found
+
+
+def _onnx(model: PageModel) -> bytes:
+    return model.onnx

@@ -12,32 +12,25 @@ from deconv_jax.export.functions import ModelFunction, Port
 from deconv_jax.inference.interpretation.activations import LOGITS, feature_maps, layer_shapes
 from deconv_jax.inference.interpretation.attribution import Target, deconvnet
 from deconv_jax.inference.interpretation.interpretable_model import InterpretableModel
-from deconv_jax.inference.interpretation.load import load_interpretable_model
-from deconv_jax.inference.trained_model import TrainedModel
-from deconv_jax.workdir import Checkpoint
 
 MAX_LAYERS = 3
 """Maximum number of layers whose strongest unit is projected."""
 
 
-def inside_function(
-    name: str, trained: TrainedModel, checkpoint: Checkpoint = "last"
-) -> ModelFunction:
+def inside_function(name: str, subject: InterpretableModel) -> ModelFunction:
     """Return a classifier as a function of an image and a class.
 
-    Its outputs are the class probabilities, the deconvnet projection of the class, and for up to three
-    convolutional layers the projection of the unit with the largest activation in the image. Equal largest units
+    Its outputs are the class probabilities, the deconvnet projection of the class, and for each of
+    `projected_layers` the projection of the unit with the largest activation in the image. Equal largest units
     are projected together.
 
     Args:
       name: Name of the function.
-      trained: Workdir of a run of classification, or a named model.
-      checkpoint: "last", "best" on the validation split, or a step, of a run.
+      subject: Classifier.
 
     Raises:
-      InputError: The run cannot be opened, or its images do not have one channel.
+      InputError: The images of the classifier do not have one channel.
     """
-    subject = load_interpretable_model(trained, checkpoint)
     if subject.image_shape[-1] != 1:
         raise InputError(
             f"the page draws gray images; the classifier expects {subject.image_shape[-1]} channels"

@@ -1,6 +1,7 @@
 """The networks of the page."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -8,10 +9,12 @@ from typing import Any, cast
 import jax
 
 from deconv_jax import zoo
-from deconv_jax.demo.inside import inside_function
+from deconv_jax.demo.inside import inside_function, projected_layers
 from deconv_jax.errors import InputError
 from deconv_jax.export.files import build, cpu
 from deconv_jax.export.functions import ModelFunction, model_functions
+from deconv_jax.inference.interpretation.interpretable_model import InterpretableModel
+from deconv_jax.inference.interpretation.load import load_interpretable_model
 from deconv_jax.inference.trained_model import TrainedModel, open_task
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.models.receptive_field import ReceptiveFieldTracker
@@ -50,8 +53,9 @@ class PageModel:
     function: ModelFunction
     entry: dict[str, Any]
 
-    def to_onnx(self) -> bytes:
-        """Return the ONNX file.
+    @functools.cached_property
+    def onnx(self) -> bytes:
+        """ONNX file of the function, exported at the first use.
 
         Raises:
           InputError: `onnx` or `onnxruntime` is not installed, the network cannot be exported, or the file differs
@@ -61,10 +65,15 @@ class PageModel:
             return build(self.function, "onnx", "nchw")[0]
 
 
-def named_models() -> list[PageModel]:
-    """Return the named models of the page."""
+def named_models(*, without: str | None = None) -> list[PageModel]:
+    """Return the named models of the page.
+
+    Args:
+      without: Section whose named model a run replaces.
+    """
     names = [name for models in OPERATIONS.values() for name in models.values()]
-    return [_page_model(name, zoo.load(name), "last") for name in (*names, *SECTIONS.values())]
+    names += [name for section, name in SECTIONS.items() if section != without]
+    return [_page_model(name, zoo.load(name), "last") for name in names]
 
 
 def open_run(workdir: Path, checkpoint: Checkpoint = "last") -> PageModel:
@@ -83,8 +92,8 @@ def open_run(workdir: Path, checkpoint: Checkpoint = "last") -> PageModel:
 def _page_model(name: str, trained: TrainedModel, checkpoint: Checkpoint) -> PageModel:
     task = open_task(trained, Restoration, GAN, Variational, Classification)
     if isinstance(task, Classification):
-        function = dataclasses.replace(inside_function(name, trained, checkpoint), name=name)
-        return PageModel(name, "inside", function, _inside_entry(function, task))
+        subject = load_interpretable_model(trained, checkpoint)
+        return PageModel(name, "inside", inside_function(name, subject), _inside_entry(subject))
     (function,) = model_functions(trained, checkpoint)
     function = dataclasses.replace(function, name=name)
     if isinstance(task, Restoration):
@@ -127,12 +136,9 @@ def _restoration_entry(function: ModelFunction) -> dict[str, Any]:
     }
 
 
-def _inside_entry(function: ModelFunction, task: Classification) -> dict[str, Any]:
-    outputs = {port.name: port for port in function.outputs()}
-    count = int(outputs["probabilities"].shape[-1])
-    layers = [name for name in function.meanings if name not in ("probabilities", "projection")]
+def _inside_entry(subject: InterpretableModel) -> dict[str, Any]:
     return {
-        "shape": function.inputs[0].shape[1:],
-        "classes": list(task.class_names) or [str(index) for index in range(count)],
-        "layers": layers,
+        "shape": subject.image_shape,
+        "classes": list(subject.class_names) or [str(n) for n in range(subject.num_classes)],
+        "layers": projected_layers(subject),
     }

@@ -41,7 +41,7 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, contents: Contents) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.contents = contents
-        self._lock = threading.Lock()
+        self._locks = {name: threading.Lock() for name in contents}
 
     @property
     def address(self) -> str:
@@ -59,7 +59,7 @@ class PageServer(ThreadingHTTPServer):
             return None
         if isinstance(content, Path):
             return content.read_bytes()
-        with self._lock:  # A network is exported once.
+        with self._locks[name]:  # A network is exported once.
             return content()
 
 

@@ -66,7 +66,7 @@ def exported(model: PageModel) -> Path:
     path = BUILD / "models" / f"{model.name}-{key.hexdigest()[:16]}.onnx"
     if not path.exists():
         _log.info(f"exporting {model.name}")
-        data = model.to_onnx()
+        data = model.onnx
         make_folder(path.parent)
         path.write_bytes(data)
     return path

@@ -149,7 +149,7 @@ CLASSIFIER = {"name": "classifier", "num_classes": 3, "features": (4,), "embeddi
         (
             {"name": "classification", "model": CLASSIFIER},
             "inside",
-            {"shape": (16, 16, 1), "classes": ["0", "1", "2"], "layers": ["conv1", "conv2"]},
+            {"shape": (16, 16, 1), "classes": ["0", "1", "2"], "layers": ("conv1", "conv2")},
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

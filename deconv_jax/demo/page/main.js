@@ -214,6 +214,7 @@ function showRun() {
     $("digits-title").textContent = `Draw images of ${name}`;
     $("draw").textContent = "Draw an image";
     $("what").textContent = "an image";
+    $("classes").querySelector("legend").textContent = "Class";
   }
 }
 
