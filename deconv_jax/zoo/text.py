@@ -57,7 +57,8 @@ def card_text(card: Card) -> str:
     figures = [(*figure_cells(figure),) for figure in card["figures"]]
     if figures:
         lines += ["", "  figures", textwrap.indent(_columns(figures), "    ")]
-        lines += ["", textwrap.indent(textwrap.fill(f"Protocol: {card['protocol']}.", 96), "    ")]
+        protocol = textwrap.fill(f"Protocol: {card['protocol']}.", 96, break_on_hyphens=False)
+        lines += ["", textwrap.indent(protocol, "    ")]
     return "\n".join(lines)
 
 
@@ -86,13 +87,28 @@ def card_rows(card: Card) -> Iterator[tuple[str, str]]:
 def training_text(training: Mapping[str, Any]) -> str:
     """Return steps, time, device, date and commit of a training in words."""
     device = training["device"]
-    minutes = training["wall_time_s"] / 60
-    time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{training['wall_time_s']:.0f} s"
     return (
-        f"{training['steps']:,} steps of {training['batch_size']} examples in {time} on "
+        f"{steps_text(training)} examples in {time_text(training)} on "
         f"{device['count']} {device['kind']} ({device['platform']}), {training['started'][:10]}, "
         f"commit {_commit(training)}"
     )
+
+
+def steps_text(training: Mapping[str, Any]) -> str:
+    """Return the steps of a training and of those behind its initial weights: "8,000 steps of 16, then 900 steps of 4".
+
+    Args:
+      training: "steps", "batch_size", and possibly "earlier", the earlier trainings in their order.
+    """
+    trainings = (*training.get("earlier", ()), training)
+    return ", then ".join(f"{t['steps']:,} steps of {t['batch_size']}" for t in trainings)
+
+
+def time_text(training: Mapping[str, Any]) -> str:
+    """Return the time of the trainings of `steps_text` in words, the sum of their "wall_time_s"."""
+    trainings = (*training.get("earlier", ()), training)
+    seconds = sum(t["wall_time_s"] for t in trainings)
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def figure_text(figure: Mapping[str, Any], *, short: bool = False) -> str:

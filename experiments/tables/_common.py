@@ -23,6 +23,7 @@ from deconv_jax.inference.tiling import restore_tiled
 from deconv_jax.models.weight_import import load_torch_weights
 from deconv_jax.tables import linked, markdown
 from deconv_jax.train import train
+from deconv_jax.zoo.text import steps_text, time_text
 
 CONFIGS = Path(__file__).parent.parent
 
@@ -102,7 +103,8 @@ def named_restorer(name: str, sigma: float | None = None) -> Restore:
 def named_record(name: str) -> dict[str, Any]:
     """Return the "model" of a record: name, SHA-256, parameters and training of a named model."""
     card = zoo.card(name)
-    training = {key: card["training"][key] for key in ("steps", "batch_size", "wall_time_s")}
+    keys = ("steps", "batch_size", "wall_time_s", "earlier")
+    training = {key: card["training"][key] for key in keys}
     return {key: card[key] for key in ("name", "sha256", "parameters")} | {"training": training}
 
 
@@ -135,8 +137,7 @@ def training_summary(training: Mapping[str, Any] | None) -> str:
     """Return steps, batch size and time of one training in words, or "" if nothing was trained."""
     if training is None:
         return ""
-    steps, batch, minutes = training["steps"], training["batch_size"], training["wall_time_s"] / 60
-    return f"{steps:,} steps of {batch}, {minutes:.0f} min, one seed"
+    return f"{steps_text(training)}, {time_text(training)}, one seed"
 
 
 def gap(here: float, paper: float) -> str:
@@ -159,7 +160,7 @@ def gap_reason(
     training = model["training"] if model else record.get("training")
     if training is None:
         return "; ".join([untrained or "the authors' weights", *others])
-    steps = f"{training['steps']:,} steps of {training['batch_size']}"
+    steps = steps_text(training)
     paper = f"the paper: {paper_steps}" if paper_steps else "the paper's number is unknown"
     reasons = [f"{steps} ({paper})"]
     if model:

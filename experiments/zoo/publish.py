@@ -2,6 +2,7 @@
 
   DECONV_JAX_DATA=/path/of/data python experiments/zoo/publish.py runs/ffdnet_color denoise-color
 
+Run it in the folder in which the run was started: the card also lists the trainings behind its initial weights.
 The script writes `deconv_jax/zoo/weights/NAME.safetensors`, the weights in float16 (averaged ones if the run has
 them), and the model card `NAME.json` beside it. The figures of the card are measured with these weights.
 $DECONV_JAX_DATA must name a folder with the test sets. A new model needs an entry in `MODELS`. Run `deconv-jax tables`
@@ -26,6 +27,7 @@ import safetensors.numpy
 from entries import DATA_SETS, MODELS, Entry
 from flax.traverse_util import flatten_dict
 
+from deconv_jax import zoo
 from deconv_jax.data.sources import in_memory
 from deconv_jax.errors import InputError, did_you_mean
 from deconv_jax.experiment import Experiment
@@ -36,6 +38,7 @@ from deconv_jax.tasks import Compression
 from deconv_jax.training.run_log import METRICS
 from deconv_jax.training.step import images_in_unit_range
 from deconv_jax.workdir import (
+    CONFIG,
     INPUTS,
     RESULT,
     load_state,
@@ -65,7 +68,10 @@ def main() -> None:
     experiment, result = open_workdir(workdir), read_json(workdir / RESULT)
     _, state = load_state(workdir, "last")
     variables = jax.device_get(state.inference_variables())
-    training = result | {"wall_time_s": training_time(workdir, result)}
+    training = result | {
+        "wall_time_s": training_time(workdir, result),
+        "earlier": earlier_trainings(result.get("initial_weights")),
+    }
     publish(name, experiment, variables, read_json(workdir / INPUTS), training)
 
 
@@ -76,11 +82,48 @@ def training_time(workdir: Path, result: Mapping[str, Any]) -> float:
     """
     if not result["resumed_at_step"]:
         return result["wall_time_s"]
-    batch_size = result["config"]["training"]["batch_size"]
+    return _time_of_steps(workdir, result["config"]["training"]["batch_size"], result["step"])
+
+
+def earlier_trainings(initial: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the trainings behind initial weights, in their order: steps, batch size, and time without evaluations.
+
+    Args:
+      initial: "initial_weights" of the result of a run, or None.
+
+    Raises:
+      InputError: The run or the named model is missing or has changed, or the weights are a file.
+    """
+    if initial is None:
+        return []
+    source = initial["source"]
+    if initial["kind"] == "run":
+        workdir, steps = Path(source), initial["step"]
+        config = read_json(workdir / CONFIG)
+        batch_size = config["training"]["batch_size"]
+        before = read_json(workdir / RESULT) if config.get("init_from") else {}
+        training = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "wall_time_s": _time_of_steps(workdir, batch_size, steps),
+        }
+        return [*earlier_trainings(before.get("initial_weights")), training]
+    if initial["kind"] == "model":
+        card = zoo.card(source)
+        if card["sha256"] != initial["sha256"]:
+            raise InputError(f"the weights of {source} have changed since they were copied")
+        training = card["training"]
+        same = {key: training[key] for key in ("steps", "batch_size", "wall_time_s")}
+        return [*training["earlier"], same]
+    raise InputError(f"the training of the initial weights {source} is unknown")
+
+
+def _time_of_steps(workdir: Path, batch_size: int, steps: int) -> float:
+    """Return the time of the first steps of a run in seconds, without evaluations."""
     seconds, last = 0.0, 0
     for line in read_text(workdir / METRICS).splitlines():
         row = parse_json_object(line)
-        if row["split"] == "train":
+        if row["split"] == "train" and row["step"] <= steps:
             examples = (row["step"] - last) * batch_size
             seconds += row.get("first_call_seconds") or examples / row["images_per_second"]
             last = row["step"]
@@ -101,7 +144,7 @@ def publish(
       experiment: Experiment that trained it.
       variables: Its `inference_variables`.
       inputs: Content of inputs.json of the run.
-      training: Content of result.json of the run.
+      training: Content of result.json of the run, and "earlier" (see `earlier_trainings`).
     """
     entry, measured = MODELS[name], provenance(ignored=("deconv_jax/zoo/weights",))
     dtype = np.float32 if entry.extractor else np.float16
@@ -147,6 +190,7 @@ def _card(
         config["data"]["data_dir"] = None  # A path of this machine.
     model = getattr(experiment.task, "model", None)
     same = ("wall_time_s", "commit", "uncommitted_changes", "versions", "device", "started")
+    same += ("earlier",)
     return {
         "name": name,
         "family": entry.family,
