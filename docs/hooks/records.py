@@ -4,6 +4,7 @@ A page has the records of one table, each with its origin, the command that meas
 """
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ FOLDER = "results/records"
 """Folder of the pages of the site."""
 CARDS = "named_models.md"
 _FRONT_MATTER = "---\nsearch:\n  exclude: true\n---\n"
+_LONG_CELL = re.compile("<td>(?=[^<]{40})")
 _INDEX = """\
 # Records
 
@@ -57,9 +59,10 @@ def on_page_markdown(text: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Mark the tables of the results for js/sort_tables.js."""
+    """Mark the tables of the results for js/sort_tables.js, and long cells for css/site.css."""
     uri = page.file.src_uri
     if uri.startswith("results/") and not uri.startswith(f"{FOLDER}/"):
+        content = _LONG_CELL.sub("<td data-long>", content)
         return content.replace("<table>", "<table data-sortable>")
     return content
 

@@ -47,7 +47,7 @@ SETS = ("set5", "set14")
 SCALES = (2, 3, 4)
 ABLATION = {"transposed": "transposed 9x9", "subpixel": "sub-pixel 3x3", "resize": "resize 9x9"}
 ABLATION_STEPS = 10_000
-RESIZE = "imresize of this package, not MATLAB's"
+RESIZE = "imresize here, not MATLAB's"
 
 SOURCE = (
     "The papers' figures of FSRCNN and ESPCN are those of networks trained on T91, quoted from later comparisons; "
