@@ -104,7 +104,7 @@ def _page_model(name: str, trained: TrainedModel, checkpoint: Checkpoint) -> Pag
         return PageModel(name, "texture", function, {**counts, "cell": function.stride})
     if "degraded" in inputs:
         raise InputError(
-            f"{trained} is a run of a conditional VAE, which the page has no section for"
+            f"{trained} is a run of a conditional VAE; expected a VAE with model.conditional=False"
         )
     (output,) = function.outputs()
     shape = output.shape[1:]

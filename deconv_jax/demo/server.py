@@ -1,8 +1,8 @@
 """A server of the page for this computer only."""
 
+import contextlib
 import sys
 import threading
-import urllib.parse
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +30,8 @@ class PageServer(ThreadingHTTPServer):
 
     It answers GET and HEAD for the names of the contents and "/", which is index.html. Everything else is an error, so
     there are no folders to list and no paths to leave. A request that names another host is refused, which
-    keeps pages of other sites from reading the contents by a name that resolves to this computer.
+    keeps pages of other sites from reading the contents by a name that resolves to this computer. Other sites cannot
+    load the contents into their pages, either.
 
     Attributes:
       contents: What it serves, by name.
@@ -68,6 +69,11 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "deconv-jax"
     sys_version = ""
 
+    def handle(self) -> None:
+        """Answer the request, unless the visitor closes the connection."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         """Answer with a content."""
         self._answer(with_body=True)
@@ -84,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return
-        name = urllib.parse.urlsplit(self.path).path.removeprefix("/") or "index.html"
+        name = self.path.partition("?")[0].removeprefix("/") or "index.html"
         try:
             data = self.server.read(name)
         except InputError as error:
@@ -98,10 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", TYPES[name.rsplit(".", 1)[-1]])
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Cache-Control", "no-store")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
         if with_body:
-            try:
-                self.wfile.write(data)
-            except ConnectionError:  # The visitor cancelled.
-                self.close_connection = True
+            self.wfile.write(data)

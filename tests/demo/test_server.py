@@ -3,6 +3,7 @@
 import http.client
 import signal
 import socket
+import struct
 import threading
 
 import pytest
@@ -19,12 +20,31 @@ def broken():
     raise InputError("no such network")
 
 
+class LateContent:
+    """A content that is ready when `event` is set; `thread` is the one that answers."""
+
+    def __init__(self):
+        self.asked, self.event = threading.Event(), threading.Event()
+
+    def __call__(self):
+        self.thread = threading.current_thread()
+        self.asked.set()
+        self.event.wait(30)
+        return bytes(2**24)
+
+
 @pytest.fixture(scope="module")
-def server():
+def late():
+    return LateContent()
+
+
+@pytest.fixture(scope="module")
+def server(late):
     contents = {
         **page_files(),
         "models/a.onnx": lambda: b"network",
         "models/broken.onnx": broken,
+        "models/late.onnx": late,
         "runtime/ort.wasm": PAGE / "style.css",
     }
     with PageServer(contents) as server:
@@ -66,6 +86,7 @@ def test_contents_have_a_type_and_a_length(ask, path, kind):
     assert (status, headers["Content-Type"]) == (200, kind)
     assert int(headers["Content-Length"]) == len(body) > 0
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert ask(path, "HEAD")[2] == b""
 
 
@@ -95,12 +116,26 @@ def test_nothing_is_written(ask, method):
 def test_only_requests_to_this_computer_are_answered(ask, server):
     assert ask("/", Host="evil.example")[0] == 421
     assert ask("/", Host=f"localhost:{server.server_port}")[0] == 200
-    assert server.server_address[0] == "127.0.0.1"
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
-    for address in others - {"127.0.0.1", "::1"}:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as connection:
-            connection.settimeout(5)
-            assert connection.connect_ex((address, server.server_port)) != 0
+    assert server.socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_malformed_address_is_not_found(server):
+    with socket.create_connection(server.server_address, timeout=30) as connection:
+        host = f"127.0.0.1:{server.server_port}"
+        connection.sendall(f"GET http://[ HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        assert b" 404 " in connection.makefile("rb").readline()
+
+
+def test_visitor_who_leaves_is_no_error(server, late, capfd):
+    with socket.create_connection(server.server_address, timeout=30) as connection:
+        host = f"127.0.0.1:{server.server_port}"
+        connection.sendall(f"GET /models/late.onnx HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        assert late.asked.wait(30)
+        reset = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    late.event.set()
+    late.thread.join(30)
+    assert capfd.readouterr().err == ""
 
 
 def test_network_that_is_not_exported_is_an_error_of_the_server(ask, capsys):
@@ -135,6 +170,9 @@ def runtime(tmp_path):
 
 GRAY = {"image": ((16, 16, 1), "uint8"), "label": ((), "int32"), "index": ((), "int32")}
 CLASSIFIER = {"name": "classifier", "num_classes": 3, "features": (4,), "embedding_dim": 4}
+VAE = {"name": "vae", "image_shape": (16, 16, 1), "latent_dim": 5, "features": (2, 2)}
+GENERATOR = {"name": "dcgan_generator", "image_shape": (16, 16, 1), "latent_dim": 4, "width": 2}
+TEXTURE = {"image_shape": (16, 16, 1), "width": 4, "stages": 2, "local_dim": 4, "global_dim": 3}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +188,29 @@ CLASSIFIER = {"name": "classifier", "num_classes": 3, "features": (4,), "embeddi
             {"name": "classification", "model": CLASSIFIER},
             "inside",
             {"shape": (16, 16, 1), "classes": ["0", "1", "2"], "layers": ("conv1", "conv2")},
+        ),
+        (
+            {"name": "variational", "model": VAE, "iwae_samples": 1},
+            "draw",
+            {"latents": 5, "classes": 0, "shape": (16, 16, 1)},
+        ),
+        (
+            {
+                "name": "gan",
+                "generator": GENERATOR | {"num_classes": 3},
+                "discriminator": {"name": "dcgan_discriminator", "width": 2, "num_classes": 3},
+            },
+            "draw",
+            {"latents": 4, "classes": 3, "shape": (16, 16, 1)},
+        ),
+        (
+            {
+                "name": "gan",
+                "generator": {"name": "texture_generator"} | TEXTURE,
+                "discriminator": {"name": "texture_discriminator", "width": 2, "stages": 2},
+            },
+            "texture",
+            {"local": 4, "global": 3, "cell": 4},
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -167,6 +228,15 @@ def test_run_of_another_task_is_refused(saved_run):
     model = {"name": "autoencoder", "image_shape": (16, 16, 1), "features": (2, 2)}
     workdir, _ = saved_run({"name": "autoencoding", "model": model}, GRAY)
     with pytest.raises(InputError, match="is a run of Autoencoding; expected a run of Restoration"):
+        open_run(workdir)
+
+
+def test_conditional_vae_is_refused(saved_run):
+    task = {"name": "variational", "model": VAE | {"conditional": True}, "iwae_samples": 1}
+    workdir, _ = saved_run(
+        task | {"degradation": {"name": "box_mask", "count": 1, "size": 4}}, GRAY
+    )
+    with pytest.raises(InputError, match=r"conditional VAE; expected .* model\.conditional=False"):
         open_run(workdir)
 
 
