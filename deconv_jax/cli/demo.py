@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deconv_jax.cli.arguments import add_checkpoint, add_parser, parse_checkpoint
-from deconv_jax.errors import InputError, escape_unprintable
+from deconv_jax.errors import InputError
 
 _DEMO = """\
 try the named models, or your own run, in a browser
@@ -15,13 +15,14 @@ try the named models, or your own run, in a browser
   deconv-jax demo
   deconv-jax demo --workdir runs/dncnn
 
-Serves a page at a free port of 127.0.0.1, which only this computer reaches, until Ctrl-C. The
-browser computes; the page is that of the documentation. A run of restoration becomes an operation of
-the page. One of a GAN or VAE draws images, and one of classification of gray images is looked into.
+Serves the demo page of the documentation at a free port of 127.0.0.1, which only this computer
+reaches, until Ctrl-C. The networks run in the browser. With --workdir, a restoration network is an
+additional operation of the page, a GAN or VAE replaces its generator of digits or of textures, and a
+classifier of gray images replaces its classifier.
 
-Networks are exported as ONNX when the page needs them, with the extra export. ONNX Runtime for
-browsers is installed by npm into a temporary folder; --runtime takes another copy. Nothing else is
-written.
+Networks are exported as ONNX when the page requests them, which requires the extra export. npm
+installs ONNX Runtime for browsers into a temporary folder; --runtime names another copy. Only npm
+writes elsewhere, to its cache.
 """
 
 
@@ -77,5 +78,5 @@ def _demo(arguments: argparse.Namespace) -> int:
         print(f"open {server.address} in a browser; Ctrl-C stops the server", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-        print(escape_unprintable("stopped"))
+        print("stopped")
     return 0
