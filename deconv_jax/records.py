@@ -99,8 +99,8 @@ def record_path(root: Path, table: str, part: str) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a record, add "record", its name "TABLE/PART", and replace old names of metrics.
 
-    Old names are "fid" for "frechet_distance", and so on. Names in "metrics" and "baseline" are replaced, unless the protocol names InceptionV3, for which the old
-    names are right.
+    Old names, such as "fid" for "frechet_distance", are replaced in "metrics" and "baseline". They are right, and kept,
+    if the protocol names InceptionV3.
 
     Raises:
       InputError: The record is missing or not a JSON object.

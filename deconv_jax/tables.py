@@ -36,6 +36,7 @@ BADGE = "badge"
 """Name in the comment `<!-- table: NAME -->` that marks the place of the Colab badge."""
 
 Address = Callable[[str, str], str]
+"""Function of "record" and "TABLE/PART", or of "card" and the name of a model, that returns the address of a link."""
 
 TABLE_MARK = "<!-- table: "
 _MARKED = re.compile(rf"({TABLE_MARK}(?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -199,8 +200,7 @@ def render_text(root: Path, text: str, address: Address | None = None) -> str:
     Args:
       root: Top folder of the project.
       text: Markdown text.
-      address: Function of "record" and "TABLE/PART", or of "card" and the name of a model, that returns the address
-        of a link; None for tables without links.
+      address: Function that returns the address of a link; None for tables without links.
 
     Raises:
       InputError: A record cannot be read, or a mark names no table.

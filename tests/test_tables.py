@@ -260,18 +260,18 @@ def test_again_refuses_what_it_cannot_compare(paper, monkeypatch, capsys, argume
 
 
 CHEAP_SECONDS = 10
-"""Records that took less are made again by the test below."""
+"""Records that took less are measured again by the test below."""
 
 
 def cheap_records():
-    """Return the names of the records that show what the code measures now, and took little time."""
+    """Return the names of the records that are not stale, need no training and took little time."""
     stale = {record.name for record in stale_records(ROOT, load_config)}
     found = []
     for path in sorted((ROOT / RESULTS).glob("*/*.json")):
         name, record = f"{path.parent.name}/{path.stem}", json.loads(path.read_text())
-        times = load_module(ROOT / TABLES / f"{path.parent.name}.py")
-        untrained = "training" not in record and not getattr(times, "TIMES", False)
-        if untrained and name not in stale and record["wall_time_s"] < CHEAP_SECONDS:
+        table = load_module(ROOT / TABLES / f"{path.parent.name}.py")
+        comparable = "training" not in record and not getattr(table, "TIMES", False)
+        if comparable and name not in stale and record["wall_time_s"] < CHEAP_SECONDS:
             found.append(name)
     return found
 

@@ -151,10 +151,11 @@ def gap_reason(
     """Return why a figure may differ from a paper's, for a cell.
 
     Args:
-      record: The record. It states the training; and the card of its named model, data and type of the weights.
+      record: The record. It has "training", or "model" with the name or the card of a named model; or neither, if the
+        weights are the authors'.
       others: Further reasons.
       paper_steps: Training of the paper, such as "80,000 of 128"; "" if the paper does not state it.
-      untrained: Reason for a record without training, in place of "the authors' weights".
+      untrained: Reason for a record without training; "" for "the authors' weights".
     """
     model = record.get("model")
     training = model["training"] if model else record.get("training")
