@@ -232,6 +232,20 @@ def logged():
     return read
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright. Tests are skipped where one of them is not installed."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def config_file(tmp_path):
     """Write a dict as a config file, and return its path."""

@@ -1,14 +1,10 @@
 """The script that sorts the tables of the documentation site, in Chromium."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "js" / "sort_tables.js"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 ROWS = {
     "b": ("1,600 steps", "12.5 ± 0.1"),
     "a10": ("90 steps", ""),
@@ -23,22 +19,15 @@ PAGE = (
     f"<table data-sortable>{HEAD}<tbody>{CELLS}</tbody></table><table>{HEAD}<tbody></tbody></table>"
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def page():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_content(PAGE)
-        page.add_script_tag(path=SCRIPT)
-        yield page
-        browser.close()
+def page(browser):
+    page = browser.new_page()
+    page.set_content(PAGE)
+    page.add_script_tag(path=SCRIPT)
+    return page
 
 
 @pytest.mark.parametrize(
