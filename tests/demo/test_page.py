@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import io
-import shutil
 import threading
 from pathlib import Path
 
@@ -13,19 +12,17 @@ from PIL import Image
 
 from deconv_jax.cli import main
 from deconv_jax.demo import PageServer, install_packages
-from deconv_jax.demo.contents import page_files
+from deconv_jax.demo.contents import PAGE, page_files
+from deconv_jax.demo.runtime import find_npm
 from deconv_jax.inference.restoration.noise_level import estimate_noise_sigma
 
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-NPM = shutil.which("npm")
 MAX_BYTES = 1_500_000
+SCRIPT = "text/javascript"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(NPM is None, reason="npm is not installed"),
+    pytest.mark.skipif(find_npm() is None, reason="npm is not installed"),
 ]
 
 
@@ -46,15 +43,6 @@ def address(hook):
         yield server.address
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -251,6 +239,38 @@ def test_cancel_by_keyboard_and_again(page):
     assert not page.is_visible("#progress")
     open_file(page, "small.png", encoded(photo(30, 30)))
     restore(page, "denoise")
+
+
+def test_cpu_is_used_if_the_gpu_fails(page):
+    worker = (PAGE / "worker.js").read_text()
+    head = "async function hasGPU() {"
+    assert head in worker
+    with_gpu = worker.replace(head, f"{head} return true;")
+    page.route("**/worker.js", lambda route: route.fulfill(body=with_gpu, content_type=SCRIPT))
+    failed = "throw new Error('the GPU is lost');"
+    page.route("**/ort.webgpu.*", lambda route: route.fulfill(body=failed, content_type=SCRIPT))
+    open_file(page, "photo.png", encoded(photo(30, 30)))
+    restore(page, "sr-2")
+    assert "on the CPU" in page.inner_text("#status")
+    assert [url for url in page.requested if "ort.webgpu" in url]
+
+
+def test_last_chosen_image_is_shown(page):
+    page.evaluate(
+        """async () => {
+          for (const [name, side] of [["large.png", 3000], ["small.png", 20]]) {
+            const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+            const blob = await new Promise((resolve) => canvas.toBlob(resolve));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([blob], name));
+            globalThis.drops = [...(globalThis.drops ?? []), new DragEvent("drop", { dataTransfer })];
+          }
+          drops.forEach((drop) => dispatchEvent(drop));
+          await createImageBitmap(drops[0].dataTransfer.files[0]);
+          await createImageBitmap(drops[0].dataTransfer.files[0]);
+        }"""
+    )
+    assert page.inner_text("#about").startswith("small.png")
 
 
 def test_slider_by_keyboard_and_by_mouse(page):

@@ -14,6 +14,7 @@ let manifest;
 let source = null;
 let sample = null;
 let running = null;
+let loads = 0;
 let downloadUrl = null;
 const compare = new Compare($("compare"), $("zoom"));
 
@@ -61,14 +62,18 @@ function showSigma() {
 }
 
 async function load(blob, name, chosenSample = null) {
-  running?.abort();
+  const turn = ++loads;
   showError("");
+  let image;
   try {
-    source = await decode(blob, name);
+    image = await decode(blob, name);
   } catch (error) {
-    showError(words(error));
+    if (turn === loads) showError(words(error));
     return;
   }
+  if (turn !== loads) return;  // The visitor has chosen another image since.
+  running?.abort();
+  source = image;
   sample = chosenSample;
   const parts = [name, `${source.width} × ${source.height} pixels`, source.gray ? "gray" : "color"];
   if (source.alpha) parts.push("with transparency");
@@ -118,7 +123,7 @@ async function start() {
     const timing = await restore({ source: image, model, sigma: Number($("sigma").value), target, signal: controller.signal, report });
     await finish(image, target, timing, controller.signal);
   } catch (error) {
-    if (error.name === "AbortError") $("status").textContent = "Cancelled.";
+    if (error.name === "AbortError") $("status").textContent = image === source ? "Cancelled." : "";
     else {
       $("status").textContent = "";
       showError(words(error));

@@ -36,10 +36,8 @@ export class Network {
   }
 }
 
-const forced = new URLSearchParams(location.search).get("backend");
-
-// Open a model in one worker for a GPU, or in one for each core, at most four.
-export async function openPool(model, signal, backend = forced) {
+// Open a model in one worker for a GPU, or in one for each core, at most four. The backend "wasm" excludes GPUs.
+export async function openPool(model, signal, backend) {
   const pool = [new Network()];
   const stop = () => pool.forEach((network) => network.close());
   signal?.addEventListener("abort", stop, { once: true });

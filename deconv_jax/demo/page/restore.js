@@ -14,13 +14,15 @@ async function poolFor(model, signal, backend) {
 }
 
 // Draw the restored image of a source (see image.js) on a canvas.
-// Returns {loadSeconds, seconds, backend}. Throws an AbortError if the signal is aborted.
+// Returns {loadSeconds, seconds, backend}. Throws an AbortError if the signal is aborted. If a GPU fails, the CPU is used.
 export async function restore({ source, model, sigma, target, signal, report, backend }) {
   const begin = performance.now();
-  const { pool, backend: used } = await poolFor(model, signal, backend);
+  let used;
   const stop = () => { open?.close(); open = null; };
   signal.addEventListener("abort", stop, { once: true });
   try {
+    const { pool, backend: opened } = await poolFor(model, signal, backend);
+    used = opened;
     signal.throwIfAborted();
     const loaded = performance.now();
     await restoreTiles({ source, model, sigma, target, pool, report });
@@ -28,7 +30,7 @@ export async function restore({ source, model, sigma, target, signal, report, ba
     return { loadSeconds: (loaded - begin) / 1000, seconds: (end - loaded) / 1000, backend: used };
   } catch (error) {
     stop();
-    if (used === "webgpu" && error.name !== "AbortError" && !backend) {
+    if (used !== "wasm" && backend !== "wasm" && error.name !== "AbortError") {
       return restore({ source, model, sigma, target, signal, report, backend: "wasm" });
     }
     throw error;

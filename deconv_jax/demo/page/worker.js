@@ -10,7 +10,7 @@ async function hasGPU() {
 }
 
 async function open({ model, backend }) {
-  const gpu = backend === "webgpu" || (backend !== "wasm" && (await hasGPU()));
+  const gpu = backend !== "wasm" && (await hasGPU());
   ort = await import(new URL(gpu ? "ort.webgpu.bundle.min.mjs" : "ort.wasm.bundle.min.mjs", RUNTIME));
   const wasm = gpu ? "ort-wasm-simd-threaded.asyncify.wasm" : "ort-wasm-simd-threaded.wasm";
   ort.env.wasm.wasmPaths = { wasm: new URL(wasm, RUNTIME).href };
