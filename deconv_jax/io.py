@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -116,22 +116,40 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
       InputError: The file cannot be written, or the path exists and is not a regular file. The path
         is then unchanged. Other exceptions of `write` are passed on, with the path unchanged too.
     """
-    if kind_of(path) == "other":
-        raise InputError(f"cannot write {path}: it exists and is {NOT_REGULAR}")
-    # The temporary name does not contain that of the file, which may have the maximal length.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    write_together({path: write})
+
+
+def write_together(files: Mapping[Path, Callable[[BinaryIO], Any]]) -> None:
+    """Create or replace files atomically, and only if all of them can be written.
+
+    Every file is written under a temporary name beside its path before the first one is renamed.
+
+    Args:
+      files: Function that writes the content to a binary file, by path. Missing parent folders are created.
+
+    Raises:
+      InputError: A file cannot be written, or its path exists and is not a regular file. All paths
+        are then unchanged. Other exceptions of the functions are passed on, with the paths unchanged too.
+    """
+    for path in files:
+        check_output_path(path, overwrite=True)
+    # A temporary name does not contain that of the file, which may have the maximal length.
+    temporary = {path: path.with_name(f".{secrets.token_hex(8)}.tmp") for path in files}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, complete in temporary.items():
+            complete.replace(path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # already renamed, or the folder was not created
-            temporary.unlink()
+        for left in temporary.values():
+            with contextlib.suppress(OSError):  # already renamed, or never created
+                left.unlink()
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

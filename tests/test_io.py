@@ -20,6 +20,7 @@ from deconv_jax.io import (
     write_atomically,
     write_error,
     write_json,
+    write_together,
 )
 
 
@@ -77,6 +78,20 @@ def test_failed_write_leaves_the_folder_unchanged(tmp_path, before, error, raise
         write_atomically(path, half(error))
     assert [p.name for p in tmp_path.iterdir()] == ([] if before is None else ["x.bin"])
     assert before is None or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("failing", ["a", "b", "c"])
+def test_files_are_written_together_or_not_at_all(tmp_path, failing):
+    (tmp_path / "b").write_bytes(b"old")
+    files = {tmp_path / name: lambda file: file.write(b"new") for name in "abc"}
+    broken = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match=f"cannot write .*{failing}: No space"):
+        write_together(files | {tmp_path / failing: half(broken)})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": b"old"}
+    write_together(files)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        "abc", b"new"
+    )
 
 
 def test_file_is_replaced_only_when_it_is_complete(tmp_path):

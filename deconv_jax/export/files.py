@@ -16,7 +16,7 @@ from deconv_jax.export.parity import check_parity
 from deconv_jax.export.stablehlo import PLATFORMS, run_stablehlo, to_stablehlo
 from deconv_jax.export.torch_weights import run_torch_weights, to_torch_weights
 from deconv_jax.inference.trained_model import TrainedModel
-from deconv_jax.io import check_output_path, kind_of, write_atomically, write_json
+from deconv_jax.io import check_output_path, kind_of, to_json, write_together
 from deconv_jax.workdir import Checkpoint
 
 Format = Literal["stablehlo", "onnx", "safetensors"]
@@ -53,7 +53,7 @@ class ExportedFile(NamedTuple):
 def export(
     trained: TrainedModel,
     folder: Path,
-    format: Format = "stablehlo",  # noqa: A002 - the word of the command line
+    file_format: Format = "stablehlo",
     *,
     layout: Layout | None = None,
     checkpoint: Checkpoint = "last",
@@ -61,10 +61,12 @@ def export(
 ) -> list[ExportedFile]:
     """Export the functions of a trained model, and compare them with this package.
 
+    All files are written, or none.
+
     Args:
       trained: Workdir of a run, or a named model.
       folder: Folder of the files, created if missing.
-      format: "stablehlo" for `jax.export`, "onnx", or "safetensors" for the weights of a restoration network
+      file_format: "stablehlo" for `jax.export`, "onnx", or "safetensors" for the weights of a restoration network
         with PyTorch's names.
       layout: Axes of images and feature maps: "nhwc", the default of StableHLO, or "nchw", that of ONNX. None for the
         default; "safetensors" takes no other.
@@ -75,30 +77,32 @@ def export(
       InputError: The model cannot be opened or exported, a file exists or cannot be written, a library is missing, or
         the exported function differs from this package by more than `parity.TOLERANCE`.
     """
-    if format == "safetensors" and layout is not None:
-        raise InputError(f"--layout requires --format stablehlo or onnx; got {format}")
+    if file_format == "safetensors" and layout is not None:
+        raise InputError(f"--layout requires --format stablehlo or onnx; got {file_format}")
     if kind_of(folder) not in ("folder", None):
         raise InputError(f"output {folder} is not a folder")
-    if format == "onnx":
+    if file_format == "onnx":
         for library in ("onnx", "onnxruntime"):
             import_extra(library)
-    layout = layout or _LAYOUTS[format]
+    layout = layout or _LAYOUTS[file_format]
     with jax.default_device(cpu()):
         functions = model_functions(trained, checkpoint)
-        paths = [folder / f"{function.name}.{format}" for function in functions]
+        paths = [folder / f"{function.name}.{file_format}" for function in functions]
         for path in paths:
             for written in (path, _description_path(path)):
                 check_output_path(written, overwrite=overwrite)
-        built = [build(function, format, layout) for function in functions]
-    files = []
+        built = [build(function, file_format, layout) for function in functions]
+    contents: dict[Path, bytes] = {}
     for path, (data, description) in zip(paths, built, strict=True):
-        write_atomically(path, functools.partial(_write, data))
-        write_json(_description_path(path), description)
-        files.append(ExportedFile(path, description))
-    return files
+        contents[path] = data
+        contents[_description_path(path)] = to_json(description, indent=2).encode()
+    write_together({path: functools.partial(_write, data) for path, data in contents.items()})
+    return [ExportedFile(path, about) for path, (_, about) in zip(paths, built, strict=True)]
 
 
-def build(function: ModelFunction, format_: Format, layout: Layout) -> tuple[bytes, dict[str, Any]]:
+def build(
+    function: ModelFunction, file_format: Format, layout: Layout
+) -> tuple[bytes, dict[str, Any]]:
     """Return an exported file and its description, after a comparison with this package.
 
     Raises:
@@ -109,21 +113,21 @@ def build(function: ModelFunction, format_: Format, layout: Layout) -> tuple[byt
     # Tracing raises the errors of networks that require fixed sizes.
     outputs = laid_out.outputs()
     details: dict[str, Any] = {}
-    if format_ == "onnx":
+    if file_format == "onnx":
         data = to_onnx(function, layout)
         run, details = run_onnx(data), {"opset": OPSET}
-    elif format_ == "stablehlo":
+    elif file_format == "stablehlo":
         data = to_stablehlo(function, layout)
         run, details = run_stablehlo(data), {"platforms": list(PLATFORMS)}
     else:
         data = to_torch_weights(function)
         run = run_torch_weights(data)
     parity = check_parity(laid_out, run)
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES[format_]}
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES[file_format]}
     return data, {
         "name": function.name,
         "task": function.task,
-        "format": format_,
+        "format": file_format,
         **details,
         "layout": layout,
         "inputs": list(map(_describe, laid_out.inputs)),

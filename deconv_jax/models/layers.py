@@ -19,7 +19,7 @@ from deconv_jax import ops
 from deconv_jax.errors import InputError, at_least, check_choice, did_you_mean
 from deconv_jax.models.normalization import KernelNorm, normalize_kernel, spectral_norm
 from deconv_jax.ops.conv import PaddingMode
-from deconv_jax.ops.conv.window import IntOrPerAxis, Padding, per_axis
+from deconv_jax.ops.conv.window import Dimension, IntOrPerAxis, Padding, per_axis
 from deconv_jax.ops.initializers import icnr, variance_scaling
 from deconv_jax.ops.upsample import UpsampleMethod
 
@@ -323,7 +323,7 @@ class Unpool(nn.Module):
     def __call__(
         self,
         y: Float[Array, "*batch_and_size channels"],
-        output_size: Sequence[int],
+        output_size: Sequence[Dimension],
         switches: Int32[Array, "*batch_and_size channels"] | None = None,
     ) -> Float[Array, "*batch_and_output_size channels"]:
         """Unpool y.

@@ -106,7 +106,7 @@ def max_pool_with_switches(
 def max_unpool(
     y: Float[Array, "*batch_and_size channels"],
     switches: Int[Array, "*batch_and_size channels"],
-    output_size: Sequence[int],
+    output_size: Sequence[Dimension],
 ) -> Float[Array, "*batch_and_output_size channels"]:
     """Add each value to the pixel at its switch: the adjoint of max pooling with these switches.
 

@@ -110,13 +110,10 @@ def _clamp(graph: Graph, equation: Any, low: Value, x: Value, high: Value) -> Va
 
 
 def _convert(graph: Graph, equation: Any, x: Value) -> Value:
-    import onnx
-
     old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
     if old == new:
         return x
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(new))
-    return Value(x.shape, x.axes, graph.emit("Cast", stored(graph, x, x.axes), to=kind))
+    return Value(x.shape, x.axes, graph.cast(stored(graph, x, x.axes), new))
 
 
 def _select(graph: Graph, equation: Any, which: Value, *cases: Value) -> Value:

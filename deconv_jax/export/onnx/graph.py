@@ -17,6 +17,13 @@ def number(dimension: Any) -> int:
     return dimension if isinstance(dimension, int) else evaluate_dimension(dimension, _PROXIES)
 
 
+def tensor_type(dtype: Any) -> int:
+    """Return ONNX's number of a dtype."""
+    import onnx
+
+    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
 class Graph:
     """Nodes in topological order. Equal nodes and equal constants are shared.
 
@@ -45,6 +52,10 @@ class Graph:
             name = self._known[key] = f"{operator.lower()}_{next(self._numbers)}"
             self.nodes.append((operator, list(inputs), [name], attributes))
         return self._known[key]
+
+    def cast(self, name: str, dtype: Any) -> str:
+        """Append the conversion of an array to another dtype, and return the output's name."""
+        return self.emit("Cast", name, to=tensor_type(dtype))
 
     def constant(self, array: np.ndarray) -> str:
         """Return the name of a constant."""
@@ -77,6 +88,10 @@ class Graph:
             return self.emit(operator, left, right)
 
         return fold_dimension(dimension, leaf, combine)
+
+    def scalar_size(self, dimension: Any) -> str:
+        """Return the name of an integer without axes, the value of a dimension."""
+        return self.emit("Squeeze", self.size(dimension), self.integers([0]))
 
     def sizes(self, dimensions: Sequence[Any]) -> str:
         """Return the name of a vector of integers, the values of dimensions."""

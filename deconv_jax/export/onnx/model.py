@@ -12,7 +12,7 @@ import numpy as np
 from deconv_jax.errors import InputError
 from deconv_jax.export.functions import ModelFunction, Port
 from deconv_jax.export.layout import Layout, with_layout
-from deconv_jax.export.onnx.graph import Graph
+from deconv_jax.export.onnx.graph import Graph, tensor_type
 from deconv_jax.export.onnx.interpreter import interpret
 from deconv_jax.export.onnx.simplify import simplify
 from deconv_jax.export.onnx.value import Value, stored
@@ -127,5 +127,4 @@ def _variables(inputs: tuple[Port, ...]) -> dict[str, tuple[str, int, int]]:
 def _value_info(port: Port) -> Any:
     import onnx
 
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
-    return onnx.helper.make_tensor_value_info(port.name, kind, port.shape)
+    return onnx.helper.make_tensor_value_info(port.name, tensor_type(port.dtype), port.shape)

@@ -19,12 +19,12 @@ def simplify(graph: Graph, outputs: list[str]) -> None:
       graph: Graph.
       outputs: Names of the outputs that are computed.
     """
-    remove_dead_nodes(graph, outputs)
+    _remove_dead_nodes(graph, outputs)
     _merge_affine_maps(graph, outputs)
-    remove_dead_nodes(graph, outputs)
+    _remove_dead_nodes(graph, outputs)
 
 
-def remove_dead_nodes(graph: Graph, outputs: list[str]) -> None:
+def _remove_dead_nodes(graph: Graph, outputs: list[str]) -> None:
     """Remove nodes and constants that no output depends on."""
     needed, kept = set(outputs), []
     for node in reversed(graph.nodes):

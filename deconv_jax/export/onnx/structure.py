@@ -68,14 +68,12 @@ def _slice(graph: Graph, equation: Any, x: Value) -> Value:
 def _part(
     graph: Graph, x: Value, starts: Sequence[Any], limits: Sequence[Any], strides: Sequence[int]
 ) -> Value:
-    axes = zip(starts, limits, strides, strict=True)
-    shape = [-(-(limit - start) // stride) for start, limit, stride in axes]
     found = _part_of_concatenation(x, starts, limits, strides)
     if found is not None:
         axis, x = found
         starts, limits = list(starts), list(limits)
         starts[axis], limits[axis] = 0, x.shape[axis]
-    return cut(graph, x, shape, starts, limits, strides)
+    return _cut(graph, x, starts, limits, strides)
 
 
 def _part_of_concatenation(
@@ -94,10 +92,9 @@ def _part_of_concatenation(
     return None
 
 
-def cut(
+def _cut(
     graph: Graph,
     x: Value,
-    shape: Sequence[Any],
     starts: Sequence[Any],
     limits: Sequence[Any],
     strides: Sequence[int],
@@ -123,15 +120,17 @@ def cut(
             graph.integers(places),
             graph.integers([strides[axis] for axis in axes]),
         )
-    return Value(tuple(shape), x.axes, content)
+    slices = zip(starts, limits, strides, strict=True)
+    shape = tuple(-(-(limit - start) // stride) for start, limit, stride in slices)
+    return Value(shape, x.axes, content)
 
 
 def _split(graph: Graph, equation: Any, x: Value) -> list[Value]:
     axis, start, parts = equation.params["axis"], 0, []
-    for variable, length in zip(equation.outvars, equation.params["sizes"], strict=True):
+    for length in equation.params["sizes"]:
         starts, limits = [0] * len(x.shape), list(x.shape)
         starts[axis], limits[axis] = start, start + length
-        parts.append(cut(graph, x, variable.aval.shape, starts, limits, [1] * len(x.shape)))
+        parts.append(_cut(graph, x, starts, limits, [1] * len(x.shape)))
         start += length
     return parts
 
@@ -157,8 +156,7 @@ def pad(graph: Graph, x: Value, sides: Sequence[tuple[Any, Any]], filling: Value
     limits = [
         n + high if number(high) < 0 else n for n, (_, high) in zip(x.shape, sides, strict=True)
     ]
-    cropped = [limit - start for limit, start in zip(limits, starts, strict=True)]
-    x = cut(graph, x, cropped, starts, limits, [1] * len(starts))
+    x = _cut(graph, x, starts, limits, [1] * len(starts))
     widths = [
         (low if number(low) > 0 else 0, high if number(high) > 0 else 0) for low, high in sides
     ]
@@ -200,22 +198,15 @@ def _gather(graph: Graph, equation: Any, x: Value, indices: Value) -> Value:
 
 
 def _iota(graph: Graph, equation: Any, *_: Value) -> Value:
-    import onnx
-
     shape, axis = equation.params["shape"], equation.params["dimension"]
     zero, one = (graph.constant(np.array(n, np.int64)) for n in (0, 1))
-    count = graph.emit("Squeeze", graph.size(shape[axis]), graph.integers([0]))
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["dtype"]))
-    values = graph.emit("Cast", graph.emit("Range", zero, count, one), to=kind)
-    return Value(shape, (axis,), values)
+    values = graph.emit("Range", zero, graph.scalar_size(shape[axis]), one)
+    return Value(shape, (axis,), graph.cast(values, equation.params["dtype"]))
 
 
 def _dim_as_value(graph: Graph, equation: Any) -> Value:
-    import onnx
-
-    size = graph.emit("Squeeze", graph.size(equation.params["dim"]), graph.integers([0]))
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))
-    return Value((), (), graph.emit("Cast", size, to=kind))
+    size = graph.scalar_size(equation.params["dim"])
+    return Value((), (), graph.cast(size, equation.outvars[0].aval.dtype))
 
 
 def _reduction(operator: str) -> Callable[..., Value]:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 from jaxtyping import Array
 
 from deconv_jax.ops.conv import lax as lax_conv
@@ -203,7 +204,10 @@ def _align(size: Dimension, taps: int, stride: int, before: int) -> tuple:
         padding = (lead, count * stride - taps - lead, 0)
         return count, blocks, count - 1 - above, cropped, padding
 
-    return min(map(aligned, range(stride)), key=lambda axis: axis[0] * axis[1])
+    candidates = list(map(aligned, range(stride)))
+    if is_symbolic_dim(size):  # Products of large images; a smaller size may have fewer otherwise.
+        return min(candidates, key=lambda axis: (axis[0], axis[3]))
+    return min(candidates, key=lambda axis: axis[0] * axis[1])
 
 
 def _overlap_add(kernel: Array, y: Array, geometry: Geometry) -> Array:
