@@ -122,14 +122,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def write_together(files: Mapping[Path, Callable[[BinaryIO], Any]]) -> None:
     """Create or replace files atomically, and only if all of them can be written.
 
-    Every file is written under a temporary name beside its path before the first one is renamed.
+    Every file is written under a temporary name beside its path before the first one is renamed. A rename that fails
+    can leave the earlier ones done.
 
     Args:
       files: Function that writes the content to a binary file, by path. Missing parent folders are created.
 
     Raises:
-      InputError: A file cannot be written, or its path exists and is not a regular file. All paths
-        are then unchanged. Other exceptions of the functions are passed on, with the paths unchanged too.
+      InputError: A file cannot be written, or its path exists and is not a regular file. Unless a rename fails, all
+        paths are then unchanged. Other exceptions of the functions are passed on, with the paths unchanged too.
     """
     for path in files:
         check_output_path(path, overwrite=True)

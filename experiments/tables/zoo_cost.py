@@ -1,4 +1,4 @@
-"""Quality and cost of the named models with final weights.
+"""Quality and cost of the named models.
 
   deconv-jax tables zoo_cost
   pip install -e '.[bench]' && python experiments/tables/zoo_cost.py   # draws docs/zoo_cost.png
@@ -9,7 +9,7 @@ per pixel of the input or of the output, whichever has more: of a codec its whol
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,9 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def render(records: Records) -> str:
-    """Return a row for each model with final weights."""
+    """Return a row for each model."""
     rows = []
-    for name, (card, record) in final_models(records).items():
+    for name, card, record in _models(records):
         where, metric, value, _ = figure_cells(card["figures"][0])
         numbers = ["", "", ""]
         if record is not None:
@@ -91,25 +91,18 @@ def render(records: Records) -> str:
     )
 
 
-def final_models(
+def _models(
     records: Records,
-) -> dict[str, tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
-    """Return card and record of each model with a whole training from a clean commit.
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]]:
+    """Yield name, card and record of each model.
 
     The record is None if the cost of the present network is not recorded.
     """
-    found = {}
     for name in zoo.names():
-        card = zoo.card(name)
-        training, planned = card["training"], card["config"]["training"]["num_steps"]
-        interim = training["steps"] < planned or card["figures"][0]["metric"] == "none"
-        if interim or training["uncommitted_changes"]:
-            continue
-        record = records.get(name)
+        card, record = zoo.card(name), records.get(name)
         if record is not None and record["network"] != card["config"]["task"]:
             record = None
-        found[name] = card, record
-    return found
+        yield name, card, record
 
 
 def draw(records: Records, path: Path) -> None:
@@ -117,7 +110,7 @@ def draw(records: Records, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plots: dict[str, list[tuple[str, float, float]]] = {}
-    for name, (card, record) in final_models(records).items():
+    for name, card, record in _models(records):
         if record is not None:
             figure = card["figures"][0]
             where = ", ".join(filter(None, (figure["data"], figure["setting"])))

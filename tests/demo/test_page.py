@@ -103,6 +103,13 @@ def restore(page, operation, sigma=None):
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
+def doubled(page):
+    """Enlarge the opened image twice, and return the download's name, format and size."""
+    name, result = restore(page, "sr-2")
+    image = Image.open(io.BytesIO(result))
+    return name, image.format, image.size
+
+
 def command(tmp_path, name, data, *words):
     """Return the pixels of `deconv-jax restore`."""
     source, output = tmp_path / name, tmp_path / "restored.png"
@@ -157,10 +164,7 @@ def test_jpeg_stays_jpeg_and_is_turned_upright(page):
     exif[0x0112] = 6
     open_file(page, "photo.jpeg", encoded(photo(40, 60), "jpg", exif=exif))
     assert "40 \N{MULTIPLICATION SIGN} 60 pixels" in page.inner_text("#about")
-    name, result = restore(page, "sr-2")
-    assert name == "photo.restored.jpg"
-    image = Image.open(io.BytesIO(result))
-    assert (image.format, image.size) == ("JPEG", (80, 120))
+    assert doubled(page) == ("photo.restored.jpg", "JPEG", (80, 120))
 
 
 def test_pasted_webp_stays_webp(page):
@@ -176,10 +180,7 @@ def test_pasted_webp_stays_webp(page):
     )
     page.wait_for_selector("#work:not([hidden])")
     assert "with transparency" in page.inner_text("#about")
-    name, result = restore(page, "sr-2")
-    assert name == "drawing.restored.webp"
-    image = Image.open(io.BytesIO(result))
-    assert (image.format, image.size) == ("WEBP", (80, 60))
+    assert doubled(page) == ("drawing.restored.webp", "WEBP", (80, 60))
 
 
 def test_digits_are_recognized_and_projected(page):

@@ -1,14 +1,14 @@
 // Images of a generator: a class picker, two sliders and a walk.
 import { toImage } from "./image.js";
-import { Network } from "./network.js";
+import { LazyNetwork } from "./network.js";
 import { newSeed, normals } from "./random.js";
 
 const $ = (id) => document.getElementById(id);
 
 // Start the section; the model is loaded when something in it is used.
 export function startDigits(model, choice, words) {
+  const lazy = new LazyNetwork(model, $("digit-status"), words);
   let seed = 21;
-  let network = null;
   let busy = false;
   let again = false;
   let timer = 0;
@@ -33,13 +33,7 @@ export function startDigits(model, choice, words) {
   async function draw() {
     if (busy) { again = true; return; }
     busy = true;
-    try {
-      if (!network) {
-        $("digit-status").textContent = "Loading the model…";
-        network = new Network();
-        await network.ask("open", { model, backend: "wasm" });
-        $("digit-status").textContent = "";
-      }
+    const drawn = await lazy.use(async (network) => {
       do {
         again = false;
         const label = document.querySelector("input[name=digit]:checked")?.value;
@@ -50,14 +44,9 @@ export function startDigits(model, choice, words) {
         $("digit").setAttribute("aria-label", label ? `Generated image of class ${label}` : "Generated image");
         $("frame").classList.remove("empty");
       } while (again);
-    } catch (error) {
-      network?.close();
-      network = null;
-      stopWalk();
-      $("digit-status").textContent = words(error);
-    } finally {
-      busy = false;
-    }
+    });
+    if (!drawn) stopWalk();
+    busy = false;
   }
 
   function stopWalk() {
@@ -84,8 +73,8 @@ export function startDigits(model, choice, words) {
   $("digit-form").addEventListener("submit", (event) => event.preventDefault());
   $("draw").addEventListener("click", async () => {
     await draw();
-    if (network) $("another").focus();
+    if (lazy.isOpen) $("another").focus();
   });
-  $("another").addEventListener("click", () => { if (network) seed = newSeed(); draw(); });
+  $("another").addEventListener("click", () => { if (lazy.isOpen) seed = newSeed(); draw(); });
   $("walk").addEventListener("click", walk);
 }

@@ -1,5 +1,5 @@
 // A classifier of drawn digits: its probabilities, and deconvnet projections of a class and of the strongest units.
-import { Network } from "./network.js";
+import { LazyNetwork } from "./network.js";
 import { STROKES } from "./strokes.js";
 
 const PAD = 280;
@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 export function startInside(model, words) {
   const [height, width] = model.shape;
   const context = $("pad").getContext("2d", { willReadFrequently: true });
-  let network = null;
+  const lazy = new LazyNetwork(model, $("inside-status"), words);
   let busy = false;
   let again = false;
   let chosen = null;  // class to project; null for the most probable one
@@ -64,12 +64,8 @@ export function startInside(model, words) {
   async function look() {
     if (busy) { again = true; return; }
     busy = true;
-    try {
-      if (!network) {
-        $("inside-status").textContent = "Loading the model…";
-        network = new Network();
-        await network.ask("open", { model, backend: "wasm" });
-      }
+    await lazy.use(async (network) => {
+      const run = (data, index) => network.ask("run", { feeds: feeds(data, index) });
       do {
         again = false;
         const data = image();
@@ -80,21 +76,15 @@ export function startInside(model, words) {
         if (image()) show(found, best);
         last = best;
       } while (again);
-    } catch (error) {
-      network?.close();
-      network = null;
-      $("inside-status").textContent = words(error);
-    } finally {
-      busy = false;
-    }
+    });
+    busy = false;
   }
 
-  function run(data, index) {
-    const feeds = {
+  function feeds(data, index) {
+    return {
       image: { type: "float32", data, dims: [1, 1, height, width] },
       class: { type: "int32", data: Int32Array.of(index), dims: [1] },
     };
-    return network.ask("run", { feeds });
   }
 
   function show(found, best) {

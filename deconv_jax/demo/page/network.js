@@ -36,6 +36,39 @@ export class Network {
   }
 }
 
+// A network that is opened at its first use, in one worker on the CPU. `status` is the element that says so.
+export class LazyNetwork {
+  #model; #status; #words;
+  #network = null;
+
+  constructor(model, status, words) {
+    [this.#model, this.#status, this.#words] = [model, status, words];
+  }
+
+  get isOpen() {
+    return this.#network !== null;
+  }
+
+  // Call `work` with the network, and return whether it succeeds. After an error, the next use opens the network again.
+  async use(work) {
+    try {
+      if (!this.#network) {
+        this.#status.textContent = "Loading the model…";
+        this.#network = new Network();
+        await this.#network.ask("open", { model: this.#model, backend: "wasm" });
+        this.#status.textContent = "";
+      }
+      await work(this.#network);
+      return true;
+    } catch (error) {
+      this.#network?.close();
+      this.#network = null;
+      this.#status.textContent = this.#words(error);
+      return false;
+    }
+  }
+}
+
 // Open a model in one worker for a GPU, or in one for each core, at most four. The backend "wasm" excludes GPUs.
 export async function openPool(model, signal, backend) {
   const pool = [new Network()];

@@ -1,14 +1,14 @@
 // A brick wall of the size of its frame.
 import { toImage } from "./image.js";
-import { Network } from "./network.js";
+import { LazyNetwork } from "./network.js";
 import { newSeed, normal, normals } from "./random.js";
 
 const MAX_CELLS = 96;
 const $ = (id) => document.getElementById(id);
 
 export function startTexture(model, words) {
+  const lazy = new LazyNetwork(model, $("texture-status"), words);
   let seed = 5;
-  let network = null;
   let busy = false;
   let drawn = "";
 
@@ -29,12 +29,7 @@ export function startTexture(model, words) {
     const wanted = `${seed} ${sides}`;
     if (busy || wanted === drawn || !sides[0]) return;
     busy = true;
-    try {
-      if (!network) {
-        $("texture-status").textContent = "Loading the model…";
-        network = new Network();
-        await network.ask("open", { model, backend: "wasm" });
-      }
+    await lazy.use(async (network) => {
       const [columns, rows] = sides;
       const feeds = {
         local: { type: "float32", data: grid(columns, rows), dims: [1, model.local, rows, columns] },
@@ -43,15 +38,9 @@ export function startTexture(model, words) {
       };
       const { image } = await network.ask("run", { feeds });
       await paint(toImage(image));
-      drawn = wanted;
-    } catch (error) {
-      network?.close();
-      network = null;
-      drawn = wanted;  // not again until something changes
-      $("texture-status").textContent = words(error);
-    } finally {
-      busy = false;
-    }
+    });
+    drawn = wanted;  // After an error, not again until something changes.
+    busy = false;
     draw();
   }
 
@@ -68,7 +57,7 @@ export function startTexture(model, words) {
   }
 
   $("texture-new").addEventListener("click", () => {
-    if (network) seed = newSeed();
+    if (lazy.isOpen) seed = newSeed();
     $("wall").hidden = false;
     $("texture-new").textContent = "Grow another";
     draw();

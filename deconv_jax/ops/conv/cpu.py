@@ -205,7 +205,7 @@ def _align(size: Dimension, taps: int, stride: int, before: int) -> tuple:
         return count, blocks, count - 1 - above, cropped, padding
 
     candidates = list(map(aligned, range(stride)))
-    if is_symbolic_dim(size):  # Products of large images; a smaller size may have fewer otherwise.
+    if is_symbolic_dim(size):  # An unknown size counts as large: taps first, then cropped pixels.
         return min(candidates, key=lambda axis: (axis[0], axis[3]))
     return min(candidates, key=lambda axis: axis[0] * axis[1])
 
