@@ -13,8 +13,8 @@ list the named models, or print the card of one
   deconv-jax models denoise-color
 
 The list has the name, the task, the size of the weights, the first figure of the card, the licence
-of the weights and the start of their SHA-256. A name of a family in parentheses, such as (denoise),
-stands for its variants: commands select one by the number of channels or the scale.
+of the weights and the start of their SHA-256. The name of a family, such as denoise, stands for its
+variants: commands select one by the number of channels or the scale.
 """
 
 
