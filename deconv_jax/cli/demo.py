@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,11 @@ def _demo(arguments: argparse.Namespace) -> int:
         models = named_models(without=None if run is None else run.section)
         contents = page_contents(models, runtime_files(folder), run=run, run_name=name)
         server = stack.enter_context(PageServer(contents))
-        print(f"open {server.address} in a browser; Ctrl-C stops the server", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
+            # SIGTERM has to remove the temporary folder, too, and jobs in the background ignore SIGINT.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
+            print(f"open {server.address} in a browser; Ctrl-C stops the server", flush=True)
             server.serve_forever()
         print("stopped")
     return 0

@@ -253,8 +253,13 @@ def test_checkpoint_requires_a_run(capsys):
 
 
 @pytest.mark.slow
-def test_command_serves_until_ctrl_c(command, ended, runtime):
-    process = command("demo", "--runtime", runtime)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_serves_until_it_is_stopped(command, ended, runtime, number):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job in the background
+    try:
+        process = command("demo", "--runtime", runtime)
+    finally:
+        signal.signal(signal.SIGINT, before)
     line = process.stdout.readline()
     assert line.startswith("open http://127.0.0.1:"), line
     port = int(line.split(":")[2].split("/")[0])
@@ -262,5 +267,5 @@ def test_command_serves_until_ctrl_c(command, ended, runtime):
     connection.request("GET", "/manifest.json")
     assert b'"documentation": false' in connection.getresponse().read()
     connection.close()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert ended(process) == (0, "stopped\n", "")
