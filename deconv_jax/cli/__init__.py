@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,12 @@ from deconv_jax.cli import (
     visualize,
 )
 from deconv_jax.cli.config import load_config
-from deconv_jax.cli.exit_codes import EXIT_INPUT_ERROR, EXIT_INTERRUPTED, EXIT_KEYBOARD
+from deconv_jax.cli.exit_codes import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INPUT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_KEYBOARD,
+)
 from deconv_jax.cli.process import configure_output
 from deconv_jax.errors import InputError, closest_match, did_you_mean, escape_unprintable
 
@@ -46,12 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0 for success; 1 if some files failed or a check found differences; 2 for invalid input; 75 if
-      training was stopped and saved; 130 after Ctrl-C.
+      training was stopped and saved; 130 after Ctrl-C; 141 if the reader of the output closed it.
     """
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     configure_output()
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python flushes again at exit, and would report the same error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except InputError as error:
         # Split before escaping: a list in a message has indented lines, a file name may have line ends.
         lines = map(escape_unprintable, f"deconv-jax: error: {error}".split("\n  "))

@@ -11,3 +11,6 @@ EXIT_INTERRUPTED = 75
 
 EXIT_KEYBOARD = 130
 """Ctrl-C outside of training."""
+
+EXIT_BROKEN_PIPE = 141
+"""The reader of the output, such as `head`, closed it; 128 plus the number of SIGPIPE, as in a shell."""

@@ -137,7 +137,7 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         default=None,
         help="draw textures whose opposite borders fit together; width and height must be multiples of the "
-        "generator's stride",
+        "generator's stride, 16 for the model brick",
     )
     generate.add_argument(
         "--blend",
@@ -280,7 +280,9 @@ def _print_seams(batches: Iterable[Any]) -> Iterator[Any]:
     for images in batches:
         for image in images:
             across, down = (seam_energy(image, axis) for axis in (1, 0))
-            print(f"gradient energy at the seam / inside: {across:.3f} in x, {down:.3f} in y")
+            print(
+                f"gradient energy at the seam / inside, 1 without a seam: {across:.3f} in x, {down:.3f} in y"
+            )
         yield images
 
 

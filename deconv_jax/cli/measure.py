@@ -133,7 +133,8 @@ def _measure_pairs(
         rows = measure_pairs(protocol, pairs, show, report, bar.show)
     if unmatched:
         lines = "\n  ".join(map(escape_unprintable, unmatched))
-        print(f"deconv-jax: {len(unmatched)} files not matched:\n  {lines}", file=sys.stderr)
+        files = "file" if len(unmatched) == 1 else "files"
+        print(f"deconv-jax: {len(unmatched)} {files} not matched:\n  {lines}", file=sys.stderr)
     if errors:
         print(f"deconv-jax: {len(errors)} of {len(pairs)} pairs were not measured", file=sys.stderr)
     described = f"{protocol.describe()}; {MS_SSIM_PROTOCOL}"

@@ -53,6 +53,16 @@ def rgb_to_y(images: Float[Array, "*batch 3"]) -> Float[Array, "*batch 1"]:
     return _mix(images, _STUDIO[:1] / 255) + 16 / 255
 
 
+def gray_to_y(images: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Convert gray in [0, 1] to Y, in [16/255, 235/255], as `rgb_to_y` converts three equal channels."""
+    return (219 * images + 16) / 255
+
+
+def y_to_gray(images: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Convert Y to gray without clipping; invert `gray_to_y`."""
+    return (255 * images - 16) / 219
+
+
 def rgb_to_y_uint8(images: RGBUInt8) -> GrayUInt8:
     """Convert 8-bit RGB to 8-bit Y from 16 to 235, as MATLAB's `rgb2ycbcr` of uint8 does.
 

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -43,6 +45,14 @@ def test_version_is_that_of_the_package(capsys):
     assert stop.value.code == 0
     version = importlib.metadata.version("deconv_jax")
     assert capsys.readouterr().out == f"deconv-jax {version}\n"
+
+
+def test_closed_output_ends_the_command_quietly():
+    command = [sys.executable, "-m", "deconv_jax.cli", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 COMMANDS = (

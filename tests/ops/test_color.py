@@ -9,10 +9,12 @@ import skimage.color
 from PIL import Image
 
 from deconv_jax.ops.color import (
+    gray_to_y,
     rgb_to_gray_uint8,
     rgb_to_y,
     rgb_to_y_uint8,
     rgb_to_ycbcr,
+    y_to_gray,
     ycbcr_to_rgb,
 )
 
@@ -41,7 +43,8 @@ def test_gray_has_no_chroma_and_keeps_its_luma():
     levels = jnp.linspace(0, 1, 7).reshape(7, 1)
     gray = jnp.concatenate([levels] * 3, axis=1)
     np.testing.assert_allclose(rgb_to_ycbcr(gray)[:, 1:], 128 / 255, atol=1e-6)
-    np.testing.assert_allclose(rgb_to_y(gray), (16 + 219 * levels) / 255, atol=1e-6)
+    np.testing.assert_allclose(rgb_to_y(gray), gray_to_y(levels), atol=1e-6)
+    np.testing.assert_allclose(y_to_gray(gray_to_y(levels)), levels, atol=1e-6)
 
 
 def rounded(value):

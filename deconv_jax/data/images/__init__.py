@@ -28,7 +28,7 @@ Note:
   each byte, and most TIFF files by tifffile.
 """
 
-from deconv_jax.data.images.image_file import FORMATS, MAX_PIXELS, Color, ImageFile
+from deconv_jax.data.images.image_file import FORMATS, LOSSY_FORMATS, MAX_PIXELS, Color, ImageFile
 from deconv_jax.data.images.listing import (
     SKIPPED_HIDDEN,
     SKIPPED_LINK,
@@ -44,6 +44,7 @@ from deconv_jax.data.images.write import JPEG_QUALITY, write_image
 __all__ = [
     "FORMATS",
     "JPEG_QUALITY",
+    "LOSSY_FORMATS",
     "MAX_PIXELS",
     "SKIPPED_HIDDEN",
     "SKIPPED_LINK",

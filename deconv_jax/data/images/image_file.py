@@ -28,6 +28,9 @@ FORMATS = {
 }
 """Formats by file suffix in lower case."""
 
+LOSSY_FORMATS = ("AVIF", "HEIF", "JPEG")
+"""Formats that `write_image` encodes with losses beyond rounding."""
+
 MAX_PIXELS = 250_000_000
 """Default limit of height times width, above which a file is not decoded."""
 

@@ -32,6 +32,8 @@ function mix(planes, matrix, shift, offset) {
 // YCbCr of BT.601 in studio range.
 export const rgbToYcbcr = (planes) => mix(planes, STUDIO, [0, 0, 0], OFFSETS);
 export const ycbcrToRgb = (planes) => mix(planes, INVERSE, OFFSETS, [0, 0, 0]);
+const grayToY = (plane) => plane.map((value) => (219 * value + 16) / 255);
+const yToGray = (plane) => plane.map((value) => (255 * value - 16) / 219);
 
 // Return some channels of an image as planes. The image is extended to the given size by mirroring.
 export function toPlanes(rgba, width, height, channels, outWidth, outHeight) {
@@ -104,11 +106,13 @@ export async function restoreTile(network, { rgba, width, height, outer, valid, 
   if (gray && channels === 3) {
     const [r, g, b] = await network(planesOf([0, 0, 0]), w, h, Math.sqrt(3));
     restored = [r.map((value, i) => (value + g[i] + b[i]) / 3)];
-  } else if (gray || channels === 3) {
-    restored = await network(planesOf(gray ? [0] : [0, 1, 2]), w, h);
+  } else if (channels === 3) {
+    restored = await network(planesOf([0, 1, 2]), w, h);
   } else if (scale === 1) {
     restored = [];
-    for (const plane of planesOf([0, 1, 2])) restored.push(...(await network([plane], w, h)));
+    for (const plane of planesOf(gray ? [0] : [0, 1, 2])) restored.push(...(await network([plane], w, h)));
+  } else if (gray) {
+    restored = (await network(planesOf([0]).map(grayToY), w, h)).map(yToGray);
   } else {
     const [luma, ...chroma] = rgbToYcbcr(planesOf([0, 1, 2]));
     const [large] = await network([luma], w, h);

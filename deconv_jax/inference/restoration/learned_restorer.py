@@ -8,6 +8,7 @@ adapted by the usual conventions:
                                        a noise level is multiplied by sqrt(3)
     color    1 channel, scale 1        restore each channel separately
     color    1 channel, scale > 1      luma (Y of BT.601) by the network, chroma by bicubic enlargement
+    gray     1 channel, scale > 1      converted to the range of Y, 16 to 235 of 255, and back
 
 The noise of three equal channels is sqrt(3) times as strong in their mean as independent noise, which
 a color network is trained on. Without the factor, it would leave most of the noise.
@@ -45,7 +46,7 @@ from deconv_jax.inference.tiling import (
 )
 from deconv_jax.models.interfaces import RestorationModel
 from deconv_jax.models.receptive_field import ReceptiveField, ReceptiveFieldTracker
-from deconv_jax.ops.color import rgb_to_ycbcr, ycbcr_to_rgb
+from deconv_jax.ops.color import gray_to_y, rgb_to_ycbcr, y_to_gray, ycbcr_to_rgb
 from deconv_jax.training.state import Precision, Tree
 from deconv_jax.training.step import apply_model
 
@@ -205,12 +206,14 @@ class LearnedRestorer:
           InputError: The output is not finite, or the image is empty.
         """
         sigma *= self.strength
-        if pixels.shape[-1] < self._interface.channels:
+        repeated = pixels.shape[-1] < self._interface.channels
+        if repeated:
             sigma *= GRAY_NOISE_FACTOR
         low, high = self.trained_sigmas or (0.0, math.inf)
         if not low <= sigma <= high:
+            factor = ", sqrt(3) times that of the gray image," if repeated else ""
             progress.on_note(
-                f"noise level {sigma:.1f} is outside the training range, {low:g} to {high:g}"
+                f"noise level {sigma:.1f}{factor} is outside the training range, {low:g} to {high:g}"
             )
         return self._restore(pixels, jnp.float32(sigma / 255.0), progress)
 
@@ -300,8 +303,10 @@ def _restore_tile(
     """Apply a network to a tile with any channels, as in the table of the module's docstring."""
     network = functools.partial(apply_at_noise_level, model, variables, level, precision=precision)
     interface = cast(RestorationModel, model)
-    if interface.scale == 1 or images.shape[-1] <= interface.channels:
+    if interface.scale == 1 or interface.channels == 3:
         return adapt_channels(network, interface.channels, images)
+    if images.shape[-1] == 1:
+        return y_to_gray(network(gray_to_y(images)))
     ycbcr = rgb_to_ycbcr(images)
     chroma = ops.imresize(ycbcr[..., 1:], interface.scale)
     return ycbcr_to_rgb(jnp.concatenate([network(ycbcr[..., :1]), chroma], axis=-1))

@@ -3,8 +3,9 @@
 Videos are recognized by their suffix, and only restored.
 
 A file that fails does not stop the others: its error goes to stderr, results and metrics go to
-stdout. Results are measured in memory, before they are rounded to the bit depth of their file; the
-protocol rounds to 8 bits itself. A result that cannot be measured is still written.
+stdout. Results in a lossy format, such as JPEG, are measured as their file has them. Others are
+measured in memory, before they are rounded to the bit depth of their file; the protocol rounds to
+8 bits itself. A result that cannot be measured is still written.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from deconv_jax.data.images import FORMATS, read_image, write_image
+from deconv_jax.data.images import FORMATS, LOSSY_FORMATS, read_image, write_image
 from deconv_jax.errors import InputError
 from deconv_jax.inference.image_files import Job
 from deconv_jax.inference.memory import catch_out_of_memory
@@ -228,6 +229,8 @@ def restore_file(
         resized = restored.shape != image.pixels.shape
         if resized and (job.reference or job.comparison) is not None:
             views[BICUBIC] = resize(image.pixels, size, wrap)
+        if job.reference is not None and FORMATS[job.output.suffix.lower()] in LOSSY_FORMATS:
+            restored = read_image(job.output).pixels[..., : restored.shape[-1]]
         views["restored"] = restored
         rows: dict[str, ImageScore] = {}
         measurement_error = None

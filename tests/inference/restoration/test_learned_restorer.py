@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,10 +89,18 @@ def test_gray_network_enlarges_luma_and_chroma_is_bicubic(random_variables, draw
     image = draw(9, 8, 3)
     ycbcr = np.asarray(rgb_to_ycbcr(jnp.asarray(image)))
     restored = np.asarray(rgb_to_ycbcr(jnp.asarray(restorer(image, SILENT))))
-    luma = restorer(ycbcr[..., :1], SILENT)
+    luma = model.apply(jax.device_put(restorer.variables), jnp.asarray(ycbcr)[None, ..., :1])[0]
     np.testing.assert_allclose(restored[..., :1], luma, atol=1e-5)
     chroma = np.asarray(ops.imresize(jnp.asarray(ycbcr[..., 1:]), 2))
     np.testing.assert_allclose(restored[..., 1:], chroma, atol=1e-5)
+
+
+def test_gray_image_is_enlarged_as_three_equal_channels(random_variables, draw):
+    model = MODELS["espcn"](scale=2, features=(4, 4))
+    restorer = LearnedRestorer(model, random_variables(model, 1))
+    image = draw(9, 8, 1)
+    color = restorer(np.repeat(image, 3, axis=-1), SILENT)
+    np.testing.assert_allclose(np.repeat(restorer(image, SILENT), 3, axis=-1), color, atol=1e-5)
 
 
 @pytest.mark.slow
