@@ -105,7 +105,9 @@ def _compress(arguments: argparse.Namespace) -> int:
         error = image.astype(np.int16) - _naming(source, codec.decompress, data)
         psnr = psnr_from_mse(np.mean(np.square(error, dtype=np.int32)) / 255.0**2)
         write_atomically(output, lambda file: file.write(data))
-        notes = f" ({', '.join(conversions)})" if conversions else ""
+        larger = ["larger than its source"] if len(data) > source.stat().st_size else []
+        remarks = ", ".join([*conversions, *larger])
+        notes = f" ({remarks})" if remarks else ""
         rate = 8 * len(data) / (image.shape[0] * image.shape[1])
         return f"{len(data):,} bytes, {rate:.3f} bits/pixel, PSNR {psnr:.2f} dB{notes}"
 
