@@ -24,6 +24,7 @@ NAMES = (
     "checkpointing",
     "codec_speed",
     "compiler_options",
+    "demo_page",
     "gan_step",
     "input_path",
     "loops",
@@ -270,9 +271,32 @@ def _stopping(records: Records) -> str:
     )
 
 
+def _demo_page(records: Records) -> str:
+    """Return a row for each operation: seconds of the page and of Python; and bytes and seconds until then."""
+    record = records["demo_page"]
+    medians, ratios, sizes = record["median_ms"], record["time_ratios"], record["bytes"]
+    rows = []
+    for model, load in record["model_load_ms"].items():
+        page, *others = (name for name in medians if name.startswith(f"{model}: "))
+        row = [f"`{model}`", f"{sizes[model] / 1e6:.2f} MB", f"{load / 1e3:.1f} s"]
+        row.append(f"**{medians[page] / 1e3:.1f} s**")
+        for other in others:
+            row.append(f"{medians[other] / 1e3:.1f} s ({ratios[f'{page} / {other}']:.2g})")
+        rows.append(row)
+    header = "model | file | loading it and ONNX Runtime | page | `deconv-jax restore` | ONNX Runtime in Python"
+    return (
+        f"{_sentence(record['measured'])}; in parentheses: how many times as long the page takes.\n\n"
+        f"{markdown(header, rows, record)}\n\n"
+        f"The page itself has {sizes['page'] / 1e6:.2f} MB and is ready after {medians['first load'] / 1e3:.1f} s. "
+        f"ONNX Runtime has {sizes['runtime'] / 1e6:.1f} MB, and is loaded with the first model.\n\n"
+        f"{protocol_sentence(record)}"
+    )
+
+
 _SAVED, _ENDED = ", to the checkpoint", ", to the end"
 
 VIEWS = {
+    "demo_page": _demo_page,
     "feeding": _feeding,
     "stopping": _stopping,
     "operators": _operators,
