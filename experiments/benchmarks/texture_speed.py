@@ -1,7 +1,7 @@
 """Frames per second of a walk through the latents of a texture, on the CPU and at most on accelerators.
 
 The generator is that of `experiments/synthesis/texture.py`, untrained; its speed does not depend on the weights. A
-frame is the grid of a latent, the tileable texture of the grid, and its copy in host memory, uint8.
+frame is the grid of a latent of the walk, the tileable texture of the grid, and its copy in host memory, uint8.
 
   python experiments/benchmarks/texture_speed.py
 """
@@ -23,7 +23,7 @@ from deconv_jax.inference.generation.texture import draw_textures, texture_task
 from deconv_jax.tasks import GAN
 
 SIDES = (256, 512)
-FRAMES = 4
+FRAMES = 30
 
 
 def main() -> None:
@@ -33,7 +33,9 @@ def main() -> None:
     task = Experiment.from_dict(config).task
     tasks = {side: texture_task(task, (side, side), tileable=True) for side in SIDES}
     candidates = {
-        f"{side} x {side} pixels, {FRAMES} frames": functools.partial(draw_walk, of_side)
+        f"{side} x {side} pixels, {FRAMES} frames": functools.partial(
+            draw, of_side, variables_of(of_side), walk_of(of_side)
+        )
         for side, of_side in tasks.items()
     }
     times = time_in_turns(candidates, rounds=arguments.rounds, calls=1)
@@ -53,14 +55,17 @@ def main() -> None:
     )
 
 
-def draw_walk(task: GAN) -> None:
-    """Draw the first frames of a walk."""
-    walk = latent_walk(latents_from_seed(2, task.latent_dim, seed=0), FRAMES)[:FRAMES]
-    for _ in draw_textures(task, variables_of(task), walk):
+def draw(task: GAN, variables: Any, walk: np.ndarray) -> None:
+    """Draw the frames of a walk."""
+    for _ in draw_textures(task, variables, walk):
         pass
 
 
-@functools.cache
+def walk_of(task: GAN) -> np.ndarray:
+    """Return the latents of the first frames of a walk."""
+    return latent_walk(latents_from_seed(2, task.latent_dim, seed=0), FRAMES)[:FRAMES]
+
+
 def variables_of(task: GAN) -> Any:
     """Return initial variables of a generator."""
     return task.generator.init(jax.random.key(0), jnp.zeros((1, task.latent_dim)))

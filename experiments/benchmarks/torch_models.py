@@ -47,6 +47,8 @@ class TorchFFDNet(torch.nn.Module):
 class TorchTransforms(torch.nn.Module):
     """PyTorch version of the analysis and synthesis transforms of a codec at its first level."""
 
+    PARTS = ("down", "up")
+    """First words of the names of its part of the weights."""
     STEPS = 40.0
 
     def __init__(self, model: models.FactorizedCodec, params: Any):
@@ -133,6 +135,38 @@ class TorchConditionalGenerator(torch.nn.Module):
         layers: Layers = {self.to_map: params["Dense_0"]}
         layers |= {norm: params[f"ConditionalNorm_{i}"] for i, norm in enumerate(self.norms)}
         return layers | {rise: params[f"Upsample_{i}"] for i, rise in enumerate(self.rises)}
+
+
+class TorchTexture(torch.nn.Module):
+    """PyTorch version of the decoder of a `TextureGenerator` with resizing and batch normalization."""
+
+    PARTS = ("decoder",)
+    """First words of the names of its part of the weights."""
+
+    def __init__(self, model: models.TextureGenerator, inputs: int):
+        """Make the layers for a grid with `inputs` numbers in each cell."""
+        super().__init__()
+        hidden = [model.width * 2**i for i in reversed(range(model.stages))]
+        self.first = torch.nn.Conv2d(inputs, hidden[0], 1, bias=False)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(n, eps=1e-5) for n in hidden)
+        self.convs = torch.nn.ModuleList(
+            torch.nn.Conv2d(a, b, 3, bias=False) for a, b in itertools.pairwise(hidden)
+        )
+        self.convs.append(torch.nn.Conv2d(hidden[-1], model.image_shape[-1], 3))
+
+    def forward(self, grid: torch.Tensor) -> torch.Tensor:
+        """Decode a grid with a margin of one cell to an image in [0, 1]."""
+        x = self.first(grid)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = conv(functional.interpolate(norm(x).relu_(), scale_factor=2))
+        return 0.5 * (torch.tanh(x[:, :, 1:-1, 1:-1]) + 1.0)
+
+    def layers_of(self, params: Any) -> Layers:
+        """Return the part of a `TextureGenerator`'s weights that belongs to each layer."""
+        params = params["decoder"]
+        layers: Layers = {self.first: params["Conv_0"]}
+        layers |= {norm: params[f"Norm_{i}"]["BatchNorm_0"] for i, norm in enumerate(self.norms)}
+        return layers | {conv: params[f"Upsample_{i}"] for i, conv in enumerate(self.convs)}
 
 
 class TorchVAE(torch.nn.Module):

@@ -2,7 +2,8 @@
 
 The networks run on about a quarter of a megapixel, in float32 on the CPU, after both got the model's weights and
 their outputs were compared. Restoration networks and the codec get one image, the others a batch. The codec's part is
-its two transforms without the entropy coder, the GANs' the generator, and the VAE's the encoder and the decoder.
+its two transforms without the entropy coder, the GANs' the generator, the texture's the decoder of a grid, and the
+VAE's the encoder and the decoder.
 
   python experiments/benchmarks/zoo_speed.py
 """
@@ -23,6 +24,7 @@ from torch_models import (
     ConditionalNorm,
     TorchConditionalGenerator,
     TorchFFDNet,
+    TorchTexture,
     TorchTransforms,
     TorchVAE,
 )
@@ -99,6 +101,14 @@ def case_of(model: zoo.ZooModel) -> Case:
         latents = random.standard_normal((count, network.latent_dim)).astype(np.float32)
         labels = random.integers(0, network.num_classes, count, np.int32)
         return Case(network.apply, TorchConditionalGenerator(network, params), [latents, labels])
+    if isinstance(network, models.TextureGenerator):
+        cells = SIDE // network.stride + 2 * network.margin
+        shape = (1, cells, cells, network.local_dim + network.global_dim + network.periodic_dim)
+        return Case(
+            lambda variables, x: network.apply(variables, x, method="decode"),
+            TorchTexture(network, shape[-1]),
+            [random.standard_normal(shape).astype(np.float32)],
+        )
     if isinstance(network, models.FactorizedCodec):
         return Case(
             lambda variables, x: network.apply(variables, x, method=_transforms),
@@ -150,9 +160,8 @@ def candidates_of(model: zoo.ZooModel, case: Case) -> tuple[dict[str, Callable[[
     """
     params, net = model.variables["params"], case.net.to(memory_format=torch.channels_last).eval()
     layers = net.layers_of(merge(params, model.variables["batch_stats"]))  # type: ignore[operator]
-    if isinstance(net, TorchTransforms):
-        names = ("down", "up")
-        params = {name: part for name, part in params.items() if name.startswith(names)}
+    if isinstance(net, TorchTransforms | TorchTexture):
+        params = {name: part for name, part in params.items() if name.startswith(net.PARTS)}
     copy_weights(net, params, layers)
     copy_statistics(layers)
     variables = jax.device_put(model.variables)
