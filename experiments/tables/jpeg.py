@@ -4,8 +4,7 @@
 
 Five gray images are compressed at qualities 10 to 40 by this package's JPEG, which equals Pillow's exactly. DnCNN-3
 has the weights that its authors published, one network of twenty layers for all qualities, for noise and for
-super-resolution. The networks trained here are a DnCNN of eight layers for quality 10 and `jpeg-gray`, a named model
-for all qualities, trained as long as their rows say.
+super-resolution. `jpeg-gray` is a named model for all qualities, trained as long as its row says.
 """
 
 import functools
@@ -23,9 +22,6 @@ from _common import (
     named_title,
     protocol_line,
     published_restorer,
-    tiled_restorer,
-    trained,
-    training_summary,
 )
 
 from deconv_jax.data.degradations import Jpeg
@@ -36,7 +32,6 @@ from deconv_jax.tables import linked, markdown
 VERSION = 1
 QUALITIES = (10, 20, 30, 40)
 NAMED = "jpeg-gray"
-CONFIG = "jpeg.py:quality=10,depth=8,steps=1600,batch=16"
 
 SOURCE = "The papers' figures are quoted from the repository of DnCNN's authors."
 PAPER = {
@@ -49,12 +44,6 @@ PAPER = {
 def _measure(data: Path, *, quality: int, restore: Restore = lambda image: image) -> dict[str, Any]:
     evaluation = Evaluation(Jpeg(quality), EvaluationProtocol(), noise="jax")
     return evaluation.measure(restore, images_in(data / "classic5", "gray"))
-
-
-def _trained(data: Path) -> dict[str, Any]:
-    run = trained(CONFIG)
-    measured = _measure(data, quality=10, restore=tiled_restorer(run.module, run.variables))
-    return measured | {"training": run.record}
 
 
 def _published(data: Path, *, quality: int) -> dict[str, Any]:
@@ -71,7 +60,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     f"{part}_{quality}": functools.partial(measure, quality=quality)
     for part, measure in (("jpeg", _measure), ("dncnn3", _published), ("named", _named))
     for quality in QUALITIES
-} | {"dncnn8_10": _trained}
+}
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
@@ -80,10 +69,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     named = next((r for part, r in records.items() if part.startswith("named_")), None)
     if named is not None:
         rows.append([named_title(named), *_figures(records, "named")])
-    if "dncnn8_10" in records:
-        record = records["dncnn8_10"]
-        title = f"DnCNN of 8 layers, trained here: {training_summary(record['training'])}"
-        rows.append([title, *_figures({"dncnn8_10": record}, "dncnn8")])
     for method, paper in PAPER.items():
         quoted = [f"{paper[q][0]:.2f} / {paper[q][1]:.4f}" if q in paper else "" for q in QUALITIES]
         rows.append([f"{method}, paper, quoted", *quoted])
@@ -94,7 +79,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
     compared = {
         "dncnn3": ("DnCNN-3", "Pillow's JPEG, not MATLAB's"),
         "named": (f"`{NAMED}`", "an FFDNet beside DnCNN-3"),
-        "dncnn8": ("DnCNN of 8 layers", "8 layers beside 20"),
     }
     gaps = [
         (

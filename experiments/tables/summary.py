@@ -50,14 +50,13 @@ def _rows() -> Iterator[list[str]]:
         for record in _records("color_denoising", part):
             here = record["mean"]["psnr"]
             yield _row("color denoising, sigma 25, CBSD68", name, record, "PSNR, dB", paper, here)
-    networks = {"dncnn3_x3": ("DnCNN-3", 3, "")} | super_resolution.NETWORKS
-    for part, (name, scale, _) in networks.items():
-        paper = super_resolution.PAPER[name, scale][0]
+    for part, name in (("dncnn3_x3", "DnCNN-3"), ("named_x3", "FSRCNN"), ("espcn_x3", "ESPCN")):
+        paper = super_resolution.PAPER[name, 3][0]
         for record in _records("super_resolution", part):
             here = record["sets"]["set5"]["mean"]["psnr"]
-            yield _row(f"super-resolution x{scale}, Set5", name, record, "PSNR, dB", paper, here)
+            yield _row("super-resolution x3, Set5", name, record, "PSNR, dB", paper, here)
     paper = jpeg.PAPER["DnCNN-3"][10][0]
-    for part, name in (("dncnn3_10", "DnCNN-3"), ("dncnn8_10", "DnCNN of 8 layers")):
+    for part, name in (("dncnn3_10", "DnCNN-3"), ("named_10", "FFDNet without a noise level")):
         for record in _records("jpeg", part):
             here = record["mean"]["psnr"]
             yield _row(
@@ -78,6 +77,7 @@ def _records(table: str, part: str) -> list[dict[str, Any]]:
 def _row(
     task: str, name: str, record: Mapping[str, Any], metric: str, paper: float, here: float
 ) -> list[str]:
-    training = training_summary(record["training"]) if "training" in record else PUBLISHED_WEIGHTS
+    trained = record.get("model", record).get("training")
+    training = PUBLISHED_WEIGHTS if trained is None else training_summary(trained)
     figures = [f"{paper:.2f}", linked(f"{here:.2f}", record), gap(here, paper)]
     return [task, f"{name}, {training}", metric, *figures]
