@@ -15,17 +15,27 @@ from deconv_jax.config_groups import data_settings, training_settings
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: sigma=25.0 (in units of 1/255), depth=17, features=64, steps=80000, batch=128,
-    precision=f32 (bf16).
+    """Arguments: sigma=25.0 (in units of 1/255), depth=17, features=64, norm=batch (none), residual=True,
+    steps=80000, batch=128, precision=f32 (bf16), seed=0.
     """
     args = config_arguments(
-        arg, sigma=25.0, depth=17, features=64, steps=80_000, batch=128, precision="f32"
+        arg,
+        sigma=25.0,
+        depth=17,
+        features=64,
+        norm="batch",
+        residual=True,
+        steps=80_000,
+        batch=128,
+        precision="f32",
+        seed=0,
     )
     steps = args["steps"]
+    network = {name: args[name] for name in ("depth", "features", "norm", "residual")}
     config = ml_collections.ConfigDict()
     config.task = dict(
         name="restoration",
-        model=dict(name="dncnn", channels=1, depth=args["depth"], features=args["features"]),
+        model=dict(name="dncnn", channels=1, **network),
         degradation=dict(name="gaussian_noise", sigma=args["sigma"]),
         crop=40,
         rescale=(1.0, 0.9, 0.8, 0.7),
@@ -49,5 +59,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         steps, args["batch"], every=every, eval_batch_size=1, log_every=10
     )
     config.precision = args["precision"]
-    config.seed = 0
+    config.seed = args["seed"]
     return config

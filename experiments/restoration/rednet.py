@@ -15,13 +15,23 @@ from deconv_jax.config_arguments import config_arguments
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: depth=30 (10, 20), sigma=30.0 (in units of 1/255), steps=200000, batch=64,
-    learning_rate=1e-4.
+    """Arguments: depth=30 (10, 20), skip_every=2 (layers between skips), sigma=30.0 (in units of 1/255),
+    steps=200000, batch=64, learning_rate=1e-4, seed=0.
     """
-    args = config_arguments(arg, depth=30, sigma=30.0, steps=200_000, batch=64, learning_rate=1e-4)
-    steps, batch, sigma = args["steps"], args["batch"], args["sigma"]
-    config = dncnn.get_config(f"sigma={sigma},steps={steps},batch={batch}")
-    config.task.model = dict(name="rednet", channels=1, depth=args["depth"])
+    args = config_arguments(
+        arg,
+        depth=30,
+        skip_every=2,
+        sigma=30.0,
+        steps=200_000,
+        batch=64,
+        learning_rate=1e-4,
+        seed=0,
+    )
+    same = ",".join(f"{name}={args[name]}" for name in ("sigma", "steps", "batch", "seed"))
+    config = dncnn.get_config(same)
+    network = {name: args[name] for name in ("depth", "skip_every")}
+    config.task.model = dict(name="rednet", channels=1, **network)
     config.task.crop = 50
     config.task.rescale = (1.0,)
     config.task.reduction = "mean"

@@ -145,25 +145,20 @@ def gap(here: float, paper: float) -> str:
     return f"{round(here - paper, 2) + 0.0:+.2f}"  # without the sign of -0.0
 
 
-def gap_reason(
-    record: Mapping[str, Any], *others: str, paper_steps: str = "", untrained: str = ""
-) -> str:
+def gap_reason(record: Mapping[str, Any], *others: str, untrained: str = "") -> str:
     """Return why a figure may differ from a paper's, for a cell.
 
     Args:
       record: The record. It has "training", or "model" with the name or the card of a named model; or neither, if the
         weights are the authors'.
       others: Further reasons.
-      paper_steps: Training of the paper, such as "80,000 of 128"; "" if the paper does not state it.
       untrained: Reason for a record without training; "" for "the authors' weights".
     """
     model = record.get("model")
     training = model["training"] if model else record.get("training")
     if training is None:
         return "; ".join([untrained or "the authors' weights", *others])
-    steps = steps_text(training)
-    paper = f"the paper: {paper_steps}" if paper_steps else "the paper's number is unknown"
-    reasons = [f"{steps} ({paper})"]
+    reasons = [f"{steps_text(training)} (the paper's number is unknown)"]
     if model:
         card = model if "dtype" in model else zoo.card(model["name"])
         names = (data["name"].partition(",")[0] for data in card["training"]["data"])

@@ -5,8 +5,7 @@
 The table has the twelve images of Set12 and the mean of BSD68 (68 images) at sigma 15, 25 and 50 (in units of
 1/255). DnCNN-S and FFDNet (arXiv:1710.04026) have the weights that their authors published; FFDNet and
 `denoise-gray`, a named model, are one network for all levels, which is told the level. Every method gets the same
-noisy images. The papers' noise comes from MATLAB, so their figures differ in the second decimal. Networks "trained
-here" have a small part of the papers' training, as their rows say.
+noisy images. The papers' noise comes from MATLAB, so their figures differ in the second decimal.
 """
 
 import functools
@@ -25,9 +24,6 @@ from _common import (
     named_title,
     protocol_line,
     published_restorer,
-    tiled_restorer,
-    trained,
-    training_summary,
 )
 
 from deconv_jax import classical
@@ -43,8 +39,6 @@ SETS = ("set12", "bsd68")
 
 NAMED = "denoise-gray"
 NOISE = "noise by NumPy, not by MATLAB"
-PAPER_STEPS = {"DnCNN-S": "80,000 of 128"}
-"""Training of the papers that state it; section IV-A of DnCNN."""
 
 SOURCE = (
     "The paper's rows of DnCNN-S and BM3D are quoted from the repository of DnCNN's authors (BSD68) and from later "
@@ -73,14 +67,15 @@ PAPER_MEANS = {"FFDNet": {15: (32.75, 31.63), 25: (30.43, 29.19), 50: (27.32, 26
 """Means of Set12 and BSD68, where the figures of the images are not quoted."""
 
 
-def _measure(data: Path, sigma: int, restore: Restore) -> dict[str, Any]:
+def measure(data: Path, sigma: int, restore: Restore) -> dict[str, Any]:
+    """Return PSNR and SSIM of Set12 and BSD68 with noise of a level, restored by a method."""
     evaluation = Evaluation(GaussianNoise(float(sigma)), EvaluationProtocol())
     sets = {name: evaluation.measure(restore, images_in(data / name, "gray")) for name in SETS}
     return {"sets": sets, "sigma": sigma, "protocol": evaluation.describe(), "seed": 0}
 
 
 def _method(data: Path, *, sigma: int, restorer: Callable[[Path, int], Restore]) -> dict[str, Any]:
-    return _measure(data, sigma, restorer(data, sigma))
+    return measure(data, sigma, restorer(data, sigma))
 
 
 def _dncnn(data: Path, sigma: int) -> Restore:
@@ -119,39 +114,16 @@ METHODS = {
 }
 
 
-def _trained(data: Path, *, config: str, sigma: int) -> dict[str, Any]:
-    run = trained(config)
-    restore = tiled_restorer(run.module, run.variables)
-    return _measure(data, sigma, restore) | {"training": run.record}
-
-
 def _named(data: Path, *, sigma: int) -> dict[str, Any]:
-    measured = _measure(data, sigma, named_restorer(NAMED, sigma))
+    measured = measure(data, sigma, named_restorer(NAMED, sigma))
     return measured | {"model": named_record(NAMED)}
 
 
-# Part: name, noise level, config.
-TRAINED = {
-    "dncnn_trained_25": ("DnCNN-S", 25, "dncnn.py:sigma=25,steps=1600,batch=16"),
-    "rednet10_trained_25": (
-        "RED10",
-        25,
-        "rednet.py:depth=10,sigma=25,steps=1600,batch=16,learning_rate=5e-4",
-    ),
-}
-
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
-    {
-        f"{part}_{sigma}": functools.partial(_method, sigma=sigma, restorer=restorer)
-        for part, restorer in METHODS.values()
-        for sigma in SIGMAS
-    }
-    | {
-        part: functools.partial(_trained, config=config, sigma=sigma)
-        for part, (_, sigma, config) in TRAINED.items()
-    }
-    | {f"named_{sigma}": functools.partial(_named, sigma=sigma) for sigma in SIGMAS}
-)
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    f"{part}_{sigma}": functools.partial(_method, sigma=sigma, restorer=restorer)
+    for part, restorer in METHODS.values()
+    for sigma in SIGMAS
+} | {f"named_{sigma}": functools.partial(_named, sigma=sigma) for sigma in SIGMAS}
 
 
 def render(records: Mapping[str, dict[str, Any]]) -> str:
@@ -171,10 +143,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                 set12, bsd68 = PAPER_MEANS[method][sigma]
                 figures = [*[""] * 12, f"{set12:.2f}", f"{bsd68:.2f}", "", ""]
                 rows.append([f"{method}, paper, quoted", *figures])
-        for part, (name, level, _) in TRAINED.items():
-            if level == sigma and part in records:
-                title = f"{name}, trained here: {training_summary(records[part]['training'])}"
-                rows.append(_row(title, records[part]))
         if f"named_{sigma}" in records:
             record = records[f"named_{sigma}"]
             rows.append(_row(named_title(record), record))
@@ -191,10 +159,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
 def _gaps(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, list[Compared], str]]:
     """Yield the rows of figures beside the papers'."""
     networks = {part: (method, "") for method, (part, _) in METHODS.items()}
-    networks |= {
-        "dncnn_trained": ("DnCNN-S", ", trained here"),
-        "named": ("FFDNet", f", `{NAMED}`"),
-    }
+    networks["named"] = ("FFDNet", f", `{NAMED}`")
     for sigma in SIGMAS:
         for part, (method, suffix) in networks.items():
             record = records.get(f"{part}_{sigma}")
@@ -209,7 +174,6 @@ def _gaps(records: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, list[Com
                 reason = gap_reason(
                     record,
                     NOISE,
-                    paper_steps=PAPER_STEPS.get(method, ""),
                     untrained="package bm3d, not the authors' code" if part == "bm3d" else "",
                 )
                 yield f"{method}{suffix}, sigma {sigma}", compared, reason

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import color_denoising
+import denoiser_training
 import denoising
 import jpeg
 import super_resolution
@@ -37,8 +38,9 @@ def render(records: Mapping[str, Any]) -> str:
 
 def _rows() -> Iterator[list[str]]:
     paper = denoising.PAPER["DnCNN-S"][25][-1]
-    for part in ("dncnn_25", "dncnn_trained_25"):
-        for record in _records("denoising", part):
+    budget = f"budget_{max(denoiser_training.BUDGETS)}"
+    for table, part in (("denoising", "dncnn_25"), ("denoiser_training", budget)):
+        for record in _records(table, part):
             here = record["sets"]["bsd68"]["mean"]["psnr"]
             yield _row("denoising, sigma 25, BSD68", "DnCNN-S", record, "PSNR, dB", paper, here)
     paper = denoising.PAPER_MEANS["FFDNet"][25][-1]
