@@ -516,14 +516,36 @@ def test_gaps_have_the_reasons_that_the_record_states():
         *("+0.00", "+0.00", "-0.01", "+1.00")
     ]
     run = {"training": {"steps": 1600, "batch_size": 16}, "record": "table/part"}
-    reason = common.gap_reason(run, "other noise", paper_steps="80,000 of 128")
-    assert reason == "1,600 steps of 16 (the paper: 80,000 of 128); other noise"
+    reason = common.gap_reason(run, "other noise")
+    assert reason == "1,600 steps of 16 (the paper's number is unknown); other noise"
     assert common.gap_reason({}, "other noise") == "the authors' weights; other noise"
     assert common.gap_reason({}, untrained="other code") == "other code"
     assert common.gap_table(["Set5"], []) == ""
     table = common.gap_table(["Set5"], [("DnCNN", [(run, 30.0, 30.5)], reason)])
     assert table.splitlines()[0] == "| PSNR, dB | Set5 | Set5, quoted | difference | reason |"
     assert f"| DnCNN | [30.00](record:table/part) | 30.50 | -0.50 | {reason} |" in table
+
+
+def test_budgets_of_a_denoiser_are_rows_beside_the_papers():
+    table = load_module(ROOT / TABLES / "denoiser_training.py")
+
+    def record(seed, steps, bsd68):
+        training = {"steps": steps, "batch_size": 16, "wall_time_s": 60.0, "seed": seed}
+        sets = {"set12": {"mean": {"psnr": 29.0}}, "bsd68": {"mean": {"psnr": bsd68}}}
+        return {"training": training, "sets": sets, "training_flops": 1e9, "protocol": "noise; p"}
+
+    records = {f"dncnn_{seed}": record(seed, 400, 28.0 + seed) for seed in range(3)}
+    records["budget_1600"] = record(0, 1600, 28.5)
+    lines = table.render(records).splitlines()
+    assert [line.split(" | ")[1:3] for line in lines[2:5]] == [
+        ["6.4 TFLOP", "1/1,600"],
+        ["25.6 TFLOP", "1/400"],
+        ["10.24 PFLOP", "1"],
+    ]
+    assert "| DnCNN-S | 29.00 ± 0.00 | 29.00 ± 1.00 | 0, 1, 2 |" in lines
+    here, paper = table.curve(records).series
+    np.testing.assert_allclose(here.x, np.log10([6.4e12, 25.6e12]))
+    np.testing.assert_allclose([paper.x[0], paper.y[0]], [np.log10(1.024e16), 29.23])
 
 
 def test_codecs_are_compared_at_equal_rates():
