@@ -44,10 +44,11 @@ ARGUMENTS = {
     "restoration/super_resolution": [
         "model=espcn,scale=2",
         "model=fsrcnn_s,scale=4",
+        "model=srcnn",
         "upsampling=subpixel",
         "upsampling=resize",
     ],
-    "restoration/rednet": ["depth=10", "depth=20"],
+    "restoration/rednet": ["depth=10,skip_every=10", "depth=20"],
     "synthesis/cifar10": ["networks=conv"],
     "synthesis/faces": ["height=96"],
     "synthesis/high_resolution": ["size=256"],

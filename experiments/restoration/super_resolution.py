@@ -1,4 +1,4 @@
-"""Super-resolution of luma by FSRCNN or ESPCN, trained from scratch on T91.
+"""Super-resolution of luma by FSRCNN, ESPCN or SRCNN, trained from scratch on T91.
 
   deconv-jax train --config experiments/restoration/super_resolution.py:model=fsrcnn,scale=3 \\
     --workdir runs/fsrcnn_x3
@@ -17,11 +17,12 @@ MODELS = {
     "fsrcnn": dict(name="fsrcnn"),
     "fsrcnn_s": dict(name="fsrcnn", d=32, s=5, m=1),
     "espcn": dict(name="espcn"),
+    "srcnn": dict(name="srcnn"),
 }
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """Arguments: model=fsrcnn (fsrcnn_s, espcn), scale=3, upsampling (default: the model's own), steps=150000."""
+    """Arguments: model=fsrcnn (fsrcnn_s, espcn, srcnn), scale=3, upsampling (default: the model's own), steps=150000."""
     args = config_arguments(arg, model="fsrcnn", scale=3, upsampling="", steps=150_000)
     scale = args["scale"]
     model = MODELS[args["model"]] | dict(channels=1, scale=scale)

@@ -29,6 +29,15 @@ REASONS = (
 )
 
 
+_SUPER_RESOLUTION = {
+    "dncnn3_x3": "DnCNN-3",
+    "named_x3": "FSRCNN",
+    "espcn_x3": "ESPCN",
+    "srcnn_x3": "SRCNN",
+}
+"""Names of networks by part."""
+
+
 def render(records: Mapping[str, Any]) -> str:
     """Return a row for each network: the paper's figure, the figure measured here, and their difference."""
     del records
@@ -52,7 +61,7 @@ def _rows() -> Iterator[list[str]]:
         for record in _records("color_denoising", part):
             here = record["mean"]["psnr"]
             yield _row("color denoising, sigma 25, CBSD68", name, record, "PSNR, dB", paper, here)
-    for part, name in (("dncnn3_x3", "DnCNN-3"), ("named_x3", "FSRCNN"), ("espcn_x3", "ESPCN")):
+    for part, name in _SUPER_RESOLUTION.items():
         paper = super_resolution.PAPER[name, 3][0]
         for record in _records("super_resolution", part):
             here = record["sets"]["set5"]["mean"]["psnr"]

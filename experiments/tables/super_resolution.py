@@ -1,8 +1,8 @@
-"""Super-resolution of luma on Set5 and Set14: FSRCNN (arXiv:1608.00367) and ESPCN (arXiv:1609.05158).
+"""Super-resolution of luma on Set5 and Set14: FSRCNN (arXiv:1608.00367), ESPCN (arXiv:1609.05158) and SRCNN.
 
   deconv-jax tables super_resolution
 
-Networks are trained from scratch on T91 and compared with bicubic interpolation. FSRCNNs are the named models `sr-x2`,
+ESPCN and SRCNN 9-1-5 (arXiv:1501.00092) are trained from scratch on T91 and compared with bicubic interpolation. FSRCNNs are the named models `sr-x2`,
 `sr-x3` and `sr-x4`, with weights rounded to 16 bits. DnCNN-3 (arXiv:1608.03981) has the weights that its authors
 published and restores the image that bicubic interpolation enlarged. The protocol is that of the papers' MATLAB code:
 Outputs are rounded to 8 bits, images are cropped to multiples of the scale and downsampled by `imresize` without rounding, and a border of
@@ -50,7 +50,7 @@ ABLATION_STEPS = 10_000
 RESIZE = "imresize here, not MATLAB's"
 
 SOURCE = (
-    "The papers' figures of FSRCNN and ESPCN are those of networks trained on T91, quoted from later comparisons; "
+    "The papers' figures of FSRCNN, ESPCN and SRCNN are those of networks trained on T91, quoted from later comparisons; "
     "those of DnCNN-3 are quoted from its authors' repository."
 )
 PAPER = {
@@ -62,6 +62,7 @@ PAPER = {
     ("FSRCNN", 3): (33.06, 29.37),
     ("FSRCNN", 4): (30.55, 27.50),
     ("ESPCN", 3): (32.55, 29.08),
+    ("SRCNN", 3): (32.39, 29.00),
     ("DnCNN-3", 2): (37.58, 33.03),
     ("DnCNN-3", 3): (33.75, 29.81),
     ("DnCNN-3", 4): (31.40, 28.04),
@@ -162,7 +163,8 @@ def _speed(apply: Callable[[jax.Array], jax.Array], scale: int) -> float:
 
 
 NETWORKS = {
-    "espcn_x3": ("ESPCN", 3, "model=espcn,scale=3,steps=50000"),
+    **{f"espcn_x{s}": ("ESPCN", s, f"model=espcn,scale={s},steps=50000") for s in SCALES},
+    "srcnn_x3": ("SRCNN", 3, "model=srcnn,scale=3,steps=50000"),
 }
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = (
@@ -199,16 +201,18 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
             record = records[part]
             model, sets = record.get("model"), record["sets"]
             training = model["training"] if model else record.get("training")
-            paper = PAPER[name, scale]
+            paper = PAPER.get((name, scale))
+            means = [sets[s]["mean"]["psnr"] for s in SETS]
+            quoted = [*(f"{p:.2f}" for p in paper), *map(gap, means, paper)] if paper else [""] * 4
+            reason = RESIZE if name == "Bicubic" else gap_reason(record, RESIZE)
             rows.append(
                 [
                     linked(f"{name} x{scale}" + (f", `{model['name']}`" if model else ""), record),
-                    *(f"**{sets[s]['mean']['psnr']:.2f}**" for s in SETS),
-                    *(f"{figure:.2f}" for figure in paper),
-                    *(gap(sets[s]["mean"]["psnr"], p) for s, p in zip(SETS, paper, strict=True)),
+                    *(f"**{mean:.2f}**" for mean in means),
+                    *quoted,
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
                     training_summary(training),
-                    gap_reason(record, RESIZE) if name != "Bicubic" else RESIZE,
+                    reason if paper else "",
                 ]
             )
     header = (
