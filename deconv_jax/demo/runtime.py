@@ -1,5 +1,6 @@
 """ONNX Runtime for browsers, which npm installs at the versions of the page's lock file."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,11 +41,12 @@ def find_npm() -> str | None:
     return shutil.which("npm")
 
 
-def install_packages(folder: Path) -> Path:
+def install_packages(folder: Path, *, development: bool = False) -> Path:
     """Install the packages of the page's lock file, unless they are installed.
 
     Args:
       folder: Folder of the installation, created if missing.
+      development: Install the packages of the tests, too.
 
     Returns:
       The folder of the packages, `node_modules`.
@@ -54,8 +56,13 @@ def install_packages(folder: Path) -> Path:
     """
     installed = folder / "node_modules"
     lock, copied = PAGE / "package-lock.json", folder / "package-lock.json"
+    packages = json.loads(lock.read_bytes())["packages"]
+    wanted = [
+        name for name, entry in packages.items() if development or not entry.get("dev", False)
+    ]
     complete = (installed / ".package-lock.json").exists()
-    if complete and copied.read_bytes() == lock.read_bytes():
+    complete = complete and copied.read_bytes() == lock.read_bytes()
+    if complete and all((folder / name).is_dir() for name in wanted):
         return installed
     npm = find_npm()
     if npm is None:
@@ -66,6 +73,7 @@ def install_packages(folder: Path) -> Path:
     for name in PACKAGES:
         shutil.copy(PAGE / name, folder)
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    command += [] if development else ["--omit=dev"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"npm cannot install the packages of {lock}:\n{done.stderr.strip()}")
