@@ -24,6 +24,12 @@ TYPES = {
 }
 """Content type by suffix; the same on every system."""
 
+POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; img-src 'self' blob: data:"
+"""Content-Security-Policy of the page and its workers, which forbids requests to other hosts.
+
+ONNX Runtime evaluates strings for WebGPU. The page itself has a stricter policy in index.html.
+"""
+
 
 class PageServer(ThreadingHTTPServer):
     """A server of fixed contents at a free port of 127.0.0.1.
@@ -105,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
         if with_body:

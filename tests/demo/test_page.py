@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import io
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def hook():
 @pytest.fixture(scope="module")
 def address(hook):
     """The address of the page."""
-    with PageServer(hook.contents()) as server:
     install_packages(hook.BUILD / "npm", development=True)  # The site needs a part of these.
+    with PageServer(hook.contents()) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.address
@@ -80,15 +81,21 @@ def encoded(pixels, suffix="png", **options):
     return file.getvalue()
 
 
+def wait_until(page, condition):
+    """Wait for a JavaScript condition. The policy of the page forbids the `eval` of `page.wait_for_function`."""
+    end = time.monotonic() + 120
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
 def open_file(page, name, data):
     page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
-    page.wait_for_function(
-        "name => document.getElementById('about').textContent.startsWith(name)", arg=name
-    )
+    wait_until(page, f"document.getElementById('about').textContent.startsWith({name!r})")
 
 
 def wait(page):
-    page.wait_for_function("!document.getElementById('start').disabled")
+    wait_until(page, "!document.getElementById('start').disabled")
 
 
 def restore(page, operation, sigma=None):
@@ -188,12 +195,12 @@ def test_digits_are_recognized_and_projected(page):
     seen = "document.getElementById('inside-status').textContent"
     for digit in (2, 7):
         page.click(f"#take button >> nth={digit}")
-        page.wait_for_function(f"{seen}.startsWith('Seen: {digit}')")
+        wait_until(page, f"{seen}.startsWith('Seen: {digit}')")
     assert page.get_attribute("#scores button >> nth=7", "aria-pressed") == "true"
     picture = "document.querySelector('#pictures canvas').toDataURL()"
     before = page.evaluate(picture)
     page.click("#scores button >> nth=1")
-    page.wait_for_function(f"{picture} !== {before!r}")
+    wait_until(page, f"{picture} !== {before!r}")
     assert page.inner_text("#pictures li >> nth=0") == "Class 1"
     page.click("#clear")
     assert not page.is_visible("#scores")
@@ -204,7 +211,23 @@ def test_digits_are_recognized_and_projected(page):
     page.mouse.down()
     page.mouse.move(left + 0.48 * side, top + 0.8 * side, steps=5)
     page.mouse.up()
-    page.wait_for_function(f"{seen}.startsWith('Seen: 1')")
+    wait_until(page, f"{seen}.startsWith('Seen: 1')")
+
+
+def test_requests_to_other_hosts_are_blocked(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    with page.expect_worker() as worker:
+        page.click("#draw")
+    page.wait_for_selector("[aria-label='Generated image of class 3']")
+    blocked = """() => new Promise((resolve) => {
+      addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+      fetch("https://example.com/").catch(() => {});
+    })"""
+    for context in (page, worker.value):
+        assert context.evaluate(blocked) == "connect-src"
+    page.close()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -236,7 +259,7 @@ def test_cancel_by_keyboard_and_again(page):
     page.keyboard.press("Enter")
     page.wait_for_selector("#cancel:focus")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('status').textContent === 'Cancelled.'")
+    wait_until(page, "document.getElementById('status').textContent === 'Cancelled.'")
     assert page.is_enabled("#start")
     assert not page.is_visible("#progress")
     open_file(page, "small.png", encoded(photo(30, 30)))
@@ -319,10 +342,10 @@ def test_generators(page):
     page.set_viewport_size({"width": 500, "height": 700})
     page.click("#texture-new")
     width = "document.getElementById('wall-canvas').width"
-    page.wait_for_function(f"{width} > 300 && {width} < 500")
+    wait_until(page, f"{width} > 300 && {width} < 500")
     before = page.evaluate(width)
     page.set_viewport_size({"width": 900, "height": 700})
-    page.wait_for_function(f"{width} > {before} + 300")
+    wait_until(page, f"{width} > {before} + 300")
 
 
 def test_runtime_is_loaded_when_needed(page):

@@ -12,7 +12,7 @@ from deconv_jax.cli import main
 from deconv_jax.demo import PageServer, open_run, page_contents
 from deconv_jax.demo.contents import PAGE, page_files
 from deconv_jax.demo.runtime import FILES, install_packages, runtime_files
-from deconv_jax.demo.server import TYPES
+from deconv_jax.demo.server import POLICY, TYPES
 from deconv_jax.errors import InputError
 
 
@@ -88,6 +88,7 @@ def test_contents_have_a_type_and_a_length(ask, path, kind):
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert ask(path, "HEAD")[2] == b""
+    assert headers["Content-Security-Policy"] == POLICY
 
 
 @pytest.mark.parametrize(
