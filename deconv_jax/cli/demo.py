@@ -65,6 +65,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     for library in ("onnx", "onnxruntime"):
         import_extra(library)
     with contextlib.ExitStack() as stack:
+        # SIGTERM has to remove the temporary folder, too, and jobs in the background ignore SIGINT.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         run, name = None, ""
         if arguments.workdir is not None:
             run, name = open_run(arguments.workdir, checkpoint), arguments.workdir.resolve().name
@@ -77,9 +80,6 @@ def _demo(arguments: argparse.Namespace) -> int:
         contents = page_contents(models, runtime_files(folder), run=run, run_name=name)
         server = stack.enter_context(PageServer(contents))
         with contextlib.suppress(KeyboardInterrupt):
-            # SIGTERM has to remove the temporary folder, too, and jobs in the background ignore SIGINT.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.default_int_handler)
             print(f"open {server.address} in a browser; Ctrl-C stops the server", flush=True)
             server.serve_forever()
         print("stopped")

@@ -1,10 +1,12 @@
 """The server of the page: what it answers, and what it refuses."""
 
 import http.client
+import os
 import signal
 import socket
 import struct
 import threading
+import time
 
 import pytest
 
@@ -86,9 +88,9 @@ def test_contents_have_a_type_and_a_length(ask, path, kind):
     assert (status, headers["Content-Type"]) == (200, kind)
     assert int(headers["Content-Length"]) == len(body) > 0
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == POLICY
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert ask(path, "HEAD")[2] == b""
-    assert headers["Content-Security-Policy"] == POLICY
 
 
 @pytest.mark.parametrize(
@@ -270,3 +272,21 @@ def test_command_serves_until_it_is_stopped(command, ended, runtime, number):
     connection.close()
     process.send_signal(number)
     assert ended(process) == (0, "stopped\n", "")
+
+
+@pytest.mark.slow
+def test_command_stopped_during_installation_leaves_no_folder(
+    command, ended, tmp_path, monkeypatch
+):
+    npm, temporary = tmp_path / "npm", tmp_path / "temporary"
+    npm.write_text("#!/bin/sh\ntouch started\nexec sleep 300\n")
+    npm.chmod(0o755)
+    temporary.mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    process = command("demo")
+    while process.poll() is None and not list(temporary.glob("deconv-jax-*/started")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (130, "", "deconv-jax: stopped\n")
+    assert not list(temporary.glob("deconv-jax-*"))
