@@ -214,6 +214,18 @@ def test_digits_are_recognized_and_projected(page):
     wait_until(page, f"{seen}.startsWith('Seen: 1')")
 
 
+def test_classes_other_than_digits_are_drawn_freely(browser, address):
+    page = browser.new_page()
+    manifest = page.request.get(f"{address}manifest.json").json()
+    manifest["models"]["mnist-classifier"]["classes"] = [f"class {n}" for n in range(10)]
+    page.route("**/manifest.json", lambda route: route.fulfill(json=manifest))
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    assert "Draw with the mouse or a finger." in page.inner_text("#inside")
+    assert not page.is_visible("#take")
+    page.close()
+
+
 def test_requests_to_other_hosts_are_blocked(browser, address):
     page = browser.new_page()
     page.goto(address)

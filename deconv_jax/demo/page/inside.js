@@ -1,15 +1,17 @@
-// A classifier of drawn digits: its probabilities, and deconvnet projections of a class and of the strongest units.
+// A classifier of drawings: its probabilities, and deconvnet projections of a class and of the strongest units.
 import { LazyNetwork } from "./network.js";
 import { STROKES } from "./strokes.js";
 
 const PAD = 280;
 const PEN = 0.078;  // of the side of the pad, as thick as in MNIST
-const INK = 20 / 28;  // longest side of a digit over the side of the image, as in MNIST
+const MNIST = { side: 28, ink: 20 };  // side of an image and longest side of its digit
+const DIGITS = "0,1,2,3,4,5,6,7,8,9";
 const $ = (id) => document.getElementById(id);
 
 export function startInside(model, words) {
   const [height, width] = model.shape;
   const context = $("pad").getContext("2d", { willReadFrequently: true });
+  const asMnist = height === MNIST.side && width === MNIST.side;
   const lazy = new LazyNetwork(model, $("inside-status"), words);
   let busy = false;
   let again = false;
@@ -30,7 +32,8 @@ export function startInside(model, words) {
     context.stroke();
   }
 
-  // Return the drawing as the classifier expects it: its ink fits in 20 of 28 pixels, centered by mass. Null if empty.
+  // Return the drawing as the classifier expects it. Null if empty. For images of 28 x 28 pixels, its ink fits in 20
+  // pixels and is centered by mass, as in MNIST; for others, it fits in the whole image.
   function image() {
     const { data } = context.getImageData(0, 0, PAD, PAD);
     const box = [PAD, PAD, -1, -1];
@@ -42,9 +45,11 @@ export function startInside(model, words) {
       }
     }
     if (box[2] < 0) return null;
-    const ratio = (INK * Math.min(width, height)) / Math.max(box[2] - box[0], box[3] - box[1], PAD / 4);
+    const ink = asMnist ? MNIST.ink : Math.min(width, height);
+    const ratio = ink / Math.max(box[2] - box[0], box[3] - box[1], PAD / 4);
     const middle = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
     const first = reduced(ratio, middle, [0, 0]);
+    if (!asMnist) return first;
     let [sum, right, down] = [0, 0, 0];
     first.forEach((value, i) => { sum += value; right += value * (i % width); down += value * Math.floor(i / width); });
     return reduced(ratio, middle, [width / 2 - 0.5 - right / sum, height / 2 - 0.5 - down / sum]);
@@ -127,6 +132,10 @@ export function startInside(model, words) {
     look();
   }
 
+  if (String(model.classes) !== DIGITS) {
+    $("subject").textContent = "with the mouse or a finger";
+    $("take").hidden = true;
+  }
   $("scores").append(...model.classes.map((name, index) => {
     const item = document.createElement("li");
     item.innerHTML = `<button type="button"><span></span><i></i><output></output></button>`;
