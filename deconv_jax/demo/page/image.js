@@ -19,7 +19,7 @@ export async function decode(blob, name) {
   try {
     bitmap = await createImageBitmap(blob);
   } catch {
-    throw new PageError(`This browser cannot read “${name}” as an image. PNG, JPEG and WebP files work.`);
+    throw new PageError(`This browser cannot read “${name}” as an image. The file is damaged, or its format is not PNG, JPEG or WebP.`);
   }
   const { width, height } = bitmap;
   checkSize(width, height, "The image");

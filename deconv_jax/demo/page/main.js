@@ -82,7 +82,7 @@ async function load(blob, name, chosenSample = null) {
   $("about").textContent = parts.join(", ");
   const sigma = Math.min(75, Math.round(2 * estimateSigma(source)) / 2);
   $("sigma").value = sigma;
-  $("sigma-note").textContent = `The estimated standard deviation of the noise is ${sigma} of 255. Less keeps more detail and noise; more is smoother.`;
+  $("sigma-note").textContent = `${sigma ? `The estimated standard deviation of the noise is ${sigma} of 255.` : "No noise was found."} Less keeps more detail and noise; more is smoother.`;
   showSigma();
   const wanted = document.querySelector(`input[name=operation][value="${sample?.operation}"]`);
   if (wanted) wanted.checked = true;
@@ -213,7 +213,7 @@ function showRun() {
     texture: "grows the texture below",
     inside: "is the classifier below",
   };
-  $("run").textContent = `Your run ${name} ${places[section]}.`;
+  $("run").textContent = `Your run “${name}” ${places[section]}.`;
   $("run").hidden = false;
   if (section === "draw") {
     $("digits-title").textContent = `Draw images of ${name}`;
