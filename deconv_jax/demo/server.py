@@ -43,7 +43,7 @@ class PageServer(ThreadingHTTPServer):
       contents: What it serves, by name.
     """
 
-    daemon_threads = True
+    daemon_threads = False  # A thread that outlives the interpreter may abort the process.
 
     def __init__(self, contents: Contents) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -74,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     server_version = "deconv-jax"
     sys_version = ""
+    timeout = 5  # in seconds; an idle connection of a browser delays the end of the server by no more
 
     def handle(self) -> None:
         """Answer the request, unless the visitor closes the connection."""
