@@ -490,7 +490,7 @@ def test_rows_of_named_models_compare_with_paper_and_pytorch():
     times = {"a: deconv_jax": 50.0, "a: torch": 100.0}
     speed = {"megapixels": {"a": 0.25}, "median_ms": times}
     training = "1,000 steps of 16, 10 min, one seed"
-    reason = "1,000 steps of 16 (the paper's number is unknown); trained on T91; weights rounded to 16 bits"
+    reason = "1,000 steps of 16; trained on T91; weights rounded to 16 bits"
     where = "Set5, sigma 25, 5 images: PSNR"
     assert table.rows(cards, speed) == [
         [
@@ -517,7 +517,7 @@ def test_gaps_have_the_reasons_that_the_record_states():
     ]
     run = {"training": {"steps": 1600, "batch_size": 16}, "record": "table/part"}
     reason = common.gap_reason(run, "other noise")
-    assert reason == "1,600 steps of 16 (the paper's number is unknown); other noise"
+    assert reason == "1,600 steps of 16; other noise"
     assert common.gap_reason({}, "other noise") == "the authors' weights; other noise"
     assert common.gap_reason({}, untrained="other code") == "other code"
     assert common.gap_table(["Set5"], []) == ""

@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 
@@ -57,13 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
     configure_output()
     try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
+        code = _run(arguments)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         return code
     except BrokenPipeError:
-        # Python flushes again at exit, and would report the same error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _discard_unread_output():
+            raise
         return EXIT_BROKEN_PIPE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command, report an error or a stop, and return the exit code."""
+    try:
+        return arguments.run(arguments)
     except InputError as error:
         # Split before escaping: a list in a message has indented lines, a file name may have line ends.
         lines = map(escape_unprintable, f"deconv-jax: error: {error}".split("\n  "))
@@ -75,6 +83,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _interrupted() as stop:
         print(f"stopped and saved at step {stop}; run the same command to continue")
         return EXIT_INTERRUPTED
+
+
+def _discard_unread_output() -> bool:
+    """Send standard streams whose reader has closed them to the null device; return whether there are any.
+
+    Python flushes them again at exit, and would report the same error.
+    """
+    found = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        poll = select.poll()
+        poll.register(stream, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            found = True
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), stream.fileno())
+    return found
 
 
 def _interrupted() -> type[Exception]:

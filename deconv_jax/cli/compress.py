@@ -76,8 +76,8 @@ def add_commands(commands: Any) -> None:
                 "--level",
                 type=int,
                 metavar="N",
-                help="compress at this quality level; 0 gives the smallest files, and 5 the largest of "
-                "the model codec (default: the middle level)",
+                help="compress at this quality level; 0 gives the smallest files (the model codec has 0 to "
+                "5; default: the middle level)",
             )
         parser.set_defaults(run=run)
 

@@ -281,7 +281,7 @@ def _print_seams(batches: Iterable[Any]) -> Iterator[Any]:
         for image in images:
             across, down = (seam_energy(image, axis) for axis in (1, 0))
             print(
-                f"gradient energy at the seam / inside, 1 without a seam: {across:.3f} in x, {down:.3f} in y"
+                f"gradient energy at the seam over that inside (1: no visible seam): {across:.3f} in x, {down:.3f} in y"
             )
         yield images
 

@@ -99,6 +99,7 @@ def _measure_pairs(
     arguments: argparse.Namespace, images: Any, references: Any
 ) -> tuple[dict[str, Any], int]:
     """Print a line for each pair and the mean; return all figures and the number of failures."""
+    from deconv_jax.data.images.samples import pluralize
     from deconv_jax.inference.progress import ProgressBar
     from deconv_jax.inference.restoration.measure_files import (
         MS_SSIM_PROTOCOL,
@@ -133,8 +134,8 @@ def _measure_pairs(
         rows = measure_pairs(protocol, pairs, show, report, bar.show)
     if unmatched:
         lines = "\n  ".join(map(escape_unprintable, unmatched))
-        files = "file" if len(unmatched) == 1 else "files"
-        print(f"deconv-jax: {len(unmatched)} {files} not matched:\n  {lines}", file=sys.stderr)
+        files = pluralize(len(unmatched), "file")
+        print(f"deconv-jax: {files} not matched:\n  {lines}", file=sys.stderr)
     if errors:
         print(f"deconv-jax: {len(errors)} of {len(pairs)} pairs were not measured", file=sys.stderr)
     described = f"{protocol.describe()}; {MS_SSIM_PROTOCOL}"

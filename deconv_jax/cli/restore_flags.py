@@ -24,9 +24,9 @@ restore images and videos with a trained network or a classical method
 
 Without flags, the named model photo removes noise and JPEG artifacts. It also smooths images that
 have neither. Other models: denoise (only noise), jpeg (only JPEG artifacts) and sr (enlarges);
-"deconv-jax models" lists all. Gray images get the variant of denoise and jpeg for gray images;
-photo gets them as three equal channels. A network that takes the noise level as input gets
---noise-sigma, or else the level estimated for each image.
+"deconv-jax models" lists all. Gray images get the variant of denoise and jpeg for gray images; the
+model photo restores them as three equal channels. A network that takes the noise level as input
+gets --noise-sigma, or else the level estimated for each image.
 
 Reads PNG, JPEG, TIFF, BMP, WebP, AVIF and HEIC. Folders are searched recursively, and the output
 keeps their structure. Without --output, the result of NAME.EXT is NAME.restored.EXT beside it. A
@@ -174,9 +174,9 @@ def _add_network_flags(group: Any) -> None:
         "--strength",
         type=float,
         metavar="FACTOR",
-        help="multiply the noise level that the network gets (default: 1); 0 removes the least noise, and "
-        "JPEG artifacts as before. A network without a noise level is blended with the input: 0 gives the "
-        "input",
+        help="multiply the noise level that the network gets (default: 1); 0 keeps most of the noise, but not the "
+        "JPEG artifacts that a model such as photo removes. A network without a noise level is blended with "
+        "the input: 0 gives the input",
     )
     group.add_argument(
         "--alpha",

@@ -46,7 +46,7 @@ def install_packages(folder: Path, *, development: bool = False) -> Path:
 
     Args:
       folder: Folder of the installation, created if missing.
-      development: Install the packages of the tests, too.
+      development: Whether to also install the packages that only the tests use.
 
     Returns:
       The folder of the packages, `node_modules`.
@@ -54,15 +54,8 @@ def install_packages(folder: Path, *, development: bool = False) -> Path:
     Raises:
       InputError: npm is not installed, or cannot install the packages.
     """
-    installed = folder / "node_modules"
-    lock, copied = PAGE / "package-lock.json", folder / "package-lock.json"
-    packages = json.loads(lock.read_bytes())["packages"]
-    wanted = [
-        name for name, entry in packages.items() if development or not entry.get("dev", False)
-    ]
-    complete = (installed / ".package-lock.json").exists()
-    complete = complete and copied.read_bytes() == lock.read_bytes()
-    if complete and all((folder / name).is_dir() for name in wanted):
+    installed, lock = folder / "node_modules", PAGE / "package-lock.json"
+    if _is_installed(folder, lock.read_bytes(), development=development):
         return installed
     npm = find_npm()
     if npm is None:
@@ -78,3 +71,14 @@ def install_packages(folder: Path, *, development: bool = False) -> Path:
     if done.returncode:
         raise InputError(f"npm cannot install the packages of {lock}:\n{done.stderr.strip()}")
     return installed
+
+
+def _is_installed(folder: Path, lock: bytes, *, development: bool) -> bool:
+    """Return whether an installation of a lock file is complete."""
+    if not (folder / "node_modules" / ".package-lock.json").exists():
+        return False
+    if (folder / "package-lock.json").read_bytes() != lock:
+        return False
+    packages = json.loads(lock)["packages"].items()
+    wanted = [name for name, entry in packages if development or not entry.get("dev", False)]
+    return all((folder / name).is_dir() for name in wanted)

@@ -24,10 +24,12 @@ TYPES = {
 }
 """Content type by suffix; the same on every system."""
 
+_PART = 65_536
+"""Bytes of a part of an answer."""
 POLICY = "default-src 'self'; script-src 'self' 'unsafe-eval'; img-src 'self' blob: data:"
-"""Content-Security-Policy of the page and its workers, which forbids requests to other hosts.
+"""Content-Security-Policy header of every file, which blocks requests to other hosts.
 
-ONNX Runtime evaluates strings for WebGPU. The page itself has a stricter policy in index.html.
+Workers take their policy from it. ONNX Runtime calls `eval` there for WebGPU; index.html forbids `eval` in the page.
 """
 
 
@@ -74,11 +76,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     server_version = "deconv-jax"
     sys_version = ""
-    timeout = 5  # in seconds; an idle connection of a browser delays the end of the server by no more
+    timeout = 5  # Seconds that a connection may wait for its request, or its client for a part of the answer.
 
     def handle(self) -> None:
-        """Answer the request, unless the visitor closes the connection."""
-        with contextlib.suppress(ConnectionError):
+        """Answer the request, unless the visitor closes the connection or waits too long."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
             super().handle()
 
     def do_GET(self) -> None:
@@ -115,5 +117,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.end_headers()
-        if with_body:
-            self.wfile.write(data)
+        for start in range(0, len(data) if with_body else 0, _PART):
+            self.wfile.write(data[start : start + _PART])  # The time limit is that of one call.

@@ -42,7 +42,7 @@ from deconv_jax.tasks import Restoration
 
 SIDE = 1000
 SIGMA = 25.0
-OPERATIONS = {"denoise": "denoise-color", "sr-2": "sr-x2"}
+MODELS = ("denoise-color", "sr-x2")
 PAGE, COMMAND, RUNTIME = "page", "deconv-jax restore", "onnxruntime in Python"
 
 _OPEN = """async () => {
@@ -73,7 +73,7 @@ def main() -> None:
         contents["samples/megapixel.png"] = lambda: png(photo())
         with PageServer(contents) as server, sync_playwright() as driver:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            for name in OPERATIONS.values():
+            for name in MODELS:
                 server.read(f"models/{name}.onnx")
             browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             first = [first_load(browser, server.address) for _ in range(arguments.rounds)]
@@ -81,8 +81,9 @@ def main() -> None:
             page = open_page(browser, server.address, sizes)
             page.evaluate(_OPEN)
             times, load_ms = {}, {}
-            for name in OPERATIONS.values():
+            for name in MODELS:
                 opened = page.evaluate("([name, sigma]) => time(name, sigma)", [name, SIGMA])
+                assert opened["backend"] == "wasm"
                 load_ms[name] = 1e3 * opened["loadSeconds"]
                 turns = time_in_turns(
                     candidates_of(models[name], page), rounds=arguments.rounds, calls=1
@@ -92,13 +93,13 @@ def main() -> None:
             browser.close()
             server.shutdown()
     ratios = {}
-    for name in OPERATIONS.values():
+    for name in MODELS:
         pairs = [(f"{name}: {PAGE}", f"{name}: {who}") for who in (COMMAND, RUNTIME)]
         ratios |= time_ratios(times, *pairs)
     write_record(
         arguments.output,
         measured="restoration of a color photograph of one megapixel by the demo page, float32, CPU",
-        protocol=f"headless Chromium, {opened['backend']}, {opened['workers']} workers; the noise level {SIGMA:g} is "
+        protocol=f"headless Chromium, WebAssembly, {opened['workers']} workers; the noise level {SIGMA:g} is "
         "given; without reading and writing of files, and with the network already loaded; one call per turn after an "
         "untimed one; onnxruntime runs only the network, on the whole image",
         times={"first load": [ms for ms, _ in first], **times},
@@ -112,7 +113,7 @@ def main() -> None:
         bytes={
             "page": first[0][1],
             "runtime": sum(size for name, size in sizes.items() if name.startswith("runtime/")),
-            **{name: sizes[f"models/{name}.onnx"] for name in OPERATIONS.values()},
+            **{name: sizes[f"models/{name}.onnx"] for name in MODELS},
         },
     )
 

@@ -47,8 +47,8 @@ class TorchFFDNet(torch.nn.Module):
 class TorchTransforms(torch.nn.Module):
     """PyTorch version of the analysis and synthesis transforms of a codec at its first level."""
 
-    PARTS = ("down", "up")
-    """First words of the names of its part of the weights."""
+    PREFIXES = ("down", "up")
+    """Prefixes of the names of the weights that it uses."""
     STEPS = 40.0
 
     def __init__(self, model: models.FactorizedCodec, params: Any):
@@ -140,8 +140,8 @@ class TorchConditionalGenerator(torch.nn.Module):
 class TorchTexture(torch.nn.Module):
     """PyTorch version of the decoder of a `TextureGenerator` with resizing and batch normalization."""
 
-    PARTS = ("decoder",)
-    """First words of the names of its part of the weights."""
+    PREFIXES = ("decoder",)
+    """Prefixes of the names of the weights that it uses."""
 
     def __init__(self, model: models.TextureGenerator, inputs: int):
         """Make the layers for a grid with `inputs` numbers in each cell."""

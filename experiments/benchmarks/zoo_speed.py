@@ -161,7 +161,7 @@ def candidates_of(model: zoo.ZooModel, case: Case) -> tuple[dict[str, Callable[[
     params, net = model.variables["params"], case.net.to(memory_format=torch.channels_last).eval()
     layers = net.layers_of(merge(params, model.variables["batch_stats"]))  # type: ignore[operator]
     if isinstance(net, TorchTransforms | TorchTexture):
-        params = {name: part for name, part in params.items() if name.startswith(net.PARTS)}
+        params = {name: part for name, part in params.items() if name.startswith(net.PREFIXES)}
     copy_weights(net, params, layers)
     copy_statistics(layers)
     variables = jax.device_put(model.variables)

@@ -133,6 +133,11 @@ class Trained:
         return self.module.apply(self.variables, images)
 
 
+def training_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the training of a record's network or named model; None for published weights."""
+    return record.get("model", record).get("training")
+
+
 def training_summary(training: Mapping[str, Any] | None) -> str:
     """Return steps, batch size and time of one training in words, or "" if nothing was trained."""
     if training is None:
@@ -154,11 +159,10 @@ def gap_reason(record: Mapping[str, Any], *others: str, untrained: str = "") -> 
       others: Further reasons.
       untrained: Reason for a record without training; "" for "the authors' weights".
     """
-    model = record.get("model")
-    training = model["training"] if model else record.get("training")
+    model, training = record.get("model"), training_of(record)
     if training is None:
         return "; ".join([untrained or "the authors' weights", *others])
-    reasons = [f"{steps_text(training)} (the paper's number is unknown)"]
+    reasons = [steps_text(training)]
     if model:
         card = model if "dtype" in model else zoo.card(model["name"])
         names = (data["name"].partition(",")[0] for data in card["training"]["data"])

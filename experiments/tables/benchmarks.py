@@ -65,7 +65,7 @@ def render(records: Records) -> str:
         if "time_ratios" not in record or "cases" in record:  # It has a view of its own.
             continue
         cost, header = record.get("cost", {}), "candidate | median"
-        medians = [[name, f"{ms:,.4g} ms"] for name, ms in record["median_ms"].items()]
+        medians = [[name, _milliseconds(ms)] for name, ms in record["median_ms"].items()]
         if cost:
             header += " | compilation, CPU time | temporaries"
             for row in medians:
@@ -80,6 +80,10 @@ def render(records: Records) -> str:
             f"{protocol_sentence(record)}"
         )
     return "\n\n".join(sections)
+
+
+def _milliseconds(ms: float) -> str:
+    return f"{ms:,.0f} ms" if ms >= 1000 else f"{ms:.4g} ms"
 
 
 def _operators(records: Records) -> str:
@@ -272,7 +276,7 @@ def _stopping(records: Records) -> str:
 
 
 def _demo_page(records: Records) -> str:
-    """Return a row for each operation: seconds of the page and of Python; and bytes and seconds until then."""
+    """Return a row for each model: size, loading time, and restoration time of the page and of Python."""
     record = records["demo_page"]
     medians, ratios, sizes = record["median_ms"], record["time_ratios"], record["bytes"]
     rows = []
@@ -283,12 +287,12 @@ def _demo_page(records: Records) -> str:
         for other in others:
             row.append(f"{medians[other] / 1e3:.1f} s ({ratios[f'{page} / {other}']:.2g})")
         rows.append(row)
-    header = "model | file | loading it and ONNX Runtime | page | `deconv-jax restore` | ONNX Runtime in Python"
+    header = "model | file | loading, with ONNX Runtime | page | `deconv-jax restore` | ONNX Runtime in Python"
     return (
         f"{_sentence(record['measured'])}; in parentheses: how many times as long the page takes.\n\n"
         f"{markdown(header, rows, record)}\n\n"
-        f"The page itself has {sizes['page'] / 1e6:.2f} MB and is ready after {medians['first load'] / 1e3:.1f} s. "
-        f"ONNX Runtime has {sizes['runtime'] / 1e6:.1f} MB, and is loaded with the first model.\n\n"
+        f"The page is {sizes['page'] / 1e6:.2f} MB and is ready after {medians['first load'] / 1e3:.1f} s. "
+        f"Each model loads ONNX Runtime, {sizes['runtime'] / 1e6:.1f} MB, in new workers.\n\n"
         f"{protocol_sentence(record)}"
     )
 

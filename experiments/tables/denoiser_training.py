@@ -80,7 +80,7 @@ PARTS: dict[str, Part] = {
 
 def render(records: Records) -> str:
     """Return a row for each budget, then a row for each variant; "" without records."""
-    blocks = []
+    blocks, budgets = [], _by_budget(records)
     rows = [
         [
             linked(f"{steps:,} of {BATCH_SIZE}", record),
@@ -93,13 +93,13 @@ def render(records: Records) -> str:
                 for cell in (f"**{_psnr(record, name):.2f}**", gap(_psnr(record, name), paper))
             ),
         ]
-        for steps, record in _by_budget(records).items()
+        for steps, record in budgets.items()
     ]
     if rows:
-        flops = PAPER_EXAMPLES * next(iter(records.values()))["training_flops"]
+        flops = PAPER_EXAMPLES * next(iter(budgets.values()))["training_flops"]
         papers = (cell for paper in PAPER.values() for cell in (f"{paper:.2f}", ""))
         rows.append(["80,000 of 128, the paper, quoted", f"{short(flops)}FLOP", "1", "", *papers])
-        header = "DnCNN-S, steps | training | of the paper's | time | Set12 | difference | BSD68 | difference"
+        header = "DnCNN-S, steps | training | fraction of the paper's | time | Set12 | difference | BSD68 | difference"
         blocks += [markdown(header, rows), "Each budget has one seed."]
     rows = []
     for name, (title, _) in VARIANTS.items():

@@ -13,7 +13,7 @@ import denoising
 import jpeg
 import super_resolution
 import vae_mnist
-from _common import gap, training_summary
+from _common import gap, training_of, training_summary
 
 from deconv_jax.io import kind_of
 from deconv_jax.records import read_record, record_path
@@ -23,19 +23,17 @@ VERSION = 1
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {}
 ROOT = Path(__file__).parents[2]
 PUBLISHED_WEIGHTS = "published weights"
-REASONS = (
-    "Published weights differ by noise and resizing, which were MATLAB's; networks trained here by the length of their "
-    "training, and the VAE by its binarization."
-)
-
-
 _SUPER_RESOLUTION = {
     "dncnn3_x3": "DnCNN-3",
     "named_x3": "FSRCNN",
     "espcn_x3": "ESPCN",
     "srcnn_x3": "SRCNN",
 }
-"""Names of networks by part."""
+"""Names of the networks of the x3 rows, by part."""
+REASONS = (
+    "Published weights differ by noise and resizing, which were MATLAB's; networks trained here by the length of their "
+    "training, and the VAE by its binarization."
+)
 
 
 def render(records: Mapping[str, Any]) -> str:
@@ -67,12 +65,9 @@ def _rows() -> Iterator[list[str]]:
             here = record["sets"]["set5"]["mean"]["psnr"]
             yield _row("super-resolution x3, Set5", name, record, "PSNR, dB", paper, here)
     paper = jpeg.PAPER["DnCNN-3"][10][0]
-    for part, name in (("dncnn3_10", "DnCNN-3"), ("named_10", "FFDNet without a noise level")):
-        for record in _records("jpeg", part):
-            here = record["mean"]["psnr"]
-            yield _row(
-                "JPEG artifacts, quality 10, Classic5", name, record, "PSNR, dB", paper, here
-            )
+    for record in _records("jpeg", "dncnn3_10"):
+        task, here = "JPEG artifacts, quality 10, Classic5", record["mean"]["psnr"]
+        yield _row(task, "DnCNN-3", record, "PSNR, dB", paper, here)
     paper = min(vae_mnist.PUBLISHED.values())
     for record in _records("vae_mnist", "vae"):
         here = -record["metrics"]["iwae"]
@@ -88,7 +83,6 @@ def _records(table: str, part: str) -> list[dict[str, Any]]:
 def _row(
     task: str, name: str, record: Mapping[str, Any], metric: str, paper: float, here: float
 ) -> list[str]:
-    trained = record.get("model", record).get("training")
-    training = PUBLISHED_WEIGHTS if trained is None else training_summary(trained)
+    training = training_summary(training_of(record)) or PUBLISHED_WEIGHTS
     figures = [f"{paper:.2f}", linked(f"{here:.2f}", record), gap(here, paper)]
     return [task, f"{name}, {training}", metric, *figures]

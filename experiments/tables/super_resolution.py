@@ -1,12 +1,13 @@
-"""Super-resolution of luma on Set5 and Set14: FSRCNN (arXiv:1608.00367), ESPCN (arXiv:1609.05158) and SRCNN.
+"""Super-resolution of luma on Set5 and Set14: FSRCNN, ESPCN and SRCNN (arXiv:1608.00367, 1609.05158, 1501.00092).
 
   deconv-jax tables super_resolution
 
-ESPCN and SRCNN 9-1-5 (arXiv:1501.00092) are trained from scratch on T91 and compared with bicubic interpolation. FSRCNNs are the named models `sr-x2`,
-`sr-x3` and `sr-x4`, with weights rounded to 16 bits. DnCNN-3 (arXiv:1608.03981) has the weights that its authors
-published and restores the image that bicubic interpolation enlarged. The protocol is that of the papers' MATLAB code:
-Outputs are rounded to 8 bits, images are cropped to multiples of the scale and downsampled by `imresize` without rounding, and a border of
-`scale` pixels is ignored. The ablation changes the upsampling layer at a smaller, equal number of steps.
+ESPCN and SRCNN 9-1-5 are trained from scratch on T91 and compared with bicubic interpolation. The named models `sr-x2`,
+`sr-x3` and `sr-x4` are FSRCNNs with weights rounded to 16 bits. DnCNN-3 (arXiv:1608.03981) has the weights that its
+authors published and restores the image that bicubic interpolation enlarged. The protocol is that of the papers' MATLAB
+code: outputs are rounded to 8 bits, images are cropped to multiples of the scale and downsampled by `imresize` without
+rounding, and a border of `scale` pixels is ignored. The ablation changes the upsampling layer at a smaller, equal number
+of steps.
 """
 
 import functools
@@ -30,6 +31,7 @@ from _common import (
     protocol_line,
     published_restorer,
     trained,
+    training_of,
     training_summary,
 )
 
@@ -200,7 +202,6 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
         if part in records:
             record = records[part]
             model, sets = record.get("model"), record["sets"]
-            training = model["training"] if model else record.get("training")
             paper = PAPER.get((name, scale))
             means = [sets[s]["mean"]["psnr"] for s in SETS]
             quoted = [*(f"{p:.2f}" for p in paper), *map(gap, means, paper)] if paper else [""] * 4
@@ -211,7 +212,7 @@ def render(records: Mapping[str, dict[str, Any]]) -> str:
                     *(f"**{mean:.2f}**" for mean in means),
                     *quoted,
                     *(f"{sets[s]['mean']['ssim']:.4f}" for s in SETS),
-                    training_summary(training),
+                    training_summary(training_of(record)),
                     reason if paper else "",
                 ]
             )

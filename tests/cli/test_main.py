@@ -47,12 +47,22 @@ def test_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"deconv-jax {version}\n"
 
 
-def test_closed_output_ends_the_command_quietly():
-    command = [sys.executable, "-m", "deconv_jax.cli", "models"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("models", "stdout", 141),
+        ("restore missing.png", "stderr", 141),
+        ("models >&-", "stderr", 0),  # It has no standard output, and writes no error.
+    ],
+)
+def test_closed_output_ends_the_command_quietly(words, closed, code):
+    command = f"exec {sys.executable} -m deconv_jax.cli {words}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, shell=True, **pipes) as process:
+        getattr(process, closed).close()
+        for stream in (process.stdout, process.stderr):
+            assert stream.closed or stream.read() == b""
+    assert process.returncode == code
 
 
 COMMANDS = (

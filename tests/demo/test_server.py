@@ -285,7 +285,9 @@ def test_command_stopped_during_installation_leaves_no_folder(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("TMPDIR", str(temporary))
     process = command("demo")
+    end = time.monotonic() + 60
     while process.poll() is None and not list(temporary.glob("deconv-jax-*/started")):
+        assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert ended(process) == (130, "", "deconv-jax: stopped\n")

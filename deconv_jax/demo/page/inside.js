@@ -11,7 +11,8 @@ const $ = (id) => document.getElementById(id);
 export function startInside(model, words) {
   const [height, width] = model.shape;
   const context = $("pad").getContext("2d", { willReadFrequently: true });
-  const asMnist = height === MNIST.side && width === MNIST.side;
+  const digits = String(model.classes) === DIGITS;
+  const asMnist = digits && height === MNIST.side && width === MNIST.side;
   const lazy = new LazyNetwork(model, $("inside-status"), words);
   let busy = false;
   let again = false;
@@ -32,8 +33,8 @@ export function startInside(model, words) {
     context.stroke();
   }
 
-  // Return the drawing as the classifier expects it. Null if empty. For images of 28 x 28 pixels, its ink fits in 20
-  // pixels and is centered by mass, as in MNIST; for others, it fits in the whole image.
+  // Return the drawing as the classifier expects it. Null if empty. For digits of 28 x 28 pixels, its ink fits in 20
+  // pixels and is centered by mass, as in MNIST; otherwise, it fits in the whole image.
   function image() {
     const { data } = context.getImageData(0, 0, PAD, PAD);
     const box = [PAD, PAD, -1, -1];
@@ -132,7 +133,7 @@ export function startInside(model, words) {
     look();
   }
 
-  if (String(model.classes) !== DIGITS) {
+  if (!digits) {
     $("subject").textContent = "with the mouse or a finger";
     $("take").hidden = true;
   }

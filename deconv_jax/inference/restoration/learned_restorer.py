@@ -6,12 +6,14 @@ adapted by the usual conventions:
     image    network                   method
     gray     3 channels                repeat the channel three times; average the output's channels;
                                        a noise level is multiplied by sqrt(3)
+    gray     1 channel, scale > 1      convert to Y of BT.601, 16 to 235 of 255, enlarge, convert back
     color    1 channel, scale 1        restore each channel separately
     color    1 channel, scale > 1      luma (Y of BT.601) by the network, chroma by bicubic enlargement
-    gray     1 channel, scale > 1      converted to the range of Y, 16 to 235 of 255, and back
 
 The noise of three equal channels is sqrt(3) times as strong in their mean as independent noise, which
 a color network is trained on. Without the factor, it would leave most of the noise.
+
+Networks that enlarge one channel are trained on Y, as in the papers.
 
 This happens within each tile, so that memory does not grow with the image. Tiles therefore overlap
 by the support of the bicubic kernel where that exceeds the receptive field.

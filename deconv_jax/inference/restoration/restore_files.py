@@ -3,9 +3,9 @@
 Videos are recognized by their suffix, and only restored.
 
 A file that fails does not stop the others: its error goes to stderr, results and metrics go to
-stdout. Results in a lossy format, such as JPEG, are measured as their file has them. Others are
-measured in memory, before they are rounded to the bit depth of their file; the protocol rounds to
-8 bits itself. A result that cannot be measured is still written.
+stdout. A result without alpha in a lossy format (JPEG, AVIF, HEIC) is measured after reading its file
+back. Other results are measured in memory before rounding; the protocol rounds to 8 bits. A result
+that cannot be measured is still written.
 """
 
 import dataclasses
@@ -229,14 +229,15 @@ def restore_file(
         resized = restored.shape != image.pixels.shape
         if resized and (job.reference or job.comparison) is not None:
             views[BICUBIC] = resize(image.pixels, size, wrap)
-        if job.reference is not None and FORMATS[job.output.suffix.lower()] in LOSSY_FORMATS:
-            restored = read_image(job.output).pixels[..., : restored.shape[-1]]
         views["restored"] = restored
         rows: dict[str, ImageScore] = {}
         measurement_error = None
         if job.reference is not None:
             modcrop = math.ceil(restorer.scale if outscale is None else outscale)
             try:
+                if FORMATS[job.output.suffix.lower()] in LOSSY_FORMATS and image.alpha is None:
+                    written = read_image(job.output, max_pixels=math.prod(size)).pixels
+                    views["restored"] = written[..., : restored.shape[-1]]  # AVIF has no gray.
                 rows, views["reference"] = _measure(job.reference, views, modcrop, protocol)
             except InputError as error:
                 measurement_error = str(error)
