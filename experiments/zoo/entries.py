@@ -152,7 +152,11 @@ MODELS = {
         "Trained for Gaussian noise up to sigma 30 that was compressed once, at quality 20 to 100. The level of the "
         "noise is estimated, and fine texture may be taken for noise. Blur is not undone.",
     ),
-    "jpeg-color": Entry("removes JPEG artifacts from color images, at any quality", **_JPEG),
+    "jpeg-color": Entry(
+        "removes JPEG artifacts from color images, at any quality",
+        **_JPEG
+        | {"limits": f"{_JPEG['limits']} Images without visible artifacts may lose detail."},
+    ),
     "jpeg-gray": Entry(
         "removes JPEG artifacts from gray images, at any quality",
         reference="Zhang et al., DnCNN-3, arXiv:1608.03981",
