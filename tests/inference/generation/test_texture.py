@@ -94,7 +94,10 @@ def test_command_writes_a_tileable_texture_and_its_seam_energy(run, tmp_path, ca
     path = tmp_path / "wall.png"
     words = ["generate", "--workdir", str(run), "--output", str(path), "--size", "48x24"]
     assert main([*words, "--tileable"]) == 0
-    assert "gradient energy at the seam over that inside (1: no visible seam): " in capsys.readouterr().out
+    assert (
+        "gradient energy at the seam over that inside (1: no visible seam): "
+        in capsys.readouterr().out
+    )
     with Image.open(path) as image:
         assert image.size == (48, 24)
         np.testing.assert_array_equal(image, draw(run, (24, 48), tileable=True)[..., 0])
