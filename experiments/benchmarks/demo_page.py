@@ -53,7 +53,7 @@ _OPEN = """async () => {
   window.time = async (name, sigma) => {
     const [target, { signal }] = [document.createElement("canvas"), new AbortController()];
     const model = manifest.models[name];
-    const timing = await restore({ source, model, sigma, target, signal, report: () => {}, backend: undefined });
+    const timing = await restore({ source, model, sigma, target, signal, report: () => {} });
     return { ...timing, workers: Math.min(4, navigator.hardwareConcurrency) };
   };
 }"""

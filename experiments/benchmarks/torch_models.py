@@ -148,7 +148,7 @@ class TorchTexture(torch.nn.Module):
         super().__init__()
         hidden = [model.width * 2**i for i in reversed(range(model.stages))]
         self.first = torch.nn.Conv2d(inputs, hidden[0], 1, bias=False)
-        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(n, eps=1e-5) for n in hidden)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(n) for n in hidden)
         self.convs = torch.nn.ModuleList(
             torch.nn.Conv2d(a, b, 3, bias=False) for a, b in itertools.pairwise(hidden)
         )
